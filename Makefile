@@ -1,0 +1,35 @@
+# `make demo` and `make test` set themselves up: a virtual environment in .venv, with the versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: demo test check format benchmark clean
+
+demo: $(READY)
+	$(BIN)/freshet demo
+
+test: check
+	$(BIN)/pytest -q
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(READY)
+	for one in learn_throughput replay_speed serve_open_loop; do $(BIN)/python -m benchmarks.$$one || exit 1; done
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+# Made anew when what is installed changes; the mark is written last, so that an interrupted set-up starts over.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Freshet needs Python 3.11 or newer, this is ' + sys.version.split()[0] + '; try: make PYTHON=python3.11')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)

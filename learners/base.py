@@ -1,0 +1,176 @@
+"""The five roles: what every learner can be asked to do.
+
+A role is an interface; a learner is final. A learner keeps its state only in stores of `memory`, so saving, restoring and
+shipping it are inherited. Nothing here is asked to learn while it serves: `retrieve`, `score`, `adapt`, `rerank` and
+`select` never change state.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from memory.stateful import Stateful
+from streams.batch import Batch, Feedback, Floats, Ids, Requests
+
+__all__ = [
+    "Adapter",
+    "Candidates",
+    "Exclusion",
+    "Learner",
+    "Policy",
+    "Ranker",
+    "Ranking",
+    "Reranker",
+    "Retriever",
+    "WeightDelta",
+]
+
+WeightDelta = Mapping[str, Floats]
+"""Parameter name to a change of it: the parameter's own shape, or (B, *shape) for one change per request."""
+
+
+@dataclass(slots=True)
+class Exclusion:
+    """Items that must not be retrieved, per request (jagged).
+
+    Attributes
+    ----------
+    item : (M,) int64
+        Hashed item ids, those of request 0 first.
+    start : (B + 1,) int64
+        Request b excludes ``item[start[b]:start[b + 1]]``.
+    """
+
+    item: Ids
+    start: Ids
+
+    @classmethod
+    def none(cls, requests: int) -> Exclusion:
+        """Exclude nothing for `requests` requests."""
+        return cls(np.empty(0, np.int64), np.zeros(requests + 1, np.int64))
+
+
+@dataclass(slots=True)
+class Candidates:
+    """Items retrieved, per request (jagged).
+
+    Attributes
+    ----------
+    item : (N,) int64
+        Hashed item ids; within a request best first.
+    request : (N,) int64
+        Index of each item's request, non-decreasing.
+    score : (N,) float32
+        The retriever's own score.
+    uncertainty : (N,) float32 or None
+        Its standard error, if the retriever knows it.
+    """
+
+    item: Ids
+    request: Ids
+    score: Floats
+    uncertainty: Floats | None = None
+
+
+@dataclass(slots=True)
+class Ranking:
+    """An order of items for one request.
+
+    Attributes
+    ----------
+    rows : (k,) int64
+        Rows of the batch that were put at places 0 to k - 1.
+    propensities : (k,) float32
+        Probability that the row was put at its place, given the rows put at the places before it.
+    """
+
+    rows: Ids
+    propensities: Floats
+
+
+class Learner(Stateful, ABC):
+    """Anything that learns from feedback."""
+
+    digest_stable: ClassVar[bool] = True
+    """Whether equal learners have equal bytes; False where another library keeps the state (then compare what they return)."""
+
+    def learn(self, feedback: Feedback) -> None:
+        """Learn from rows whose outcome is known, in row order."""
+
+    def observe(self, batch: Batch) -> None:
+        """Learn from rows that were shown, before any outcome is known."""
+
+    def forget(self, users: Ids) -> None:
+        """Remove what is kept for these users alone (hashed ids)."""
+
+    def remove(self, items: Ids) -> None:
+        """Remove what is kept for these items alone (hashed ids): they were deleted from the catalogue."""
+
+
+class Retriever(Learner):
+    """Finds candidates for a request."""
+
+    @abstractmethod
+    def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
+        """At most `k` candidates per request, best first, none of them excluded."""
+
+    @abstractmethod
+    def score(self, batch: Batch) -> None:
+        """Fill ``batch.score`` with this retriever's own score of given rows (``uncertainty`` if it knows it)."""
+
+
+class Ranker(Learner):
+    """Scores rows."""
+
+    @abstractmethod
+    def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
+        """Fill ``batch.score`` (probability of a positive reward, or expected reward) and, if it has one, ``batch.hidden``.
+
+        `delta` changes the weights for these requests only; the registry refuses adapters for a ranker without weights to
+        change.
+        """
+
+    def explain(self, batch: Batch) -> Floats | None:
+        """Contribution of each feature column to the score's log-odds, (N, F); None when the ranker cannot tell."""
+        return None
+
+
+class Adapter(Learner):
+    """Changes the ranker's weights for the requests at hand, never the ranker itself."""
+
+    @abstractmethod
+    def adapt(self, batch: Batch) -> WeightDelta:
+        """Weight changes for the requests of this batch."""
+
+
+class Reranker(Learner):
+    """Makes new scores from scores."""
+
+    @abstractmethod
+    def rerank(self, batch: Batch) -> Floats:
+        """Return new scores, (N,) float32, from the batch's; ``batch`` itself is left as it is."""
+
+
+class Policy(ABC):
+    """Turns scores into an order, and says how probable that order was."""
+
+    @abstractmethod
+    def select(self, score: Floats, uncertainty: Floats | None, k: int, rng: np.random.Generator) -> Ranking:
+        """Choose at most `k` of one request's rows.
+
+        Parameters
+        ----------
+        score : (n,) float32
+            Scores of the request's rows.
+        uncertainty : (n,) float32 or None
+            Their standard errors, if known.
+        k : int
+            Places to fill.
+        rng : numpy.random.Generator
+            The only source of randomness.
+        """

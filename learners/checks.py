@@ -1,0 +1,374 @@
+"""What every learner must do, whatever it learns: the checks that a new file is put through without being named anywhere.
+
+A learner class may declare ``checks_parameters: ClassVar[dict[str, object]]``, constructor keywords that make it small, and
+``checks_exempt: ClassVar[dict[str, str]]``, checks that cannot hold for it and why.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from learners.base import Adapter, Exclusion, Learner, Ranker, Reranker, Retriever
+from learners.worlds import batch_of, cut, world
+from memory.blob import trusting
+from memory.stateful import Stateful, digest
+from streams.batch import Batch, Feedback, Requests
+
+__all__ = ["check_learner", "checks_for", "outputs", "world"]
+
+Make = Callable[[], Learner]
+Outputs = dict[str, npt.NDArray[Any]]
+
+_ROWS = 240
+_K = 7
+
+
+def outputs(learner: Learner, feedback: Feedback, k: int = _K) -> Outputs:
+    """Everything that a learner answers to these rows, whatever its role; the rows are copied first."""
+    batch = batch_of(feedback)
+    told: Outputs = {}
+    if isinstance(learner, Retriever | Ranker):
+        batch.uncertainty = batch.hidden = None
+        learner.score(batch)
+        told = {"score": batch.score, "uncertainty": batch.uncertainty, "hidden": batch.hidden}  # type: ignore[dict-item]
+    if isinstance(learner, Ranker):
+        told["explain"] = learner.explain(batch)  # type: ignore[assignment]
+    if isinstance(learner, Retriever):
+        found = learner.retrieve(batch, k, Exclusion.none(batch.user.size))
+        told |= {f"retrieved {field.name}": getattr(found, field.name) for field in fields(found)}
+    if isinstance(learner, Adapter):
+        told |= {f"delta {name}": np.asarray(array) for name, array in learner.adapt(batch).items()}
+    if isinstance(learner, Reranker):
+        told["reranked"] = learner.rerank(batch)
+    return {name: array for name, array in told.items() if array is not None}
+
+
+def check_serves_before_learning(make: Make) -> None:
+    """A learner that knows nothing answers all the same."""
+    _check_answers(make(), world(1))
+
+
+def check_serving_changes_nothing(make: Make) -> None:
+    """Answering leaves the state, and what is to be shipped, as they were; the same question gets the same answer."""
+    learner, twin = _taught(make), _taught(make)
+    learner.take_changes()
+    before = _digest(learner)
+    first = outputs(learner, world(1))
+    _same(first, outputs(learner, world(1)), "the same question was answered differently")
+    for strangers in (world(2, first=500), cut(world(1), 0, 0)):
+        outputs(learner, strangers)
+    assert before is None or before == _digest(learner), "serving changed the state"
+    assert before is None or not learner.take_changes(), "serving left changes to ship"
+    _same(outputs(twin, world(1)), outputs(learner, world(1)), "serving changed later answers")
+
+
+def check_inputs_are_left_alone(make: Make) -> None:
+    """What is given is neither written to (but for the fields to be filled) nor kept, and what is returned is not the state."""
+    learner, twin = make(), make()
+    given, pristine = world(3), world(3)
+    learner.learn(given)
+    _same(_arrays(given), _arrays(pristine), "learn wrote to its input")
+    batch = batch_of(pristine)
+    learner.observe(batch)
+    _same(_arrays(batch), _arrays(batch_of(pristine)), "observe wrote to its input")
+    _spoil(_arrays(given))
+    _spoil(_arrays(batch))
+    twin.learn(pristine)
+    twin.observe(batch_of(pristine))
+    _same_learner(learner, twin, "a learner kept its input: writing to it afterwards changed the learner")
+    batch = batch_of(world(4))
+    untouched = _arrays(batch_of(world(4)))
+    exclude = Exclusion(batch.item.copy(), np.searchsorted(batch.request, np.arange(batch.user.size + 1)))
+    if isinstance(learner, Reranker):
+        learner.rerank(batch)
+    elif isinstance(learner, Adapter):
+        learner.adapt(batch)
+    elif isinstance(learner, Retriever):
+        found = learner.retrieve(batch, _K, exclude)
+        assert np.array_equal(exclude.item, batch.item), "retrieve wrote to the exclusions"
+        _spoil({field.name: getattr(found, field.name) for field in fields(found)})
+    _same(_arrays(batch), untouched, "serving wrote to its input")
+    if isinstance(learner, Retriever | Ranker):
+        learner.score(batch)
+        for filled in ("score", "uncertainty", "hidden"):
+            untouched.pop(filled)
+        _same({name: getattr(batch, name) for name in untouched}, untouched, "score wrote to fields that are not its own")
+    _spoil(outputs(learner, world(4)))
+    _spoil(_arrays(batch))
+    _same_learner(learner, twin, "a learner returned its own state: writing to an answer changed the learner")
+
+
+def check_learning_changes_the_state(make: Make) -> None:
+    """Learning leaves its mark, in the state and in what is shipped."""
+    assert digest(make().state_dict()) != digest(_taught(make).state_dict()), "learning left the state as it was"
+    assert _taught(make).take_changes(), "learning left nothing to ship"
+
+
+def check_same_seed_same_learner(make: Make) -> None:
+    """The same constructor and the same feedback give the same learner."""
+    _same_learner(_taught(make), _taught(make), "two learners that were taught the same differ; is a seed missing?")
+
+
+def check_save_and_load(make: Make) -> None:
+    """A loaded learner is the saved one, answers like it and goes on like it; a state is a copy."""
+    learner, other = _taught(make), make()
+    state = learner.state_dict()
+    written = digest(state)
+    other.learn(world(9, first=40))  # all of this must be gone after loading
+    with trusting():
+        other.load_state_dict(state)
+    _same_learner(learner, other, "a loaded learner differs from the saved one; is there state outside of memory's stores?")
+    _teach(learner, world(6))
+    _teach(other, world(6))
+    _same_learner(learner, other, "a loaded learner goes on differently; is there state outside of memory's stores?")
+    assert digest(state) == written, "a saved state changed when learning went on: state_dict must copy"
+
+
+def check_followers_keep_up(make: Make) -> None:
+    """Applying all changes to a fresh twin makes it equal, at every step and through removals."""
+    leader, follower = make(), make()
+    feedback, strangers = world(7), world(8, first=100)
+    steps: list[Callable[[], None]] = [
+        lambda: _teach(leader, cut(feedback, 0, 100)),
+        lambda: _teach(leader, cut(feedback, 100, 240)),
+        lambda: leader.forget(feedback.user[:20]),
+        lambda: leader.remove(feedback.item[:20]),
+        lambda: None,
+        lambda: _teach(leader, strangers),
+        lambda: _teach(leader, feedback),
+    ]
+    for step in steps:
+        step()
+        with trusting():
+            follower.apply_changes(leader.take_changes())
+        _same_learner(leader, follower, "a follower differs from its leader; is a changed row not marked?", strangers)
+
+
+def check_strangers_and_empty_batches(make: Make) -> None:
+    """Unknown users and items, and no rows at all, are ordinary input."""
+    for learner in (make(), _taught(make)):
+        _check_answers(learner, world(2, first=700))
+        before = _digest(learner)
+        empty = cut(world(1), 0, 0)
+        _teach(learner, empty)
+        learner.forget(empty.user)
+        learner.remove(empty.item)
+        assert before is None or before == _digest(learner), "an empty batch changed the state"
+        _check_answers(learner, empty)
+        learner.forget(np.array([12345, 0]))
+        learner.remove(np.array([12345, 0]))
+        _teach(learner, world(2, first=700))
+        _check_answers(learner, world(2, first=700))
+
+
+def check_memory_is_bounded(make: Make) -> None:
+    """Ten times the stream, of ever new users and items, takes no more memory."""
+    learner = make()
+    held, kept = [], []
+    for part in range(11):
+        _teach(learner, world(part, first=1000 * part))
+        outputs(learner, world(part, first=1000 * part))
+        held.append(learner.nbytes)
+        kept.append(_clutter(learner))
+    assert len(set(held)) == 1, f"nbytes grew from {held[0]} to {held[-1]}; stores must have a capacity"
+    assert kept[-1] <= kept[2], f"attributes outside of memory's stores grew from {kept[2]} to {kept[-1]} values"
+
+
+def check_answers_after_learning(make: Make) -> None:
+    """Shapes, types and finite numbers, once there is something to answer from."""
+    learner = _taught(make)
+    _check_answers(learner, world(1))
+    _check_answers(learner, cut(world(1), 5, 6))
+
+
+def check_forgetting_and_removing(make: Make) -> None:
+    """Users can be forgotten and items removed; removed items are not retrieved, and may come back by being learned again."""
+    learner = _taught(make)
+    feedback = world(5)
+    learner.forget(np.unique(feedback.user)[::2])
+    learner.remove(np.unique(feedback.item)[::2])
+    _check_answers(learner, world(1))
+    if isinstance(learner, Retriever):
+        found = learner.retrieve(feedback, 100, Exclusion.none(feedback.user.size))
+        assert not np.isin(found.item, np.unique(feedback.item)[::2]).any(), "a removed item was retrieved"
+    _teach(learner, feedback)
+    _check_answers(learner, world(1))
+
+
+def check_retrieval(make: Make) -> None:
+    """Candidates are new to the request, different, at most k, best first, and scored as `score` scores them."""
+    learner = _taught(make)
+    assert isinstance(learner, Retriever)
+    feedback = world(5)
+    for k in (0, 1, _K, 1000):
+        start = np.searchsorted(feedback.request, np.arange(feedback.user.size + 1))
+        for exclude in (Exclusion.none(feedback.user.size), Exclusion(feedback.item, start)):
+            found = learner.retrieve(feedback, k, exclude)
+            assert np.all(np.diff(found.request) >= 0), "candidates are not in the order of their requests"
+            for b in range(feedback.user.size):
+                mine = found.request == b
+                items, score = found.item[mine], found.score[mine]
+                assert items.size <= k, f"{items.size} candidates where {k} were asked for"
+                assert np.unique(items).size == items.size, "an item was retrieved twice"
+                assert not np.isin(items, exclude.item[exclude.start[b] : exclude.start[b + 1]]).any(), (
+                    "an excluded item was retrieved"
+                )
+                assert np.all(np.diff(score) <= 0), "candidates are not best first"
+            if k == _K:
+                _check_rescored(learner, feedback, found.item, found.request, found.score)
+    found = learner.retrieve(feedback, _K, Exclusion.none(feedback.user.size))
+    assert found.item.size, "nothing was retrieved after learning"
+
+
+def check_documented(make: Make) -> None:
+    """The class says what it is and where it comes from, and every keyword is described."""
+    cls = type(make())
+    text = inspect.getdoc(cls) or ""
+    assert "References\n----------" in text, f"the docstring of {cls.__name__} has no References section"
+    for name in list(inspect.signature(cls.__init__).parameters)[1:]:
+        assert f"{name} : " in text or f"{name}, " in text or f", {name} : " in text, (
+            f"{name} is not described in {cls.__name__}"
+        )
+
+
+_EVERY: list[Callable[[Make], None]] = [
+    check_serves_before_learning,
+    check_serving_changes_nothing,
+    check_inputs_are_left_alone,
+    check_learning_changes_the_state,
+    check_same_seed_same_learner,
+    check_save_and_load,
+    check_followers_keep_up,
+    check_strangers_and_empty_batches,
+    check_memory_is_bounded,
+    check_answers_after_learning,
+    check_forgetting_and_removing,
+    check_documented,
+]
+
+
+def checks_for(cls: type) -> list[Callable[[Make], None]]:
+    """Checks that a learner class must pass, by its role, less those it is exempt from."""
+    checks = [*_EVERY, check_retrieval] if issubclass(cls, Retriever) else _EVERY
+    exempt = getattr(cls, "checks_exempt", {})
+    return [check for check in checks if check.__name__ not in exempt]
+
+
+def check_learner(make: Make) -> None:
+    """Run every check that applies.
+
+    Parameters
+    ----------
+    make : callable
+        Makes a new learner each time, always alike: ``lambda: MyRanker(factors=4)``.
+
+    Raises
+    ------
+    AssertionError
+        Saying what is wrong.
+    """
+    for check in checks_for(type(make())):
+        check(make)
+
+
+def _teach(learner: Learner, feedback: Feedback) -> None:
+    learner.observe(batch_of(feedback))
+    learner.learn(copy.deepcopy(feedback))
+
+
+def _taught(make: Make) -> Learner:
+    learner = make()
+    feedback = world(5)
+    for start in range(0, _ROWS, 60):
+        _teach(learner, cut(feedback, start, start + 60))
+    return learner
+
+
+def _arrays(batch: Requests) -> Outputs:
+    pairs = ((field.name, getattr(batch, field.name)) for field in fields(batch))
+    return {name: array for name, array in pairs if array is not None}
+
+
+def _spoil(arrays: Outputs) -> None:
+    for array in arrays.values():
+        if array is not None and array.flags.writeable:
+            array[...] = array.dtype.type(1)
+
+
+def _digest(learner: Learner) -> str | None:
+    return digest(learner.state_dict()) if learner.digest_stable else None
+
+
+def _same_learner(one: Learner, other: Learner, complaint: str, *more: Feedback) -> None:
+    assert _digest(one) == _digest(other), complaint
+    for feedback in (world(1), *more):
+        _same(outputs(one, feedback), outputs(other, feedback), complaint)
+
+
+def _same(one: Outputs, other: Outputs, complaint: str) -> None:
+    assert one.keys() == other.keys(), complaint
+    for name in one:
+        assert np.array_equal(one[name], other[name], equal_nan=one[name].dtype.kind == "f"), f"{complaint} ({name})"
+
+
+def _check_answers(learner: Learner, feedback: Feedback) -> None:
+    n, b = feedback.rows, feedback.user.size
+    told = outputs(learner, feedback)
+    found = told["retrieved item"].size if "retrieved item" in told else 0
+    shapes: dict[str, Sequence[int | None]] = {
+        "score": (n,),
+        "uncertainty": (n,),
+        "hidden": (n, None),
+        "explain": (n, feedback.features.shape[1]),
+        "reranked": (n,),
+        "retrieved item": (found,),
+        "retrieved request": (found,),
+        "retrieved score": (found,),
+        "retrieved uncertainty": (found,),
+    }
+    for name, array in told.items():
+        wanted = np.int64 if name in ("retrieved item", "retrieved request") else np.float32
+        assert array.dtype == wanted, f"{name} is {array.dtype}, not {np.dtype(wanted)}"
+        if name in shapes:
+            fits = len(array.shape) == len(shapes[name]) and all(
+                w in (None, g) for w, g in zip(shapes[name], array.shape, strict=True)
+            )
+            assert fits, f"{name} has shape {array.shape}, not {tuple(shapes[name])}"
+        assert not np.isnan(array).any(), f"{name} has NaN"
+        # An infinite uncertainty means: never tried.
+        assert "uncertainty" in name or np.isfinite(array).all(), f"{name} has infinities"
+        assert "uncertainty" not in name or (array >= 0).all(), f"{name} is negative"
+    if found:
+        request = told["retrieved request"]
+        assert 0 <= request.min() <= request.max() < b, "candidates of requests that were not made"
+        assert (told["retrieved item"] != 0).all(), "item 0, which means none, was retrieved"
+
+
+def _check_rescored(
+    learner: Retriever, feedback: Feedback, item: npt.NDArray[Any], request: npt.NDArray[Any], score: npt.NDArray[Any]
+) -> None:
+    none = np.zeros((item.size, 0))
+    of_requests = {field.name: getattr(feedback, field.name) for field in fields(Requests)}
+    batch = Batch(**of_requests, item=item, request=request, features=none.astype(np.int64), values=none.astype(np.float32))
+    learner.score(batch)
+    assert np.allclose(batch.score, score, rtol=1e-4, atol=1e-5), "score and retrieve score the same rows differently"
+
+
+def _clutter(value: object, depth: int = 4) -> int:
+    """Count what an object holds in plain containers and arrays, outside of memory's stores."""
+    if isinstance(value, np.ndarray):
+        return value.size
+    if isinstance(value, dict):
+        return len(value) + sum(_clutter(inner, depth - 1) for inner in value.values() if depth)
+    if isinstance(value, list | tuple | set | frozenset):
+        return len(value) + sum(_clutter(inner, depth - 1) for inner in value if depth)
+    if isinstance(value, Stateful) and type(value).stores is not Stateful.stores:
+        return 0
+    return sum(_clutter(inner, depth - 1) for inner in getattr(value, "__dict__", {}).values() if depth)

@@ -1,0 +1,326 @@
+"""From ids, attributes and context to hashed feature columns.
+
+Every value becomes a 64-bit key (its field is part of the hash, so equal values of two fields differ) and a number. Keys are
+the same in every process and on every machine, so a logged row means the same wherever it is read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import xxhash
+from numba import njit
+
+from memory.catalog import Catalog
+from streams.batch import Batch, Floats, Ids, Requests
+
+__all__ = ["Featurizer", "Field", "Side", "hash_id", "hash_ids"]
+
+Side = Literal["user", "item", "context"]
+Value = str | float | bool | list[str]
+
+
+def hash_id(text: str) -> int:
+    """Hash an id to 64 signed bits (xxh3); never 0, which means "none"."""
+    return _signed(xxhash.xxh3_64_intdigest(text.encode()))
+
+
+def hash_ids(texts: Sequence[str]) -> Ids:
+    """Hash ids, see `hash_id`; (n,) int64."""
+    digest = xxhash.xxh3_64_intdigest
+    hashed = np.fromiter((digest(text.encode()) for text in texts), np.uint64, len(texts)).view(np.int64)
+    hashed[hashed == 0] = 1
+    return hashed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One field of users, items or context, and how it becomes columns.
+
+    Attributes
+    ----------
+    side : {"user", "item", "context"}
+        Where the field is found. The name ``id`` on users and items is the id itself.
+    name : str
+        Name of the attribute.
+    type : {"category", "number", "bucket", "tags"}
+        ``category``: one column, one key per value. ``number``: one column, the number itself, as (x - mean) / scale.
+        ``bucket``: a category of floor(x / width). ``tags``: a list of categories, each with value 1 / sqrt(its length).
+    width : float
+        Width of a bucket.
+    most : int
+        Columns of a ``tags`` field; tags past that are ignored.
+    mean, scale : float
+        Of a ``number``.
+    """
+
+    side: Side
+    name: str
+    type: Literal["category", "number", "bucket", "tags"] = "category"
+    width: float = 1.0
+    most: int = 8
+    mean: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def label(self) -> str:
+        """``side.name``."""
+        return f"{self.side}.{self.name}"
+
+    @property
+    def columns(self) -> int:
+        """Number of columns that the field takes."""
+        return self.most if self.type == "tags" else 1
+
+    @property
+    def is_id(self) -> bool:
+        """Whether this is the hashed id of the user or item rather than an attribute."""
+        return self.name == "id" and self.side != "context"
+
+    def encode(self, value: Value | None, keys: Ids, values: Floats) -> None:
+        """Write the columns of one value: `keys` (columns,) and `values` (columns,), both zero on entry.
+
+        A value that does not fit the type (text for a number) leaves them zero: absent.
+        """
+        match self.type, value:
+            case "tags", list() as tags:
+                kept = tags[: self.most]
+                for column, tag in enumerate(kept):
+                    keys[column], values[column] = self._key(tag), 1.0 / math.sqrt(len(kept))
+            case "tags" | "category", str() | bool() | float() | int() as scalar:
+                keys[0], values[0] = self._key(_text(scalar)), 1.0
+            case "number" | "bucket", str() | bool() | float() | int() as scalar:
+                number = _number(scalar)
+                if math.isfinite(number):
+                    bucketed = self.type == "bucket"
+                    keys[0] = self._key(_text(float(number // self.width)) if bucketed else "")
+                    values[0] = 1.0 if bucketed else (number - self.mean) / self.scale
+
+    def _key(self, text: str) -> int:
+        return hash_id(f"{self.label}={text}")
+
+
+class Featurizer:
+    """Assembles feature rows from fields and crosses.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        Columns come in the order user ids, item ids, user, item, context, crosses.
+    crosses : sequence of (str, str)
+        Pairs of field labels; each pair of their columns becomes one more column, the product of both.
+
+    Raises
+    ------
+    ValueError
+        For a cross of a field that is not there.
+    """
+
+    def __init__(self, fields: Sequence[Field], crosses: Sequence[tuple[str, str]] = ()) -> None:
+        self.fields = tuple(fields)
+        sides = {side: [f for f in fields if f.side == side and not f.is_id] for side in ("user", "item", "context")}
+        self._users, self._items, self._context = sides["user"], sides["item"], sides["context"]
+        ids = [f for f in fields if f.is_id]
+        self._has_user_id = any(f.side == "user" for f in ids)
+        self._has_item_id = any(f.side == "item" for f in ids)
+        self.user_columns, self.item_columns, self.context_columns = (
+            sum(f.columns for f in side) for side in (self._users, self._items, self._context)
+        )
+        names = [f.label for f in sorted(ids, key=lambda f: f.side, reverse=True)]
+        names += [f.label for side in (self._users, self._items, self._context) for f in side for _ in range(f.columns)]
+        pairs = [pair for left, right in crosses for pair in _cross(names, left, right)]
+        self._pairs = np.array(pairs, np.int64).reshape(-1, 2)
+        self.names: tuple[str, ...] = (*names, *(f"{names[a]} * {names[b]}" for a, b in pairs))
+        self._salts = np.array([hash_id("user.id="), hash_id("item.id=")], np.int64)
+        described = repr((self.fields, tuple(crosses)))
+        self.schema = hash_id(described)
+
+    @property
+    def columns(self) -> int:
+        """Width F of a feature row."""
+        return len(self.names)
+
+    def encode_user(self, attributes: Mapping[str, Value]) -> tuple[Ids, Floats]:
+        """Columns of a user's attributes: keys (user_columns,) and values (user_columns,), for `Catalog.put`."""
+        return _encode(self._users, attributes)
+
+    def encode_item(self, attributes: Mapping[str, Value]) -> tuple[Ids, Floats]:
+        """Columns of an item's attributes: keys (item_columns,) and values (item_columns,), for `Catalog.put`."""
+        return _encode(self._items, attributes)
+
+    def encode_context(self, contexts: Sequence[Mapping[str, Value]]) -> tuple[Ids, Floats]:
+        """Columns of requests' context: keys (B, C) and values (B, C)."""
+        keys = np.zeros((len(contexts), self.context_columns), np.int64)
+        values = np.zeros((len(contexts), self.context_columns), np.float32)
+        if self._context:
+            for row, context in enumerate(contexts):
+                if context:
+                    keys[row], values[row] = _encode(self._context, context)
+        return keys, values
+
+    def encode_context_column(self, name: str, distinct: Sequence[Value]) -> tuple[slice, Ids, Floats] | None:
+        """Encode the distinct values of one context field, for dictionary-encoded columns.
+
+        Returns
+        -------
+        (columns, keys (n + 1, c), values (n + 1, c)), or None when the context has no such field
+            Where the field lies among the context columns, and its columns for each value; the last row is "absent", so
+            that code -1 picks it.
+        """
+        at = 0
+        for field in self._context:
+            if field.name == name:
+                keys = np.zeros((len(distinct) + 1, field.columns), np.int64)
+                values = np.zeros((len(distinct) + 1, field.columns), np.float32)
+                for code, value in enumerate(distinct):
+                    field.encode(value, keys[code], values[code])
+                return slice(at, at + field.columns), keys, values
+            at += field.columns
+        return None
+
+    def rows(self, requests: Requests, request: Ids, item: Ids, users: Catalog, items: Catalog) -> tuple[Ids, Floats]:
+        """Assemble the feature rows of request-item pairs.
+
+        Parameters
+        ----------
+        requests : Requests
+            B requests.
+        request, item : (N,) int64
+            The pairs: index of the request, hashed id of the item.
+        users, items : Catalog
+            Encoded attributes; users and items that are not there have none.
+
+        Returns
+        -------
+        features : (N, F) int64
+        values : (N, F) float32
+        """
+        features = np.empty((item.size, self.columns), np.int64)
+        values = np.empty((item.size, self.columns), np.float32)
+        _assemble(
+            requests.user,
+            request,
+            item,
+            users.find(requests.user) if self._users else request,
+            items.find(item) if self._items else request,
+            *users.encoded,
+            *items.encoded,
+            requests.context,
+            requests.context_values,
+            self._has_user_id,
+            self._has_item_id,
+            self._salts,
+            self._pairs,
+            features,
+            values,
+        )
+        return features, values
+
+    def batch(self, requests: Requests, request: Ids, item: Ids, users: Catalog, items: Catalog) -> Batch:
+        """Make the batch of request-item pairs, with its feature rows; see `rows`."""
+        features, values = self.rows(requests, request, item, users, items)
+        return Batch(
+            user=requests.user,
+            timestamp=requests.timestamp,
+            history=requests.history,
+            context=requests.context,
+            context_values=requests.context_values,
+            item=item,
+            request=request,
+            features=features,
+            values=values,
+        )
+
+
+def _signed(number: int) -> int:
+    return (number - (1 << 64) if number >> 63 else number) or 1
+
+
+def _text(value: str | float | bool) -> str:
+    """Canonical text, so that 3, 3.0 and "3" are one category wherever they come from."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(int(value)) if math.isfinite(value) and value == int(value) else repr(float(value))
+
+
+def _number(value: str | float | bool) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
+
+
+def _encode(fields: Sequence[Field], attributes: Mapping[str, Value]) -> tuple[Ids, Floats]:
+    width = sum(f.columns for f in fields)
+    keys, values = np.zeros(width, np.int64), np.zeros(width, np.float32)
+    at = 0
+    for field in fields:
+        field.encode(attributes.get(field.name), keys[at : at + field.columns], values[at : at + field.columns])
+        at += field.columns
+    return keys, values
+
+
+def _cross(names: Sequence[str], left: str, right: str) -> list[tuple[int, int]]:
+    for label in (left, right):
+        if label not in names:
+            raise ValueError(f"features.crosses: {label!r} is not a field; the fields are {sorted(set(names))}")
+    return [(a, b) for a, first in enumerate(names) if first == left for b, second in enumerate(names) if second == right]
+
+
+@njit(cache=True, nogil=True)
+def _mix(key, salt):  # type: ignore[no-untyped-def]
+    """Murmur3's 64-bit finaliser of key + salt, never 0."""
+    x = np.uint64(key) + np.uint64(salt)
+    x ^= x >> np.uint64(33)
+    x *= np.uint64(0xFF51AFD7ED558CCD)
+    x ^= x >> np.uint64(33)
+    x *= np.uint64(0xC4CEB9FE1A85EC53)
+    x ^= x >> np.uint64(33)
+    return np.int64(x) if x != np.uint64(0) else np.int64(1)
+
+
+@njit(cache=True, nogil=True)
+def _assemble(  # type: ignore[no-untyped-def]
+    user, request, item, user_slot, item_slot, user_keys, user_values, item_keys, item_values, context, context_values,
+    has_user_id, has_item_id, salts, pairs, features, values,
+):  # fmt: skip
+    users, items, contexts = user_keys.shape[1], item_keys.shape[1], context.shape[1]
+    for n in range(item.size):
+        b = request[n]
+        at = 0
+        if has_user_id:
+            features[n, at] = _mix(user[b], salts[0])
+            values[n, at] = 1.0
+            at += 1
+        if has_item_id:
+            features[n, at] = _mix(item[n], salts[1])
+            values[n, at] = 1.0
+            at += 1
+        if users:
+            slot = user_slot[b]
+            for c in range(users):
+                features[n, at + c] = user_keys[slot, c] if slot >= 0 else 0
+                values[n, at + c] = user_values[slot, c] if slot >= 0 else 0.0
+            at += users
+        if items:
+            slot = item_slot[n]
+            for c in range(items):
+                features[n, at + c] = item_keys[slot, c] if slot >= 0 else 0
+                values[n, at + c] = item_values[slot, c] if slot >= 0 else 0.0
+            at += items
+        for c in range(contexts):
+            features[n, at + c] = context[b, c]
+            values[n, at + c] = context_values[b, c]
+        at += contexts
+        for p in range(pairs.shape[0]):
+            left, right = pairs[p, 0], pairs[p, 1]
+            value = values[n, left] * values[n, right]
+            features[n, at] = _mix(features[n, left], features[n, right] * np.int64(3)) if value != 0.0 else 0
+            values[n, at] = value
+            at += 1

@@ -1,0 +1,150 @@
+"""What everybody likes at the moment: a decayed count of positive rewards for each item.
+
+References
+----------
+G. Cormode, V. Shkapenyuk, D. Srivastava, B. Xu, "Forward Decay: A Practical Time Decay Model for Streaming Systems", ICDE 2009:
+instead of shrinking every count as time passes, each event is counted with a weight that grows (section III).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+from pydantic import Field
+
+from learners.base import Candidates, Exclusion, Retriever
+from learners.registry import register
+from learners.selection import best
+from memory.arrays import Arrays
+from memory.table import Column, Table
+from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
+
+__all__ = ["Popularity"]
+
+_Values = npt.NDArray[np.float64]
+
+_HIGHEST = 512.0  # half-lives past the reference after which counts are rescaled; float64 overflows at 1024
+_REFERENCE, _LATEST = 0, 1
+
+
+@register("popularity")
+class Popularity(Retriever):
+    """Items by their number of positive rewards, each of which counts half after one half-life.
+
+    The score is x / (1 + x), where x is the decayed count at the time of the request: 0 for an item never liked, 0.5 for one
+    liked once just now, and towards 1. Results do not depend on how the stream was cut into batches.
+
+    Parameters
+    ----------
+    capacity : int
+        Items remembered; the one whose last positive reward is oldest gives way.
+    half_life : float
+        Seconds of event time (a week by default); 0 or inf: counts do not decay.
+
+    References
+    ----------
+    See the module.
+    """
+
+    def __init__(
+        self, capacity: Annotated[int, Field(gt=0)] = 100_000, half_life: Annotated[float, Field(ge=0)] = 604_800.0
+    ) -> None:
+        self.half_life = half_life or np.inf
+        # Each reward counts 2 ** ((its time - reference) / half_life).
+        self.items = Table(capacity, count=Column(None, np.float64))
+        self.clock = Arrays(time=np.full((1, 2), -np.inf))
+        self._slots = np.arange(capacity)
+
+    def learn(self, feedback: Feedback) -> None:
+        """Count the rows with a positive reward, each with its weight."""
+        rows = np.flatnonzero(feedback.reward > 0)
+        for start in range(0, rows.size, self.items.capacity):
+            part = rows[start : start + self.items.capacity]
+            slots = self.items.insert(feedback.item[part])
+            rescaled = _count(
+                slots,
+                feedback.timestamp[feedback.request[part]],
+                feedback.weight[part],
+                self.items["count"],
+                self.clock["time"][0],
+                self.half_life,
+            )
+            self.clock.mark()
+            if rescaled:
+                self.items.dirty[:] = True
+
+    def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
+        """At most `k` items per request by their count; of equal counts, the item longer in its slot first."""
+        decay, excluded = self._decay(requests.timestamp), self.items.find(exclude.item)
+        slot, request, score = _retrieve(self.items["count"], self._slots, decay, excluded, exclude.start, k)
+        return Candidates(self.items.keys[slot], request, score)
+
+    def score(self, batch: Batch) -> None:
+        """Fill ``batch.score`` with x / (1 + x); 0 for unknown items."""
+        _score(self.items["count"], self.items.find(batch.item), batch.request, self._decay(batch.timestamp), batch.score)
+
+    def remove(self, items: Ids) -> None:
+        """Drop the counts of these items."""
+        self.items.delete(items)
+
+    def _decay(self, timestamp: Times) -> _Values:
+        """Factors from scaled counts to those at `timestamp` (B,), or at the last event where that is later."""
+        reference, latest = self.clock["time"][0]
+        if reference == -np.inf:
+            return np.ones(timestamp.size)
+        return np.asarray(np.exp2((reference - np.maximum(timestamp, latest)) / self.half_life))
+
+
+@njit(cache=True, nogil=True)
+def _count(slots: Ids, timestamp: Times, weight: Floats, count: _Values, clock: _Values, half_life: float) -> bool:
+    """Count rows in order; returns whether all counts were rescaled on the way."""
+    rescaled = False
+    for n in range(slots.size):
+        if clock[_REFERENCE] == -np.inf:
+            clock[_REFERENCE] = timestamp[n]
+        age = (timestamp[n] - clock[_REFERENCE]) / half_life
+        if age > _HIGHEST:
+            count *= 2.0**-age
+            clock[_REFERENCE] = timestamp[n]
+            age = 0.0
+            rescaled = True
+        clock[_LATEST] = max(clock[_LATEST], timestamp[n])
+        if slots[n] >= 0:
+            count[slots[n]] += weight[n] * 2.0**age
+    return rescaled
+
+
+@njit(cache=True, nogil=True)
+def _retrieve(count: _Values, slots: Ids, decay: _Values, excluded: Ids, start: Ids, k: int) -> tuple[Ids, Ids, Floats]:
+    requests = start.size - 1
+    longest = 0
+    for b in range(requests):
+        longest = max(longest, start[b + 1] - start[b])
+    top = best(count, slots, min(count.size, k + longest) if k > 0 else 0)
+    barred_for = np.full(count.size, -1, np.int32)
+    slot, request = np.empty(requests * min(k, top.size), np.int64), np.empty(requests * min(k, top.size), np.int64)
+    score = np.empty(slot.size, np.float32)
+    rows = 0
+    for b in range(requests):
+        for at in range(start[b], start[b + 1]):
+            if excluded[at] >= 0:
+                barred_for[excluded[at]] = b
+        end = rows + k
+        for s in top:
+            if rows == end:
+                break
+            if barred_for[s] != b:
+                slot[rows], request[rows] = s, b
+                score[rows] = count[s] * decay[b] / (1.0 + count[s] * decay[b])
+                rows += 1
+    return slot[:rows], request[:rows], score[:rows]
+
+
+@njit(cache=True, nogil=True)
+def _score(count: _Values, slots: Ids, request: Ids, decay: _Values, score: Floats) -> None:
+    for n in range(slots.size):
+        present = count[slots[n]] * decay[request[n]] if slots[n] >= 0 else 0.0
+        score[n] = present / (1.0 + present)

@@ -1,0 +1,150 @@
+"""Small worlds of feedback with a known answer, for tests and checks."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streams.batch import Batch, Feedback, Ids, Requests
+
+__all__ = ["batch_of", "cut", "feedback_of", "requests_of", "world"]
+
+
+def feedback_of(
+    *,
+    user: npt.ArrayLike,
+    item: npt.ArrayLike,
+    reward: npt.ArrayLike,
+    timestamp: npt.ArrayLike | None = None,
+    weight: npt.ArrayLike | None = None,
+) -> Feedback:
+    """Feedback of one row per request; the feature columns are the user and the item."""
+    users, items = np.array(user, np.int64), np.array(item, np.int64)
+    n = users.size
+    return Feedback(
+        user=users,
+        timestamp=np.arange(n, dtype=np.float64) if timestamp is None else np.array(timestamp, np.float64),
+        history=np.zeros((n, 5), np.int64),
+        context=np.zeros((n, 0), np.int64),
+        context_values=np.zeros((n, 0), np.float32),
+        item=items,
+        request=np.arange(n),
+        features=np.stack((users * 3 + 1, items * 3 + 2), axis=1),
+        values=np.ones((n, 2), np.float32),
+        reward=np.array(reward, np.float32),
+        propensity=np.full(n, np.nan, np.float32),
+        weight=np.ones(n, np.float32) if weight is None else np.array(weight, np.float32),
+        touched=np.ones(n, np.bool_),
+        correction=np.zeros(n, np.bool_),
+    )
+
+
+def requests_of(user: npt.ArrayLike, now: float = 0.0) -> Requests:
+    """Requests of these users, all made at `now`, without history or context."""
+    users = np.array(user, np.int64)
+    none = np.zeros((users.size, 0))
+    return Requests(
+        user=users,
+        timestamp=np.full(users.size, now),
+        history=np.zeros((users.size, 5), np.int64),
+        context=none.astype(np.int64),
+        context_values=none.astype(np.float32),
+    )
+
+
+def world(seed: int = 0, rows: int = 240, users: int = 24, items: int = 30, first: int = 0) -> Feedback:
+    """Feedback of a known world: four groups of users, each of which likes one of four groups of items, and little else.
+
+    Parameters
+    ----------
+    seed : int
+        The same seed gives the same feedback.
+    rows : int
+        Rows N, in requests of one to five.
+    users, items : int
+        Different users and items; number n is in group n % 4.
+    first : int
+        Number of the first user and the first item: other numbers are strangers to each other.
+
+    Returns
+    -------
+    Feedback
+        Feature columns: user, item, user's group, item's group, a number, and one that is often absent. Scores, uncertainties
+        and hidden vectors (N, 8) are filled in, for those who learn from them.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 6, rows)
+    request = np.repeat(np.arange(rows), sizes)[:rows]
+    b = int(request[-1]) + 1 if rows else 0
+    who, what = rng.integers(0, users, b) + first, rng.integers(0, items, rows) + first
+    liked = who[request] % 4 == what % 4
+    reward = (rng.random(rows) < np.where(liked, 0.8, 0.1)).astype(np.float32)
+    number, now_and_then = rng.normal(size=rows), rng.random(rows) < 0.3
+    user, item = _ids(who, 1), _ids(what, 2)
+    columns = [
+        user[request],
+        item,
+        _ids(who[request] % 4, 3),
+        _ids(what % 4, 4),
+        _ids(np.zeros_like(what), 5),
+        _ids(what % 7, 6),
+    ]
+    features, values = np.stack(columns, axis=1), np.ones((rows, 6), np.float32)
+    values[:, 4], values[:, 5] = number, now_and_then
+    features[~now_and_then, 5] = 0
+    history = np.zeros((b, 5), np.int64)
+    last: dict[int, list[int]] = {}
+    for n in range(rows):
+        mine = last.setdefault(int(user[request[n]]), [])
+        if n == 0 or request[n] != request[n - 1]:
+            history[request[n], : len(mine)] = mine
+        if reward[n] > 0:
+            mine.insert(0, int(item[n]))
+            del mine[5:]
+    return Feedback(
+        user=user,
+        timestamp=1.7e9 + np.cumsum(rng.exponential(60.0, b)),
+        history=history,
+        context=_ids(np.arange(b) % 3, 7)[:, None],
+        context_values=np.ones((b, 1), np.float32),
+        item=item,
+        request=request,
+        features=features,
+        values=values,
+        score=np.where(liked, 0.6, 0.2).astype(np.float32) + rng.uniform(0, 0.1, rows).astype(np.float32),
+        uncertainty=rng.uniform(0.01, 0.2, rows).astype(np.float32),
+        hidden=rng.normal(size=(rows, 8)).astype(np.float32),
+        reward=reward,
+        propensity=rng.uniform(0.1, 1.0, rows).astype(np.float32),
+        weight=np.ones(rows, np.float32),
+        touched=reward > 0,
+        correction=np.zeros(rows, np.bool_),
+    )
+
+
+def cut(feedback: Feedback, start: int, stop: int) -> Feedback:
+    """Copy of rows `start` to `stop` with the requests they belong to."""
+    stop = min(stop, feedback.rows)
+    held = np.unique(feedback.request[start:stop])
+    of_requests = {field.name for field in fields(Requests)}
+    parts: dict[str, Any] = {}
+    for field in fields(Feedback):
+        value = getattr(feedback, field.name)
+        parts[field.name] = None if value is None else value[held] if field.name in of_requests else value[start:stop].copy()
+    parts["request"] = np.searchsorted(held, feedback.request[start:stop])
+    return Feedback(**parts)
+
+
+def batch_of(feedback: Feedback) -> Batch:
+    """Copy of the rows without their outcome."""
+    return Batch(**{field.name: copy.deepcopy(getattr(feedback, field.name)) for field in fields(Batch)})
+
+
+def _ids(numbers: Ids, kind: int) -> Ids:
+    """Ids as they come out of hashing: large, of either sign, never 0."""
+    mixed = (numbers.astype(np.uint64) * np.uint64(8) + np.uint64(kind)) * np.uint64(0x9E3779B97F4A7C15)
+    return (mixed ^ (mixed >> np.uint64(29))).view(np.int64)

@@ -1,0 +1,139 @@
+"""Named dense arrays that share their first axis, and know which rows changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.stateful import State, Stateful
+
+__all__ = ["Arrays", "Bools", "Floats", "Ids", "check_fit"]
+
+Ids = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+
+class Arrays(Stateful):
+    """Named arrays with a common first axis of rows.
+
+    Parameters
+    ----------
+    **arrays : (rows, ...) arrays
+        Initial values, at least one. The store takes them over (they are copied only where they are views, read-only or
+        not C-contiguous): do not write to them elsewhere afterwards.
+
+    Attributes
+    ----------
+    dirty : (rows,) bool
+        Rows that changed since `take_changes`. Compiled code that writes to an array sets this itself, or its caller calls
+        `mark`; a change that is not marked is never shipped to followers.
+
+    Raises
+    ------
+    ValueError
+        Without arrays, when they differ in their number of rows, or when a name or type cannot be saved.
+    """
+
+    def __init__(self, **arrays: npt.NDArray[Any]) -> None:
+        if not arrays:
+            raise ValueError("arrays: none given; name at least one")
+        self._arrays = {name: np.require(array, requirements=["C", "W", "O"]) for name, array in arrays.items()}
+        for name, array in self._arrays.items():
+            if name == "rows" or "." in name:
+                raise ValueError(f'{name}: reserved ("rows" names the changed rows, dots join names of stores); rename it')
+            if array.ndim == 0 or array.dtype.hasobject:
+                raise ValueError(f"{name}: {array.dtype} of shape {array.shape}; give an array of numbers with a first axis")
+        rows = {name: len(array) for name, array in self._arrays.items()}
+        if len(set(rows.values())) > 1:
+            raise ValueError(f"arrays: {rows} rows; all of a store's arrays must have the same number")
+        self.dirty: Bools = np.zeros(next(iter(rows.values())), np.bool_)
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        """The live array: the same object for the store's whole life."""
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return self.dirty.size
+
+    def mark(self, rows: npt.NDArray[np.integer[Any]] | None = None) -> None:
+        """Note that these rows (row numbers, repeats allowed), or all of them, have changed."""
+        self.dirty[... if rows is None else rows] = True
+
+    def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
+        """Yield this store under its own name."""
+        yield prefix.rstrip("."), self
+
+    def state_dict(self) -> State:
+        """Copies of the arrays."""
+        return {name: array.copy() for name, array in self._arrays.items()}
+
+    def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Raise ValueError unless names, shapes and types are this store's."""
+        check_fit(type(self).__name__, state, self._arrays)
+
+    def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Copy `state` into the arrays; a follower must load the same state, for changes count from here."""
+        self.check_state_dict(state)
+        for name, array in self._arrays.items():
+            array[...] = state[name]
+        self.dirty[:] = False
+
+    def take_changes(self) -> State:
+        """Changed rows, ascending, under ``"rows"`` (n,) int64, and each array's values there; nothing when none changed."""
+        rows = np.flatnonzero(self.dirty)
+        if not rows.size:
+            return {}
+        self.dirty[rows] = False
+        return {"rows": rows, **{name: array[rows] for name, array in self._arrays.items()}}
+
+    def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Write what a leader has taken; the rows count as changed here too, so that a follower can be followed."""
+        if not changes:
+            return
+        rows = changes.get("rows")
+        if (
+            rows is None
+            or rows.dtype != np.int64
+            or rows.ndim != 1
+            or (rows.size and not 0 <= rows.min() <= rows.max() < len(self))
+        ):
+            raise ValueError(f"rows: not row numbers below {len(self)}; the changes were taken under another configuration")
+        like = {name: np.broadcast_to(array[:0, ...], (0, *array.shape[1:])) for name, array in self._arrays.items()}
+        values = {name: array for name, array in changes.items() if name != "rows"}
+        check_fit(type(self).__name__, values, like, rows=rows.size)
+        for name, array in self._arrays.items():
+            array[rows] = values[name]
+        self.dirty[rows] = True
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.dirty.nbytes + sum(array.nbytes for array in self._arrays.values())
+
+
+def check_fit(
+    owner: str,
+    state: Mapping[str, npt.NDArray[np.generic]],
+    like: Mapping[str, npt.NDArray[np.generic]],
+    rows: int | None = None,
+) -> None:
+    """Raise ValueError unless `state` has the names, types and shapes of `like` (with `rows` rows, where given)."""
+    if state.keys() != like.keys():
+        raise ValueError(
+            f"state has {sorted(state)} where {owner} keeps {sorted(like)}: it was written under another configuration"
+        )
+    for name, array in like.items():
+        shape = array.shape if rows is None else (rows, *array.shape[1:])
+        given = state[name]
+        if given.shape != shape or given.dtype != array.dtype:
+            raise ValueError(
+                f"{name}: {given.dtype} of shape {given.shape} where {owner} keeps {array.dtype} of shape {shape}; "
+                "it was written under another configuration"
+            )

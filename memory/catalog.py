@@ -1,0 +1,233 @@
+"""What is known of each item: name, attributes, encoded features, and whether it may still be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from memory.arrays import Arrays, Bools, Floats, Ids, check_fit
+from memory.key_index import KeyIndex
+from memory.stateful import State, Stateful
+
+__all__ = ["Catalog"]
+
+ENTRY_BYTES = 512
+"""Assumed for the name and the attributes of one item when memory is stated up front."""
+
+BLANK = ("", b"{}")
+
+
+class Catalog(Stateful):
+    """Items by hashed id; the one longest untouched gives way.
+
+    Parameters
+    ----------
+    capacity : int
+        Items at most, deleted ones included.
+    columns : int
+        Feature columns of an item.
+    """
+
+    def __init__(self, capacity: int, columns: int) -> None:
+        if columns < 0:
+            raise ValueError(f"columns: {columns}; give 0 or more")
+        self.index = KeyIndex(capacity)
+        self.rows = Arrays(
+            features=np.zeros((capacity, columns), np.int64),
+            values=np.zeros((capacity, columns), np.float32),
+            dead=np.zeros(capacity, np.bool_),
+        )
+        self.texts = _Texts(capacity)
+
+    def put(self, key: int, name: str, attributes: Mapping[str, Any], features: Ids, values: Floats) -> None:
+        """Add an item or replace it; a deleted one is alive again.
+
+        Parameters
+        ----------
+        key : int
+            Hashed id.
+        name : str
+            The id as the world knows it.
+        attributes : mapping
+            Anything that JSON can say.
+        features : (columns,) int64
+            Hashed feature keys, derived from the attributes by the caller.
+        values : (columns,) float32
+            Their values.
+
+        Raises
+        ------
+        ValueError
+            When the key is 0, the attributes are not JSON or the features not of this shape. Nothing has changed then.
+        """
+        columns = self.rows["features"].shape[1]
+        if features.shape != (columns,) or values.shape != (columns,):
+            raise ValueError(f"features, values: shapes {features.shape}, {values.shape}; give ({columns},) of each")
+        try:
+            document = msgspec.json.encode(attributes, order="deterministic")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"attributes: {error}; give what JSON can say") from error
+        self._write(self._touch(key), name, document, features, values)
+
+    def ensure(self, keys: Ids, names: Sequence[str] | npt.NDArray[np.object_]) -> None:
+        """Add the unknown ones of `keys` (N,), alive, without attributes; all known ones count as touched."""
+        slots, fresh = self.index.insert(keys)
+        if fresh.any():
+            for row in np.flatnonzero(fresh).tolist():
+                self._write(int(slots[row]), names[row], BLANK[1], 0, 0)
+
+    def delete(self, key: int) -> bool:
+        """Leave only a tombstone, so that a late interaction does not bring the item back; False if it was not alive.
+
+        The tombstone is forgotten when it has been the longest untouched of a full catalogue.
+        """
+        slot = self._slot(key)
+        if slot < 0 or self.rows["dead"][slot]:
+            return False
+        self._write(self._touch(key), self.texts.entry(slot)[0], BLANK[1], 0, 0, dead=True)
+        return True
+
+    def forget(self, key: int) -> bool:
+        """Remove the item altogether, tombstone included; False if it was unknown."""
+        slot = int(self.index.delete(np.array([key]))[0])
+        if slot >= 0:
+            self._write(slot, *BLANK, 0, 0)
+        return slot >= 0
+
+    def find(self, keys: Ids) -> Ids:
+        """Slots of `keys` (N,) in `encoded`, -1 where unknown, as (N,) int64. Touches nothing."""
+        return self.index.find(keys)
+
+    def alive(self, keys: Ids) -> Bools:
+        """Whether `keys` (N,) may be shown, (N,) bool: unknown ones may, deleted ones may not."""
+        slots = self.index.find(keys)
+        return (slots < 0) | ~self.rows["dead"][slots]  # type: ignore[no-any-return]
+
+    def name(self, key: int) -> str | None:
+        """The id as the world knows it, also of a deleted item; None when unknown."""
+        slot = self._slot(key)
+        return None if slot < 0 else self.texts.entry(slot)[0]
+
+    def get(self, key: int) -> dict[str, Any] | None:
+        """A fresh copy of an item's attributes; None when unknown or deleted."""
+        slot = self._slot(key)
+        if slot < 0 or self.rows["dead"][slot]:
+            return None
+        return msgspec.json.decode(self.texts.entry(slot)[1], type=dict[str, Any])
+
+    def items(self) -> Ids:
+        """Hashed ids of all that are alive, from the longest untouched to the newest, (n,) int64."""
+        slots = self.index.slots()
+        keys: Ids = self.index.keys[slots[~self.rows["dead"][slots]]]
+        return keys
+
+    @property
+    def encoded(self) -> tuple[Ids, Floats]:
+        """Feature keys (capacity, columns) int64 and values (capacity, columns) float32 by slot; live, not to be written to."""
+        return self.rows["features"], self.rows["values"]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def capacity(self) -> int:
+        """Items at most, deleted ones included."""
+        return self.index.capacity
+
+    @property
+    def evictions(self) -> int:
+        """Items that had to give way since construction; not part of the state."""
+        return self.index.evictions
+
+    def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
+        """Yield this store under its own name."""
+        yield prefix.rstrip("."), self
+
+    def _slot(self, key: int) -> int:
+        return int(self.index.find(np.array([key]))[0])
+
+    def _touch(self, key: int) -> int:
+        if key == 0:
+            raise ValueError("key: 0 means no item; hash the id")
+        return int(self.index.insert(np.array([key]))[0][0])
+
+    def _write(
+        self, slot: int, name: str, document: bytes, features: Ids | int, values: Floats | int, dead: bool = False
+    ) -> None:
+        self.rows["features"][slot] = features
+        self.rows["values"][slot] = values
+        self.rows["dead"][slot] = dead
+        self.rows.dirty[slot] = True
+        self.texts.set(slot, name, document)
+
+
+class _Texts(Stateful):
+    """A name and a JSON document per slot, saved as one JSON list of [slot, name, document] for the slots in use."""
+
+    def __init__(self, capacity: int) -> None:
+        self._entries = [BLANK] * capacity
+        self._used = 0
+        self._dirty: set[int] = set()
+
+    def entry(self, slot: int) -> tuple[str, bytes]:
+        return self._entries[slot]
+
+    def set(self, slot: int, name: str, document: bytes) -> None:
+        self._used += _size(name, document) - _size(*self._entries[slot])
+        self._entries[slot] = name, document
+        self._dirty.add(slot)
+
+    def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
+        yield prefix.rstrip("."), self
+
+    def state_dict(self) -> State:
+        return {"json": self._pack([slot for slot, entry in enumerate(self._entries) if entry != BLANK])}
+
+    def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        self._unpack(state)
+
+    def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        entries = self._unpack(state)
+        self._entries = [BLANK] * len(self._entries)
+        self._used = 0
+        self._write(entries)
+        self._dirty.clear()
+
+    def take_changes(self) -> State:
+        slots = sorted(self._dirty)
+        self._dirty.clear()
+        return {"json": self._pack(slots)} if slots else {}
+
+    def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        if changes:
+            self._write(self._unpack(changes))
+
+    @property
+    def nbytes(self) -> int:
+        return max(ENTRY_BYTES * len(self._entries), self._used)
+
+    def _pack(self, slots: list[int]) -> npt.NDArray[np.uint8]:
+        entries = [(slot, self._entries[slot][0], msgspec.Raw(self._entries[slot][1])) for slot in slots]
+        return np.frombuffer(msgspec.json.encode(entries), np.uint8).copy()
+
+    def _unpack(self, state: Mapping[str, npt.NDArray[np.generic]]) -> list[tuple[int, str, msgspec.Raw]]:
+        check_fit("Catalog", state, {"json": np.empty(0, np.uint8)}, rows=state["json"].size if "json" in state else 0)
+        try:
+            entries = msgspec.json.decode(state["json"].tobytes(), type=list[tuple[int, str, msgspec.Raw]])
+        except msgspec.DecodeError as error:
+            raise ValueError(f"json: {error}; the state is damaged, use the checkpoint before it") from error
+        if any(not 0 <= slot < len(self._entries) for slot, _, _ in entries):
+            raise ValueError(f"json: slots beyond {len(self._entries)}; it was written under another configuration")
+        return entries
+
+    def _write(self, entries: list[tuple[int, str, msgspec.Raw]]) -> None:
+        for slot, name, document in entries:
+            self.set(slot, name, bytes(document))
+
+
+def _size(name: str, document: bytes) -> int:
+    return len(name) + len(document) + 200  # of Python's own: a tuple, a string, a bytes object, a place in a list

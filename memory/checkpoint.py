@@ -1,0 +1,231 @@
+"""Checkpoints: one file a version, whole or not there at all, believed only when its digests hold.
+
+A file is in the safetensors format. Its metadata has one entry, ``checkpoint``: the digest of a JSON text, a space and that
+text, which holds the version, the caller's own data and the digest of the arrays, so that an altered byte is noticed anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as pack
+
+from memory.blob import trusting
+from memory.stateful import State, digest
+
+__all__ = ["Checkpoint", "CorruptCheckpoint", "latest", "load", "prune", "save", "trust", "trusted"]
+
+PATTERN = "checkpoint-*.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A state and what must be known to go on from it.
+
+    Attributes
+    ----------
+    version : int
+        Number of learning steps; names the file.
+    state : State
+        Arrays by dotted name.
+    meta : dict
+        Anything that JSON can say: offsets, epoch, config hash, states of random generators.
+    """
+
+    version: int
+    state: State
+    meta: dict[str, Any]
+
+
+class CorruptCheckpoint(Exception):
+    """A file that is not the checkpoint that was written.
+
+    Attributes
+    ----------
+    path : Path
+        The file, as it was named when it was read.
+    reason : str
+        What is wrong with it.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}; use the checkpoint before it, or restore this one from a backup")
+        self.path = path
+        self.reason = reason
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
+    """Write a checkpoint so that it is there whole, or not at all, whenever the machine stops.
+
+    The file is written under a temporary name in the same folder, flushed to the disk and renamed; then the folder is
+    flushed, and older checkpoints are pruned. One process at a time may write to a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Created if missing, not writable by group and others.
+    checkpoint : Checkpoint
+        What to write. The arrays are copied once in memory.
+    keep : int
+        Checkpoints to keep, this one included.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    OSError
+        When the disk is full or cannot be written to; older checkpoints are untouched and nothing is left behind.
+    ValueError
+        When the state or the metadata holds something that cannot be written.
+    """
+    if checkpoint.version < 0 or keep < 1:
+        raise ValueError(f"version, keep: {checkpoint.version}, {keep}; give a version of 0 or more, and keep 1 or more")
+    packed = _pack(checkpoint)
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _remove_leftovers(folder)
+    path = folder / f"checkpoint-{checkpoint.version:012d}.safetensors"
+    beside = folder / f".{path.name}.tmp"
+    try:
+        # Explicit modes here and above: under a lax umask the folder would not count as trusted.
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(packed)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+    _flush(folder)
+    prune(folder, keep)
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint.
+
+    Raises
+    ------
+    CorruptCheckpoint
+        When it is cut short, altered, or no checkpoint of this program.
+    OSError
+        When it is not there or cannot be read.
+    """
+    with path.open("rb"):
+        pass  # so that a missing or forbidden file says so in the system's own words
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata, state = file.metadata() or {}, dict(file.get_tensors())
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CorruptCheckpoint(path, f"not whole ({error})") from error
+    if "checkpoint" not in metadata:
+        raise CorruptCheckpoint(path, "written by another program")
+    fingerprint, _, text = metadata["checkpoint"].partition(" ")
+    if fingerprint != _digest(text):
+        raise CorruptCheckpoint(path, "its metadata were altered")
+    about = json.loads(text)
+    if about["state"] != digest(state):
+        raise CorruptCheckpoint(path, "its arrays were altered")
+    return Checkpoint(about["version"], state, about["meta"])
+
+
+def latest(folder: Path) -> tuple[Checkpoint | None, list[CorruptCheckpoint]]:
+    """Newest checkpoint that verifies, and what was wrong with newer ones.
+
+    Those are renamed to ``*.corrupt`` where the folder allows it, and kept for inspection.
+
+    Returns
+    -------
+    checkpoint : Checkpoint or None
+        None when there is none that verifies.
+    corrupt : list of CorruptCheckpoint
+        Newer files that were passed over, newest first.
+    """
+    corrupt: list[CorruptCheckpoint] = []
+    passed: set[Path] = set()
+    while paths := [path for path in _paths(folder) if path not in passed]:
+        passed.add(paths[-1])
+        try:
+            return load(paths[-1]), corrupt
+        except FileNotFoundError:
+            continue  # pruned meanwhile by its writer, so a newer one may be there: look again
+        except CorruptCheckpoint as error:
+            corrupt.append(error)
+            with contextlib.suppress(OSError):
+                error.path.replace(error.path.with_name(f"{error.path.name}.corrupt"))
+    return None, corrupt
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the `keep` newest checkpoints, and what an interrupted `save` left; for the folder's writer only."""
+    _remove_leftovers(folder)
+    paths = _paths(folder)
+    for path in paths[: max(0, len(paths) - max(1, keep))]:
+        path.unlink(missing_ok=True)
+
+
+def trusted(folder: Path) -> bool:
+    """Whether only this user (or root) could have written the folder and the checkpoints in it."""
+    return all(_ours(path) for path in (folder, *_paths(folder)))
+
+
+def trust(folder: Path) -> AbstractContextManager[None]:
+    """Block within which `Blob` may unpickle if the folder is `trusted`: load a checkpoint's state inside of it."""
+    return trusting() if trusted(folder) else nullcontext()
+
+
+def _pack(checkpoint: Checkpoint) -> bytes:
+    for name, array in checkpoint.state.items():
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{name}: arrays of {array.dtype} cannot be written; keep numbers")
+    about = {"version": checkpoint.version, "state": digest(checkpoint.state), "meta": checkpoint.meta}
+    try:
+        text = json.dumps(about)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"meta: {error}; give what JSON can say") from error
+    # safetensors writes whatever lies in memory behind an array, so the arrays must be contiguous.
+    arrays = {name: np.require(array, requirements="C") for name, array in checkpoint.state.items()}
+    # One entry, for safetensors writes several in an order of chance, and equal checkpoints shall be equal files.
+    return pack(arrays, {"checkpoint": f"{_digest(text)} {text}"})
+
+
+def _digest(text: str) -> str:
+    return str(xxhash.xxh3_128_hexdigest(text.encode()))
+
+
+def _paths(folder: Path) -> list[Path]:
+    """Checkpoints of a folder, oldest first."""
+    return sorted(folder.glob(PATTERN))
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.glob(f".{PATTERN}.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _flush(folder: Path) -> None:
+    """Make the rename itself survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _ours(path: Path) -> bool:
+    about = path.stat()
+    return about.st_uid in (os.geteuid(), 0) and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -1,0 +1,185 @@
+"""What each user did last: a ring of the last L items per user, bounded in users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from memory.arrays import Arrays, Bools, Ids
+from memory.key_index import KeyIndex
+from memory.stateful import Stateful
+
+__all__ = ["History"]
+
+Times = npt.NDArray[np.float64]
+
+
+class History(Stateful):
+    """The last `length` interactions of each of the last `capacity` users.
+
+    Parameters
+    ----------
+    capacity : int
+        Users at most; the one longest without an interaction gives way.
+    length : int
+        Interactions kept per user.
+    """
+
+    def __init__(self, capacity: int, length: int) -> None:
+        if length < 1:
+            raise ValueError(f"length: {length}; give at least 1")
+        self.length = length
+        self.index = KeyIndex(capacity)
+        self.rings = Arrays(
+            item=np.zeros((capacity, length), np.int64),
+            timestamp=np.zeros((capacity, length), np.float64),
+            positive=np.zeros((capacity, length), np.bool_),
+            count=np.zeros(capacity, np.int64),
+        )
+        self._raw = self.rings["item"], self.rings["timestamp"], self.rings["positive"], self.rings["count"]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def capacity(self) -> int:
+        """Users at most."""
+        return self.index.capacity
+
+    @property
+    def evictions(self) -> int:
+        """Users that had to give way since construction; not part of the state."""
+        return self.index.evictions
+
+    def append(self, user: Ids, item: Ids, timestamp: Times, positive: Bools) -> None:
+        """Add one interaction per row, in row order. Rows whose user or item is 0 are left out.
+
+        Parameters
+        ----------
+        user, item : (N,) int64
+            Hashed ids.
+        timestamp : (N,) float64
+            Unix seconds; kept, not sorted by.
+        positive : (N,) bool
+            Whether the reward was positive.
+        """
+        slots, fresh = self.index.insert(user)
+        item = np.ascontiguousarray(item, np.int64)
+        timestamp = np.ascontiguousarray(timestamp, np.float64)
+        positive = np.ascontiguousarray(positive, np.bool_)
+        _append(slots, fresh, *self._raw, item, timestamp, positive, self.rings.dirty)
+
+    def recent(self, user: Ids, length: int) -> Ids:
+        """Last items with a positive reward, newest first, padded with 0: (B, length) int64 for users (B,)."""
+        out = np.zeros((user.size, length), np.int64)
+        _recent(self.index.find(user), self.rings["item"], self.rings["positive"], self.rings["count"], out)
+        return out
+
+    def seen(self, user: Ids) -> tuple[Ids, Ids]:
+        """Different items still remembered, whatever their reward, for users (B,).
+
+        Returns
+        -------
+        items : (M,) int64
+            Ascending within a user.
+        start : (B + 1,) int64
+            User b has ``items[start[b]:start[b + 1]]``.
+        """
+        return _seen(self.index.find(user), self.rings["item"], self.rings["count"])
+
+    def entries(self, user: int) -> tuple[Ids, Times, Bools]:
+        """All that is remembered of one user, oldest first: items, timestamps and whether positive, each (n,)."""
+        slot = int(self.index.find(np.array([user]))[0])
+        count = 0 if slot < 0 else int(self.rings["count"][slot])
+        places = np.arange(max(0, count - self.length), count) % self.length
+        return self.rings["item"][slot, places], self.rings["timestamp"][slot, places], self.rings["positive"][slot, places]
+
+    def forget(self, users: Ids) -> None:
+        """Erase all that is remembered of `users` (N,)."""
+        slots = self.index.delete(users)
+        slots = slots[slots >= 0]
+        for name in self.rings:
+            self.rings[name][slots] = 0
+        self.rings.mark(slots)
+
+    def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
+        """Yield this store under its own name."""
+        yield prefix.rstrip("."), self
+
+
+# Compiled part. Rings: items int64 (capacity, L), times float64 (capacity, L), positives bool (capacity, L), and counts int64
+# (capacity,) of interactions ever added, so that the next goes to place count % L.
+
+
+@njit(cache=True, nogil=True)
+def _append(
+    slots: Ids,
+    fresh: Bools,
+    items: Ids,
+    times: Times,
+    positives: Bools,
+    counts: Ids,
+    item: Ids,
+    timestamp: Times,
+    positive: Bools,
+    dirty: Bools,
+) -> None:
+    for row in range(slots.size):
+        slot = slots[row]
+        if slot < 0:
+            continue
+        if fresh[row]:  # in row order, so that a user evicted by the same batch leaves nothing to the next one
+            items[slot] = 0
+            times[slot] = 0.0
+            positives[slot] = False
+            counts[slot] = 0
+            dirty[slot] = True
+        if item[row] == 0:
+            continue
+        place = counts[slot] % items.shape[1]
+        items[slot, place] = item[row]
+        times[slot, place] = timestamp[row]
+        positives[slot, place] = positive[row]
+        counts[slot] += 1
+        dirty[slot] = True
+
+
+@njit(cache=True, nogil=True)
+def _recent(slots: Ids, items: Ids, positives: Bools, counts: Ids, out: Ids) -> None:
+    length = items.shape[1]
+    for row in range(slots.size):
+        slot = slots[row]
+        if slot < 0:
+            continue
+        found = 0
+        for back in range(1, min(counts[slot], length) + 1):
+            if found == out.shape[1]:
+                break
+            place = (counts[slot] - back) % length
+            if positives[slot, place]:
+                out[row, found] = items[slot, place]
+                found += 1
+
+
+@njit(cache=True, nogil=True)
+def _seen(slots: Ids, items: Ids, counts: Ids) -> tuple[Ids, Ids]:
+    start = np.zeros(slots.size + 1, np.int64)
+    total = 0
+    for slot in slots:
+        total += 0 if slot < 0 else min(counts[slot], items.shape[1])
+    found = np.empty(total, np.int64)
+    end = 0
+    for row in range(slots.size):
+        slot = slots[row]
+        if slot >= 0:
+            size = min(counts[slot], items.shape[1])
+            ring = np.sort(items[slot, :size])  # a ring that is not full yet lies in its first places
+            for place in range(size):
+                if place == 0 or ring[place] != ring[place - 1]:
+                    found[end] = ring[place]
+                    end += 1
+        start[row + 1] = end
+    return found[:end], start

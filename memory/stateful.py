@@ -1,0 +1,101 @@
+"""State that can be saved, restored and shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+__all__ = ["State", "Stateful", "digest"]
+
+State = dict[str, npt.NDArray[np.generic]]
+"""Flat mapping of dotted names to arrays."""
+
+
+class Stateful:
+    """Base of everything that has state: walks its own attributes, so that a composite writes no saving code.
+
+    An attribute takes part when it is itself a `Stateful`; every other attribute is configuration or scratch. Leaves (the
+    stores of this package) override the four methods and `stores`.
+    """
+
+    def children(self) -> Iterator[tuple[str, Stateful]]:
+        """Attributes that hold state, by name, in order of assignment."""
+        for name, value in vars(self).items():
+            if isinstance(value, Stateful):
+                yield name, value
+
+    def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
+        """Leaves of this state with their dotted names."""
+        for name, child in self.children():
+            yield from child.stores(f"{prefix}{name}.")
+
+    def state_dict(self) -> State:
+        """Copy of the whole state. The same state gives the same bytes, however it came about."""
+        return _prefixed({name: child.state_dict() for name, child in self.children()})
+
+    def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Replace the whole state by a copy of `state`.
+
+        Raises
+        ------
+        ValueError
+            When names, shapes or types do not fit: the state was written under another configuration. Nothing has changed then.
+        """
+        self.check_state_dict(state)
+        parts = _split(state)
+        for name, child in self.children():
+            child.load_state_dict(parts.get(name, {}))
+
+    def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Raise what `load_state_dict` would raise, and change nothing."""
+        parts = _split(state)
+        children = dict(self.children())
+        expected = {name for name, child in children.items() if next(child.stores(), None)}
+        if parts.keys() != expected:
+            raise ValueError(
+                f"state has {sorted(parts)} where {type(self).__name__} keeps {sorted(expected)}: "
+                "it was written under another configuration"
+            )
+        for name in expected:
+            children[name].check_state_dict(parts[name])
+
+    def take_changes(self) -> State:
+        """Whatever changed since the last call, enough for a twin to follow by `apply_changes`."""
+        return _prefixed({name: child.take_changes() for name, child in self.children()})
+
+    def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Follow the changes that another copy of this state has taken."""
+        parts = _split(changes)
+        for name, child in self.children():
+            if name in parts:
+                child.apply_changes(parts[name])
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held, in bytes; fixed by the capacities, not by what has been stored."""
+        return sum(child.nbytes for _, child in self.children())
+
+
+def digest(state: Mapping[str, npt.NDArray[np.generic]]) -> str:
+    """Fingerprint of a state: names, types, shapes and bytes (xxh3, 128 bits, hexadecimal)."""
+    hasher = xxhash.xxh3_128()
+    for name in sorted(state):
+        array = state[name]
+        hasher.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+        hasher.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data if array.size else b"")
+    return str(hasher.hexdigest())
+
+
+def _prefixed(parts: Mapping[str, State]) -> State:
+    return {f"{name}.{key}": array for name, part in parts.items() for key, array in part.items()}
+
+
+def _split(state: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, State]:
+    parts: dict[str, State] = {}
+    for name, array in state.items():
+        head, _, rest = name.partition(".")
+        parts.setdefault(head, {})[rest] = array
+    return parts

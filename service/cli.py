@@ -1,0 +1,155 @@
+"""The command line: ``freshet serve | replay | validate | demo``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from service import config as configs
+from service.config import Config, ConfigError
+from service.runtime import FolderBusy
+from streams.recorded import BadRecording
+
+__all__ = ["ExitCode", "main"]
+
+app = typer.Typer(
+    name="freshet",
+    help="A recommender that learns from every event and serves while it learns.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out, err = Console(), Console(stderr=True, soft_wrap=True)
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; without it, the built-in defaults.")]
+
+
+class ExitCode(IntEnum):
+    """What the process says on leaving, besides 0."""
+
+    CONFIG = 2
+    DATA = 3
+    BUSY = 4
+    SYSTEM = 5
+    ENGINE = 6
+
+
+def main() -> None:
+    """Run the command line."""
+    with _explained():
+        app()
+
+
+@app.command()
+def serve(
+    config: ConfigFile = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind, instead of [server] host.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port, instead of [server] port; 0 picks a free one.")] = None,
+) -> None:
+    """Serve rankings over HTTP and learn from the events that come in, in one process."""
+    from service.serving import run  # uvicorn and fastapi take a moment to import: only serving pays it.
+
+    failure = run(_load(config), host, port)
+    if failure is not None:
+        err.print(f"[bold red]engine stopped:[/] {failure!r}; a restart continues from the last checkpoint", markup=True)
+        raise typer.Exit(ExitCode.ENGINE)
+
+
+@app.command()
+def replay(
+    recording: Annotated[
+        str | None, typer.Argument(help="File, or lmdb:///folder, instead of each config's [stream] url.")
+    ] = None,
+    config: Annotated[
+        list[Path] | None, typer.Option("--config", "-c", help="TOML file; several are put side by side.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, help="Length of the lists for hit rate and NDCG; 0 leaves them out.")] = 10,
+    window: Annotated[int, typer.Option(min=1, help="Rows of the sliding windows.")] = 10_000,
+    batch_rows: Annotated[int | None, typer.Option(min=1, help="Rows of a micro-batch; 1 is strict test-then-train.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for replay.json and replay.png.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+) -> None:
+    """Replay recorded events through the very objects that serve, and measure: predict, then learn."""
+    from service import replay as replays
+    from service import report as reports
+
+    done = []
+    for path in config or [None]:
+        settings = _with_stream(_load(path), recording, batch_rows)
+        done.append(replays.replay(settings, k=top, window=window, console=None if as_json else err))
+    if as_json:
+        out.print_json(reports.as_json(done))
+    else:
+        out.print(reports.table(done, top))
+    for one in done:
+        for reason, count in one.dead.items():
+            err.print(f"{one.name}: {count} bad rows left out ({reason}); `freshet validate` names them")
+    if report is not None:
+        for path in reports.write(done, report, top):
+            err.print(f"wrote {path}")
+
+
+@app.command()
+def validate(
+    recording: Annotated[str | None, typer.Argument(help="File, instead of the config's [stream] url.")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Read a recorded file as a replay would, and say what is in it and what is wrong with it."""
+    from service.replay import open_stream
+    from streams.recorded import validate as examine
+
+    found = examine(open_stream(_with_stream(_load(config), recording, None)))
+    out.print_json(json.dumps(found.as_dict()))
+    if found.bad:
+        raise typer.Exit(ExitCode.DATA)
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float | None, typer.Option(min=1.0, help="End by itself after this long.")] = None,
+    port: Annotated[int, typer.Option(help="Port on localhost; 0 picks a free one.")] = 8000,
+) -> None:
+    """Watch a service learn: simulated visitors with tastes that shift, and a live page."""
+    from service.demo import run_demo
+
+    run_demo(seconds=seconds, port=port)
+
+
+def _load(path: Path | None) -> Config:
+    return configs.parse({}) if path is None else configs.load(path)
+
+
+def _with_stream(config: Config, recording: str | None, batch_rows: int | None) -> Config:
+    changes: dict[str, object] = {}
+    if recording is not None:
+        changes["url"] = recording if "://" in recording or recording.startswith("file:") else f"file:{recording}"
+    if batch_rows is not None:
+        changes["batch_rows"] = batch_rows
+    return config.model_copy(update={"stream": config.stream.model_copy(update=changes)})
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what went wrong in one paragraph, with an exit code for scripts, instead of a traceback."""
+    try:
+        yield
+    except ConfigError as error:
+        _leave(ExitCode.CONFIG, "config", error)
+    except BadRecording as error:
+        _leave(ExitCode.DATA, "data", error)
+    except FolderBusy as error:
+        _leave(ExitCode.BUSY, "busy", error)
+    except OSError as error:
+        _leave(ExitCode.SYSTEM, "system", error)
+
+
+def _leave(code: ExitCode, what: str, error: Exception) -> None:
+    err.print(f"{what}: {error}", markup=False, highlight=False)
+    raise SystemExit(int(code)) from error

@@ -1,0 +1,289 @@
+"""The config file: TOML in, frozen settings out. Whatever is unknown, missing or mistyped is refused by name."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from learners import features
+from learners.features import Featurizer, Side
+from learners.registry import ConfigError
+
+__all__ = ["Config", "ConfigError", "RewardRule", "load", "parse"]
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+Keywords = dict[str, Any]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Columns(_Section):
+    """Names of the columns of a recorded file; see `streams.recorded.ColumnMap`."""
+
+    user: str = "user"
+    item: str = "item"
+    timestamp: str | None = "timestamp"
+    value: str | None = None
+    kind: str | None = None
+    context: tuple[str, ...] = Field(default=(), strict=False)
+    user_attributes: tuple[str, ...] = Field(default=(), strict=False)
+    item_attributes: tuple[str, ...] = Field(default=(), strict=False)
+
+
+class Stream(_Section):
+    """Where events come from, and how they are joined and cut into batches.
+
+    Attributes
+    ----------
+    url : str
+        ``lmdb:///folder`` (embedded log), ``memory://`` (gone with the process) or ``file:recording``.
+    window, lateness : float
+        Seconds that an impression waits for interactions, and that later ones still count as corrections.
+    batch_rows : int
+        Rows of a micro-batch.
+    remembered : int
+        Most event ids remembered for joining and for dropping duplicates.
+    max_skew : float
+        Seconds that an event may be dated ahead of when it was appended.
+    options : dict
+        Passed to the log as they are.
+    format, columns, kind, sorted, users, items
+        Of a recorded file; see `streams.recorded.open_recording`.
+    """
+
+    url: str = "memory://"
+    window: Positive = 600.0
+    lateness: Annotated[float, Field(ge=0)] = 600.0
+    batch_rows: Count = 64
+    remembered: Count = 100_000
+    max_skew: Positive = 300.0
+    options: Keywords = {}
+    format: str | None = None
+    columns: Columns | None = None
+    kind: str = "rating"
+    sorted: bool = False
+    users: str | None = None
+    items: str | None = None
+
+
+class FieldType(_Section):
+    """How an attribute becomes feature columns; see `learners.features.Field`."""
+
+    type: Literal["category", "number", "bucket", "tags"]
+    width: Positive = 1.0
+    most: Annotated[int, Field(gt=0, le=64)] = 8
+    mean: float = 0.0
+    scale: Positive = 1.0
+
+
+Kind = Literal["category", "number", "bucket", "tags"]
+
+
+class Features(_Section):
+    """Fields by side; see `learners.features`. ``id`` of a user or item is its id."""
+
+    user: dict[str, Kind | FieldType] = {"id": "category"}
+    item: dict[str, Kind | FieldType] = {"id": "category"}
+    context: dict[str, Kind | FieldType] = {}
+    crosses: tuple[tuple[str, str], ...] = Field(default=(), strict=False)
+
+
+class RewardRule(_Section):
+    """Worth of a kind by a threshold on the interaction's value."""
+
+    at_least: float
+    then: float = 1.0
+    otherwise: float = 0.0
+
+
+class Capacity(_Section):
+    """Most users or items whose attributes are kept; past it the longest untouched gives way."""
+
+    capacity: Count = 100_000
+
+
+class HistorySize(_Section):
+    """Users and their last interactions that are remembered; `recent` of them reach the learners."""
+
+    capacity: Count = 100_000
+    length: Annotated[int, Field(gt=0, le=10_000)] = 50
+    recent: Count = 10
+
+
+class Checkpoint(_Section):
+    """Where and how often the state is saved. `folder` defaults to ``checkpoints`` inside the embedded log's folder."""
+
+    folder: str | None = None
+    every: Positive = 30.0
+    keep: Annotated[int, Field(ge=2)] = 3
+
+
+class Server(_Section):
+    """The HTTP side and the engine behind it.
+
+    Attributes
+    ----------
+    host, port
+        Where it listens. It has no authentication of its own: put it behind something that has before binding it wider.
+    max_body : int
+        Bytes of a request body.
+    max_events : int
+        Events of one ``POST /v1/events``.
+    flush : float
+        Seconds that outcomes wait for a batch to fill before a tick closes it.
+    batch_requests : int
+        Most requests that are scored together.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    max_body: Count = 4 << 20
+    max_events: Count = 10_000
+    flush: Positive = 0.02
+    batch_requests: Count = 16
+
+
+class _Tables(_Section):
+    stream: Stream = Stream()
+    features: Features = Features()
+    reward: dict[str, float | RewardRule] = Field(default={"click": 1.0, "rating": RewardRule(at_least=4.0)}, strict=False)
+    users: Capacity = Capacity()
+    items: Capacity = Capacity()
+    history: HistorySize = HistorySize()
+    checkpoint: Checkpoint = Checkpoint()
+    server: Server = Server()
+    retrievers: dict[str, Keywords] = {"popularity": {}}
+    ranker: dict[str, Keywords] = {"fm": {}}
+    adapters: dict[str, Keywords] = {}
+    rerankers: dict[str, Keywords] = {}
+    policy: dict[str, Keywords] = {"greedy": {}}
+
+
+class Config(_Tables):
+    """A whole configuration.
+
+    Attributes
+    ----------
+    name : str
+        What reports call it: the file's name.
+    """
+
+    name: str = "default"
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides what the state becomes."""
+        decisive = self.model_dump(exclude={"name", "checkpoint", "server", "policy"})
+        for key in ("url", "options", "format", "columns", "kind", "sorted", "users", "items"):
+            del decisive["stream"][key]
+        return str(xxhash.xxh3_64_hexdigest(repr(decisive).encode()))
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the embedded log, when there is one."""
+        parts = urlsplit(self.stream.url)
+        return Path(parts.netloc + parts.path) if parts.scheme == "lmdb" else None
+
+    @property
+    def checkpoints(self) -> Path | None:
+        """Folder of this configuration's checkpoints; None: nothing is saved.
+
+        Each configuration has its own, so that another one starts from the log, and going back continues.
+        """
+        if self.checkpoint.folder is not None:
+            return Path(self.checkpoint.folder) / self.fingerprint
+        return self.folder / "checkpoints" / self.fingerprint if self.folder else None
+
+    def featurizer(self) -> Featurizer:
+        """Build the featurizer that ``[features]`` describes.
+
+        Raises
+        ------
+        ConfigError
+            For a cross of fields that are not there.
+        """
+        sides: tuple[tuple[Side, dict[str, Kind | FieldType]], ...] = (
+            ("user", self.features.user),
+            ("item", self.features.item),
+            ("context", self.features.context),
+        )
+        fields = [
+            features.Field(side=side, name=name, **({"type": kind} if isinstance(kind, str) else kind.model_dump()))
+            for side, named in sides
+            for name, kind in named.items()
+        ]
+        try:
+            return Featurizer(fields, self.features.crosses)
+        except ValueError as error:
+            raise ConfigError("features", str(error)) from error
+
+
+def parse(document: Mapping[str, Any], name: str = "default") -> Config:
+    """Check a parsed TOML document.
+
+    Raises
+    ------
+    ConfigError
+        Naming the section, the key, the value and the remedy.
+    """
+    try:
+        tables = _Tables.model_validate(dict(document))
+    except ValidationError as error:
+        raise _refused(error) from None
+    for section in ("ranker", "policy"):
+        names = list(getattr(tables, section))
+        if len(names) != 1:
+            raise ConfigError(section, f"exactly one is needed, as in [{section}.name]; found {names}")
+    return Config(name=name, **dict(tables))
+
+
+def load(path: Path) -> Config:
+    """Read a config file.
+
+    Raises
+    ------
+    ConfigError
+        For a file that cannot be read, is not TOML, or says what no section knows.
+    """
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read ({error.strerror}); give the path of a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"is not TOML: {error}") from error
+    return parse(document, path.stem)
+
+
+def _refused(error: ValidationError) -> ConfigError:
+    """Say the first problem of each section in the config's own words."""
+    problems: dict[str, list[str]] = {}
+    for detail in error.errors():
+        *sections, key = [str(part) for part in detail["loc"] if part not in _UNION_TAGS]
+        model: type[BaseModel] | None = _Tables
+        for section in sections:
+            annotation = model.model_fields[section].annotation if model and section in model.model_fields else None
+            model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+        keys = list(model.model_fields) if model else []
+        if detail["type"] == "extra_forbidden" and keys:
+            close = get_close_matches(key, keys, 1)
+            hint = f"did you mean {close[0]!r}? " if close else "remove it; "
+            text = f"{key} = {detail['input']!r}: no such key; {hint}there are: {', '.join(keys)}"
+        else:
+            text = f"{key} = {detail['input']!r}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+        problems.setdefault(".".join(sections) or "config", []).append(text)
+    where = next(iter(problems))
+    return ConfigError(where, problems[where])
+
+
+_UNION_TAGS = {"FieldType", "RewardRule", "float", "literal['category','number','bucket','tags']"}

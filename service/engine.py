@@ -1,0 +1,172 @@
+"""The one thread that owns the models: requests first, then one bounded learn turn, then requests again."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from service.pipeline import Pipeline
+from service.schemas import RankingResponse, RankRequest, RecommendRequest
+from service.trainer import Trainer
+from streams.events import Impression
+
+__all__ = ["Engine", "Stopped"]
+
+Answer = tuple[RankingResponse, Impression | None]
+_Result = TypeVar("_Result")
+
+IDLE = 0.05
+"""Seconds between looks at a log that somebody else may append to."""
+
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which a Python thread that wants to run gets its turn; the default of 5 ms would be most of a request."""
+
+
+class Stopped(RuntimeError):
+    """The engine no longer answers: it was stopped, or a learner failed (then the failure is the cause)."""
+
+
+class Engine:
+    """Runs a pipeline and its trainer on one thread.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    trainer : Trainer
+    batch_requests : int
+        Most requests scored as one batch.
+    flush : float
+        Seconds that outcomes wait for a batch to fill before a tick closes it.
+    on_failure : callable or None
+        Told, on the engine's thread, when it dies.
+
+    Attributes
+    ----------
+    failure : BaseException or None
+        What killed the engine.
+    learning : bool
+        Whether it has caught up with the log as it was at the start, and learns live.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        trainer: Trainer,
+        *,
+        batch_requests: int = 16,
+        flush: float = 0.02,
+        on_failure: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        self._pipeline, self._trainer = pipeline, trainer
+        self._batch_requests, self._flush, self.on_failure = batch_requests, flush, on_failure
+        self._waiting: deque[tuple[RankRequest | RecommendRequest, Future[Answer]]] = deque()
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._awake = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.failure: BaseException | None = None
+        self.learning = False
+
+    def start(self) -> None:
+        """Start the thread: it restores the state, catches up, and serves all the while."""
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the turn at hand, refuse what still waits, and end the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._refuse_waiting()
+
+    def submit(self, request: RankRequest | RecommendRequest) -> Future[Answer]:
+        """Ask for a ranking.
+
+        The future raises `service.pipeline.Refused` for a request that makes no sense, `Stopped` when nobody answers.
+        """
+        future: Future[Answer] = Future()
+        self._enqueue(self._waiting, (request, future))
+        return future
+
+    def call(self, function: Callable[[], _Result]) -> Future[_Result]:
+        """Run `function` on the engine's thread, between two turns."""
+        future: Future[_Result] = Future()
+        self._enqueue(self._calls, (function, future))
+        return future
+
+    def wake(self) -> None:
+        """Say that the log has grown."""
+        with self._changed:
+            self._awake = True
+            self._changed.notify()
+
+    def _enqueue(self, queue: deque[Any], entry: tuple[Any, Future[Any]]) -> None:
+        with self._changed:
+            if self._stopping or self.failure is not None:
+                raise Stopped("the engine has stopped; see the log of the service") from self.failure
+            queue.append(entry)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        try:
+            self._trainer.restore()
+            behind = self._trainer.lag() + self._trainer.next
+            while not self._stopping:
+                self._serve()
+                worked = self._trainer.turn()
+                self.learning = self.learning or self._trainer.next >= behind
+                if not worked:
+                    self._rest()
+        except BaseException as error:
+            self.failure = error
+            self._refuse_waiting()
+            if self.on_failure is not None:
+                self.on_failure(error)
+
+    def _serve(self) -> None:
+        while self._calls:
+            function, called = self._calls.popleft()
+            _resolve(called, function)
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_requests))]
+            try:
+                answers = self._pipeline.rank([request for request, _ in batch])
+            except Exception:
+                # One request may have spoiled the batch for the others: each alone.
+                for request, future in batch:
+                    _resolve(future, lambda request=request: self._pipeline.rank([request])[0])  # type: ignore[misc]
+            else:
+                for (_, future), answer in zip(batch, answers, strict=True):
+                    future.set_result(answer)
+
+    def _rest(self) -> None:
+        """Nothing to learn: close what waited long enough, then sleep until somebody calls."""
+        now = time.time()
+        if self._trainer.tick_due(now, self._flush):
+            self._trainer.tick(now)
+            return
+        with self._changed:
+            if not (self._waiting or self._calls or self._stopping or self._awake):
+                self._changed.wait(self._flush / 2 if self._trainer.joiner.pending else IDLE)
+            self._awake = False
+
+    def _refuse_waiting(self) -> None:
+        for queue in (self._waiting, self._calls):
+            while queue:
+                _, future = queue.popleft()
+                future.set_exception(Stopped("the engine stopped before it came to this request"))
+
+
+def _resolve(future: Future[Any], function: Callable[[], Any]) -> None:
+    try:
+        future.set_result(function())
+    except Exception as error:
+        future.set_exception(error)

@@ -1,0 +1,204 @@
+"""Progressive validation: every row is predicted before anything learns from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from learners.base import Exclusion
+from service.pipeline import Pipeline
+from service.quality import Window, auc, grouped_auc, log_loss
+from streams.batch import Bools, Feedback, Floats, Ids, Requests
+
+__all__ = ["Curve", "Evaluation", "Quality", "TopN"]
+
+POINTS_PER_WINDOW = 5
+
+
+@dataclass(slots=True)
+class Curve:
+    """A sliding-window metric: after `row[i]` rows it was `value[i]`."""
+
+    row: list[int] = field(default_factory=list)
+    value: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class Quality:
+    """How well one learner scored.
+
+    Attributes
+    ----------
+    auc, gauc, log_loss : float
+        Over all rows; gAUC is the mean of the users' own AUC weighted by their rows.
+    auc_curve, log_loss_curve : Curve
+        Over sliding windows.
+    """
+
+    auc: float
+    gauc: float
+    log_loss: float
+    auc_curve: Curve
+    log_loss_curve: Curve
+
+
+@dataclass(slots=True, kw_only=True)
+class TopN:
+    """How well one order of the whole catalogue put the next item near the top.
+
+    Attributes
+    ----------
+    tests : int
+        Rows with a positive reward whose item the user did not know yet.
+    hit_rate, ndcg : float
+        At k: share of tests with the item among the first k, and the mean of 1 / log2(1 + rank) where it was.
+    hit_rate_curve, ndcg_curve : Curve
+        Over sliding windows of tests.
+    """
+
+    tests: int
+    hit_rate: float
+    ndcg: float
+    hit_rate_curve: Curve
+    ndcg_curve: Curve
+
+
+class Evaluation:
+    """Collects predictions and outcomes of one replay.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    k : int
+        Length of the lists for hit rate and NDCG; 0: they are left out.
+    window : int
+        Rows of a sliding window.
+
+    Notes
+    -----
+    Hit rate and NDCG: for each row with a positive reward, before learning, every retriever orders the whole catalogue
+    without the items that the user is known to have; ``recommend`` is what the service would answer: all retrievers'
+    candidates in the order of the ranker. It keeps every prediction until the end: 16 bytes a row and 4 more for each learner.
+    """
+
+    def __init__(self, pipeline: Pipeline, k: int = 10, window: int = 10_000) -> None:
+        self._pipeline, self._k, self._window = pipeline, k, window
+        self._user: list[Ids] = []
+        self._reward: list[Floats] = []
+        self._said: dict[str, list[Floats]] = {}
+        self._gain: dict[str, list[Floats]] = {}
+        self._known: dict[int, dict[int, None]] = {}
+        self._recent = Window(window)
+        self.rows = 0
+
+    def saw(self, feedback: Feedback, said: Mapping[str, Floats]) -> None:
+        """Take a batch that has been predicted and not learned; see `Pipeline.predict`."""
+        self._user.append(feedback.user[feedback.request])
+        self._reward.append(feedback.reward)
+        for name, score in said.items():
+            self._said.setdefault(name, []).append(score)
+        self._recent.add(said[self._pipeline.ranker_name], np.clip(feedback.reward, 0.0, 1.0))
+        self.rows += feedback.rows
+        if self._k:
+            self._test(feedback)
+
+    def recent(self) -> dict[str, float]:
+        """AUC and log-loss of the ranker over the last window, for a progress bar."""
+        return {"auc": self._recent.auc(), "logloss": self._recent.log_loss()}
+
+    def quality(self) -> dict[str, Quality]:
+        """Quality of each learner's scores, by name."""
+        if not self.rows:
+            return {}
+        user, reward = np.concatenate(self._user), np.concatenate(self._reward)
+        label, positive = np.clip(reward, 0.0, 1.0), reward > 0
+        return {name: self._quality(np.concatenate(said), user, label, positive) for name, said in self._said.items()}
+
+    def top_n(self) -> dict[str, TopN]:
+        """Quality of each order of the catalogue, by name."""
+        return {name: self._top_n(np.concatenate(gain)) for name, gain in self._gain.items()}
+
+    def _quality(self, score: Floats, user: Ids, label: Floats, positive: Bools) -> Quality:
+        loss = log_loss(score, label)
+        return Quality(
+            auc=auc(score, positive),
+            gauc=grouped_auc(user, score, positive),
+            log_loss=float(loss.mean()),
+            auc_curve=self._curve(score.size, lambda part: auc(score[part], positive[part])),
+            log_loss_curve=self._curve(score.size, lambda part: float(loss[part].mean())),
+        )
+
+    def _top_n(self, gain: Floats) -> TopN:
+        hit = gain > 0
+        return TopN(
+            tests=gain.size,
+            hit_rate=float(hit.mean()) if gain.size else math.nan,
+            ndcg=float(gain.mean()) if gain.size else math.nan,
+            hit_rate_curve=self._curve(gain.size, lambda part: float(hit[part].mean())),
+            ndcg_curve=self._curve(gain.size, lambda part: float(gain[part].mean())),
+        )
+
+    def _curve(self, rows: int, metric: Any) -> Curve:
+        curve = Curve()
+        window = max(min(self._window, rows), 1)
+        for end in range(window, rows + 1, max(window // POINTS_PER_WINDOW, 1)):
+            curve.row.append(end)
+            curve.value.append(metric(slice(end - window, end)))
+        return curve
+
+    def _test(self, feedback: Feedback) -> None:
+        user = feedback.user[feedback.request]
+        known = [self._known.setdefault(key, {}) for key in user.tolist()]
+        tests = [
+            row
+            for row, (positive, item) in enumerate(zip((feedback.reward > 0).tolist(), feedback.item.tolist(), strict=True))
+            if positive and item not in known[row]
+        ]
+        if tests:
+            exclude = Exclusion(
+                np.array([item for row in tests for item in known[row]], np.int64),
+                np.cumsum([0, *(len(known[row]) for row in tests)]),
+            )
+            self._rank(feedback, np.array(tests), exclude)
+        for row in np.flatnonzero(feedback.touched).tolist():
+            known[row][int(feedback.item[row])] = None
+
+    def _rank(self, feedback: Feedback, tests: Ids, exclude: Exclusion) -> None:
+        pipeline, request = self._pipeline, feedback.request[tests]
+        who = Requests(
+            user=feedback.user[request],
+            timestamp=feedback.timestamp[request],
+            history=feedback.history[request],
+            context=feedback.context[request],
+            context_values=feedback.context_values[request],
+        )
+        target = feedback.item[tests]
+        found_item, found_request = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for name, retriever in pipeline.retrievers:
+            found = retriever.retrieve(who, max(self._k, CANDIDATES), exclude)
+            self._gain.setdefault(name, []).append(_gains(found.item, found.request, target, self._k))
+            found_item.append(found.item)
+            found_request.append(found.request)
+        pairs = np.unique(np.stack([np.concatenate(found_request), np.concatenate(found_item)], 1), axis=0)
+        batch = pipeline.featurizer.batch(who, pairs[:, 0].copy(), pairs[:, 1].copy(), pipeline.users, pipeline.items)
+        pipeline.score(batch)
+        best = np.lexsort((-batch.score, batch.request))
+        self._gain.setdefault("recommend", []).append(_gains(batch.item[best], batch.request[best], target, self._k))
+
+
+CANDIDATES = 100
+"""Items that each retriever gives the ranker to choose from, as `RecommendRequest.candidates`."""
+
+
+def _gains(item: Ids, request: Ids, target: Ids, k: int) -> Floats:
+    """1 / log2(1 + rank) of each request's target among its first k items, else 0; (tests,) float32."""
+    gain = np.zeros(target.size, np.float32)
+    start = np.searchsorted(request, np.arange(target.size))
+    place = np.arange(item.size) - start[request]
+    hit = (item == target[request]) & (place < k)
+    gain[request[hit]] = 1.0 / np.log2(2.0 + place[hit])
+    return gain

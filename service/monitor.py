@@ -1,0 +1,247 @@
+"""What the service knows about itself: quality of each learner as it learns, freshness, rates, drift alarms, Prometheus."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from river.drift import ADWIN
+
+from service.quality import Window
+from streams.batch import Feedback, Floats
+
+__all__ = ["Monitor"]
+
+WINDOW_ROWS = 5000
+"""Rows of the sliding windows of quality: half a minute to some minutes of a busy site."""
+
+RECENT_SECONDS = 10.0
+"""Span of the rates and quantiles that are shown."""
+
+ALARM_SECONDS = 30.0
+"""How long an alarm counts as recent."""
+
+LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+
+class _Quality:
+    """Prequential quality of one learner, and its drift alarm."""
+
+    def __init__(self) -> None:
+        self.window = Window(WINDOW_ROWS)
+        self.detector = ADWIN()  # type: ignore[no-untyped-call]
+        self.alarms = 0
+        self.last_alarm = float("-inf")
+
+    def add(self, score: Floats, label: Floats) -> None:
+        self.window.add(score, label)
+        # ADWIN wants a bounded loss; its mean over a micro-batch keeps the detector off the hot path's per-row cost.
+        self.detector.update(float(np.square(np.clip(score, 0.0, 1.0) - label).mean()))  # type: ignore[no-untyped-call]
+        if self.detector.drift_detected:
+            self.alarms += 1
+            self.last_alarm = time.time()
+
+
+class Monitor:
+    """Collects what happens; thread-safe.
+
+    Parameters
+    ----------
+    gauges : callable returning a mapping
+        Numbers that others keep (``lag``, ``memory_bytes``, ``skipped``, ``dead``, ``joiner``, ...), read when asked for.
+
+    Notes
+    -----
+    Quality is prequential: each row was scored before any learner learned from its micro-batch. The drift alarm is ADWIN
+    (A. Bifet, R. Gavalda, "Learning from Time-Changing Data with Adaptive Windowing", SDM 2007) on the squared error.
+    """
+
+    def __init__(self, gauges: Callable[[], Mapping[str, Any]]) -> None:
+        self._gauges = gauges
+        self._lock = threading.Lock()
+        self._quality: dict[str, _Quality] = {}
+        self._clicked: dict[str, deque[bool]] = {}
+        self._impressions: Counter[str] = Counter()
+        self._learned: deque[tuple[float, int]] = deque()
+        self._fresh: deque[tuple[float, float]] = deque(maxlen=20_000)
+        self._latency: deque[tuple[float, float]] = deque(maxlen=20_000)
+        self._marks: deque[dict[str, Any]] = deque(maxlen=50)
+        self.events = 0
+        self.corrections = 0
+        self._registry = CollectorRegistry()
+        self._latency_histogram = Histogram(
+            "freshet_request_seconds",
+            "Time from a request's arrival to its answer",
+            registry=self._registry,
+            buckets=LATENCY_BUCKETS,
+        )
+        self._fresh_histogram = Histogram(
+            "freshet_freshness_seconds",
+            "Time from an event's append to its visibility in scores",
+            registry=self._registry,
+            buckets=LATENCY_BUCKETS,
+        )
+        self._registry.register(_Families(self))
+
+    def learned(
+        self, feedback: Feedback, scores: Mapping[str, Floats], sources: Iterable[str], appended: Iterable[float]
+    ) -> None:
+        """Note a micro-batch that has just been learned.
+
+        Parameters
+        ----------
+        feedback : Feedback
+            N rows.
+        scores : mapping of learner to (N,) float32
+            What each learner had said before.
+        sources : iterable of str
+            Who ordered each row's impression; empty for rows without one. Length N.
+        appended : iterable of float
+            When the records behind the batch were appended, Unix seconds.
+        """
+        now = time.time()
+        label = np.clip(feedback.reward, 0.0, 1.0)
+        with self._lock:
+            for name, score in scores.items():
+                self._quality.setdefault(name, _Quality()).add(score, label)
+            for source, positive, correction in zip(sources, (label > 0).tolist(), feedback.correction.tolist(), strict=True):
+                if source and not correction:
+                    self._clicked.setdefault(source, deque(maxlen=WINDOW_ROWS)).append(positive)
+                    self._impressions[source] += 1
+            self.events += feedback.rows
+            self.corrections += int(feedback.correction.sum())
+            self._learned.append((now, feedback.rows))
+            while self._learned[0][0] < now - RECENT_SECONDS:
+                self._learned.popleft()
+            for at in appended:
+                self._fresh.append((now, now - at))
+                self._fresh_histogram.observe(max(now - at, 0.0))
+
+    def request(self, seconds: float) -> None:
+        """Note how long a request took."""
+        self._latency_histogram.observe(seconds)
+        with self._lock:
+            self._latency.append((time.time(), seconds))
+
+    def mark(self, text: str) -> None:
+        """Put a mark on the time line."""
+        with self._lock:
+            self._marks.append({"time": time.time(), "text": text})
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything as of now, ready for JSON (numbers that do not exist are None)."""
+        gauges = dict(self._gauges())
+        now = time.time()
+        with self._lock:
+            learners = {
+                name: {
+                    "auc": _number(quality.window.auc()),
+                    "logloss": _number(quality.window.log_loss()),
+                    "alarms": quality.alarms,
+                    "alarm": now - quality.last_alarm < ALARM_SECONDS,
+                }
+                for name, quality in self._quality.items()
+            }
+            sources = {
+                name: {"ctr": sum(rows) / len(rows), "rows": self._impressions[name]} for name, rows in self._clicked.items()
+            }
+            rate = sum(rows for at, rows in self._learned if at > now - RECENT_SECONDS) / RECENT_SECONDS
+            fresh, latency, marks = _recent(self._fresh, now), _recent(self._latency, now), list(self._marks)
+        return {
+            "time": now,
+            "events": self.events,
+            "corrections": self.corrections,
+            "learn_rate": rate,
+            "freshness": _quantiles(fresh),
+            "latency": _quantiles(latency),
+            "learners": learners,
+            "sources": sources,
+            "marks": marks,
+            **gauges,
+        }
+
+    def metrics(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Families(Collector):
+    """Prometheus families made from a snapshot when they are scraped."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._monitor.snapshot()
+        yield CounterMetricFamily("freshet_learned_rows", "Rows learned by this process", value=now["events"])
+        yield CounterMetricFamily("freshet_corrections", "Rows that revised an earlier outcome", value=now["corrections"])
+        yield GaugeMetricFamily("freshet_learn_rate", "Rows learned per second", value=now["learn_rate"])
+        for name, help_text in _GAUGES.items():
+            if now.get(name) is not None:
+                yield GaugeMetricFamily(f"freshet_{name}", help_text, value=now[name])
+        for name, (label, help_text) in _LABELLED.items():
+            counter = CounterMetricFamily(f"freshet_{name}", help_text, labels=[label])
+            gauge = GaugeMetricFamily(f"freshet_{name}", help_text, labels=[label])
+            family = gauge if name == "memory_bytes" else counter
+            for key, value in now.get(name, {}).items():
+                family.add_metric([key], value)
+            yield family
+        for name, help_text in (("auc", "AUC over the last rows"), ("logloss", "Logistic loss over the last rows")):
+            gauge = GaugeMetricFamily(f"freshet_{name}", help_text, labels=["learner"])
+            for learner, quality in now["learners"].items():
+                if quality[name] is not None:
+                    gauge.add_metric([learner], quality[name])
+            yield gauge
+        alarms = CounterMetricFamily("freshet_drift_alarms", "Drift alarms (ADWIN) on the squared error", labels=["learner"])
+        for learner, quality in now["learners"].items():
+            alarms.add_metric([learner], quality["alarms"])
+        yield alarms
+        clicks = GaugeMetricFamily("freshet_click_through", "Share of the last shown rows with a reward", labels=["source"])
+        for source, shown in now["sources"].items():
+            clicks.add_metric([source], shown["ctr"])
+        yield clicks
+
+
+_GAUGES = {
+    "version": "Micro-batches learned since the first event",
+    "lag": "Records of the log not learned yet",
+    "lag_seconds": "Age of the oldest record not learned yet",
+}
+_LABELLED = {
+    "dead": ("reason", "Dead letters"),
+    "skipped": ("stage", "Optional stages that failed and were left out of an answer"),
+    "joiner": ("outcome", "What the joiner met"),
+    "failures": ("what", "Ticks and checkpoints that could not be written"),
+    "evictions": ("store", "Entries that gave way for want of capacity"),
+    "memory_bytes": ("store", "Memory of each store"),
+}
+
+
+def _number(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _recent(samples: deque[tuple[float, float]], now: float) -> list[float]:
+    recent = []
+    for at, value in reversed(samples):
+        if at < now - RECENT_SECONDS:
+            break
+        recent.append(value)
+    return recent
+
+
+def _quantiles(values: list[float]) -> dict[str, float | None]:
+    if not values:
+        return {"p50": None, "p99": None}
+    p50, p99 = np.quantile(values, [0.5, 0.99]).tolist()
+    return {"p50": p50, "p99": p99}

@@ -1,0 +1,121 @@
+"""Quality of scores: areas under curves, losses, and sliding windows over them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from streams.batch import Bools, Floats, Ids
+
+__all__ = ["Window", "auc", "grouped_auc", "log_loss"]
+
+_Doubles = npt.NDArray[np.float64]
+
+
+def auc(score: Floats, positive: Bools) -> float:
+    """Area under the ROC curve: the chance that a positive row scores above a negative one, ties counting half.
+
+    Parameters
+    ----------
+    score : (n,) float32
+    positive : (n,) bool
+
+    Returns
+    -------
+    float
+        NaN when there is only one class.
+    """
+    order = np.argsort(score, kind="stable")
+    return float(_auc_of_sorted(score[order], positive[order]))
+
+
+def grouped_auc(group: Ids, score: Floats, positive: Bools) -> float:
+    """Mean of the groups' own AUC, weighted by their rows; groups with one class are left out (gAUC).
+
+    Parameters
+    ----------
+    group : (n,) int64
+        For example the user of each row.
+    score : (n,) float32
+    positive : (n,) bool
+
+    Returns
+    -------
+    float
+        NaN when no group has both classes.
+    """
+    order = np.lexsort((score, group))
+    return float(_grouped_auc_of_sorted(group[order], score[order], positive[order]))
+
+
+def log_loss(score: Floats, label: Floats) -> _Doubles:
+    """Logistic loss of each row, (n,) float64, with probabilities kept within 1e-7 of 0 and 1."""
+    p = np.clip(score.astype(np.float64), 1e-7, 1.0 - 1e-7)
+    return -(label * np.log(p) + (1.0 - label) * np.log1p(-p))
+
+
+class Window:
+    """The last `length` rows of scores and labels.
+
+    Parameters
+    ----------
+    length : int
+        Rows kept.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._score, self._label = np.zeros(length, np.float32), np.zeros(length, np.float32)
+        self._count = 0
+
+    def add(self, score: Floats, label: Floats) -> None:
+        """Append rows; the oldest give way."""
+        length = self._score.size
+        score, label = score[-length:], label[-length:]
+        places = (self._count + np.arange(score.size)) % length
+        self._score[places], self._label[places] = score, label
+        self._count += score.size
+
+    @property
+    def rows(self) -> int:
+        """Rows held now."""
+        return min(self._count, self._score.size)
+
+    def auc(self) -> float:
+        """AUC of the rows held, see `auc`."""
+        return auc(self._score[: self.rows].copy(), self._label[: self.rows] > 0)
+
+    def log_loss(self) -> float:
+        """Mean logistic loss of the rows held; NaN when there are none."""
+        return float(log_loss(self._score[: self.rows], self._label[: self.rows]).mean()) if self.rows else float("nan")
+
+
+@njit(cache=True, nogil=True)
+def _auc_of_sorted(score, positive):  # type: ignore[no-untyped-def]
+    positives = negatives = pairs = 0.0
+    start = 0
+    for end in range(1, score.size + 1):
+        if end == score.size or score[end] != score[start]:
+            tied = 0.0
+            for n in range(start, end):
+                tied += positive[n]
+            lower = end - start - tied
+            pairs += tied * (negatives + 0.5 * lower)
+            positives += tied
+            negatives += lower
+            start = end
+    return pairs / (positives * negatives) if positives * negatives > 0.0 else np.nan
+
+
+@njit(cache=True, nogil=True)
+def _grouped_auc_of_sorted(group, score, positive):  # type: ignore[no-untyped-def]
+    total = weight = 0.0
+    start = 0
+    for end in range(1, group.size + 1):
+        if end == group.size or group[end] != group[start]:
+            own = _auc_of_sorted(score[start:end], positive[start:end])
+            if not np.isnan(own):
+                total += own * (end - start)
+                weight += end - start
+            start = end
+    return total / weight if weight > 0.0 else np.nan

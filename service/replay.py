@@ -1,0 +1,203 @@
+"""Replay of what was recorded, through the same objects that serve: predict, note, learn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from memory.stateful import digest
+from service.config import Config, ConfigError
+from service.evaluation import Evaluation, Quality, TopN
+from service.feedback import Outcomes
+from service.pipeline import Pipeline
+from service.runtime import build_joiner, build_pipeline
+from service.trainer import Trainer
+from streams.batch import Feedback
+from streams.block import Block
+from streams.dead_letters import DeadLetters
+from streams.lmdb_log import LmdbLog
+from streams.log import MemoryLog
+from streams.recorded import ColumnMap, Recording, open_recording
+
+__all__ = ["Replay", "replay"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Replay:
+    """Outcome of replaying one stream through one configuration.
+
+    Attributes
+    ----------
+    name : str
+        Of the configuration.
+    rows : int
+        Rows predicted and learned.
+    seconds : float
+        Wall time of the loop: read, decode, featurize, predict, evaluate, learn.
+    cpu_seconds : float
+        CPU time of this process in the loop.
+    quality : dict of str to Quality
+        By learner.
+    top_n : dict of str to TopN
+        By order of the catalogue; empty when it was not asked for.
+    dead : dict
+        Bad rows or records, by reason.
+    digest : str
+        Fingerprint of the state at the end.
+    memory_bytes : dict
+        By store.
+    """
+
+    name: str
+    rows: int
+    seconds: float
+    cpu_seconds: float
+    quality: dict[str, Quality]
+    top_n: dict[str, TopN]
+    dead: dict[str, int]
+    digest: str
+    memory_bytes: dict[str, int]
+
+
+def replay(config: Config, *, k: int = 10, window: int = 10_000, console: Console | None = None) -> Replay:
+    """Fold a recorded file, or an embedded log, into a new state, and evaluate on the way.
+
+    Parameters
+    ----------
+    config : Config
+        Its ``[stream] url`` says what to replay: ``file:...`` or ``lmdb:///...``.
+    k : int
+        Length of the lists for hit rate and NDCG; 0 leaves them out.
+    window : int
+        Rows of the sliding windows.
+    console : Console or None
+        Where the progress bar goes; None: nowhere.
+
+    Raises
+    ------
+    ConfigError
+        For a config that cannot be built, or a url that cannot be replayed.
+    streams.recorded.BadRecording
+        For a file that cannot be read as what it is said to be.
+    """
+    pipeline = build_pipeline(config)
+    outcomes = Outcomes(pipeline, config.reward)
+    evaluation = Evaluation(pipeline, k, window)
+    scheme = urlsplit(config.stream.url).scheme
+    if scheme == "file":
+        recording = open_stream(config)
+        batches, total, dead = _from_recording(recording, pipeline, outcomes, config), recording.rows, recording.dead
+        _check_kind(config, outcomes)
+    elif scheme == "lmdb":
+        dead = DeadLetters(MemoryLog())
+        log = LmdbLog(config.folder / "events", readonly=True) if config.folder else MemoryLog()
+        trainer = Trainer(pipeline, outcomes, build_joiner(config), log, dead, max_skew=config.stream.max_skew)
+        batches, total = trainer.batches(), None
+    else:
+        raise ConfigError("stream", f"url = {config.stream.url!r}: a replay needs file:PATH or lmdb:///folder")
+    with _Bar(console, config.name, total, evaluation) as bar:
+        wall, cpu = time.perf_counter(), time.process_time()
+        for feedback in batches:
+            evaluation.saw(feedback, pipeline.predict(feedback))
+            pipeline.learn(feedback)
+            bar.advance()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return Replay(
+        name=config.name,
+        rows=evaluation.rows,
+        seconds=wall,
+        cpu_seconds=cpu,
+        quality=evaluation.quality(),
+        top_n=evaluation.top_n(),
+        dead=dict(dead.counts),
+        digest=digest(pipeline.state_dict()),
+        memory_bytes={name: store.nbytes for name, store in pipeline.stores()},
+    )
+
+
+def open_stream(config: Config) -> Recording:
+    """Open the recorded file that ``[stream]`` names.
+
+    Raises
+    ------
+    streams.recorded.BadRecording
+        For a file that cannot be read as what it is said to be.
+    """
+    stream = config.stream
+    parts = urlsplit(stream.url)
+    return open_recording(
+        Path(parts.netloc + parts.path),
+        format=stream.format,
+        columns=ColumnMap(**stream.columns.model_dump()) if stream.columns else None,
+        kind=stream.kind,
+        sorted=stream.sorted,
+        users=None if stream.users is None else Path(stream.users),
+        items=None if stream.items is None else Path(stream.items),
+    )
+
+
+def _check_kind(config: Config, outcomes: Outcomes) -> None:
+    stream = config.stream
+    if (stream.columns is None or stream.columns.kind is None) and not outcomes.knows(stream.kind):
+        raise ConfigError("reward", f"{stream.kind!r} (the kind of [stream]) has no worth; there are {sorted(config.reward)}")
+
+
+def _from_recording(recording: Recording, pipeline: Pipeline, outcomes: Outcomes, config: Config) -> Iterator[Feedback]:
+    """Micro-batches of a recorded file, cut where a log of the same events would be cut."""
+    joiner, rows = build_joiner(config), config.stream.batch_rows
+    for offset, event in enumerate(recording.events()):
+        if isinstance(event, Block):
+            for start in range(0, event.rows, rows):
+                yield outcomes.from_block(event.slice(start, min(start + rows, event.rows)))
+        else:
+            pipeline.apply(event)
+            for joined in joiner.push(offset, event.timestamp, event):
+                feedback = outcomes.take(joined)
+                if feedback is not None:
+                    yield feedback
+    for joined in joiner.finish():
+        feedback = outcomes.take(joined)
+        if feedback is not None:
+            yield feedback
+
+
+class _Bar:
+    """A progress bar with rate and running quality, redrawn a few times a second; silent without a console."""
+
+    def __init__(self, console: Console | None, name: str, total: int | None, evaluation: Evaluation) -> None:
+        self._evaluation, self._drawn = evaluation, time.perf_counter()
+        self._progress = None if console is None else Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )  # fmt: skip
+        self._task = TaskID(0) if self._progress is None else self._progress.add_task(name, total=total, text="")
+
+    def __enter__(self) -> _Bar:
+        if self._progress is not None:
+            self._progress.start()
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def advance(self) -> None:
+        now = time.perf_counter()
+        if self._progress is None or now - self._drawn < 0.5:
+            return
+        self._drawn = now
+        rows, recent = self._evaluation.rows, self._evaluation.recent()
+        text = f"{rows / (now - self._started):,.0f} rows/s  AUC {recent['auc']:.4f}  log loss {recent['logloss']:.4f}"
+        self._progress.update(self._task, completed=rows, text=text)

@@ -1,0 +1,88 @@
+"""What a replay prints and writes: one table, JSON, and a picture of the sliding windows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from service.replay import Replay
+
+__all__ = ["as_json", "table", "write"]
+
+
+def table(replays: Sequence[Replay], k: int) -> Table:
+    """Put replays side by side: a row for each learner of each configuration."""
+    shown = Table(title="Progressive validation: every row is predicted, then learned")
+    shown.add_column("config")
+    shown.add_column("learner")
+    for name in ("AUC", "gAUC", "log loss", f"hit rate@{k}", f"NDCG@{k}", "rows/s"):
+        shown.add_column(name, justify="right")
+    for one in replays:
+        for learner in dict.fromkeys([*one.quality, *one.top_n]):
+            quality, top = one.quality.get(learner), one.top_n.get(learner)
+            shown.add_row(
+                one.name,
+                learner,
+                *(["", "", ""] if quality is None else [_text(x) for x in (quality.auc, quality.gauc, quality.log_loss)]),
+                *(["", ""] if top is None else [_text(top.hit_rate), _text(top.ndcg)]),
+                f"{one.rows / one.seconds:,.0f}" if one.seconds else "",
+            )
+    return shown
+
+
+def as_json(replays: Sequence[Replay]) -> str:
+    """Everything measured, as a JSON list; what does not exist is null."""
+    return json.dumps([_finite(asdict(one)) for one in replays], indent=1, allow_nan=False)
+
+
+def write(replays: Sequence[Replay], folder: Path, k: int) -> list[Path]:
+    """Write ``replay.json`` and ``replay.png`` into a folder, which is made if it is missing; return their paths."""
+    import matplotlib as mpl  # Takes a second to import: only a report pays it.
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    data, picture = folder / "replay.json", folder / "replay.png"
+    data.write_text(as_json(replays), encoding="utf-8")
+    with_lists = any(one.top_n for one in replays)
+    figure, axes = plt.subplots(2 + with_lists, 1, figsize=(9, 3 * (2 + with_lists)), layout="constrained", squeeze=False)
+    auc_axes, loss_axes, *hit_axes = axes[:, 0]
+    for one in replays:
+        for learner, quality in one.quality.items():
+            label = f"{one.name}: {learner}"
+            auc_axes.plot(quality.auc_curve.row, quality.auc_curve.value, label=label)
+            loss_axes.plot(quality.log_loss_curve.row, quality.log_loss_curve.value, label=label)
+        for learner, top in one.top_n.items():
+            hit_axes[0].plot(top.hit_rate_curve.row, top.hit_rate_curve.value, label=f"{one.name}: {learner}")
+    auc_axes.set_ylabel("AUC")
+    loss_axes.set_ylabel("log loss")
+    loss_axes.set_xlabel("rows")
+    for axis in hit_axes:
+        axis.set_ylabel(f"hit rate@{k}")
+        axis.set_xlabel("tests")
+    for axis in axes[:, 0]:
+        axis.grid(visible=True, alpha=0.3)
+        if axis.lines:
+            axis.legend(fontsize="small")
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+    return [data, picture]
+
+
+def _text(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4f}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

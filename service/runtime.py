@@ -1,0 +1,227 @@
+"""Everything one serving process holds, wired from a config."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+from urllib.parse import urlsplit
+
+from learners import registry
+from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
+from memory.catalog import Catalog
+from memory.history import History
+from service.config import Config, ConfigError
+from service.engine import Engine
+from service.feedback import Outcomes
+from service.monitor import Monitor
+from service.pipeline import Pipeline
+from service.trainer import Trainer
+from streams.dead_letters import DeadLetters
+from streams.join import Joiner
+from streams.lmdb_log import LmdbLog
+from streams.log import Log, MemoryLog
+
+__all__ = ["FolderBusy", "Runtime", "build_joiner", "build_pipeline", "open_runtime"]
+
+
+class FolderBusy(RuntimeError):
+    """Another process writes to this data folder."""
+
+
+def build_pipeline(config: Config) -> Pipeline:
+    """Build the learners and the stores that a config asks for.
+
+    Raises
+    ------
+    ConfigError
+        For a learner that there is not, or a keyword that it does not have.
+    """
+    featurizer = config.featurizer()
+
+    def built(role: Callable[..., Any], section: str, named: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        return {name: registry.build(role, name, keywords, f"{section}.{name}") for name, keywords in named.items()}
+
+    (ranker,) = built(Ranker, "ranker", config.ranker).items()
+    (policy,) = built(Policy, "policy", config.policy).items()
+    return Pipeline(
+        featurizer=featurizer,
+        users=Catalog(config.users.capacity, featurizer.user_columns),
+        items=Catalog(config.items.capacity, featurizer.item_columns),
+        history=History(config.history.capacity, config.history.length),
+        retrievers=built(Retriever, "retrievers", config.retrievers),
+        ranker=ranker,
+        adapters=built(Adapter, "adapters", config.adapters),
+        rerankers=built(Reranker, "rerankers", config.rerankers),
+        policy=policy,
+        recent=config.history.recent,
+    )
+
+
+def build_joiner(config: Config) -> Joiner:
+    """Build the joiner that ``[stream]`` describes."""
+    stream = config.stream
+    return Joiner(window=stream.window, lateness=stream.lateness, batch_rows=stream.batch_rows, capacity=stream.remembered)
+
+
+class Runtime:
+    """A pipeline, its trainer and engine, and the logs they read and write.
+
+    Use it as a context manager, or call `start` and `stop`.
+
+    Parameters
+    ----------
+    config : Config
+    pipeline : Pipeline
+    log, dead_log : Log
+        Events, and the records that could not be learned from.
+    lock : file or None
+        Held open while this process is the folder's one writer.
+    """
+
+    def __init__(self, config: Config, pipeline: Pipeline, log: Log, dead_log: Log, lock: IO[str] | None) -> None:
+        self.config, self.pipeline, self.log = config, pipeline, log
+        self.dead = DeadLetters(dead_log)
+        self._dead_log, self._lock = dead_log, lock
+        self.monitor = Monitor(self._gauges)
+        self.trainer = Trainer(
+            pipeline,
+            Outcomes(pipeline, config.reward),
+            build_joiner(config),
+            log,
+            self.dead,
+            max_skew=config.stream.max_skew,
+            monitor=self.monitor,
+            folder=config.checkpoints,
+            every=config.checkpoint.every,
+            keep=config.checkpoint.keep,
+        )
+        self.engine = Engine(pipeline, self.trainer, batch_requests=config.server.batch_requests, flush=config.server.flush)
+        self._stopped = False
+
+    def start(self) -> None:
+        """Start the engine."""
+        self.engine.start()
+
+    def stop(self) -> None:
+        """Stop the engine, save the state, and close the logs. A second call does nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self.engine.stop()
+        try:
+            if self.engine.failure is None:
+                self.trainer.save()
+        finally:
+            self.trainer.close()
+            self.log.close()
+            self._dead_log.close()
+            if self._lock is not None:
+                self._lock.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def status(self, digest: bool = False) -> dict[str, Any]:
+        """Where this process stands; on the engine's thread.
+
+        Parameters
+        ----------
+        digest : bool
+            Add the fingerprint of the whole state (it reads all of it).
+        """
+        pipeline, position = self.pipeline, self.trainer.position
+        status = {
+            "name": self.config.name,
+            "version": pipeline.version,
+            "next": self.trainer.next,
+            "rewind": position.rewind,
+            "lag": self.trainer.lag(),
+            "learning": self.engine.learning,
+            "users": len(pipeline.users),
+            "items": len(pipeline.items),
+            "retrievers": list(pipeline.retrievers.named),
+            "ranker": pipeline.ranker_name,
+            "adapters": list(pipeline.adapters.named),
+            "rerankers": list(pipeline.rerankers.named),
+            "policy": pipeline.policy_name,
+            "fingerprint": self.config.fingerprint,
+            "memory_bytes": _memory(pipeline),
+            "notices": list(self.trainer.notices),
+        }
+        return status | {"digest": self.trainer.digest()} if digest else status
+
+    def _gauges(self) -> dict[str, Any]:
+        pipeline = self.pipeline
+        return {
+            "version": pipeline.version,
+            "lag": self.trainer.lag(),
+            "dead": dict(self.dead.counts),
+            "skipped": dict(pipeline.skipped),
+            "joiner": dict(self.trainer.joiner.counts),
+            "failures": dict(self.trainer.failures),
+            "evictions": {
+                "users": pipeline.users.evictions,
+                "items": pipeline.items.evictions,
+                "history": pipeline.history.evictions,
+            },
+            "memory_bytes": _memory(pipeline),
+        }
+
+
+def open_runtime(config: Config) -> Runtime:
+    """Open the logs and build what the config asks for.
+
+    Raises
+    ------
+    ConfigError
+        For a config that cannot be built.
+    FolderBusy
+        When another process is the writer of the data folder.
+    OSError
+        When the folder cannot be written.
+    """
+    pipeline = build_pipeline(config)
+    scheme = urlsplit(config.stream.url).scheme
+    if scheme == "memory":
+        return Runtime(config, pipeline, MemoryLog(), MemoryLog(), None)
+    folder = config.folder
+    if folder is None:
+        raise ConfigError("stream", f"url = {config.stream.url!r}: serving needs lmdb:///folder or memory://")
+    lock = _lock(folder)
+    try:
+        log = LmdbLog(folder / "events", **config.stream.options)
+    except TypeError as error:
+        lock.close()
+        raise ConfigError("stream.options", f"{error}; see streams.lmdb_log.LmdbLog for the keys") from error
+    return Runtime(config, pipeline, log, LmdbLog(folder / "dead", max_bytes=256 << 20), lock)
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Become the one writer of a data folder; the lock goes with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / "writer.lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        lock.close()
+        raise FolderBusy(
+            f"{folder}: process {holder} already writes here; stop it, or give this one a folder of its own in [stream] url"
+        ) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def _memory(pipeline: Pipeline) -> dict[str, int]:
+    return {name: store.nbytes for name, store in pipeline.stores()}

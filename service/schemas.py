@@ -1,0 +1,194 @@
+"""What goes over HTTP: requests and answers, as msgspec structs (one source for validation, code and the OpenAPI page)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from streams.events import Attribute, Id, Kind, Scalar, Timestamp
+
+__all__ = [
+    "EventResult",
+    "EventResults",
+    "ItemDocument",
+    "Problem",
+    "RankRequest",
+    "RankedItem",
+    "RankingResponse",
+    "Reasons",
+    "RecommendRequest",
+    "UserDocument",
+    "Written",
+]
+
+Count = Annotated[int, Meta(ge=1, le=1000)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class RankRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Put these items in order for a user.
+
+    Attributes
+    ----------
+    user : str
+        User id.
+    items : list of str
+        Candidates.
+    n : int or None
+        Places to fill; None: one for every candidate.
+    context : dict
+        Request context: device, page, ...
+    request_id : str or None
+        Id of the impression, for interactions to join on; made by the service when absent.
+    by : str or None
+        Name of a retriever whose own order is wanted (a baseline), instead of the ranker's.
+    seed : int or None
+        Makes a randomised policy repeatable.
+    explain : bool
+        Add the reasons of each score.
+    log : bool
+        Append the impression to the log. False: nobody will see this ranking.
+    """
+
+    user: Id
+    items: Annotated[list[Id], Meta(min_length=1, max_length=1000)]
+    n: Count | None = None
+    context: dict[str, Scalar] = field(default_factory=dict)
+    request_id: Id | None = None
+    by: Kind | None = None
+    seed: Seed | None = None
+    explain: bool = False
+    log: bool = True
+
+
+class RecommendRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Find and order items for a user.
+
+    Attributes
+    ----------
+    user : str
+        User id.
+    n : int
+        Items wanted.
+    candidates : int
+        Items retrieved, by each retriever, for the ranker to choose from.
+    exclude : list of str
+        Items not to recommend.
+    repeat : bool
+        Whether items that the user has already interacted with may come again.
+    context, request_id, by, seed, explain, log
+        As in `RankRequest`.
+    """
+
+    user: Id
+    n: Count = 10
+    candidates: Count = 100
+    exclude: Annotated[list[Id], Meta(max_length=10_000)] = field(default_factory=list)
+    repeat: bool = False
+    context: dict[str, Scalar] = field(default_factory=dict)
+    request_id: Id | None = None
+    by: Kind | None = None
+    seed: Seed | None = None
+    explain: bool = False
+    log: bool = True
+
+
+class Reasons(Struct, kw_only=True, omit_defaults=True):
+    """Why an item has its score.
+
+    Attributes
+    ----------
+    retrievers : dict
+        Score that each retriever gave it, by name.
+    base : float
+        The ranker's score, before rerankers.
+    contributions : dict
+        Part of each feature in the base score's log-odds, by field; the constant part is left out.
+    """
+
+    retrievers: dict[str, float] = field(default_factory=dict)
+    base: float | None = None
+    contributions: dict[str, float] = field(default_factory=dict)
+
+
+class RankedItem(Struct, kw_only=True, omit_defaults=True):
+    """One place of a ranking: the item, its score, and the probability that it was put here given the places above."""
+
+    item: str
+    score: float
+    propensity: float
+    uncertainty: float | None = None
+    reasons: Reasons | None = None
+
+
+class RankingResponse(Struct, kw_only=True):
+    """A ranking.
+
+    Attributes
+    ----------
+    request_id : str
+        Send it with every interaction that follows from this ranking.
+    version : int
+        Micro-batches that the scoring state had learned from.
+    source : str
+        Learner that made the order.
+    policy : str
+        Policy that chose among the scores.
+    items : list of RankedItem
+        Best place first.
+    skipped : list of str
+        Stages that failed and were left out of this answer.
+    """
+
+    request_id: str
+    version: int
+    source: str
+    policy: str
+    items: list[RankedItem]
+    skipped: list[str] = field(default_factory=list)
+
+
+class EventResult(Struct, kw_only=True, omit_defaults=True):
+    """What became of one event of a batch: ``accepted``, or ``rejected`` with the field and what to do about it."""
+
+    status: str
+    field: str | None = None
+    error: str | None = None
+
+
+class EventResults(Struct, kw_only=True):
+    """Answer to ``POST /v1/events``: one result per event, in order. Rejected events are kept as dead letters."""
+
+    accepted: int
+    rejected: int
+    results: list[EventResult]
+
+
+class ItemDocument(Struct, kw_only=True, forbid_unknown_fields=True):
+    """An item of the catalogue."""
+
+    attributes: dict[str, Attribute] = field(default_factory=dict)
+    item: str | None = None
+    timestamp: Timestamp = 0.0
+
+
+class UserDocument(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is known of a user."""
+
+    attributes: dict[str, Attribute] = field(default_factory=dict)
+    user: str | None = None
+    timestamp: Timestamp = 0.0
+
+
+class Written(Struct, kw_only=True):
+    """A change is in the log. `visible`: rankings already show it; otherwise they will once the backlog is learned."""
+
+    visible: bool
+
+
+class Problem(Struct, kw_only=True, omit_defaults=True):
+    """An error: what is wrong, where, and what to do."""
+
+    error: str
+    field: str | None = None

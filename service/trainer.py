@@ -1,0 +1,291 @@
+"""The one writer: folds the log into the state, one micro-batch a turn.
+
+The order at every step, which is what makes a crash lose and repeat nothing:
+
+1. read records from the trainer's own offset; 2. decode, refuse, join (a function of the records alone); 3. score the batch;
+4. learn; 5. only between batches: save state and position together, in one file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from memory import checkpoint as checkpoints
+from memory.checkpoint import Checkpoint, CorruptCheckpoint
+from memory.stateful import digest
+from service.feedback import Outcomes
+from service.monitor import Monitor
+from service.pipeline import Pipeline
+from streams.batch import Feedback
+from streams.codec import BadEvent, decode, encode
+from streams.dead_letters import DeadLetters
+from streams.events import Event, Interaction, Tick
+from streams.join import Joined, Joiner, Position
+from streams.log import Log, Record
+
+__all__ = ["Trainer"]
+
+PARTITION = 0
+"""The embedded log has one partition."""
+
+POLL = 512
+"""Records read at once: enough to make a read cheap, few enough to keep a turn short. No result depends on it."""
+
+
+class Trainer:
+    """Reads a log, joins, learns, and checkpoints.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        The state to fold into.
+    outcomes : Outcomes
+        How joined rows become feedback.
+    joiner : Joiner
+    log : Log
+    dead : DeadLetters
+        Where records go that cannot be learned from.
+    max_skew : float
+        Seconds that an event may be dated ahead of its append.
+    monitor : Monitor or None
+    folder : Path or None
+        Of checkpoints; None: none are written.
+    every : float
+        Seconds between checkpoints.
+    keep : int
+        Checkpoints kept.
+    poll : int
+        Records read at once.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        outcomes: Outcomes,
+        joiner: Joiner,
+        log: Log,
+        dead: DeadLetters,
+        *,
+        max_skew: float = 300.0,
+        monitor: Monitor | None = None,
+        folder: Path | None = None,
+        every: float = 30.0,
+        keep: int = 3,
+        poll: int = POLL,
+    ) -> None:
+        self.pipeline, self.outcomes, self.joiner, self.log, self.dead = pipeline, outcomes, joiner, log, dead
+        self.monitor = monitor
+        self.notices: deque[str] = deque(maxlen=50)
+        self.failures: Counter[str] = Counter()
+        self._max_skew, self._poll = max_skew, poll
+        self._folder, self._every, self._keep = folder, every, keep
+        self._next = 0
+        self._buffer: deque[Record] = deque()
+        self._ready: deque[Joined] = deque()
+        self._appended: list[float] = []
+        self._pending_since: float | None = None
+        self._dead_until = -1
+        self._saved_version, self._saved_at = 0, time.monotonic()
+        self._saving: Future[Path] | None = None
+        self._saver = ThreadPoolExecutor(1, "checkpoint")
+
+    @property
+    def position(self) -> Position:
+        """Place in the log; whole only between batches."""
+        return self.joiner.position()
+
+    @property
+    def next(self) -> int:
+        """Offset of the next record to fold."""
+        return self._next
+
+    def restore(self) -> None:
+        """Continue from the newest checkpoint that can be trusted, else start at the beginning of the log."""
+        found, corrupt = (None, list[CorruptCheckpoint]()) if self._folder is None else checkpoints.latest(self._folder)
+        self.notices += [str(error) for error in corrupt]
+        dead = (letter.offset for letter in self.dead.letters() if letter.source == "log")
+        self._dead_until = max(dead, default=-1)
+        if found is None:
+            begin = self.log.begin()[PARTITION]
+            if begin > 0:
+                self.notices.append(f"the log begins at record {begin}: what was trimmed before it is not in the state")
+            self._next = begin
+            return
+        position = Position(**found.meta["position"])
+        assert self._folder is not None
+        with checkpoints.trust(self._folder):
+            self.pipeline.load_state_dict(found.state)
+        self.pipeline.version = self._saved_version = found.version
+        self.joiner.restore(position, self._readable(position.rewind, position.next))
+        self._next = position.next
+
+    def turn(self) -> bool:
+        """Learn one micro-batch, or read a few records towards one; False when the log has nothing more."""
+        if not self._read_on():
+            return False
+        if self._ready:
+            self._learn(self._ready.popleft())
+            if not self._ready:
+                self._save_if_due()
+        return True
+
+    def drain(self) -> None:
+        """Learn everything that the log holds now."""
+        while self.turn():
+            pass
+
+    def batches(self) -> Iterator[Feedback]:
+        """Feedback of the whole log, batch by batch, for a caller who predicts and learns by itself (a replay)."""
+        self._next = self.log.begin()[PARTITION]
+        while self._read_on():
+            if self._ready:
+                feedback = self.outcomes.take(self._ready.popleft())
+                if feedback is not None:
+                    yield feedback
+
+    def tick_due(self, now: float, flush: float) -> bool:
+        """Whether waiting rows should be closed by a `Tick`: they waited `flush` seconds, or a window has ended.
+
+        Parameters
+        ----------
+        now : float
+            Unix seconds.
+        flush : float
+            Seconds that an open batch may wait.
+        """
+        deadline = self.joiner.deadline
+        if deadline is not None and deadline <= now:
+            return True
+        if not self.joiner.pending:
+            self._pending_since = None
+            return False
+        if self._pending_since is None:
+            self._pending_since = now
+        return now - self._pending_since >= flush
+
+    def tick(self, now: float) -> None:
+        """Append a `Tick` to the log; it closes the open batch when it is read.
+
+        A log that is full costs freshness, not the service: the failure is counted, and tried again later.
+        """
+        self._pending_since = None
+        try:
+            self.log.append([(b"", encode(Tick(timestamp=now)))])
+        except OSError as error:
+            self._failed("tick", error)
+
+    def save(self) -> Path | None:
+        """Write a checkpoint now, if anything was learned since the last one, and wait until it is safe."""
+        while self._ready:
+            self._learn(self._ready.popleft())
+        self._begin_save()
+        return self._end_save()
+
+    def close(self) -> None:
+        """Wait for a checkpoint that is being written."""
+        self._end_save()
+        self._saver.shutdown()
+
+    def digest(self) -> str:
+        """Fingerprint of the whole state."""
+        return digest(self.pipeline.state_dict())
+
+    def lag(self) -> int:
+        """Records of the log that have not been folded."""
+        return self.log.end()[PARTITION] - self._next
+
+    def _read_on(self) -> bool:
+        """Fold records until a batch is complete, at most one poll of them; False when there is neither batch nor record."""
+        if self._ready:
+            return True
+        if not self._buffer:
+            self._buffer.extend(self.log.read({PARTITION: self._next}, self._poll))
+        some = bool(self._buffer)
+        while self._buffer and not self._ready:
+            self._fold(self._buffer.popleft())
+        return some
+
+    def _fold(self, record: Record) -> None:
+        self._next = record.offset + 1
+        event = self._read(record, report=record.offset > self._dead_until)
+        if event is None:
+            return
+        if isinstance(event, Interaction):
+            self._appended.append(record.timestamp)
+        self.pipeline.apply(event)
+        self._ready.extend(self.joiner.push(record.offset, record.timestamp, event))
+
+    def _read(self, record: Record, *, report: bool) -> Event | None:
+        """Decode a record, or send it to the dead letters (once: not when a restart passes it again)."""
+        try:
+            event = decode(record.value)
+            if event.timestamp > record.timestamp + self._max_skew:
+                raise BadEvent(
+                    "timestamp",
+                    f"{event.timestamp} is {event.timestamp - record.timestamp:.0f} s after it was appended; "
+                    f"at most {self._max_skew:.0f} s are allowed: check the clock, or send seconds, not milliseconds",
+                    kind="future",
+                )
+            if isinstance(event, Interaction) and not self.outcomes.knows(event.kind):
+                raise BadEvent("kind", f"{event.kind!r} is not in [reward]; add it there or correct the event", kind="kind")
+        except BadEvent as error:
+            if report:
+                self.dead.put(
+                    error.kind, str(error), record.value, source="log", partition=record.partition, offset=record.offset
+                )
+            return None
+        return event
+
+    def _readable(self, start: int, stop: int) -> Iterator[tuple[int, float, Event]]:
+        while start < stop:
+            records = self.log.read({PARTITION: start}, min(self._poll, stop - start))
+            for record in records:
+                event = self._read(record, report=False)
+                if event is not None:
+                    yield record.offset, record.timestamp, event
+            start += len(records)
+
+    def _learn(self, joined: Joined) -> None:
+        feedback = self.outcomes.take(joined)
+        if feedback is not None:
+            said = self.pipeline.predict(feedback)
+            self.pipeline.learn(feedback)
+            if self.monitor is not None:
+                sources = ["" if row.impression is None else row.impression.source or "client" for row in joined.rows]
+                self.monitor.learned(feedback, said, sources, self._appended)
+        self._appended = []
+
+    def _save_if_due(self) -> None:
+        """Save in the background; when that fails, the checkpoints before stay as they are, and it is tried again later."""
+        if time.monotonic() - self._saved_at >= self._every and (self._saving is None or self._saving.done()):
+            try:
+                self._end_save()
+            except OSError as error:
+                self._failed("checkpoint", error)
+            self._begin_save()
+
+    def _begin_save(self) -> None:
+        """Copy the state here, between two batches; write the copy on another thread."""
+        if self._folder is None or self.pipeline.version == self._saved_version:
+            return
+        self._end_save()
+        position = self.joiner.position()
+        meta = {
+            "position": {name: getattr(position, name) for name in Position.__slots__},
+            "time": time.time(),
+        }
+        saved = Checkpoint(self.pipeline.version, self.pipeline.state_dict(), meta)
+        self._saved_version, self._saved_at = saved.version, time.monotonic()
+        self._saving = self._saver.submit(checkpoints.save, self._folder, saved, self._keep)
+
+    def _failed(self, what: str, error: OSError) -> None:
+        self.failures[what] += 1
+        self.notices.append(f"{what}: {error}")
+
+    def _end_save(self) -> Path | None:
+        saving, self._saving = self._saving, None
+        return saving.result() if saving is not None else None

@@ -1,0 +1,226 @@
+"""Events to bytes and back: JSON by msgspec, with errors that tell a client what to send instead."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, TypeVar, get_args
+
+import msgspec
+
+from streams.events import Event, ItemUpdate, Tick
+
+__all__ = ["BadEvent", "decode", "decode_as", "encode", "json_schema", "partition_key"]
+
+_Document = TypeVar("_Document", bound=msgspec.Struct)
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_UNKNOWN = object()
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, UnicodeEncodeError, RecursionError)
+_STRUCTS: dict[str, type[msgspec.Struct]] = {struct.__struct_config__.tag: struct for struct in get_args(Event)}
+_TYPES = {
+    "str": "text in quotes",
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a JSON object",
+}
+_MESSAGE = re.compile(r"(?P<problem>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
+_EXPECTED = re.compile(r"Expected `(?P<types>[^`]*)`(?: of length)?(?P<bound> (?:>=|<=) [^,]+)?(?:, got `(?P<got>\w+)`)?")
+
+
+class BadEvent(ValueError):
+    """A record or a request body that is no event.
+
+    Attributes
+    ----------
+    field : str
+        The offending field, as in ``context.device`` or ``items[3]``; empty when the whole is no JSON object.
+    kind : str
+        Short stable reason for counters: ``not_json`` or ``not_an_event``.
+    """
+
+    def __init__(self, field: str, problem: str, *, kind: str = "not_an_event", what: str = "event") -> None:
+        super().__init__(f"{field or what}: {problem}")
+        self.field = field
+        self.kind = kind
+
+
+def encode(event: Event) -> bytes:
+    """JSON of an event, UTF-8.
+
+    Raises
+    ------
+    BadEvent
+        For what JSON cannot carry: NaN, infinities, text that is no valid Unicode.
+    """
+    try:
+        data = _ENCODER.encode(event)
+    except UnicodeEncodeError as error:
+        raise BadEvent("", f"{error.object!r:.80} is not valid Unicode; replace the lone surrogates") from error
+    # The encoder writes NaN and infinities as null, which no field of an event accepts.
+    if b"null" in data:
+        try:
+            _DECODER.decode(data)
+        except msgspec.ValidationError as error:
+            field, _ = _locate(msgspec.json.decode(data), _split(error)[1], "null")
+            raise BadEvent(field, "not a finite number; leave the event out, or replace the number") from error
+    return data
+
+
+def decode(data: bytes | str) -> Event:
+    """Read one event.
+
+    Parameters
+    ----------
+    data : bytes or str
+        One JSON object.
+
+    Raises
+    ------
+    BadEvent
+        Naming the field, the value and what to send instead.
+    """
+    try:
+        return _DECODER.decode(data)
+    except msgspec.ValidationError as error:
+        raise _explain(data, error) from error
+    except _NOT_JSON as error:
+        raise _not_json(data, error, "event") from error
+
+
+def decode_as(document: type[_Document], data: bytes) -> _Document:
+    """Read one JSON object that is no event: the body of a request.
+
+    Parameters
+    ----------
+    document : type
+        Struct to read it as.
+    data : bytes
+
+    Raises
+    ------
+    BadEvent
+        As `decode`.
+    """
+    try:
+        return msgspec.json.decode(data, type=document)
+    except msgspec.ValidationError as error:
+        raise _explain(data, error, document) from error
+    except _NOT_JSON as error:
+        raise _not_json(data, error, "body") from error
+
+
+def partition_key(event: Event) -> bytes:
+    """Key that keeps a user's events in one partition and in order: the user's id, empty for events of no user."""
+    return b"" if isinstance(event, ItemUpdate | Tick) else event.user.encode()
+
+
+def json_schema() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Schema of an event for the OpenAPI page.
+
+    Returns
+    -------
+    (schema, components)
+        The union, which refers to ``#/components/schemas/<name>``, and those components by name.
+    """
+    (schema,), components = msgspec.json.schema_components([Event], ref_template="#/components/schemas/{name}")
+    for component in components.values():
+        component["description"] = inspect.cleandoc(component.get("description", ""))
+    return schema, components
+
+
+def _not_json(data: bytes | str, error: Exception, what: str) -> BadEvent:
+    text = data if isinstance(data, str) else data.decode("utf-8", "replace")
+    problem = f"{_shown(text, quote=False) or 'nothing'} is not JSON ({error}); send one JSON object in UTF-8"
+    if re.search(r"[:,\[]\s*-?(NaN|Inf)", text):
+        problem = f"JSON has no NaN and no Infinity ({_shown(text, quote=False)}); send finite numbers"
+    return BadEvent("", problem, kind="not_json", what=what)
+
+
+def _explain(data: bytes | str, error: msgspec.ValidationError, document: type[msgspec.Struct] | None = None) -> BadEvent:
+    """Say in plain words what msgspec found; slow, but only bad events pay."""
+    problem, path = _split(error)
+    try:
+        raw = msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        raw = _UNKNOWN
+    kind = raw.get("type") if isinstance(raw, dict) else None
+    kind = kind if isinstance(kind, str) else "event"
+    subject, struct = (document.__name__, document) if document else (f"event of type {kind}", _STRUCTS.get(kind))
+    named = re.search(r"`(\w+)`", problem)
+    if problem.startswith("Object missing required field") and named:
+        if named[1] == "type":
+            return BadEvent("type", f"missing; send one of {', '.join(_STRUCTS)}")
+        return BadEvent(named[1], f"missing; every {subject} needs it")
+    if problem.startswith("Object contains unknown field"):
+        name = problem.split("`")[1]
+        fields = struct.__struct_fields__ if struct else ()
+        return BadEvent(name, f"not a field of {kind if document is None else subject}; {_instead(name, fields)}")
+    expected = _EXPECTED.fullmatch(problem)
+    what = "event" if document is None else "body"
+    field, value = _locate(raw, path, expected["got"] if expected else None)
+    got = "unusable" if value is _UNKNOWN else f"got {_shown(value)}"
+    if field == "type" and document is None:
+        return BadEvent(field, f"{got}; {_instead(str(value), tuple(_STRUCTS))}")
+    if problem == "Number out of range":
+        return BadEvent(field, "out of range; send a finite number")
+    if problem.startswith("Invalid base64"):
+        return BadEvent(field, f"{got}; send base64, or leave the field out")
+    if expected is None:
+        return BadEvent(field, f"{got} ({problem}); correct it", what=what)
+    wanted = " or ".join(_TYPES.get(name, name) for name in expected["types"].split(" | "))
+    bound = (expected["bound"] or "").strip()
+    if bound and expected["types"] in ("str", "array"):
+        least = "at least" if bound.startswith(">=") else "at most"
+        one, many = ("character", "characters") if expected["types"] == "str" else ("entry", "entries")
+        return BadEvent(field, f"{got}; send {least} {bound[3:]} {one if bound[3:] == '1' else many}")
+    if field == "timestamp":
+        wanted = "Unix seconds as a number"
+    return BadEvent(field, f"{got}; send {wanted}{' ' + bound if bound else ''}", what=what)
+
+
+def _split(error: msgspec.ValidationError) -> tuple[str, str]:
+    """Problem and path of msgspec's message."""
+    found = _MESSAGE.fullmatch(str(error))
+    return (found["problem"], found["path"] or "") if found else (str(error), "")
+
+
+def _instead(name: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {close[0]}?" if close else f"it can be {', '.join(known)}" if known else "leave it out"
+
+
+def _locate(raw: object, path: str, got: str | None) -> tuple[str, object]:
+    """Concrete path and value of what msgspec calls ``.context[...]``: the first entry there of JSON type `got`."""
+    found = list(_walk(raw, re.findall(r"[^.\[\]]+|\.\.\.", path), ""))
+    for field, value in found:
+        if got is None or _json_type(value) == got:
+            return field, value
+    return found[0] if found else (path.lstrip("."), _UNKNOWN)
+
+
+def _walk(raw: object, steps: list[str], field: str) -> Iterator[tuple[str, object]]:
+    if not steps:
+        yield field, raw
+    elif isinstance(raw, dict):
+        for name in raw if steps[0] == "..." else (steps[0],):
+            if name in raw:
+                yield from _walk(raw[name], steps[1:], f"{field}.{name}" if field else name)
+    elif isinstance(raw, list) and steps[0].isdigit() and int(steps[0]) < len(raw):
+        yield from _walk(raw[int(steps[0])], steps[1:], f"{field}[{steps[0]}]")
+
+
+def _json_type(value: object) -> str:
+    kinds = ((bool, "bool"), (int, "int"), (float, "float"), (str, "str"), (list, "array"), (dict, "object"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), "null")
+
+
+def _shown(value: object, *, quote: bool = True) -> str:
+    text = json.dumps(value, ensure_ascii=False) if quote else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,352 @@
+"""Joining impressions with what users did about them.
+
+Everything here is a function of the records alone: deadlines follow event time, batches close at a row count or at a `Tick`
+of the log, never because a poll came back short. So a replay of the log joins and cuts as the live run did.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from streams.events import Event, Forget, Impression, Interaction, Scalar, Tick
+
+__all__ = ["Joined", "Joiner", "Position", "Row"]
+
+
+class Row(Struct):
+    """One outcome: a user did something with an item, or was shown it and left it alone.
+
+    Attributes
+    ----------
+    user, item : str
+        Ids.
+    kind : str
+        Kind of the interaction; empty for an item left alone.
+    value : float
+        Strength of the interaction.
+    timestamp : float
+        Event time, Unix seconds.
+    impression : Impression or None
+        Where the item was shown, if it was.
+    place : int
+        Place of the item in the impression; -1 without one.
+    correction : bool
+        Whether this place has already left with another outcome.
+    context : dict
+        Context of an interaction without an impression.
+    """
+
+    user: str
+    item: str
+    kind: str
+    value: float
+    timestamp: float
+    impression: Impression | None
+    place: int
+    correction: bool
+    context: dict[str, Scalar]
+
+
+class Joined(NamedTuple):
+    """A batch: what was shown (for who learns without labels), and outcomes, each in the order of the log."""
+
+    shown: list[Impression]
+    rows: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Whole state of a reader of one partition, small enough for a checkpoint.
+
+    Pushing the records from `rewind` up to `next` through a new joiner, and keeping only the last `rows` outcomes and `shown`
+    impressions that come out, gives back the joiner as it was.
+
+    Attributes
+    ----------
+    next : int
+        Offset of the next record to read.
+    rewind : int
+        Offset from which to push again.
+    watermark : float
+        Event time that had been reached at `rewind`.
+    rows, shown : int
+        Length of the batch that was still open.
+    """
+
+    next: int = 0
+    rewind: int = 0
+    watermark: float = 0.0
+    rows: int = 0
+    shown: int = 0
+
+
+class _Mark(NamedTuple):
+    offset: int
+    watermark: float
+
+
+class _Seen(NamedTuple):
+    at: _Mark
+    needs: _Mark
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    impression: Impression
+    seen: _Seen
+    touched: set[int] = field(default_factory=set)
+
+
+class Joiner:
+    """Joins the records of one partition.
+
+    Parameters
+    ----------
+    window : float
+        Seconds of event time that an impression waits for interactions; then its untouched rows leave with reward 0.
+    lateness : float
+        Seconds past the window in which a late interaction is still joined, as a correction. For ``window + lateness``
+        seconds the id of an event is remembered, and a second event with it is dropped.
+    batch_rows : int
+        Rows (and impressions) of a batch.
+    capacity : int
+        Most ids (of impressions and interactions) that are remembered. Past it the oldest are let go early, and counted.
+
+    Attributes
+    ----------
+    counts : Counter
+        ``impressions``, ``interactions``, ``duplicates`` (dropped), ``late`` (joined after the window), ``repeated`` (a second
+        interaction with one place), ``unjoined`` (its impression is not known any more, or never showed the item: learned
+        as if it had none), ``let_go`` (closed early for want of capacity).
+
+    Notes
+    -----
+    An event is remembered for a fixed span of event time since it was last seen, so what is remembered at any record follows
+    from the records of one span before it. To decide again about every record that is still remembered now, the reader goes
+    back one more span: to what was the oldest remembered record when the now oldest one came (decision 0002).
+    """
+
+    def __init__(
+        self, *, window: float = 600.0, lateness: float = 600.0, batch_rows: int = 64, capacity: int = 100_000
+    ) -> None:
+        self._window, self._lateness, self._batch_rows, self._capacity = window, lateness, batch_rows, capacity
+        self.counts: Counter[str] = Counter()
+        self._clear(_Mark(0, 0.0))
+
+    def _clear(self, start: _Mark) -> None:
+        self._next, self._watermark = start
+        self._open: deque[_Waiting] = deque()  # within the window
+        self._closed: deque[_Waiting] = deque()  # past the window but still known to late interactions; older than the open
+        self._known: dict[str, _Waiting] = {}
+        self._seen: dict[str, _Seen] = {}  # ids, in order of when they were last seen
+        self._rows: list[Row] = []
+        self._shown: list[Impression] = []
+        self._batch_needs: _Mark | None = None  # where to go back to for the open batch
+        self._ready: list[Joined] = []
+        self._cutting = True
+
+    @property
+    def pending(self) -> bool:
+        """Whether an unfinished batch is waiting for more rows or a tick."""
+        return bool(self._rows or self._shown)
+
+    @property
+    def next(self) -> int:
+        """Offset after the last record pushed."""
+        return self._next
+
+    @property
+    def deadline(self) -> float | None:
+        """Event time at which the oldest open impression leaves, if there is one."""
+        return self._open[0].seen.at.watermark + self._window if self._open else None
+
+    def push(self, offset: int, appended: float, event: Event) -> list[Joined]:
+        """Take the next record of the partition; return the batches that this record completed.
+
+        Parameters
+        ----------
+        offset : int
+            Its place in the partition.
+        appended : float
+            When it was appended, Unix seconds: the event's time if it carries none itself.
+        event : Event
+            What it says. Updates of items and users pass without effect: they are not joined.
+        """
+        self._fold(offset, appended, event)
+        if isinstance(event, Tick) and self.pending:
+            self._cut()
+        return self._take()
+
+    def finish(self) -> list[Joined]:
+        """End of a finite stream: close every window and the last batch, whatever its length."""
+        while self._open:
+            self._close(self._open.popleft())
+        if self.pending:
+            self._cut()
+        return self._take()
+
+    def position(self) -> Position:
+        """What to keep in a checkpoint; valid between two pushes."""
+        rewind = self._batch_needs or self._going_back() or _Mark(self._next, self._watermark)
+        return Position(self._next, rewind.offset, rewind.watermark, len(self._rows), len(self._shown))
+
+    def restore(self, position: Position, records: Iterable[tuple[int, float, Event]]) -> None:
+        """Become the joiner that `position` was taken from.
+
+        Parameters
+        ----------
+        position : Position
+            From a checkpoint.
+        records : iterable of (offset, appended, event)
+            The readable records from ``position.rewind`` up to, not including, ``position.next``.
+        """
+        counted = self.counts.copy()
+        self._clear(_Mark(position.rewind, position.watermark))
+        self._cutting = False
+        for offset, appended, event in records:
+            self._fold(offset, appended, event)
+        self._next = position.next
+        del self._rows[: len(self._rows) - position.rows]
+        del self._shown[: len(self._shown) - position.shown]
+        self._batch_needs = _Mark(position.rewind, position.watermark) if self.pending else None
+        self._cutting = True
+        self.counts = counted
+
+    def _fold(self, offset: int, appended: float, event: Event) -> None:
+        self._next = offset + 1
+        timestamp = event.timestamp or appended
+        if isinstance(event, Interaction):
+            self._advance(timestamp)
+            seen = self._sight(offset)
+            if not event.id or self._is_new("e" + event.id, seen):
+                self._interact(event, timestamp)
+        elif isinstance(event, Impression):
+            self._advance(timestamp)
+            seen = self._sight(offset)
+            if self._is_new("i" + event.request_id, seen):
+                self._show(event, seen)
+        elif isinstance(event, Tick):
+            self._advance(timestamp)
+        elif isinstance(event, Forget):
+            self._forget(event.user)
+
+    def _advance(self, timestamp: float) -> None:
+        """Reach an event time: close and drop what has outlived its span."""
+        if timestamp <= self._watermark:
+            return
+        self._watermark = timestamp
+        past_window = timestamp - self._window
+        past_memory = past_window - self._lateness
+        while self._open and self._open[0].seen.at.watermark <= past_window:
+            waiting = self._open.popleft()
+            self._close(waiting)
+            self._closed.append(waiting)
+        while self._closed and self._closed[0].seen.at.watermark <= past_memory:
+            del self._known[self._closed.popleft().impression.request_id]
+        outlived = []
+        for key, seen in self._seen.items():
+            if seen.at.watermark > past_memory:
+                break
+            outlived.append(key)
+        for key in outlived:
+            del self._seen[key]
+
+    def _oldest(self) -> list[_Seen]:
+        """The oldest remembered id and the oldest known impression, as far as there are any."""
+        found = [next(iter(self._seen.values()))] if self._seen else []
+        queue = self._closed or self._open
+        return [*found, queue[0].seen] if queue else found
+
+    def _going_back(self) -> _Mark | None:
+        """Where to go back to, to know all that is remembered now; None when nothing is."""
+        return min((seen.needs for seen in self._oldest()), default=None)
+
+    def _sight(self, offset: int) -> _Seen:
+        here = _Mark(offset, self._watermark)
+        return _Seen(here, min((seen.at for seen in self._oldest()), default=here))
+
+    def _is_new(self, key: str, seen: _Seen) -> bool:
+        new = self._seen.pop(key, None) is None
+        self._seen[key] = seen
+        if not new:
+            self.counts["duplicates"] += 1
+        elif len(self._seen) > self._capacity:
+            self._let_go(next(iter(self._seen)))
+        return new
+
+    def _let_go(self, key: str) -> None:
+        """Forget an id before its time, and close the impression that it names."""
+        del self._seen[key]
+        waiting = self._known.pop(key[1:], None) if key[0] == "i" else None
+        if waiting is not None:
+            self.counts["let_go"] += 1
+            if waiting.seen.at.watermark > self._watermark - self._window:
+                self._open.remove(waiting)
+                self._close(waiting)
+            else:
+                self._closed.remove(waiting)
+
+    def _show(self, impression: Impression, seen: _Seen) -> None:
+        self.counts["impressions"] += 1
+        waiting = _Waiting(impression, seen)
+        self._known[impression.request_id] = waiting
+        self._open.append(waiting)
+        self._shown.append(impression)
+        self._added()
+
+    def _interact(self, event: Interaction, timestamp: float) -> None:
+        self.counts["interactions"] += 1
+        impression, place, correction, context = None, -1, False, event.context
+        if event.request_id is not None:
+            waiting = self._known.get(event.request_id)
+            if waiting is None or event.item not in waiting.impression.items:
+                self.counts["unjoined"] += 1
+            else:
+                impression, context = waiting.impression, waiting.impression.context
+                place = impression.items.index(event.item)
+                late = waiting.seen.at.watermark <= self._watermark - self._window
+                correction = late or place in waiting.touched
+                if correction:
+                    self.counts["repeated" if place in waiting.touched else "late"] += 1
+                waiting.touched.add(place)
+        self._rows.append(
+            Row(event.user, event.item, event.kind, event.value, timestamp, impression, place, correction, context)
+        )
+        self._added()
+
+    def _close(self, waiting: _Waiting) -> None:
+        """Let the untouched places of an impression leave, as of the end of its window."""
+        impression, ends = waiting.impression, waiting.seen.at.watermark + self._window
+        for place, item in enumerate(impression.items):
+            if place not in waiting.touched:
+                self._rows.append(Row(impression.user, item, "", 0.0, ends, impression, place, False, impression.context))
+                self._added()
+
+    def _forget(self, user: str) -> None:
+        """Let go of the user's impressions without learning from them."""
+        for queue in (self._open, self._closed):
+            kept = [waiting for waiting in queue if waiting.impression.user != user]
+            if len(kept) < len(queue):
+                queue.clear()
+                queue.extend(kept)
+        self._known = {key: waiting for key, waiting in self._known.items() if waiting.impression.user != user}
+
+    def _added(self) -> None:
+        """After an entry went into the open batch: note where it began, close it when it is full."""
+        if self._batch_needs is None:
+            self._batch_needs = self._going_back() or _Mark(self._next - 1, self._watermark)
+        if self._cutting and len(self._rows) + len(self._shown) >= self._batch_rows:
+            self._cut()
+
+    def _cut(self) -> None:
+        self._ready.append(Joined(self._shown, self._rows))
+        self._shown, self._rows, self._batch_needs = [], [], None
+
+    def _take(self) -> list[Joined]:
+        ready, self._ready = self._ready, []
+        return ready

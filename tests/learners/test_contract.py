@@ -1,0 +1,35 @@
+"""Every learner in the role folders, through every check that applies to it: a new file is tested by lying there."""
+
+from __future__ import annotations
+
+import pytest
+
+from learners.base import Learner
+from learners.checks import checks_for
+from learners.registry import FOLDERS, available, build, find
+
+CASES = [
+    pytest.param(role, name, check, id=f"{name}-{check.__name__}")
+    for role in FOLDERS
+    for name in available(role)
+    for check in checks_for(find(role, name))
+]
+
+
+@pytest.mark.parametrize(("role", "name", "check"), CASES)
+def test_contract(role, name, check):
+    parameters = getattr(find(role, name), "checks_parameters", {})
+
+    def make() -> Learner:
+        return build(role, name, parameters)
+
+    check(make)
+
+
+def test_exemptions_name_checks_and_reasons():
+    for role in FOLDERS:
+        for name in available(role):
+            cls = find(role, name)
+            every = {check.__name__ for check in checks_for(type("Bare", (cls,), {"checks_exempt": {}}))}
+            for check, reason in getattr(cls, "checks_exempt", {}).items():
+                assert check in every and len(reason) > 10

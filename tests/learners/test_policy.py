@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from math import prod
+
+import numpy as np
+import pytest
+
+from learners.gaussian import win_probabilities
+from learners.policy import EpsilonGreedy, Greedy, PlackettLuce, Thompson, TopKRandom, Ucb
+
+INF = np.inf
+POLICIES = {
+    "greedy": Greedy(),
+    "ucb": Ucb(1.5),
+    "ucb0": Ucb(0.0),
+    "epsilon": EpsilonGreedy(0.3),
+    "epsilon1": EpsilonGreedy(1.0),
+    "luce": PlackettLuce(0.7),
+    "thompson": Thompson(),
+    "top1": TopKRandom(1),
+    "top2": TopKRandom(2),
+    "top9": TopKRandom(9),
+}
+WORLDS = {
+    "distinct": ([0.1, 0.9, 0.4, 0.7], [0.2, 0.1, 0.5, 0.3]),
+    "tied": ([0.5, 0.5, 0.2, 0.5, 0.2], [0.1, 0.1, 0.3, 0.1, 0.3]),
+    "all tied": ([0.5, 0.5, 0.5], [0.0, 0.0, 0.0]),
+    "certain": ([0.5, 0.5, 0.2, 0.6], [0.0, 0.0, 0.3, 0.2]),
+    "infinite": ([INF, 0.5, INF, 0.2], [0.1, 0.1, 0.1, 0.5]),
+    "untried": ([0.3, 0.5, 0.2, 0.6], [INF, 0.1, INF, 0.1]),
+    "far apart": ([-50.0, 0.0, 60.0, 0.0], [1.0, 1e-6, 1e-3, 2.0]),
+}
+
+
+def arrays(world):
+    score, uncertainty = WORLDS[world]
+    return np.array(score, np.float32), np.array(uncertainty, np.float32)
+
+
+def truth(name, order, score, uncertainty):
+    """Probability of an order, from the definition, without any of the shortcuts."""
+    values = score.astype(float)
+    width = uncertainty.astype(float)
+    if name == "ucb":
+        values = values + 1.5 * width
+    left, chance = list(range(score.size)), 1.0
+    for row in order:
+        best = [s for s in left if values[s] == max(values[t] for t in left)]
+        greedy = (row in best) / len(best)
+        infinite = [s for s in left if np.isinf(values[s]) or (name == "thompson" and np.isinf(width[s]))]
+        if name in ("greedy", "ucb", "ucb0", "top1"):
+            chance *= greedy
+        elif name.startswith("epsilon"):
+            epsilon = POLICIES[name].epsilon
+            chance *= epsilon / len(left) + (1 - epsilon) * greedy
+        elif name.startswith("top"):
+            window = min(POLICIES[name].top, len(left))
+            edge = sorted((values[s] for s in left), reverse=True)[window - 1]
+            above = [s for s in left if values[s] > edge]
+            tied = [s for s in left if values[s] == edge]
+            chance *= 1 / window if row in above else (row in tied) * (window - len(above)) / window / len(tied)
+        elif infinite:
+            chance *= (row in infinite) / len(infinite)
+        elif name == "luce":
+            chance *= np.exp(values[row] / 0.7 - np.logaddexp.reduce(np.array([values[s] for s in left]) / 0.7))
+        else:
+            chance *= win_probabilities(values[left], width[left], np.array([left.index(row)]))[0]
+        left.remove(row)
+    return chance
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("name", POLICIES)
+def test_propensities_are_the_probabilities_of_the_orders(name, world):
+    score, uncertainty = arrays(world)
+    k = min(3, score.size)
+    rng = np.random.default_rng(7)
+    trials = 3000
+    seen, told = Counter(), {}
+    for _ in range(trials):
+        ranking = POLICIES[name].select(score, uncertainty, k, rng)
+        order = tuple(ranking.rows.tolist())
+        seen[order] += 1
+        told[order] = prod(ranking.propensities.tolist())
+    possible = {order: truth(name, order, score, uncertainty) for order in itertools.permutations(range(score.size), k)}
+    assert sum(possible.values()) == pytest.approx(1, abs=1e-6)
+    for order, chance in possible.items():
+        if order in told:
+            assert told[order] == pytest.approx(chance, rel=1e-5, abs=1e-6)
+        # 4.5 sigma: about a thousand comparisons are made in this file.
+        assert abs(seen[order] - trials * chance) <= 4.5 * np.sqrt(trials * chance * (1 - chance)) + 1e-6 * trials + 0.5
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_shapes_at_the_edges(name):
+    score, uncertainty = arrays("tied")
+    policy, rng = POLICIES[name], np.random.default_rng(0)
+    for n, k, places in [(5, 9, 5), (5, 5, 5), (5, 0, 0), (0, 3, 0), (0, 0, 0), (1, 1, 1)]:
+        before = score.copy(), uncertainty.copy()
+        ranking = policy.select(score[:n], uncertainty[:n], k, rng)
+        assert ranking.rows.dtype == np.int64
+        assert ranking.propensities.dtype == np.float32
+        assert ranking.rows.shape == ranking.propensities.shape == (places,)
+        assert len(set(ranking.rows.tolist())) == places
+        assert np.array_equal(score, before[0]) and np.array_equal(uncertainty, before[1])
+    with pytest.raises(ValueError, match="k: -1 places"):
+        policy.select(score, uncertainty, -1, rng)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_generator_is_the_only_randomness(name):
+    score = np.random.default_rng(3).normal(size=50).astype(np.float32)
+    uncertainty = np.abs(score)
+    first, second = (POLICIES[name].select(score, uncertainty, 20, np.random.default_rng(5)) for _ in range(2))
+    assert np.array_equal(first.rows, second.rows) and np.array_equal(first.propensities, second.propensities)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_bad_numbers_are_refused(name):
+    policy, rng = POLICIES[name], np.random.default_rng(0)
+    score, uncertainty = arrays("distinct")
+    for bad in (np.nan, -INF):
+        with pytest.raises(ValueError, match=r"score: .* in row 2"):
+            policy.select(np.where(np.arange(4) == 2, np.float32(bad), score), uncertainty, 2, rng)
+    if name.startswith(("ucb", "thompson")):
+        for bad in (np.nan, -0.1):
+            with pytest.raises(ValueError, match=r"uncertainty: .* in row 1"):
+                policy.select(score, np.where(np.arange(4) == 1, np.float32(bad), uncertainty), 2, rng)
+        with pytest.raises(ValueError, match="shape"):
+            policy.select(score, uncertainty[:2], 2, rng)
+        with pytest.raises(ValueError, match=r"policy '(ucb|thompson)' needs the standard error .* diag_linucb"):
+            policy.select(score, None, 2, rng)
+    else:
+        assert policy.select(score, None, 2, rng).rows.size == 2
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_large_request(name):
+    rng = np.random.default_rng(11)
+    score = np.round(rng.normal(size=5000), 1).astype(np.float32)
+    ranking = POLICIES[name].select(score, np.full(5000, 0.3, np.float32), 100, rng)
+    assert len(set(ranking.rows.tolist())) == 100
+    assert np.all((ranking.propensities > 0) & (ranking.propensities <= 1))
+    if name in ("greedy", "top1"):
+        best = np.sort(score)[::-1]
+        assert np.array_equal(score[ranking.rows], best[:100])
+        tied = [np.count_nonzero(score == best[j]) - np.count_nonzero(best[:j] == best[j]) for j in range(100)]
+        assert ranking.propensities == pytest.approx(1 / np.array(tied))
+
+
+def test_plackett_luce_with_weights_that_underflow():
+    score = np.array([2000.0, 0.0, -1.0, -2000.0], np.float32)
+    ranking = PlackettLuce(1.0).select(score, None, 4, np.random.default_rng(0))
+    assert ranking.rows[0] == 0 and ranking.rows[3] == 3
+    assert ranking.propensities[0] == 1 and ranking.propensities[3] == 1
+    assert ranking.propensities[1] == pytest.approx(1 / (1 + np.exp(-1.0)) if ranking.rows[1] == 1 else 1 / (1 + np.exp(1.0)))
+
+
+def test_win_probabilities_of_two_are_the_normal_difference():
+    from math import erf, sqrt
+
+    for gap, first, second in [(0.3, 1.0, 1.0), (0.1, 1e-5, 0.2), (-2.0, 0.5, 3.0), (1e-4, 1e-5, 1e-6)]:
+        exact = 0.5 * (1 + erf(gap / sqrt(first**2 + second**2) / sqrt(2)))
+        told = win_probabilities(np.array([gap, 0.0]), np.array([first, second]), np.array([0]))
+        assert told[0] == pytest.approx(exact, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [10, 200])
+def test_win_probabilities_sum_to_one(n):
+    rng = np.random.default_rng(n)
+    mean = 0.1 * rng.normal(size=n)
+    for deviation in (np.full(n, 0.2), 10 ** rng.uniform(-7, 0, n), np.where(rng.random(n) < 0.5, 0.0, 0.1)):
+        total = sum(win_probabilities(mean, deviation, np.array([row]))[0] for row in range(n))
+        assert total == pytest.approx(1, abs=1e-7)
+
+
+def test_equal_rows_share_equally():
+    told = win_probabilities(np.full(8, 0.3), np.full(8, 0.2), np.arange(8))
+    assert told == pytest.approx(1 / np.arange(8, 0, -1), abs=1e-9)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import os
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from memory import Blob, UntrustedPickle, digest, trusting
+
+
+class Trap:
+    """Unpickling one would run a command."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("exit 3",)
+
+
+def test_a_pickle_is_refused_outside_of_trust() -> None:
+    blob = Blob(Counter(a=1))
+    before = digest(blob.state_dict())
+    trap = {"pickle": np.frombuffer(pickle.dumps(Trap()), np.uint8)}
+    for load in (blob.load_state_dict, blob.check_state_dict, blob.apply_changes):
+        with pytest.raises(UntrustedPickle, match="chmod go-w"):
+            load(trap)
+    assert digest(blob.state_dict()) == before
+
+
+def test_trust_ends_with_its_block_also_after_an_error() -> None:
+    blob = Blob(Counter(a=1))
+    with pytest.raises(KeyError), trusting():
+        blob.load_state_dict(blob.state_dict())
+        raise KeyError
+    with pytest.raises(UntrustedPickle):
+        blob.load_state_dict(blob.state_dict())
+
+
+def test_another_class_and_a_damaged_pickle_are_refused() -> None:
+    blob = Blob(Counter(a=1))
+    before = digest(blob.state_dict())
+    with trusting():
+        with pytest.raises(ValueError, match="holds a dict where a Counter is configured"):
+            blob.load_state_dict(Blob({"a": 1}).state_dict())
+        with pytest.raises(ValueError, match="does not load"):
+            blob.load_state_dict({"pickle": blob.state_dict()["pickle"][:-3]})
+    assert digest(blob.state_dict()) == before
+
+
+def test_equal_strings_give_equal_bytes_whether_or_not_they_are_one_object() -> None:
+    name = "feature"
+    shared, equal = [name, name], [name, "".join(["fea", "ture"])]
+    assert equal[0] is not equal[1]
+    assert pickle.dumps(shared) != pickle.dumps(equal)
+    assert digest(Blob(shared).state_dict()) == digest(Blob(equal).state_dict())
+
+
+def test_objects_keep_what_they_share() -> None:
+    inner = [1]
+    blob = Blob({"a": inner, "b": inner, "array": np.arange(3)})
+    with trusting():
+        blob.load_state_dict(blob.state_dict())
+    assert blob.value["a"] is blob.value["b"]
+    assert blob.value["array"].tolist() == [0, 1, 2]
+
+
+def test_an_unchanged_object_is_not_shipped_again() -> None:
+    blob = Blob(Counter())
+    assert blob.take_changes()
+    assert blob.take_changes() == {}
+    blob.value["a"] += 1
+    assert blob.take_changes()
+    assert blob.nbytes == blob.state_dict()["pickle"].size
+
+
+def test_what_cannot_be_pickled_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="value: function cannot be pickled"):
+        Blob(lambda: None)
+
+
+def test_a_river_model_goes_on_where_it_was_saved() -> None:
+    linear_model = pytest.importorskip("river.linear_model")
+    rng = np.random.default_rng(0)
+    rows = [({f"f{i}": float(x) for i, x in enumerate(rng.normal(size=3)) if x > -1}, bool(rng.integers(2))) for _ in range(60)]
+    whole, restored = Blob(linear_model.LogisticRegression()), Blob(linear_model.LogisticRegression())
+    for x, y in rows[:30]:
+        whole.value.learn_one(x, y)
+    with trusting():
+        restored.load_state_dict(whole.state_dict())
+    for x, y in rows[30:]:
+        whole.value.learn_one(x, y)
+        restored.value.learn_one(dict(x), y)
+    assert digest(restored.state_dict()) == digest(whole.state_dict())

@@ -1,0 +1,252 @@
+"""One suite over every store: what `Stateful` promises, each must keep."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from memory import Arrays, Blob, Catalog, Column, History, KeyIndex, Stateful, Table, digest, trusting
+
+ROWS = 7
+"""Rows of one operation."""
+
+
+class Composite(Stateful):
+    """Two stores, one of them nested, a child without state, and attributes that are none."""
+
+    def __init__(self) -> None:
+        self.rate = 0.5
+        self.table = make_table()
+        self.inner = Stateful()
+        self.inner.history = History(5, 3)  # type: ignore[attr-defined]
+        self.inner.nothing = Stateful()  # type: ignore[attr-defined]
+
+
+def make_table() -> Table:
+    return Table(6, total=Column(None), vector=Column(3, np.float64, 0.5), count=Column(1, np.int32, -1))
+
+
+def keys_of(rng: np.random.Generator) -> np.ndarray:
+    """More different keys than any store of this suite has room for, and 0."""
+    return rng.integers(0, 12, ROWS)
+
+
+def change_arrays(store: Arrays, rng: np.random.Generator) -> None:
+    rows = rng.integers(0, len(store), 3)
+    store["w"][rows] = rng.normal(size=(3, 2))
+    store["n"][rows] += 1
+    store.mark(rows)
+
+
+def change_index(store: KeyIndex, rng: np.random.Generator) -> None:
+    store.insert(keys_of(rng))
+    store.delete(keys_of(rng)[:3])
+
+
+def change_table(store: Table, rng: np.random.Generator) -> None:
+    slots = store.insert(keys_of(rng))
+    slots = slots[slots >= 0]
+    store["total"][slots] += 1
+    store["vector"][slots] = rng.normal(size=(slots.size, 3))
+    known = store.find(keys_of(rng))
+    known = known[known >= 0]
+    store["count"][known] += 2
+    store.dirty[known] = True
+    store.delete(keys_of(rng)[:2])
+
+
+def change_history(store: History, rng: np.random.Generator) -> None:
+    store.append(keys_of(rng), keys_of(rng), rng.uniform(size=ROWS), rng.uniform(size=ROWS) < 0.5)
+    store.forget(keys_of(rng)[:1])
+
+
+def change_catalog(store: Catalog, rng: np.random.Generator) -> None:
+    keys = keys_of(rng)
+    store.ensure(keys, [f"item {key}" for key in keys])
+    key = int(rng.integers(1, 12))
+    store.put(key, f"item {key}", {"genre": ["a", "b"], "year": key}, rng.integers(1, 99, 2), np.ones(2, np.float32))
+    store.delete(int(rng.integers(1, 12)))
+    store.forget(int(rng.integers(1, 12)))
+
+
+def change_blob(store: Blob, rng: np.random.Generator) -> None:
+    store.value.update(f"word {key}" for key in keys_of(rng))
+
+
+def change_composite(store: Composite, rng: np.random.Generator) -> None:
+    change_table(store.table, rng)
+    change_history(store.inner.history, rng)  # type: ignore[attr-defined]
+
+
+def read_table(store: Table) -> None:
+    store.find(np.arange(9)), store.slots(), len(store), store.keys, store.evictions
+
+
+def read_history(store: History) -> None:
+    store.recent(np.arange(9), 4), store.seen(np.arange(9)), store.entries(3), len(store)
+
+
+def read_catalog(store: Catalog) -> None:
+    store.find(np.arange(9)), store.alive(np.arange(9)), store.name(3), store.items(), store.encoded
+    attributes = store.get(3)
+    if attributes is not None:
+        attributes["genre"] = "changed by the reader"
+
+
+def read_composite(store: Composite) -> None:
+    read_table(store.table)
+    read_history(store.inner.history)  # type: ignore[attr-defined]
+
+
+@dataclass
+class Case:
+    make: Callable[[], Stateful]
+    change: Callable[..., None]
+    read: Callable[..., object]
+    array: str
+    """Name of an array of its state."""
+
+
+CASES = {
+    "arrays": Case(lambda: Arrays(w=np.ones((9, 2), np.float32), n=np.zeros(9, np.int64)), change_arrays, len, "w"),
+    "key_index": Case(lambda: KeyIndex(6), change_index, lambda store: (store.find(np.arange(9)), store.slots()), "order"),
+    "table": Case(make_table, change_table, read_table, "rows.vector"),
+    "history": Case(lambda: History(5, 3), change_history, read_history, "rings.item"),
+    "catalog": Case(lambda: Catalog(5, 2), change_catalog, read_catalog, "rows.features"),
+    "blob": Case(lambda: Blob(Counter()), change_blob, lambda store: store.value.most_common(2), "pickle"),
+    "composite": Case(Composite, change_composite, read_composite, "inner.history.rings.item"),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+@pytest.fixture(autouse=True)
+def trusted() -> Iterator[None]:
+    with trusting():
+        yield
+
+
+def changed(case: Case, seed: int = 0, times: int = 10) -> Stateful:
+    store, rng = case.make(), np.random.default_rng(seed)
+    for _ in range(times):
+        case.change(store, rng)
+    return store
+
+
+def test_a_loaded_copy_is_equal_and_goes_on_equally(case: Case) -> None:
+    store, twin = changed(case), changed(case, seed=1)
+    assert digest(store.state_dict()) != digest(twin.state_dict())
+    twin.load_state_dict(store.state_dict())
+    assert digest(twin.state_dict()) == digest(store.state_dict())
+    one, other = np.random.default_rng(2), np.random.default_rng(2)
+    for _ in range(30):
+        case.change(store, one)
+        case.change(twin, other)
+        assert digest(twin.state_dict()) == digest(store.state_dict())
+
+
+def test_a_fresh_twin_follows_by_changes(case: Case) -> None:
+    leader, follower, second, rng = case.make(), case.make(), case.make(), np.random.default_rng(3)
+    for step in range(40):
+        case.change(leader, rng)
+        if step % 3:
+            follower.apply_changes(leader.take_changes())
+            assert digest(follower.state_dict()) == digest(leader.state_dict())
+            if step % 2:
+                second.apply_changes(follower.take_changes())
+                assert digest(second.state_dict()) == digest(leader.state_dict()), "a follower can be followed"
+    follower.apply_changes(leader.take_changes())
+    assert leader.take_changes() == {}
+    case.change(leader, np.random.default_rng(4))
+    case.change(follower, np.random.default_rng(4))
+    assert digest(follower.state_dict()) == digest(leader.state_dict()), "behaves alike, not only looks alike"
+
+
+def test_twins_of_one_loaded_state_follow_by_changes(case: Case) -> None:
+    origin, leader, follower = changed(case), changed(case, seed=1), case.make()
+    leader.load_state_dict(origin.state_dict())
+    follower.load_state_dict(origin.state_dict())
+    assert leader.take_changes() == {}, "what is loaded on both sides is not shipped again"
+    case.change(leader, np.random.default_rng(5))
+    follower.apply_changes(leader.take_changes())
+    assert digest(follower.state_dict()) == digest(leader.state_dict())
+
+
+def test_state_and_changes_are_copies(case: Case) -> None:
+    store = changed(case)
+    state, changes = store.state_dict(), store.take_changes()
+    before, taken = digest(state), digest(changes)
+    follower = case.make()
+    follower.load_state_dict(state)
+    case.change(store, np.random.default_rng(6))
+    case.change(follower, np.random.default_rng(7))
+    assert (digest(state), digest(changes)) == (before, taken)
+    for array in (*state.values(), *changes.values()):
+        array.fill(0)
+    fresh = case.make()
+    fresh.load_state_dict(case.make().state_dict())
+    twin = changed(case)
+    case.change(twin, np.random.default_rng(6))
+    assert digest(store.state_dict()) == digest(twin.state_dict())
+
+
+def test_reading_changes_nothing(case: Case) -> None:
+    store = changed(case)
+    before = digest(store.state_dict())
+    store.take_changes()
+    for _ in range(3):
+        case.read(store)
+        assert store.nbytes > 0
+        assert [name for name, _ in store.stores("a.")]
+        assert digest(store.state_dict()) == before
+    assert store.take_changes() == {}
+
+
+def test_memory_is_bounded(case: Case) -> None:
+    store = changed(case, times=20)
+    nbytes = store.nbytes
+    shapes = {
+        name: array.shape for name, array in store.state_dict().items() if name.rpartition(".")[2] not in ("json", "pickle")
+    }
+    rng = np.random.default_rng(8)
+    for _ in range(200):
+        case.change(store, rng)
+        for _, leaf in store.stores():
+            if hasattr(leaf, "capacity"):
+                assert len(leaf) <= leaf.capacity  # type: ignore[arg-type]
+    assert {name: array.shape for name, array in store.state_dict().items() if name in shapes} == shapes
+    if not isinstance(store, Blob):  # a blob is as large as its object
+        assert store.nbytes == nbytes
+
+
+@pytest.mark.parametrize("damage", ["missing", "extra", "shape", "type"])
+def test_a_state_that_does_not_fit_is_refused_by_name(case: Case, damage: str) -> None:
+    store, other = changed(case), changed(case, seed=1)
+    before, state = digest(store.state_dict()), other.state_dict()
+    named = case.array.rpartition(".")[2]
+    if damage == "missing":
+        del state[case.array]
+    elif damage == "extra":
+        state[f"{case.array.rpartition('.')[0]}.surplus".lstrip(".")] = np.zeros(1)
+        named = "surplus"
+    elif damage == "shape":
+        state[case.array] = state[case.array][None]
+    else:
+        state[case.array] = state[case.array].astype(np.complex64)
+    with pytest.raises(ValueError, match=named):
+        store.load_state_dict(state)
+    assert digest(store.state_dict()) == before
+
+
+def test_changes_of_nothing_are_nothing(case: Case) -> None:
+    store = changed(case)
+    before = digest(store.state_dict())
+    store.apply_changes({})
+    assert digest(store.state_dict()) == before

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.config import Config, parse
+from streams.codec import encode, partition_key
+from streams.events import Event
+
+LEARNERS: dict[str, Any] = {
+    "features": {
+        "user": {"id": "category", "tribe": "category"},
+        "item": {"id": "category", "colour": "category", "price": {"type": "bucket", "width": 3.0}},
+        "context": {"device": "category"},
+        "crosses": [["user.tribe", "item.colour"]],
+    },
+    "retrievers": {"popularity": {"capacity": 100}, "item_knn": {"capacity": 100, "users": 100, "neighbours": 16}},
+    "ranker": {"fm": {"factors": 4, "bits": 10}},
+    "items": {"capacity": 100},
+    "users": {"capacity": 100},
+    "history": {"capacity": 100, "length": 10},
+}
+"""A small service that has one of everything."""
+
+
+@pytest.fixture
+def make_config() -> Callable[..., Config]:
+    def make(url: str | Path = "memory://", **sections: Any) -> Config:
+        stream = {"url": str(url) if isinstance(url, str) else f"lmdb://{url}", "window": 20.0, "lateness": 20.0, "batch_rows": 16}
+        stream |= sections.pop("stream", {})
+        return parse(LEARNERS | {"stream": stream} | sections, "test")
+
+    return make
+
+
+def records(events: list[Event]) -> list[tuple[bytes, bytes]]:
+    """What a log is given for these events."""
+    return [(partition_key(event), encode(event)) for event in events]

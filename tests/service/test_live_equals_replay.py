@@ -1,0 +1,109 @@
+"""One digest, however the same log is stored, polled, cut into runs, or replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service.config import Config
+from service.feedback import Outcomes
+from service.replay import replay
+from service.runtime import build_joiner, build_pipeline
+from service.trainer import Trainer
+from streams.codec import encode, partition_key
+from streams.dead_letters import DeadLetters
+from streams.events import Event
+from streams.lmdb_log import LmdbLog
+from streams.log import Log, MemoryLog
+from tests.worlds import busy_world
+
+EVENTS = list(busy_world(seed=1, length=300))
+
+
+def fill(log: Log, events: list[Event], at_once: int = 1000) -> Log:
+    pairs = [(partition_key(event), encode(event)) for event in events]
+    for start in range(0, len(pairs), at_once):
+        log.append(pairs[start : start + at_once])
+    return log
+
+
+def trainer(config: Config, log: Log, *, poll: int = 512, folder: Path | None = None) -> Trainer:
+    pipeline = build_pipeline(config)
+    outcomes = Outcomes(pipeline, config.reward)
+    dead = DeadLetters(MemoryLog())
+    # The log is older than its events say: the world's clock stands still in 2023.
+    return Trainer(pipeline, outcomes, build_joiner(config), log, dead, folder=folder, poll=poll)
+
+
+def fold(config: Config, log: Log, poll: int = 512) -> Trainer:
+    folded = trainer(config, log, poll=poll)
+    folded.restore()
+    folded.drain()
+    return folded
+
+
+@pytest.fixture
+def uninterrupted(make_config: Callable[..., Config]) -> Trainer:
+    return fold(make_config(), fill(MemoryLog(), EVENTS))
+
+
+@pytest.mark.parametrize("poll", [1, 5, 7, 1000])
+def test_poll_sizes_and_logs_do_not_matter(
+    poll: int, uninterrupted: Trainer, make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = make_config()
+    log = fill(LmdbLog(tmp_path / "events", max_bytes=64 << 20), EVENTS, at_once=13)
+    assert fold(config, log, poll).digest() == uninterrupted.digest()
+    assert fold(config, fill(MemoryLog(), EVENTS), poll).digest() == uninterrupted.digest()
+    assert uninterrupted.pipeline.version > 50
+    log.close()
+
+
+def test_learning_as_events_arrive_equals_learning_afterwards(
+    uninterrupted: Trainer, make_config: Callable[..., Config]
+) -> None:
+    log = MemoryLog()
+    live = trainer(make_config(), log)
+    live.restore()
+    for start in range(0, len(EVENTS), 3):
+        fill(log, EVENTS[start : start + 3])
+        live.drain()
+    assert live.digest() == uninterrupted.digest()
+
+
+def test_the_replay_command_folds_a_log_to_the_same_state(
+    uninterrupted: Trainer, make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    fill(LmdbLog(tmp_path / "events", max_bytes=64 << 20), EVENTS).close()
+    done = replay(make_config(tmp_path))
+    assert done.digest == uninterrupted.digest()
+    assert done.quality["fm"].auc > 0.7
+    assert done.dead == {}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_twenty_kills_leave_no_trace(
+    seed: int, uninterrupted: Trainer, make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Each life learns some turns past its last checkpoint, then is dropped without a word."""
+    import random
+
+    rng = random.Random(seed)
+    config, log = make_config(), fill(MemoryLog(), EVENTS)
+    kills = 0
+    while True:
+        life = trainer(config, log, poll=rng.choice([1, 5, 7, 1000]), folder=tmp_path)
+        life.restore()
+        turns = [life.turn() for _ in range(rng.randint(1, 12))]
+        if not turns[-1]:
+            break
+        life.save()
+        for _ in range(rng.randint(0, 15)):
+            life.turn()
+        kills += 1
+        life.close()
+    assert kills >= 20
+    assert life.digest() == uninterrupted.digest()
+    assert life.pipeline.version == uninterrupted.pipeline.version

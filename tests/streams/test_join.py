@@ -1,0 +1,145 @@
+"""The joiner against a stream whose outcomes are known, and against itself cut anywhere."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from streams.events import Event, Forget, Impression, Interaction, Tick
+from streams.join import Joined, Joiner
+
+
+def shown(request: str, time: float, *items: str, user: str = "u") -> Impression:
+    return Impression(request_id=request, user=user, items=items, timestamp=time)
+
+
+def click(item: str, time: float, request: str | None = None, id: str = "", kind: str = "click", user: str = "u") -> Interaction:
+    return Interaction(user=user, item=item, request_id=request, id=id, kind=kind, timestamp=time)
+
+
+def fold(joiner: Joiner, *events: Event, start: int = 0) -> list[Joined]:
+    return [joined for at, event in enumerate(events, start) for joined in joiner.push(at, 0.0, event)]
+
+
+def outcomes(batches: list[Joined]) -> list[tuple[str, str, bool]]:
+    return [(row.item, row.kind, row.correction) for joined in batches for row in joined.rows]
+
+
+def test_positive_leaves_on_arrival_and_the_untouched_at_the_end_of_the_window() -> None:
+    joiner = Joiner(window=10, lateness=10, batch_rows=1)
+    assert fold(joiner, shown("r", 100, "a", "b", "c"))[0].shown[0].request_id == "r"
+    assert outcomes(joiner.push(1, 0.0, click("b", 105, "r"))) == [("b", "click", False)]
+    assert outcomes(joiner.push(2, 0.0, Tick(timestamp=109.9))) == []
+    left_alone = joiner.push(3, 0.0, Tick(timestamp=110))
+    assert outcomes(left_alone) == [("a", "", False), ("c", "", False)]
+    assert [row.timestamp for joined in left_alone for row in joined.rows] == [110, 110]
+
+
+def test_late_and_second_interactions_are_corrections_and_counted() -> None:
+    joiner = Joiner(window=10, lateness=10, batch_rows=100)
+    events = [shown("r", 100, "a", "b"), click("a", 101, "r"), click("a", 102, "r", kind="buy"), click("b", 115, "r")]
+    batches = fold(joiner, *events, Tick(timestamp=116))
+    assert outcomes(batches) == [("a", "click", False), ("a", "buy", True), ("b", "", False), ("b", "click", True)]
+    assert joiner.counts["repeated"] == 1
+    assert joiner.counts["late"] == 1
+
+
+def test_interaction_past_lateness_or_with_an_item_not_shown_passes_without_its_impression() -> None:
+    joiner = Joiner(window=10, lateness=10, batch_rows=1)
+    batches = fold(joiner, shown("r", 100, "a"), click("z", 101, "r"), click("a", 121, "r"))
+    rows = [row for joined in batches for row in joined.rows]
+    assert [(row.item, row.impression is None) for row in rows] == [("z", True), ("a", False), ("a", True)]
+    assert joiner.counts["unjoined"] == 2
+
+
+def test_a_repeated_id_is_dropped_while_it_is_remembered() -> None:
+    joiner = Joiner(window=10, lateness=10, batch_rows=1)
+    assert len(outcomes(fold(joiner, click("a", 100, id="x"), click("a", 119, id="x")))) == 1
+    assert len(outcomes(fold(joiner, click("a", 138, id="x"), start=2))) == 0, "seen again at 119: remembered until 139"
+    assert len(outcomes(fold(joiner, click("a", 158, id="x"), start=3))) == 1
+    assert joiner.counts["duplicates"] == 2
+
+
+def test_an_impression_sent_twice_counts_once() -> None:
+    joiner = Joiner(window=10, lateness=0, batch_rows=100)
+    batches = fold(joiner, shown("r", 100, "a"), shown("r", 100, "a"), Tick(timestamp=200))
+    assert outcomes(batches) == [("a", "", False)]
+
+
+def test_batches_close_at_their_row_count_even_when_one_event_ends_many_windows() -> None:
+    joiner = Joiner(window=10, lateness=0, batch_rows=4)
+    batches = fold(joiner, *(shown(f"r{n}", 100, *"abc") for n in range(5)), Tick(timestamp=200))
+    assert [len(joined.rows) + len(joined.shown) for joined in batches] == [4, 4, 4, 4, 4]
+    assert not joiner.pending
+
+
+def test_beyond_capacity_the_oldest_impression_leaves_early_and_is_counted() -> None:
+    joiner = Joiner(window=10, lateness=0, batch_rows=1, capacity=2)
+    batches = fold(joiner, shown("r1", 100, "a"), shown("r2", 100, "b"), shown("r3", 100, "c"))
+    assert outcomes(batches) == [("a", "", False)]
+    assert joiner.counts["let_go"] == 1
+
+
+def test_forgetting_a_user_drops_waiting_impressions_unlearned() -> None:
+    joiner = Joiner(window=10, lateness=0, batch_rows=1)
+    events = [shown("r", 100, "a", user="gone"), shown("s", 100, "b"), Forget(user="gone"), Tick(timestamp=200)]
+    assert outcomes(fold(joiner, *events)) == [("b", "", False)]
+
+
+def random_stream(seed: int, length: int) -> Iterator[Event]:
+    """Impressions, clicks in and out of time, duplicates of both, events out of order, forgets and ticks."""
+    rng = random.Random(seed)
+    now, requests, sent = 1000.0, [], []
+    for n in range(length):
+        now += rng.expovariate(1.0)
+        time = now - rng.choice([0, 0, 0, rng.uniform(0, 30)])
+        draw = rng.random()
+        if draw < 0.35 or not requests:
+            event: Event = shown(f"r{n}", time, *rng.sample("abcdef", rng.randint(1, 4)), user=rng.choice("uvw"))
+            requests.append(event)
+            sent.append(event)
+        elif draw < 0.75:
+            request = rng.choice(requests[-12:])
+            item = rng.choice([*request.items, "z"])
+            event = click(item, time, rng.choice([request.request_id, None]), rng.choice([f"i{n}", ""]), user=request.user)
+            sent.append(event)
+        elif draw < 0.9 and sent:
+            event = rng.choice(sent[-25:])
+        elif draw < 0.92:
+            event = Forget(user=rng.choice("uvw"))
+        else:
+            event = Tick(timestamp=now)
+        yield event
+
+
+@pytest.mark.parametrize("capacity", [5, 1000])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_joiner_restored_at_any_point_goes_on_as_if_never_stopped(seed: int, capacity: int) -> None:
+    settings = {"window": 8.0, "lateness": 6.0, "batch_rows": 5, "capacity": capacity}
+    events = list(random_stream(seed, 400))
+    whole = Joiner(**settings)
+    positions, batches = [], []
+    for at, event in enumerate(events):
+        positions.append(whole.position())
+        batches.append(whole.push(at, 0.0, event))
+    assert sum(map(len, batches)) > 50
+    for cut in range(0, len(events), 7):
+        # Killed again and again: each life starts from a position that the life before it wrote.
+        position, start = positions[cut], cut
+        while start < len(events):
+            stop = min(start + 60, len(events))
+            restored = Joiner(**settings)
+            restored.restore(position, ((at, 0.0, events[at]) for at in range(position.rewind, position.next)))
+            for at in range(start, stop):
+                assert restored.push(at, 0.0, events[at]) == batches[at], f"cut at {cut}, {start}; record {at}"
+            position, start = restored.position(), stop
+
+
+def test_a_position_goes_back_no_further_than_two_spans() -> None:
+    joiner = Joiner(window=8, lateness=6, batch_rows=5)
+    for at, event in enumerate(random_stream(0, 400)):
+        joiner.push(at, 0.0, event)
+        position = joiner.position()
+        assert at - 120 < position.rewind <= position.next
