@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -111,8 +112,8 @@ class Featurizer:
     ----------
     fields : sequence of Field
         Columns come in the order user ids, item ids, user, item, context, crosses.
-    crosses : sequence of (str, str)
-        Pairs of field labels; each pair of their columns becomes one more column, the product of both.
+    crosses : sequence of str
+        Pairs of field labels, as in ``"user.id * item.genres"``; each pair of their columns becomes one more column.
 
     Raises
     ------
@@ -120,7 +121,7 @@ class Featurizer:
         For a cross of a field that is not there.
     """
 
-    def __init__(self, fields: Sequence[Field], crosses: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(self, fields: Sequence[Field], crosses: Sequence[str] = ()) -> None:
         self.fields = tuple(fields)
         sides = {side: [f for f in fields if f.side == side and not f.is_id] for side in ("user", "item", "context")}
         self._users, self._items, self._context = sides["user"], sides["item"], sides["context"]
@@ -132,10 +133,12 @@ class Featurizer:
         )
         names = [f.label for f in sorted(ids, key=lambda f: f.side, reverse=True)]
         names += [f.label for side in (self._users, self._items, self._context) for f in side for _ in range(f.columns)]
-        pairs = [pair for left, right in crosses for pair in _cross(names, left, right)]
+        pairs = [pair for cross in crosses for pair in _cross(names, cross)]
         self._pairs = np.array(pairs, np.int64).reshape(-1, 2)
         self.names: tuple[str, ...] = (*names, *(f"{names[a]} * {names[b]}" for a, b in pairs))
         self._salts = np.array([hash_id("user.id="), hash_id("item.id=")], np.int64)
+        # Few different contexts make up most of a stream; the cache is bounded, and only a cache.
+        self._encode_context = lru_cache(4096)(lambda items: _encode(self._context, dict(items)))
         described = repr((self.fields, tuple(crosses)))
         self.schema = hash_id(described)
 
@@ -159,7 +162,7 @@ class Featurizer:
         if self._context:
             for row, context in enumerate(contexts):
                 if context:
-                    keys[row], values[row] = _encode(self._context, context)
+                    keys[row], values[row] = self._encode_context(tuple(context.items()))
         return keys, values
 
     def encode_context_column(self, name: str, distinct: Sequence[Value]) -> tuple[slice, Ids, Floats] | None:
@@ -266,11 +269,13 @@ def _encode(fields: Sequence[Field], attributes: Mapping[str, Value]) -> tuple[I
     return keys, values
 
 
-def _cross(names: Sequence[str], left: str, right: str) -> list[tuple[int, int]]:
-    for label in (left, right):
-        if label not in names:
-            raise ValueError(f"features.crosses: {label!r} is not a field; the fields are {sorted(set(names))}")
-    return [(a, b) for a, first in enumerate(names) if first == left for b, second in enumerate(names) if second == right]
+def _cross(names: Sequence[str], cross: str) -> list[tuple[int, int]]:
+    labels = [label.strip() for label in cross.split("*")]
+    unknown = [label for label in labels if label not in names]
+    if len(labels) != 2 or unknown:
+        raise ValueError(f'crosses: {cross!r} is not "field * field" of the fields {sorted(set(names))}; correct it')
+    left, right = ([column for column, name in enumerate(names) if name == label] for label in labels)
+    return [(a, b) for a in left for b in right]
 
 
 @njit(cache=True, nogil=True)

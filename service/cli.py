@@ -81,8 +81,8 @@ def replay(
     from service import report as reports
 
     done = []
-    for path in config or [None]:
-        settings = _with_stream(_load(path), recording, batch_rows)
+    for settings in [_load(path) for path in config] if config else [_load(None)]:
+        settings = _with_stream(settings, recording, batch_rows)
         done.append(replays.replay(settings, k=top, window=window, console=None if as_json else err))
     if as_json:
         out.print_json(reports.as_json(done))

@@ -90,12 +90,12 @@ Kind = Literal["category", "number", "bucket", "tags"]
 
 
 class Features(_Section):
-    """Fields by side; see `learners.features`. ``id`` of a user or item is its id."""
+    """Fields by side; see `learners.features`. ``id`` of a user or item is its id; crosses are ``"user.id * item.genres"``."""
 
     user: dict[str, Kind | FieldType] = {"id": "category"}
     item: dict[str, Kind | FieldType] = {"id": "category"}
     context: dict[str, Kind | FieldType] = {}
-    crosses: tuple[tuple[str, str], ...] = Field(default=(), strict=False)
+    crosses: tuple[str, ...] = Field(default=(), strict=False)
 
 
 class RewardRule(_Section):

@@ -107,8 +107,7 @@ class Trainer:
         """Continue from the newest checkpoint that can be trusted, else start at the beginning of the log."""
         found, corrupt = (None, list[CorruptCheckpoint]()) if self._folder is None else checkpoints.latest(self._folder)
         self.notices += [str(error) for error in corrupt]
-        dead = (letter.offset for letter in self.dead.letters() if letter.source == "log")
-        self._dead_until = max(dead, default=-1)
+        self._dead_until = max((letter.offset for letter in self.dead.read(10_000) if letter.source == "log"), default=-1)
         if found is None:
             begin = self.log.begin()[PARTITION]
             if begin > 0:

@@ -256,19 +256,20 @@ class Joiner:
         for key in outlived:
             del self._seen[key]
 
-    def _oldest(self) -> list[_Seen]:
+    def _oldest(self) -> tuple[_Seen | None, _Seen | None]:
         """The oldest remembered id and the oldest known impression, as far as there are any."""
-        found = [next(iter(self._seen.values()))] if self._seen else []
         queue = self._closed or self._open
-        return [*found, queue[0].seen] if queue else found
+        return next(iter(self._seen.values()), None), queue[0].seen if queue else None
 
     def _going_back(self) -> _Mark | None:
         """Where to go back to, to know all that is remembered now; None when nothing is."""
-        return min((seen.needs for seen in self._oldest()), default=None)
+        return min((seen.needs for seen in self._oldest() if seen is not None), default=None)
 
     def _sight(self, offset: int) -> _Seen:
         here = _Mark(offset, self._watermark)
-        return _Seen(here, min((seen.at for seen in self._oldest()), default=here))
+        oldest, impression = self._oldest()
+        needs = here if oldest is None else oldest.at
+        return _Seen(here, needs if impression is None else min(needs, impression.at))
 
     def _is_new(self, key: str, seen: _Seen) -> bool:
         new = self._seen.pop(key, None) is None
