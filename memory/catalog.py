@@ -125,6 +125,10 @@ class Catalog(Stateful):
         keys: Ids = self.index.keys[slots[~self.rows["dead"][slots]]]
         return keys
 
+    def newest(self, count: int) -> Ids:
+        """Hashed ids of the at most `count` items touched last that are alive, newest first."""
+        return self.index.newest(count, self.rows["dead"])
+
     @property
     def encoded(self) -> tuple[Ids, Floats]:
         """Feature keys (capacity, columns) int64 and values (capacity, columns) float32 by slot; live, not to be written to."""

@@ -108,6 +108,10 @@ class KeyIndex(Stateful):
         """Used slots from the longest untouched to the newest, (len,) int64."""
         return _order(self._links)[self.capacity - len(self) :].astype(np.int64)
 
+    def newest(self, count: int, skip: Bools) -> Ids:
+        """Keys of the at most `count` used slots touched last, newest first, without those that `skip` (capacity,) marks."""
+        return _newest(self._keys, self._links, skip, max(count, 0))
+
     def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self
@@ -251,6 +255,18 @@ def _order(links: Slots) -> Slots:
         order[place] = slot
         slot = links[slot, NEWER]
     return order
+
+
+@njit(cache=True, nogil=True)
+def _newest(keys: Ids, links: Slots, skip: Bools, count: int) -> Ids:
+    found = np.empty(min(count, keys.size), np.int64)
+    rows, slot = 0, np.int64(links[keys.size, OLDER])
+    while rows < found.size and slot < keys.size and keys[slot] != 0:
+        if not skip[slot]:
+            found[rows] = keys[slot]
+            rows += 1
+        slot = np.int64(links[slot, OLDER])
+    return found[:rows]
 
 
 @njit(cache=True, nogil=True)

@@ -268,7 +268,10 @@ def load(path: Path) -> Config:
 def _refused(error: ValidationError) -> ConfigError:
     """Say the first problem of each section in the config's own words."""
     problems: dict[str, list[str]] = {}
-    for detail in error.errors():
+    details = error.errors()
+    # A table where a name would do as well is wrong in both ways; what is wrong inside the table says more.
+    inside = [detail for detail in details if _UNION_TAGS & {str(part) for part in detail["loc"][:-1]}]
+    for detail in inside or details:
         *sections, key = [str(part) for part in detail["loc"] if part not in _UNION_TAGS]
         model: type[BaseModel] | None = _Tables
         for section in sections:

@@ -241,6 +241,8 @@ class Pipeline(Stateful):
             else:
                 keys, errors = retrieved[n]
             alive = self.items.alive(keys)
+            if isinstance(one.request, RecommendRequest):
+                alive &= self.items.find(keys) >= 0  # what the catalogue has let go has no name any more
             item.append(keys[alive])
             request.append(np.full(item[-1].size, n))
             uncertainty.append(np.full(keys.size, np.nan, np.float32)[alive] if errors is None else errors[alive])
@@ -279,7 +281,22 @@ class Pipeline(Stateful):
                     rows = slice(ends[at], min(ends[at] + request.candidates, ends[at + 1]))
                     errors = candidates.uncertainty
                     found[n].append((candidates.item[rows], None if errors is None else errors[rows]))
-        return {n: _distinct(parts) for n, parts in found.items()}
+        return {
+            n: self._fill_up(asked[n].request, *_distinct(parts), exclude.item[exclude.start[at] : exclude.start[at + 1]])
+            for at, (n, parts) in enumerate(found.items())
+        }
+
+    def _fill_up(
+        self, request: RankRequest | RecommendRequest, found: Ids, errors: Floats | None, exclude: Ids
+    ) -> tuple[Ids, Floats | None]:
+        """Where the retrievers know too little, give items of the catalogue that were touched last a chance: the new ones."""
+        assert isinstance(request, RecommendRequest)
+        missing = request.candidates - found.size
+        if missing <= 0:
+            return found, errors
+        newest = self.items.newest(request.candidates + exclude.size)
+        added = newest[~np.isin(newest, np.concatenate((found, exclude)))][:missing]
+        return np.append(found, added), None if added.size else errors
 
     def _order(
         self, n: int, one: _Asked, batch: Batch, found: Candidates, skipped: list[str]

@@ -178,15 +178,25 @@ class Trainer:
             self._failed("tick", error)
 
     def save(self) -> Path | None:
-        """Write a checkpoint now, if anything was learned since the last one, and wait until it is safe."""
+        """Write a checkpoint now, if anything was learned since the last one, and wait until it is safe.
+
+        Raises
+        ------
+        OSError
+            When it cannot be written; the checkpoints before stay as they are.
+        """
         while self._ready:
             self._learn(self._ready.popleft())
-        self._begin_save()
-        return self._end_save()
+        self._finish_save()
+        if self._folder is None or self.pipeline.version == self._saved_version:
+            return None
+        path = checkpoints.save(self._folder, self._checkpoint(), self._keep)
+        self._saved_version = self.pipeline.version
+        return path
 
     def close(self) -> None:
         """Wait for a checkpoint that is being written."""
-        self._end_save()
+        self._finish_save()
         self._saver.shutdown()
 
     def digest(self) -> str:
@@ -259,32 +269,30 @@ class Trainer:
         self._appended = []
 
     def _save_if_due(self) -> None:
-        """Save in the background; when that fails, the checkpoints before stay as they are, and it is tried again later."""
-        if time.monotonic() - self._saved_at >= self._every and (self._saving is None or self._saving.done()):
-            try:
-                self._end_save()
-            except OSError as error:
-                self._failed("checkpoint", error)
-            self._begin_save()
-
-    def _begin_save(self) -> None:
         """Copy the state here, between two batches; write the copy on another thread."""
-        if self._folder is None or self.pipeline.version == self._saved_version:
+        due = time.monotonic() - self._saved_at >= self._every and self.pipeline.version != self._saved_version
+        if self._folder is None or not due or not (self._saving is None or self._saving.done()):
             return
-        self._end_save()
+        self._finish_save()
+        copied = self._checkpoint()
+        self._saved_at, self._saved_version = time.monotonic(), copied.version
+        self._saving = self._saver.submit(checkpoints.save, self._folder, copied, self._keep)
+
+    def _finish_save(self) -> None:
+        """Wait for a save in the background; when it failed, the checkpoints before are as they were, and it is counted."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            try:
+                saving.result()
+            except OSError as error:
+                self._saved_version = -1
+                self._failed("checkpoint", error)
+
+    def _checkpoint(self) -> Checkpoint:
         position = self.joiner.position()
-        meta = {
-            "position": {name: getattr(position, name) for name in Position.__slots__},
-            "time": time.time(),
-        }
-        saved = Checkpoint(self.pipeline.version, self.pipeline.state_dict(), meta)
-        self._saved_version, self._saved_at = saved.version, time.monotonic()
-        self._saving = self._saver.submit(checkpoints.save, self._folder, saved, self._keep)
+        meta = {"position": {name: getattr(position, name) for name in Position.__slots__}, "time": time.time()}
+        return Checkpoint(self.pipeline.version, self.pipeline.state_dict(), meta)
 
     def _failed(self, what: str, error: OSError) -> None:
         self.failures[what] += 1
         self.notices.append(f"{what}: {error}")
-
-    def _end_save(self) -> Path | None:
-        saving, self._saving = self._saving, None
-        return saving.result() if saving is not None else None

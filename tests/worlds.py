@@ -33,9 +33,7 @@ def two_tribes(seed: int, length: int, *, shift_at: int | None = None) -> Iterat
         for place, item in enumerate(shown):
             if rng.random() < (0.8 if (item < 5) == likes_red else 0.05):
                 now += 0.01
-                yield Interaction(
-                    id=f"c{n}.{place}", request_id=f"r{n}", user=f"u{user}", item=f"i{item}", timestamp=now
-                )
+                yield Interaction(id=f"c{n}.{place}", request_id=f"r{n}", user=f"u{user}", item=f"i{item}", timestamp=now)
 
 
 def busy_world(seed: int, length: int) -> Iterator[Event]:

@@ -91,11 +91,9 @@ class Popularity(Retriever):
         self.items.delete(items)
 
     def _decay(self, timestamp: Times) -> _Values:
-        """Factors from scaled counts to those at `timestamp` (B,), or at the last event where that is later."""
+        """Factors from scaled counts to those at the last event, (B,): decaying further would only drown the order in zeros."""
         reference, latest = self.clock["time"][0]
-        if reference == -np.inf:
-            return np.ones(timestamp.size)
-        return np.asarray(np.exp2((reference - np.maximum(timestamp, latest)) / self.half_life))
+        return np.full(timestamp.size, 1.0 if reference == -np.inf else np.exp2((reference - latest) / self.half_life))
 
 
 @njit(cache=True, nogil=True)

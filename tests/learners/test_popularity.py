@@ -35,7 +35,7 @@ def test_decayed_counts_are_exact_however_long_ago(half_life):
     feedback = stream(500)  # at a half-life of 2 s the counts are rescaled on the way
     learner = Popularity(64, half_life)
     learner.learn(feedback)
-    now = 3010.0
+    now = float(feedback.timestamp[feedback.request[feedback.reward > 0]].max())  # any later request is answered as of then
     counts = truth(feedback, now, half_life)
     items = np.arange(1, 40)
     batch = feedback_of(user=np.ones(39), item=items, reward=np.zeros(39), timestamp=np.full(39, now))

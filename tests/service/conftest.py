@@ -29,7 +29,12 @@ LEARNERS: dict[str, Any] = {
 @pytest.fixture
 def make_config() -> Callable[..., Config]:
     def make(url: str | Path = "memory://", **sections: Any) -> Config:
-        stream = {"url": str(url) if isinstance(url, str) else f"lmdb://{url}", "window": 20.0, "lateness": 20.0, "batch_rows": 16}
+        stream = {
+            "url": str(url) if isinstance(url, str) else f"lmdb://{url}",
+            "window": 20.0,
+            "lateness": 20.0,
+            "batch_rows": 16,
+        }
         stream |= sections.pop("stream", {})
         return parse(LEARNERS | {"stream": stream} | sections, "test")
 

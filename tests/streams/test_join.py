@@ -15,7 +15,9 @@ def shown(request: str, time: float, *items: str, user: str = "u") -> Impression
     return Impression(request_id=request, user=user, items=items, timestamp=time)
 
 
-def click(item: str, time: float, request: str | None = None, id: str = "", kind: str = "click", user: str = "u") -> Interaction:
+def click(
+    item: str, time: float, request: str | None = None, id: str = "", kind: str = "click", user: str = "u"
+) -> Interaction:
     return Interaction(user=user, item=item, request_id=request, id=id, kind=kind, timestamp=time)
 
 

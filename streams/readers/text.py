@@ -1,0 +1,181 @@
+"""Delimited text: CSV, TSV, and the ``::`` files of MovieLens."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from streams.readers.mapping import BadRecording, BadRows
+
+__all__ = ["RowNumbers", "TextReader", "first_line", "read_text"]
+
+_BLOCK = 1 << 20
+_COUNTED = 1 << 30
+_COMPRESSED = {".gz", ".bz2", ".zst", ".lz4"}
+
+
+class RowNumbers:
+    """From the rows that were kept to their numbers in the file.
+
+    Parameters
+    ----------
+    header : int
+        Rows above the first one.
+    """
+
+    def __init__(self, header: int) -> None:
+        self._header = header
+        self._skipped: list[int] = []
+
+    def skip(self, number: int) -> None:
+        """Row `number` of the file is not among the kept ones; called in order."""
+        # Kept rows in front of it, which is what `row_number` looks for.
+        self._skipped.append(number - 1 - self._header - len(self._skipped))
+
+    def row_number(self, index: int) -> int:
+        """Number of the index-th kept row."""
+        return self._header + 1 + index + int(np.searchsorted(self._skipped, index, side="right"))
+
+
+class TextReader:
+    """Rows of text with a delimiter; every cell is read as text, so that a bad one costs its row and not the file.
+
+    Parameters
+    ----------
+    path : Path
+        File in UTF-8, possibly compressed (.gz, .bz2, .zst, .lz4).
+    delimiter : str
+        One character.
+    quote : str or False
+        Character that quotes cells; False: none does.
+    names : sequence of str or None
+        Names of all columns; None: the first row has them.
+    header : bool
+        Whether there is a first row of names.
+    rename : callable
+        From a column's name in the header to what it is called here.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        delimiter: str,
+        *,
+        quote: str | bool = False,
+        names: Sequence[str] | None = None,
+        header: bool = True,
+        rename: Callable[[str], str] = str,
+    ) -> None:
+        self.path = path
+        self._delimiter, self._quote, self._header = delimiter, quote, header
+        self.names = list(names) if names is not None else [rename(name) for name in self._read_header()]
+        if len(set(self.names)) < len(self.names):
+            twice = next(name for name in self.names if self.names.count(name) > 1)
+            raise BadRecording(path, f"two columns are called {twice!r}", "rename one", column=twice)
+        self._numbers = RowNumbers(int(header))
+
+    @property
+    def rows(self) -> int | None:
+        """See `Reader.rows`."""
+        if self.path.suffix in _COMPRESSED or self.path.stat().st_size > _COUNTED:
+            return None
+        lines, last = 0, b"\n"
+        with self.path.open("rb") as file:
+            while piece := file.read(_BLOCK):
+                lines, last = lines + piece.count(b"\n"), piece[-1:]
+        return max(lines + (last != b"\n") - self._header, 0)
+
+    def row_number(self, index: int) -> int:
+        """See `Reader.row_number`."""
+        return self._numbers.row_number(index)
+
+    def tables(self, columns: Sequence[str], bad: BadRows, *, whole: bool) -> Iterator[pa.Table]:
+        """See `Reader.tables`."""
+        self._numbers = RowNumbers(int(self._header))
+
+        def skip(row: pa.csv.InvalidRow) -> str:
+            problem = f"{row.actual_columns} fields instead of {row.expected_columns}"
+            self._numbers.skip(row.number)
+            failures.append((row.number, problem, row.text))
+            return "skip"
+
+        failures: list[tuple[int, str, str]] = []
+        # One thread: row numbers are only known then, and the other cores are the learner's.
+        read = pa.csv.ReadOptions(
+            use_threads=False, block_size=8 * _BLOCK, column_names=self.names, skip_rows=int(self._header)
+        )
+        parse = pa.csv.ParseOptions(
+            delimiter=self._delimiter, quote_char=self._quote, ignore_empty_lines=False, invalid_row_handler=skip
+        )
+        convert = pa.csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string()))
+        try:
+            with pa.input_stream(str(self.path)) as file:
+                if whole:
+                    table = pa.csv.read_csv(file, read, parse, convert)
+                    self._report(failures, bad)
+                    yield table
+                    return
+                for batch in pa.csv.open_csv(file, read, parse, convert):
+                    self._report(failures, bad)
+                    yield pa.Table.from_batches([batch])
+                self._report(failures, bad)
+        except pa.ArrowInvalid as error:
+            raise self._explain(str(error)) from error
+
+    def _report(self, failures: list[tuple[int, str, str]], bad: BadRows) -> None:
+        for number, problem, text in failures:
+            bad.put(self.path, number, "wrong_fields", problem, partial(str, text))
+        failures.clear()
+
+    def _read_header(self) -> list[str]:
+        line = first_line(self.path)
+        if not line:
+            raise BadRecording(self.path, "empty file", "give a file with a header and rows")
+        quoting = csv.QUOTE_MINIMAL if self._quote else csv.QUOTE_NONE
+        return next(csv.reader([line], delimiter=self._delimiter, quotechar=str(self._quote or '"'), quoting=quoting))
+
+    def _explain(self, problem: str) -> BadRecording:
+        if "invalid UTF8" in problem:
+            return BadRecording(self.path, f"text that is not UTF-8 ({problem})", "convert it: iconv -f latin1 -t utf-8")
+        if "straddl" in problem:
+            return BadRecording(self.path, "a row longer than 8 MiB", "look for a quote that is never closed")
+        if "Empty CSV" in problem or "skip initial" in problem:
+            return BadRecording(self.path, "no rows", "give a file with rows")
+        return BadRecording(self.path, problem, "see whether the format and delimiter are what the file has")
+
+
+def first_line(path: Path) -> str:
+    """First line without its end; empty for an empty file.
+
+    Raises
+    ------
+    BadRecording
+        For a file that is not there, cannot be opened, or does not start with UTF-8 text.
+    """
+    try:
+        with pa.input_stream(str(path)) as file:
+            line = file.read(_BLOCK).split(b"\n", 1)[0]
+    except FileNotFoundError as error:
+        raise BadRecording(path, "no such file", "give the path of a recorded file") from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise BadRecording(path, f"cannot be read ({error})", "see its permissions, and whether it is whole") from error
+    try:
+        return line.decode("utf-8-sig").rstrip("\r")
+    except UnicodeDecodeError as error:
+        raise BadRecording(path, f"its first line is not UTF-8 text ({error})", "name its format, or convert it") from error
+
+
+def read_text(path: Path) -> list[str]:
+    """Lines of a small file in UTF-8 or, as MovieLens has it, Latin-1."""
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return text.split("\n")

@@ -1,0 +1,397 @@
+"""The checks are only worth something if each of them catches the learner that was made to fail it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from learners import checks
+from learners.base import Adapter, Candidates, Exclusion, Ranker, Reranker, Retriever
+from learners.worlds import cut, feedback_of, world
+from memory.arrays import Arrays
+from memory.stateful import digest
+from memory.table import Column, Table
+
+
+class GoodRanker(Ranker):
+    """Mean reward of each item.
+
+    Parameters
+    ----------
+    start : float
+        Score of an unknown item.
+
+    References
+    ----------
+    None needed.
+    """
+
+    def __init__(self, start: float = 0.5) -> None:
+        self.start = start
+        self.items = Table(16, total=Column(None), times=Column(None))
+        self.seen = Arrays(times=np.zeros(1))
+
+    def score(self, batch, delta=None):
+        slots = self.items.find(batch.item)
+        mean = self.items["total"][slots] / np.maximum(self.items["times"][slots], 1)
+        batch.score[:] = np.where(slots >= 0, mean, self.start)
+
+    def learn(self, feedback):
+        for n in range(feedback.rows):
+            slot = self.items.insert(feedback.item[n : n + 1])
+            self.items["total"][slot] += feedback.reward[n]
+            self.items["times"][slot] += 1
+        if feedback.rows:
+            self.seen["times"][0] += feedback.rows
+            self.seen.mark()
+
+    def remove(self, items):
+        self.items.delete(items)
+
+
+class GoodRetriever(Retriever):
+    """Items by their reward.
+
+    References
+    ----------
+    None needed.
+    """
+
+    def __init__(self) -> None:
+        self.items = Table(16, total=Column(None))
+
+    def ranked(self):
+        slots = self.items.slots()
+        return slots[np.argsort(-self.items["total"][slots], kind="stable")]
+
+    def retrieve(self, requests, k, exclude):
+        item, request, score = [], [], []
+        for b in range(requests.user.size):
+            barred = exclude.item[exclude.start[b] : exclude.start[b + 1]]
+            best = [slot for slot in self.ranked() if self.items.keys[slot] not in barred][:k]
+            item += [self.items.keys[slot] for slot in best]
+            request += [b] * len(best)
+            score += [self.items["total"][slot] for slot in best]
+        return Candidates(np.array(item, np.int64), np.array(request, np.int64), np.array(score, np.float32))
+
+    def score(self, batch):
+        slots = self.items.find(batch.item)
+        batch.score[:] = np.where(slots >= 0, self.items["total"][slots], 0)
+
+    def learn(self, feedback):
+        for n in range(feedback.rows):
+            self.items["total"][self.items.insert(feedback.item[n : n + 1])] += feedback.reward[n]
+
+    def remove(self, items):
+        self.items.delete(items)
+
+
+class GoodReranker(Reranker):
+    """Adds the mean error of all rows so far.
+
+    References
+    ----------
+    None needed.
+    """
+
+    def __init__(self) -> None:
+        self.error = Arrays(total=np.zeros(1), times=np.zeros(1))
+
+    def rerank(self, batch):
+        return (batch.score + self.error["total"] / np.maximum(self.error["times"], 1)).astype(np.float32)
+
+    def learn(self, feedback):
+        self.error["total"][0] += np.sum(feedback.reward - feedback.score)
+        self.error["times"][0] += feedback.rows
+        if feedback.rows:
+            self.error.mark()
+
+
+class GoodAdapter(Adapter):
+    """Learns how many rows were shown.
+
+    References
+    ----------
+    None needed.
+    """
+
+    def __init__(self) -> None:
+        self.shown = Arrays(times=np.zeros(1, np.float32))
+
+    def adapt(self, batch):
+        return {"bias": self.shown["times"].copy()}
+
+    def observe(self, batch):
+        if batch.rows:
+            self.shown["times"][0] += batch.rows
+            self.shown.mark()
+
+
+GOOD = [GoodRanker, GoodRetriever, GoodReranker, GoodAdapter]
+
+
+@pytest.mark.parametrize("cls", GOOD)
+def test_good_learners_pass(cls):
+    checks.check_learner(cls)
+
+
+def planted(cls, **methods):
+    """The good learner with other methods; each is given the good one's method first."""
+
+    def bind(name, method):
+        return lambda self, *given: method(getattr(cls, name).__get__(self), self, *given)
+
+    documented = {"__doc__": cls.__doc__, "__init__": cls.__init__}
+    return type("Bad", (cls,), documented | {name: bind(name, method) for name, method in methods.items()})
+
+
+def writes_to_rewards(good, self, feedback):
+    good(feedback)
+    feedback.reward[:] = 0
+
+
+def writes_to_what_was_shown(good, self, batch):
+    batch.item[:] = 1
+
+
+def keeps_its_input(good, self, feedback):
+    good(feedback)
+    self._feedback = feedback
+
+
+def uses_what_it_kept(good, self, batch):
+    good(batch)
+    if hasattr(self, "_feedback"):
+        batch.score += self._feedback.reward[:1].sum()
+
+
+def returns_its_state(good, self, batch):
+    good(batch)
+    batch.hidden = np.broadcast_to(self.items["total"][:1], (1, 1))[: batch.rows]
+    if batch.rows == world(4).rows:
+        batch.score = self.items["total"]
+
+
+def writes_to_requests(good, self, batch):
+    good(batch)
+    batch.history[:] = 0
+
+
+def keeps_a_list(good, self, feedback):
+    good(feedback)
+    self.__dict__.setdefault("mine", []).append(1.0)
+
+
+def scores_by_its_list(good, self, batch):
+    good(batch)
+    batch.score += len(getattr(self, "mine", []))
+
+
+def counts_questions(good, self, batch):
+    good(batch)
+    self.seen["times"][0] += 1
+
+
+def answers_at_random(good, self, batch):
+    good(batch)
+    batch.score += np.random.default_rng().random()
+
+
+def starts_at_random(good, self):
+    good()
+    self.seen["times"][:] = np.random.default_rng().random()
+
+
+def forgets_to_mark(good, self, feedback):
+    good(feedback)
+    self.items.dirty[:] = False
+
+
+def grows(good, self, feedback):
+    good(feedback)
+    self.more = Arrays(times=np.zeros(len(self.__dict__.get("more", Arrays(times=np.zeros(1)))) + 1))
+
+
+def returns_nan(good, self, batch):
+    good(batch)
+    batch.score[: batch.rows // 2] = np.nan
+
+
+def returns_doubles(good, self, batch):
+    good(batch)
+    batch.score = batch.score.astype(np.float64)
+
+
+def returns_too_few(good, self, batch):
+    good(batch)
+    batch.score = batch.score[:-1]
+
+
+def fails_on_nothing(good, self, batch):
+    good(batch)
+    batch.score[0] += 0
+
+
+def learns_nothing(good, self, feedback):
+    pass
+
+
+def fails_at_once(good, self, batch):
+    assert len(self.items), "nothing learned yet"
+    good(batch)
+
+
+def ignores_exclusions(good, self, requests, k, exclude):
+    return good(requests, k, Exclusion.none(requests.user.size))
+
+
+def retrieves_twice(good, self, requests, k, exclude):
+    found = good(requests, k // 2, exclude)
+    return Candidates(*(np.repeat(array, 2) for array in (found.item, found.request, found.score)))
+
+
+def retrieves_too_many(good, self, requests, k, exclude):
+    return good(requests, k + 1, exclude)
+
+
+def retrieves_worst_first(good, self, requests, k, exclude):
+    found = good(requests, k, exclude)
+    found.score *= -1
+    return found
+
+
+def scores_otherwise(good, self, batch):
+    good(batch)
+    batch.score += 1
+
+
+def keeps_removed_items(good, self, items):
+    pass
+
+
+def writes_to_scores(good, self, batch):
+    reranked = good(batch)
+    batch.score[:] = reranked
+    return reranked
+
+
+def returns_the_parameter(good, self, batch):
+    return {"bias": self.shown["times"]}
+
+
+BAD = [
+    (GoodRanker, {"learn": writes_to_rewards}, checks.check_inputs_are_left_alone),
+    (GoodRanker, {"observe": writes_to_what_was_shown}, checks.check_inputs_are_left_alone),
+    (GoodRanker, {"learn": keeps_its_input, "score": uses_what_it_kept}, checks.check_inputs_are_left_alone),
+    (GoodRanker, {"score": returns_its_state}, checks.check_inputs_are_left_alone),
+    (GoodRanker, {"score": writes_to_requests}, checks.check_inputs_are_left_alone),
+    (GoodReranker, {"rerank": writes_to_scores}, checks.check_inputs_are_left_alone),
+    (GoodAdapter, {"adapt": returns_the_parameter}, checks.check_inputs_are_left_alone),
+    (GoodRanker, {"learn": keeps_a_list, "score": scores_by_its_list}, checks.check_save_and_load),
+    (GoodRanker, {"learn": keeps_a_list, "score": scores_by_its_list}, checks.check_followers_keep_up),
+    (GoodRanker, {"learn": keeps_a_list}, checks.check_memory_is_bounded),
+    (GoodRanker, {"learn": grows}, checks.check_memory_is_bounded),
+    (GoodRanker, {"score": counts_questions}, checks.check_serving_changes_nothing),
+    (GoodRanker, {"score": answers_at_random}, checks.check_serving_changes_nothing),
+    (GoodRanker, {"__init__": starts_at_random}, checks.check_same_seed_same_learner),
+    (GoodRanker, {"learn": forgets_to_mark}, checks.check_followers_keep_up),
+    (GoodRanker, {"score": returns_nan}, checks.check_answers_after_learning),
+    (GoodRanker, {"score": returns_doubles}, checks.check_answers_after_learning),
+    (GoodRanker, {"score": returns_too_few}, checks.check_answers_after_learning),
+    (GoodRanker, {"score": fails_on_nothing}, checks.check_strangers_and_empty_batches),
+    (GoodRanker, {"score": fails_at_once}, checks.check_serves_before_learning),
+    (GoodRanker, {"learn": learns_nothing}, checks.check_learning_changes_the_state),
+    (GoodRetriever, {"retrieve": ignores_exclusions}, checks.check_retrieval),
+    (GoodRetriever, {"retrieve": retrieves_twice}, checks.check_retrieval),
+    (GoodRetriever, {"retrieve": retrieves_too_many}, checks.check_retrieval),
+    (GoodRetriever, {"retrieve": retrieves_worst_first}, checks.check_retrieval),
+    (GoodRetriever, {"score": scores_otherwise}, checks.check_retrieval),
+    (GoodRetriever, {"learn": learns_nothing}, checks.check_retrieval),
+    (GoodRetriever, {"remove": keeps_removed_items}, checks.check_forgetting_and_removing),
+]
+
+
+@pytest.mark.parametrize(
+    ("cls", "methods", "check"),
+    BAD,
+    ids=["-".join(m.__name__ for m in methods.values()) + c.__name__[5:] for _, methods, c in BAD],
+)
+def test_planted_faults_are_caught(cls, methods, check):
+    with pytest.raises((AssertionError, IndexError)):
+        check(planted(cls, **methods))
+    assert check in checks.checks_for(cls)
+
+
+def test_documentation_is_asked_for():
+    class Silent(GoodReranker):
+        """No word about where it comes from."""
+
+    class Terse(GoodRanker):
+        """Says nothing of `start`.
+
+        References
+        ----------
+        None.
+        """
+
+    with pytest.raises(AssertionError, match="no References section"):
+        checks.check_documented(Silent)
+    with pytest.raises(AssertionError, match="start is not described"):
+        checks.check_documented(Terse)
+
+
+def test_exemptions():
+    exempt = type("Exempt", (GoodRanker,), {"checks_exempt": {"check_documented": "it is only a test"}})
+    assert checks.check_documented not in checks.checks_for(exempt)
+    assert checks.check_documented in checks.checks_for(GoodRanker)
+
+
+def test_learners_without_stable_bytes_are_compared_by_their_answers():
+    class Unstable(GoodRanker):
+        """Keeps a number that means nothing.
+
+        Parameters
+        ----------
+        start : float
+            Score of an unknown item.
+
+        References
+        ----------
+        None needed.
+        """
+
+        digest_stable = False
+
+        def __init__(self, start: float = 0.5) -> None:
+            super().__init__(start)
+            self.seen["times"][:] = np.random.default_rng().random()
+
+    checks.check_learner(Unstable)
+
+
+def test_the_world_has_its_answer():
+    feedback = world(3, rows=4000)
+    who, what = np.unique(feedback.features[:, 2]), np.unique(feedback.features[:, 3])
+    means = np.array(
+        [[feedback.reward[(feedback.features[:, 2] == u) & (feedback.features[:, 3] == i)].mean() for i in what] for u in who]
+    )
+    assert sorted(means.max(axis=1).round(1)) == pytest.approx([0.8] * 4, abs=0.11)
+    assert np.sort(means, axis=1)[:, :3].max() < 0.2
+    assert all(np.array_equal(getattr(world(3), name), getattr(world(3), name)) for name in ("item", "reward", "hidden"))
+    assert not np.isin(world(1, first=100).item, world(1).item).any()
+
+
+def test_cut_keeps_rows_and_requests_together():
+    feedback = world(1)
+    part = cut(feedback, 50, 90)
+    assert np.array_equal(part.item, feedback.item[50:90])
+    assert np.array_equal(part.user[part.request], feedback.user[feedback.request[50:90]])
+    part.item[:] = 0
+    assert feedback.item.all()
+    assert cut(feedback, 0, 0).rows == cut(feedback, 0, 0).user.size == 0
+
+
+def test_feedback_of_and_world_are_independent_of_each_other_and_repeatable():
+    one = feedback_of(user=[1, 2], item=[3, 4], reward=[1, 0])
+    assert one.rows == 2 and one.score.size == 2
+    assert digest({"x": world(2).features}) == digest({"x": world(2).features})

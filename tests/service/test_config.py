@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.config import ConfigError, load, parse
+from service.runtime import build_pipeline
+
+
+def test_the_empty_config_is_a_service() -> None:
+    pipeline = build_pipeline(parse({}))
+    assert pipeline.ranker_name == "fm"
+    assert list(pipeline.retrievers.named) == ["popularity"]
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ({"strem": {}}, ["strem", "did you mean 'stream'"]),
+        ({"stream": {"widow": 3.0}}, ["stream", "widow", "did you mean 'window'"]),
+        ({"stream": {"window": "long"}}, ["stream", "window", "'long'"]),
+        ({"stream": {"window": -1.0}}, ["stream", "window", "-1.0", "greater than 0"]),
+        ({"server": {"port": 70000}}, ["server", "port", "70000"]),
+        ({"features": {"user": {"age": "numbr"}}}, ["features.user", "age", "numbr", "number"]),
+        ({"features": {"item": {"year": {"type": "bucket", "widht": 5.0}}}}, ["features.item.year", "widht"]),
+        ({"reward": {"click": "yes"}}, ["reward", "click", "'yes'"]),
+        ({"ranker": {"fm": {}, "bias": {}}}, ["ranker", "exactly one"]),
+        ({"policy": {}}, ["policy", "exactly one"]),
+    ],
+)
+def test_a_mistake_is_refused_by_section_key_and_value(document: dict[str, object], says: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse(document)
+    for words in says:
+        assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ({"ranker": {"fmm": {}}}, ["ranker.fmm", "did you mean 'fm'"]),
+        ({"ranker": {"fm": {"factor": 8}}}, ["ranker.fm", "factor", "did you mean 'factors'"]),
+        ({"ranker": {"fm": {"factors": "8"}}}, ["ranker.fm", "factors", "'8'"]),
+        ({"retrievers": {"popularity": {"half_life": -1.0}}}, ["retrievers.popularity", "half_life", "-1"]),
+        ({"policy": {"gredy": {}}}, ["policy.gredy", "did you mean 'greedy'"]),
+        ({"features": {"crosses": ["user.id * item.age"]}}, ["features", "item.age"]),
+    ],
+)
+def test_a_mistake_in_a_learner_is_refused_when_it_is_built(document: dict[str, object], says: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        build_pipeline(parse(document))
+    for words in says:
+        assert words in str(refused.value)
+
+
+def test_files_that_are_no_config(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone.toml.*cannot be read"):
+        load(tmp_path / "gone.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[stream\n")
+    with pytest.raises(ConfigError, match=r"broken.toml.*not TOML.*line 1"):
+        load(broken)
+
+
+def test_the_fingerprint_follows_what_decides_the_state_and_nothing_else() -> None:
+    base = parse({}).fingerprint
+    assert parse({"server": {"port": 1}, "policy": {"epsilon_greedy": {}}, "checkpoint": {"every": 1.0}}).fingerprint == base
+    assert parse({"stream": {"url": "lmdb:///elsewhere"}}).fingerprint == base
+    assert parse({"ranker": {"fm": {"factors": 8}}}).fingerprint != base
+    assert parse({"stream": {"batch_rows": 8}}).fingerprint != base
+    assert parse({"reward": {"click": 2.0}}).fingerprint != base

@@ -1,0 +1,181 @@
+"""A request's walk, in worlds small enough to know the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from learners.base import Adapter, Reranker, WeightDelta
+from learners.features import hash_id
+from service.config import Config
+from service.feedback import Outcomes
+from service.pipeline import Pipeline, Refused, Stages
+from service.runtime import build_pipeline
+from service.schemas import RankingResponse, RankRequest, RecommendRequest
+from streams.batch import Batch, Floats, unpack_rows
+from streams.events import Forget, Impression, ItemUpdate, UserUpdate
+from streams.join import Row
+from tests.worlds import two_tribes
+
+RED, BLUE = [f"i{n}" for n in range(5)], [f"i{n}" for n in range(5, 10)]
+
+
+def clicked(user: str, item: str, value: float = 1.0) -> Row:
+    return Row(user, item, "click", value, 100.0, None, -1, False, {})
+
+
+def learn(pipeline: Pipeline, config: Config, *rows: Row) -> None:
+    feedback = Outcomes(pipeline, config.reward).from_rows(rows)
+    pipeline.predict(feedback)
+    pipeline.learn(feedback)
+
+
+@pytest.fixture
+def config(make_config: Callable[..., Config]) -> Config:
+    return make_config()
+
+
+@pytest.fixture
+def pipeline(config: Config) -> Pipeline:
+    """Knows the ten items of the two tribes; red items have been clicked by red users, i0 most of all."""
+    built = build_pipeline(config)
+    for event in two_tribes(0, 0):
+        built.apply(event)
+    learn(built, config, *(clicked(f"u{n}", f"i{item}") for item in range(5) for n in range(5 - item)))
+    return built
+
+
+def answer(pipeline: Pipeline, request: RankRequest | RecommendRequest) -> tuple[RankingResponse, Impression | None]:
+    return pipeline.rank([request])[0]
+
+
+def items(response: RankingResponse) -> list[str]:
+    return [ranked.item for ranked in response.items]
+
+
+def test_ranking_orders_the_given_items_by_score(pipeline: Pipeline) -> None:
+    response, impression = answer(pipeline, RankRequest(user="u1", items=["i9", "i0", "i4", "i0"]))
+    assert sorted(items(response)) == ["i0", "i4", "i9"], "each candidate once"
+    scores = [ranked.score for ranked in response.items]
+    assert scores == sorted(scores, reverse=True)
+    assert items(response)[-1] == "i9", "never clicked"
+    assert impression is not None
+    assert impression.items == tuple(items(response))
+    assert impression.request_id == response.request_id
+
+
+def test_recommending_leaves_out_what_was_seen_excluded_or_deleted(pipeline: Pipeline) -> None:
+    assert items(answer(pipeline, RecommendRequest(user="stranger", n=3, by="popularity"))[0]) == ["i0", "i1", "i2"]
+    assert items(answer(pipeline, RecommendRequest(user="stranger", n=3, by="popularity", exclude=["i1"]))[0])[1] == "i2"
+    assert set(items(answer(pipeline, RecommendRequest(user="u0", n=3))[0])) < set(BLUE), "has clicked all that anybody clicked"
+    assert len(items(answer(pipeline, RecommendRequest(user="u0", n=3, repeat=True))[0])) == 3
+    pipeline.apply(ItemUpdate(item="i0", deleted=True))
+    assert "i0" not in items(answer(pipeline, RecommendRequest(user="stranger", n=10))[0])
+    assert items(answer(pipeline, RankRequest(user="u1", items=["i0", "i1"]))[0]) == ["i1"]
+
+
+def test_requests_in_one_batch_get_what_they_get_alone(pipeline: Pipeline) -> None:
+    requests = [
+        RankRequest(user="u1", items=["i3", "i7"], request_id="a"),
+        RecommendRequest(user="u2", n=4, request_id="b", exclude=["i1"]),
+        RecommendRequest(user="u7", n=2, request_id="c", by="popularity", candidates=3),
+        RankRequest(user="u8", items=["i1"], request_id="d", context={"device": "tv"}),
+    ]
+    together = [response for response, _ in pipeline.rank(requests)]
+    assert together == [answer(pipeline, request)[0] for request in requests]
+
+
+def test_a_request_changes_nothing(pipeline: Pipeline) -> None:
+    before = {name: array.copy() for name, array in pipeline.state_dict().items()}
+    answer(pipeline, RecommendRequest(user="new", n=5, explain=True))
+    answer(pipeline, RankRequest(user="new", items=["unheard", "i1"], explain=True))
+    after = pipeline.state_dict()
+    assert all((after[name] == array).all() for name, array in before.items())
+
+
+def test_an_impression_carries_the_rows_it_was_scored_on(pipeline: Pipeline, config: Config) -> None:
+    _, impression = answer(pipeline, RankRequest(user="u1", items=["i3", "i7"], context={"device": "tv"}))
+    assert impression is not None
+    logged = unpack_rows(impression.features, pipeline.featurizer.schema, 2, pipeline.featurizer.columns)
+    assert logged is not None
+    pipeline.apply(ItemUpdate(item="i3", attributes={"colour": "green"}))
+    outcomes = Outcomes(pipeline, config.reward)
+    rows = [Row("u1", item, "click", 1.0, 0.0, impression, place, False, {}) for place, item in enumerate(impression.items)]
+    feedback = outcomes.from_rows(rows)
+    assert (feedback.features == logged[0]).all(), "trained on what served, not on what the item became"
+    assert feedback.propensity.tolist() == pytest.approx(list(impression.propensities))
+    assert outcomes.recomputed == 0
+
+
+def test_rows_logged_under_another_config_are_computed_anew_and_counted(pipeline: Pipeline, config: Config) -> None:
+    _, impression = answer(pipeline, RankRequest(user="u1", items=["i3"]))
+    assert impression is not None
+    other = impression.features[:3] + b"!" + impression.features[4:]
+    outcomes = Outcomes(pipeline, config.reward)
+    logged_elsewhere = Impression(request_id="x", user="u1", items=("i3",), features=other)
+    feedback = outcomes.from_rows([Row("u1", "i3", "", 0.0, 0.0, logged_elsewhere, 0, False, {})])
+    assert outcomes.recomputed == 1
+    assert (
+        feedback.features[0] == unpack_rows(impression.features, pipeline.featurizer.schema, 1, feedback.features.shape[1])[0]
+    ).all()  # type: ignore[index]
+
+
+def test_reasons_name_what_made_the_score(pipeline: Pipeline) -> None:
+    response, _ = answer(pipeline, RankRequest(user="u1", items=["i0", "i9"], explain=True))
+    first = response.items[0].reasons
+    assert first is not None
+    assert first.base == response.items[0].score
+    assert {"user.id", "item.id", "user.tribe", "item.colour", "user.tribe * item.colour"} <= set(first.contributions)
+    assert first.retrievers["popularity"] > response.items[1].reasons.retrievers["popularity"]  # type: ignore[union-attr]
+
+
+def test_a_seed_repeats_a_random_policy(make_config: Callable[..., Config]) -> None:
+    pipeline = build_pipeline(make_config(policy={"epsilon_greedy": {"epsilon": 1.0}}))
+    names = [f"i{n}" for n in range(50)]
+    orders = [tuple(items(answer(pipeline, RankRequest(user="u", items=names, seed=seed))[0])) for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_a_baseline_that_is_not_there_is_refused_by_name(pipeline: Pipeline) -> None:
+    with pytest.raises(Refused, match=r"by: 'popular'.*popularity"):
+        pipeline.rank([RankRequest(user="u", items=["i1"], by="popular")])
+
+
+def test_forgetting_a_user_removes_history_and_attributes(pipeline: Pipeline) -> None:
+    pipeline.apply(UserUpdate(user="u0", attributes={"tribe": "red"}))
+    pipeline.apply(Forget(user="u0"))
+    assert pipeline.users.get(hash_id("u0")) is None
+    assert pipeline.history.seen(np.array([hash_id("u0")]))[0].size == 0
+    assert len(items(answer(pipeline, RecommendRequest(user="u0", n=5))[0])) == 5
+
+
+class Boost(Reranker):
+    """Moves every score by a constant; may fail."""
+
+    def __init__(self, by: float) -> None:
+        self.by = by
+
+    def rerank(self, batch: Batch) -> Floats:
+        if self.by == 0:
+            raise RuntimeError("planted")
+        return batch.score + np.float32(self.by)
+
+
+class BadAdapter(Adapter):
+    """Adapts to nothing that exists."""
+
+    def adapt(self, batch: Batch) -> WeightDelta:
+        return {"w": np.full(1, np.nan, np.float32)}
+
+
+def test_rerankers_apply_in_order_and_a_failing_stage_is_skipped_and_counted(pipeline: Pipeline) -> None:
+    request = RankRequest(user="u1", items=["i1", "i2"], request_id="x")
+    plain, _ = answer(pipeline, request)
+    pipeline.rerankers = Stages({"up": Boost(1.0), "broken": Boost(0.0), "endless": Boost(np.inf), "more": Boost(0.5)})
+    pipeline.adapters = Stages({"odd": BadAdapter()})
+    boosted, _ = answer(pipeline, request)
+    assert [r.score for r in boosted.items] == pytest.approx([r.score + 1.5 for r in plain.items])
+    assert boosted.skipped == ["odd", "broken", "endless"]
+    assert pipeline.skipped == {"odd": 1, "broken": 1, "endless": 1}

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service.quality import Window, auc, grouped_auc, log_loss
+
+
+def brute_force(score: np.ndarray, positive: np.ndarray) -> float:
+    wins = [(p > n) + 0.5 * (p == n) for p in score[positive] for n in score[~positive]]
+    return float(np.mean(wins))
+
+
+def test_auc_of_known_orders() -> None:
+    label = np.array([True, False, True, False])
+    assert auc(np.array([4, 1, 3, 2], np.float32), label) == 1.0
+    assert auc(np.array([1, 4, 2, 3], np.float32), label) == 0.0
+    assert auc(np.zeros(4, np.float32), label) == 0.5
+    assert np.isnan(auc(np.zeros(2, np.float32), np.array([True, True])))
+    assert np.isnan(auc(np.empty(0, np.float32), np.empty(0, np.bool_)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auc_counts_every_pair_with_ties_half(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    score, positive = rng.integers(0, 8, 60).astype(np.float32), rng.random(60) < 0.3
+    assert auc(score, positive) == pytest.approx(brute_force(score, positive))
+
+
+def test_grouped_auc_weighs_users_by_rows_and_leaves_out_single_classes() -> None:
+    rng = np.random.default_rng(0)
+    user, score, positive = rng.integers(0, 5, 200), rng.random(200).astype(np.float32), rng.random(200) < 0.4
+    user = np.append(user, [99, 99])
+    score, positive = np.append(score, [0.1, 0.9]).astype(np.float32), np.append(positive, [True, True])
+    own = [brute_force(score[user == u], positive[user == u]) for u in range(5)]
+    rows = [(user == u).sum() for u in range(5)]
+    assert grouped_auc(user, score, positive) == pytest.approx(np.average(own, weights=rows))
+
+
+def test_log_loss_is_finite_at_the_ends() -> None:
+    loss = log_loss(np.array([0.5, 1.0, 0.0], np.float32), np.array([1.0, 0.0, 0.0], np.float32))
+    np.testing.assert_allclose(loss, [np.log(2), -np.log(1e-7), 0], atol=1e-6)
+
+
+def test_a_window_holds_the_last_rows_only() -> None:
+    window = Window(4)
+    assert np.isnan(window.auc())
+    window.add(np.array([9, 9, 9], np.float32), np.array([0, 0, 0], np.float32))
+    window.add(np.array([0.9, 0.1, 0.8, 0.2], np.float32), np.array([1, 0, 1, 0], np.float32))
+    assert window.rows == 4
+    assert window.auc() == 1.0
+    window.add(np.arange(10, dtype=np.float32), np.array([0, 1] * 5, np.float32))
+    assert window.auc() == brute_force(np.array([6, 7, 8, 9.0]), np.array([False, True, False, True]))

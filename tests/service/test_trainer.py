@@ -1,0 +1,174 @@
+"""What the trainer refuses, closes, saves, and survives."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from memory import checkpoint
+from service.config import Config
+from service.feedback import Outcomes
+from service.monitor import Monitor
+from service.runtime import build_joiner, build_pipeline
+from service.trainer import Trainer
+from streams.codec import encode
+from streams.dead_letters import DeadLetters
+from streams.events import Impression, Interaction
+from streams.log import LogFull, MemoryLog, Offsets
+from tests.service.conftest import records
+from tests.worlds import START, two_tribes
+
+
+class FullLog(MemoryLog):
+    """A log that stops taking records."""
+
+    full = False
+
+    def append(self, records: Iterable[tuple[bytes, bytes]]) -> Offsets:
+        if self.full:
+            raise LogFull("no room", "memory")
+        return super().append(records)
+
+
+@pytest.fixture
+def make_trainer(make_config: Callable[..., Config]) -> Callable[..., Trainer]:
+    def make(log: MemoryLog, *, folder: Path | None = None, dead: DeadLetters | None = None, every: float = 1e9) -> Trainer:
+        config = make_config()
+        pipeline = build_pipeline(config)
+        return Trainer(
+            pipeline,
+            Outcomes(pipeline, config.reward),
+            build_joiner(config),
+            log,
+            dead or DeadLetters(MemoryLog()),
+            monitor=Monitor(dict),
+            folder=folder,
+            every=every,
+        )
+
+    return make
+
+
+def test_bad_records_become_dead_letters_with_their_place_and_block_nothing(make_trainer: Callable[..., Trainer]) -> None:
+    log = MemoryLog()
+    good = Interaction(user="u", item="i", timestamp=START)
+    future = Interaction(user="u", item="i", timestamp=5e9)
+    unpriced = Interaction(user="u", item="i", kind="hover", timestamp=START)
+    values = [b"not json", encode(good), encode(future), encode(unpriced), b'{"type":"interaction","user":"u"}', encode(good)]
+    log.append([(b"", value) for value in values])
+    trainer = make_trainer(log)
+    trainer.restore()
+    trainer.drain()
+    letters = trainer.dead.read()
+    assert [(letter.offset, letter.kind) for letter in letters] == [
+        (0, "not_json"),
+        (2, "future"),
+        (3, "kind"),
+        (4, "not_an_event"),
+    ]
+    assert "hover" in letters[2].reason
+    assert "[reward]" in letters[2].reason
+    assert letters[0].value == b"not json"
+    assert trainer.joiner.counts["interactions"] == 2
+
+
+def test_a_restart_does_not_report_a_bad_record_again(make_trainer: Callable[..., Trainer]) -> None:
+    log, dead_log = MemoryLog(), MemoryLog()
+    log.append([(b"", b"bad"), *records(list(two_tribes(0, 5))), (b"", b"worse")])
+    for _ in range(2):
+        trainer = make_trainer(log, dead=DeadLetters(dead_log))
+        trainer.restore()
+        trainer.drain()
+    assert [letter.value for letter in DeadLetters(dead_log).read()] == [b"bad", b"worse"]
+
+
+def test_a_tick_closes_a_batch_that_waited(make_trainer: Callable[..., Trainer]) -> None:
+    log = MemoryLog()
+    trainer = make_trainer(log)
+    trainer.restore()
+    log.append(records([Interaction(user="u", item="i", timestamp=START)]))
+    trainer.drain()
+    assert trainer.pipeline.version == 0
+    assert not trainer.tick_due(100.0, flush=0.5)
+    assert not trainer.tick_due(100.4, flush=0.5)
+    assert trainer.tick_due(100.6, flush=0.5)
+    trainer.tick(START + 1)
+    trainer.drain()
+    assert trainer.pipeline.version == 1
+    assert not trainer.tick_due(200.0, flush=0.5)
+
+
+def test_a_tick_is_due_when_a_window_has_ended(make_trainer: Callable[..., Trainer]) -> None:
+    log = MemoryLog()
+    trainer = make_trainer(log)
+    trainer.restore()
+    log.append(records([Impression(request_id="r", user="u", items=("a",), timestamp=START)]))
+    trainer.drain()
+    trainer.tick(START + 1)
+    trainer.drain()
+    assert not trainer.tick_due(START + 19, flush=1.0)
+    assert trainer.tick_due(START + 20, flush=1.0)
+
+
+def test_a_full_log_costs_a_tick_and_is_counted(make_trainer: Callable[..., Trainer]) -> None:
+    log = FullLog()
+    trainer = make_trainer(log)
+    trainer.restore()
+    log.full = True
+    trainer.tick(START)
+    assert trainer.failures == {"tick": 1}
+    assert "no room" in trainer.notices[0]
+
+
+def test_a_checkpoint_cut_in_half_falls_back_to_the_one_before(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    log = MemoryLog()
+    log.append(records(list(two_tribes(0, 60))))
+    first = make_trainer(log, folder=tmp_path)
+    first.restore()
+    for _ in range(12):
+        first.turn()
+    first.save()
+    older = first.pipeline.version
+    first.drain()
+    newest = first.save()
+    assert newest is not None
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    second = make_trainer(log, folder=tmp_path)
+    second.restore()
+    assert second.pipeline.version == older
+    assert newest.name in second.notices[0]
+    second.drain()
+    assert second.digest() == first.digest()
+
+
+def test_a_disk_without_room_costs_a_checkpoint_and_is_counted(
+    make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = MemoryLog()
+    log.append(records(list(two_tribes(0, 60))))
+    trainer = make_trainer(log, folder=tmp_path, every=1e-9)
+    trainer.restore()
+    monkeypatch.setattr(checkpoint, "save", no_room)
+    trainer.drain()
+    with pytest.raises(OSError, match="No space"):
+        trainer.save()
+    assert trainer.failures["checkpoint"] >= 1
+    assert "No space" in trainer.notices[0]
+    monkeypatch.undo()
+    assert trainer.save() is not None, "tried again although nothing was learned since"
+
+
+def test_what_was_trimmed_is_said(make_trainer: Callable[..., Trainer]) -> None:
+    log = MemoryLog()
+    log.append(records(list(two_tribes(0, 20))))
+    log.trim({0: 50})
+    trainer = make_trainer(log)
+    trainer.restore()
+    trainer.drain()
+    assert "record 50" in trainer.notices[0]
