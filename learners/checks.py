@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from learners.base import Adapter, Exclusion, Learner, Ranker, Reranker, Retriever
+from learners.base import Adapter, Exclusion, Learner, Policy, Ranker, Reranker, Retriever
 from learners.worlds import batch_of, cut, world
 from memory.blob import trusting
 from memory.stateful import Stateful, digest
@@ -238,6 +238,28 @@ def check_documented(make: Make) -> None:
         )
 
 
+def check_policy(make: Callable[[], Policy]) -> None:
+    """A policy puts different rows at at most k places, by the given generator alone, with the probabilities that it says."""
+    policy = make()
+    score, uncertainty = np.tile(np.float32([0.4, 0.6, 0.4]), 4), np.tile(np.float32([0.2, 0.1, 0.2]), 4)
+    given = {"score": score.copy(), "uncertainty": uncertainty.copy()}
+    for n, k in ((12, 12), (12, 5), (3, 9), (3, 0), (0, 5), (1, 1)):
+        one, same = (policy.select(score[:n], uncertainty[:n], k, np.random.default_rng(k)) for _ in range(2))
+        assert np.array_equal(one.rows, same.rows), "the same generator gave another order"
+        assert one.rows.dtype == np.int64 and one.propensities.dtype == np.float32, "rows are int64, propensities float32"
+        assert one.rows.shape == one.propensities.shape == (min(n, k),), f"{one.rows.shape} rows for {k} places and {n} rows"
+        assert np.unique(one.rows).size == one.rows.size, "a row was put at two places"
+    _same({"score": score, "uncertainty": uncertainty}, given, "a policy wrote to its input")
+    rng, trials = np.random.default_rng(0), 2000
+    seen: dict[tuple[int, ...], list[float]] = {}
+    for _ in range(trials):
+        one = policy.select(score[:3], uncertainty[:3], 2, rng)
+        seen.setdefault(tuple(one.rows.tolist()), []).append(float(np.prod(one.propensities)))
+    for order, told in seen.items():
+        off = abs(len(told) / trials - told[0]) / np.sqrt(max(told[0] * (1 - told[0]), 1e-6) / trials)
+        assert np.ptp(told) < 1e-6 and off < 5, f"propensity {told[0]} of {order}, which came {len(told)} times of {trials}"
+
+
 _EVERY: list[Callable[[Make], None]] = [
     check_serves_before_learning,
     check_serving_changes_nothing,
@@ -254,25 +276,20 @@ _EVERY: list[Callable[[Make], None]] = [
 ]
 
 
-def checks_for(cls: type) -> list[Callable[[Make], None]]:
-    """Checks that a learner class must pass, by its role, less those it is exempt from."""
+def checks_for(cls: type) -> list[Callable[[Any], None]]:
+    """Checks that a class must pass, by its role, less those it is exempt from."""
+    if issubclass(cls, Policy):
+        return [check_policy]
     checks = [*_EVERY, check_retrieval] if issubclass(cls, Retriever) else _EVERY
     exempt = getattr(cls, "checks_exempt", {})
     return [check for check in checks if check.__name__ not in exempt]
 
 
-def check_learner(make: Make) -> None:
+def check_learner(make: Callable[[], Learner | Policy]) -> None:
     """Run every check that applies.
 
-    Parameters
-    ----------
-    make : callable
-        Makes a new learner each time, always alike: ``lambda: MyRanker(factors=4)``.
-
-    Raises
-    ------
-    AssertionError
-        Saying what is wrong.
+    `make` makes a new learner (or policy) each time, always alike: ``lambda: MyRanker(factors=4)``. Raises AssertionError,
+    saying what is wrong.
     """
     for check in checks_for(type(make())):
         check(make)

@@ -56,7 +56,9 @@ def serve(
     """Serve rankings over HTTP and learn from the events that come in, in one process."""
     from service.serving import run  # uvicorn and fastapi take a moment to import: only serving pays it.
 
-    failure = run(_load(config), host, port)
+    failure = run(
+        _load(config), host, port, lambda where: err.print(f"serving on {where}, the live page is {where}/", highlight=False)
+    )
     if failure is not None:
         err.print(f"[bold red]engine stopped:[/] {failure!r}; a restart continues from the last checkpoint", markup=True)
         raise typer.Exit(ExitCode.ENGINE)

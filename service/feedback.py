@@ -47,10 +47,6 @@ class Outcomes:
         self._context: dict[tuple[str, int], tuple[list[str], Any]] = {}
         self.recomputed = 0
 
-    def knows(self, kind: str) -> bool:
-        """Whether ``[reward]`` prices this kind of interaction."""
-        return kind in self._rewards
-
     def take(self, joined: Joined) -> Feedback | None:
         """Let the pipeline observe what was shown; return the rows whose outcome is known, if there are any."""
         if joined.shown:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from memory.stateful import digest
+from service.admission import Admission
 from service.config import Config, ConfigError
 from service.evaluation import Evaluation, Quality, TopN
 from service.feedback import Outcomes
@@ -93,11 +94,12 @@ def replay(config: Config, *, k: int = 10, window: int = 10_000, console: Consol
     if scheme == "file":
         recording = open_stream(config)
         batches, total, dead = _from_recording(recording, pipeline, outcomes, config), recording.rows, recording.dead
-        _check_kind(config, outcomes)
+        _check_kind(config)
     elif scheme == "lmdb":
         dead = DeadLetters(MemoryLog())
         log = LmdbLog(config.folder / "events", readonly=True) if config.folder else MemoryLog()
-        trainer = Trainer(pipeline, outcomes, build_joiner(config), log, dead, max_skew=config.stream.max_skew)
+        admission = Admission(config.reward, config.stream.max_skew)
+        trainer = Trainer(pipeline, outcomes, build_joiner(config), log, dead, admission)
         batches, total = trainer.batches(), None
     else:
         raise ConfigError("stream", f"url = {config.stream.url!r}: a replay needs file:PATH or lmdb:///folder")
@@ -142,9 +144,9 @@ def open_stream(config: Config) -> Recording:
     )
 
 
-def _check_kind(config: Config, outcomes: Outcomes) -> None:
+def _check_kind(config: Config) -> None:
     stream = config.stream
-    if (stream.columns is None or stream.columns.kind is None) and not outcomes.knows(stream.kind):
+    if (stream.columns is None or stream.columns.kind is None) and stream.kind not in config.reward:
         raise ConfigError("reward", f"{stream.kind!r} (the kind of [stream]) has no worth; there are {sorted(config.reward)}")
 
 

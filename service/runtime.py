@@ -14,6 +14,7 @@ from learners import registry
 from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
 from memory.catalog import Catalog
 from memory.history import History
+from service.admission import Admission
 from service.config import Config, ConfigError
 from service.engine import Engine
 from service.feedback import Outcomes
@@ -93,7 +94,7 @@ class Runtime:
             build_joiner(config),
             log,
             self.dead,
-            max_skew=config.stream.max_skew,
+            Admission(config.reward, config.stream.max_skew),
             monitor=self.monitor,
             folder=config.checkpoints,
             every=config.checkpoint.every,

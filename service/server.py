@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -67,8 +68,10 @@ class Server(uvicorn.Server):
         self._app, self._listening, self._on_start = app, listening, started
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve, and return when it has stopped; KeyboardInterrupt where Ctrl-C stopped it."""
-        super().run(sockets or [self._listening])
+        """Serve, and return when it has stopped, also by Ctrl-C."""
+        # uvicorn passes the signal on once it has stopped in good order; there is nothing left to interrupt then.
+        with suppress(KeyboardInterrupt):
+            super().run(sockets or [self._listening])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from memory import checkpoint as checkpoints
 from memory.checkpoint import Checkpoint, CorruptCheckpoint
 from memory.stateful import digest
+from service.admission import Admission
 from service.feedback import Outcomes
 from service.monitor import Monitor
 from service.pipeline import Pipeline
@@ -49,8 +50,8 @@ class Trainer:
     log : Log
     dead : DeadLetters
         Where records go that cannot be learned from.
-    max_skew : float
-        Seconds that an event may be dated ahead of its append.
+    admission : Admission
+        Which records those are, of the well-formed ones.
     monitor : Monitor or None
     folder : Path or None
         Of checkpoints; None: none are written.
@@ -69,8 +70,8 @@ class Trainer:
         joiner: Joiner,
         log: Log,
         dead: DeadLetters,
+        admission: Admission,
         *,
-        max_skew: float = 300.0,
         monitor: Monitor | None = None,
         folder: Path | None = None,
         every: float = 30.0,
@@ -81,7 +82,7 @@ class Trainer:
         self.monitor = monitor
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
-        self._max_skew, self._poll = max_skew, poll
+        self._admission, self._poll = admission, poll
         self._folder, self._every, self._keep = folder, every, keep
         self._next = 0
         self._buffer: deque[Record] = deque()
@@ -232,15 +233,7 @@ class Trainer:
         """Decode a record, or send it to the dead letters (once: not when a restart passes it again)."""
         try:
             event = decode(record.value)
-            if event.timestamp > record.timestamp + self._max_skew:
-                raise BadEvent(
-                    "timestamp",
-                    f"{event.timestamp} is {event.timestamp - record.timestamp:.0f} s after it was appended; "
-                    f"at most {self._max_skew:.0f} s are allowed: check the clock, or send seconds, not milliseconds",
-                    kind="future",
-                )
-            if isinstance(event, Interaction) and not self.outcomes.knows(event.kind):
-                raise BadEvent("kind", f"{event.kind!r} is not in [reward]; add it there or correct the event", kind="kind")
+            self._admission.check(event, record.timestamp)
         except BadEvent as error:
             if report:
                 self.dead.put(

@@ -1,0 +1,1 @@
+"""Rankers: they score rows. One file a method."""

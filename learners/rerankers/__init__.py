@@ -1,0 +1,1 @@
+"""Rerankers: they make new scores from scores. One file a method."""

@@ -1,0 +1,1 @@
+"""Retrievers: they find candidates. One file a method."""

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from streams.batch import Bools, Times
 from streams.block import Codes, Column
 
-__all__ = ["SEPARATOR", "Attribute", "is_number", "mixed", "numbers", "texts", "times"]
+__all__ = ["SEPARATOR", "Attribute", "is_number", "looks_numeric", "numbers", "texts", "times"]
 
 SEPARATOR = "\x1f"
 """Between the entries of a list that is kept as one text."""
@@ -109,16 +109,6 @@ def times(column: pa.ChunkedArray, unit: str) -> tuple[Times, Bools | None]:
             return _seconds(read), None
         return _finite(read.to_numpy() / _UNITS[unit])
     return _parsed(texts(column), lambda text: _time(text, _UNITS[unit]))
-
-
-def mixed(column: pa.ChunkedArray, numeric: bool | None) -> tuple[Column | Times, Bools | None]:
-    """Numbers where all cells are (or must be: `numeric`), else text; the second as `numbers`."""
-    kind = column.type
-    if numeric is None:
-        numeric = is_number(kind)
-    if numeric:
-        return numbers(column)
-    return texts(column), None
 
 
 def is_number(kind: pa.DataType) -> bool:

@@ -7,6 +7,7 @@ import pytest
 
 from learners import checks
 from learners.base import Adapter, Candidates, Exclusion, Ranker, Reranker, Retriever
+from learners.policy import Greedy
 from learners.worlds import cut, feedback_of, world
 from memory.arrays import Arrays
 from memory.stateful import digest
@@ -280,46 +281,84 @@ def returns_the_parameter(good, self, batch):
 
 
 BAD = [
-    (GoodRanker, {"learn": writes_to_rewards}, checks.check_inputs_are_left_alone),
-    (GoodRanker, {"observe": writes_to_what_was_shown}, checks.check_inputs_are_left_alone),
-    (GoodRanker, {"learn": keeps_its_input, "score": uses_what_it_kept}, checks.check_inputs_are_left_alone),
-    (GoodRanker, {"score": returns_its_state}, checks.check_inputs_are_left_alone),
-    (GoodRanker, {"score": writes_to_requests}, checks.check_inputs_are_left_alone),
-    (GoodReranker, {"rerank": writes_to_scores}, checks.check_inputs_are_left_alone),
-    (GoodAdapter, {"adapt": returns_the_parameter}, checks.check_inputs_are_left_alone),
-    (GoodRanker, {"learn": keeps_a_list, "score": scores_by_its_list}, checks.check_save_and_load),
-    (GoodRanker, {"learn": keeps_a_list, "score": scores_by_its_list}, checks.check_followers_keep_up),
-    (GoodRanker, {"learn": keeps_a_list}, checks.check_memory_is_bounded),
-    (GoodRanker, {"learn": grows}, checks.check_memory_is_bounded),
-    (GoodRanker, {"score": counts_questions}, checks.check_serving_changes_nothing),
-    (GoodRanker, {"score": answers_at_random}, checks.check_serving_changes_nothing),
-    (GoodRanker, {"__init__": starts_at_random}, checks.check_same_seed_same_learner),
-    (GoodRanker, {"learn": forgets_to_mark}, checks.check_followers_keep_up),
-    (GoodRanker, {"score": returns_nan}, checks.check_answers_after_learning),
-    (GoodRanker, {"score": returns_doubles}, checks.check_answers_after_learning),
-    (GoodRanker, {"score": returns_too_few}, checks.check_answers_after_learning),
-    (GoodRanker, {"score": fails_on_nothing}, checks.check_strangers_and_empty_batches),
-    (GoodRanker, {"score": fails_at_once}, checks.check_serves_before_learning),
-    (GoodRanker, {"learn": learns_nothing}, checks.check_learning_changes_the_state),
-    (GoodRetriever, {"retrieve": ignores_exclusions}, checks.check_retrieval),
-    (GoodRetriever, {"retrieve": retrieves_twice}, checks.check_retrieval),
-    (GoodRetriever, {"retrieve": retrieves_too_many}, checks.check_retrieval),
-    (GoodRetriever, {"retrieve": retrieves_worst_first}, checks.check_retrieval),
-    (GoodRetriever, {"score": scores_otherwise}, checks.check_retrieval),
-    (GoodRetriever, {"learn": learns_nothing}, checks.check_retrieval),
-    (GoodRetriever, {"remove": keeps_removed_items}, checks.check_forgetting_and_removing),
+    (GoodRanker, {"learn": writes_to_rewards}, checks.check_inputs_are_left_alone, "learn wrote to its input"),
+    (GoodRanker, {"observe": writes_to_what_was_shown}, checks.check_inputs_are_left_alone, "observe wrote to its input"),
+    (GoodRanker, {"learn": keeps_its_input, "score": uses_what_it_kept}, checks.check_inputs_are_left_alone, "kept its input"),
+    (GoodRanker, {"score": returns_its_state}, checks.check_inputs_are_left_alone, "returned its own state"),
+    (GoodRanker, {"score": writes_to_requests}, checks.check_inputs_are_left_alone, "wrote to fields that are not its own"),
+    (GoodReranker, {"rerank": writes_to_scores}, checks.check_inputs_are_left_alone, "serving wrote to its input"),
+    (GoodAdapter, {"adapt": returns_the_parameter}, checks.check_inputs_are_left_alone, "returned its own state"),
+    (GoodRanker, {"learn": keeps_a_list, "score": scores_by_its_list}, checks.check_save_and_load, "a loaded learner differs"),
+    (GoodRanker, {"learn": keeps_a_list, "score": scores_by_its_list}, checks.check_followers_keep_up, "a follower differs"),
+    (GoodRanker, {"learn": keeps_a_list}, checks.check_memory_is_bounded, "attributes outside of memory's stores grew"),
+    (GoodRanker, {"learn": grows}, checks.check_memory_is_bounded, "nbytes grew"),
+    (GoodRanker, {"score": counts_questions}, checks.check_serving_changes_nothing, "serving changed the state"),
+    (
+        GoodRanker,
+        {"score": answers_at_random},
+        checks.check_serving_changes_nothing,
+        "the same question was answered differently",
+    ),
+    (GoodRanker, {"__init__": starts_at_random}, checks.check_same_seed_same_learner, "is a seed missing"),
+    (GoodRanker, {"learn": forgets_to_mark}, checks.check_followers_keep_up, "is a changed row not marked"),
+    (GoodRanker, {"score": returns_nan}, checks.check_answers_after_learning, "score has NaN"),
+    (GoodRanker, {"score": returns_doubles}, checks.check_answers_after_learning, "score is float64, not float32"),
+    (GoodRanker, {"score": returns_too_few}, checks.check_answers_after_learning, "score has shape"),
+    (GoodRanker, {"score": fails_on_nothing}, checks.check_strangers_and_empty_batches, "out of bounds"),
+    (GoodRanker, {"score": fails_at_once}, checks.check_serves_before_learning, "nothing learned yet"),
+    (GoodRanker, {"learn": learns_nothing}, checks.check_learning_changes_the_state, "left the state as it was"),
+    (GoodRetriever, {"retrieve": ignores_exclusions}, checks.check_retrieval, "an excluded item was retrieved"),
+    (GoodRetriever, {"retrieve": retrieves_twice}, checks.check_retrieval, "an item was retrieved twice"),
+    (GoodRetriever, {"retrieve": retrieves_too_many}, checks.check_retrieval, "candidates where"),
+    (GoodRetriever, {"retrieve": retrieves_worst_first}, checks.check_retrieval, "not best first"),
+    (GoodRetriever, {"score": scores_otherwise}, checks.check_retrieval, "score the same rows differently"),
+    (GoodRetriever, {"learn": learns_nothing}, checks.check_retrieval, "nothing was retrieved"),
+    (GoodRetriever, {"remove": keeps_removed_items}, checks.check_forgetting_and_removing, "a removed item was retrieved"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("cls", "methods", "check"),
-    BAD,
-    ids=["-".join(m.__name__ for m in methods.values()) + c.__name__[5:] for _, methods, c in BAD],
-)
-def test_planted_faults_are_caught(cls, methods, check):
-    with pytest.raises((AssertionError, IndexError)):
+NAMES = ["-".join(method.__name__ for method in methods.values()) + check.__name__[5:] for _, methods, check, _ in BAD]
+
+
+@pytest.mark.parametrize(("cls", "methods", "check", "complaint"), BAD, ids=NAMES)
+def test_planted_faults_are_caught(cls, methods, check, complaint):
+    with pytest.raises((AssertionError, IndexError), match=complaint):
         check(planted(cls, **methods))
     assert check in checks.checks_for(cls)
+
+
+class Bragging(Greedy):
+    """Says that it was sure."""
+
+    def select(self, score, uncertainty, k, rng):
+        ranking = super().select(score, uncertainty, k, rng)
+        ranking.propensities[:] = 1
+        return ranking
+
+
+class Careless(Greedy):
+    """Puts the first row at every place."""
+
+    def select(self, score, uncertainty, k, rng):
+        ranking = super().select(score, uncertainty, k, rng)
+        ranking.rows[:] = ranking.rows[:1]
+        return ranking
+
+
+class Fickle(Greedy):
+    """Has its own dice."""
+
+    def select(self, score, uncertainty, k, rng):
+        return super().select(score, uncertainty, k, np.random.default_rng())
+
+
+@pytest.mark.parametrize(
+    ("cls", "complaint"), [(Bragging, "propensity"), (Careless, "put at two places"), (Fickle, "the same generator")]
+)
+def test_bad_policies_are_caught(cls, complaint):
+    with pytest.raises(AssertionError, match=complaint):
+        checks.check_policy(cls)
+    checks.check_policy(Greedy)
 
 
 def test_documentation_is_asked_for():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.admission import Admission
 from service.config import Config
 from service.feedback import Outcomes
 from service.replay import replay
@@ -33,8 +34,8 @@ def trainer(config: Config, log: Log, *, poll: int = 512, folder: Path | None = 
     pipeline = build_pipeline(config)
     outcomes = Outcomes(pipeline, config.reward)
     dead = DeadLetters(MemoryLog())
-    # The log is older than its events say: the world's clock stands still in 2023.
-    return Trainer(pipeline, outcomes, build_joiner(config), log, dead, folder=folder, poll=poll)
+    admission = Admission(config.reward, config.stream.max_skew)
+    return Trainer(pipeline, outcomes, build_joiner(config), log, dead, admission, folder=folder, poll=poll)
 
 
 def fold(config: Config, log: Log, poll: int = 512) -> Trainer:

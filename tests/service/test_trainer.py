@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from memory import checkpoint
+from service.admission import Admission
 from service.config import Config
 from service.feedback import Outcomes
 from service.monitor import Monitor
@@ -44,6 +45,7 @@ def make_trainer(make_config: Callable[..., Config]) -> Callable[..., Trainer]:
             build_joiner(config),
             log,
             dead or DeadLetters(MemoryLog()),
+            Admission(config.reward, config.stream.max_skew),
             monitor=Monitor(dict),
             folder=folder,
             every=every,

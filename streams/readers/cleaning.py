@@ -1,0 +1,204 @@
+"""From a table as it was read to rows that can be replayed; the others go to the dead letters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from streams.batch import Bools, Times
+from streams.block import Block, Codes, Column
+from streams.readers.cells import SEPARATOR, Attribute, looks_numeric, numbers, texts, times
+from streams.readers.mapping import BadRecording, BadRows, ColumnMap, Reader
+
+__all__ = ["Cleaner", "Rows", "Types"]
+
+_MAX_ID = 256
+_MAX_KIND = 64
+_MAX_TIME = 1e11
+
+
+@dataclass(frozen=True, slots=True)
+class Types:
+    """What a format says about its columns; the rest is seen from the cells.
+
+    Attributes
+    ----------
+    numeric : mapping of column to bool
+        Whether it holds numbers.
+    lists : mapping of column to str
+        Columns of lists as text, and what separates the entries.
+    """
+
+    numeric: Mapping[str, bool] = field(default_factory=dict)
+    lists: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Rows:
+    """Clean rows: interactions, and the attributes of users and items that came with them."""
+
+    block: Block
+    user_attributes: dict[str, Attribute]
+    item_attributes: dict[str, Attribute]
+
+    def take(self, rows: Codes | Bools | slice) -> Rows:
+        """These rows, in this order."""
+        block = self.block
+
+        def cut(column: Column) -> Column:
+            return Column(column.codes[rows], column.names)
+
+        return Rows(
+            Block(
+                cut(block.user),
+                cut(block.item),
+                block.kind if isinstance(block.kind, str) else cut(block.kind),
+                block.value[rows],
+                block.timestamp[rows],
+                {name: cut(c) if isinstance(c, Column) else c[rows] for name, c in block.context.items()},
+            ),
+            {name: attribute.take(rows) for name, attribute in self.user_attributes.items()},
+            {name: attribute.take(rows) for name, attribute in self.item_attributes.items()},
+        )
+
+
+class Cleaner:
+    """Cleans the tables of one file, one after the other.
+
+    Parameters
+    ----------
+    reader : Reader
+        Where the tables come from.
+    columns : ColumnMap
+        What the columns mean.
+    kind : str
+        Kind of every row when `columns` names no column of kinds.
+    types : Types
+        What the format says about its columns.
+    bad : BadRows
+        Takes the rows that cannot be used.
+    """
+
+    def __init__(self, reader: Reader, columns: ColumnMap, kind: str, types: Types, bad: BadRows) -> None:
+        self._reader, self._columns, self._kind, self._bad = reader, columns, kind, bad
+        self._lists = types.lists
+        # Decided by the first table: a column does not change its type in the middle of a stream.
+        self._numeric = dict(types.numeric)
+        self._read = 0
+
+    def rows(self, table: pa.Table) -> Rows:
+        """Clean one table.
+
+        Raises
+        ------
+        BadRecording
+            For a column whose type can be nothing that is needed, and, when strict, for the first bad row.
+        """
+        columns, count = self._columns, table.num_rows
+        user, item = self._text(table, columns.user), self._text(table, columns.item)
+        kind = self._kind if columns.kind is None else self._text(table, columns.kind)
+        value, _ = (np.ones(count), None) if columns.value is None else self._cells(table, columns.value, numbers)
+        if columns.timestamp is None:
+            timestamp = self._read + 1.0 + np.arange(count)
+        else:
+            timestamp, _ = self._cells(table, columns.timestamp, partial(times, unit=columns.timestamp_unit))
+        good = self._blank(table, (user.codes < 0) & (item.codes < 0))
+        self._drop(good, table, columns.user, "no_user", _unusable(user, _MAX_ID), f"missing, or over {_MAX_ID} characters")
+        self._drop(good, table, columns.item, "no_item", _unusable(item, _MAX_ID), f"missing, or over {_MAX_ID} characters")
+        if isinstance(kind, Column):
+            wrong = _unusable(kind, _MAX_KIND)
+            self._drop(good, table, str(columns.kind), "no_kind", wrong, f"missing, or over {_MAX_KIND} characters")
+        if columns.value is not None:
+            self._drop(good, table, columns.value, "bad_value", np.isnan(value), "no finite number")
+        if columns.timestamp is not None:
+            self._drop(good, table, columns.timestamp, "bad_timestamp", np.isnan(timestamp), "no time")
+            outside = (timestamp < 0) | (timestamp > _MAX_TIME)
+            reason = "outside 0 to 1e11 Unix seconds (see timestamp_unit)"
+            self._drop(good, table, columns.timestamp, "bad_timestamp", outside, reason)
+        context = {name: self._mixed(good, table, name).values for name in columns.context}
+        users = {name: self._mixed(good, table, name) for name in columns.user_attributes}
+        items = {name: self._mixed(good, table, name) for name in columns.item_attributes}
+        self._read += count
+        rows = Rows(Block(user, item, kind, value, timestamp, context), users, items)
+        return rows if good.all() else rows.take(good)
+
+    def attributes(self, table: pa.Table, identity: str) -> tuple[Column, dict[str, Attribute]]:
+        """Ids and all other columns of a table of users or items; rows without an id have code -1."""
+        ids = self._text(table, identity)
+        good = self._blank(table, ids.codes < 0)
+        self._drop(good, table, identity, "no_id", _unusable(ids, _MAX_ID), f"missing, or over {_MAX_ID} characters")
+        others = {name: self._mixed(good, table, name) for name in table.column_names if name != identity}
+        self._read += table.num_rows
+        return Column(np.where(good, ids.codes, -1), ids.names), others
+
+    def _text(self, table: pa.Table, name: str) -> Column:
+        try:
+            return texts(table[name])
+        except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+            raise self._wrong_type(table, name) from error
+
+    def _cells(
+        self, table: pa.Table, name: str, read: Callable[[pa.ChunkedArray], tuple[Times, Bools | None]]
+    ) -> tuple[Times, Bools | None]:
+        try:
+            return read(table[name])
+        except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+            raise self._wrong_type(table, name) from error
+
+    def _mixed(self, good: Bools, table: pa.Table, name: str) -> Attribute:
+        """A column of numbers if all cells of the first table are, else of text."""
+        column = table[name]
+        if name not in self._numeric:
+            self._numeric[name] = name not in self._lists and looks_numeric(column)
+        if self._numeric[name]:
+            values, misfit = self._cells(table, name, numbers)
+            if misfit is not None:
+                self._drop(good, table, name, "bad_cell", misfit, "no number, in a column of numbers")
+            return Attribute(values)
+        found = self._text(table, name)
+        if name in self._lists:
+            separator = self._lists[name]
+            split = [SEPARATOR.join(part for part in text.split(separator) if part) for text in found.names]
+            return Attribute(replace(found, names=split), many=True)
+        return Attribute(found, many=pa.types.is_list(column.type) or pa.types.is_large_list(column.type))
+
+    def _blank(self, table: pa.Table, candidates: Bools) -> Bools:
+        """Rows that are not blank lines: those end many files and are no loss."""
+        good = np.ones(table.num_rows, np.bool_)
+        for row in np.flatnonzero(candidates).tolist():
+            good[row] = any(table[name][row].as_py() not in (None, "") for name in table.column_names)
+        return good
+
+    def _drop(self, good: Bools, table: pa.Table, name: str, kind: str, wrong: Bools, reason: str) -> None:
+        """Report the rows that are wrong and were good so far."""
+        for row in np.flatnonzero(wrong & good).tolist():
+            cell = table[name][row].as_py()
+            number = self._reader.row_number(self._read + row)
+            text = partial(_row_text, table, row)
+            self._bad.put(self._reader.path, number, kind, f"{name}: {_shown(cell)} is {reason}", text)
+        good &= ~wrong
+
+    def _wrong_type(self, table: pa.Table, name: str) -> BadRecording:
+        problem = f"column {name!r} is of type {table[name].type}"
+        return BadRecording(self._reader.path, problem, "map a column of text or numbers", column=name)
+
+
+def _unusable(column: Column, most: int) -> Bools:
+    long = np.array([len(name) > most for name in column.names] + [True])
+    wrong: Bools = long[column.codes]
+    return wrong
+
+
+def _shown(cell: object) -> str:
+    text = "empty" if cell is None or cell == "" else repr(cell)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _row_text(table: pa.Table, row: int) -> str:
+    cells: Iterable[object] = table.slice(row, 1).to_pylist()
+    return json.dumps(next(iter(cells)), default=str, ensure_ascii=False)

@@ -1,0 +1,47 @@
+"""Dependencies point down, and each third party comes in by its own door."""
+
+from __future__ import annotations
+
+import grimp
+import pytest
+from importlinter import cli
+
+PACKAGES = ("streams", "memory", "learners", "service")
+
+DOORS = {
+    "faiss": {"memory.vector_index"},
+    "fastapi": {"service.app"},
+    "kafka": {"streams.kafka"},
+    "lmdb": {"streams.lmdb_log"},
+    "matplotlib": {"service.report"},
+    "pickle": {"memory.blob"},
+    "prometheus_client": {"service.monitor"},
+    "river": {"learners.rankers.river_model", "service.monitor"},
+    "safetensors": {"memory.checkpoint"},
+    "torch": set(),
+    "typer": {"service.cli"},
+    "uvicorn": {"service.server"},
+}
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph(*PACKAGES, include_external_packages=True, cache_dir=None)
+
+
+@pytest.mark.parametrize("third_party", DOORS)
+def test_a_third_party_enters_by_its_door(third_party: str, graph: grimp.ImportGraph) -> None:
+    if third_party in graph.modules:
+        assert graph.find_modules_that_directly_import(third_party) <= DOORS[third_party]
+
+
+def test_the_contracts_are_kept() -> None:
+    assert cli.lint_imports(cache_dir=None) == cli.EXIT_STATUS_SUCCESS
+
+
+def test_the_fast_path_does_not_load_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, service.runtime, service.replay; sys.exit('torch' in sys.modules or 'faiss' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
