@@ -241,7 +241,7 @@ def check_documented(make: Make) -> None:
 def check_policy(make: Callable[[], Policy]) -> None:
     """A policy puts different rows at at most k places, by the given generator alone, with the probabilities that it says."""
     policy = make()
-    score, uncertainty = np.tile(np.float32([0.4, 0.6, 0.4]), 4), np.tile(np.float32([0.2, 0.1, 0.2]), 4)
+    score, uncertainty = np.tile(np.array([0.4, 0.6, 0.4], np.float32), 4), np.tile(np.array([0.2, 0.1, 0.2], np.float32), 4)
     given = {"score": score.copy(), "uncertainty": uncertainty.copy()}
     for n, k in ((12, 12), (12, 5), (3, 9), (3, 0), (0, 5), (1, 1)):
         one, same = (policy.select(score[:n], uncertainty[:n], k, np.random.default_rng(k)) for _ in range(2))

@@ -65,7 +65,7 @@ def _nodes(low: _Values, high: _Values, deviation: _Values, places: int) -> tupl
                 narrow = min(narrow, deviation[s])
             elif at < low[s] < ahead:
                 ahead = low[s]
-        end = min(at + 2.5 * narrow, ahead)
+        end = min(at + 5.0 * narrow, ahead)
         edges.append(end if end > at else np.nextafter(at, np.inf))
     size = _POINTS.size
     x, weight = np.empty((len(edges) - 1) * size), np.empty((len(edges) - 1) * size)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.arrays import Arrays, Bools, Floats, Ids, check_fit
-from memory.key_index import KeyIndex
+from memory.slotted import Slotted
 from memory.stateful import State, Stateful
 
 __all__ = ["Catalog"]
@@ -21,7 +21,7 @@ ENTRY_BYTES = 512
 BLANK = ("", b"{}")
 
 
-class Catalog(Stateful):
+class Catalog(Slotted):
     """Items by hashed id; the one longest untouched gives way.
 
     Parameters
@@ -35,7 +35,7 @@ class Catalog(Stateful):
     def __init__(self, capacity: int, columns: int) -> None:
         if columns < 0:
             raise ValueError(f"columns: {columns}; give 0 or more")
-        self.index = KeyIndex(capacity)
+        super().__init__(capacity)
         self.rows = Arrays(
             features=np.zeros((capacity, columns), np.int64),
             values=np.zeros((capacity, columns), np.float32),
@@ -146,10 +146,6 @@ class Catalog(Stateful):
     def evictions(self) -> int:
         """Items that had to give way since construction; not part of the state."""
         return self.index.evictions
-
-    def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
-        """Yield this store under its own name."""
-        yield prefix.rstrip("."), self
 
     def _slot(self, key: int) -> int:
         return int(self.index.find(np.array([key]))[0])

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
 from memory.arrays import Arrays, Bools, Ids
-from memory.key_index import KeyIndex
-from memory.stateful import Stateful
+from memory.slotted import Slotted
 
 __all__ = ["History"]
 
 Times = npt.NDArray[np.float64]
 
 
-class History(Stateful):
+class History(Slotted):
     """The last `length` interactions of each of the last `capacity` users.
 
     Parameters
@@ -32,7 +29,7 @@ class History(Stateful):
         if length < 1:
             raise ValueError(f"length: {length}; give at least 1")
         self.length = length
-        self.index = KeyIndex(capacity)
+        super().__init__(capacity)
         self.rings = Arrays(
             item=np.zeros((capacity, length), np.int64),
             timestamp=np.zeros((capacity, length), np.float64),
@@ -104,10 +101,6 @@ class History(Stateful):
         for name in self.rings:
             self.rings[name][slots] = 0
         self.rings.mark(slots)
-
-    def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
-        """Yield this store under its own name."""
-        yield prefix.rstrip("."), self
 
 
 # Compiled part. Rings: items int64 (capacity, L), times float64 (capacity, L), positives bool (capacity, L), and counts int64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +10,7 @@ import numpy.typing as npt
 from numba import njit
 
 from memory.arrays import Arrays, Bools, Ids
-from memory.key_index import KeyIndex
-from memory.stateful import Stateful
+from memory.slotted import Slotted
 
 __all__ = ["Column", "Table"]
 
@@ -36,7 +34,7 @@ class Column:
     fill: float = 0
 
 
-class Table(Stateful):
+class Table(Slotted):
     """A `KeyIndex` and its rows.
 
     Parameters
@@ -54,7 +52,7 @@ class Table(Stateful):
     """
 
     def __init__(self, capacity: int, **columns: Column) -> None:
-        self.index = KeyIndex(capacity)
+        super().__init__(capacity, {name: column.fill for name, column in columns.items()})
         self.rows = Arrays(
             **{
                 name: np.full(capacity if column.width is None else (capacity, column.width), column.fill, column.dtype)
@@ -118,10 +116,6 @@ class Table(Stateful):
     def slots(self) -> Ids:
         """Used rows from the longest untouched to the newest, (len,) int64."""
         return self.index.slots()
-
-    def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
-        """Yield this store under its own name."""
-        yield prefix.rstrip("."), self
 
     def _reset(self, slots: Ids) -> None:
         for array, fill in self._fill:

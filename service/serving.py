@@ -12,8 +12,6 @@ from service.server import Server, bind
 
 __all__ = ["run"]
 
-err = Console(stderr=True, soft_wrap=True)
-
 
 def run(
     config: Config, host: str | None = None, port: int | None = None, started: Callable[[str], None] | None = None
@@ -44,7 +42,7 @@ def run(
     with listening:
         runtime = open_runtime(config)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-        server = Server(create_app(runtime), listening, lambda: err.print(f"serving on {address}", highlight=False))
+        server = Server(create_app(runtime), listening, None if started is None else lambda: started(address))
 
         def end(_: BaseException) -> None:
             server.should_exit = True

@@ -92,6 +92,12 @@ class DeadLetters:
         except OSError:
             self.lost += 1
 
+    def clear(self) -> None:
+        """Forget counts and the letters in memory; a log keeps its own."""
+        self.counts.clear()
+        self._recent.clear()
+        self.lost = 0
+
     def read(self, limit: int = 100) -> list[DeadLetter]:
         """The newest `limit` letters, oldest of them first."""
         if self._log is None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,12 +43,15 @@ class Attribute:
         if not isinstance(self.values, Column):
             return [None if math.isnan(cell) else cell for cell in self.values.tolist()]
         cells = self.values.texts()
-        return [cell.split(SEPARATOR) if self.many and cell is not None else cell for cell in cells]
+        if not self.many:
+            return list(cells)
+        return [None if cell is None else [part for part in cell.split(SEPARATOR) if part] for cell in cells]
 
 
-def texts(column: pa.ChunkedArray) -> Column:
+def texts(column: pa.ChunkedArray[Any]) -> Column:
     """Dictionary-encode a column of any type; numbers without a fraction as ``123``, empty cells as code -1."""
     kind = column.type
+    encoded: Any
     if pa.types.is_dictionary(kind):
         encoded = column.unify_dictionaries().combine_chunks()
     else:
@@ -66,7 +70,7 @@ def texts(column: pa.ChunkedArray) -> Column:
     return Column(codes.astype(np.int32, copy=False), names)
 
 
-def numbers(column: pa.ChunkedArray) -> tuple[Times, Bools | None]:
+def numbers(column: pa.ChunkedArray[Any]) -> tuple[Times, Bools | None]:
     """Numbers of a column of numbers or of text.
 
     Returns
@@ -89,7 +93,7 @@ def numbers(column: pa.ChunkedArray) -> tuple[Times, Bools | None]:
     return _parsed(texts(column), _number)
 
 
-def times(column: pa.ChunkedArray, unit: str) -> tuple[Times, Bools | None]:
+def times(column: pa.ChunkedArray[Any], unit: str) -> tuple[Times, Bools | None]:
     """Unix seconds of a column of numbers in `unit`, of dates or of text; as `numbers`."""
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -116,7 +120,7 @@ def is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
-def looks_numeric(column: pa.ChunkedArray) -> bool:
+def looks_numeric(column: pa.ChunkedArray[Any]) -> bool:
     """Whether a column is of numbers, or of text that is all numbers."""
     kind = column.type
     if not pa.types.is_string(kind):
@@ -128,9 +132,10 @@ def looks_numeric(column: pa.ChunkedArray) -> bool:
     return misfit is None and not bool(np.isnan(values).all())
 
 
-def _names(dictionary: pa.Array) -> list[str]:
+def _names(dictionary: pa.Array[Any]) -> list[str]:
     if pa.types.is_floating(dictionary.type):
-        return [str(int(name)) if name.is_integer() else repr(name) for name in dictionary.to_pylist()]
+        numbers: list[float] = dictionary.to_pylist()
+        return [str(int(number)) if number.is_integer() else repr(number) for number in numbers]
     names: list[str] = dictionary.cast(pa.string()).to_pylist()
     return names
 
@@ -169,7 +174,7 @@ def _time(text: str, divisor: float) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _seconds(column: pa.ChunkedArray) -> Times:
+def _seconds(column: pa.ChunkedArray[Any]) -> Times:
     micros = column.cast(pa.timestamp("us", getattr(column.type, "tz", None)), safe=False).cast(pa.int64())
     seconds: Times = micros.cast(pa.float64(), safe=False).to_numpy() / 1e6
     return seconds

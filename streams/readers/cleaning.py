@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -102,10 +103,9 @@ class Cleaner:
         columns, count = self._columns, table.num_rows
         user, item = self._text(table, columns.user), self._text(table, columns.item)
         kind = self._kind if columns.kind is None else self._text(table, columns.kind)
-        value, _ = (np.ones(count), None) if columns.value is None else self._cells(table, columns.value, numbers)
-        if columns.timestamp is None:
-            timestamp = self._read + 1.0 + np.arange(count)
-        else:
+        value = np.ones(count) if columns.value is None else self._cells(table, columns.value, numbers)[0]
+        timestamp = self._read + 1.0 + np.arange(count, dtype=np.float64)
+        if columns.timestamp is not None:
             timestamp, _ = self._cells(table, columns.timestamp, partial(times, unit=columns.timestamp_unit))
         good = self._blank(table, (user.codes < 0) & (item.codes < 0))
         self._drop(good, table, columns.user, "no_user", _unusable(user, _MAX_ID), f"missing, or over {_MAX_ID} characters")
@@ -143,7 +143,7 @@ class Cleaner:
             raise self._wrong_type(table, name) from error
 
     def _cells(
-        self, table: pa.Table, name: str, read: Callable[[pa.ChunkedArray], tuple[Times, Bools | None]]
+        self, table: pa.Table, name: str, read: Callable[[pa.ChunkedArray[Any]], tuple[Times, Bools | None]]
     ) -> tuple[Times, Bools | None]:
         try:
             return read(table[name])

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -67,7 +68,7 @@ class TextReader:
         path: Path,
         delimiter: str,
         *,
-        quote: str | bool = False,
+        quote: str | Literal[False] = False,
         names: Sequence[str] | None = None,
         header: bool = True,
         rename: Callable[[str], str] = str,
@@ -99,10 +100,10 @@ class TextReader:
         """See `Reader.tables`."""
         self._numbers = RowNumbers(int(self._header))
 
-        def skip(row: pa.csv.InvalidRow) -> str:
-            problem = f"{row.actual_columns} fields instead of {row.expected_columns}"
-            self._numbers.skip(row.number)
-            failures.append((row.number, problem, row.text))
+        def skip(row: pa.csv.InvalidRow) -> Literal["skip"]:
+            number = row.number or 0
+            self._numbers.skip(number)
+            failures.append((number, f"{row.actual_columns} fields instead of {row.expected_columns}", row.text))
             return "skip"
 
         failures: list[tuple[int, str, str]] = []
@@ -113,9 +114,10 @@ class TextReader:
         parse = pa.csv.ParseOptions(
             delimiter=self._delimiter, quote_char=self._quote, ignore_empty_lines=False, invalid_row_handler=skip
         )
-        convert = pa.csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string()))
+        convert = pa.csv.ConvertOptions(include_columns=list(columns), column_types=dict.fromkeys(columns, pa.string()))
         try:
-            with pa.input_stream(str(self.path)) as file:
+            with pa.input_stream(str(self.path)) as stream:
+                file = cast(IO[Any], stream)
                 if whole:
                     table = pa.csv.read_csv(file, read, parse, convert)
                     self._report(failures, bad)
@@ -137,8 +139,9 @@ class TextReader:
         line = first_line(self.path)
         if not line:
             raise BadRecording(self.path, "empty file", "give a file with a header and rows")
-        quoting = csv.QUOTE_MINIMAL if self._quote else csv.QUOTE_NONE
-        return next(csv.reader([line], delimiter=self._delimiter, quotechar=str(self._quote or '"'), quoting=quoting))
+        if not self._quote:
+            return line.split(self._delimiter)
+        return next(csv.reader([line], delimiter=self._delimiter, quotechar=self._quote))
 
     def _explain(self, problem: str) -> BadRecording:
         if "invalid UTF8" in problem:

@@ -105,9 +105,7 @@ def make_update(side: str, name: str, attributes: dict[str, Value], timestamp: f
     return ItemUpdate(item=name, attributes=attributes, timestamp=timestamp)
 
 
-def side_updates(
-    side: str, reader: Reader, identity: str, types: Types, bad: BadRows, timestamp: float
-) -> Iterator[Update]:
+def side_updates(side: str, reader: Reader, identity: str, types: Types, bad: BadRows, timestamp: float) -> Iterator[Update]:
     """Every row of a table of users or items as an update.
 
     Raises

@@ -212,18 +212,15 @@ def test_reading_changes_nothing(case: Case) -> None:
 def test_memory_is_bounded(case: Case) -> None:
     store = changed(case, times=20)
     nbytes = store.nbytes
-    shapes = {
-        name: array.shape for name, array in store.state_dict().items() if name.rpartition(".")[2] not in ("json", "pickle")
-    }
     rng = np.random.default_rng(8)
     for _ in range(200):
         case.change(store, rng)
         for _, leaf in store.stores():
             if hasattr(leaf, "capacity"):
                 assert len(leaf) <= leaf.capacity  # type: ignore[arg-type]
-    assert {name: array.shape for name, array in store.state_dict().items() if name in shapes} == shapes
     if not isinstance(store, Blob):  # a blob is as large as its object
         assert store.nbytes == nbytes
+        assert sum(array.nbytes for array in store.state_dict().values()) <= nbytes, "what is saved is bounded by what is held"
 
 
 @pytest.mark.parametrize("damage", ["missing", "extra", "shape", "type"])

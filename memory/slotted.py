@@ -1,0 +1,80 @@
+"""What tables, histories and catalogues have in common: an index, and arrays with one row for each of its slots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memory.arrays import Arrays, check_fit
+from memory.key_index import KeyIndex
+from memory.stateful import State, Stateful
+
+__all__ = ["Slotted"]
+
+
+class Slotted(Stateful):
+    """A `KeyIndex` called ``index`` beside `Arrays`; only the rows of used slots are saved, the others hold their fill.
+
+    Parameters
+    ----------
+    capacity : int
+        Slots.
+    fill : mapping of str to number
+        What the rows of free slots hold, by name of the array, where it is not 0.
+    """
+
+    def __init__(self, capacity: int, fill: Mapping[str, float] | None = None) -> None:
+        self.index = KeyIndex(capacity)
+        self._filling = dict(fill or {})
+
+    def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
+        """Yield this store under its own name."""
+        yield prefix.rstrip("."), self
+
+    def state_dict(self) -> State:
+        """Index, and the rows of used slots in ascending order of slot."""
+        used = np.flatnonzero(self.index.keys)
+        state: State = {}
+        for name, child in self.children():
+            part = {key: child[key][used] for key in child} if isinstance(child, Arrays) else child.state_dict()
+            state |= {f"{name}.{key}": array for key, array in part.items()}
+        return state
+
+    def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Raise ValueError unless names, shapes and types are this store's."""
+        parts = self._parts(state)
+        self.index.check_state_dict(parts["index"])
+        used = int(np.count_nonzero(parts["index"]["keys"]))
+        for name, child in self.children():
+            if isinstance(child, Arrays):
+                check_fit(type(self).__name__, parts[name], {key: child[key] for key in child}, rows=used)
+            elif child is not self.index:
+                child.check_state_dict(parts[name])
+
+    def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Copy `state` into this store; a follower must load the same state, for changes count from here."""
+        self.check_state_dict(state)
+        parts = self._parts(state)
+        used = np.flatnonzero(parts["index"]["keys"])
+        for name, child in self.children():
+            if isinstance(child, Arrays):
+                for key in child:
+                    child[key][...] = self._filling.get(key, 0)
+                    child[key][used] = parts[name][key]
+                child.dirty[:] = False
+            else:
+                child.load_state_dict(parts[name])
+
+    def _parts(self, state: Mapping[str, npt.NDArray[Any]]) -> dict[str, State]:
+        parts: dict[str, State] = {name: {} for name, _ in self.children()}
+        for name, array in state.items():
+            head, _, rest = name.partition(".")
+            parts.setdefault(head, {})[rest] = array
+        if parts.keys() != {name for name, _ in self.children()} or "keys" not in parts["index"]:
+            kept = sorted(name for name, _ in self.children())
+            problem = f"state has {sorted(state)} where {type(self).__name__} keeps {kept}"
+            raise ValueError(f"{problem}: it was written under another configuration")
+        return parts

@@ -1,0 +1,82 @@
+"""What a format knows of a file: how its rows are read, what its columns mean, and what lies beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from streams.events import ItemUpdate, UserUpdate
+from streams.readers.cleaning import Types
+from streams.readers.lines import JsonReader
+from streams.readers.mapping import BadRecording, BadRows, ColumnMap, Reader
+from streams.readers.parquet import ParquetReader
+from streams.readers.text import TextReader
+from streams.readers.updates import side_updates
+
+__all__ = ["Layout", "Side", "SideFile", "suffix", "table", "table_side"]
+
+Side = Callable[[BadRows, float], Iterator[UserUpdate | ItemUpdate]]
+"""Reads a file of users or items, given where bad rows go and the time of the updates."""
+
+SideFile = Path | bool | None
+"""A file of users or items: its path, None for the one beside the recording if there is one, False for none."""
+
+_COMPRESSED = {".gz", ".bz2", ".zst", ".lz4"}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one recorded file is read.
+
+    Attributes
+    ----------
+    reader : Reader
+        Its rows.
+    columns : ColumnMap
+        What the columns mean.
+    types : Types
+        What the format says about them.
+    users, items : Side or None
+        Readers of the files beside it.
+    """
+
+    reader: Reader
+    columns: ColumnMap
+    types: Types = field(default_factory=Types)
+    users: Side | None = None
+    items: Side | None = None
+
+
+def suffix(path: Path) -> str:
+    """Ending of the name, without that of a compression."""
+    return (path.with_suffix("") if path.suffix in _COMPRESSED else path).suffix.lower()
+
+
+def table(path: Path, format: str) -> Reader:
+    """Reader of a table with named columns: ``csv``, ``tsv``, ``parquet`` or ``jsonl``."""
+    if format == "parquet":
+        return ParquetReader(path)
+    if format == "jsonl":
+        return JsonReader(path)
+    return TextReader(path, "\t") if format == "tsv" else TextReader(path, ",", quote='"')
+
+
+def table_side(side: str, path: SideFile, identity: str) -> Side | None:
+    """Reader of a table of users or items: its column `identity`, or else its first, has the ids, the others are attributes.
+
+    Raises
+    ------
+    BadRecording
+        For a file that is not there or of no known ending.
+    """
+    if path is None or isinstance(path, bool):
+        return None
+    formats = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+    if suffix(path) not in formats:
+        raise BadRecording(
+            path, f"cannot tell the format of a file of {side}s from its name", f"end it in {', '.join(formats)}"
+        )
+    reader = table(path, formats[suffix(path)])
+    found = identity if identity in reader.names else reader.names[0]
+    return lambda bad, timestamp: side_updates(side, reader, found, Types(), bad, timestamp)

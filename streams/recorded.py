@@ -1,0 +1,257 @@
+"""Recorded files as the events that they record: what a replay reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from streams.block import Block
+from streams.dead_letters import DeadLetters
+from streams.events import Attribute, Event, ItemUpdate, UserUpdate
+from streams.readers import lines
+from streams.readers.cleaning import Cleaner, Rows
+from streams.readers.layout import Layout, SideFile, suffix, table, table_side
+from streams.readers.mapping import BadRecording, BadRows, ColumnMap
+from streams.readers.movielens import CSV_HEADER, movielens
+from streams.readers.recbole import recbole
+from streams.readers.report import Report, Tally
+from streams.readers.text import first_line
+from streams.readers.updates import Updates
+
+__all__ = ["FORMATS", "BadRecording", "ColumnMap", "Recording", "Report", "open_recording", "validate"]
+
+FORMATS = ("movielens", "recbole", "csv", "tsv", "parquet", "jsonl", "events")
+CHUNK = 65_536
+"""Most rows of a `Block`."""
+
+_SUFFIXES = {
+    ".csv": "csv",
+    ".dat": "movielens",
+    ".data": "movielens",
+    ".inter": "recbole",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".tsv": "tsv",
+}
+_IN_FOLDER = ("u.data", "ratings.csv", "ratings*.dat", "*.inter")
+
+
+def open_recording(
+    path: str | Path,
+    *,
+    format: str | None = None,
+    columns: ColumnMap | None = None,
+    kind: str = "rating",
+    sorted: bool = False,
+    users: str | Path | bool | None = None,
+    items: str | Path | bool | None = None,
+    strict: bool = False,
+) -> Recording:
+    """Open a recorded file.
+
+    Parameters
+    ----------
+    path : path
+        The file, or a folder with one in the layout of MovieLens or RecBole.
+    format : str or None
+        One of `FORMATS`: ``movielens`` (``u.data``, ``ratings.dat``, ``ratings.csv``), ``recbole`` (``.inter``), a table by
+        `columns` (``csv``, ``tsv``, ``parquet``, ``jsonl``), or ``events`` (native events, one JSON object a line). None: by the
+        name.
+    columns : ColumnMap or None
+        Of a table; None: `ColumnMap`'s defaults.
+    kind : str
+        Kind of the interactions where no column says it.
+    sorted : bool
+        Whether the rows are in time order. They are read as a stream then, in memory that does not depend on the file, and come
+        in the file's order whatever their times; else the file is read whole and sorted by time, equal times in file order.
+    users, items : path, None or False
+        Files of users' and items' attributes. None: those beside the file that its format knows. False: none. For a table, a
+        table whose column of ids has the same name or is the first.
+    strict : bool
+        Whether a bad row ends the reading; else it is left out and counted in ``Recording.dead``.
+
+    Raises
+    ------
+    BadRecording
+        For a file that is not there, is empty, is not what its format says, or lacks a mapped column.
+    """
+    place = _file(Path(path))
+    chosen = _guess(place, columns) if format is None else format
+    if chosen not in FORMATS:
+        raise BadRecording(place, f"unknown format {chosen!r}", f"choose one of {', '.join(FORMATS)}")
+    beside = [Path(side) if isinstance(side, str) else side for side in (users, items)]
+    if chosen == "events":
+        if not first_line(place):
+            raise BadRecording(place, "empty file", "give a file with one event per line")
+        if columns is not None or any(isinstance(side, Path) for side in beside):
+            raise BadRecording(place, "events need no columns, users or items", "leave them out, or say format = jsonl")
+        return Recording(place, chosen, None, kind, sorted, strict)
+    layout = _layout(place, chosen, columns, *beside)
+    for name in layout.columns.names:
+        if name not in layout.reader.names:
+            raise BadRecording.without(place, name, layout.reader.names)
+    return Recording(place, chosen, layout, kind, sorted, strict)
+
+
+class Recording:
+    """A recorded file, made by `open_recording`; `events` can be called again and again.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    format : str
+        One of `FORMATS`.
+    rows : int or None
+        Rows in the file, bad ones included; None where counting them would mean reading a large file.
+    dead : DeadLetters
+        What the latest pass left out: counts by reason, and the last 1,000 with their row numbers.
+    out_of_order : int
+        Rows of the latest pass that are earlier than the row before them in the file.
+    has_users, has_items : bool
+        Whether the pass starts with users or items of a file beside.
+    """
+
+    def __init__(self, path: Path, format: str, layout: Layout | None, kind: str, sorted: bool, strict: bool) -> None:
+        self.path = path
+        self.format = format
+        self.rows = layout.reader.rows if layout else None
+        self.dead = DeadLetters()
+        self.out_of_order = 0
+        self.has_users = layout is not None and layout.users is not None
+        self.has_items = layout is not None and layout.items is not None
+        self._layout, self._kind, self._sorted, self._strict = layout, kind, sorted, strict
+
+    def events(self) -> Iterator[Event | Block]:
+        """Users and items of the files beside, as of the first row's time; then blocks of at most 65,536 rows.
+
+        Where rows carry attributes of their user or item, updates come ahead of the block in which an id is new or has changed:
+        the first row of the id in that block decides for the whole block. Native events come one by one instead of in blocks.
+
+        Raises
+        ------
+        BadRecording
+            For a file that turns out to be damaged or has not a single good row, and, when strict, for the first bad row.
+        """
+        self.dead.clear()
+        self.out_of_order = 0
+        bad = BadRows(self.dead, self._strict)
+        found = self._native(bad) if self._layout is None else self._tabular(self._layout, bad)
+        first = next(found, None)
+        if first is None:
+            why = next((f" ({letter.reason})" for letter in self.dead.read(1)), "")
+            raise BadRecording(self.path, f"not one good row{why}", "see whether format and columns are what the file has")
+        yield from chain([first], found)
+
+    def _native(self, bad: BadRows) -> Iterator[Event]:
+        before = 0.0
+        read: list[tuple[float, Event]] = []
+        for event in lines.events(self.path, bad):
+            # No time means "when it was appended": no earlier than the event before it.
+            time = event.timestamp or before
+            self.out_of_order += time < before
+            before = time
+            if self._sorted:
+                yield event
+            else:
+                read.append((time, event))
+        read.sort(key=lambda timed: timed[0])
+        yield from (event for _, event in read)
+
+    def _tabular(self, layout: Layout, bad: BadRows) -> Iterator[Event | Block]:
+        chunks = self._chunks(layout, bad)
+        first = next(chunks, None)
+        if first is None:
+            return
+        start = float(first.block.timestamp[0])
+        known: dict[str, dict[str, dict[str, Attribute]]] = {"user": {}, "item": {}}
+        for side in (layout.users, layout.items):
+            for update in side(bad, start) if side else ():
+                if layout.columns.user_attributes or layout.columns.item_attributes:
+                    _remember(known, update)
+                yield update
+        users, items = Updates("user", known["user"]), Updates("item", known["item"])
+        for rows in chain([first], chunks):
+            block = rows.block
+            yield from users.ahead(block.user, rows.user_attributes, block.timestamp)
+            yield from items.ahead(block.item, rows.item_attributes, block.timestamp)
+            yield block
+
+    def _chunks(self, layout: Layout, bad: BadRows) -> Iterator[Rows]:
+        """Clean rows in the order of the replay."""
+        cleaner = Cleaner(layout.reader, layout.columns, self._kind, layout.types, bad)
+        last = -np.inf
+        for read in layout.reader.tables(layout.columns.names, bad, whole=not self._sorted):
+            rows = cleaner.rows(read)
+            if not rows.block.rows:
+                continue
+            timestamp = rows.block.timestamp
+            backwards = int((np.diff(timestamp) < 0).sum())
+            self.out_of_order += backwards + int(timestamp[0] < last)
+            last = timestamp[-1]
+            if backwards and not self._sorted:
+                rows = rows.take(np.argsort(timestamp, kind="stable"))
+            for start in range(0, rows.block.rows, CHUNK):
+                yield rows.take(slice(start, start + CHUNK))
+
+
+def validate(recording: Recording) -> Report:
+    """Read a recording from end to end and say what is in it."""
+    tally = Tally()
+    for event in recording.events():
+        tally.take(event)
+    return tally.report(
+        recording.path, recording.format, recording.dead, recording.out_of_order, recording.has_users, recording.has_items
+    )
+
+
+def _file(path: Path) -> Path:
+    """The file that a path means."""
+    if not path.is_dir():
+        if not path.exists():
+            raise BadRecording(path, "no such file", "give the path of a recorded file")
+        return path
+    found = [file for pattern in _IN_FOLDER for file in path.glob(pattern)]
+    if len(found) == 1:
+        return found[0]
+    problem = (
+        f"a folder with {', '.join(file.name for file in found)}" if found else f"a folder without {', '.join(_IN_FOLDER)}"
+    )
+    raise BadRecording(path, problem, "give the path of one file")
+
+
+def _guess(path: Path, columns: ColumnMap | None) -> str:
+    ending = suffix(path)
+    if ending in (".jsonl", ".ndjson"):
+        return "events" if columns is None else "jsonl"
+    if ending == ".csv" and columns is None and first_line(path).split(",") == CSV_HEADER:
+        return "movielens"
+    if ending not in _SUFFIXES:
+        raise BadRecording(path, "cannot tell its format from its name", f"say format = one of {', '.join(FORMATS)}")
+    return _SUFFIXES[ending]
+
+
+def _layout(path: Path, format: str, columns: ColumnMap | None, users: SideFile, items: SideFile) -> Layout:
+    known: dict[str, Callable[[Path, ColumnMap | None, SideFile, SideFile], Layout]] = {
+        "movielens": movielens,
+        "recbole": recbole,
+    }
+    if format in known:
+        return known[format](path, columns, users, items)
+    columns = columns or ColumnMap()
+    return Layout(
+        table(path, format),
+        columns,
+        users=table_side("user", users, columns.user),
+        items=table_side("item", items, columns.item),
+    )
+
+
+def _remember(known: dict[str, dict[str, dict[str, Attribute]]], update: UserUpdate | ItemUpdate) -> None:
+    if isinstance(update, UserUpdate):
+        known["user"][update.user] = dict(update.attributes)
+    else:
+        known["item"][update.item] = dict(update.attributes)

@@ -1,0 +1,76 @@
+"""The service as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+DEADLINE = 120.0
+"""Seconds until a process that says nothing is taken for stuck; the first start compiles."""
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from service.cli import main; main()", *arguments]
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": path, "COLUMNS": "200"}
+
+
+class Process:
+    """A running service: its address, and how it ends."""
+
+    def __init__(self, config: Path, port: int, errors: Path) -> None:
+        self.errors = errors
+        with errors.open("wb") as file:
+            self.process = subprocess.Popen(
+                command("serve", "--config", str(config), "--port", str(port)), env=environment(), stderr=file
+            )
+        self.url = self._address()
+        self._until_ready()
+
+    def said(self) -> str:
+        return self.errors.read_text()
+
+    def stop(self) -> int:
+        """End it with SIGTERM; its exit status."""
+        self.process.terminate()
+        return self.process.wait(DEADLINE)
+
+    def _address(self) -> str:
+        until = time.monotonic() + DEADLINE
+        while time.monotonic() < until and self.process.poll() is None:
+            for line in self.said().splitlines():
+                if line.startswith("serving on ") and "," in line:
+                    return line.removeprefix("serving on ").split(",")[0]
+            time.sleep(0.05)
+        raise AssertionError(f"the service did not start:\n{self.said()}")
+
+    def _until_ready(self) -> None:
+        until = time.monotonic() + DEADLINE
+        while time.monotonic() < until:
+            if httpx.get(f"{self.url}/readyz").status_code == 200:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"the service is not ready:\n{self.said()}")
+
+
+@contextmanager
+def serving(config: Path, folder: Path, port: int = 0) -> Iterator[Process]:
+    """Run ``freshet serve`` for as long as the block lasts; killed at its end if it still lives."""
+    running = Process(config, port, folder / f"{config.stem}-{time.monotonic_ns()}.err")
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.process.kill()
+            running.process.wait()

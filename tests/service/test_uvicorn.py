@@ -1,0 +1,137 @@
+"""The service as its users meet it: a process behind a socket."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.service.processes import DEADLINE, Process, command, environment, serving
+
+CONFIG = """
+[stream]
+url = "lmdb://{folder}"
+batch_rows = 16
+[features]
+user = {{ id = "category" }}
+item = {{ id = "category", colour = "category" }}
+[ranker.fm]
+factors = 4
+bits = 10
+[retrievers.popularity]
+capacity = 100
+[items]
+capacity = 100
+[users]
+capacity = 100
+[history]
+capacity = 100
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("service")
+    path = folder / "service.toml"
+    path.write_text(CONFIG.format(folder=folder / "data"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def running(config: Path) -> Iterator[Process]:
+    with serving(config, config.parent) as process:
+        yield process
+
+
+@pytest.fixture
+def client(running: Process) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=running.url, timeout=DEADLINE) as client:
+        yield client
+
+
+def test_events_in_rankings_out(client: httpx.Client) -> None:
+    events = [
+        {"type": "item", "item": "a", "attributes": {"colour": "red"}},
+        {"type": "interaction", "user": "u", "item": "a"},
+        {"type": "interaction", "user": "u", "item": ["a"]},
+        {"type": "item", "item": "b", "attributes": {"colour": "blue"}},
+    ]
+    answer = client.post("/v1/events", json=events)
+    assert answer.status_code == 207
+    assert [result["status"] for result in answer.json()["results"]] == ["accepted", "accepted", "rejected", "accepted"]
+    assert client.put("/v1/items/c", json={"attributes": {"colour": "red"}}).json() == {"visible": True}
+    ranking = client.post("/v1/recommend", json={"user": "v", "n": 3}).json()
+    assert sorted(place["item"] for place in ranking["items"]) == ["a", "b", "c"]
+
+
+def test_a_large_body_is_answered_and_the_connection_goes_on(client: httpx.Client) -> None:
+    large = client.post("/v1/events", content=b" " * (6 << 20))
+    assert large.status_code == 413 and "max_body" in large.json()["error"]
+
+    def parts() -> Iterator[bytes]:
+        for _ in range(6):
+            yield b" " * (1 << 20)
+
+    assert client.post("/v1/events", content=parts()).status_code == 413
+    assert client.get("/healthz").status_code == 200
+
+
+def test_the_live_stream_tells_the_past_and_then_each_second(client: httpx.Client) -> None:
+    told = []
+    with client.stream("GET", "/v1/live") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        kind = ""
+        for line in stream.iter_lines():
+            if line.startswith("event: "):
+                kind = line.removeprefix("event: ")
+            if line.startswith("data: "):
+                told.append((kind, json.loads(line.removeprefix("data: "))))
+            if len(told) == 3:
+                break
+    assert [kind for kind, _ in told] == ["history", "sample", "sample"]
+    assert {"time", "events", "learn_rate", "freshness", "learners", "sources", "marks"} <= told[1][1].keys()
+
+
+def test_a_second_writer_and_a_taken_port_are_refused_by_name(running: Process, config: Path, tmp_path: Path) -> None:
+    second = subprocess.run(
+        command("serve", "--config", str(config), "--port", "0"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert second.returncode == 4
+    assert str(running.process.pid) in second.stderr and "already writes" in second.stderr
+    assert "Traceback" not in second.stderr
+    port = running.url.rsplit(":", 1)[1]
+    other = tmp_path / "other.toml"
+    other.write_text(CONFIG.format(folder=tmp_path / "data"))
+    taken = subprocess.run(
+        command("serve", "--config", str(other), "--port", port),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert taken.returncode == 5
+    assert f"port {port}" in taken.stderr and "choose another port" in taken.stderr
+    assert "Traceback" not in taken.stderr
+
+
+def test_it_stops_in_good_order_and_goes_on_where_it_was(config: Path, running: Process) -> None:
+    with httpx.Client(base_url=running.url, timeout=DEADLINE) as client, client.stream("GET", "/v1/live") as stream:
+        next(stream.iter_lines())
+        before = client.get("/v1/status?digest=1").json()
+        with httpx.Client(base_url=running.url) as other:
+            assert other.post("/v1/recommend", json={"user": "u"}).status_code == 200
+        assert running.stop() in (0, -15), running.said()
+    assert "Traceback" not in running.said() and "rror" not in running.said()
+    with serving(config, config.parent) as again, httpx.Client(base_url=again.url, timeout=DEADLINE) as client:
+        after = client.get("/v1/status?digest=1").json()
+        assert after["version"] >= before["version"] > 0
+        assert after["items"] == before["items"] == 3
+        assert client.get("/v1/items/c").json()["attributes"] == {"colour": "red"}
