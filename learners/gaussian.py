@@ -59,13 +59,14 @@ def _nodes(low: _Values, high: _Values, deviation: _Values, places: int) -> tupl
     edges = [floor]
     while edges[-1] < top:
         at = edges[-1]
-        narrow, ahead = np.inf, top
+        narrow = np.inf
         for s in range(low.size):
             if low[s] <= at < high[s]:
                 narrow = min(narrow, deviation[s])
-            elif at < low[s] < ahead:
-                ahead = low[s]
-        end = min(at + 5.0 * narrow, ahead)
+        end = min(at + 2.0 * narrow, top)
+        for s in range(low.size):
+            if at < low[s] < end and deviation[s] < narrow:
+                end = low[s]
         edges.append(end if end > at else np.nextafter(at, np.inf))
     size = _POINTS.size
     x, weight = np.empty((len(edges) - 1) * size), np.empty((len(edges) - 1) * size)

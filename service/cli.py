@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -26,7 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-out, err = Console(), Console(stderr=True, soft_wrap=True)
+# A pipe has no width of its own, and 80 columns would cut the table.
+out = Console(width=None if sys.stdout.isatty() else 140)
+err = Console(stderr=True, soft_wrap=True)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; without it, the built-in defaults.")]
 

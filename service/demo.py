@@ -5,11 +5,10 @@ from __future__ import annotations
 import http.client
 import multiprocessing
 import signal
-import socket
 import tempfile
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -26,14 +25,14 @@ from service.app import create_app
 from service.config import Config, parse
 from service.runtime import Runtime, open_runtime
 from service.server import Server, bind
-from streams.events import Event
 from streams.simulator import Population
 
 __all__ = ["Summary", "demo_config", "run_demo"]
 
 PLACES = 8
 SHIFT_EVERY = 60.0
-SHIFTED = "tastes shifted"
+PATIENCE = 5.0
+"""Seconds that the visitors' process has to end."""
 LONGEST_PHASE = 10.0
 """Seconds that click-through is summed over: before a shift, right after it, at the end."""
 
@@ -47,7 +46,7 @@ def demo_config(folder: Path) -> Config:
                 "user": {"id": "category", "segment": "category"},
                 "item": {"id": "category", "genre": "category"},
                 "context": {"device": "category"},
-                "crosses": [["user.segment", "item.genre"]],
+                "crosses": ["user.segment * item.genre"],
             },
             "users": {"capacity": 5_000},
             "items": {"capacity": 1_000},
@@ -131,21 +130,20 @@ def run_demo(
         runtime = open_runtime(demo_config(Path(folder)))
         address: tuple[str, int] = listening.getsockname()
         visitors = _Visitors(runtime, _Plan(address, rate, shift_every, users, items, seed))
-        server = Server(create_app(runtime), listening)
 
         def stop() -> None:
-            visitors.stop()
             server.should_exit = True
 
         def started() -> None:
             console.print(f"Watch it learn: [bold]http://{address[0]}:{address[1]}/[/]  (Ctrl-C ends)")
             visitors.start(on_failure=stop)
             if seconds is not None:
-                threading.Timer(seconds, stop).start()
+                end = threading.Timer(seconds, stop)
+                end.daemon = True
+                end.start()
 
-        server.on_start = started
+        server = Server(create_app(runtime), listening, started, stopping=visitors.stop)
         server.run()
-        visitors.stop()
     if visitors.failure is not None:
         raise RuntimeError(f"the visitors' process failed: {visitors.failure}")
     summary = visitors.summary()
@@ -167,13 +165,26 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Second:
-    """What visitors did in one second: places shown and clicked by source."""
+    """What visitors did in the second up to `time`: places shown and clicked by source."""
 
     time: float
     visits: int
     shown: dict[str, int]
     clicked: dict[str, int]
-    shifted: bool = False
+
+
+@dataclass(frozen=True)
+class _Shift:
+    """Tastes shifted."""
+
+    time: float
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """The visitors' process came to grief."""
+
+    problem: str
 
 
 class _Visitors:
@@ -187,8 +198,8 @@ class _Visitors:
         self._process = context.Process(target=_visit, args=(plan, self._child, self._ending), daemon=True)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._seconds: deque[_Second] = deque(maxlen=24 * 3600)
+        self._shifts: list[float] = []
         self._last: dict[str, Any] = {}
-        self._stopped = threading.Lock()
         self._on_failure: Callable[[], None] = lambda: None
         self.failure: str | None = None
 
@@ -200,18 +211,14 @@ class _Visitors:
 
     def stop(self) -> None:
         """Send the visitors home; the last numbers are those of this moment."""
-        with self._stopped:
-            if self._ending.is_set() or self._process.pid is None:
-                return
-            self._ending.set()
-            self._process.join(5.0)
-            if self._process.is_alive():
-                self._process.kill()
-            self._listener.join(5.0)
+        self._ending.set()
+        self._process.join(PATIENCE)
+        if self._process.is_alive():
+            self._process.kill()
+        self._listener.join(PATIENCE)
 
     def summary(self) -> Summary:
-        seconds, last = list(self._seconds), self._last
-        shifts = [second.time for second in seconds if second.shifted]
+        seconds, shifts, last = list(self._seconds), self._shifts, self._last
         end = seconds[-1].time if seconds else 0.0
         span = min(LONGEST_PHASE, self._plan.shift_every / 2)
         phases = {"before the last shift": shifts[-1], "right after it": shifts[-1] + span} if shifts else {}
@@ -236,22 +243,23 @@ class _Visitors:
                 told = self._reports.recv()
             except EOFError:
                 break
-            if isinstance(told, str):
-                self.failure = told
-                break
-            if told.shifted:
-                self._monitor.mark(SHIFTED)
-            self._seconds.append(told)
-            self._last = self._monitor.snapshot()
+            if isinstance(told, _Second):
+                self._seconds.append(told)
+                self._last = self._monitor.snapshot()
+            elif isinstance(told, _Shift):
+                self._shifts.append(told.time)
+                self._monitor.mark("tastes shifted")
+            else:
+                self.failure = told.problem
         if not self._ending.is_set():
             self.failure = self.failure or "it ended without a word"
-            threading.Thread(target=self._on_failure, daemon=True).start()
+            self._on_failure()
 
 
 def _click_through(seconds: Sequence[_Second]) -> dict[str, float]:
     sources = sorted({source for second in seconds for source in second.shown})
     shown = {source: sum(second.shown.get(source, 0) for second in seconds) for source in sources}
-    return {source: sum(second.clicked.get(source, 0) for second in seconds) / shown[source] for source in sources}
+    return {source: sum(second.clicked.get(source, 0) for second in seconds) / max(shown[source], 1) for source in sources}
 
 
 def _visit(plan: _Plan, reports: Connection, ending: Flag) -> None:
@@ -260,7 +268,7 @@ def _visit(plan: _Plan, reports: Connection, ending: Flag) -> None:
     try:
         _come_and_go(plan, reports, ending)
     except Exception as error:
-        reports.send(f"{type(error).__name__}: {error}")
+        reports.send(_Failure(f"{type(error).__name__}: {error}"))
     finally:
         reports.close()
 
@@ -269,9 +277,9 @@ def _come_and_go(plan: _Plan, reports: Connection, ending: Flag) -> None:
     people = Population(users=plan.users, items=plan.items, seed=plan.seed)
     service = _Client(plan.address)
     service.post("/v1/events", [*people.catalogue(), *people.profiles()])
-    due = second_ends = time.monotonic()
-    next_shift = due + plan.shift_every
-    visits, shown, clicked, shifted = 0, dict[str, int](), dict[str, int](), False
+    due = time.monotonic()
+    second_ends, next_shift = due + 1.0, due + plan.shift_every
+    visits, shown, clicked = 0, Counter[str](), Counter[str]()
     while not ending.is_set():
         user, context = people.visit()
         request = {"user": user, "context": context, "n": PLACES, "candidates": plan.items, "repeat": True}
@@ -284,24 +292,24 @@ def _come_and_go(plan: _Plan, reports: Connection, ending: Flag) -> None:
             service.post("/v1/events", clicks)
         source = ranking["source"]
         visits += 1
-        shown[source] = shown.get(source, 0) + len(places)
-        clicked[source] = clicked.get(source, 0) + len(clicks)
+        shown[source] += len(places)
+        clicked[source] += len(clicks)
         now = time.monotonic()
         if now >= second_ends:
-            reports.send(_Second(time.time(), visits, shown, clicked, shifted))
-            visits, shown, clicked, shifted = 0, {}, {}, False
-            second_ends = max(second_ends + 1.0, now)
-            if now >= next_shift:
-                people.shift()
-                next_shift += plan.shift_every
-                shifted = True
+            reports.send(_Second(time.time(), visits, shown, clicked))
+            visits, shown, clicked = 0, Counter(), Counter()
+            second_ends = now + 1.0
+        if now >= next_shift:
+            people.shift()
+            reports.send(_Shift(time.time()))
+            next_shift = now + plan.shift_every
         # Whoever was late does not make up for it: this is a crowd, not a benchmark.
         due = max(due + 1.0 / plan.rate, now)
         ending.wait(due - now)
 
 
 def _in_control_group(user: str) -> bool:
-    return xxhash.xxh3_64_intdigest("control" + user) % 2 == 0
+    return xxhash.xxh3_64_intdigest(f"control {user}".encode()) % 2 == 0
 
 
 class _Client:
@@ -330,11 +338,11 @@ def _table(summary: Summary) -> Table:
     table.add_section()
 
     def times(quantiles: dict[str, float | None]) -> str:
-        return " / ".join("–" if (value := quantiles.get(name)) is None else f"{1000 * value:.1f}" for name in ("p50", "p99"))
+        return " / ".join("-" if (value := quantiles.get(name)) is None else f"{1000 * value:.1f}" for name in ("p50", "p99"))
 
     for name, text in (
         ("rows learned", f"{summary.learned}"),
-        ("AUC of " + ", ".join(summary.auc), ", ".join("–" if auc is None else f"{auc:.3f}" for auc in summary.auc.values())),
+        ("AUC of " + ", ".join(summary.auc), ", ".join("-" if auc is None else f"{auc:.3f}" for auc in summary.auc.values())),
         ("event to score, p50 / p99 ms", times(summary.freshness)),
         ("request, p50 / p99 ms", times(summary.latency)),
     ):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +23,8 @@ from service.trainer import Trainer
 from streams.batch import Feedback
 from streams.block import Block
 from streams.dead_letters import DeadLetters
+from streams.events import Event
+from streams.join import Joined
 from streams.lmdb_log import LmdbLog
 from streams.log import MemoryLog
 from streams.recorded import ColumnMap, Recording, open_recording
@@ -153,17 +156,29 @@ def _check_kind(config: Config) -> None:
 def _from_recording(recording: Recording, pipeline: Pipeline, outcomes: Outcomes, config: Config) -> Iterator[Feedback]:
     """Micro-batches of a recorded file, cut where a log of the same events would be cut."""
     joiner, rows = build_joiner(config), config.stream.batch_rows
-    for offset, event in enumerate(recording.events()):
-        if isinstance(event, Block):
-            for start in range(0, event.rows, rows):
-                yield outcomes.from_block(event.slice(start, min(start + rows, event.rows)))
-        else:
+    offset = count()
+
+    def one_by_one(events: Iterable[Event]) -> Iterator[Feedback]:
+        for event in events:
             pipeline.apply(event)
-            for joined in joiner.push(offset, event.timestamp, event):
-                feedback = outcomes.take(joined)
-                if feedback is not None:
-                    yield feedback
-    for joined in joiner.finish():
+            yield from _taken(outcomes, joiner.push(next(offset), event.timestamp, event))
+
+    for event in recording.events():
+        if not isinstance(event, Block):
+            yield from one_by_one([event])
+            continue
+        # Whole batches go as columns; what completes the batch before, or begins the one after, goes through the joiner.
+        start = min(joiner.room, event.rows) if joiner.pending else 0
+        stop = start + (event.rows - start) // rows * rows
+        yield from one_by_one(event.slice(0, start).interactions())
+        for at in range(start, stop, rows):
+            yield outcomes.from_block(event.slice(at, at + rows))
+        yield from one_by_one(event.slice(stop, event.rows).interactions())
+    yield from _taken(outcomes, joiner.finish())
+
+
+def _taken(outcomes: Outcomes, batches: Iterable[Joined]) -> Iterator[Feedback]:
+    for joined in batches:
         feedback = outcomes.take(joined)
         if feedback is not None:
             yield feedback

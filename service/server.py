@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 from collections.abc import Callable
@@ -52,9 +53,17 @@ class Server(uvicorn.Server):
         From `bind`.
     started : callable or None
         Called once it answers.
+    stopping : callable or None
+        Called when it is about to stop and still answers; on a worker thread.
     """
 
-    def __init__(self, app: Any, listening: socket.socket, started: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        app: Any,
+        listening: socket.socket,
+        started: Callable[[], None] | None = None,
+        stopping: Callable[[], None] | None = None,
+    ) -> None:
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -65,7 +74,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=GRACE,
         )
         super().__init__(config)
-        self._app, self._listening, self._on_start = app, listening, started
+        self._app, self._listening, self._started, self._stopping = app, listening, started, stopping
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve, and return when it has stopped, also by Ctrl-C."""
@@ -76,10 +85,12 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn."""
         await super().startup(sockets)
-        if self._on_start is not None and not self.should_exit:
-            self._on_start()
+        if self._started is not None and not self.should_exit:
+            self._started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn. A live page's stream has no end of its own, and it would be waited for."""
+        if self._stopping is not None:
+            await asyncio.to_thread(self._stopping)
         self._app.state.live.close()
         await super().shutdown(sockets)

@@ -156,6 +156,11 @@ class Joiner:
         return bool(self._rows or self._shown)
 
     @property
+    def room(self) -> int:
+        """Rows that the open batch still takes."""
+        return self._batch_rows - len(self._rows) - len(self._shown)
+
+    @property
     def next(self) -> int:
         """Offset after the last record pushed."""
         return self._next

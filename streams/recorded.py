@@ -58,8 +58,8 @@ def open_recording(
         The file, or a folder with one in the layout of MovieLens or RecBole.
     format : str or None
         One of `FORMATS`: ``movielens`` (``u.data``, ``ratings.dat``, ``ratings.csv``), ``recbole`` (``.inter``), a table by
-        `columns` (``csv``, ``tsv``, ``parquet``, ``jsonl``), or ``events`` (native events, one JSON object a line). None: by the
-        name.
+        `columns` (``csv``, ``tsv``, ``parquet``, ``jsonl``), or ``events`` (native events, one JSON object a line). None:
+        by the name.
     columns : ColumnMap or None
         Of a table; None: `ColumnMap`'s defaults.
     kind : str
@@ -93,6 +93,8 @@ def open_recording(
     for name in layout.columns.names:
         if name not in layout.reader.names:
             raise BadRecording.without(place, name, layout.reader.names)
+        if layout.reader.names.count(name) > 1:
+            raise BadRecording(place, f"two columns {name!r}", "rename one", column=name)
     return Recording(place, chosen, layout, kind, sorted, strict)
 
 

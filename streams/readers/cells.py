@@ -56,7 +56,8 @@ def texts(column: pa.ChunkedArray[Any]) -> Column:
         encoded = column.unify_dictionaries().combine_chunks()
     else:
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            column = pc.binary_join(column.cast(pa.list_(pa.string())), SEPARATOR)
+            joined: Any = pc.binary_join(column.cast(pa.list_(pa.string())), SEPARATOR)
+            column = joined
         elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_string(kind)):
             column = column.cast(pa.string())
         encoded = column.dictionary_encode().combine_chunks()
@@ -133,11 +134,11 @@ def looks_numeric(column: pa.ChunkedArray[Any]) -> bool:
 
 
 def _names(dictionary: pa.Array[Any]) -> list[str]:
-    if pa.types.is_floating(dictionary.type):
-        numbers: list[float] = dictionary.to_pylist()
-        return [str(int(number)) if number.is_integer() else repr(number) for number in numbers]
-    names: list[str] = dictionary.cast(pa.string()).to_pylist()
-    return names
+    if not pa.types.is_floating(dictionary.type):
+        names: list[Any] = dictionary.cast(pa.string()).to_pylist()
+        return names
+    numbers: list[Any] = dictionary.to_pylist()
+    return [str(int(number)) if number.is_integer() else repr(number) for number in numbers]
 
 
 def _finite(values: Times) -> tuple[Times, Bools | None]:

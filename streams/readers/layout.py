@@ -78,5 +78,5 @@ def table_side(side: str, path: SideFile, identity: str) -> Side | None:
             path, f"cannot tell the format of a file of {side}s from its name", f"end it in {', '.join(formats)}"
         )
     reader = table(path, formats[suffix(path)])
-    found = identity if identity in reader.names else reader.names[0]
+    found = identity if identity in reader.names else next(name for name in reader.names if name)
     return lambda bad, timestamp: side_updates(side, reader, found, Types(), bad, timestamp)

@@ -76,9 +76,6 @@ class TextReader:
         self.path = path
         self._delimiter, self._quote, self._header = delimiter, quote, header
         self.names = list(names) if names is not None else [rename(name) for name in self._read_header()]
-        if len(set(self.names)) < len(self.names):
-            twice = next(name for name in self.names if self.names.count(name) > 1)
-            raise BadRecording(path, f"two columns are called {twice!r}", "rename one", column=twice)
         self._numbers = RowNumbers(int(header))
 
     @property

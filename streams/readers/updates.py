@@ -116,7 +116,8 @@ def side_updates(side: str, reader: Reader, identity: str, types: Types, bad: Ba
     if identity not in reader.names:
         raise BadRecording.without(reader.path, identity, reader.names)
     cleaner = Cleaner(reader, ColumnMap(), "", types, bad)
-    for table in reader.tables(reader.names, bad, whole=True):
+    # A column without a name is the row number that data frames write.
+    for table in reader.tables([name for name in dict.fromkeys(reader.names) if name], bad, whole=True):
         ids, attributes = cleaner.attributes(table, identity)
         columns = {name: attribute.cells() for name, attribute in attributes.items()}
         for row, code in enumerate(ids.codes.tolist()):

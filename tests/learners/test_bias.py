@@ -112,8 +112,8 @@ def test_recovers_from_a_shift():
     for adaptive, step in ((True, 0.5), (False, 0.1)):
         learner = Bias(adaptive=adaptive, step=step)
         learner.learn(stream(40_000)[0])
-        feedback, truth = stream(6000, seed=1)
+        feedback, truth = stream(2000, seed=1)
         feedback.reward = 1 - feedback.reward
         learner.learn(feedback)
         errors[adaptive] = np.abs(outputs(learner, feedback)["score"] - (1 - truth)).mean()
-    assert errors[False] < 0.1 and errors[False] < 0.7 * errors[True]
+    assert errors[False] < 0.5 * errors[True]

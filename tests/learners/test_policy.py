@@ -176,6 +176,19 @@ def test_win_probabilities_sum_to_one(n):
         assert total == pytest.approx(1, abs=1e-7)
 
 
+def test_places_share_their_nodes_without_harm():
+    """All places at once give what each place gives when the rows before it are taken away."""
+    rng = np.random.default_rng(4)
+    for deviation in (np.full(40, 0.2), 10 ** rng.uniform(-7, 0, 40), np.where(rng.random(40) < 0.5, 0.0, 0.1)):
+        mean = 0.2 * rng.normal(size=40)
+        chosen = np.argsort(-(mean + deviation * rng.normal(size=40)))[:12]
+        told = win_probabilities(mean, deviation, chosen)
+        for place, row in enumerate(chosen):
+            left = np.setdiff1d(np.arange(40), chosen[:place])
+            alone = win_probabilities(mean[left], deviation[left], np.searchsorted(left, [row]))
+            assert told[place] == pytest.approx(alone[0], abs=1e-9)
+
+
 def test_equal_rows_share_equally():
     told = win_probabilities(np.full(8, 0.3), np.full(8, 0.2), np.arange(8))
     assert told == pytest.approx(1 / np.arange(8, 0, -1), abs=1e-9)
