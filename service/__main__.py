@@ -1,0 +1,5 @@
+"""``python -m service`` is ``freshet``."""
+
+from service.cli import main
+
+main()
