@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--factors", type=int, nargs="+", default=[16, 32])
     parser.add_argument("--npz", type=Path, help="read the stream from this file instead of making it")
     options = parser.parse_args(arguments)
+    measure.pin(options)
     before = measure.machine()
     with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as folder:
         clicks = stream.take(options.npz, options.rows)

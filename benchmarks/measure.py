@@ -25,7 +25,20 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Cost", "Costs", "finish", "interleave", "machine", "parser", "ratio", "stopwatch", "table"]
+__all__ = [
+    "Cost",
+    "Costs",
+    "best",
+    "finish",
+    "installed",
+    "interleave",
+    "machine",
+    "parser",
+    "pin",
+    "ratio",
+    "stopwatch",
+    "table",
+]
 
 PACKAGES = ("numpy", "numba", "pyarrow", "river", "vowpalwabbit", "uvicorn", "uvloop")
 
@@ -93,6 +106,12 @@ def parser(description: str | None) -> ArgumentParser:
     made.add_argument("--pin", type=int, metavar="CORE", help="run on this core only, children too")
     made.add_argument("--no-peers", action="store_true", help="leave river and vowpalwabbit out")
     return made
+
+
+def pin(options: Namespace) -> None:
+    """Stay on the core that was asked for, if one was."""
+    if options.pin is not None:
+        os.sched_setaffinity(0, {options.pin})
 
 
 def installed(module: str, options: Namespace) -> bool:

@@ -138,7 +138,7 @@ class PlackettLuce(Policy):
 class Thompson(Policy):
     """At each place the remaining row with the highest draw from N(score, uncertainty^2), all drawn anew for each place.
 
-    Propensities are integrals over the draw of the chosen row, by quadrature: absolute error below 1e-6.
+    Propensities are integrals over the draw of the chosen row, by quadrature: absolute error below 1e-9.
 
     References
     ----------

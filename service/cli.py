@@ -15,7 +15,7 @@ from rich.console import Console
 
 from service import config as configs
 from service.config import Config, ConfigError
-from service.runtime import FolderBusy
+from service.folder import FolderBusy
 from streams.recorded import BadRecording
 
 __all__ = ["ExitCode", "main"]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 from urllib.parse import urlsplit
@@ -18,6 +15,7 @@ from service.admission import Admission
 from service.config import Config, ConfigError
 from service.engine import Engine
 from service.feedback import Outcomes
+from service.folder import become_writer
 from service.monitor import Monitor
 from service.pipeline import Pipeline
 from service.trainer import Trainer
@@ -26,11 +24,7 @@ from streams.join import Joiner
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 
-__all__ = ["FolderBusy", "Runtime", "build_joiner", "build_pipeline", "open_runtime"]
-
-
-class FolderBusy(RuntimeError):
-    """Another process writes to this data folder."""
+__all__ = ["Runtime", "build_joiner", "build_pipeline", "open_runtime"]
 
 
 def build_pipeline(config: Config) -> Pipeline:
@@ -145,6 +139,7 @@ class Runtime:
             "next": self.trainer.next,
             "rewind": position.rewind,
             "lag": self.trainer.lag(),
+            "pending": self.trainer.joiner.pending,
             "learning": self.engine.learning,
             "users": len(pipeline.users),
             "items": len(pipeline.items),
@@ -184,7 +179,7 @@ def open_runtime(config: Config) -> Runtime:
     ------
     ConfigError
         For a config that cannot be built.
-    FolderBusy
+    service.folder.FolderBusy
         When another process is the writer of the data folder.
     OSError
         When the folder cannot be written.
@@ -196,32 +191,13 @@ def open_runtime(config: Config) -> Runtime:
     folder = config.folder
     if folder is None:
         raise ConfigError("stream", f"url = {config.stream.url!r}: serving needs lmdb:///folder or memory://")
-    lock = _lock(folder)
+    lock = become_writer(folder)
     try:
         log = LmdbLog(folder / "events", **config.stream.options)
     except TypeError as error:
         lock.close()
         raise ConfigError("stream.options", f"{error}; see streams.lmdb_log.LmdbLog for the keys") from error
     return Runtime(config, pipeline, log, LmdbLog(folder / "dead", max_bytes=256 << 20), lock)
-
-
-def _lock(folder: Path) -> IO[str]:
-    """Become the one writer of a data folder; the lock goes with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / "writer.lock").open("a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.seek(0)
-        holder = lock.read().strip() or "another process"
-        lock.close()
-        raise FolderBusy(
-            f"{folder}: process {holder} already writes here; stop it, or give this one a folder of its own in [stream] url"
-        ) from error
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
 
 
 def _memory(pipeline: Pipeline) -> dict[str, int]:

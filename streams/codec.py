@@ -148,7 +148,7 @@ def _explain(data: bytes | str, error: msgspec.ValidationError, document: type[m
     problem, path = _split(error)
     try:
         raw = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except _NOT_JSON:
         raw = _UNKNOWN
     kind = raw.get("type") if isinstance(raw, dict) else None
     kind = kind if isinstance(kind, str) else "event"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +24,6 @@ _HEAD = struct.Struct("<dH")  # time of the append, length of the key; then the 
 _COUNT = struct.Struct(">H")
 _MAX_PARTITIONS = 1024
 _TRIM_ROWS = 10_000
-_NO_ROOM = ("No space left", "File too large", "quota exceeded", "MDB_MAP_FULL")
 
 
 class LmdbLog:
@@ -93,6 +93,8 @@ class LmdbLog:
         self._remapping = threading.Condition()
         self._transactions = 0
         self._remaps = 0
+        self._closed = False
+        self._readonly = readonly
         try:
             self._fill_up()
             self._partitions = self._open_partitions(partitions, readonly)
@@ -160,12 +162,18 @@ class LmdbLog:
             # In short transactions, so that appends of other processes need not wait for all of it.
             while self._trim_some(partition, offset):
                 pass
+        # A commit that changes next to nothing: LMDB reuses pages from the second commit after they were freed.
+        with self._writing() as transaction:
+            transaction.put(b"trimmed", _OFFSET.pack(transaction.id()))
         if self._env.info()["map_size"] > self.max_bytes:
             self._remap(self.max_bytes)
 
     def close(self) -> None:
-        """See `Log.close`."""
-        self._env.close()
+        """See `Log.close`. Waits for reads and appends of other threads."""
+        with self._remapping:
+            self._closed = True
+            self._remapping.wait_for(lambda: self._transactions == 0)
+            self._env.close()
 
     @property
     def nbytes(self) -> int:
@@ -266,6 +274,8 @@ class LmdbLog:
     @contextmanager
     def _writing(self) -> Iterator[lmdb.Transaction]:
         """Commit at the end, or leave the log as it was; failures as `OSError`."""
+        if self._readonly:
+            raise PermissionError(errno.EACCES, "the log was opened to be read; open it without readonly", str(self.path))
         try:
             with self._transaction(write=True) as transaction:
                 yield transaction
@@ -273,11 +283,18 @@ class LmdbLog:
             problem = f"the log has reached its {self.max_bytes / 2**20:.0f} MiB; raise max_bytes or trim it"
             raise LogFull(problem, str(self.path)) from error
         except lmdb.Error as error:
-            # LMDB reports a write that a full disk cut short as an input/output error.
-            free = os.statvfs(self.path)
-            if any(words in str(error) for words in _NO_ROOM) or free.f_bavail * free.f_frsize < 2**20:
+            if self._disk_is_full():
                 raise LogFull(f"the disk is full ({error}); free some room on it", str(self.path)) from error
             raise OSError(errno.EIO, f"the log cannot be written ({error}); see the disk's messages", str(self.path)) from error
+
+    def _disk_is_full(self) -> bool:
+        """Try to take some room: LMDB reports a write that was cut short as an input/output error, whatever the reason."""
+        try:
+            with tempfile.TemporaryFile(dir=self.path) as file:
+                os.posix_fallocate(file.fileno(), 0, 2**20)
+        except OSError as error:
+            return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return False
 
     @contextmanager
     def _transaction(self, *, write: bool) -> Iterator[lmdb.Transaction]:
@@ -299,6 +316,8 @@ class LmdbLog:
     def _using_map(self) -> Iterator[None]:
         with self._remapping:
             self._remapping.wait_for(lambda: not self._remaps)
+            if self._closed:
+                raise ValueError(f"{self.path}: the log is closed; open it anew")
             self._transactions += 1
         try:
             yield

@@ -4,6 +4,7 @@
 const KEPT = 300;
 const TOP_PARTS = 4;
 const SPAN = 60; // least seconds of the time axis
+const FEW = 200; // rows of a source before its click-through says anything: clicks come at once, the untouched after a window
 
 const byId = (id) => document.getElementById(id);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -12,7 +13,7 @@ const percent = (value) => (value == null ? "–" : (100 * value).toFixed(1) + "
 const ms = (seconds) => (seconds == null ? null : 1000 * seconds);
 
 const CHARTS = {
-  ctr: { lines: (s) => pick(s.sources, (of) => of.ctr), show: percent, axis: (v) => Math.round(1000 * v) / 10 + "%", floor: 0 },
+  ctr: { lines: (s) => pick(s.sources, (of) => (of.rows < FEW ? null : of.ctr)), show: percent, axis: (v) => Math.round(1000 * v) / 10 + "%", floor: 0 },
   auc: { lines: (s) => pick(s.learners, (of) => of.auc), show: (v) => (v == null ? "–" : v.toFixed(3)), axis: (v) => v.toFixed(2) },
   rate: { lines: (s) => ({ rows: s.learn_rate }), show: (v) => round(v, 0), axis: (v) => round(v, 0), floor: 0 },
   fresh: {
@@ -44,7 +45,7 @@ class Chart {
   }
 
   size() {
-    return { width: Math.max(this.box.clientWidth, 200), height: 190 };
+    return { width: Math.max(this.box.clientWidth, 200), height: 175 };
   }
 
   rebuild() {
@@ -59,13 +60,13 @@ class Chart {
         cursor: { show: false },
         scales: {
           x: { range: (u, min, max) => [Math.min(min, max - SPAN), max] },
-          y: { range: (u, min, max) => uPlot.rangeNum(floor ?? min, max ?? 1, { min: { pad: 0.1, soft: floor }, max: { pad: 0.1 } }) },
+          y: { range: (u, min, max) => (floor == null ? uPlot.rangeNum(min ?? 0, max ?? 1, 0.1, true) : [floor, 1.1 * (max || 1)]) },
         },
         axes: [
-          { ...axis, space: 70, values: (u, at) => at.map((t) => new Date(1000 * t).toLocaleTimeString("en-GB")) },
+          { ...axis, size: 30, space: 70, values: (u, at) => at.map((t) => new Date(1000 * t).toLocaleTimeString("en-GB")) },
           { ...axis, size: 56, values: (u, at) => at.map(this.plan.axis) },
         ],
-        series: [{}, ...this.names.map((name, n) => ({ label: name, stroke: css(color(n)), width: 2, dash: n ? [6, 3] : [], points: { show: false } }))],
+        series: [{}, ...this.names.map((name, n) => ({ label: name, ...look(name, n), width: 2, points: { show: false } }))],
         hooks: { draw: [(u) => this.drawMarks(u)] },
       },
       [[], ...this.names.map(() => [])],
@@ -111,8 +112,9 @@ class Chart {
     this.legend.replaceChildren(...names.map((name, n) => {
       const entry = document.createElement("li");
       const swatch = entry.appendChild(document.createElement("i"));
-      swatch.style.borderColor = css(color(n));
-      swatch.className = n ? "dashed" : "";
+      const { stroke, dash } = look(name, n);
+      swatch.style.borderColor = stroke;
+      swatch.className = dash.length ? "dashed" : "";
       entry.append(name + " ");
       entry.appendChild(document.createElement("b")).textContent = this.plan.show(last[name]);
       return entry;
@@ -122,9 +124,19 @@ class Chart {
   }
 }
 
-function color(n) {
-  return "--series-" + (n % 5);
+// A learner looks the same in every chart: the ranker first, then the retrievers.
+let learners = [];
+
+function look(name, n) {
+  const place = learners.includes(name) ? learners.indexOf(name) : n;
+  return { stroke: css("--series-" + (place % 5)), dash: place ? [6, 3] : [] };
 }
+
+fetch("/v1/status").then((answer) => answer.json()).then((status) => {
+  learners = [status.ranker, ...(status.retrievers ?? [])];
+  for (const chart of charts) chart.names = [];
+  draw();
+}, () => {});
 
 const charts = [...document.querySelectorAll("[data-chart]")].map((figure) => new Chart(figure, CHARTS[figure.dataset.chart]));
 
@@ -149,6 +161,9 @@ function draw() {
   byId("latency").textContent = now.latency?.p99 == null ? "–" : round(ms(now.latency.p99), 1) + " ms";
   byId("alarms").textContent = round(Object.values(now.learners).reduce((sum, of) => sum + of.alarms, 0), 0);
   const marks = allMarks();
+  const told = marks.filter((mark) => !mark.alarm);
+  byId("marked").hidden = !told.length;
+  byId("marked").lastElementChild.textContent = told.length ? told[told.length - 1].text : "";
   for (const chart of charts) chart.show(marks);
 }
 

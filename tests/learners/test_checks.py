@@ -8,9 +8,8 @@ import pytest
 from learners import checks
 from learners.base import Adapter, Candidates, Exclusion, Ranker, Reranker, Retriever
 from learners.policy import Greedy
-from learners.worlds import cut, feedback_of, world
+from learners.worlds import world
 from memory.arrays import Arrays
-from memory.stateful import digest
 from memory.table import Column, Table
 
 
@@ -387,18 +386,7 @@ def test_exemptions():
 
 def test_learners_without_stable_bytes_are_compared_by_their_answers():
     class Unstable(GoodRanker):
-        """Keeps a number that means nothing.
-
-        Parameters
-        ----------
-        start : float
-            Score of an unknown item.
-
-        References
-        ----------
-        None needed.
-        """
-
+        __doc__ = GoodRanker.__doc__
         digest_stable = False
 
         def __init__(self, start: float = 0.5) -> None:
@@ -406,31 +394,3 @@ def test_learners_without_stable_bytes_are_compared_by_their_answers():
             self.seen["times"][:] = np.random.default_rng().random()
 
     checks.check_learner(Unstable)
-
-
-def test_the_world_has_its_answer():
-    feedback = world(3, rows=4000)
-    who, what = np.unique(feedback.features[:, 2]), np.unique(feedback.features[:, 3])
-    means = np.array(
-        [[feedback.reward[(feedback.features[:, 2] == u) & (feedback.features[:, 3] == i)].mean() for i in what] for u in who]
-    )
-    assert sorted(means.max(axis=1).round(1)) == pytest.approx([0.8] * 4, abs=0.11)
-    assert np.sort(means, axis=1)[:, :3].max() < 0.2
-    assert all(np.array_equal(getattr(world(3), name), getattr(world(3), name)) for name in ("item", "reward", "hidden"))
-    assert not np.isin(world(1, first=100).item, world(1).item).any()
-
-
-def test_cut_keeps_rows_and_requests_together():
-    feedback = world(1)
-    part = cut(feedback, 50, 90)
-    assert np.array_equal(part.item, feedback.item[50:90])
-    assert np.array_equal(part.user[part.request], feedback.user[feedback.request[50:90]])
-    part.item[:] = 0
-    assert feedback.item.all()
-    assert cut(feedback, 0, 0).rows == cut(feedback, 0, 0).user.size == 0
-
-
-def test_feedback_of_and_world_are_independent_of_each_other_and_repeatable():
-    one = feedback_of(user=[1, 2], item=[3, 4], reward=[1, 0])
-    assert one.rows == 2 and one.score.size == 2
-    assert digest({"x": world(2).features}) == digest({"x": world(2).features})

@@ -190,5 +190,6 @@ def test_places_share_their_nodes_without_harm():
 
 
 def test_equal_rows_share_equally():
-    told = win_probabilities(np.full(8, 0.3), np.full(8, 0.2), np.arange(8))
-    assert told == pytest.approx(1 / np.arange(8, 0, -1), abs=1e-9)
+    for n in (8, 500, 10_000):
+        told = win_probabilities(np.full(n, 0.3), np.full(n, 0.2), np.arange(8))
+        assert told == pytest.approx(1 / np.arange(n, n - 8, -1), rel=1e-5, abs=1e-9)

@@ -84,7 +84,7 @@ INTERACTION = {"type": "interaction", "user": "u", "item": "i"}
         ({"user": "u" * 257}, "user", "send at most 256 characters"),
         ({"usr": "u"}, "usr", "usr: not a field of interaction; did you mean user?"),
         ({"qqq": 1}, "qqq", "it can be user, item, id"),
-        ({"type": "clik"}, "type", 'type: got "clik"; did you mean tick?'),
+        ({"type": "interactions"}, "type", 'type: got "interactions"; did you mean interaction?'),
         ({"type": None}, "type", "it can be impression, interaction"),
         ({"context": {"page": "a", "device": [1]}}, "context.device", "context.device: got [1]"),
         ({"timestamp": -1}, "timestamp", "timestamp: got -1; send Unix seconds as a number >= 0.0"),
@@ -106,9 +106,9 @@ def test_the_offending_entry_of_a_list_is_named() -> None:
 
 
 def test_a_missing_field_is_named() -> None:
-    with pytest.raises(BadEvent, match="^item: missing; every event of type interaction needs it$"):
+    with pytest.raises(BadEvent, match=r"^item: missing; every event of type interaction needs it$"):
         decode(b'{"type":"interaction","user":"u"}')
-    with pytest.raises(BadEvent, match="^type: missing; send one of impression, interaction"):
+    with pytest.raises(BadEvent, match=r"^type: missing; send one of impression, interaction"):
         decode(b"{}")
 
 
@@ -123,17 +123,17 @@ def test_what_is_no_json_is_told_from_what_is_no_event(data: bytes) -> None:
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_numbers_that_are_none_are_refused_on_the_way_in(number: str) -> None:
     with pytest.raises(BadEvent, match="send finite numbers"):
-        decode('{"type":"interaction","user":"u","item":"i","value":%s}' % number)
+        decode('{"type":"interaction","user":"u","item":"i","value":' + number + "}")
 
 
 def test_a_number_out_of_range_is_refused() -> None:
-    with pytest.raises(BadEvent, match="^value: out of range; send a finite number$"):
+    with pytest.raises(BadEvent, match=r"^value: out of range; send a finite number$"):
         decode(b'{"type":"interaction","user":"u","item":"i","value":1e999}')
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_none_are_refused_on_the_way_out(number: float) -> None:
-    with pytest.raises(BadEvent, match="^value: not a finite number"):
+    with pytest.raises(BadEvent, match=r"^value: not a finite number"):
         encode(Interaction(user="u", item="null", value=number))
     with pytest.raises(BadEvent, match=r"^scores\[1\]: not a finite number"):
         encode(Impression(request_id="r", user="u", items=("a", "b"), scores=(1.0, number)))

@@ -1,0 +1,98 @@
+"""The service killed with SIGKILL in the middle of its stream, again and again."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from service import config as configs
+from service.replay import replay
+from streams.codec import decode
+from streams.events import Event, Interaction
+from streams.lmdb_log import LmdbLog
+from tests.service.processes import DEADLINE, serving
+from tests.worlds import busy_world
+
+CONFIG = """
+[stream]
+url = "lmdb://{folder}"
+window = 20.0
+lateness = 20.0
+batch_rows = 16
+[features]
+user = {{ id = "category", tribe = "category" }}
+item = {{ id = "category", colour = "category" }}
+[ranker.fm]
+factors = 4
+bits = 10
+[retrievers.popularity]
+capacity = 100
+[retrievers.item_knn]
+capacity = 100
+users = 100
+[items]
+capacity = 100
+[users]
+capacity = 100
+[history]
+capacity = 100
+[checkpoint]
+every = 0.05
+"""
+
+
+KILLS = int(os.environ.get("FRESHET_KILLS", "5"))
+
+
+def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
+    """A client that sends again whatever was not acknowledged, and a service that dies while it is sending."""
+    config = tmp_path / "service.toml"
+    config.write_text(CONFIG.format(folder=tmp_path / "data"))
+    rng = random.Random(KILLS)
+    events = [event for event in busy_world(seed=3, length=400) if not isinstance(event, Interaction) or event.id]
+    bodies = [msgspec.json.encode(events[start : start + 20]) for start in range(0, len(events), 20)]
+    fatal = rng.sample(range(1, len(bodies) - 1), KILLS)
+    sent, versions = 0, [0]
+    while sent < len(bodies):
+        with serving(config, tmp_path) as process, httpx.Client(base_url=process.url, timeout=DEADLINE) as client:
+            versions.append(client.get("/v1/status").json()["version"])
+            try:
+                while sent < len(bodies):
+                    if sent in fatal:
+                        fatal.remove(sent)
+                        threading.Timer(rng.uniform(0.0, 0.02), process.process.kill).start()
+                    client.post("/v1/events", content=bodies[sent]).raise_for_status()
+                    sent += 1
+                    time.sleep(0.02)
+                status = settle(client)
+            except httpx.TransportError:
+                assert process.process.wait(DEADLINE) == -signal.SIGKILL
+    assert not fatal
+    assert len(versions) >= KILLS, "a new life after each kill"
+    assert versions[-1] > 0, "it went on from a checkpoint, not from nothing"
+
+    log = LmdbLog(tmp_path / "data" / "events", readonly=True)
+    kept: list[Event] = [decode(record.value) for record in log.read(log.begin(), 1_000_000)]
+    log.close()
+    assert {e.id for e in kept if isinstance(e, Interaction)} == {e.id for e in events if isinstance(e, Interaction)}
+    assert replay(configs.load(config)).digest == status["digest"]
+
+
+def settle(client: httpx.Client) -> dict[str, object]:
+    """Wait until everything in the log has been learned, ticks included; then the status with its digest."""
+    until = time.monotonic() + DEADLINE
+    before = None
+    while time.monotonic() < until:
+        status = client.get("/v1/status?digest=1").json()
+        if status["lag"] == 0 and status["pending"] is False and status == before:
+            return status
+        before = status
+        time.sleep(0.1)
+    raise AssertionError(f"the service never came to rest: {before}")

@@ -1,0 +1,148 @@
+"""The live page in a real browser, against a real service."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.service.processes import DEADLINE, Process, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Page
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+MILLISECONDS = 1000 * DEADLINE
+CONFIG = """
+[stream]
+url = "memory://"
+window = 0.5
+batch_rows = 16
+[features]
+user = { id = "category" }
+item = { id = "category", colour = "category" }
+[ranker.fm]
+factors = 4
+bits = 10
+"""
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine's path"),
+]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    folder = tmp_path_factory.mktemp("page")
+    config = folder / "page.toml"
+    config.write_text(CONFIG)
+    with serving(config, folder) as process, httpx.Client(base_url=process.url, timeout=DEADLINE) as client:
+        items = [
+            {"type": "item", "item": f"<i>{n}</i>", "attributes": {"colour": "red" if n % 2 else "blue"}} for n in range(10)
+        ]
+        assert client.post("/v1/events", json=items).status_code == 200
+        for n in range(60):
+            request = {"user": f"u{n % 7}", "n": 8, "repeat": True} | ({"by": "popularity"} if n % 2 else {})
+            ranking = client.post("/v1/recommend", json=request).json()
+            clicks = [
+                {"type": "interaction", "user": f"u{n % 7}", "item": place["item"], "request_id": ranking["request_id"]}
+                for place in ranking["items"]
+                if place["item"] in ("<i>3</i>", "<i>5</i>")
+            ]
+            assert client.post("/v1/events", json=clicks).status_code == 200
+        yield process
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(browser: Browser, running: Process, request: pytest.FixtureRequest) -> Iterator[Page]:
+    context = browser.new_context(color_scheme=request.param, viewport={"width": 1100, "height": 1000})
+    page = context.new_page()
+    page.set_default_timeout(MILLISECONDS)
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if is_problem(message) else None)
+    page.on("request", lambda asked: None if asked.url.startswith(running.url) else problems.append(f"asked {asked.url}"))
+    page.goto(running.url)
+    yield page
+    context.close()
+    assert problems == [], "no errors, and nothing is fetched from anywhere else"
+
+
+def is_problem(message: ConsoleMessage) -> bool:
+    """The browser itself notes each answer that is a refusal."""
+    return message.type == "error" and "422" not in message.text
+
+
+def wait_until(page: Page, script: str) -> None:
+    """Wait until a script gives true; Playwright's own way needs a page that allows eval."""
+    until = time.monotonic() + DEADLINE
+    while not page.evaluate(script):
+        assert time.monotonic() < until, script
+        page.wait_for_timeout(100)
+
+
+def test_numbers_and_charts_are_alive(page: Page) -> None:
+    page.wait_for_selector("#connection.live")
+    wait_until(page, "Number(document.getElementById('events').textContent.replace(/,/g, '')) >= 400")
+    assert page.locator("canvas").count() == 4
+    wait_until(page, "document.querySelector('[data-chart=ctr] [role=img]').ariaLabel.includes('popularity')")
+    label = page.locator("[data-chart=auc] [role=img]").get_attribute("aria-label") or ""
+    assert "fm" in label and "popularity" in label
+    drawn = page.evaluate(
+        """() => [...document.querySelectorAll('canvas')].map((canvas) => {
+            const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+            return new Set(new Uint32Array(data.buffer)).size;
+        })"""
+    )
+    assert all(colours > 3 for colours in drawn), "lines, not blank sheets"
+    first = page.evaluate("samples[samples.length - 1].time")
+    wait_until(page, f"samples[samples.length - 1].time > {first}")
+
+
+def test_a_ranking_is_shown_with_its_reasons(page: Page) -> None:
+    page.get_by_label("User").fill("u1")
+    page.get_by_role("button", name="Recommend").click()
+    page.wait_for_selector("#ranking tbody tr")
+    rows = page.locator("#ranking tbody tr")
+    assert rows.count() == 8
+    text = rows.first.inner_text()
+    assert "<i>" in text, "ids are text, never markup"
+    assert "popularity" in text and "item.id" in text and "colour" in text
+    assert page.locator("#ranking .bar span").count() > 8
+    assert "fm" in page.locator("#told").inner_text()
+
+
+def test_a_refusal_is_told_and_the_page_goes_on(page: Page) -> None:
+    page.evaluate("document.getElementById('user').removeAttribute('maxlength')")
+    page.get_by_label("User").fill("x" * 300)
+    with page.expect_response("**/v1/recommend") as answer:
+        page.get_by_role("button", name="Recommend").click()
+    assert answer.value.status == 422
+    page.wait_for_selector("#told.error")
+    assert "user" in page.locator("#told").inner_text()
+    page.get_by_label("User").fill("u2")
+    page.get_by_role("button", name="Recommend").click()
+    page.wait_for_selector("#ranking tbody tr")
