@@ -26,8 +26,9 @@ def auc(score: Floats, positive: Bools) -> float:
     float
         NaN when there is only one class.
     """
-    order = np.argsort(score, kind="stable")
-    return float(_auc_of_sorted(score[order], positive[order]))
+    packed = _packed(score, positive)
+    packed.sort()
+    return float(_auc_of_sorted(packed))
 
 
 def grouped_auc(group: Ids, score: Floats, positive: Bools) -> float:
@@ -45,8 +46,10 @@ def grouped_auc(group: Ids, score: Floats, positive: Bools) -> float:
     float
         NaN when no group has both classes.
     """
-    order = np.lexsort((score, group))
-    return float(_grouped_auc_of_sorted(group[order], score[order], positive[order]))
+    groups, code = np.unique(group, return_inverse=True)
+    packed = _packed(score, positive) + (code << 33)
+    packed.sort()
+    return float(_grouped_auc_of_sorted(packed, np.searchsorted(packed >> 33, np.arange(groups.size + 1))))
 
 
 def log_loss(score: Floats, label: Floats) -> _Doubles:
@@ -90,15 +93,22 @@ class Window:
         return float(log_loss(self._score[: self.rows], self._label[: self.rows]).mean()) if self.rows else float("nan")
 
 
+def _packed(score: Floats, positive: Bools) -> Ids:
+    """Score and label of each row in one integer of 33 bits, in the order of the scores: numbers sort faster than places."""
+    bits = (score.astype(np.float32) + np.float32(0.0)).view(np.int32)  # -0 becomes 0, with which it ties
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64) + 2**31
+    return (ordered << 1) | positive
+
+
 @njit(cache=True, nogil=True)
-def _auc_of_sorted(score, positive):  # type: ignore[no-untyped-def]
+def _auc_of_sorted(packed):  # type: ignore[no-untyped-def]
     positives = negatives = pairs = 0.0
     start = 0
-    for end in range(1, score.size + 1):
-        if end == score.size or score[end] != score[start]:
+    for end in range(1, packed.size + 1):
+        if end == packed.size or packed[end] >> 1 != packed[start] >> 1:
             tied = 0.0
             for n in range(start, end):
-                tied += positive[n]
+                tied += packed[n] & 1
             lower = end - start - tied
             pairs += tied * (negatives + 0.5 * lower)
             positives += tied
@@ -108,14 +118,12 @@ def _auc_of_sorted(score, positive):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _grouped_auc_of_sorted(group, score, positive):  # type: ignore[no-untyped-def]
+def _grouped_auc_of_sorted(packed, start):  # type: ignore[no-untyped-def]
     total = weight = 0.0
-    start = 0
-    for end in range(1, group.size + 1):
-        if end == group.size or group[end] != group[start]:
-            own = _auc_of_sorted(score[start:end], positive[start:end])
-            if not np.isnan(own):
-                total += own * (end - start)
-                weight += end - start
-            start = end
+    for group in range(start.size - 1):
+        rows = start[group + 1] - start[group]
+        own = _auc_of_sorted(packed[start[group] : start[group + 1]])
+        if not np.isnan(own):
+            total += own * rows
+            weight += rows
     return total / weight if weight > 0.0 else np.nan

@@ -1,0 +1,153 @@
+"""From scored rows to what a client gets, and to the impression that the log keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from learners.base import Policy, Ranker, Retriever
+from learners.features import Featurizer, hash_id
+from memory.catalog import Catalog
+from service.candidates import Asked
+from service.schemas import RankedItem, RankingResponse, Reasons
+from streams.batch import Batch, Floats, Ids, pack_rows
+from streams.events import Impression
+
+__all__ = ["Answers"]
+
+
+class Answers:
+    """Lets the policy choose, and says what was chosen and why.
+
+    Parameters
+    ----------
+    featurizer : Featurizer
+    items : Catalog
+    retrievers : mapping of name to Retriever
+    ranker : (str, Ranker)
+    policy : (str, Policy)
+    """
+
+    def __init__(
+        self,
+        featurizer: Featurizer,
+        items: Catalog,
+        retrievers: Mapping[str, Retriever],
+        ranker: tuple[str, Ranker],
+        policy: tuple[str, Policy],
+    ) -> None:
+        self._featurizer, self._items, self._retrievers = featurizer, items, retrievers
+        self._ranker_name, self._ranker = ranker
+        self._policy_name, self._policy = policy
+
+    def answer(
+        self, n: int, one: Asked, batch: Batch, version: int, skipped: list[str]
+    ) -> tuple[RankingResponse, Impression | None]:
+        """Fill the places of request `n` of a scored batch; the impression is None when there is nothing to log."""
+        request = one.request
+        part = _rows_of(batch, n)
+        base = part.score.copy()
+        if request.by is not None:
+            self._retrievers[request.by].score(part)
+        rng = np.random.default_rng(hash_id(one.request_id) & (2**63 - 1) if request.seed is None else request.seed)
+        ranking = self._policy.select(part.score, part.uncertainty, part.rows if request.n is None else request.n, rng)
+        chosen = _chosen(part, ranking.rows)
+        shown = [self._name(one, key) for key in chosen.item.tolist()]
+        nothing = [None] * len(shown)
+        items = [
+            RankedItem(item=item, score=score, propensity=propensity, uncertainty=uncertainty, reasons=reasons)
+            for item, score, propensity, uncertainty, reasons in zip(
+                shown,
+                chosen.score.tolist(),
+                ranking.propensities.tolist(),
+                nothing if chosen.uncertainty is None else chosen.uncertainty.tolist(),
+                self._reasons(chosen, base[ranking.rows]) if request.explain else nothing,
+                strict=True,
+            )
+        ]
+        response = RankingResponse(
+            request_id=one.request_id,
+            version=version,
+            source=request.by or self._ranker_name,
+            policy=self._policy_name,
+            items=items,
+            skipped=skipped,
+        )
+        return response, self._impression(one, chosen, response) if request.log and shown else None
+
+    def _impression(self, one: Asked, chosen: Batch, response: RankingResponse) -> Impression:
+        return Impression(
+            request_id=response.request_id,
+            user=one.request.user,
+            items=tuple(ranked.item for ranked in response.items),
+            features=pack_rows(self._featurizer.schema, chosen.features, chosen.values),
+            scores=tuple(ranked.score for ranked in response.items),
+            propensities=tuple(ranked.propensity for ranked in response.items),
+            source=response.source,
+            version=response.version,
+            context=one.request.context,
+            timestamp=float(chosen.timestamp[0]),
+        )
+
+    def _reasons(self, chosen: Batch, base: Floats) -> list[Reasons]:
+        told = self._ranker.explain(chosen)
+        given = chosen.score
+        by_retriever = {}
+        for name, retriever in self._retrievers.items():
+            chosen.score = np.zeros_like(given)
+            retriever.score(chosen)
+            by_retriever[name] = chosen.score
+        chosen.score = given
+        reasons = []
+        for row in range(chosen.rows):
+            contributions: dict[str, float] = {}
+            if told is not None:
+                for column, name in enumerate(self._featurizer.names):
+                    if chosen.values[row, column]:
+                        contributions[name] = contributions.get(name, 0.0) + float(told[row, column])
+            scores = {name: float(score[row]) for name, score in by_retriever.items()}
+            reasons.append(Reasons(retrievers=scores, base=float(base[row]), contributions=contributions))
+        return reasons
+
+    def _name(self, one: Asked, key: int) -> str:
+        name = one.names.get(key) or self._items.name(key)
+        assert name is not None, "candidates are given by name, or found in the catalogue"
+        return name
+
+
+def _rows_of(batch: Batch, n: int) -> Batch:
+    """The rows of request `n`, as a batch of its own; uncertainty only if it is known of all of them."""
+    start, stop = np.searchsorted(batch.request, [n, n + 1])
+    rows, one = slice(start, stop), slice(n, n + 1)
+    uncertainty = None if batch.uncertainty is None else batch.uncertainty[rows]
+    return Batch(
+        user=batch.user[one],
+        timestamp=batch.timestamp[one],
+        history=batch.history[one],
+        context=batch.context[one],
+        context_values=batch.context_values[one],
+        item=batch.item[rows],
+        request=np.zeros(stop - start, np.int64),
+        features=batch.features[rows],
+        values=batch.values[rows],
+        score=batch.score[rows].copy(),
+        uncertainty=None if uncertainty is None or np.isnan(uncertainty).any() else uncertainty,
+    )
+
+
+def _chosen(part: Batch, rows: Ids) -> Batch:
+    """Rows of one request, in the order of their places."""
+    return Batch(
+        user=part.user,
+        timestamp=part.timestamp,
+        history=part.history,
+        context=part.context,
+        context_values=part.context_values,
+        item=part.item[rows],
+        request=part.request[rows],
+        features=part.features[rows],
+        values=part.values[rows],
+        score=part.score[rows],
+        uncertainty=None if part.uncertainty is None else part.uncertainty[rows],
+    )
