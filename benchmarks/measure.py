@@ -54,7 +54,7 @@ class Cost:
     cpu: float
 
     def without(self, other: Cost) -> Cost:
-        """This cost less another's, such as that of starting up."""
+        """What is left of it without another cost, such as that of starting up."""
         return Cost(self.rows, max(self.wall - other.wall, 1e-9), max(self.cpu - other.cpu, 1e-9))
 
 

@@ -1,0 +1,1 @@
+"""Readers of recorded files, one per format; `streams.recorded` chooses among them."""

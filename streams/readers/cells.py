@@ -80,40 +80,27 @@ def numbers(column: pa.ChunkedArray[Any]) -> tuple[Times, Bools | None]:
         Values are finite, or NaN where the cell is empty or no finite number; misfit says which cells are not empty and yet no
         finite number (None: none of them).
     """
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-        kind = column.type
-    if is_number(kind) or pa.types.is_null(kind) or pa.types.is_boolean(kind):
-        return _finite(column.cast(pa.float64(), safe=False).to_numpy())
-    if pa.types.is_string(kind):
-        try:
-            return _finite(column.cast(pa.float64()).to_numpy())
-        except pa.ArrowInvalid:
-            pass
-    return _parsed(texts(column), _number)
+    column = _plain(column)
+    if pa.types.is_string(column.type):
+        return _parsed(column, pa.float64(), _number)
+    return _finite(column.cast(pa.float64(), safe=False).to_numpy())
 
 
 def times(column: pa.ChunkedArray[Any], unit: str) -> tuple[Times, Bools | None]:
     """Unix seconds of a column of numbers in `unit`, of dates or of text; as `numbers`."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-        kind = column.type
-    if pa.types.is_temporal(kind):
+    column = _plain(column)
+    if pa.types.is_temporal(column.type):
         return _seconds(column), None
-    if not pa.types.is_string(kind):
+    if not pa.types.is_string(column.type):
         values, misfit = numbers(column)
         return values / _UNITS[unit], misfit
-    for target in (pa.float64(), pa.timestamp("us", "UTC"), pa.timestamp("us")):
-        try:
-            read = column.cast(target)
-        except pa.ArrowInvalid:
-            continue
-        if pa.types.is_temporal(target):
-            return _seconds(read), None
-        return _finite(read.to_numpy() / _UNITS[unit])
-    return _parsed(texts(column), lambda text: _time(text, _UNITS[unit]))
+    # Numbers, dates with zones or dates without: what the first cell is, the others mostly are too.
+    first = next((text for text in column.slice(0, _SAMPLE).to_pylist() if text), "")
+    target: pa.DataType = pa.float64()
+    if math.isnan(_number(first)):
+        moment = _moment(first)
+        target = pa.timestamp("us", "UTC" if moment and moment.tzinfo else None) if moment else target
+    return _parsed(column, target, lambda text: _time(text, _UNITS[unit]), _UNITS[unit])
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -123,9 +110,8 @@ def is_number(kind: pa.DataType) -> bool:
 
 def looks_numeric(column: pa.ChunkedArray[Any]) -> bool:
     """Whether a column is of numbers, or of text that is all numbers."""
-    kind = column.type
-    if not pa.types.is_string(kind):
-        return is_number(kind)
+    if not pa.types.is_string(column.type):
+        return is_number(column.type)
     sample = {text for text in column.slice(0, _SAMPLE).to_pylist() if text}
     if any(math.isnan(_number(text)) for text in sample - _EMPTY):
         return False
@@ -148,12 +134,37 @@ def _finite(values: Times) -> tuple[Times, Bools | None]:
     return np.where(infinite, np.nan, values), infinite
 
 
-def _parsed(column: Column, parse: Callable[[str], float]) -> tuple[Times, Bools | None]:
-    """Parse each distinct text once."""
-    parsed = np.array([parse(name) for name in column.names] + [np.nan])
-    wrong = np.array([name not in _EMPTY for name in column.names] + [False]) & np.isnan(parsed)
-    misfit = wrong[column.codes]
-    return parsed[column.codes], misfit if misfit.any() else None
+def _plain(column: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
+    """The column without a dictionary."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _parsed(
+    column: pa.ChunkedArray[Any], target: pa.DataType, parse: Callable[[str], float], divisor: float = 1.0
+) -> tuple[Times, Bools | None]:
+    """Parse text, in compiled code wherever a stretch of it is clean, else cell by cell with `parse`."""
+
+    def cast(part: pa.ChunkedArray[Any]) -> Times:
+        read = part.cast(target)
+        return _seconds(read) if pa.types.is_temporal(target) else read.to_numpy() / divisor
+
+    try:
+        return _finite(cast(column))
+    except pa.ArrowInvalid:
+        pass
+    filled: Any = pc.if_else(pc.is_in(column, pa.array(sorted(_EMPTY))), None, column)
+    values = np.full(len(column), np.nan)
+    misfit = np.zeros(len(column), np.bool_)
+    for start in range(0, len(column), _SAMPLE):
+        part, rows = filled.slice(start, _SAMPLE), slice(start, start + _SAMPLE)
+        try:
+            values[rows], infinite = _finite(cast(part))
+            misfit[rows] = False if infinite is None else infinite
+        except pa.ArrowInvalid:
+            texts_here = part.to_pylist()
+            values[rows] = [math.nan if text is None else parse(text) for text in texts_here]
+            misfit[rows] = np.isnan(values[rows]) & np.array([text is not None for text in texts_here])
+    return values, misfit if misfit.any() else None
 
 
 def _number(text: str) -> float:
@@ -168,11 +179,17 @@ def _time(text: str, divisor: float) -> float:
     number = _number(text)
     if not math.isnan(number):
         return number / divisor
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
+    moment = _moment(text)
+    if moment is None:
         return math.nan
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
 
 
 def _seconds(column: pa.ChunkedArray[Any]) -> Times:

@@ -75,6 +75,10 @@ class ColumnMap:
     item_attributes: tuple[str, ...] = ()
     timestamp_unit: Literal["s", "ms", "us", "ns"] = "s"
 
+    def __post_init__(self) -> None:
+        if self.timestamp_unit not in ("s", "ms", "us", "ns"):
+            raise ValueError(f"timestamp_unit: {self.timestamp_unit!r} is no unit; choose one of s, ms, us, ns")
+
     @property
     def names(self) -> list[str]:
         """Every column that is needed, once."""

@@ -64,5 +64,5 @@ def _name(column: str) -> str:
 
 
 def _declared(types: dict[str, str]) -> Types:
-    lists = {name: " " if kind == "token_seq" else "," for name, kind in types.items() if kind.endswith("_seq")}
+    lists = {name: " " for name, kind in types.items() if kind.endswith("_seq")}
     return Types({name: kind == "float" for name, kind in types.items()}, lists)

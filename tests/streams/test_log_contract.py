@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -199,6 +200,22 @@ def test_an_append_is_seen_by_another_process_and_outlives_it(tmp_path: Path) ->
     log.close()
 
 
+def test_a_reader_with_less_room_follows_a_writer_with_more(tmp_path: Path) -> None:
+    log = LmdbLog(tmp_path, max_bytes=2**20)
+    code = """
+        import os, sys
+        from streams.lmdb_log import LmdbLog
+        log = LmdbLog(sys.argv[1], max_bytes=2**24)
+        for _ in range(100):
+            log.append([(b"", os.urandom(500))] * 100)
+    """
+    with python(code, tmp_path) as writer:
+        assert writer.wait() == 0
+    assert len(read_all(log, 1000)) == 10_000
+    assert log.append(pairs(1)) == {0: 10_001}
+    log.close()
+
+
 def test_kill_nine_loses_no_append_that_returned(tmp_path: Path) -> None:
     code = """
         import sys
@@ -248,6 +265,37 @@ def test_a_log_that_is_trimmed_never_grows_past_its_size(tmp_path: Path) -> None
         end = log.append(batch)
     assert (end, log.begin()) == ({0: 20_000}, {0: 18_900})
     assert log.nbytes < 2**20
+    log.close()
+
+
+def test_threads_read_while_another_fills_and_trims(tmp_path: Path) -> None:
+    log, value, done = LmdbLog(tmp_path, max_bytes=2**20), os.urandom(200), threading.Event()
+    problems: list[object] = []
+
+    def follow() -> None:
+        while not done.wait(0.0005):
+            try:
+                problems.extend(record for record in log.read(log.begin(), 50) if record.value != value)
+            except LookupError:
+                continue  # trimmed between the two calls
+            except OSError as error:
+                problems.append(error)
+
+    readers = [threading.Thread(target=follow) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    fulls = 0
+    for _ in range(150):
+        try:
+            log.append([(b"u", value)] * 100)
+        except LogFull:
+            fulls += 1
+            log.trim(log.end())
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert problems == []
+    assert 0 < fulls < 20
     log.close()
 
 

@@ -350,6 +350,10 @@ class TestText:
         events = flat(open_recording(path, columns=ColumnMap(timestamp_unit=unit)))  # type: ignore[arg-type]
         assert [event.timestamp for event in events] == seconds
 
+    def test_a_unit_of_time_that_is_none_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="timestamp_unit: 'min' is no unit; choose one of s, ms, us, ns"):
+            ColumnMap(timestamp_unit="min")  # type: ignore[arg-type]
+
     def test_a_column_is_numbers_only_if_all_its_cells_are(self, tmp_path: Path) -> None:
         path = write(tmp_path / "t.csv", "user,item,timestamp,a,b,c\nu,x,1,1,1,\nu,x,2,,no,\nu,x,3,-2e1,3,\n")
         events = flat(open_recording(path, columns=ColumnMap(context=("a", "b", "c"))))

@@ -1,0 +1,199 @@
+"""An open-loop HTTP client: requests leave at the times that were planned, however slow the answers are.
+
+Latency counts from the planned time, so a service that stalls is charged for everybody who would have come meanwhile
+(G. Tene calls the usual mistake coordinated omission). One thread, blocking sockets, `select` for its microsecond timeout.
+"""
+
+from __future__ import annotations
+
+import gc
+import select
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Outcome", "Plan", "arrivals", "call", "drive", "http"]
+
+PATIENCE = 10.0
+"""Seconds after the last planned request that answers are waited for."""
+
+MOST_CONNECTIONS = 400
+
+
+@dataclass(slots=True)
+class Plan:
+    """Requests of one kind.
+
+    Attributes
+    ----------
+    name : str
+    at : (n,) float64
+        When to send each, in seconds from the start, ascending.
+    requests : sequence of bytes
+        Whole HTTP requests; used in turn.
+    """
+
+    name: str
+    at: npt.NDArray[np.float64]
+    requests: Sequence[bytes]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a plan.
+
+    Attributes
+    ----------
+    latency : list of float
+        Seconds from the planned time to the whole answer, of answers with status 200.
+    late : list of float
+        Seconds by which the client itself sent too late: its own part of the latency.
+    failures : dict of str to int
+        Other outcomes: status codes, lost connections, no answer.
+    bodies : list of bytes
+        The last answer's body, to see that it is what it should be.
+    """
+
+    latency: list[float] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
+    failures: dict[str, int] = field(default_factory=dict)
+    bodies: list[bytes] = field(default_factory=list)
+
+    def failed(self, why: str) -> None:
+        """Count a failure."""
+        self.failures[why] = self.failures.get(why, 0) + 1
+
+
+class _Connection:
+    """A kept-alive connection with at most one request on its way."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.socket = socket.create_connection((host, port), timeout=PATIENCE)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.received = bytearray()
+        self.outcome = Outcome()
+        self.planned = 0.0
+
+    def answer(self) -> tuple[int, bytes] | None:
+        """Read what is there; status and body once they are whole."""
+        piece = self.socket.recv(1 << 18)
+        if not piece:
+            raise ConnectionError("closed")
+        self.received += piece
+        head, found, rest = bytes(self.received).partition(b"\r\n\r\n")
+        if not found:
+            return None
+        length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        if len(rest) < length:
+            return None
+        self.received.clear()
+        return int(head[9:12]), rest
+
+
+def http(method: str, address: str, path: str, body: bytes = b"") -> bytes:
+    """A whole HTTP/1.1 request."""
+    lines = [f"{method} {path} HTTP/1.1", f"host: {urlsplit(address).netloc}", f"content-length: {len(body)}"]
+    if body:
+        lines.append("content-type: application/json")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def arrivals(rate: float, seconds: float, pattern: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Times of requests, (n,) seconds: ``poisson`` (independent users) or ``uniform`` (a metronome)."""
+    count = round(rate * seconds)
+    if pattern == "uniform":
+        return np.arange(count) / rate
+    return np.sort(rng.uniform(0.0, seconds, count))
+
+
+def call(address: str, request: bytes) -> tuple[int, bytes]:
+    """One request and its answer."""
+    where = urlsplit(address)
+    connection = _Connection(where.hostname or "", where.port or 80)
+    with connection.socket:
+        connection.socket.sendall(request)
+        while (answer := connection.answer()) is None:
+            pass
+        return answer
+
+
+def drive(address: str, plans: Sequence[Plan]) -> dict[str, Outcome]:
+    """Send all requests of all plans at their times, and collect the answers."""
+    where = urlsplit(address)
+    outcomes = {plan.name: Outcome() for plan in plans}
+    schedule = sorted(
+        (at, plan.name, plan.requests[n % len(plan.requests)]) for plan in plans for n, at in enumerate(plan.at.tolist())
+    )
+    free = [_Connection(where.hostname or "", where.port or 80) for _ in range(8)]
+    busy: dict[socket.socket, _Connection] = {}
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.perf_counter() + 0.05
+        _loop(schedule, start, where.hostname or "", where.port or 80, outcomes, free, busy)
+    finally:
+        gc.enable()
+        for connection in [*free, *busy.values()]:
+            connection.socket.close()
+    for connection in busy.values():
+        connection.outcome.failed("no answer")
+    return outcomes
+
+
+def _loop(
+    schedule: list[tuple[float, str, bytes]],
+    start: float,
+    host: str,
+    port: int,
+    outcomes: dict[str, Outcome],
+    free: list[_Connection],
+    busy: dict[socket.socket, _Connection],
+) -> None:
+    sent = 0
+    end = start + (schedule[-1][0] if schedule else 0.0) + PATIENCE
+    while sent < len(schedule) or busy:
+        due = start + schedule[sent][0] if sent < len(schedule) else end
+        wait = due - time.perf_counter()
+        may_send = bool(free) or len(busy) < MOST_CONNECTIONS
+        if sent < len(schedule) and wait <= 0 and may_send:
+            _, name, request = schedule[sent]
+            sent += 1
+            connection = free.pop() if free else _Connection(host, port)
+            connection.outcome, connection.planned = outcomes[name], due
+            connection.outcome.late.append(-wait)
+            busy[connection.socket] = connection
+            connection.socket.sendall(request)
+            continue
+        if sent == len(schedule) and wait <= 0:
+            return
+        readable, _, _ = select.select(list(busy), [], [], max(wait, 0.0) if may_send else PATIENCE)
+        for ready in readable:
+            _take(busy, free, ready)
+
+
+def _take(busy: dict[socket.socket, _Connection], free: list[_Connection], ready: socket.socket) -> None:
+    connection = busy[ready]
+    outcome = connection.outcome
+    try:
+        answer = connection.answer()
+    except OSError as error:
+        del busy[ready]
+        ready.close()
+        outcome.failed(type(error).__name__)
+        return
+    if answer is None:
+        return
+    took = time.perf_counter() - connection.planned
+    del busy[ready]
+    free.append(connection)
+    status, body = answer
+    if status == 200:
+        outcome.latency.append(took)
+        outcome.bodies[:] = [body]
+    else:
+        outcome.failed(str(status))

@@ -1,0 +1,87 @@
+"""Every example is a config that works, and what the README says can be typed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import httpx
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from service import config as configs
+from service.replay import replay
+from service.runtime import build_pipeline
+from tests.service.processes import DEADLINE, serving
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_can_be_built(path: Path) -> None:
+    assert build_pipeline(configs.load(path)).nbytes > 0
+
+
+def recorded(folder: Path, name: str) -> Path:
+    """A small recording of the kind that an example is for."""
+    if name == "ml100k":
+        (folder / "u.data").write_text("".join(f"{n % 9}\t{n % 7}\t{1 + n % 5}\t{1000 + n}\n" for n in range(300)))
+        return folder / "u.data"
+    rows = range(300)
+    columns = {"user": [n % 9 for n in rows], "item": [n % 7 for n in rows], "label": [n % 2 for n in rows]}
+    columns |= {"ctx": [n % 3 for n in rows], "useg": [n % 9 % 2 for n in rows], "icat": [n % 7 % 3 for n in rows]}
+    parquet.write_table(pa.table(columns | {"ts": [float(n) for n in rows]}), folder / "clicks.parquet")
+    return folder / "clicks.parquet"
+
+
+@pytest.mark.parametrize("name", ["ml100k", "clicks"])
+def test_the_replay_examples_replay(name: str, tmp_path: Path) -> None:
+    config = configs.load(ROOT / "examples" / f"{name}.toml")
+    stream = config.stream.model_copy(update={"url": f"file:{recorded(tmp_path, name)}"})
+    assert replay(config.model_copy(update={"stream": stream})).rows == 300
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_readme_names_commands_that_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"\bmake (\w+)", "\n".join(blocks("sh"))):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
+    for path in re.findall(r"\b(?:examples|docs|benchmarks)/[\w./-]+", README):
+        assert (ROOT / path.rstrip(".")).exists(), path
+
+
+def test_the_readme_s_requests_get_the_answers_that_it_shows(tmp_path: Path) -> None:
+    """Its curl commands, sent to a service with the config that it names."""
+    path = re.findall(r"freshet serve --config (\S+)", README)[0]
+    config = tmp_path / "shop.toml"
+    config.write_text((ROOT / path).read_text().replace("/tmp/freshet-shop", str(tmp_path / "data")))
+    tomllib.loads(config.read_text())
+    shown = [json.loads(block) for block in blocks("json")]
+    commands = [
+        shlex.split(command.replace("\\\n", " ")) for command in re.findall(r"^curl .*?(?:[^\\]\n)", README, re.DOTALL | re.MULTILINE)
+    ]
+    assert len(commands) == len(shown) == 2
+    with serving(config, tmp_path) as process, httpx.Client(base_url=process.url, timeout=DEADLINE) as client:
+        for command, expected in zip(commands, shown, strict=True):
+            path = re.sub(r"^http://localhost:\d+", "", next(word for word in command if word.startswith("http")))
+            answer = client.post(path, content=command[command.index("-d") + 1])
+            assert answer.status_code == 200, answer.text
+            assert shape(answer.json()) == shape(expected)
+
+
+def shape(document: object) -> object:
+    """Names and types of a document, so that scores and ids may differ."""
+    if isinstance(document, dict):
+        return {key: shape(value) for key, value in document.items()}
+    if isinstance(document, list):
+        return [shape(value) for value in document]
+    return type(document).__name__
