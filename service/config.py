@@ -55,6 +55,8 @@ class Stream(_Section):
         Most event ids remembered for joining and for dropping duplicates.
     max_skew : float
         Seconds that an event may be dated ahead of when it was appended.
+    retain : int or None
+        Records to keep in the embedded log behind the oldest checkpoint; None: all, until the log is full.
     options : dict
         Passed to the log as they are.
     format, columns, kind, sorted, users, items
@@ -67,6 +69,7 @@ class Stream(_Section):
     batch_rows: Count = 64
     remembered: Count = 100_000
     max_skew: Positive = 300.0
+    retain: Annotated[int, Field(ge=0)] | None = None
     options: Keywords = {}
     format: str | None = None
     columns: Columns | None = None
@@ -184,7 +187,7 @@ class Config(_Tables):
     def fingerprint(self) -> str:
         """Hash of everything that decides what the state becomes."""
         decisive = self.model_dump(exclude={"name", "checkpoint", "server", "policy"})
-        for key in ("url", "options", "format", "columns", "kind", "sorted", "users", "items"):
+        for key in ("url", "options", "retain", "format", "columns", "kind", "sorted", "users", "items"):
             del decisive["stream"][key]
         return str(xxhash.xxh3_64_hexdigest(repr(decisive).encode()))
 

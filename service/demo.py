@@ -41,19 +41,19 @@ def demo_config(folder: Path) -> Config:
     """Settings of the demonstration; ``examples/demo.toml`` says the same, with comments."""
     return parse(
         {
-            "stream": {"url": f"lmdb://{folder}", "window": 3.0, "lateness": 30.0, "batch_rows": 64},
+            "stream": {"url": f"lmdb://{folder}", "window": 3.0, "lateness": 30.0},
             "features": {
-                "user": {"id": "category", "segment": "category"},
-                "item": {"id": "category", "genre": "category"},
+                "user": {"id": "category", "segment": "category", "age": "category"},
+                "item": {"id": "category", "category": "category", "tags": "tags"},
                 "context": {"device": "category"},
-                "crosses": ["user.segment * item.genre"],
+                "crosses": ["user.segment * item.category", "user.segment * item.id", "user.id * item.category"],
             },
             "users": {"capacity": 5_000},
-            "items": {"capacity": 1_000},
-            "history": {"capacity": 5_000, "length": 50},
-            "retrievers": {"popularity": {"capacity": 1_000, "half_life": 60.0}},
-            "ranker": {"fm": {"factors": 16, "bits": 16}},
-            "policy": {"epsilon_greedy": {"epsilon": 0.05}},
+            "items": {"capacity": 5_000},
+            "history": {"capacity": 5_000},
+            "retrievers": {"popularity": {"capacity": 5_000, "half_life": 60.0}},
+            "ranker": {"fm": {"factors": 8, "bits": 16, "step": 0.2, "init": 0.1}},
+            "policy": {"epsilon_greedy": {"epsilon": 0.04}},
         },
         "demo",
     )
@@ -94,8 +94,8 @@ def run_demo(
     *,
     rate: float = 60.0,
     shift_every: float | None = None,
-    users: int = 500,
-    items: int = 200,
+    users: int = 200,
+    items: int = 150,
     seed: int = 0,
     console: Console | None = None,
 ) -> Summary:
@@ -274,7 +274,7 @@ def _visit(plan: _Plan, reports: Connection, ending: Flag) -> None:
 
 
 def _come_and_go(plan: _Plan, reports: Connection, ending: Flag) -> None:
-    people = Population(users=plan.users, items=plan.items, seed=plan.seed)
+    people = Population(users=plan.users, items=plan.items, seed=plan.seed, places=PLACES)
     service = _Client(plan.address)
     service.post("/v1/events", [*people.catalogue(), *people.profiles()])
     due = time.monotonic()

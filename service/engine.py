@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -16,6 +17,8 @@ from service.trainer import Trainer
 from streams.events import Impression
 
 __all__ = ["Engine", "Stopped"]
+
+_log = logging.getLogger(__name__)
 
 Answer = tuple[RankingResponse, Impression | None]
 _Result = TypeVar("_Result")
@@ -126,6 +129,7 @@ class Engine:
                 if not worked:
                     self._rest()
         except BaseException as error:
+            _log.exception("the engine stops: what it was doing failed")
             self.failure = error
             self._refuse_waiting()
             if self.on_failure is not None:

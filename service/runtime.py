@@ -93,6 +93,7 @@ class Runtime:
             folder=config.checkpoints,
             every=config.checkpoint.every,
             keep=config.checkpoint.keep,
+            retain=config.stream.retain,
         )
         self.engine = Engine(pipeline, self.trainer, batch_requests=config.server.batch_requests, flush=config.server.flush)
         self._stopped = False
@@ -159,6 +160,7 @@ class Runtime:
         return {
             "version": pipeline.version,
             "lag": self.trainer.lag(),
+            "lag_seconds": self.trainer.lag_seconds(),
             "dead": dict(self.dead.counts),
             "skipped": dict(pipeline.skipped),
             "joiner": dict(self.trainer.joiner.counts),

@@ -8,6 +8,7 @@ The order at every step, which is what makes a crash lose and repeat nothing:
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ from streams.join import Joined, Joiner, Position
 from streams.log import Log, Record
 
 __all__ = ["Trainer"]
+
+_log = logging.getLogger(__name__)
 
 PARTITION = 0
 """The embedded log has one partition."""
@@ -59,8 +62,17 @@ class Trainer:
         Seconds between checkpoints.
     keep : int
         Checkpoints kept.
+    retain : int or None
+        Records of the log to keep behind the oldest checkpoint; None: all of them.
     poll : int
         Records read at once.
+
+    Attributes
+    ----------
+    notices : deque of str
+        The last things that an operator should know.
+    failures : Counter
+        Ticks and checkpoints that could not be written.
     """
 
     def __init__(
@@ -76,6 +88,7 @@ class Trainer:
         folder: Path | None = None,
         every: float = 30.0,
         keep: int = 3,
+        retain: int | None = None,
         poll: int = POLL,
     ) -> None:
         self.pipeline, self.outcomes, self.joiner, self.log, self.dead = pipeline, outcomes, joiner, log, dead
@@ -92,6 +105,7 @@ class Trainer:
         self._dead_until = -1
         self._saved_version, self._saved_at = 0, time.monotonic()
         self._saving: Future[Path] | None = None
+        self._retain, self._rewinds = retain, deque[int](maxlen=keep)
         self._saver = ThreadPoolExecutor(1, "checkpoint")
 
     @property
@@ -107,12 +121,13 @@ class Trainer:
     def restore(self) -> None:
         """Continue from the newest checkpoint that can be trusted, else start at the beginning of the log."""
         found, corrupt = (None, list[CorruptCheckpoint]()) if self._folder is None else checkpoints.latest(self._folder)
-        self.notices += [str(error) for error in corrupt]
+        for error in corrupt:
+            self._notice(str(error))
         self._dead_until = max((letter.offset for letter in self.dead.read(10_000) if letter.source == "log"), default=-1)
         if found is None:
             begin = self.log.begin()[PARTITION]
             if begin > 0:
-                self.notices.append(f"the log begins at record {begin}: what was trimmed before it is not in the state")
+                self._notice(f"the log begins at record {begin}: what was trimmed before it is not in the state")
             self._next = begin
             return
         position = Position(**found.meta["position"])
@@ -191,8 +206,11 @@ class Trainer:
         self._finish_save()
         if self._folder is None or self.pipeline.version == self._saved_version:
             return None
-        path = checkpoints.save(self._folder, self._checkpoint(), self._keep)
-        self._saved_version = self.pipeline.version
+        saved = self._checkpoint()
+        path = checkpoints.save(self._folder, saved, self._keep)
+        self._saved_version = saved.version
+        self._rewinds.append(saved.meta["position"]["rewind"])
+        self._trim()
         return path
 
     def close(self) -> None:
@@ -207,6 +225,11 @@ class Trainer:
     def lag(self) -> int:
         """Records of the log that have not been folded."""
         return self.log.end()[PARTITION] - self._next
+
+    def lag_seconds(self) -> float:
+        """Age of the oldest record that has not been folded; 0 when there is none."""
+        oldest = self.log.read({PARTITION: self._next}, 1)
+        return max(time.time() - oldest[0].timestamp, 0.0) if oldest else 0.0
 
     def _read_on(self) -> bool:
         """Fold records until a batch is complete, at most one poll of them; False when there is neither batch nor record."""
@@ -269,6 +292,7 @@ class Trainer:
         self._finish_save()
         copied = self._checkpoint()
         self._saved_at, self._saved_version = time.monotonic(), copied.version
+        self._rewinds.append(copied.meta["position"]["rewind"])
         self._saving = self._saver.submit(checkpoints.save, self._folder, copied, self._keep)
 
     def _finish_save(self) -> None:
@@ -277,9 +301,16 @@ class Trainer:
         if saving is not None:
             try:
                 saving.result()
+                self._trim()
             except OSError as error:
                 self._saved_version = -1
+                self._rewinds.clear()
                 self._failed("checkpoint", error)
+
+    def _trim(self) -> None:
+        """Delete records that no checkpoint kept needs, once every one of those was written by this process."""
+        if self._retain is not None and len(self._rewinds) == self._rewinds.maxlen:
+            self.log.trim({PARTITION: min(self._rewinds[0], self._next - self._retain)})
 
     def _checkpoint(self) -> Checkpoint:
         position = self.joiner.position()
@@ -288,4 +319,8 @@ class Trainer:
 
     def _failed(self, what: str, error: OSError) -> None:
         self.failures[what] += 1
-        self.notices.append(f"{what}: {error}")
+        self._notice(f"{what}: {error}")
+
+    def _notice(self, text: str) -> None:
+        self.notices.append(text)
+        _log.warning(text)

@@ -36,7 +36,14 @@ class FullLog(MemoryLog):
 
 @pytest.fixture
 def make_trainer(make_config: Callable[..., Config]) -> Callable[..., Trainer]:
-    def make(log: MemoryLog, *, folder: Path | None = None, dead: DeadLetters | None = None, every: float = 1e9) -> Trainer:
+    def make(
+        log: MemoryLog,
+        *,
+        folder: Path | None = None,
+        dead: DeadLetters | None = None,
+        every: float = 1e9,
+        retain: int | None = None,
+    ) -> Trainer:
         config = make_config()
         pipeline = build_pipeline(config)
         return Trainer(
@@ -49,6 +56,7 @@ def make_trainer(make_config: Callable[..., Config]) -> Callable[..., Trainer]:
             monitor=Monitor(dict),
             folder=folder,
             every=every,
+            retain=retain,
         )
 
     return make
@@ -164,6 +172,29 @@ def test_a_disk_without_room_costs_a_checkpoint_and_is_counted(
     assert "No space" in trainer.notices[0]
     monkeypatch.undo()
     assert trainer.save() is not None, "tried again although nothing was learned since"
+
+
+def test_what_no_checkpoint_needs_is_trimmed_and_a_fallback_still_works(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    log = MemoryLog()
+    log.append(records(list(two_tribes(0, 400))))
+    trainer = make_trainer(log, folder=tmp_path, retain=100)
+    trainer.restore()
+    begins = []
+    while trainer.turn():
+        if trainer.pipeline.version % 10 == 0:
+            trainer.save()
+            begins.append(log.begin()[0])
+    assert begins[:2] == [0, 0], "three checkpoints are kept, and each may be needed"
+    assert begins[-1] > 500
+    assert begins[-1] <= trainer.next - 100
+    for path in sorted(tmp_path.glob("*.safetensors"))[1:]:
+        path.write_bytes(b"torn")
+    again = make_trainer(log, folder=tmp_path, retain=100)
+    again.restore()
+    again.drain()
+    assert again.digest() == trainer.digest()
 
 
 def test_what_was_trimmed_is_said(make_trainer: Callable[..., Trainer]) -> None:
