@@ -66,10 +66,7 @@ def test_the_readme_s_requests_get_the_answers_that_it_shows(tmp_path: Path) -> 
     config.write_text((ROOT / path).read_text().replace("/tmp/freshet-shop", str(tmp_path / "data")))
     tomllib.loads(config.read_text())
     shown = [json.loads(block) for block in blocks("json")]
-    commands = [
-        shlex.split(command.replace("\\\n", " "))
-        for command in re.findall(r"^curl .*?(?:[^\\]\n)", README, re.DOTALL | re.MULTILINE)
-    ]
+    commands = [shlex.split(block) for block in blocks("sh") if block.startswith("curl")]
     assert len(commands) == len(shown) == 2
     with serving(config, tmp_path) as process, httpx.Client(base_url=process.url, timeout=DEADLINE) as client:
         for command, expected in zip(commands, shown, strict=True):
