@@ -41,6 +41,8 @@ item = {{ id = "category", icat = "category" }}
 context = {{ ctx = "category" }}
 [reward]
 click = 1.0
+[checkpoint]
+every = {checkpoint_every}
 [retrievers]
 [ranker.fm]
 factors = {factors}
@@ -61,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--floor-rate", type=float, default=50.0, help="requests of /healthz a second (default: %(default)s)")
     parser.add_argument("--arrivals", choices=("poisson", "uniform"), default="poisson")
     parser.add_argument("--batch-rows", type=int, default=64, help="rows of a micro-batch (default: %(default)s)")
+    parser.add_argument("--checkpoint-every", type=float, default=30.0, help="seconds (default: %(default)s)")
     parser.add_argument("--factors", type=int, default=32)
     parser.add_argument("--users", type=int, default=2000)
     parser.add_argument("--items", type=int, default=1000)
@@ -88,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _service(folder: Path, options: Namespace) -> Iterator[tuple[str, int]]:
     """The service on a free port, with its address and process id."""
     config = folder / "serve.toml"
-    config.write_text(CONFIG.format(folder=folder, batch_rows=options.batch_rows, factors=options.factors))
+    config.write_text(CONFIG.format(folder=folder, **vars(options)))
     command = [sys.executable, "-c", "from service.cli import main; main()", "serve", "--config", str(config), "--port", "0"]
     said = folder / "said"
     with said.open("wb") as output:

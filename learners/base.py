@@ -113,7 +113,15 @@ class Learner(Stateful, ABC):
 
 
 class Retriever(Learner):
-    """Finds candidates for a request."""
+    """Finds candidates for a request.
+
+    Attributes
+    ----------
+    knows_uncertainty : bool
+        Whether it fills ``uncertainty``.
+    """
+
+    knows_uncertainty: ClassVar[bool] = False
 
     @abstractmethod
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
@@ -157,7 +165,15 @@ class Reranker(Learner):
 
 
 class Policy(ABC):
-    """Turns scores into an order, and says how probable that order was."""
+    """Turns scores into an order, and says how probable that order was.
+
+    Attributes
+    ----------
+    needs_uncertainty : bool
+        Whether it cannot choose by scores alone.
+    """
+
+    needs_uncertainty: ClassVar[bool] = False
 
     @abstractmethod
     def select(self, score: Floats, uncertainty: Floats | None, k: int, rng: np.random.Generator) -> Ranking:

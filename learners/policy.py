@@ -7,7 +7,7 @@ likely as the other. A score or an uncertainty of +infinity (an item never tried
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,8 @@ class Ucb(Policy):
     L. Li, W. Chu, J. Langford, R. Schapire, "A Contextual-Bandit Approach to Personalized News Article Recommendation",
     WWW 2010.
     """
+
+    needs_uncertainty: ClassVar[bool] = True
 
     def __init__(self, alpha: Annotated[float, Field(ge=0)] = 1.0) -> None:
         self.alpha = alpha
@@ -144,6 +146,8 @@ class Thompson(Policy):
     ----------
     O. Chapelle, L. Li, "An Empirical Evaluation of Thompson Sampling", NIPS 2011.
     """
+
+    needs_uncertainty: ClassVar[bool] = True
 
     def select(self, score: Floats, uncertainty: Floats | None, k: int, rng: np.random.Generator) -> Ranking:
         """Choose, see `Policy.select`. Raises ValueError without `uncertainty`."""

@@ -92,7 +92,7 @@ def run_demo(
     seconds: float | None = None,
     port: int = 8000,
     *,
-    rate: float = 60.0,
+    rate: float = 80.0,
     shift_every: float | None = None,
     users: int = 200,
     items: int = 150,

@@ -22,6 +22,9 @@ __all__ = ["Monitor"]
 WINDOW_ROWS = 5000
 """Rows of the sliding windows of quality: half a minute to some minutes of a busy site."""
 
+SHOWN_ROWS = 2000
+"""Rows of each source that its click-through is the share of: few enough to see a change within seconds."""
+
 RECENT_SECONDS = 10.0
 """Span of the rates and quantiles that are shown."""
 
@@ -109,7 +112,7 @@ class Monitor:
                 self._quality.setdefault(name, _Quality()).add(score, label)
             for source, positive, correction in zip(sources, (label > 0).tolist(), feedback.correction.tolist(), strict=True):
                 if source and not correction:
-                    self._clicked.setdefault(source, deque(maxlen=WINDOW_ROWS)).append(positive)
+                    self._clicked.setdefault(source, deque(maxlen=SHOWN_ROWS)).append(positive)
                     self._impressions[source] += 1
             self.events += feedback.rows
             self.corrections += int(feedback.correction.sum())

@@ -42,12 +42,18 @@ def build_pipeline(config: Config) -> Pipeline:
 
     (ranker,) = built(Ranker, "ranker", config.ranker).items()
     (policy,) = built(Policy, "policy", config.policy).items()
+    retrievers = built(Retriever, "retrievers", config.retrievers)
+    if policy[1].needs_uncertainty and not any(retriever.knows_uncertainty for retriever in retrievers.values()):
+        named = ", ".join(retrievers) or "none"
+        raise ConfigError(
+            f"policy.{policy[0]}", f"needs a retriever that knows its uncertainty; there are: {named}. Choose another policy"
+        )
     return Pipeline(
         featurizer=featurizer,
         users=Catalog(config.users.capacity, featurizer.user_columns),
         items=Catalog(config.items.capacity, featurizer.item_columns),
         history=History(config.history.capacity, config.history.length),
-        retrievers=built(Retriever, "retrievers", config.retrievers),
+        retrievers=retrievers,
         ranker=ranker,
         adapters=built(Adapter, "adapters", config.adapters),
         rerankers=built(Reranker, "rerankers", config.rerankers),

@@ -4,7 +4,7 @@
 const KEPT = 300;
 const TOP_PARTS = 4;
 const SPAN = 60; // least seconds of the time axis
-const FEW = 200; // rows of a source before its click-through says anything: clicks come at once, the untouched after a window
+const FEW = 1000; // rows of a source before its click-through says anything: clicks come at once, the untouched after a window
 
 const byId = (id) => document.getElementById(id);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -227,7 +227,8 @@ function bars(contributions) {
 }
 
 function describe(of) {
-  return Object.entries(of).map(([name, value]) => name + " " + (Array.isArray(value) ? value.join(", ") : value)).join("; ");
+  const said = Object.entries(of).filter(([, value]) => !Array.isArray(value) || value.length);
+  return said.map(([name, value]) => name + " " + (Array.isArray(value) ? value.join(", ") : value)).join("; ");
 }
 
 async function ask() {
@@ -250,7 +251,7 @@ async function ask() {
     const text = describe(about[n]);
     if (text) item.appendChild(document.createElement("small")).textContent = " " + text;
     cell(row, place.score.toFixed(3));
-    cell(row, place.propensity.toFixed(3));
+    cell(row, place.propensity < 0.001 ? place.propensity.toExponential(1) : place.propensity.toFixed(3));
     cell(row, Object.entries(place.reasons.retrievers || {}).map(([name, score]) => name + " " + score.toFixed(3)).join(", "));
     cell(row, "").appendChild(bars(place.reasons.contributions));
     return row;

@@ -45,6 +45,7 @@ def test_a_mistake_is_refused_by_section_key_and_value(document: dict[str, objec
         ({"retrievers": {"popularity": {"half_life": -1.0}}}, ["retrievers.popularity", "half_life", "-1"]),
         ({"policy": {"gredy": {}}}, ["policy.gredy", "did you mean 'greedy'"]),
         ({"features": {"crosses": ["user.id * item.age"]}}, ["features", "item.age"]),
+        ({"policy": {"ucb": {}}}, ["policy.ucb", "uncertainty", "popularity"]),
     ],
 )
 def test_a_mistake_in_a_learner_is_refused_when_it_is_built(document: dict[str, object], says: list[str]) -> None:
