@@ -163,7 +163,7 @@ def _loop(
         if sent < len(schedule) and wait <= 0 and may_send:
             _, name, request = schedule[sent]
             sent += 1
-            connection = free.pop() if free else _Connection(host, port)
+            connection = _open(free) or _Connection(host, port)
             connection.outcome, connection.planned = outcomes[name], due
             connection.outcome.late.append(-wait)
             busy[connection.socket] = connection
@@ -174,6 +174,16 @@ def _loop(
         readable, _, _ = select.select(list(busy), [], [], max(wait, 0.0) if may_send else PATIENCE)
         for ready in readable:
             _take(busy, free, ready)
+
+
+def _open(free: list[_Connection]) -> _Connection | None:
+    """A connection that the server has not closed for being idle."""
+    while free:
+        connection = free.pop()
+        if not select.select([connection.socket], [], [], 0)[0]:
+            return connection
+        connection.socket.close()
+    return None
 
 
 def _take(busy: dict[socket.socket, _Connection], free: list[_Connection], ready: socket.socket) -> None:

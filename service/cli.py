@@ -78,6 +78,7 @@ def replay(
     top: Annotated[int, typer.Option(min=0, help="Length of the lists for hit rate and NDCG; 0 leaves them out.")] = 10,
     window: Annotated[int, typer.Option(min=1, help="Rows of the sliding windows.")] = 10_000,
     batch_rows: Annotated[int | None, typer.Option(min=1, help="Rows of a micro-batch; 1 is strict test-then-train.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of leaving it out.")] = False,
     report: Annotated[Path | None, typer.Option(help="Folder for replay.json and replay.png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
@@ -87,7 +88,7 @@ def replay(
 
     done = []
     for settings in [_load(path) for path in config] if config else [_load(None)]:
-        settings = _with_stream(settings, recording, batch_rows)
+        settings = _with_stream(settings, recording, batch_rows, strict)
         done.append(replays.replay(settings, k=top, window=window, console=None if as_json else err))
     if as_json:
         out.print_json(reports.as_json(done))
@@ -110,7 +111,7 @@ def validate(
     from service.replay import open_stream
     from streams.recorded import validate as examine
 
-    found = examine(open_stream(_with_stream(_load(config), recording, None)))
+    found = examine(open_stream(_with_stream(_load(config), recording)))
     out.print_json(json.dumps(found.as_dict()))
     if found.bad:
         raise typer.Exit(ExitCode.DATA)
@@ -131,10 +132,12 @@ def _load(path: Path | None) -> Config:
     return configs.parse({}) if path is None else configs.load(path)
 
 
-def _with_stream(config: Config, recording: str | None, batch_rows: int | None) -> Config:
+def _with_stream(config: Config, recording: str | None, batch_rows: int | None = None, strict: bool = False) -> Config:
     changes: dict[str, object] = {}
     if recording is not None:
         changes["url"] = recording if "://" in recording or recording.startswith("file:") else f"file:{recording}"
+    if strict:
+        changes["strict"] = True
     if batch_rows is not None:
         changes["batch_rows"] = batch_rows
     return config.model_copy(update={"stream": config.stream.model_copy(update=changes)})

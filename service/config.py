@@ -33,6 +33,7 @@ class Columns(_Section):
     user: str = "user"
     item: str = "item"
     timestamp: str | None = "timestamp"
+    timestamp_unit: Literal["s", "ms", "us", "ns"] = "s"
     value: str | None = None
     kind: str | None = None
     context: tuple[str, ...] = Field(default=(), strict=False)
@@ -59,7 +60,7 @@ class Stream(_Section):
         Records to keep in the embedded log behind the oldest checkpoint; None: all, until the log is full.
     options : dict
         Passed to the log as they are.
-    format, columns, kind, sorted, users, items
+    format, columns, kind, sorted, strict, users, items
         Of a recorded file; see `streams.recorded.open_recording`.
     """
 
@@ -75,6 +76,7 @@ class Stream(_Section):
     columns: Columns | None = None
     kind: str = "rating"
     sorted: bool = False
+    strict: bool = False
     users: str | None = None
     items: str | None = None
 
@@ -187,7 +189,7 @@ class Config(_Tables):
     def fingerprint(self) -> str:
         """Hash of everything that decides what the state becomes."""
         decisive = self.model_dump(exclude={"name", "checkpoint", "server", "policy"})
-        for key in ("url", "options", "retain", "format", "columns", "kind", "sorted", "users", "items"):
+        for key in ("url", "options", "retain", "format", "columns", "kind", "sorted", "strict", "users", "items"):
             del decisive["stream"][key]
         return str(xxhash.xxh3_64_hexdigest(repr(decisive).encode()))
 

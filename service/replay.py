@@ -142,6 +142,7 @@ def open_stream(config: Config) -> Recording:
         columns=ColumnMap(**stream.columns.model_dump()) if stream.columns else None,
         kind=stream.kind,
         sorted=stream.sorted,
+        strict=stream.strict,
         users=None if stream.users is None else Path(stream.users),
         items=None if stream.items is None else Path(stream.items),
     )

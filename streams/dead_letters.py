@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter, deque
 
@@ -66,6 +67,7 @@ class DeadLetters:
     def __init__(self, log: Log | None = None) -> None:
         self.counts: Counter[str] = Counter()
         self.lost = 0
+        self._counting = threading.Lock()
         self._log = log
         self._recent: deque[DeadLetter] = deque(maxlen=_IN_MEMORY)
 
@@ -73,7 +75,8 @@ class DeadLetters:
         self, kind: str, reason: str, value: bytes | str, *, source: str = "", partition: int = -1, offset: int = -1
     ) -> None:
         """Count and keep a bad record; see `DeadLetter`. Never raises because of the log."""
-        self.counts[kind] += 1
+        with self._counting:
+            self.counts[kind] += 1
         data = value.encode("utf-8", "replace") if isinstance(value, str) else bytes(value)
         letter = DeadLetter(
             kind=kind,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -76,22 +77,25 @@ class MemoryLog:
     def __init__(self, partitions: int = 1) -> None:
         self._records: list[list[Record]] = [[] for _ in range(partitions)]
         self._begin = [0] * partitions
+        self._changing = threading.Lock()
 
     def append(self, records: Iterable[tuple[bytes, bytes]]) -> Offsets:
         """See `Log.append`."""
-        now = time.time()
-        for key, value in list(records):
-            partition = partition_of(key, len(self._records))
-            kept = self._records[partition]
-            kept.append(Record(partition, self._begin[partition] + len(kept), key, value, now))
-        return self.end()
+        now, records = time.time(), list(records)
+        with self._changing:
+            for key, value in records:
+                partition = partition_of(key, len(self._records))
+                kept = self._records[partition]
+                kept.append(Record(partition, self._begin[partition] + len(kept), key, value, now))
+            return self.end()
 
     def read(self, offsets: Offsets, limit: int) -> Sequence[Record]:
         """See `Log.read`."""
         found: list[Record] = []
-        for partition, (start, stop) in shares(offsets, self.begin(), self.end(), limit).items():
-            before = self._begin[partition]
-            found += self._records[partition][start - before : stop - before]
+        with self._changing:
+            for partition, (start, stop) in shares(offsets, self.begin(), self.end(), limit).items():
+                before = self._begin[partition]
+                found += self._records[partition][start - before : stop - before]
         return found
 
     def begin(self) -> Offsets:
@@ -104,11 +108,12 @@ class MemoryLog:
 
     def trim(self, offsets: Offsets) -> None:
         """See `Log.trim`."""
-        for partition, offset in offsets.items():
-            kept = self._records[partition]
-            dropped = min(max(offset - self._begin[partition], 0), len(kept))
-            del kept[:dropped]
-            self._begin[partition] += dropped
+        with self._changing:
+            for partition, offset in offsets.items():
+                kept = self._records[partition]
+                dropped = min(max(offset - self._begin[partition], 0), len(kept))
+                del kept[:dropped]
+                self._begin[partition] += dropped
 
     def close(self) -> None:
         """See `Log.close`."""

@@ -49,6 +49,9 @@ def test_validate_says_what_is_in_a_file_and_what_is_wrong(ratings: Path) -> Non
     assert json.loads(good.stdout)["rows"] == 200
     with ratings.open("a") as file:
         file.write("1\t2\tfive\t3000\n")
+    strict = freshet("replay", ratings, "--strict")
+    assert strict.returncode == ExitCode.DATA
+    assert "five" in strict.stderr
     bad = freshet("validate", ratings)
     assert bad.returncode == ExitCode.DATA
     assert "five" in bad.stdout
