@@ -32,8 +32,7 @@ def hash_id(text: str) -> int:
 
 def hash_ids(texts: Sequence[str]) -> Ids:
     """Hash ids, see `hash_id`; (n,) int64."""
-    digest = xxhash.xxh3_64_intdigest
-    hashed = np.fromiter((digest(text.encode()) for text in texts), np.uint64, len(texts)).view(np.int64)
+    hashed = np.fromiter(map(xxhash.xxh3_64_intdigest, map(str.encode, texts)), np.uint64, len(texts)).view(np.int64)
     hashed[hashed == 0] = 1
     return hashed
 

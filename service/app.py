@@ -25,8 +25,9 @@ from memory.catalog import Catalog
 from service import openapi
 from service.admission import Admission
 from service.engine import Stopped
-from service.ingest import Ingest
+from service.ingest import Entry, Ingest, entry
 from service.live import Live
+from service.monitor import Monitor
 from service.pipeline import Refused
 from service.runtime import Runtime
 from service.schemas import (
@@ -56,7 +57,7 @@ VISIBLE_SECONDS = 5.0
 MOST_ASKING = 1000
 """Requests that may wait for the engine at once; more are turned away rather than all of them being late."""
 
-TURN = 256
+TURN = 64
 """Events decoded before others on the event loop get their turn."""
 
 SECURITY = {"Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'", "X-Content-Type-Options": "nosniff"}
@@ -92,7 +93,8 @@ def create_app(runtime: Runtime) -> FastAPI:
     description = openapi.document(_version(), limits.max_body, limits.max_events)
     app.openapi = lambda: description  # type: ignore[method-assign]
     app.state.live = routes.live
-    for failure, answer in ((_Failure, _failed), (HTTPException, _no_route), (ClientDisconnect, _gone), (Exception, _broken)):
+    failed = partial(_failed, runtime.monitor)
+    for failure, answer in ((_Failure, failed), (HTTPException, _no_route), (ClientDisconnect, _gone), (Exception, _broken)):
         app.add_exception_handler(failure, answer)
     for method, path, handler in (
         ("POST", "/v1/events", routes.events),
@@ -172,12 +174,12 @@ class _Routes:
         single = body.lstrip()[:1] != b"["
         raws: Sequence[bytes | msgspec.Raw] = [body] if single else self._elements(body)
         now = time.time()
-        good: list[Event] = []
+        good: list[Entry] = []
         bad: list[tuple[BadEvent, bytes]] = []
         results = []
         for n, raw in enumerate(raws, 1):
             try:
-                good.append(self._admit(bytes(raw), now))
+                good.append(entry(self._admit(bytes(raw), now)))
                 results.append(_ACCEPTED)
             except BadEvent as error:
                 if single and error.kind == "not_json":
@@ -199,7 +201,7 @@ class _Routes:
         asked = _decoded(document, await self._body(request))
         response, impression = await self._answer(lambda: self._engine.submit(asked))
         if impression is not None:
-            self._ingest.post(impression, self._lost)
+            self._ingest.post(entry(impression), self._lost)
         self._monitor.request(time.perf_counter() - arrived)
         return _json(response)
 
@@ -289,9 +291,9 @@ class _Routes:
         self._admission.check(event, now)
         return event if event.timestamp else msgspec.structs.replace(event, timestamp=now)
 
-    async def _append(self, events: Sequence[Event]) -> Offsets:
+    async def _append(self, entries: Sequence[Entry]) -> Offsets:
         try:
-            return await self._ingest.append(events)
+            return await self._ingest.append(entries)
         except LogFull as error:
             _log.error("the log is full: %s", error)
             raise _Failure(507, f"{error.filename}: {error.strerror}; nothing of this request was kept") from error
@@ -302,10 +304,10 @@ class _Routes:
     async def _change(self, event: Event) -> Response:
         """Append an event, and answer when the trainer is past it."""
         try:
-            event = self._admit(encode(event), time.time())
+            change = entry(self._admit(encode(event), time.time()))
         except BadEvent as error:
             raise _Failure(422, str(error), error.field or None) from error
-        end = await self._append([event])
+        end = await self._append([change])
         until, pause = time.monotonic() + VISIBLE_SECONDS, 0.001
         while not await self._answer(lambda: self._engine.call(lambda: self._has_learned(end))):
             if time.monotonic() > until:
@@ -342,10 +344,10 @@ class _Routes:
         for error, data in bad:
             self._runtime.dead.put(error.kind, str(error), data, source="http")
 
-    def _lost(self, event: Event, error: Exception) -> None:
+    def _lost(self, impression: Entry, error: Exception) -> None:
         """An impression did not reach the log: what follows from it will be learned as if nothing had been shown."""
         _log.error("an impression could not be appended: %s", error)
-        asyncio.get_running_loop().run_in_executor(None, self._bury, [(BadEvent("", str(error), kind="lost"), encode(event))])
+        asyncio.get_running_loop().run_in_executor(None, self._bury, [(BadEvent("", str(error), kind="lost"), impression[1])])
 
 
 def _version() -> str:
@@ -370,8 +372,9 @@ async def _page(request: Request) -> Response:
     return FileResponse(STATIC / "index.html", headers=SECURITY)
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _failed(monitor: Monitor, request: Request, error: Exception) -> Response:
     assert isinstance(error, _Failure)
+    monitor.refuse(error.status)
     response = _json(error.problem, error.status)
     if error.retry:
         response.headers["Retry-After"] = "1"

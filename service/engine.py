@@ -130,7 +130,8 @@ class Engine:
                     self._rest()
         except BaseException as error:
             _log.exception("the engine stops: what it was doing failed")
-            self.failure = error
+            with self._changed:
+                self.failure = error
             self._refuse_waiting()
             if self.on_failure is not None:
                 self.on_failure(error)
@@ -138,9 +139,13 @@ class Engine:
     def _serve(self) -> None:
         while self._calls:
             function, called = self._calls.popleft()
-            _resolve(called, function)
+            if called.set_running_or_notify_cancel():
+                _resolve(called, function)
         while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_requests))]
+            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_requests))]
+            batch = [(request, future) for request, future in taken if future.set_running_or_notify_cancel()]
+            if not batch:
+                continue
             try:
                 answers = self._pipeline.rank([request for request, _ in batch])
             except Exception:
@@ -166,7 +171,8 @@ class Engine:
         for queue in (self._waiting, self._calls):
             while queue:
                 _, future = queue.popleft()
-                future.set_exception(Stopped("the engine stopped before it came to this request"))
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(Stopped("the engine stopped before it came to this request"))
 
 
 def _resolve(future: Future[Any], function: Callable[[], Any]) -> None:

@@ -1,4 +1,4 @@
-"""From requests to the log: events of concurrent requests are appended together, and acknowledged when they are there."""
+"""From requests to the log: what concurrent requests bring is appended together, and acknowledged when they are there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,21 @@ from streams.codec import encode, partition_key
 from streams.events import Event
 from streams.log import Log, LogFull, Offsets
 
-__all__ = ["Ingest", "LogBusy"]
+__all__ = ["Entry", "Ingest", "LogBusy", "entry"]
+
+Entry = tuple[bytes, bytes]
+"""Key and value, as a log takes them."""
+
+
+def entry(event: Event) -> Entry:
+    """Make an event ready for the log.
+
+    Raises
+    ------
+    BadEvent
+        For an event that JSON cannot carry.
+    """
+    return partition_key(event), encode(event)
 
 
 class LogBusy(OSError):
@@ -21,7 +35,7 @@ class LogBusy(OSError):
 
 @dataclass(slots=True)
 class _Waiting:
-    records: list[tuple[bytes, bytes]]
+    entries: Sequence[Entry]
     done: asyncio.Future[Offsets]
 
 
@@ -43,7 +57,7 @@ class Ingest:
     Attributes
     ----------
     lost : int
-        Events given to `post` that could not be appended.
+        Entries given to `post` that could not be appended.
     """
 
     def __init__(self, log: Log, wake: Callable[[], None], most_waiting: int = 64 << 20) -> None:
@@ -54,42 +68,40 @@ class Ingest:
         self._writer: asyncio.Task[None] | None = None
         self.lost = 0
 
-    async def append(self, events: Sequence[Event]) -> Offsets:
-        """Append events, in order and all or none; return when they are in the log.
+    async def append(self, entries: Sequence[Entry]) -> Offsets:
+        """Append entries, in order and all or none; return when they are in the log.
 
         Returns
         -------
         Offsets
-            By partition, an offset past these events.
+            By partition, an offset past these entries.
 
         Raises
         ------
-        BadEvent
-            For an event that JSON cannot carry.
         LogFull
             Where there is no room.
         OSError
-            Where the log cannot be written.
+            Where the log cannot be written, or too much waits for it already.
         """
-        return await asyncio.shield(self._hand_over(events))
+        return await asyncio.shield(self._hand_over(entries))
 
-    def post(self, event: Event, failed: Callable[[Event, Exception], None]) -> None:
-        """Append an event without waiting for it.
+    def post(self, entry: Entry, failed: Callable[[Entry, Exception], None]) -> None:
+        """Append an entry without waiting for it.
 
-        Where that fails, `lost` counts it and `failed` is called with the event and the reason.
+        Where that fails, `lost` counts it and `failed` is called with the entry and the reason.
         """
 
         def settle(done: asyncio.Future[Offsets]) -> None:
             error = done.exception()
             if isinstance(error, Exception):
                 self.lost += 1
-                failed(event, error)
+                failed(entry, error)
 
         try:
-            self._hand_over([event]).add_done_callback(settle)
-        except (OSError, ValueError) as error:
+            self._hand_over([entry]).add_done_callback(settle)
+        except OSError as error:
             self.lost += 1
-            failed(event, error)
+            failed(entry, error)
 
     async def close(self) -> None:
         """Wait for what was handed over, then stop the writing thread."""
@@ -97,16 +109,15 @@ class Ingest:
             await self._writer
         self._thread.shutdown()
 
-    def _hand_over(self, events: Sequence[Event]) -> asyncio.Future[Offsets]:
-        records = [(partition_key(event), encode(event)) for event in events]
-        size = _size(records)
+    def _hand_over(self, entries: Sequence[Entry]) -> asyncio.Future[Offsets]:
+        size = _size(entries)
         if self._bytes and self._bytes + size > self._most:
             problem = (
                 f"{self._bytes} bytes of events already wait to be appended; send more slowly, or give the log a faster disk"
             )
             raise LogBusy(errno.EAGAIN, problem)
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(records, loop.create_future())
+        waiting = _Waiting(entries, loop.create_future())
         self._waiting.append(waiting)
         self._bytes += size
         if self._writer is None:
@@ -127,12 +138,12 @@ class Ingest:
                         _refuse([one], error)
             except Exception as error:
                 _refuse(group, error)
-            self._bytes -= sum(_size(one.records) for one in group)
+            self._bytes -= sum(_size(one.entries) for one in group)
         self._writer = None
 
     async def _append(self, group: list[_Waiting]) -> None:
-        records = [record for one in group for record in one.records]
-        end = await asyncio.get_running_loop().run_in_executor(self._thread, self._log.append, records)
+        entries = [entry for one in group for entry in one.entries]
+        end = await asyncio.get_running_loop().run_in_executor(self._thread, self._log.append, entries)
         for one in group:
             if not one.done.done():
                 one.done.set_result(end)
@@ -145,5 +156,5 @@ def _refuse(group: list[_Waiting], error: Exception) -> None:
             one.done.set_exception(error)
 
 
-def _size(records: list[tuple[bytes, bytes]]) -> int:
-    return sum(len(key) + len(value) for key, value in records)
+def _size(entries: Sequence[Entry]) -> int:
+    return sum(len(key) + len(value) for key, value in entries)

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from river.drift import ADWIN
 
 from service.quality import Window
-from streams.batch import Feedback, Floats
+from streams.batch import Feedback, Floats, Times
 
 __all__ = ["Monitor"]
 
@@ -72,10 +72,10 @@ class Monitor:
         self._quality: dict[str, _Quality] = {}
         self._clicked: dict[str, deque[bool]] = {}
         self._impressions: Counter[str] = Counter()
-        self._learned: deque[tuple[float, int]] = deque()
-        self._fresh: deque[tuple[float, float]] = deque(maxlen=20_000)
+        self._learned: deque[tuple[float, int, Times]] = deque()
         self._latency: deque[tuple[float, float]] = deque(maxlen=20_000)
         self._marks: deque[dict[str, Any]] = deque(maxlen=50)
+        self._refused: Counter[str] = Counter()
         self.events = 0
         self.corrections = 0
         self._registry = CollectorRegistry()
@@ -116,11 +116,10 @@ class Monitor:
                     self._impressions[source] += 1
             self.events += feedback.rows
             self.corrections += int(feedback.correction.sum())
-            self._learned.append((now, feedback.rows))
+            fresh = np.maximum(now - np.fromiter(appended, np.float64), 0.0)
+            self._learned.append((now, feedback.rows, fresh))
             while self._learned[0][0] < now - RECENT_SECONDS:
                 self._learned.popleft()
-            fresh = np.maximum(now - np.fromiter(appended, np.float64), 0.0)
-            self._fresh.extend((now, age) for age in fresh.tolist())
             # Counted by the batch: the client library's own histogram costs more per observation than learning the row.
             np.add.at(self._fresh_counts, np.searchsorted(LATENCY_BUCKETS, fresh), 1)
             self._fresh_sum += float(fresh.sum())
@@ -128,8 +127,16 @@ class Monitor:
     def request(self, seconds: float) -> None:
         """Note how long a request took."""
         self._latency_histogram.observe(seconds)
+        now = time.time()
         with self._lock:
-            self._latency.append((time.time(), seconds))
+            self._latency.append((now, seconds))
+            while self._latency[0][0] < now - RECENT_SECONDS:
+                self._latency.popleft()
+
+    def refuse(self, status: int) -> None:
+        """Count a request that was not granted, by its HTTP status."""
+        with self._lock:
+            self._refused[str(status)] += 1
 
     def mark(self, text: str) -> None:
         """Put a mark on the time line."""
@@ -140,31 +147,33 @@ class Monitor:
         """Everything as of now, ready for JSON (numbers that do not exist are None)."""
         gauges = dict(self._gauges())
         now = time.time()
+        # Whoever learns waits for the lock: under it everything is only copied.
         with self._lock:
-            learners = {
-                name: {
-                    "auc": _number(quality.window.auc()),
-                    "logloss": _number(quality.window.log_loss()),
-                    "alarms": quality.alarms,
-                    "alarm": now - quality.last_alarm < ALARM_SECONDS,
-                }
+            windows = {name: quality.window.copy() for name, quality in self._quality.items()}
+            alarms = {
+                name: {"alarms": quality.alarms, "alarm": now - quality.last_alarm < ALARM_SECONDS}
                 for name, quality in self._quality.items()
             }
             sources = {
                 name: {"ctr": sum(rows) / len(rows), "rows": self._impressions[name]} for name, rows in self._clicked.items()
             }
-            rate = sum(rows for at, rows in self._learned if at > now - RECENT_SECONDS) / RECENT_SECONDS
-            fresh, latency, marks = _recent(self._fresh, now), _recent(self._latency, now), list(self._marks)
+            learned = [batch for batch in self._learned if batch[0] > now - RECENT_SECONDS]
+            latency, marks, refused = list(self._latency), list(self._marks), dict(self._refused)
+        learners = {
+            name: {"auc": _number(window.auc()), "logloss": _number(window.log_loss()), **alarms[name]}
+            for name, window in windows.items()
+        }
         return {
             "time": now,
             "events": self.events,
             "corrections": self.corrections,
-            "learn_rate": rate,
-            "freshness": _quantiles(fresh),
-            "latency": _quantiles(latency),
+            "learn_rate": sum(rows for _, rows, _ in learned) / RECENT_SECONDS,
+            "freshness": _quantiles(np.concatenate([np.empty(0), *(fresh for _, _, fresh in learned)])),
+            "latency": _quantiles(_recent(latency, now)),
             "learners": learners,
             "sources": sources,
             "marks": marks,
+            "refused": refused,
             **gauges,
         }
 
@@ -230,6 +239,7 @@ _GAUGES = {
     "lag_seconds": "Age of the oldest record not learned yet",
 }
 _LABELLED = {
+    "refused": ("status", "Requests that were not granted"),
     "dead": ("reason", "Dead letters"),
     "skipped": ("stage", "Optional stages that failed and were left out of an answer"),
     "joiner": ("outcome", "What the joiner met"),
@@ -243,17 +253,14 @@ def _number(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _recent(samples: deque[tuple[float, float]], now: float) -> list[float]:
-    recent = []
-    for at, value in reversed(samples):
-        if at < now - RECENT_SECONDS:
-            break
-        recent.append(value)
+def _recent(samples: list[tuple[float, float]], now: float) -> Times:
+    times, values = np.array(samples, np.float64).reshape(-1, 2).T
+    recent: Times = values[times >= now - RECENT_SECONDS]
     return recent
 
 
-def _quantiles(values: list[float]) -> dict[str, float | None]:
-    if not values:
+def _quantiles(values: Times) -> dict[str, float | None]:
+    if not values.size:
         return {"p50": None, "p99": None}
     p50, p99 = np.quantile(values, [0.5, 0.99]).tolist()
     return {"p50": p50, "p99": p99}

@@ -79,6 +79,12 @@ class Window:
         self._score[places], self._label[places] = score, label
         self._count += score.size
 
+    def copy(self) -> Window:
+        """The same rows, of which additions to this window change nothing."""
+        made = Window(0)
+        made._score, made._label, made._count = self._score.copy(), self._label.copy(), self._count
+        return made
+
     @property
     def rows(self) -> int:
         """Rows held now."""
@@ -86,7 +92,7 @@ class Window:
 
     def auc(self) -> float:
         """AUC of the rows held, see `auc`."""
-        return auc(self._score[: self.rows].copy(), self._label[: self.rows] > 0)
+        return auc(self._score[: self.rows], self._label[: self.rows] > 0)
 
     def log_loss(self) -> float:
         """Mean logistic loss of the rows held; NaN when there are none."""

@@ -275,6 +275,7 @@ async def test_by_gives_the_order_of_a_baseline(service: Service) -> None:
 
 async def test_metrics_can_be_parsed_and_count_what_happened(service: Service) -> None:
     await service.post("/v1/events", [click("u", "a"), {"type": "nonsense"}])
+    await service.post("/v1/recommend", {"user": ""})
     await service.recommend("u")
     await service.learned()
     answer = await service.send("GET", "/metrics")
@@ -288,6 +289,7 @@ async def test_metrics_can_be_parsed_and_count_what_happened(service: Service) -
     assert samples["freshet_request_seconds_count",] == 1
     assert samples["freshet_freshness_seconds_count",] == 1
     assert samples["freshet_dead_total", "not_an_event"] == 1
+    assert samples["freshet_refused_total", "422"] == 1
     assert samples["freshet_lag",] == 0
     assert any(name[0] == "freshet_memory_bytes" for name in samples)
 

@@ -70,6 +70,17 @@ def test_a_refused_request_does_not_spoil_its_batch(runtime: Runtime) -> None:
         bad.result(PATIENCE)
 
 
+def test_who_gives_up_waiting_harms_nobody(runtime: Runtime) -> None:
+    gate = threading.Event()
+    blocked = runtime.engine.call(gate.wait)
+    given_up = [runtime.engine.submit(RankRequest(user="u", items=["a"])), runtime.engine.call(lambda: 1)]
+    kept = runtime.engine.submit(RankRequest(user="u", items=["a"]))
+    assert all(future.cancel() for future in given_up)
+    gate.set()
+    blocked.result(PATIENCE)
+    assert kept.result(PATIENCE)[0].items[0].item == "a"
+
+
 def test_a_call_that_fails_tells_its_caller_only(runtime: Runtime) -> None:
     def fail() -> None:
         raise KeyError("planted")

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-from service.ingest import Ingest, LogBusy
+from service.ingest import Entry, Ingest, LogBusy, entry
 from streams.codec import decode
-from streams.events import Event, Interaction
+from streams.events import Interaction
 from streams.log import LogFull, MemoryLog, Offsets
 
 
@@ -31,8 +31,8 @@ class SlowLog(MemoryLog):
         return [decode(record.value).user for record in self.read({0: 0}, 1_000)]
 
 
-def clicks(*users: str) -> Sequence[Event]:
-    return [Interaction(user=user, item="x") for user in users]
+def clicks(*users: str) -> Sequence[Entry]:
+    return [entry(Interaction(user=user, item="x")) for user in users]
 
 
 async def settled() -> None:
@@ -85,7 +85,7 @@ def test_post_does_not_wait_and_tells_what_was_lost():
     async def run() -> int:
         ingest = Ingest(log, lambda: None)
         for user in "ab":
-            ingest.post(*clicks(user), lambda event, error: lost.append((event.user, type(error))))
+            ingest.post(*clicks(user), lambda lost_one, error: lost.append((decode(lost_one[1]).user, type(error))))
         assert log.users() == []
         log.gate.release(10)
         await ingest.close()
