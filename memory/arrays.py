@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ __all__ = ["Arrays", "Bools", "Floats", "Ids", "check_fit"]
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
+
+
+Make = Callable[[], Mapping[str, npt.NDArray[Any]]]
 
 
 class Arrays(Stateful):
@@ -51,6 +54,21 @@ class Arrays(Stateful):
         if len(set(rows.values())) > 1:
             raise ValueError(f"arrays: {rows} rows; all of a store's arrays must have the same number")
         self.dirty: Bools = np.zeros(next(iter(rows.values())), np.bool_)
+        self._make: Make | None = None
+        self._shipped: Bools = np.zeros(0, np.bool_)
+
+    @classmethod
+    def made_by(cls, make: Make) -> Arrays:
+        """Arrays whose first values `make` can make again: only the rows that have changed since are saved.
+
+        Parameters
+        ----------
+        make : callable returning a mapping of name to array
+            The same values at each call.
+        """
+        store = cls(**make())
+        store._make, store._shipped = make, np.zeros(len(store), np.bool_)
+        return store
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         """The live array: the same object for the store's whole life."""
@@ -71,18 +89,32 @@ class Arrays(Stateful):
         yield prefix.rstrip("."), self
 
     def state_dict(self) -> State:
-        """Copies of the arrays."""
-        return {name: array.copy() for name, array in self._arrays.items()}
+        """Copies of the arrays; of arrays that can be made again, changed rows only, ascending, under ``"rows"`` (n,) int64."""
+        if self._make is None:
+            return {name: array.copy() for name, array in self._arrays.items()}
+        rows = np.flatnonzero(self._shipped | self.dirty)
+        return {"rows": rows, **{name: array[rows] for name, array in self._arrays.items()}}
 
     def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Raise ValueError unless names, shapes and types are this store's."""
-        check_fit(type(self).__name__, state, self._arrays)
+        if self._make is None:
+            check_fit(type(self).__name__, state, self._arrays)
+        else:
+            self._check_rows(state)
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Copy `state` into the arrays; a follower must load the same state, for changes count from here."""
         self.check_state_dict(state)
-        for name, array in self._arrays.items():
-            array[...] = state[name]
+        if self._make is None:
+            for name, array in self._arrays.items():
+                array[...] = state[name]
+        else:
+            rows = state["rows"].astype(np.int64)
+            for name, first in self._make().items():
+                self._arrays[name][...] = first
+                self._arrays[name][rows] = state[name]
+            self._shipped[:] = False
+            self._shipped[rows] = True
         self.dirty[:] = False
 
     def take_changes(self) -> State:
@@ -91,31 +123,37 @@ class Arrays(Stateful):
         if not rows.size:
             return {}
         self.dirty[rows] = False
+        if self._make is not None:
+            self._shipped[rows] = True
         return {"rows": rows, **{name: array[rows] for name, array in self._arrays.items()}}
 
     def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Write what a leader has taken; the rows count as changed here too, so that a follower can be followed."""
         if not changes:
             return
-        rows = changes.get("rows")
+        self._check_rows(changes)
+        rows = changes["rows"].astype(np.int64)
+        for name, array in self._arrays.items():
+            array[rows] = changes[name]
+        self.dirty[rows] = True
+
+    def _check_rows(self, part: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Raise ValueError unless `part` has row numbers of this store under ``"rows"``, and values for them."""
+        rows = part.get("rows")
         if (
             rows is None
             or rows.dtype != np.int64
             or rows.ndim != 1
             or (rows.size and not 0 <= rows.min() <= rows.max() < len(self))
         ):
-            raise ValueError(f"rows: not row numbers below {len(self)}; the changes were taken under another configuration")
-        like = {name: np.broadcast_to(array[:0, ...], (0, *array.shape[1:])) for name, array in self._arrays.items()}
-        values = {name: array for name, array in changes.items() if name != "rows"}
-        check_fit(type(self).__name__, values, like, rows=rows.size)
-        for name, array in self._arrays.items():
-            array[rows] = values[name]
-        self.dirty[rows] = True
+            raise ValueError(f"rows: not row numbers below {len(self)}; they were written under another configuration")
+        values = {name: array for name, array in part.items() if name != "rows"}
+        check_fit(type(self).__name__, values, self._arrays, rows=rows.size)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        return self.dirty.nbytes + sum(array.nbytes for array in self._arrays.values())
+        return self.dirty.nbytes + self._shipped.nbytes + sum(array.nbytes for array in self._arrays.values())
 
 
 def check_fit(

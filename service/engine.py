@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import threading
@@ -121,6 +122,8 @@ class Engine:
     def _run(self) -> None:
         try:
             self._trainer.restore()
+            # What has been loaded by now stays: looking through it for cycles, again and again, would stop all threads.
+            gc.freeze()
             behind = self._trainer.lag() + self._trainer.next
             while not self._stopping:
                 self._serve()

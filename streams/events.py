@@ -39,6 +39,7 @@ class Impression(
     tag="impression",
     tag_field="type",
     forbid_unknown_fields=True,
+    gc=False,
     omit_defaults=True,
 ):
     """Items shown to a user, with the feature rows they were scored on.
@@ -84,6 +85,7 @@ class Interaction(
     tag="interaction",
     tag_field="type",
     forbid_unknown_fields=True,
+    gc=False,
     omit_defaults=True,
 ):
     """A user did something with an item: a click, a purchase, a rating.
@@ -115,7 +117,7 @@ class Interaction(
 
 
 class ItemUpdate(
-    Struct, frozen=True, kw_only=True, tag="item", tag_field="type", forbid_unknown_fields=True, omit_defaults=True
+    Struct, frozen=True, kw_only=True, tag="item", tag_field="type", forbid_unknown_fields=True, gc=False, omit_defaults=True
 ):
     """An item appeared, changed its attributes, or was deleted (and is never served again until it is updated anew)."""
 
@@ -126,7 +128,7 @@ class ItemUpdate(
 
 
 class UserUpdate(
-    Struct, frozen=True, kw_only=True, tag="user", tag_field="type", forbid_unknown_fields=True, omit_defaults=True
+    Struct, frozen=True, kw_only=True, tag="user", tag_field="type", forbid_unknown_fields=True, gc=False, omit_defaults=True
 ):
     """A user appeared, changed attributes, or was deleted (attributes only: see `Forget`)."""
 
@@ -136,14 +138,14 @@ class UserUpdate(
     timestamp: Timestamp = 0.0
 
 
-class Forget(Struct, frozen=True, kw_only=True, tag="forget", tag_field="type", forbid_unknown_fields=True):
+class Forget(Struct, frozen=True, kw_only=True, tag="forget", tag_field="type", forbid_unknown_fields=True, gc=False):
     """Remove what is kept per user: history, attributes, waiting impressions, and the user's own rows of every learner."""
 
     user: Id
     timestamp: Timestamp = 0.0
 
 
-class Tick(Struct, frozen=True, kw_only=True, tag="tick", tag_field="type", forbid_unknown_fields=True):
+class Tick(Struct, frozen=True, kw_only=True, tag="tick", tag_field="type", forbid_unknown_fields=True, gc=False):
     """Time passed with nothing else to say.
 
     Written by the one who learns, so that closing a waiting batch is itself a fact in the log and a replay closes it at

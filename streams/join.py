@@ -6,9 +6,9 @@ of the log, never because a poll came back short. So a replay of the log joins a
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -18,7 +18,7 @@ from streams.events import Event, Forget, Impression, Interaction, Scalar, Tick
 __all__ = ["Joined", "Joiner", "Position", "Row"]
 
 
-class Row(Struct):
+class Row(Struct, gc=False):
     """One outcome: a user did something with an item, or was shown it and left it alone.
 
     Attributes
@@ -85,21 +85,20 @@ class Position:
     shown: int = 0
 
 
-class _Mark(NamedTuple):
-    offset: int
-    watermark: float
+_Mark = tuple[int, float]
+"""A record: its offset, and the event time that it reached."""
+
+_Seen = tuple[int, float, int, float]
+"""A remembered record, and the one to go back to for it. Flat and exactly a tuple: then Python's cyclic garbage collector,
+which would stop everything for a tenth of a second over 100,000 nested ones, leaves it alone."""
 
 
-class _Seen(NamedTuple):
-    at: _Mark
-    needs: _Mark
+class _Waiting(Struct, gc=False):
+    """An impression, when it was seen, and its places that were touched (a bit each)."""
 
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
     impression: Impression
     seen: _Seen
-    touched: set[int] = field(default_factory=set)
+    touched: int = 0
 
 
 class Joiner:
@@ -136,14 +135,15 @@ class Joiner:
     ) -> None:
         self._window, self._lateness, self._batch_rows, self._capacity = window, lateness, batch_rows, capacity
         self.counts: Counter[str] = Counter()
-        self._clear(_Mark(0, 0.0))
+        self._clear((0, 0.0))
 
     def _clear(self, start: _Mark) -> None:
         self._next, self._watermark = start
         self._open: deque[_Waiting] = deque()  # within the window
         self._closed: deque[_Waiting] = deque()  # past the window but still known to late interactions; older than the open
         self._known: dict[str, _Waiting] = {}
-        self._seen: dict[str, _Seen] = {}  # ids, in order of when they were last seen
+        # Ids in order of when they were last seen. A plain dict would look for its first key past all that were deleted.
+        self._seen: OrderedDict[str, _Seen] = OrderedDict()
         self._rows: list[Row] = []
         self._shown: list[Impression] = []
         self._batch_needs: _Mark | None = None  # where to go back to for the open batch
@@ -168,7 +168,7 @@ class Joiner:
     @property
     def deadline(self) -> float | None:
         """Event time at which the oldest open impression leaves, if there is one."""
-        return self._open[0].seen.at.watermark + self._window if self._open else None
+        return self._open[0].seen[1] + self._window if self._open else None
 
     def push(self, offset: int, appended: float, event: Event) -> list[Joined]:
         """Take the next record of the partition; return the batches that this record completed.
@@ -197,8 +197,8 @@ class Joiner:
 
     def position(self) -> Position:
         """What to keep in a checkpoint; valid between two pushes."""
-        rewind = self._batch_needs or self._going_back() or _Mark(self._next, self._watermark)
-        return Position(self._next, rewind.offset, rewind.watermark, len(self._rows), len(self._shown))
+        rewind, watermark = self._batch_needs or self._going_back() or (self._next, self._watermark)
+        return Position(self._next, rewind, watermark, len(self._rows), len(self._shown))
 
     def restore(self, position: Position, records: Iterable[tuple[int, float, Event]]) -> None:
         """Become the joiner that `position` was taken from.
@@ -211,14 +211,14 @@ class Joiner:
             The readable records from ``position.rewind`` up to, not including, ``position.next``.
         """
         counted = self.counts.copy()
-        self._clear(_Mark(position.rewind, position.watermark))
+        self._clear((position.rewind, position.watermark))
         self._cutting = False
         for offset, appended, event in records:
             self._fold(offset, appended, event)
         self._next = position.next
         del self._rows[: len(self._rows) - position.rows]
         del self._shown[: len(self._shown) - position.shown]
-        self._batch_needs = _Mark(position.rewind, position.watermark) if self.pending else None
+        self._batch_needs = (position.rewind, position.watermark) if self.pending else None
         self._cutting = True
         self.counts = counted
 
@@ -247,15 +247,15 @@ class Joiner:
         self._watermark = timestamp
         past_window = timestamp - self._window
         past_memory = past_window - self._lateness
-        while self._open and self._open[0].seen.at.watermark <= past_window:
+        while self._open and self._open[0].seen[1] <= past_window:
             waiting = self._open.popleft()
             self._close(waiting)
             self._closed.append(waiting)
-        while self._closed and self._closed[0].seen.at.watermark <= past_memory:
+        while self._closed and self._closed[0].seen[1] <= past_memory:
             del self._known[self._closed.popleft().impression.request_id]
         outlived = []
         for key, seen in self._seen.items():
-            if seen.at.watermark > past_memory:
+            if seen[1] > past_memory:
                 break
             outlived.append(key)
         for key in outlived:
@@ -268,13 +268,13 @@ class Joiner:
 
     def _going_back(self) -> _Mark | None:
         """Where to go back to, to know all that is remembered now; None when nothing is."""
-        return min((seen.needs for seen in self._oldest() if seen is not None), default=None)
+        return min((seen[2:] for seen in self._oldest() if seen is not None), default=None)
 
     def _sight(self, offset: int) -> _Seen:
-        here = _Mark(offset, self._watermark)
+        here = offset, self._watermark
         oldest, impression = self._oldest()
-        needs = here if oldest is None else oldest.at
-        return _Seen(here, needs if impression is None else min(needs, impression.at))
+        needs = here if oldest is None else oldest[:2]
+        return *here, *(needs if impression is None else min(needs, impression[:2]))
 
     def _is_new(self, key: str, seen: _Seen) -> bool:
         new = self._seen.pop(key, None) is None
@@ -291,7 +291,7 @@ class Joiner:
         waiting = self._known.pop(key[1:], None) if key[0] == "i" else None
         if waiting is not None:
             self.counts["let_go"] += 1
-            if waiting.seen.at.watermark > self._watermark - self._window:
+            if waiting.seen[1] > self._watermark - self._window:
                 self._open.remove(waiting)
                 self._close(waiting)
             else:
@@ -315,11 +315,12 @@ class Joiner:
             else:
                 impression, context = waiting.impression, waiting.impression.context
                 place = impression.items.index(event.item)
-                late = waiting.seen.at.watermark <= self._watermark - self._window
-                correction = late or place in waiting.touched
+                late = waiting.seen[1] <= self._watermark - self._window
+                again = bool(waiting.touched >> place & 1)
+                correction = late or again
                 if correction:
-                    self.counts["repeated" if place in waiting.touched else "late"] += 1
-                waiting.touched.add(place)
+                    self.counts["repeated" if again else "late"] += 1
+                waiting.touched |= 1 << place
         self._rows.append(
             Row(event.user, event.item, event.kind, event.value, timestamp, impression, place, correction, context)
         )
@@ -327,9 +328,9 @@ class Joiner:
 
     def _close(self, waiting: _Waiting) -> None:
         """Let the untouched places of an impression leave, as of the end of its window."""
-        impression, ends = waiting.impression, waiting.seen.at.watermark + self._window
+        impression, ends = waiting.impression, waiting.seen[1] + self._window
         for place, item in enumerate(impression.items):
-            if place not in waiting.touched:
+            if not waiting.touched >> place & 1:
                 self._rows.append(Row(impression.user, item, "", 0.0, ends, impression, place, False, impression.context))
                 self._added()
 
@@ -345,7 +346,7 @@ class Joiner:
     def _added(self) -> None:
         """After an entry went into the open batch: note where it began, close it when it is full."""
         if self._batch_needs is None:
-            self._batch_needs = self._going_back() or _Mark(self._next - 1, self._watermark)
+            self._batch_needs = self._going_back() or (self._next - 1, self._watermark)
         if self._cutting and len(self._rows) + len(self._shown) >= self._batch_rows:
             self._cut()
 

@@ -70,9 +70,13 @@ class FactorizationMachine(Ranker):
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         self.step, self.factor_step, self.adaptive, self.l2 = step, factor_step, adaptive, l2
-        start = np.zeros((1 << bits, factors + 1), np.float32)
-        start[:, 1:] = np.random.default_rng(seed).normal(0.0, init, (1 << bits, factors))
-        self.rows = Arrays(weights=start, squares=np.full_like(start, initial_accumulator))
+
+        def first() -> dict[str, Floats]:
+            weights = np.zeros((1 << bits, factors + 1), np.float32)
+            weights[:, 1:] = np.random.default_rng(seed).normal(0.0, init, (1 << bits, factors))
+            return {"weights": weights, "squares": np.full_like(weights, initial_accumulator)}
+
+        self.rows = Arrays.made_by(first)
         self.intercept = Arrays(weights=np.zeros(1, np.float32), squares=np.full(1, initial_accumulator, np.float32))
 
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
