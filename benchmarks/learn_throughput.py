@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +66,9 @@ def _ours(clicks: stream.Clicks, options: Namespace) -> dict[str, Callable[[], C
         batches = _batches(clicks, rows, options.single_rows if rows == 1 else clicks.rows)
         for factors in options.factors:
             name = f"fm {factors}, batches of {rows}"
-            contenders[f"{name}, score + learn"] = _timed(lambda f=factors: FactorizationMachine(factors=f), batches, True)
-            contenders[f"{name}, learn"] = _timed(lambda f=factors: FactorizationMachine(factors=f), batches, False)
+            make = partial(FactorizationMachine, factors=factors)
+            contenders[f"{name}, score + learn"] = _timed(make, batches, True)
+            contenders[f"{name}, learn"] = _timed(make, batches, False)
         contenders[f"bias, batches of {rows}, score + learn"] = _timed(Bias, batches, True)
     return contenders
 
@@ -140,7 +142,7 @@ def _river(clicks: stream.Clicks, options: Namespace) -> dict[str, Callable[[], 
             model = make()
             with measure.stopwatch(rows) as watch:
                 for x, y in zip(seen, labels, strict=True):
-                    model.predict_proba_one(x)
+                    model.predict_proba_one(x)  # type: ignore[no-untyped-call]
                     model.learn_one(x, y)
             return watch.cost
 
@@ -160,7 +162,7 @@ def _vw(clicks: stream.Clicks, folder: Path, options: Namespace) -> dict[str, Ca
     sources = {"cache": vw.cached(text), "text": ["-d", str(text)]}
     idle = vw.start_up()
     return {
-        f"{model}, {kind}": lambda m=model, s=source: vw.train(m, s, clicks.rows).without(idle)  # type: ignore[misc]
+        f"{model}, {kind}": partial(vw.train, model, source, clicks.rows, idle)
         for model in vw.MODELS
         for kind, source in sources.items()
     }

@@ -103,7 +103,7 @@ def parser(description: str | None) -> ArgumentParser:
     """Options that all benchmarks have."""
     made = ArgumentParser(description=(description or "").partition("\n")[0])
     made.add_argument("--rounds", type=int, default=3, help="interleaved rounds; the best one counts (default: %(default)s)")
-    made.add_argument("--pin", type=int, metavar="CORE", help="run on this core only, children too")
+    made.add_argument("--pin", type=int, metavar="CORE", help="stay on this core, children too (serving: the service alone)")
     made.add_argument("--no-peers", action="store_true", help="leave river and vowpalwabbit out")
     return made
 

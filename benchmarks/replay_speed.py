@@ -11,6 +11,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,12 @@ def _replayed(name: str, config: Config, done: dict[str, Replay], whole: list[Co
 def _vw(text: Path, rows: int) -> dict[str, Callable[[], Cost]]:
     idle = vw.start_up()
     source = ["-d", str(text)]
-    plain = {model: lambda m=model: vw.train(m, source, rows).without(idle) for model in vw.MODELS}  # type: ignore[misc]
     told = [*source, "-p", str(text.with_suffix(".told"))]
-    return plain | {f"{model} -p": lambda m=model: vw.train(m, told, rows).without(idle) for model in vw.MODELS}  # type: ignore[misc]
+    return {
+        f"{model}{suffix}": partial(vw.train, model, command, rows, idle)
+        for suffix, command in (("", source), (" -p", told))
+        for model in vw.MODELS
+    }
 
 
 def _stages(config: Config, rows: int) -> dict[str, float]:
@@ -163,11 +167,9 @@ def _show(
             for name, rate in rates.items()
         ],
     )
-    if ratios:
-        title = "Ratio of rows per CPU second"
-        measure.table(
-            title, ["pair", "best", "low", "median", "high"], [[pair, *found.values()] for pair, found in ratios.items()]
-        )
+    most = f"batches of {max(options.batches)}"
+    if shown := [[pair, *found.values()] for pair, found in ratios.items() if most in pair]:
+        measure.table("Ratio of rows per CPU second", ["pair", "best", "low", "median", "high"], shown)
     names = list(next(iter(stages.values())))
     measure.table("Nanoseconds a row", ["", *names], [[name, *(parts[x] for x in names)] for name, parts in stages.items()])
 

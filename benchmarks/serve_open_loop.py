@@ -16,6 +16,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ factors = {factors}
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print a table and a line of JSON."""
     parser = measure.parser(__doc__)
-    parser.set_defaults(rounds=2)
+    parser.set_defaults(rounds=3)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each mode in each round (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=100.0, help="rankings a second (default: %(default)s)")
     parser.add_argument("--candidates", type=int, default=100, help="of each ranking (default: %(default)s)")
@@ -72,14 +73,17 @@ def main(arguments: list[str] | None = None) -> None:
     rng = np.random.default_rng(1)
     clicks = stream.make(50_000, users=options.users, items=options.items)
     with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as folder, _service(Path(folder), options) as (address, pid):
-        posts = _posts(address, clicks, options.post)
         rankings = _rankings(address, clicks, options, rng)
-        _prepare(address, clicks, rankings, posts)
+        _prepare(address, clicks, [*_posts(address, clicks, options.post, 20, "warm"), *rankings[:20]])
         rounds = []
         for turn in range(options.rounds):
             for mode in MODES:
                 measure.err.print(f"round {turn + 1} of {options.rounds}: {mode}")
-                rounds.append({"mode": mode, **_run(address, pid, mode, rankings, posts, options, rng)})
+                posts = []
+                if mode == "learning":
+                    count = round(options.events / options.post * options.seconds)
+                    posts = _posts(address, clicks, options.post, count, str(turn))
+                rounds.append({"mode": mode, **_run(address, pid, rankings, posts, options, rng)})
     figures = _summary(rounds)
     _show(figures, options)
     measure.finish("serve_open_loop", options, before, figures)
@@ -95,7 +99,7 @@ def _service(folder: Path, options: Namespace) -> Iterator[tuple[str, int]]:
     command = [sys.executable, "-c", "from service.cli import main; main()", "serve", "--config", str(config), "--port", "0"]
     said = folder / "said"
     with said.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[1])
     try:
         if options.pin is not None:
             os.sched_setaffinity(process.pid, {options.pin})
@@ -128,20 +132,22 @@ def _rankings(address: str, clicks: stream.Clicks, options: Namespace, rng: np.r
     return requests
 
 
-def _posts(address: str, clicks: stream.Clicks, size: int) -> list[bytes]:
-    rows = zip(*(getattr(clicks, name).tolist() for name in ("user", "item", "ctx", "label")), strict=True)
+def _posts(address: str, clicks: stream.Clicks, size: int, count: int, tag: str) -> list[bytes]:
+    """Requests with `size` interactions each, whose ids begin with `tag`; rows of the stream in turn."""
+    columns = [getattr(clicks, name)[: size * count].tolist() for name in ("user", "item", "ctx", "label")]
+    rows = islice(cycle(zip(*columns, strict=True)), size * count)
     events = [
-        {"type": "interaction", "user": f"u{u}", "item": f"i{i}", "value": y, "context": {"ctx": f"c{x}"}}
-        for u, i, x, y in rows
+        {"type": "interaction", "id": f"{tag}-{n}", "user": f"u{u}", "item": f"i{i}", "value": y, "context": {"ctx": f"c{x}"}}
+        for n, (u, i, x, y) in enumerate(rows)
     ]
-    return [_events(address, events[at : at + size]) for at in range(0, len(events) - size + 1, size)]
+    return [_events(address, events[at : at + size]) for at in range(0, len(events), size)]
 
 
 def _events(address: str, events: list[dict[str, Any]]) -> bytes:
     return http("POST", address, "/v1/events", json.dumps(events).encode())
 
 
-def _prepare(address: str, clicks: stream.Clicks, rankings: list[bytes], posts: list[bytes]) -> None:
+def _prepare(address: str, clicks: stream.Clicks, warming: list[bytes]) -> None:
     """Load users and items, and let everything run once: what is compiled on first use is not what is measured."""
     sides = {f"u{u}": s for u, s in zip(clicks.user.tolist(), clicks.useg.tolist(), strict=True)}
     kinds = {f"i{i}": k for i, k in zip(clicks.item.tolist(), clicks.icat.tolist(), strict=True)}
@@ -152,7 +158,7 @@ def _prepare(address: str, clicks: stream.Clicks, rankings: list[bytes], posts: 
     _wait(address, "/readyz", lambda body: True)
     for at in range(0, len(updates), 500):
         _fine(call(address, _events(address, updates[at : at + 500])))
-    for request in [*posts[:20], *rankings[:20]]:
+    for request in warming:
         _fine(call(address, request))
     _settle(address)
 
@@ -189,9 +195,9 @@ def _settle(address: str) -> float:
 
 
 def _run(
-    address: str, pid: int, mode: str, rankings: list[bytes], posts: list[bytes], options: Namespace, rng: np.random.Generator
+    address: str, pid: int, rankings: list[bytes], posts: list[bytes], options: Namespace, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """One mode for some seconds."""
+    """Some seconds of rankings, and of all `posts`, if there are any."""
 
     def times(rate: float) -> Any:
         return arrivals(rate, options.seconds, options.arrivals, rng)
@@ -200,15 +206,15 @@ def _run(
         Plan("rank", times(options.rate), rankings),
         Plan("floor", times(options.floor_rate), [http(FLOOR[0], address, FLOOR[1])]),
     ]
-    if mode == "learning":
-        plans.append(Plan("events", times(options.events / options.post), posts))
+    if posts:
+        plans.append(Plan("events", times(len(posts) / options.seconds), posts))
     at_start, cpu = _metrics(address), _cpu_seconds(pid)
     began = time.monotonic()
     outcomes = drive(address, plans)
     lasted, cpu = time.monotonic() - began, _cpu_seconds(pid) - cpu
     behind = _settle(address)
     at_end = _metrics(address)
-    posted = len(outcomes["events"].latency) * options.post if mode == "learning" else 0
+    posted = len(outcomes["events"].latency) * options.post if posts else 0
     assert len(json.loads(outcomes["rank"].bodies[0])["items"]) == (options.shown or options.candidates)
     return {
         "latency": {name: outcome.latency for name, outcome in outcomes.items()},

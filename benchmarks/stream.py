@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -133,8 +134,9 @@ def write_vw(clicks: Clicks, path: Path) -> None:
 
 def _often(rng: np.random.Generator, among: int, exponent: float) -> Doubles:
     """Share of the rows that each has: a power law."""
-    weight: Doubles = (np.arange(1, among + 1) ** -exponent)[rng.permutation(among)]
-    return weight / weight.sum()
+    weight = (np.arange(1.0, among + 1.0) ** -exponent)[rng.permutation(among)]
+    share: Doubles = weight / weight.sum()
+    return share
 
 
 def _tastes(before: Doubles, share: Doubles, turn: Doubles, swing: Doubles) -> Doubles:
@@ -158,5 +160,5 @@ def _sigmoid(odds: Doubles) -> Doubles:
     return 1.0 / (1.0 + np.exp(-odds))
 
 
-def _names(prefix: str, codes: Codes) -> pa.DictionaryArray:
+def _names(prefix: str, codes: Codes) -> pa.Array[Any]:
     return pa.DictionaryArray.from_arrays(codes.astype(np.int32), [f"{prefix}{n}" for n in range(int(codes.max()) + 1)])

@@ -32,8 +32,8 @@ def program() -> list[str]:
     return [str(beside)] if beside.is_file() else [sys.executable, "-m", "vowpalwabbit"]
 
 
-def train(model: str, source: list[str], rows: int) -> Cost:
-    """Cost of one pass over the rows, start-up included.
+def train(model: str, source: list[str], rows: int, idle: Cost) -> Cost:
+    """Cost of one pass over the rows, without that of starting up.
 
     Parameters
     ----------
@@ -43,8 +43,10 @@ def train(model: str, source: list[str], rows: int) -> Cost:
         Where the rows are: ``["-d", file]`` for text, or what `cached` returned.
     rows : int
         How many there are.
+    idle : Cost
+        Of starting up; see `start_up`.
     """
-    return _run([*COMMON, *MODELS[model], *source], rows)
+    return _run([*COMMON, *MODELS[model], *source], rows).without(idle)
 
 
 def start_up() -> Cost:

@@ -134,19 +134,6 @@ class Catalog(Slotted):
         """Feature keys (capacity, columns) int64 and values (capacity, columns) float32 by slot; live, not to be written to."""
         return self.rows["features"], self.rows["values"]
 
-    def __len__(self) -> int:
-        return len(self.index)
-
-    @property
-    def capacity(self) -> int:
-        """Items at most, deleted ones included."""
-        return self.index.capacity
-
-    @property
-    def evictions(self) -> int:
-        """Items that had to give way since construction; not part of the state."""
-        return self.index.evictions
-
     def _slot(self, key: int) -> int:
         return int(self.index.find(np.array([key]))[0])
 

@@ -38,19 +38,6 @@ class History(Slotted):
         )
         self._raw = self.rings["item"], self.rings["timestamp"], self.rings["positive"], self.rings["count"]
 
-    def __len__(self) -> int:
-        return len(self.index)
-
-    @property
-    def capacity(self) -> int:
-        """Users at most."""
-        return self.index.capacity
-
-    @property
-    def evictions(self) -> int:
-        """Users that had to give way since construction; not part of the state."""
-        return self.index.evictions
-
     def append(self, user: Ids, item: Ids, timestamp: Times, positive: Bools) -> None:
         """Add one interaction per row, in row order. Rows whose user or item is 0 are left out.
 

@@ -30,6 +30,19 @@ class Slotted(Stateful):
         self.index = KeyIndex(capacity)
         self._filling = dict(fill or {})
 
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def capacity(self) -> int:
+        """Slots."""
+        return self.index.capacity
+
+    @property
+    def evictions(self) -> int:
+        """Entries that had to give way since construction; not part of the state."""
+        return self.index.evictions
+
     def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self

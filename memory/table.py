@@ -65,19 +65,6 @@ class Table(Slotted):
         """The live column: (capacity,) where its width is None, else (capacity, width); the same object for ever."""
         return self.rows[name]
 
-    def __len__(self) -> int:
-        return len(self.index)
-
-    @property
-    def capacity(self) -> int:
-        """Rows at most."""
-        return self.index.capacity
-
-    @property
-    def evictions(self) -> int:
-        """Rows that had to give way since construction; not part of the state."""
-        return self.index.evictions
-
     @property
     def keys(self) -> Ids:
         """Key of each row, (capacity,) int64, 0 where free. Live: not to be written to."""

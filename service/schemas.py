@@ -26,17 +26,13 @@ Count = Annotated[int, Meta(ge=1, le=1000)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
-class RankRequest(Struct, kw_only=True, forbid_unknown_fields=True):
-    """Put these items in order for a user.
+class _Request(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What every request for a ranking says.
 
     Attributes
     ----------
     user : str
         User id.
-    items : list of str
-        Candidates.
-    n : int or None
-        Places to fill; None: one for every candidate.
     context : dict
         Request context: device, page, ...
     request_id : str or None
@@ -52,8 +48,6 @@ class RankRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """
 
     user: Id
-    items: Annotated[list[Id], Meta(min_length=1, max_length=1000)]
-    n: Count | None = None
     context: dict[str, Scalar] = field(default_factory=dict)
     request_id: Id | None = None
     by: Kind | None = None
@@ -62,13 +56,26 @@ class RankRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     log: bool = True
 
 
-class RecommendRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+class RankRequest(_Request):
+    """Put these items in order for a user.
+
+    Attributes
+    ----------
+    items : list of str
+        Candidates.
+    n : int or None
+        Places to fill; None: one for every candidate.
+    """
+
+    items: Annotated[list[Id], Meta(min_length=1, max_length=1000)]
+    n: Count | None = None
+
+
+class RecommendRequest(_Request):
     """Find and order items for a user.
 
     Attributes
     ----------
-    user : str
-        User id.
     n : int
         Items wanted.
     candidates : int
@@ -77,21 +84,12 @@ class RecommendRequest(Struct, kw_only=True, forbid_unknown_fields=True):
         Items not to recommend.
     repeat : bool
         Whether items that the user has already interacted with may come again.
-    context, request_id, by, seed, explain, log
-        As in `RankRequest`.
     """
 
-    user: Id
     n: Count = 10
     candidates: Count = 100
     exclude: Annotated[list[Id], Meta(max_length=10_000)] = field(default_factory=list)
     repeat: bool = False
-    context: dict[str, Scalar] = field(default_factory=dict)
-    request_id: Id | None = None
-    by: Kind | None = None
-    seed: Seed | None = None
-    explain: bool = False
-    log: bool = True
 
 
 class Reasons(Struct, kw_only=True, omit_defaults=True):

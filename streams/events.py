@@ -32,16 +32,19 @@ Scalar = str | float | bool
 Attribute = str | float | bool | list[str]
 
 
-class Impression(
+class _Event(
     Struct,
     frozen=True,
     kw_only=True,
-    tag="impression",
     tag_field="type",
     forbid_unknown_fields=True,
-    gc=False,
     omit_defaults=True,
+    gc=False,  # events hold no cycles, and there are many of them
 ):
+    timestamp: Timestamp = 0.0
+
+
+class Impression(_Event, frozen=True, tag="impression"):
     """Items shown to a user, with the feature rows they were scored on.
 
     Attributes
@@ -75,19 +78,9 @@ class Impression(
     source: str = ""
     version: int = 0
     context: dict[str, Scalar] = field(default_factory=dict)
-    timestamp: Timestamp = 0.0
 
 
-class Interaction(
-    Struct,
-    frozen=True,
-    kw_only=True,
-    tag="interaction",
-    tag_field="type",
-    forbid_unknown_fields=True,
-    gc=False,
-    omit_defaults=True,
-):
+class Interaction(_Event, frozen=True, tag="interaction"):
     """A user did something with an item: a click, a purchase, a rating.
 
     Attributes
@@ -113,46 +106,36 @@ class Interaction(
     kind: Kind = "click"
     value: float = 1.0
     context: dict[str, Scalar] = field(default_factory=dict)
-    timestamp: Timestamp = 0.0
 
 
-class ItemUpdate(
-    Struct, frozen=True, kw_only=True, tag="item", tag_field="type", forbid_unknown_fields=True, gc=False, omit_defaults=True
-):
+class ItemUpdate(_Event, frozen=True, tag="item"):
     """An item appeared, changed its attributes, or was deleted (and is never served again until it is updated anew)."""
 
     item: Id
     attributes: dict[str, Attribute] = field(default_factory=dict)
     deleted: bool = False
-    timestamp: Timestamp = 0.0
 
 
-class UserUpdate(
-    Struct, frozen=True, kw_only=True, tag="user", tag_field="type", forbid_unknown_fields=True, gc=False, omit_defaults=True
-):
+class UserUpdate(_Event, frozen=True, tag="user"):
     """A user appeared, changed attributes, or was deleted (attributes only: see `Forget`)."""
 
     user: Id
     attributes: dict[str, Attribute] = field(default_factory=dict)
     deleted: bool = False
-    timestamp: Timestamp = 0.0
 
 
-class Forget(Struct, frozen=True, kw_only=True, tag="forget", tag_field="type", forbid_unknown_fields=True, gc=False):
+class Forget(_Event, frozen=True, tag="forget"):
     """Remove what is kept per user: history, attributes, waiting impressions, and the user's own rows of every learner."""
 
     user: Id
-    timestamp: Timestamp = 0.0
 
 
-class Tick(Struct, frozen=True, kw_only=True, tag="tick", tag_field="type", forbid_unknown_fields=True, gc=False):
+class Tick(_Event, frozen=True, tag="tick"):
     """Time passed with nothing else to say.
 
     Written by the one who learns, so that closing a waiting batch is itself a fact in the log and a replay closes it at
     the same place (decision 0003).
     """
-
-    timestamp: Timestamp = 0.0
 
 
 Event = Impression | Interaction | ItemUpdate | UserUpdate | Forget | Tick

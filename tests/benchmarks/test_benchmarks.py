@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import learn_throughput, replay_speed, serve_open_loop, stream
+from benchmarks.client import arrivals
+
+HAS_VW = importlib.util.find_spec("vowpalwabbit") is not None
+
+
+def figures_of(main: Callable[[list[str]], None], options: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Run a benchmark; what its last line says: strict JSON, whose figures are all finite and not negative."""
+    main(shlex.split(options))
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    document: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1], parse_constant=refuse)
+    assert {"benchmark", "machine", "python", "versions", "options", "figures"} == document.keys()
+    assert all(math.isfinite(number) and number >= 0 for number in numbers(document["figures"]))
+    figures: dict[str, Any] = document["figures"]
+    return figures
+
+
+def numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from numbers(part)
+    elif isinstance(value, int | float):
+        yield value
+
+
+def test_the_stream_is_the_same_each_time_and_in_every_format(tmp_path: Path) -> None:
+    clicks, again = stream.make(5000), stream.make(5000)
+    for name in ("user", "item", "ctx", "useg", "icat", "label", "timestamp"):
+        np.testing.assert_array_equal(getattr(clicks, name), getattr(again, name))
+    assert 0.05 < clicks.label.mean() < 0.15
+    assert (np.diff(clicks.timestamp) > 0).all()
+
+    columns = {name: getattr(clicks, name) for name in ("user", "item", "ctx", "useg", "icat", "label")}
+    np.savez(tmp_path / "clicks.npz", **columns, ts=clicks.timestamp - stream.START)
+    read = stream.take(tmp_path / "clicks.npz", 1000)
+    np.testing.assert_array_equal(read.item, clicks.item[:1000])
+    np.testing.assert_allclose(read.timestamp, clicks.timestamp[:1000])
+
+    stream.write_vw(read, tmp_path / "clicks.vw")
+    u, i, s, c, x = (column[0] for column in (read.user, read.item, read.useg, read.icat, read.ctx))
+    first = (tmp_path / "clicks.vw").read_text().splitlines()[0]
+    assert first == f"{'1' if read.label[0] else '-1'} |u u{u} |i i{i} |s s{s} |c k{c} |x c{x}"
+
+
+def test_arrivals_come_at_the_rate_that_was_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    poisson, uniform = arrivals(1000.0, 10.0, "poisson", rng), arrivals(1000.0, 10.0, "uniform", rng)
+    assert poisson.size == uniform.size == 10_000
+    assert poisson.max() < 10.0 and uniform.max() < 10.0
+    # Gaps of independent arrivals vary as much as they are long, those of a metronome not at all.
+    assert np.diff(poisson).std() == pytest.approx(1e-3, rel=0.1)
+    assert np.diff(uniform).std() < 1e-9
+
+
+def test_learn_throughput(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = "--rounds 1 --rows 3000 --single-rows 50 --river-rows 100 --batches 1 256 --factors 4"
+    figures = figures_of(learn_throughput.main, sizes, capsys)
+    assert all(rate > 0 for rate in numbers(figures["rates"]))
+    assert {"fm 4, batches of 256, score + learn", "fm 4, batches of 1, learn", "bias, batches of 256, score + learn"} <= set(
+        figures["rates"]
+    )
+    assert "river FMClassifier 10" in figures["rates"]
+    assert any(name.startswith("vw") for name in figures["rates"]) == HAS_VW
+    assert all(pair["low"] <= pair["median"] <= pair["high"] for pair in figures["ratios"].values())
+
+
+def test_replay_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = figures_of(replay_speed.main, "--rounds 1 --rows 20000 --batches 256 --factors 4", capsys)
+    parquet, csv = (figures["quality"][f"freshet {kind}, batches of 256"] for kind in ("parquet", "csv"))
+    assert parquet == csv
+    assert parquet["auc"] > 0.55
+    stages = figures["stages_ns_per_row"]["freshet csv, batches of 256"]
+    assert stages["learn"] > 0 and stages["predict"] > 0 and stages["read and decode"] > 0
+
+
+@pytest.mark.skipif(not HAS_VW, reason="vowpalwabbit is not installed (extra: peers)")
+def test_vw_learns_the_same_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = figures_of(replay_speed.main, "--rounds 1 --rows 20000 --batches 1024 --factors 4", capsys)
+    assert 0.55 < figures["quality"]["vw sgd"]["auc"] < 0.9
+    assert figures["ratios"]["freshet parquet, batches of 1024 / vw sgd"]["best"] > 0
+
+
+def test_without_peers_none_is_run(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = figures_of(learn_throughput.main, "--no-peers --rounds 1 --rows 500 --batches 256 --factors 4", capsys)
+    assert not any(name.startswith(("vw", "river")) for name in figures["rates"])
+
+
+def test_serve_open_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = "--rounds 1 --seconds 1 --rate 20 --candidates 20 --events 200 --post 20 --floor-rate 10 --users 60 --items 40"
+    figures = figures_of(serve_open_loop.main, sizes, capsys)
+    assert figures["problems"] == []
+    assert figures["events"]["posted"] == figures["events"]["learned"] == 200
+    for mode in ("not learning", "learning"):
+        assert figures[mode]["rank"]["count"] == 20
+        assert 0 < figures[mode]["rank"]["p50_ms"] <= figures[mode]["rank"]["p99_ms"]
+    assert figures["freshness_ms"]["p99"] > 0
