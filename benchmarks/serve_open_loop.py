@@ -36,6 +36,7 @@ CONFIG = """
 [stream]
 url = "lmdb://{folder}/data"
 batch_rows = {batch_rows}
+remembered = {remembered}
 [features]
 user = {{ id = "category", useg = "category" }}
 item = {{ id = "category", icat = "category" }}
@@ -64,6 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--floor-rate", type=float, default=50.0, help="requests of /healthz a second (default: %(default)s)")
     parser.add_argument("--arrivals", choices=("poisson", "uniform"), default="poisson")
     parser.add_argument("--batch-rows", type=int, default=64, help="rows of a micro-batch (default: %(default)s)")
+    parser.add_argument(
+        "--remembered", type=int, default=1_000_000, help="ids that the joiner remembers (default: %(default)s)"
+    )
     parser.add_argument("--checkpoint-every", type=float, default=30.0, help="seconds (default: %(default)s)")
     parser.add_argument("--factors", type=int, default=32)
     parser.add_argument("--users", type=int, default=2000)

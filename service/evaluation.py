@@ -34,7 +34,8 @@ class Quality:
     Attributes
     ----------
     auc, gauc, log_loss : float
-        Over all rows; gAUC is the mean of the users' own AUC weighted by their rows.
+        Over all rows; gAUC is the mean of the users' own AUC weighted by their rows. Log loss is NaN for a retriever: its
+        scores are an order, not probabilities.
     auc_curve, log_loss_curve : Curve
         Over sliding windows.
     """
@@ -86,7 +87,8 @@ class Evaluation:
     """
 
     def __init__(self, pipeline: Pipeline, k: int = 10, window: int = 10_000) -> None:
-        self._pipeline, self._k, self._window = pipeline, k, window
+        self._pipeline, self._window = pipeline, window
+        self._k = k if pipeline.retrievers.named else 0
         self._user: list[Ids] = []
         self._reward: list[Floats] = []
         self._said: dict[str, list[Floats]] = {}
@@ -116,14 +118,17 @@ class Evaluation:
             return {}
         user, reward = np.concatenate(self._user), np.concatenate(self._reward)
         label, positive = np.clip(reward, 0.0, 1.0), reward > 0
-        return {name: self._quality(np.concatenate(said), user, label, positive) for name, said in self._said.items()}
+        return {
+            name: self._quality(np.concatenate(said), user, label, positive, name == self._pipeline.ranker_name)
+            for name, said in self._said.items()
+        }
 
     def top_n(self) -> dict[str, TopN]:
         """Quality of each order of the catalogue, by name."""
         return {name: self._top_n(np.concatenate(gain)) for name, gain in self._gain.items()}
 
-    def _quality(self, score: Floats, user: Ids, label: Floats, positive: Bools) -> Quality:
-        loss = log_loss(score, label)
+    def _quality(self, score: Floats, user: Ids, label: Floats, positive: Bools, calibrated: bool) -> Quality:
+        loss = log_loss(score, label) if calibrated else np.full(score.size, np.nan)
         return Quality(
             auc=auc(score, positive),
             gauc=grouped_auc(user, score, positive),

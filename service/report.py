@@ -7,11 +7,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from service.evaluation import Curve
 from service.replay import Replay
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["as_json", "table", "write"]
 
@@ -21,18 +25,18 @@ def table(replays: Sequence[Replay], k: int) -> Table:
     shown = Table(title="Progressive validation: every row is predicted, then learned")
     shown.add_column("config")
     shown.add_column("learner")
-    for name in ("AUC", "gAUC", "log loss", f"hit rate@{k}", f"NDCG@{k}", "rows/s"):
+    with_lists = any(one.top_n for one in replays)
+    lists = (f"hit rate@{k}", f"NDCG@{k}") if with_lists else ()
+    for name in ("AUC", "gAUC", "log loss", *lists, "rows/s"):
         shown.add_column(name, justify="right")
     for one in replays:
         for learner in dict.fromkeys([*one.quality, *one.top_n]):
             quality, top = one.quality.get(learner), one.top_n.get(learner)
-            shown.add_row(
-                one.name,
-                learner,
-                *(["", "", ""] if quality is None else [_text(x) for x in (quality.auc, quality.gauc, quality.log_loss)]),
-                *(["", ""] if top is None else [_text(top.hit_rate), _text(top.ndcg)]),
-                f"{one.rows / one.seconds:,.0f}" if one.seconds else "",
-            )
+            figures = [math.nan] * 3 if quality is None else [quality.auc, quality.gauc, quality.log_loss]
+            if with_lists:
+                figures += [math.nan] * 2 if top is None else [top.hit_rate, top.ndcg]
+            rate = f"{one.rows / one.seconds:,.0f}" if one.seconds else ""
+            shown.add_row(one.name, learner, *map(_text, figures), rate)
     return shown
 
 
@@ -54,13 +58,19 @@ def write(replays: Sequence[Replay], folder: Path, k: int) -> list[Path]:
     with_lists = any(one.top_n for one in replays)
     figure, axes = plt.subplots(2 + with_lists, 1, figsize=(9, 3 * (2 + with_lists)), layout="constrained", squeeze=False)
     auc_axes, loss_axes, *hit_axes = axes[:, 0]
+    colours: dict[str, str] = {}
+
+    def plot(axis: Axes, config: str, learner: str, curve: Curve) -> None:
+        label = f"{config}: {learner}"
+        axis.plot(curve.row, curve.value, label=label, color=colours.setdefault(label, f"C{len(colours)}"))
+
     for one in replays:
         for learner, quality in one.quality.items():
-            label = f"{one.name}: {learner}"
-            auc_axes.plot(quality.auc_curve.row, quality.auc_curve.value, label=label)
-            loss_axes.plot(quality.log_loss_curve.row, quality.log_loss_curve.value, label=label)
+            plot(auc_axes, one.name, learner, quality.auc_curve)
+            if not math.isnan(quality.log_loss):
+                plot(loss_axes, one.name, learner, quality.log_loss_curve)
         for learner, top in one.top_n.items():
-            hit_axes[0].plot(top.hit_rate_curve.row, top.hit_rate_curve.value, label=f"{one.name}: {learner}")
+            plot(hit_axes[0], one.name, learner, top.hit_rate_curve)
     auc_axes.set_ylabel("AUC")
     loss_axes.set_ylabel("log loss")
     loss_axes.set_xlabel("rows")
