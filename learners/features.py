@@ -225,17 +225,7 @@ class Featurizer:
     def batch(self, requests: Requests, request: Ids, item: Ids, users: Catalog, items: Catalog) -> Batch:
         """Make the batch of request-item pairs, with its feature rows; see `rows`."""
         features, values = self.rows(requests, request, item, users, items)
-        return Batch(
-            user=requests.user,
-            timestamp=requests.timestamp,
-            history=requests.history,
-            context=requests.context,
-            context_values=requests.context_values,
-            item=item,
-            request=request,
-            features=features,
-            values=values,
-        )
+        return Batch(**requests.columns(), item=item, request=request, features=features, values=values)
 
 
 def _signed(number: int) -> int:

@@ -119,14 +119,10 @@ class Answers:
 def _rows_of(batch: Batch, n: int) -> Batch:
     """The rows of request `n`, as a batch of its own; uncertainty only if it is known of all of them."""
     start, stop = np.searchsorted(batch.request, [n, n + 1])
-    rows, one = slice(start, stop), slice(n, n + 1)
+    rows = slice(start, stop)
     uncertainty = None if batch.uncertainty is None else batch.uncertainty[rows]
     return Batch(
-        user=batch.user[one],
-        timestamp=batch.timestamp[one],
-        history=batch.history[one],
-        context=batch.context[one],
-        context_values=batch.context_values[one],
+        **batch.columns(slice(n, n + 1)),
         item=batch.item[rows],
         request=np.zeros(stop - start, np.int64),
         features=batch.features[rows],
@@ -139,11 +135,7 @@ def _rows_of(batch: Batch, n: int) -> Batch:
 def _chosen(part: Batch, rows: Ids) -> Batch:
     """Rows of one request, in the order of their places."""
     return Batch(
-        user=part.user,
-        timestamp=part.timestamp,
-        history=part.history,
-        context=part.context,
-        context_values=part.context_values,
+        **part.columns(),
         item=part.item[rows],
         request=part.request[rows],
         features=part.features[rows],

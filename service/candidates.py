@@ -74,7 +74,7 @@ class Finder:
         if not wanted:
             return {}
         exclude = self._exclusion(who, wanted)
-        some = _select(who, np.array([n for n, _ in wanted]))
+        some = Requests(**who.columns(np.array([n for n, _ in wanted])))
         most = max(request.candidates for _, request in wanted)
         found: list[list[_Found]] = [[] for _ in wanted]
         for name, retriever in self._retrievers.items():
@@ -121,13 +121,3 @@ def _distinct(parts: Sequence[_Found]) -> _Found:
     _, first = np.unique(items, return_index=True)
     first.sort()
     return items[first], None
-
-
-def _select(requests: Requests, chosen: Ids) -> Requests:
-    return Requests(
-        user=requests.user[chosen],
-        timestamp=requests.timestamp[chosen],
-        history=requests.history[chosen],
-        context=requests.context[chosen],
-        context_values=requests.context_values[chosen],
-    )

@@ -174,13 +174,7 @@ class Evaluation:
 
     def _rank(self, feedback: Feedback, tests: Ids, exclude: Exclusion) -> None:
         pipeline, request = self._pipeline, feedback.request[tests]
-        who = Requests(
-            user=feedback.user[request],
-            timestamp=feedback.timestamp[request],
-            history=feedback.history[request],
-            context=feedback.context[request],
-            context_values=feedback.context_values[request],
-        )
+        who = Requests(**feedback.columns(request))
         target = feedback.item[tests]
         found_item, found_request = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for name, retriever in pipeline.retrievers:

@@ -119,11 +119,7 @@ class Outcomes:
         request = np.arange(rows)
         features, values = pipeline.featurizer.rows(requests, request, item, pipeline.users, pipeline.items)
         return Feedback(
-            user=user,
-            timestamp=timestamp,
-            history=requests.history,
-            context=requests.context,
-            context_values=requests.context_values,
+            **requests.columns(),
             item=item,
             request=request,
             features=features,

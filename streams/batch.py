@@ -7,6 +7,7 @@ the history, H the width of a ranker's hidden vector.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,16 @@ class Requests:
     history: Ids
     context: Ids
     context_values: Floats
+
+    def columns(self, chosen: Ids | slice = slice(None)) -> dict[str, Any]:
+        """Request columns of the chosen requests by name, to make other `Requests`, or a `Batch`, of them."""
+        return {
+            "user": self.user[chosen],
+            "timestamp": self.timestamp[chosen],
+            "history": self.history[chosen],
+            "context": self.context[chosen],
+            "context_values": self.context_values[chosen],
+        }
 
 
 @dataclass(slots=True, kw_only=True)
