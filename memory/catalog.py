@@ -156,30 +156,32 @@ class _Texts(Stateful):
     """A name and a JSON document per slot, saved as one JSON list of [slot, name, document] for the slots in use."""
 
     def __init__(self, capacity: int) -> None:
-        self._entries = [BLANK] * capacity
+        self._capacity = capacity
+        self._entries: dict[int, tuple[str, bytes]] = {}  # of the slots that are not blank
         self._used = 0
         self._dirty: set[int] = set()
 
     def entry(self, slot: int) -> tuple[str, bytes]:
-        return self._entries[slot]
+        return self._entries.get(slot, BLANK)
 
     def set(self, slot: int, name: str, document: bytes) -> None:
-        self._used += _size(name, document) - _size(*self._entries[slot])
-        self._entries[slot] = name, document
+        self._used += _size(name, document) - _size(*self._entries.pop(slot, BLANK))
+        if (name, document) != BLANK:
+            self._entries[slot] = name, document
         self._dirty.add(slot)
 
     def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
         yield prefix.rstrip("."), self
 
     def state_dict(self) -> State:
-        return {"json": self._pack([slot for slot, entry in enumerate(self._entries) if entry != BLANK])}
+        return {"json": self._pack(sorted(self._entries))}
 
     def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         self._unpack(state)
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         entries = self._unpack(state)
-        self._entries = [BLANK] * len(self._entries)
+        self._entries.clear()
         self._used = 0
         self._write(entries)
         self._dirty.clear()
@@ -195,10 +197,10 @@ class _Texts(Stateful):
 
     @property
     def nbytes(self) -> int:
-        return max(ENTRY_BYTES * len(self._entries), self._used)
+        return max(ENTRY_BYTES * self._capacity, self._used)
 
     def _pack(self, slots: list[int]) -> npt.NDArray[np.uint8]:
-        entries = [(slot, self._entries[slot][0], msgspec.Raw(self._entries[slot][1])) for slot in slots]
+        entries = [(slot, name, msgspec.Raw(document)) for slot in slots for name, document in [self.entry(slot)]]
         return np.frombuffer(msgspec.json.encode(entries), np.uint8).copy()
 
     def _unpack(self, state: Mapping[str, npt.NDArray[np.generic]]) -> list[tuple[int, str, msgspec.Raw]]:
@@ -207,8 +209,8 @@ class _Texts(Stateful):
             entries = msgspec.json.decode(state["json"].tobytes(), type=list[tuple[int, str, msgspec.Raw]])
         except msgspec.DecodeError as error:
             raise ValueError(f"json: {error}; the state is damaged, use the checkpoint before it") from error
-        if any(not 0 <= slot < len(self._entries) for slot, _, _ in entries):
-            raise ValueError(f"json: slots beyond {len(self._entries)}; it was written under another configuration")
+        if any(not 0 <= slot < self._capacity for slot, _, _ in entries):
+            raise ValueError(f"json: slots beyond {self._capacity}; it was written under another configuration")
         return entries
 
     def _write(self, entries: list[tuple[int, str, msgspec.Raw]]) -> None:

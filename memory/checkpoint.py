@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import xxhash
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as pack
 
 from memory.blob import trusting
 from memory.stateful import State, digest
@@ -26,6 +25,13 @@ from memory.stateful import State, digest
 __all__ = ["Checkpoint", "CorruptCheckpoint", "latest", "load", "prune", "save", "trust", "trusted"]
 
 PATTERN = "checkpoint-*.safetensors"
+
+_KINDS = {np.dtype("?"): "BOOL"} | {
+    np.dtype(f"<{kind}{size}"): f"{name}{8 * size}"
+    for kind, name, sizes in (("u", "U", (1, 2, 4, 8)), ("i", "I", (1, 2, 4, 8)), ("f", "F", (2, 4, 8)))
+    for size in sizes
+}
+"""What safetensors calls the types of numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
     folder : Path
         Created if missing, not writable by group and others.
     checkpoint : Checkpoint
-        What to write. The arrays are copied once in memory.
+        What to write. The arrays are written from where they lie.
     keep : int
         Checkpoints to keep, this one included.
 
@@ -93,7 +99,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
     """
     if checkpoint.version < 0 or keep < 1:
         raise ValueError(f"version, keep: {checkpoint.version}, {keep}; give a version of 0 or more, and keep 1 or more")
-    packed = _pack(checkpoint)
+    pieces = _pieces(checkpoint)
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     _remove_leftovers(folder)
     path = folder / f"checkpoint-{checkpoint.version:012d}.safetensors"
@@ -102,7 +108,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
         # Explicit modes here and above: under a lax umask the folder would not count as trusted.
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(packed)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
@@ -188,19 +194,33 @@ def trust(folder: Path) -> AbstractContextManager[None]:
     return trusting() if trusted(folder) else nullcontext()
 
 
-def _pack(checkpoint: Checkpoint) -> bytes:
-    for name, array in checkpoint.state.items():
-        if array.dtype.kind not in "biuf":
+def _pieces(checkpoint: Checkpoint) -> list[bytes | memoryview]:
+    """The file in the format of safetensors: its header, then the arrays' own memory.
+
+    The library's own writer copies everything twice and lets no other thread run meanwhile: a quarter of a second for 70 MB.
+    """
+    state = checkpoint.state
+    for name, array in state.items():
+        if array.dtype not in _KINDS:
             raise ValueError(f"{name}: arrays of {array.dtype} cannot be written; keep numbers")
-    about = {"version": checkpoint.version, "state": digest(checkpoint.state), "meta": checkpoint.meta}
+    about = {"version": checkpoint.version, "state": digest(state), "meta": checkpoint.meta}
     try:
         text = json.dumps(about)
     except (TypeError, ValueError) as error:
         raise ValueError(f"meta: {error}; give what JSON can say") from error
-    # safetensors writes whatever lies in memory behind an array, so the arrays must be contiguous.
-    arrays = {name: np.require(array, requirements="C") for name, array in checkpoint.state.items()}
-    # One entry, for safetensors writes several in an order of chance, and equal checkpoints shall be equal files.
-    return pack(arrays, {"checkpoint": f"{_digest(text)} {text}"})
+    header: dict[str, Any] = {"__metadata__": {"checkpoint": f"{_digest(text)} {text}"}}
+    pieces: list[bytes | memoryview] = []
+    end = 0
+    # The widest numbers first, so that each array is aligned in the file.
+    for name in sorted(state, key=lambda name: (-state[name].itemsize, name)):
+        array = np.require(state[name], requirements="C")
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": _KINDS[array.dtype], "shape": array.shape, "data_offsets": (start, end)}
+        if array.size:
+            pieces.append(array.reshape(-1).view(np.uint8).data)
+    described = json.dumps(header).encode()
+    described += b" " * (-len(described) % 8)
+    return [len(described).to_bytes(8, "little"), described, *pieces]
 
 
 def _digest(text: str) -> str:

@@ -134,11 +134,11 @@ def _recent(slots: Ids, items: Ids, positives: Bools, counts: Ids, out: Ids) -> 
         slot = slots[row]
         if slot < 0:
             continue
-        found = 0
-        for back in range(1, min(counts[slot], length) + 1):
+        found, place = 0, counts[slot] % length
+        for _ in range(min(counts[slot], length)):
             if found == out.shape[1]:
                 break
-            place = (counts[slot] - back) % length
+            place = (place if place > 0 else length) - 1
             if positives[slot, place]:
                 out[row, found] = items[slot, place]
                 found += 1

@@ -52,8 +52,11 @@ class Stream(_Section):
         Seconds that an impression waits for interactions, and that later ones still count as corrections.
     batch_rows : int
         Rows of a micro-batch.
+    waiting : int
+        Most impressions remembered for joining; past it the oldest leave early. Each takes about 1 KB and 12 bytes a feature
+        and item.
     remembered : int
-        Most event ids remembered for joining and for dropping duplicates.
+        Most ids of interactions remembered for dropping duplicates.
     max_skew : float
         Seconds that an event may be dated ahead of when it was appended.
     retain : int or None
@@ -68,7 +71,8 @@ class Stream(_Section):
     window: Positive = 600.0
     lateness: Annotated[float, Field(ge=0)] = 600.0
     batch_rows: Count = 64
-    remembered: Count = 100_000
+    waiting: Count = 100_000
+    remembered: Count = 200_000
     max_skew: Positive = 300.0
     retain: Annotated[int, Field(ge=0)] | None = None
     options: Keywords = {}

@@ -65,7 +65,13 @@ def build_pipeline(config: Config) -> Pipeline:
 def build_joiner(config: Config) -> Joiner:
     """Build the joiner that ``[stream]`` describes."""
     stream = config.stream
-    return Joiner(window=stream.window, lateness=stream.lateness, batch_rows=stream.batch_rows, capacity=stream.remembered)
+    return Joiner(
+        window=stream.window,
+        lateness=stream.lateness,
+        batch_rows=stream.batch_rows,
+        capacity=stream.waiting,
+        ids=stream.remembered,
+    )
 
 
 class Runtime:
@@ -156,10 +162,14 @@ class Runtime:
             "rerankers": list(pipeline.rerankers.named),
             "policy": pipeline.policy_name,
             "fingerprint": self.config.fingerprint,
-            "memory_bytes": _memory(pipeline),
+            "memory_bytes": self._memory(),
             "notices": list(self.trainer.notices),
         }
         return status | {"digest": self.trainer.digest()} if digest else status
+
+    def _memory(self) -> dict[str, int]:
+        stores = {name: store.nbytes for name, store in self.pipeline.stores()}
+        return stores | {"joiner": self.trainer.joiner.nbytes}
 
     def _gauges(self) -> dict[str, Any]:
         pipeline = self.pipeline
@@ -176,7 +186,7 @@ class Runtime:
                 "items": pipeline.items.evictions,
                 "history": pipeline.history.evictions,
             },
-            "memory_bytes": _memory(pipeline),
+            "memory_bytes": self._memory(),
         }
 
 
@@ -206,7 +216,3 @@ def open_runtime(config: Config) -> Runtime:
         lock.close()
         raise ConfigError("stream.options", f"{error}; see streams.lmdb_log.LmdbLog for the keys") from error
     return Runtime(config, pipeline, log, LmdbLog(folder / "dead", max_bytes=256 << 20), lock)
-
-
-def _memory(pipeline: Pipeline) -> dict[str, int]:
-    return {name: store.nbytes for name, store in pipeline.stores()}

@@ -13,6 +13,9 @@ import uvicorn
 
 __all__ = ["Server", "bind"]
 
+KEEP_ALIVE = 75
+"""Seconds that an idle connection stays open: longer than proxies keep theirs (60 s), or some would find it closed."""
+
 GRACE = 10
 """Seconds that requests in progress have to finish."""
 
@@ -71,6 +74,7 @@ class Server(uvicorn.Server):
             lifespan="on",
             access_log=False,
             log_level="warning",
+            timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=GRACE,
         )
         super().__init__(config)

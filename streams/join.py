@@ -93,7 +93,7 @@ _Seen = tuple[int, float, int, float]
 which would stop everything for a tenth of a second over 100,000 nested ones, leaves it alone."""
 
 
-class _Waiting(Struct, gc=False):
+class _Waiting(Struct, gc=False, eq=False):
     """An impression, when it was seen, and its places that were touched (a bit each)."""
 
     impression: Impression
@@ -114,7 +114,9 @@ class Joiner:
     batch_rows : int
         Rows (and impressions) of a batch.
     capacity : int
-        Most ids (of impressions and interactions) that are remembered. Past it the oldest are let go early, and counted.
+        Most impressions that are remembered; past it the oldest is let go: its untouched rows leave early, and it is counted.
+    ids : int
+        Most ids of interactions that are remembered; past it a repetition of the oldest is not recognised.
 
     Attributes
     ----------
@@ -131,9 +133,15 @@ class Joiner:
     """
 
     def __init__(
-        self, *, window: float = 600.0, lateness: float = 600.0, batch_rows: int = 64, capacity: int = 100_000
+        self,
+        *,
+        window: float = 600.0,
+        lateness: float = 600.0,
+        batch_rows: int = 64,
+        capacity: int = 100_000,
+        ids: int = 200_000,
     ) -> None:
-        self._window, self._lateness, self._batch_rows, self._capacity = window, lateness, batch_rows, capacity
+        self._window, self._lateness, self._batch_rows, self._capacity, self._ids = window, lateness, batch_rows, capacity, ids
         self.counts: Counter[str] = Counter()
         self._clear((0, 0.0))
 
@@ -142,8 +150,11 @@ class Joiner:
         self._open: deque[_Waiting] = deque()  # within the window
         self._closed: deque[_Waiting] = deque()  # past the window but still known to late interactions; older than the open
         self._known: dict[str, _Waiting] = {}
-        # Ids in order of when they were last seen. A plain dict would look for its first key past all that were deleted.
-        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+        self._bytes = 0  # of the known impressions
+        # Ids of impressions and of interactions, in order of when they were last seen. (A plain dict would look for its first
+        # key past all that were deleted.)
+        self._seen_requests: OrderedDict[str, _Seen] = OrderedDict()
+        self._seen_ids: OrderedDict[str, _Seen] = OrderedDict()
         self._rows: list[Row] = []
         self._shown: list[Impression] = []
         self._batch_needs: _Mark | None = None  # where to go back to for the open batch
@@ -154,6 +165,12 @@ class Joiner:
     def pending(self) -> bool:
         """Whether an unfinished batch is waiting for more rows or a tick."""
         return bool(self._rows or self._shown)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of what is remembered, about: ids, and impressions with their rows."""
+        ids = len(self._seen_requests) + len(self._seen_ids)
+        return _ID_BYTES * ids + self._bytes
 
     @property
     def room(self) -> int:
@@ -227,14 +244,17 @@ class Joiner:
         timestamp = event.timestamp or appended
         if isinstance(event, Interaction):
             self._advance(timestamp)
-            seen = self._sight(offset)
-            if not event.id or self._is_new("e" + event.id, seen):
+            if not event.id or self._is_new(self._seen_ids, event.id, self._sight(offset)):
                 self._interact(event, timestamp)
+                if len(self._seen_ids) > self._ids:
+                    self._seen_ids.popitem(last=False)
         elif isinstance(event, Impression):
             self._advance(timestamp)
             seen = self._sight(offset)
-            if self._is_new("i" + event.request_id, seen):
+            if self._is_new(self._seen_requests, event.request_id, seen):
                 self._show(event, seen)
+                if len(self._seen_requests) > self._capacity:
+                    self._let_go(self._seen_requests.popitem(last=False)[0])
         elif isinstance(event, Tick):
             self._advance(timestamp)
         elif isinstance(event, Forget):
@@ -252,19 +272,24 @@ class Joiner:
             self._close(waiting)
             self._closed.append(waiting)
         while self._closed and self._closed[0].seen[1] <= past_memory:
-            del self._known[self._closed.popleft().impression.request_id]
-        outlived = []
-        for key, seen in self._seen.items():
-            if seen[1] > past_memory:
-                break
-            outlived.append(key)
-        for key in outlived:
-            del self._seen[key]
+            self._unknow(self._closed.popleft())
+        for memory in (self._seen_requests, self._seen_ids):
+            outlived = []
+            for key, seen in memory.items():
+                if seen[1] > past_memory:
+                    break
+                outlived.append(key)
+            for key in outlived:
+                del memory[key]
 
-    def _oldest(self) -> tuple[_Seen | None, _Seen | None]:
-        """The oldest remembered id and the oldest known impression, as far as there are any."""
+    def _oldest(self) -> tuple[_Seen | None, _Seen | None, _Seen | None]:
+        """The oldest remembered ids, and the oldest known impression, as far as there are any."""
         queue = self._closed or self._open
-        return next(iter(self._seen.values()), None), queue[0].seen if queue else None
+        return (
+            next(iter(self._seen_requests.values()), None),
+            next(iter(self._seen_ids.values()), None),
+            queue[0].seen if queue else None,
+        )
 
     def _going_back(self) -> _Mark | None:
         """Where to go back to, to know all that is remembered now; None when nothing is."""
@@ -272,35 +297,39 @@ class Joiner:
 
     def _sight(self, offset: int) -> _Seen:
         here = offset, self._watermark
-        oldest, impression = self._oldest()
-        needs = here if oldest is None else oldest[:2]
-        return *here, *(needs if impression is None else min(needs, impression[:2]))
+        request, event, impression = self._oldest()
+        needs = here if request is None else request[:2]
+        if event is not None and event[0] < needs[0]:
+            needs = event[:2]
+        if impression is not None and impression[0] < needs[0]:
+            needs = impression[:2]
+        return *here, *needs
 
-    def _is_new(self, key: str, seen: _Seen) -> bool:
-        new = self._seen.pop(key, None) is None
-        self._seen[key] = seen
+    def _is_new(self, memory: OrderedDict[str, _Seen], key: str, seen: _Seen) -> bool:
+        new = memory.pop(key, None) is None
+        memory[key] = seen
         if not new:
             self.counts["duplicates"] += 1
-        elif len(self._seen) > self._capacity:
-            self._let_go(next(iter(self._seen)))
         return new
 
-    def _let_go(self, key: str) -> None:
-        """Forget an id before its time, and close the impression that it names."""
-        del self._seen[key]
-        waiting = self._known.pop(key[1:], None) if key[0] == "i" else None
-        if waiting is not None:
-            self.counts["let_go"] += 1
-            if waiting.seen[1] > self._watermark - self._window:
-                self._open.remove(waiting)
-                self._close(waiting)
-            else:
-                self._closed.remove(waiting)
+    def _let_go(self, request: str) -> None:
+        """Close an impression before its time."""
+        waiting = self._known.get(request)
+        if waiting is None:
+            return
+        self._unknow(waiting)
+        self.counts["let_go"] += 1
+        if waiting.seen[1] > self._watermark - self._window:
+            self._open.remove(waiting)
+            self._close(waiting)
+        else:
+            self._closed.remove(waiting)
 
     def _show(self, impression: Impression, seen: _Seen) -> None:
         self.counts["impressions"] += 1
         waiting = _Waiting(impression, seen)
         self._known[impression.request_id] = waiting
+        self._bytes += _size(impression)
         self._open.append(waiting)
         self._shown.append(impression)
         self._added()
@@ -336,12 +365,13 @@ class Joiner:
 
     def _forget(self, user: str) -> None:
         """Let go of the user's impressions without learning from them."""
-        for queue in (self._open, self._closed):
-            kept = [waiting for waiting in queue if waiting.impression.user != user]
-            if len(kept) < len(queue):
-                queue.clear()
-                queue.extend(kept)
-        self._known = {key: waiting for key, waiting in self._known.items() if waiting.impression.user != user}
+        for waiting in [waiting for waiting in self._known.values() if waiting.impression.user == user]:
+            self._unknow(waiting)
+            (self._closed if waiting in self._closed else self._open).remove(waiting)
+
+    def _unknow(self, waiting: _Waiting) -> None:
+        del self._known[waiting.impression.request_id]
+        self._bytes -= _size(waiting.impression)
 
     def _added(self) -> None:
         """After an entry went into the open batch: note where it began, close it when it is full."""
@@ -357,3 +387,12 @@ class Joiner:
     def _take(self) -> list[Joined]:
         ready, self._ready = self._ready, []
         return ready
+
+
+_ID_BYTES = 300
+"""Of a remembered id: its text, a tuple, and its place in the memory, about."""
+
+
+def _size(impression: Impression) -> int:
+    """Memory of an impression, about: its rows, and a text and two numbers an item."""
+    return 1000 + len(impression.features) + 150 * len(impression.items)

@@ -51,7 +51,7 @@ class Updates:
         """
         if not attributes or not ids.codes.size:
             return
-        codes, first = np.unique(self._ids.numbers(ids), return_index=True)
+        codes, first = _first_rows(self._ids.numbers(ids), len(self._ids))
         chosen = {name: attribute.take(first) for name, attribute in attributes.items()}
         # One float per id and attribute: the number itself, or the number of its text; never inf, which means "not seen".
         now = np.stack([self._comparable(name, attribute) for name, attribute in chosen.items()], axis=1)
@@ -96,6 +96,14 @@ class _Numbering:
             self._names, self._of_code = column.names, np.array([*found, -1], np.int64)
         numbered: Ids = self._of_code[column.codes]
         return numbered
+
+
+def _first_rows(numbers: Ids, count: int) -> tuple[Ids, Ids]:
+    """The different `numbers` (N,), all below `count`, ascending, and the first row of each; without sorting the rows."""
+    first = np.full(count, numbers.size)
+    first[numbers[::-1]] = np.arange(numbers.size - 1, -1, -1)  # of several assignments to one place the last one stays
+    codes = np.flatnonzero(first < numbers.size)
+    return codes, first[codes]
 
 
 def make_update(side: str, name: str, attributes: dict[str, Value], timestamp: float) -> Update:

@@ -84,6 +84,23 @@ def test_beyond_capacity_the_oldest_impression_leaves_early_and_is_counted() -> 
     assert joiner.counts["let_go"] == 1
 
 
+def test_full_memory_of_ids_costs_no_impression_its_window() -> None:
+    joiner = Joiner(window=10, lateness=0, batch_rows=1, ids=2)
+    clicks = [click("z", 101, id=f"c{n}") for n in range(5)]
+    assert ("a", "", False) not in outcomes(fold(joiner, shown("r", 100, "a"), *clicks))
+    assert len(outcomes(fold(joiner, click("z", 102, id="c4"), start=6))) == 0, "still remembered"
+    assert len(outcomes(fold(joiner, click("z", 102, id="c0"), start=7))) == 1, "let go"
+    assert outcomes(fold(joiner, Tick(timestamp=110), start=8)) == [("a", "", False)]
+
+
+def test_memory_is_counted_and_given_back() -> None:
+    joiner = Joiner(window=10, lateness=10, batch_rows=1)
+    fold(joiner, *(shown(f"r{n}", 100, "a", "b") for n in range(50)), click("a", 101, "r1", id="x"))
+    assert joiner.nbytes > 50 * 1000
+    fold(joiner, Tick(timestamp=200), start=51)
+    assert joiner.nbytes == 0
+
+
 def test_forgetting_a_user_drops_waiting_impressions_unlearned() -> None:
     joiner = Joiner(window=10, lateness=0, batch_rows=1)
     events = [shown("r", 100, "a", user="gone"), shown("s", 100, "b"), Forget(user="gone"), Tick(timestamp=200)]
@@ -116,10 +133,10 @@ def random_stream(seed: int, length: int) -> Iterator[Event]:
         yield event
 
 
-@pytest.mark.parametrize("capacity", [5, 1000])
+@pytest.mark.parametrize(("capacity", "ids"), [(5, 4), (3, 1000), (1000, 6), (1000, 1000)])
 @pytest.mark.parametrize("seed", range(8))
-def test_a_joiner_restored_at_any_point_goes_on_as_if_never_stopped(seed: int, capacity: int) -> None:
-    settings = {"window": 8.0, "lateness": 6.0, "batch_rows": 5, "capacity": capacity}
+def test_a_joiner_restored_at_any_point_goes_on_as_if_never_stopped(seed: int, capacity: int, ids: int) -> None:
+    settings = {"window": 8.0, "lateness": 6.0, "batch_rows": 5, "capacity": capacity, "ids": ids}
     events = list(random_stream(seed, 400))
     whole = Joiner(**settings)
     positions, batches = [], []
