@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ import crc32c  # noqa: F401  kafka-python takes it by itself; without it a check
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as failures
 
+from streams.kafka_clients import started
 from streams.kafka_errors import NoBroker, NotAllowed, NoTopic, certain, explain, said
 from streams.kafka_options import Settings
 from streams.kafka_window import Window
@@ -29,10 +29,6 @@ FRESH = 1.0
 
 OPENING = "opening"
 _BATCH_HEAD, _RECORD_HEAD = 100, 40  # bytes, with room to spare, that a batch and a record in it take besides key and value
-
-# The client reports every attempt of every retry; what matters is raised here. Its reports come back with a level of one's own.
-if logging.getLogger("kafka").level == logging.NOTSET:
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 class KafkaLog:
@@ -106,7 +102,7 @@ class KafkaLog:
         with self._explained(OPENING):
             self.partitions, self.identity = self._look_up()
             self._places = {partition: TopicPartition(topic, partition) for partition in self.partitions}
-            self._consumer = KafkaConsumer(**self._settings.consumer)
+            self._consumer = started(KafkaConsumer, self._settings.consumer)
         try:
             with self._explained(OPENING):
                 self._consumer.assign(list(self._places.values()))
@@ -115,7 +111,7 @@ class KafkaLog:
                 for partition, window in self._windows.items():
                     self._consumer.seek(self._places[partition], window.reach)
                 if not readonly:
-                    self._producer = KafkaProducer(**self._settings.producer)
+                    self._producer = started(KafkaProducer, self._settings.producer)
         except BaseException:
             self._consumer.close(timeout_ms=0)
             raise
@@ -198,7 +194,7 @@ class KafkaLog:
 
     def _look_up(self) -> tuple[tuple[int, ...], str]:
         """Partitions of the topic, and its identity."""
-        admin = KafkaAdminClient(**self._settings.admin)
+        admin = started(KafkaAdminClient, self._settings.admin)
         try:
             (found,) = admin.describe_topics([self.topic])
             cluster = admin.describe_cluster()["cluster_id"]
@@ -322,7 +318,7 @@ class KafkaLog:
         sent = []
         try:
             if self._producer is None:
-                self._producer = KafkaProducer(**self._settings.producer)
+                self._producer = started(KafkaProducer, self._settings.producer)
             for key, value in records:
                 place = self.partitions[partition_of(key, len(self.partitions))]
                 # Kafka's way to say that there is no key is to give none.

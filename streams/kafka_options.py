@@ -12,6 +12,7 @@ __all__ = ["KEPT", "Settings", "resolve", "split"]
 BATCH = 900_000
 """Bytes of a batch: below what a broker accepts unless it was told otherwise (1 MiB)."""
 
+PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 SECRETS = frozenset({"sasl_plain_password", "ssl_password"})
 _FROM_ENVIRONMENT = "env:"
 
@@ -25,6 +26,7 @@ KEPT = {
     "enable_auto_commit": "the checkpoint holds the offsets",
     "enable_idempotence": "what the client sends again by itself is in the topic once",
     "group_id": "offsets come from the checkpoint, not from a group",
+    "kafka_client": "connections that fail are closed",
     "key_deserializer": "records are bytes",
     "key_serializer": "records are bytes",
     "linger_ms": "an append is one batch, sent at once",
@@ -78,6 +80,9 @@ def split(options: Mapping[str, Any], *accepted: Iterable[str]) -> tuple[dict[st
     ValueError
         For an option that no client knows, with the nearest that one does, or that is not to be set.
     """
+    protocol = options.get("security_protocol", PROTOCOLS[0])
+    if protocol not in PROTOCOLS:  # the client takes any other word for "no encryption"
+        raise ValueError(f"security_protocol: {protocol!r} is none of {', '.join(PROTOCOLS)}; choose one")
     names = [frozenset(some) for some in accepted]
     known = frozenset().union(*names) - KEPT.keys()
     for key in options:
