@@ -26,8 +26,10 @@ class _Ear(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if isinstance(record.args, tuple):
-            said_so = (argument for argument in record.args if _of_the_client(argument))
-            self.errors += [error for error in said_so if type(error).__name__ != "KafkaTimeoutError"]
+            # By name, because the client is imported in one file only.
+            said = [argument for argument in record.args if isinstance(argument, Exception)]
+            said = [error for error in said if type(error).__module__ == "kafka.errors"]
+            self.errors += [error for error in said if type(error).__name__ != "KafkaTimeoutError"]
 
 
 def started(client: Any, settings: Mapping[str, Any]) -> Any:
@@ -54,8 +56,3 @@ def started(client: Any, settings: Mapping[str, Any]) -> Any:
         raise
     finally:
         _reports.removeHandler(ear)
-
-
-def _of_the_client(argument: object) -> bool:
-    # By name, because the client is imported in one file only.
-    return isinstance(argument, Exception) and type(argument).__module__ == "kafka.errors"
