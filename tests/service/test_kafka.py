@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import time
@@ -129,9 +130,22 @@ async def running(config: Config) -> AsyncIterator[tuple[Runtime, httpx.AsyncCli
             yield runtime, client
 
 
-async def until(true: Callable[[], bool]) -> None:
-    import asyncio
+async def learned(runtime: Runtime) -> str:
+    """Digest once everything has been learned, ticks included."""
+    seen: tuple[int, str] | None = None
+    limit = time.monotonic() + 20
+    while time.monotonic() < limit:
+        lag, pending, now, digest = runtime.engine.call(
+            lambda: (runtime.trainer.lag(), runtime.trainer.joiner.pending, runtime.trainer.next, runtime.trainer.digest())
+        ).result()
+        if lag == 0 and not pending and seen == (now, digest):
+            return digest
+        seen = now, digest
+        await asyncio.sleep(0.2)
+    raise AssertionError("the service never came to rest")
 
+
+async def until(true: Callable[[], bool]) -> None:
     limit = time.monotonic() + 20
     while not true():
         assert time.monotonic() < limit
@@ -153,9 +167,8 @@ async def test_rankings_go_on_while_the_broker_hangs(
     click = {"type": "interaction", "id": "c1", "user": "u1", "item": "i1"}
     async with running(config) as (runtime, client):
         assert (await client.post("/v1/events", json=click)).status_code == 200
-        await until(lambda: runtime.trainer.lag() == 0 and not runtime.trainer.joiner.pending)
+        await until(lambda: runtime.pipeline.version > 0)
         version = runtime.pipeline.version
-        assert version > 0
         with own_broker.stopped():
             refused = await client.post("/v1/events", json=click | {"id": "c2"})
             assert refused.status_code == 503
@@ -171,14 +184,11 @@ async def test_rankings_go_on_while_the_broker_hangs(
         for _ in range(2):
             # The second of these is the same event, sent again.
             assert (await client.post("/v1/events", json=click | {"id": "c2"})).status_code == 200
-        await until(lambda: runtime.trainer.lag() == 0 and not runtime.trainer.joiner.pending)
-        assert runtime.trainer.joiner.counts["duplicates"] >= 1
-        assert runtime.pipeline.version > version
+        await until(lambda: runtime.trainer.joiner.counts["duplicates"] >= 1 and runtime.pipeline.version > version)
         large = await client.post("/v1/events", json={"type": "item", "item": "i1", "attributes": {"text": "x" * 2_000_000}})
         assert large.status_code == 413
         assert "max_request_size" in large.text
-        runtime.engine.call(lambda: None).result()
-        digest = runtime.trainer.digest()
+        digest = await learned(runtime)
     assert replay(config).digest == digest
 
 
@@ -221,8 +231,7 @@ def test_transactions_of_others_do_not_keep_it_from_being_ready(
                 time.sleep(0.02)
             assert runtime.engine.failure is None
             assert runtime.engine.learning
-            assert runtime.trainer.lag() == 0
-            digest = runtime.trainer.digest()
+            digest = asyncio.run(learned(runtime))
     assert replay(config).digest == digest
 
 
