@@ -42,7 +42,7 @@ from service.schemas import (
 )
 from streams.codec import BadEvent, decode, decode_as, encode
 from streams.events import Event, Forget, ItemUpdate, Tick, UserUpdate
-from streams.log import LogFull, Offsets
+from streams.log import InDoubt, LogFull, Offsets, TooLarge
 
 __all__ = ["create_app"]
 
@@ -297,6 +297,10 @@ class _Routes:
         except LogFull as error:
             _log.error("the log is full: %s", error)
             raise _Failure(507, f"{error.filename}: {error.strerror}; nothing of this request was kept") from error
+        except TooLarge as error:
+            raise _Failure(413, f"{error.strerror}; nothing of this request was kept") from error
+        except InDoubt as error:
+            raise _Failure(503, str(error.strerror), retry=True) from error
         except OSError as error:
             _log.error("the log cannot be written: %s", error)
             raise _Failure(503, f"{error.strerror}; nothing of this request was kept", retry=True) from error

@@ -70,7 +70,8 @@ def serve(
 @app.command()
 def replay(
     recording: Annotated[
-        str | None, typer.Argument(help="File, or lmdb:///folder, instead of each config's [stream] url.")
+        str | None,
+        typer.Argument(help="File, lmdb:///folder or kafka://host:port/topic, instead of each config's [stream] url."),
     ] = None,
     config: Annotated[
         list[Path] | None, typer.Option("--config", "-c", help="TOML file; several are put side by side.")

@@ -47,7 +47,8 @@ class Stream(_Section):
     Attributes
     ----------
     url : str
-        ``lmdb:///folder`` (embedded log), ``memory://`` (gone with the process) or ``file:recording``.
+        ``lmdb:///folder`` (embedded log), ``kafka://host:port/topic``, ``memory://`` (gone with the process) or
+        ``file:recording``.
     window, lateness : float
         Seconds that an impression waits for interactions, and that later ones still count as corrections.
     batch_rows : int
@@ -62,7 +63,7 @@ class Stream(_Section):
     retain : int or None
         Records to keep in the embedded log behind the oldest checkpoint; None: all, until the log is full.
     options : dict
-        Passed to the log as they are.
+        Passed to the log as they are; see `streams.lmdb_log.LmdbLog` and `streams.kafka.KafkaLog`.
     format, columns, kind, sorted, strict, users, items
         Of a recorded file; see `streams.recorded.open_recording`.
     """
@@ -130,7 +131,10 @@ class HistorySize(_Section):
 
 
 class Checkpoint(_Section):
-    """Where and how often the state is saved. `folder` defaults to ``checkpoints`` inside the embedded log's folder."""
+    """Where and how often the state is saved.
+
+    `folder` defaults to ``checkpoints`` inside the embedded log's folder. A Kafka topic needs one; dead letters go there too.
+    """
 
     folder: str | None = None
     every: Positive = 30.0

@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import IO
 
-__all__ = ["FolderBusy", "become_writer"]
+from service.config import ConfigError
+
+__all__ = ["FolderBusy", "become_writer", "keep_to"]
 
 
 class FolderBusy(RuntimeError):
@@ -39,8 +41,28 @@ def become_writer(folder: Path) -> IO[str]:
         lock.close()
         raise FolderBusy(
             f"{folder}: process {holder} already writes here; stop it, or give this one a folder of its own in [stream] url"
+            " or [checkpoint] folder"
         ) from error
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
+
+
+def keep_to(folder: Path, stream: str) -> None:
+    """Refuse a folder whose checkpoints count the records of another stream; the first one to come leaves its name there.
+
+    Raises
+    ------
+    ConfigError
+        Naming both streams.
+    """
+    file = folder / "stream"
+    if not file.exists():
+        file.write_text(stream)
+    elif (known := file.read_text()) != stream:
+        problem = (
+            f"folder = {str(folder)!r}: its checkpoints belong to the topic {known!r}, and this one is {stream!r} (its name, "
+            "and what differs when a topic is made anew); give this one a folder of its own"
+        )
+        raise ConfigError("checkpoint", problem)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from streams.codec import encode, partition_key
 from streams.events import Event
-from streams.log import Log, LogFull, Offsets
+from streams.log import Log, LogFull, Offsets, TooLarge
 
 __all__ = ["Entry", "Ingest", "LogBusy", "entry"]
 
@@ -80,6 +80,8 @@ class Ingest:
         ------
         LogFull
             Where there is no room.
+        TooLarge
+            Where an entry is larger than the log takes.
         OSError
             Where the log cannot be written, or too much waits for it already.
         """
@@ -129,8 +131,8 @@ class Ingest:
             group, self._waiting = self._waiting, []
             try:
                 await self._append(group)
-            except LogFull:
-                # A large request that does not fit must not take small ones with it.
+            except (LogFull, TooLarge):
+                # A large request that does not fit, or a large record, must not take small ones with it.
                 for one in group:
                     try:
                         await self._append([one])

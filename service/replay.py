@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -17,6 +18,7 @@ from service.admission import Admission
 from service.config import Config, ConfigError
 from service.evaluation import Evaluation, Quality, TopN
 from service.feedback import Outcomes
+from service.logs import open_log
 from service.pipeline import Pipeline
 from service.runtime import build_joiner, build_pipeline
 from service.trainer import Trainer
@@ -25,7 +27,6 @@ from streams.block import Block
 from streams.dead_letters import DeadLetters
 from streams.events import Event
 from streams.join import Joined
-from streams.lmdb_log import LmdbLog
 from streams.log import MemoryLog
 from streams.recorded import ColumnMap, Recording, open_recording
 
@@ -75,7 +76,7 @@ def replay(config: Config, *, k: int = 10, window: int = 10_000, console: Consol
     Parameters
     ----------
     config : Config
-        Its ``[stream] url`` says what to replay: ``file:...`` or ``lmdb:///...``.
+        Its ``[stream] url`` says what to replay: ``file:...``, ``lmdb:///...`` or ``kafka://...``.
     k : int
         Length of the lists for hit rate and NDCG; 0 leaves them out.
     window : int
@@ -90,29 +91,32 @@ def replay(config: Config, *, k: int = 10, window: int = 10_000, console: Consol
     streams.recorded.BadRecording
         For a file that cannot be read as what it is said to be.
     """
-    pipeline = build_pipeline(config)
-    outcomes = Outcomes(pipeline, config.reward)
-    evaluation = Evaluation(pipeline, k, window)
-    scheme = urlsplit(config.stream.url).scheme
-    if scheme == "file":
-        recording = open_stream(config)
-        batches, total, dead = _from_recording(recording, pipeline, outcomes, config), recording.rows, recording.dead
-        _check_kind(config)
-    elif scheme == "lmdb":
-        dead = DeadLetters(MemoryLog())
-        log = LmdbLog(config.folder / "events", readonly=True) if config.folder else MemoryLog()
-        admission = Admission(config.reward, config.stream.max_skew)
-        trainer = Trainer(pipeline, outcomes, build_joiner(config), log, dead, admission)
-        batches, total = trainer.batches(), None
-    else:
-        raise ConfigError("stream", f"url = {config.stream.url!r}: a replay needs file:PATH or lmdb:///folder")
-    with _Bar(console, config.name, total, evaluation) as bar:
-        wall, cpu = time.perf_counter(), time.process_time()
-        for feedback in batches:
-            evaluation.saw(feedback, pipeline.predict(feedback))
-            pipeline.learn(feedback)
-            bar.advance()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    with ExitStack() as opened:
+        pipeline = build_pipeline(config)
+        outcomes = Outcomes(pipeline, config.reward)
+        evaluation = Evaluation(pipeline, k, window)
+        scheme = urlsplit(config.stream.url).scheme
+        if scheme == "file":
+            recording = open_stream(config)
+            batches, total, dead = _from_recording(recording, pipeline, outcomes, config), recording.rows, recording.dead
+            _check_kind(config)
+        elif scheme in ("lmdb", "kafka"):
+            dead = DeadLetters(MemoryLog())
+            log = opened.enter_context(closing(open_log(config, readonly=True)))
+            admission = Admission(config.reward, config.stream.max_skew)
+            trainer = Trainer(pipeline, outcomes, build_joiner(config), log, dead, admission)
+            batches, total = trainer.batches(), None
+        else:
+            raise ConfigError(
+                "stream", f"url = {config.stream.url!r}: a replay needs file:PATH, lmdb:///folder or kafka://host:port/topic"
+            )
+        with _Bar(console, config.name, total, evaluation) as bar:
+            wall, cpu = time.perf_counter(), time.process_time()
+            for feedback in batches:
+                evaluation.saw(feedback, pipeline.predict(feedback))
+                pipeline.learn(feedback)
+                bar.advance()
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return Replay(
         name=config.name,
         rows=evaluation.rows,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import IO, Any, Self
-from urllib.parse import urlsplit
 
 from learners import registry
 from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
@@ -15,7 +15,8 @@ from service.admission import Admission
 from service.config import Config, ConfigError
 from service.engine import Engine
 from service.feedback import Outcomes
-from service.folder import become_writer
+from service.folder import become_writer, keep_to
+from service.logs import data_folder, open_log
 from service.monitor import Monitor
 from service.pipeline import Pipeline
 from service.trainer import Trainer
@@ -106,6 +107,7 @@ class Runtime:
             every=config.checkpoint.every,
             keep=config.checkpoint.keep,
             retain=config.stream.retain,
+            remote=getattr(log, "name", None),
         )
         self.engine = Engine(pipeline, self.trainer, batch_requests=config.server.batch_requests, flush=config.server.flush)
         self._stopped = False
@@ -200,19 +202,18 @@ def open_runtime(config: Config) -> Runtime:
     service.folder.FolderBusy
         When another process is the writer of the data folder.
     OSError
-        When the folder cannot be written.
+        When the folder cannot be written, or the log cannot be reached.
     """
     pipeline = build_pipeline(config)
-    scheme = urlsplit(config.stream.url).scheme
-    if scheme == "memory":
-        return Runtime(config, pipeline, MemoryLog(), MemoryLog(), None)
-    folder = config.folder
+    folder = data_folder(config)
     if folder is None:
-        raise ConfigError("stream", f"url = {config.stream.url!r}: serving needs lmdb:///folder or memory://")
-    lock = become_writer(folder)
-    try:
-        log = LmdbLog(folder / "events", **config.stream.options)
-    except TypeError as error:
-        lock.close()
-        raise ConfigError("stream.options", f"{error}; see streams.lmdb_log.LmdbLog for the keys") from error
-    return Runtime(config, pipeline, log, LmdbLog(folder / "dead", max_bytes=256 << 20), lock)
+        return Runtime(config, pipeline, MemoryLog(), MemoryLog(), None)
+    with ExitStack() as opened:
+        lock = opened.enter_context(become_writer(folder))
+        log = open_log(config)
+        opened.callback(log.close)
+        if (identity := getattr(log, "identity", None)) is not None:
+            keep_to(folder, identity)
+        dead_log = LmdbLog(folder / "dead", max_bytes=256 << 20)
+        opened.pop_all()
+    return Runtime(config, pipeline, log, dead_log, lock)

@@ -66,6 +66,9 @@ class Trainer:
         Records of the log to keep behind the oldest checkpoint; None: all of them.
     poll : int
         Records read at once.
+    remote : str or None
+        Name of a log that is elsewhere. It may hang, and must not hold up the caller: ticks are appended on a thread of their
+        own, and a turn that cannot read is no failure. Its dead letters tell the name.
 
     Attributes
     ----------
@@ -90,6 +93,7 @@ class Trainer:
         keep: int = 3,
         retain: int | None = None,
         poll: int = POLL,
+        remote: str | None = None,
     ) -> None:
         self.pipeline, self.outcomes, self.joiner, self.log, self.dead = pipeline, outcomes, joiner, log, dead
         self.monitor = monitor
@@ -107,6 +111,10 @@ class Trainer:
         self._saving: Future[Path] | None = None
         self._retain, self._rewinds = retain, deque[int](maxlen=keep)
         self._saver = ThreadPoolExecutor(1, "checkpoint")
+        self._source = remote or "log"
+        self._ticker = ThreadPoolExecutor(1, "tick") if remote else None
+        self._ticking: Future[None] | None = None
+        self._cut_off_at: float | None = None
 
     @property
     def position(self) -> Position:
@@ -123,7 +131,9 @@ class Trainer:
         found, corrupt = (None, list[CorruptCheckpoint]()) if self._folder is None else checkpoints.latest(self._folder)
         for error in corrupt:
             self._notice(str(error))
-        self._dead_until = max((letter.offset for letter in self.dead.read(10_000) if letter.source == "log"), default=-1)
+        self._dead_until = max(
+            (letter.offset for letter in self.dead.read(10_000) if letter.source == self._source), default=-1
+        )
         if found is None:
             begin = self.log.begin()[PARTITION]
             if begin > 0:
@@ -139,8 +149,16 @@ class Trainer:
         self._next = position.next
 
     def turn(self) -> bool:
-        """Learn one micro-batch, or read a few records towards one; False when the log has nothing more."""
-        if not self._read_on():
+        """Learn one micro-batch, or read a few records towards one; False when the log has nothing more, or is cut off."""
+        try:
+            more = self._read_on()
+        except ConnectionError as error:
+            if self._cut_off_at is None:
+                self._cut_off_at = time.time()
+                self._failed("read", error)
+            return False
+        self._cut_off_at = None
+        if not more:
             return False
         if self._ready:
             self._learn(self._ready.popleft())
@@ -172,6 +190,8 @@ class Trainer:
         flush : float
             Seconds that an open batch may wait.
         """
+        if self._ticking is not None and not self._ticking.done():
+            return False
         deadline = self.joiner.deadline
         if deadline is not None and deadline <= now:
             return True
@@ -185,9 +205,15 @@ class Trainer:
     def tick(self, now: float) -> None:
         """Append a `Tick` to the log; it closes the open batch when it is read.
 
-        A log that is full costs freshness, not the service: the failure is counted, and tried again later.
+        A log that is full or cut off costs freshness, not the service: the failure is counted, and tried again later.
         """
         self._pending_since = None
+        if self._ticker is None:
+            self._append_tick(now)
+        else:
+            self._ticking = self._ticker.submit(self._append_tick, now)
+
+    def _append_tick(self, now: float) -> None:
         try:
             self.log.append([(b"", encode(Tick(timestamp=now)))])
         except OSError as error:
@@ -214,9 +240,11 @@ class Trainer:
         return path
 
     def close(self) -> None:
-        """Wait for a checkpoint that is being written."""
+        """Wait for what is being written: a checkpoint, a tick."""
         self._finish_save()
         self._saver.shutdown()
+        if self._ticker is not None:
+            self._ticker.shutdown()
 
     def digest(self) -> str:
         """Fingerprint of the whole state."""
@@ -227,9 +255,20 @@ class Trainer:
         return self.log.end()[PARTITION] - self._next
 
     def lag_seconds(self) -> float:
-        """Age of the oldest record that has not been folded; 0 when there is none."""
-        oldest = self.log.read({PARTITION: self._next}, 1)
-        return max(time.time() - oldest[0].timestamp, 0.0) if oldest else 0.0
+        """Age of the oldest record that has not been folded, or time since the log is cut off; 0 when there is neither."""
+        cut_off_at = self._cut_off_at
+        if cut_off_at is not None:
+            return time.time() - cut_off_at
+        if self.lag() <= 0:
+            return 0.0
+        try:
+            oldest = self._buffer[0]
+        except IndexError:
+            found = self.log.read({PARTITION: self._next}, 1)
+            if not found:
+                return 0.0
+            oldest = found[0]
+        return max(time.time() - oldest.timestamp, 0.0)
 
     def _read_on(self) -> bool:
         """Fold records until a batch is complete, at most one poll of them; False when there is neither batch nor record."""
@@ -260,7 +299,7 @@ class Trainer:
         except BadEvent as error:
             if report:
                 self.dead.put(
-                    error.kind, str(error), record.value, source="log", partition=record.partition, offset=record.offset
+                    error.kind, str(error), record.value, source=self._source, partition=record.partition, offset=record.offset
                 )
             return None
         return event
@@ -268,11 +307,14 @@ class Trainer:
     def _readable(self, start: int, stop: int) -> Iterator[tuple[int, float, Event]]:
         while start < stop:
             records = self.log.read({PARTITION: start}, min(self._poll, stop - start))
+            if not records and self.log.end()[PARTITION] <= start:
+                return
             for record in records:
-                event = self._read(record, report=False)
+                # A log can have offsets without records: a read of so many records may go past `stop`.
+                event = self._read(record, report=False) if record.offset < stop else None
                 if event is not None:
                     yield record.offset, record.timestamp, event
-            start += len(records)
+            start = records[-1].offset + 1 if records else start
 
     def _learn(self, joined: Joined) -> None:
         feedback = self.outcomes.take(joined)

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import xxhash
 
-__all__ = ["Log", "LogFull", "MemoryLog", "Offsets", "Record", "partition_of", "shares"]
+__all__ = ["InDoubt", "Log", "LogFull", "MemoryLog", "Offsets", "Record", "TooLarge", "partition_of", "shares"]
 
 Offsets = dict[int, int]
 """Partition to the offset of the next record to read."""
@@ -21,6 +21,24 @@ class LogFull(OSError):
 
     def __init__(self, problem: str, path: str) -> None:
         super().__init__(errno.ENOSPC, problem, path)
+
+
+class TooLarge(OSError):
+    """A record is larger than the log takes; nothing of the append was written. ``errno`` is EMSGSIZE, ``filename`` the log."""
+
+    def __init__(self, problem: str, path: str) -> None:
+        super().__init__(errno.EMSGSIZE, problem, path)
+
+
+class InDoubt(OSError):
+    """A log that is elsewhere did not say whether it kept an append: it may have, also in part, and it may do so yet.
+
+    Appending the same records again makes sure that they are there, at the price that some can be there twice. ``errno`` is
+    ETIMEDOUT, ``filename`` the log.
+    """
+
+    def __init__(self, problem: str, path: str) -> None:
+        super().__init__(errno.ETIMEDOUT, problem, path)
 
 
 class Record(NamedTuple):
@@ -44,6 +62,10 @@ class Log(Protocol):
         ------
         LogFull
             Where there is no room.
+        TooLarge
+            Where a record is larger than the log takes.
+        InDoubt
+            Where a log that is elsewhere did not answer in time: all, none or a part may have been written.
         """
 
     def read(self, offsets: Offsets, limit: int) -> Sequence[Record]:
@@ -56,6 +78,8 @@ class Log(Protocol):
         LookupError
             Where an offset is older than the oldest record kept, or newer than the end (the log is not the one that was
             read before, or lost its tail), or where there is no such partition.
+        ConnectionError
+            Where the log is elsewhere, and does not bring the records that it has; a later read may.
         """
 
     def begin(self) -> Offsets:

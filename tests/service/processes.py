@@ -74,3 +74,16 @@ def serving(config: Path, folder: Path, port: int = 0) -> Iterator[Process]:
         if running.process.poll() is None:
             running.process.kill()
             running.process.wait()
+
+
+def settle(client: httpx.Client) -> dict[str, object]:
+    """Wait until everything in the log has been learned, ticks included; then the status with its digest."""
+    until = time.monotonic() + DEADLINE
+    before = None
+    while time.monotonic() < until:
+        status = client.get("/v1/status?digest=1").json()
+        if status["lag"] == 0 and status["pending"] is False and status == before:
+            return status
+        before = status
+        time.sleep(0.1)
+    raise AssertionError(f"the service never came to rest: {before}")

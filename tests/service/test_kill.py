@@ -17,7 +17,7 @@ from service.replay import replay
 from streams.codec import decode
 from streams.events import Event, Interaction
 from streams.lmdb_log import LmdbLog
-from tests.service.processes import DEADLINE, serving
+from tests.service.processes import DEADLINE, serving, settle
 from tests.worlds import busy_world
 
 CONFIG = """
@@ -83,16 +83,3 @@ def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     log.close()
     assert {e.id for e in kept if isinstance(e, Interaction)} == {e.id for e in events if isinstance(e, Interaction)}
     assert replay(configs.load(config)).digest == status["digest"]
-
-
-def settle(client: httpx.Client) -> dict[str, object]:
-    """Wait until everything in the log has been learned, ticks included; then the status with its digest."""
-    until = time.monotonic() + DEADLINE
-    before = None
-    while time.monotonic() < until:
-        status = client.get("/v1/status?digest=1").json()
-        if status["lag"] == 0 and status["pending"] is False and status == before:
-            return status
-        before = status
-        time.sleep(0.1)
-    raise AssertionError(f"the service never came to rest: {before}")

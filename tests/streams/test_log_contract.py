@@ -1,4 +1,4 @@
-"""One contract for every log, and what only a log on disk can promise."""
+"""One contract for every log, and what only a log on disk can promise. What only Kafka does is in test_kafka.py."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streams.kafka import KafkaLog
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, LogFull, MemoryLog, Offsets, Record, partition_of
 
@@ -25,19 +26,31 @@ ROOT = Path(__file__).parents[2]
 MakeLog = Callable[[int], Log]
 
 
-@pytest.fixture(params=["memory", "lmdb"])
-def make_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeLog]:
-    made: list[Log] = []
+def made(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[MakeLog]:
+    logs: list[Log] = []
 
     def make(partitions: int = 1) -> Log:
-        made.append(
-            MemoryLog(partitions) if request.param == "memory" else LmdbLog(tmp_path / str(len(made)), partitions=partitions)
-        )
-        return made[-1]
+        if kind == "kafka":
+            broker = request.getfixturevalue("broker")
+            logs.append(KafkaLog(broker.servers, broker.topic(partitions)))
+        else:
+            logs.append(MemoryLog(partitions) if kind == "memory" else LmdbLog(folder / str(len(logs)), partitions=partitions))
+        return logs[-1]
 
     yield make
-    for log in made:
+    for log in logs:
         log.close()
+
+
+@pytest.fixture(params=["memory", "lmdb", "kafka"])
+def make_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeLog]:
+    yield from made(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def make_log_of_our_own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeLog]:
+    """Logs that are trimmed by `Log.trim`; how long Kafka keeps records is the topic's own setting."""
+    yield from made(request.param, request, tmp_path)
 
 
 def pairs(*numbers: int) -> list[tuple[bytes, bytes]]:
@@ -122,8 +135,8 @@ def test_no_partition_starves_another(make_log: MakeLog) -> None:
     assert [record.partition for record in log.read({1: 1}, 10)] == [1, 1]
 
 
-def test_trimming_deletes_the_oldest_and_keeps_the_offsets(make_log: MakeLog) -> None:
-    log = make_log(1)
+def test_trimming_deletes_the_oldest_and_keeps_the_offsets(make_log_of_our_own: MakeLog) -> None:
+    log = make_log_of_our_own(1)
     log.append(pairs(*range(10)))
     log.trim({0: 4})
     assert (log.begin(), log.end()) == ({0: 4}, {0: 10})
@@ -136,12 +149,17 @@ def test_trimming_deletes_the_oldest_and_keeps_the_offsets(make_log: MakeLog) ->
     assert [record[1:4] for record in log.read({0: 10}, 5)] == [(10, b"user-10", b"value 10")]
 
 
-def test_offsets_that_are_not_kept_are_refused(make_log: MakeLog) -> None:
-    log = make_log(1)
+def test_offsets_that_were_trimmed_are_refused(make_log_of_our_own: MakeLog) -> None:
+    log = make_log_of_our_own(1)
     log.append(pairs(*range(10)))
     log.trim({0: 4})
     with pytest.raises(LookupError, match="partition 0 keeps offsets 4 to 10, not 3; older records were trimmed"):
         log.read({0: 3}, 5)
+
+
+def test_offsets_and_partitions_that_are_not_there_are_refused(make_log: MakeLog) -> None:
+    log = make_log(1)
+    log.append(pairs(*range(10)))
     with pytest.raises(LookupError, match="not 11; its tail was lost or it is another log"):
         log.read({0: 11}, 5)
     with pytest.raises(LookupError, match="there is no partition 1"):

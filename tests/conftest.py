@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.broker import GIVEN, Broker, running
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A Kafka broker that the whole session shares; every test makes its own topics."""
+    if GIVEN in os.environ:
+        yield Broker(os.environ[GIVEN])
+        return
+    with running(tmp_path_factory.mktemp("broker")) as one:
+        yield one
+
+
+@pytest.fixture
+def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that the test may stop."""
+    with running(tmp_path_factory.mktemp("own-broker")) as one:
+        yield one
