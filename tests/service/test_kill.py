@@ -58,15 +58,16 @@ def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     rng = random.Random(KILLS)
     events = [event for event in busy_world(seed=3, length=400) if not isinstance(event, Interaction) or event.id]
     bodies = [msgspec.json.encode(events[start : start + 20]) for start in range(0, len(events), 20)]
-    fatal = rng.sample(range(1, len(bodies) - 1), KILLS)
-    sent, versions = 0, [0]
+    fatal = sorted(rng.sample(range(1, len(bodies) - 10), KILLS))
+    sent = kills = 0
     while sent < len(bodies):
         with serving(config, tmp_path) as process, httpx.Client(base_url=process.url, timeout=DEADLINE) as client:
-            versions.append(client.get("/v1/status").json()["version"])
+            began_at, doomed = client.get("/v1/status").json()["version"], False
             try:
                 while sent < len(bodies):
-                    if sent in fatal:
-                        fatal.remove(sent)
+                    if fatal and sent >= fatal[0] and not doomed:
+                        doomed = True
+                        del fatal[0]
                         threading.Timer(rng.uniform(0.0, 0.02), process.process.kill).start()
                     client.post("/v1/events", content=bodies[sent]).raise_for_status()
                     sent += 1
@@ -74,9 +75,9 @@ def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
                 status = settle(client)
             except httpx.TransportError:
                 assert process.process.wait(DEADLINE) == -signal.SIGKILL
-    assert not fatal
-    assert len(versions) >= KILLS, "a new life after each kill"
-    assert versions[-1] > 0, "it went on from a checkpoint, not from nothing"
+                kills += 1
+    assert kills == KILLS
+    assert began_at > 0, "the last life went on from a checkpoint, not from nothing"
 
     log = LmdbLog(tmp_path / "data" / "events", readonly=True)
     kept: list[Event] = [decode(record.value) for record in log.read(log.begin(), 1_000_000)]
