@@ -243,7 +243,7 @@ _LABELLED = {
     "dead": ("reason", "Dead letters"),
     "skipped": ("stage", "Optional stages that failed and were left out of an answer"),
     "joiner": ("outcome", "What the joiner met"),
-    "failures": ("what", "Ticks and checkpoints that could not be written"),
+    "failures": ("what", "What could not be written or read: ticks, checkpoints, dead letters, the log"),
     "evictions": ("store", "Entries that gave way for want of capacity"),
     "memory_bytes": ("store", "Memory of each store"),
 }

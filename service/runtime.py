@@ -181,8 +181,8 @@ class Runtime:
             "lag_seconds": self.trainer.lag_seconds(),
             "dead": dict(self.dead.counts),
             "skipped": dict(pipeline.skipped),
-            "joiner": dict(self.trainer.joiner.counts),
-            "failures": dict(self.trainer.failures),
+            "joiner": dict(self.trainer.joiner.counts) | {"recomputed": self.trainer.outcomes.recomputed},
+            "failures": dict(self.trainer.failures) | {"dead_letter": self.dead.lost},
             "evictions": {
                 "users": pipeline.users.evictions,
                 "items": pipeline.items.evictions,

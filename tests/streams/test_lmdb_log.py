@@ -15,23 +15,10 @@ import lmdb
 import pytest
 
 from streams.lmdb_log import LmdbLog
-from streams.log import Log, LogFull, Offsets, Record
+from streams.log import LogFull, Offsets
+from tests.streams.records import pairs, read_all
 
 ROOT = Path(__file__).parents[2]
-
-
-def pairs(*numbers: int) -> list[tuple[bytes, bytes]]:
-    return [(b"user-%d" % number, b"value %d" % number) for number in numbers]
-
-
-def read_all(log: Log, limit: int) -> list[Record]:
-    offsets, found = log.begin(), []
-    while records := log.read(offsets, limit):
-        assert len(records) <= limit
-        found += records
-        offsets |= {record.partition: record.offset + 1 for record in records}
-    assert offsets == log.end()
-    return found
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from streams.kafka import KafkaLog
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog, Record, partition_of
+from tests.streams.records import pairs, read_all
 
 ROOT = Path(__file__).parents[2]
 MakeLog = Callable[[int], Log]
@@ -43,20 +44,6 @@ def make_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeLog
 def make_log_of_our_own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeLog]:
     """Logs that are trimmed by `Log.trim`; how long Kafka keeps records is the topic's own setting."""
     yield from made(request.param, request, tmp_path)
-
-
-def pairs(*numbers: int) -> list[tuple[bytes, bytes]]:
-    return [(b"user-%d" % number, b"value %d" % number) for number in numbers]
-
-
-def read_all(log: Log, limit: int) -> list[Record]:
-    offsets, found = log.begin(), []
-    while records := log.read(offsets, limit):
-        assert len(records) <= limit
-        found += records
-        offsets |= {record.partition: record.offset + 1 for record in records}
-    assert offsets == log.end()
-    return found
 
 
 def test_it_is_a_log(make_log: MakeLog) -> None:

@@ -17,6 +17,7 @@ from streams.block import Block
 from streams.codec import encode
 from streams.events import Event, Impression, Interaction, ItemUpdate, Tick, UserUpdate
 from streams.recorded import CHUNK, BadRecording, ColumnMap, Recording, open_recording, validate
+from tests.streams.recordings import write
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="no folder shared/data next to the checkout")
@@ -33,15 +34,6 @@ def opened(events: Iterator[Event | Block]) -> Iterator[Event]:
             yield from event.interactions()
         else:
             yield event
-
-
-def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
-    path.write_text(text, encoding)
-    return path
-
-
-def rated(user: str, item: str, value: float, timestamp: float, **more: object) -> Interaction:
-    return Interaction(user=user, item=item, kind="rating", value=value, timestamp=timestamp, **more)  # type: ignore[arg-type]
 
 
 COLUMNS = ColumnMap("u", "i", "t", value="v", kind="k", context=("device", "place"))

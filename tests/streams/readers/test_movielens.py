@@ -4,26 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from streams.block import Block
-from streams.events import Event, Interaction, ItemUpdate, UserUpdate
-from streams.recorded import BadRecording, ColumnMap, Recording, open_recording
-
-
-def flat(recording: Recording) -> list[Event]:
-    """Blocks opened up into events."""
-    found: list[Event] = []
-    for event in recording.events():
-        found += event.interactions() if isinstance(event, Block) else [event]
-    return found
-
-
-def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
-    path.write_text(text, encoding)
-    return path
-
-
-def rated(user: str, item: str, value: float, timestamp: float, **more: object) -> Interaction:
-    return Interaction(user=user, item=item, kind="rating", value=value, timestamp=timestamp, **more)  # type: ignore[arg-type]
+from streams.events import ItemUpdate, UserUpdate
+from streams.recorded import BadRecording, ColumnMap, open_recording
+from tests.streams.recordings import flat, rated, write
 
 
 def test_u_data_with_users_and_films_beside(tmp_path: Path) -> None:
