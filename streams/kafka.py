@@ -93,7 +93,7 @@ class KafkaLog:
         self.name = f"kafka://{servers}/{topic}"
         self._readonly, self._closed = readonly, False
         self._in_vain_since: float | None = None
-        self._silence = Silence()
+        self._silence = Silence(timeout / 10)
         self._reading, self._appending = threading.Lock(), threading.Lock()
         self._producer: KafkaProducer | None = None
         self._read_at = -FRESH
@@ -172,10 +172,13 @@ class KafkaLog:
             return self._ask_begin()
 
     def end(self) -> Offsets:
-        """See `Log.end`; for who reads along, what the last read has learned, otherwise the broker is asked."""
+        """See `Log.end`; for who reads along, what the last read has learned, otherwise the broker is asked.
+
+        Not one that reads have found silent: the caller may be one who tells how things stand, and must not hang.
+        """
         with self._reading, self._explained("reading"):
             self._check_open()
-            if time.monotonic() - self._read_at > FRESH:
+            if time.monotonic() - self._read_at > FRESH and self._silence.seconds < FRESH:
                 self._ask_ends()
             return {partition: window.end for partition, window in self._windows.items()}
 

@@ -9,9 +9,6 @@ from typing import Any
 
 __all__ = ["Silence", "started"]
 
-PAUSE = 1.0
-"""Seconds between two questions that count as silence at most: more, and it was the one who asks that was away."""
-
 # The client reports every attempt of every retry, and what matters is raised here. Who wants its reports gives this logger a
 # level before the import, other than DEBUG where there is a password: at that level it writes passwords out.
 _reports = logging.getLogger("kafka")
@@ -41,14 +38,20 @@ class Silence:
 
     It tells a broker with nothing new, which answers all the same, from one that is gone.
 
+    Parameters
+    ----------
+    pause : float
+        Seconds between two questions that count as silence at most: after more, it was the one who asks that was away.
+
     Attributes
     ----------
     seconds : float
         As of the last question.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pause: float) -> None:
         self.seconds = 0.0
+        self._pause = pause
         self._heard, self._asked_at = True, 0.0
 
     def answered(self, answer: Any) -> None:
@@ -61,7 +64,7 @@ class Silence:
         """Note a question, and whether it brought records at once."""
         now = time.monotonic()
         heard, self._heard = self._heard or received, False
-        self.seconds = 0.0 if heard else self.seconds + min(now - self._asked_at, PAUSE)
+        self.seconds = 0.0 if heard else self.seconds + min(now - self._asked_at, self._pause)
         self._asked_at = now
 
 

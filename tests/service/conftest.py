@@ -27,6 +27,11 @@ LEARNERS: dict[str, Any] = {
 
 
 @pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
 def make_config() -> Callable[..., Config]:
     def make(url: str | Path = "memory://", **sections: Any) -> Config:
         stream = {

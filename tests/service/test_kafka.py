@@ -6,8 +6,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import msgspec
 import pytest
 
 from service import config as configs
-from service.app import create_app
 from service.config import Config, ConfigError
 from service.replay import replay
 from service.runtime import Runtime, open_runtime
@@ -25,22 +23,14 @@ from streams.events import Event, Interaction, Tick
 from streams.kafka import KafkaLog
 from streams.log import Record
 from tests.broker import Broker
+from tests.service.on_topic import on, running, until
 from tests.service.processes import DEADLINE, serving, settle
 from tests.worlds import busy_world
 
 MakeConfig = Callable[..., Config]
 
-# See tests/streams/test_kafka.py.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-# The test broker answers a waiting fetch only when its time is over; Kafka answers when something comes.
-QUICK = {"fetch_max_wait_ms": 10}
-
-
-def on(broker: Broker, topic: str, folder: Path | None, **stream: Any) -> dict[str, Any]:
-    """Sections of a config that serves a topic."""
-    stream = {"url": f"kafka://{broker.servers}/{topic}", "options": QUICK} | stream
-    return {"stream": stream, "checkpoint": {"every": 0.05} | ({"folder": str(folder)} if folder else {})}
+# See tests/conftest.py.
+pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
 def topic_of(broker: Broker, topic: str) -> list[Record]:
@@ -120,16 +110,6 @@ def test_killed_again_and_again_it_learns_every_event_once(broker: Broker, tmp_p
     assert done.digest == status["digest"]
 
 
-@asynccontextmanager
-async def running(config: Config) -> AsyncIterator[tuple[Runtime, httpx.AsyncClient]]:
-    runtime = open_runtime(config)
-    app = create_app(runtime)
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30) as client:
-            yield runtime, client
-
-
 async def learned(runtime: Runtime) -> str:
     """Digest once everything has been learned, ticks included."""
     seen: tuple[int, str] | None = None
@@ -143,18 +123,6 @@ async def learned(runtime: Runtime) -> str:
         seen = now, digest
         await asyncio.sleep(0.2)
     raise AssertionError("the service never came to rest")
-
-
-async def until(true: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < limit
-        await asyncio.sleep(0.02)
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 @pytest.mark.anyio

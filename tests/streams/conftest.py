@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,4 +21,3 @@ def open_log() -> Iterator[OpenLog]:
     yield open_one
     for log in opened:
         log.close()
-    gc.collect()

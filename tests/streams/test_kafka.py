@@ -17,8 +17,8 @@ from streams.log import InDoubt, Offsets, TooLarge, partition_of
 from tests.broker import Broker
 from tests.streams.topics import OpenLog, numbered, read_on
 
-# A client that gives up in the middle of connecting leaves the socket to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+# See tests/conftest.py.
+pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
 # ---- reading and appending

@@ -17,8 +17,8 @@ from tests.streams.topics import OpenLog, numbered, read_on
 
 Faults = tuple[Broker, Proxy]
 
-# A client that gives up in the middle of connecting leaves the socket to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+# See tests/conftest.py.
+pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 IN_TIME = 10.0
 """Seconds after which an error would be too late, whatever the machine does besides."""
