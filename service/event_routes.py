@@ -110,7 +110,7 @@ class EventRoutes:
             await self._append(good)
         if bad:
             await asyncio.to_thread(self._bury, bad)
-        status = 200 if not bad else 207 if good else 422
+        status = 202 if not bad else 207 if good else 422
         return json(EventResults(accepted=len(good), rejected=len(bad), results=results), status)
 
     async def put(self, entries: _Items | _Users, request: Request) -> Response:

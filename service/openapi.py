@@ -70,7 +70,7 @@ def _serving(event: Mapping[str, Any], max_events: int) -> dict[str, Any]:
                 explained,
                 body=events,
                 answers={
-                    "200": ("All accepted", "EventResults"),
+                    "202": ("All accepted: they are in the log and will be learned", "EventResults"),
                     "207": ("Some accepted", "EventResults"),
                     "422": ("None accepted", "EventResults"),
                     **_problems("400", "413", "503", "507"),

@@ -156,7 +156,10 @@ class EventResult(Struct, kw_only=True, omit_defaults=True):
 
 
 class EventResults(Struct, kw_only=True):
-    """Answer to ``POST /v1/events``: one result per event, in order. Rejected events are kept as dead letters."""
+    """Answer to ``POST /v1/events``: one result per event, in order.
+
+    202: all were accepted, 207: some, 422: none. Accepted events will be learned; rejected ones are kept as dead letters.
+    """
 
     accepted: int
     rejected: int

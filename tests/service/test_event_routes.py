@@ -19,14 +19,15 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_single_event_and_a_list_are_in_the_log_when_the_answer_comes(service: Service) -> None:
     one = await service.post("/v1/events", click("u", "a"))
-    assert (one.status_code, one.json()) == (200, {"accepted": 1, "rejected": 0, "results": [{"status": "accepted"}]})
+    assert (one.status_code, one.json()) == (202, {"accepted": 1, "rejected": 0, "results": [{"status": "accepted"}]})
     assert [event.item for event in service.logged() if isinstance(event, Interaction)] == ["a"]
     two = await service.post("/v1/events", [click("u", "b", timestamp=5.0), {"type": "item", "item": "c"}])
-    assert two.status_code == 200 and two.json()["accepted"] == 2
+    assert two.status_code == 202 and two.json()["accepted"] == 2
     first, second, _ = service.logged()
     assert abs(first.timestamp - time.time()) < 60, "stamped on arrival"
     assert second.timestamp == 5.0
-    assert (await service.post("/v1/events", [])).json() == {"accepted": 0, "rejected": 0, "results": []}
+    none = await service.post("/v1/events", [])
+    assert (none.status_code, none.json()) == (202, {"accepted": 0, "rejected": 0, "results": []})
 
 
 async def test_a_bad_event_in_the_middle_harms_no_other(service: Service) -> None:
@@ -146,12 +147,12 @@ async def test_a_full_log_is_said_so_and_keeps_nothing_of_the_request(
     monkeypatch.setattr("service.runtime.MemoryLog", FullLog)
     monkeypatch.setattr("streams.dead_letters.DeadLetters.put", recorded := Recorded())
     async with serving(make_config(server={"flush": 1e6})) as service:
-        assert (await service.post("/v1/events", [{"type": "item", "item": "a"}] * 2)).status_code == 200
+        assert (await service.post("/v1/events", [{"type": "item", "item": "a"}] * 2)).status_code == 202
         full = await service.post("/v1/events", [{"type": "item", "item": "b"}, {"type": "bad"}, {"type": "item", "item": "c"}])
         assert full.status_code == 507
         assert "/data/events" in full.json()["error"] and "max_bytes" in full.json()["error"]
         assert recorded.kinds == [], "the client sends all of it again"
-        assert (await service.post("/v1/events", {"type": "item", "item": "d"})).status_code == 200, "what fits is taken"
+        assert (await service.post("/v1/events", {"type": "item", "item": "d"})).status_code == 202, "what fits is taken"
         await service.learned()
         assert (await service.recommend("u"))["items"], "rankings go on"
         while not recorded.kinds:

@@ -161,7 +161,7 @@ async def test_rankings_go_on_while_the_broker_hangs(
     config = make_config(**on(own_broker, topic, tmp_path), server={"flush": 0.05})
     click = {"type": "interaction", "id": "c1", "user": "u1", "item": "i1"}
     async with running(config) as (runtime, client):
-        assert (await client.post("/v1/events", json=click)).status_code == 200
+        assert (await client.post("/v1/events", json=click)).status_code == 202
         await until(lambda: runtime.pipeline.version > 0)
         version = runtime.pipeline.version
         with own_broker.stopped():
@@ -178,7 +178,7 @@ async def test_rankings_go_on_while_the_broker_hangs(
             assert slowest < 0.9, "no request waits for the broker, which is given a second"
         for _ in range(2):
             # The second of these is the same event, sent again.
-            assert (await client.post("/v1/events", json=click | {"id": "c2"})).status_code == 200
+            assert (await client.post("/v1/events", json=click | {"id": "c2"})).status_code == 202
         await until(lambda: runtime.trainer.joiner.counts["duplicates"] >= 1 and runtime.pipeline.version > version)
         large = await client.post("/v1/events", json={"type": "item", "item": "i1", "attributes": {"text": "x" * 2_000_000}})
         assert large.status_code == 413
