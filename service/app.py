@@ -48,9 +48,13 @@ def create_app(runtime: Runtime, *, serves: bool = True) -> FastAPI:
     """
     limits = runtime.config.server
     live, desk = Live(runtime.monitor.snapshot), Desk(limits)
-    ingest = Ingest(runtime.log, runtime.engine.wake) if serves else None
     routes: list[Route] = [*OperationRoutes(runtime, desk, live).routes(), ("GET", "/", _page)]
-    if ingest is not None:
+    ingest = None
+    if serves:
+        stream = runtime.config.stream
+        retry = stream.ack == "queued"
+        ingest = Ingest(runtime.log, runtime.engine.wake, runtime.dead, retry=retry, buffer=stream.buffer)
+        runtime.monitor.watch(ingest.gauges)
         routes += [*RankingRoutes(runtime, desk, ingest).routes(), *EventRoutes(runtime, desk, ingest).routes()]
 
     @asynccontextmanager

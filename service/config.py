@@ -65,6 +65,10 @@ class Stream(_Section):
         Seconds that an event may be dated ahead of when it was appended.
     retain : int or None
         Records to keep in the embedded log behind the oldest checkpoint; None: all, until the log is full.
+    ack : {"broker", "queued"}
+        When ``POST /v1/events`` is answered: once the events are in the log, or as soon as they wait for it in memory.
+    buffer : int
+        Bytes of events that may wait for the log; past it requests are refused.
     options : dict
         Passed to the log as they are; see `streams.lmdb_log.LmdbLog` and `streams.kafka.KafkaLog`.
     format, columns, kind, sorted, strict, users, items
@@ -79,6 +83,8 @@ class Stream(_Section):
     remembered: Count = 200_000
     max_skew: Positive = 300.0
     retain: Annotated[int, Field(ge=0)] | None = None
+    ack: Literal["broker", "queued"] = "broker"
+    buffer: Count = 64 << 20
     options: Keywords = {}
     format: str | None = None
     columns: Columns | None = None
@@ -204,6 +210,13 @@ class _Tables(_Section):
     policy: dict[str, Keywords] = {"greedy": {}}
 
 
+_INDECISIVE = (
+    *("url", "options", "retain", "ack", "buffer"),
+    *("format", "columns", "kind", "sorted", "strict", "users", "items"),
+)
+"""Keys of ``[stream]`` that say where events are, not what becomes of them."""
+
+
 class Config(_Tables):
     """A whole configuration.
 
@@ -219,7 +232,7 @@ class Config(_Tables):
     def fingerprint(self) -> str:
         """Hash of everything that decides what the state becomes."""
         decisive = self.model_dump(exclude={"name", "checkpoint", "weights", "server", "policy"})
-        for key in ("url", "options", "retain", "format", "columns", "kind", "sorted", "strict", "users", "items"):
+        for key in _INDECISIVE:
             del decisive["stream"][key]
         return str(xxhash.xxh3_64_hexdigest(repr(decisive).encode()))
 

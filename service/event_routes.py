@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -14,12 +15,12 @@ import msgspec
 from learners.features import hash_id
 from memory.catalog import Catalog
 from service.admission import Admission
-from service.ingest import Entry, Ingest, entry
+from service.ingest import Entry, Ingest, LogBusy, entry
 from service.runtime import Runtime
 from service.schemas import EventResult, EventResults, ItemDocument, UserDocument, Written
 from service.web import Desk, Failure, Request, Response, Route, decoded, json
 from streams.codec import BadEvent, decode, encode
-from streams.events import Event, Forget, ItemUpdate, Tick, UserUpdate
+from streams.events import Event, Forget, Interaction, ItemUpdate, Tick, UserUpdate
 from streams.log import InDoubt, LogFull, Offsets, TooLarge
 
 __all__ = ["EventRoutes"]
@@ -75,6 +76,7 @@ class EventRoutes:
 
     def __init__(self, runtime: Runtime, desk: Desk, ingest: Ingest) -> None:
         self._runtime, self._desk, self._ingest = runtime, desk, ingest
+        self._queued = runtime.config.stream.ack == "queued"
         self._admission = Admission(runtime.config.reward, runtime.config.stream.max_skew)
 
     def routes(self) -> Iterable[Route]:
@@ -106,7 +108,9 @@ class EventRoutes:
                 results.append(EventResult(status="rejected", field=error.field or None, error=str(error)))
             if n % TURN == 0:
                 await asyncio.sleep(0)
-        if good:
+        if good and self._queued:
+            self._post(good)
+        elif good:
             await self._append(good)
         if bad:
             await asyncio.to_thread(self._bury, bad)
@@ -154,7 +158,17 @@ class EventRoutes:
         if isinstance(event, Tick):
             raise BadEvent("type", "'tick' is the service's own; leave it out")
         self._admission.check(event, now)
-        return event if event.timestamp else msgspec.structs.replace(event, timestamp=now)
+        missing: dict[str, Any] = {} if event.timestamp else {"timestamp": now}
+        if self._queued and isinstance(event, Interaction) and not event.id:
+            # It may be appended more than once, and the client has no part in that.
+            missing["id"] = uuid.uuid4().hex
+        return msgspec.structs.replace(event, **missing) if missing else event
+
+    def _post(self, entries: Sequence[Entry]) -> None:
+        try:
+            self._ingest.post(entries)
+        except LogBusy as error:
+            raise Failure(503, f"{error.strerror}; nothing of this request was kept", retry=True) from error
 
     async def _append(self, entries: Sequence[Entry]) -> Offsets:
         try:

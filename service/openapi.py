@@ -61,7 +61,7 @@ def _serving(event: Mapping[str, Any], max_events: int) -> dict[str, Any]:
     events = {"oneOf": [event, {"type": "array", "items": event, "maxItems": max_events}]}
     explained = (
         "Each event is checked by itself: a bad one is kept as a dead letter and harms no other. An accepted event is in the "
-        "log when the answer comes. `tick` events are the service's own."
+        'log when the answer comes, or (`ack = "queued"`) waits for it in memory. `tick` events are the service\'s own.'
     )
     return {
         "/v1/events": {
@@ -70,7 +70,7 @@ def _serving(event: Mapping[str, Any], max_events: int) -> dict[str, Any]:
                 explained,
                 body=events,
                 answers={
-                    "202": ("All accepted: they are in the log and will be learned", "EventResults"),
+                    "202": ("All accepted: they will be learned", "EventResults"),
                     "207": ("Some accepted", "EventResults"),
                     "422": ("None accepted", "EventResults"),
                     **_problems("400", "413", "503", "507"),

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterable
 from functools import partial
 
-from service.ingest import Entry, Ingest, entry
+from service.ingest import Ingest, LogBusy, entry
 from service.runtime import Runtime
 from service.schemas import RankRequest, RecommendRequest
 from service.web import Desk, Request, Response, Route, decoded, json
+from streams.events import Impression
 
 __all__ = ["RankingRoutes"]
-
-_log = logging.getLogger(__name__)
 
 
 class RankingRoutes:
@@ -45,12 +43,14 @@ class RankingRoutes:
         asked = decoded(document, await self._desk.body(request))
         response, impression = await self._desk.answer(lambda: self._runtime.engine.submit(asked))
         if impression is not None:
-            self._ingest.post(entry(impression), self._lost)
+            await self._log(impression)
         self._runtime.monitor.request(time.perf_counter() - arrived)
         return json(response)
 
-    def _lost(self, impression: Entry, error: Exception) -> None:
-        """An impression did not reach the log: what follows from it will be learned as if nothing had been shown."""
-        _log.error("an impression could not be appended: %s", error)
-        bury = partial(self._runtime.dead.put, "lost", str(error), impression[1], source="http")
-        asyncio.get_running_loop().run_in_executor(None, bury)
+    async def _log(self, impression: Impression) -> None:
+        """Without it, what follows from this ranking will be learned as if nothing had been shown."""
+        key, value = entry(impression)
+        try:
+            self._ingest.post([(key, value)])
+        except LogBusy as error:
+            await asyncio.to_thread(self._runtime.dead.put, "lost", str(error), value, source="http")

@@ -97,9 +97,10 @@ class Log(Protocol):
 
 
 class MemoryLog:
-    """A log in a list: for tests and for trying things out."""
+    """A log in a list, for tests and for trying things out; where `most` is given, of at most so many records."""
 
-    def __init__(self, partitions: int = 1) -> None:
+    def __init__(self, partitions: int = 1, most: int | None = None) -> None:
+        self._most = most
         self._records: list[list[Record]] = [[] for _ in range(partitions)]
         self._begin = [0] * partitions
         self._changing = threading.Lock()
@@ -108,6 +109,8 @@ class MemoryLog:
         """See `Log.append`."""
         now, records = time.time(), list(records)
         with self._changing:
+            if self._most is not None and sum(map(len, self._records)) + len(records) > self._most:
+                raise LogFull(f"the log has reached its {self._most} records; trim it", "memory")
             for key, value in records:
                 partition = partition_of(key, len(self._records))
                 kept = self._records[partition]

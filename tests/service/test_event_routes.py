@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
@@ -167,3 +169,42 @@ class Recorded:
 
     def __call__(self, kind: str, reason: str, value: bytes, **more: Any) -> None:
         self.kinds.append(kind)
+
+
+class AwayLog(MemoryLog):
+    """Takes nothing while it is away."""
+
+    away = True
+
+    def append(self, records: Iterable[tuple[bytes, bytes]]) -> Offsets:
+        if self.away:
+            raise ConnectionError(errno.ETIMEDOUT, "no broker", "kafka://nowhere")
+        return super().append(records)
+
+
+async def test_queued_events_wait_in_memory_for_a_log_that_is_away(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.runtime.MemoryLog", AwayLog)
+    async with serving(make_config(stream={"ack": "queued", "buffer": 1_000}, server={"flush": 0.001})) as service:
+        accepted = 0
+        while (answer := await service.post("/v1/events", click("u", f"i{accepted}"))).status_code == 202:
+            accepted += 1
+        assert accepted > 3
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "nothing of this request was kept" in answer.json()["error"]
+        assert service.logged() == []
+        waiting = (await service.send("GET", "/metrics")).text
+        assert 900 < float(re.findall(r'freshet_memory_bytes{store="buffer"} (\S+)', waiting)[0]) <= 1_000
+        service.runtime.log.away = False
+        while len(events := service.logged()) < accepted:
+            await asyncio.sleep(0.01)
+        assert [event.item for event in events] == [f"i{n}" for n in range(accepted)]
+        assert len({event.id for event in events if event.id}) == accepted, "an event that is appended twice is learned once"
+        after = (await service.send("GET", "/metrics")).text
+        assert float(re.findall(r'freshet_failures_total{what="append"} (\S+)', after)[0]) >= 1
+        assert (await service.send("PUT", "/v1/items/a", {})).json() == {"visible": True}, "changes wait for the log as ever"
+        assert (await service.post("/v1/events", click("u", "a", id="mine"))).status_code == 202
+        while len(events := service.logged()) < accepted + 2:
+            await asyncio.sleep(0.01)
+        assert events[-1].id == "mine"
