@@ -101,9 +101,7 @@ class Intake:
 
     def open(self, positions: Mapping[int, Position]) -> None:
         """Go on with these partitions from where somebody, perhaps another process, has come."""
-        for letter in self._dead.read(10_000):
-            if letter.source == self._source:
-                self._reported[letter.partition] = max(self._reported.get(letter.partition, -1), letter.offset)
+        self._reported = self._dead.reported(self._source)
         for partition, position in positions.items():
             joiner = self._make_joiner()
             joiner.restore(position, self._readable(partition, position.rewind, position.next))
