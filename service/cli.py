@@ -65,9 +65,16 @@ def serve(
 
 
 @app.command()
-def train(config: ConfigFile = None, host: Host = None, port: Port = None) -> None:
+def train(
+    config: ConfigFile = None,
+    host: Host = None,
+    port: Port = None,
+    folder: Annotated[
+        str | None, typer.Option(help="Instead of [checkpoint] folder: each member of a [stream] group needs its own.")
+    ] = None,
+) -> None:
     """Learn from the events that come in, and publish what changes for replicas. Over HTTP: status, health and metrics."""
-    _run(config, host, port, "trainer")
+    _run(config, host, port, "trainer", folder)
 
 
 @app.command()
@@ -135,13 +142,16 @@ def demo(
     run_demo(seconds=seconds, port=port)
 
 
-def _run(config: Path | None, host: str | None, port: int | None, role: Role) -> None:
+def _run(config: Path | None, host: str | None, port: int | None, role: Role, folder: str | None = None) -> None:
     from service.serving import run  # uvicorn and fastapi take a moment to import: only serving pays it.
 
     def started(where: str) -> None:
         err.print(f"{'training' if role == 'trainer' else 'serving'} on {where}, the live page is {where}/", highlight=False)
 
-    failure = run(_load(config), host, port, started, role)
+    settings = _load(config)
+    if folder is not None:
+        settings = settings.model_copy(update={"checkpoint": settings.checkpoint.model_copy(update={"folder": folder})})
+    failure = run(settings, host, port, started, role)
     if failure is not None:
         err.print(f"[bold red]engine stopped:[/] {failure!r}; a restart continues from the last checkpoint", markup=True)
         raise typer.Exit(ExitCode.ENGINE)

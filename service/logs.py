@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from service.config import Config, ConfigError
 from streams.lmdb_log import LmdbLog
 from streams.log import Log
 
-__all__ = ["data_folder", "open_log", "open_weights"]
+__all__ = ["data_folder", "open_log", "open_membership", "open_weights"]
+
+if TYPE_CHECKING:
+    from streams.kafka_group import Membership
+
+Notify = Callable[[frozenset[int]], None]
 
 TIMEOUT = 10.0
 """Seconds until a broker that does not answer is an error."""
@@ -90,6 +96,36 @@ def open_weights(config: Config, *, readonly: bool = False) -> Log:
         problem = f"url = {url!r}: the topic has {count} partitions, and changes have one order; give a topic of one"
         raise ConfigError("weights", problem)
     return log
+
+
+def open_membership(config: Config, log: Log, member: str, revoked: Notify, lost: Notify) -> Membership:
+    """Join the consumer group that ``[stream] group`` names.
+
+    Raises
+    ------
+    ConfigError
+        For options that make no sense.
+    OSError
+        When the broker cannot be reached, or does not allow it.
+    """
+    from streams.kafka_group import Membership  # See `_open_topic`.
+
+    parts = urlsplit(config.stream.url)
+    assert config.stream.group is not None
+    try:
+        return Membership(
+            parts.netloc,
+            parts.path.strip("/"),
+            list(log.end()),
+            config.stream.group,
+            member,
+            revoked=revoked,
+            lost=lost,
+            options=config.stream.options,
+            timeout=TIMEOUT,
+        )
+    except ValueError as error:
+        raise ConfigError("stream.options", str(error)) from error
 
 
 def _open_folder(section: str, folder: Path, options: dict[str, Any], readonly: bool) -> LmdbLog:
