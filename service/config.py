@@ -16,11 +16,14 @@ from learners import features
 from learners.features import Featurizer, Side
 from learners.registry import ConfigError
 
-__all__ = ["Config", "ConfigError", "RewardRule", "load", "parse"]
+__all__ = ["Config", "ConfigError", "RewardRule", "Role", "load", "parse"]
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Keywords = dict[str, Any]
+
+Role = Literal["embedded", "trainer", "replica"]
+"""What a process does: learn and serve, learn for others, or serve what another has learned."""
 
 
 class _Section(BaseModel):
@@ -147,6 +150,24 @@ class Checkpoint(_Section):
     keep: Annotated[int, Field(ge=2)] = 3
 
 
+class Weights(_Section):
+    """The weights log: what changes in the trainer's state, for replicas.
+
+    Attributes
+    ----------
+    url : str or None
+        ``lmdb:///folder`` on one machine, ``kafka://host:port/topic`` (of one partition) across machines; None: no replicas.
+    every : float
+        Seconds between changes.
+    options : dict
+        Passed to the log as they are, as in ``[stream.options]``.
+    """
+
+    url: str | None = None
+    every: Positive = 0.1
+    options: Keywords = {}
+
+
 class Server(_Section):
     """The HTTP side and the engine behind it.
 
@@ -180,6 +201,7 @@ class _Tables(_Section):
     items: Capacity = Capacity()
     history: HistorySize = HistorySize()
     checkpoint: Checkpoint = Checkpoint()
+    weights: Weights = Weights()
     server: Server = Server()
     retrievers: dict[str, Keywords] = {"popularity": {}}
     ranker: dict[str, Keywords] = {"fm": {}}
@@ -209,7 +231,7 @@ class Config(_Tables):
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides what the state becomes."""
-        decisive = self.model_dump(exclude={"name", "checkpoint", "server", "policy"})
+        decisive = self.model_dump(exclude={"name", "checkpoint", "weights", "server", "policy"})
         for key in _INDECISIVE:
             del decisive["stream"][key]
         return str(xxhash.xxh3_64_hexdigest(repr(decisive).encode()))

@@ -200,7 +200,7 @@ class EventRoutes:
         return json(Written(visible=True))
 
     def _has_learned(self, end: Offsets) -> bool:
-        return all(self._runtime.trainer.next >= offset for offset in end.values())
+        return all(self._runtime.updater.next.get(partition, 0) >= offset for partition, offset in end.items())
 
     def _bury(self, bad: Sequence[tuple[BadEvent, bytes]]) -> None:
         for error, data in bad:

@@ -1,15 +1,16 @@
-"""The log that ``[stream] url`` names."""
+"""The logs that a config names."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from service.config import Config, ConfigError
 from streams.lmdb_log import LmdbLog
 from streams.log import Log
 
-__all__ = ["data_folder", "open_log"]
+__all__ = ["data_folder", "open_log", "open_weights"]
 
 TIMEOUT = 10.0
 """Seconds until a broker that does not answer is an error."""
@@ -44,7 +45,7 @@ def data_folder(config: Config) -> Path | None:
 
 
 def open_log(config: Config, *, readonly: bool = False) -> Log:
-    """Open a log on disk or elsewhere, to serve from or to replay.
+    """Open the log of events on disk or elsewhere, to serve from or to replay.
 
     Parameters
     ----------
@@ -55,47 +56,64 @@ def open_log(config: Config, *, readonly: bool = False) -> Log:
     Raises
     ------
     ConfigError
-        For a url or options that make no sense, or a topic of several partitions.
+        For a url or options that make no sense.
     OSError
         When it cannot be opened or reached.
     """
     if config.folder is None:
-        return _open_topic(config, readonly)
+        return _open_topic("stream", config.stream.url, config.stream.options, readonly, None if readonly else PATIENCE)
+    return _open_folder("stream", config.folder / "events", config.stream.options, readonly)
+
+
+def open_weights(config: Config, *, readonly: bool = False) -> Log:
+    """Open the weights log.
+
+    Raises
+    ------
+    ConfigError
+        For a url or options that make no sense, or a topic of several partitions.
+    FileNotFoundError
+        `readonly`, and it is not there (yet).
+    OSError
+        When it cannot be opened or reached.
+    """
+    url, options = config.weights.url, config.weights.options
+    assert url is not None
+    parts = urlsplit(url)
+    if parts.scheme == "lmdb":
+        return _open_folder("weights", Path(parts.netloc + parts.path) / "weights", options, readonly)
+    if parts.scheme != "kafka":
+        raise ConfigError("weights", f"url = {url!r}: give lmdb:///folder or kafka://host:port/topic")
+    log = _open_topic("weights", url, options, readonly, PATIENCE)
+    if (count := len(log.end())) > 1:
+        log.close()
+        problem = f"url = {url!r}: the topic has {count} partitions, and changes have one order; give a topic of one"
+        raise ConfigError("weights", problem)
+    return log
+
+
+def _open_folder(section: str, folder: Path, options: dict[str, Any], readonly: bool) -> LmdbLog:
     if readonly:
-        return LmdbLog(config.folder / "events", readonly=True)
+        return LmdbLog(folder, readonly=True)
     try:
-        return LmdbLog(config.folder / "events", **config.stream.options)
+        return LmdbLog(folder, **options)
     except TypeError as error:
-        raise ConfigError("stream.options", f"{error}; see streams.lmdb_log.LmdbLog for the keys") from error
+        raise ConfigError(f"{section}.options", f"{error}; see streams.lmdb_log.LmdbLog for the keys") from error
 
 
-def _open_topic(config: Config, readonly: bool) -> Log:
+def _open_topic(section: str, url: str, options: dict[str, Any], readonly: bool, patience: float | None) -> Log:
     from streams.kafka import KafkaLog  # The client takes a moment to import: only who uses Kafka pays it.
 
-    url = config.stream.url
     parts = urlsplit(url)
     topic = parts.path.strip("/")
     if "@" in parts.netloc:
-        problem = "url: credentials do not belong in it; see sasl_plain_username and sasl_plain_password in [stream.options]"
-        raise ConfigError("stream", problem)
-    if not parts.netloc or not topic or "/" in topic or parts.query or parts.fragment:
-        raise ConfigError("stream", f"url = {url!r}: write kafka://host:port/topic, several hosts separated by commas")
-    try:
-        log = KafkaLog(
-            parts.netloc,
-            topic,
-            options=config.stream.options,
-            readonly=readonly,
-            timeout=TIMEOUT,
-            patience=None if readonly else PATIENCE,
-        )
-    except ValueError as error:
-        raise ConfigError("stream.options", str(error)) from error
-    if len(log.partitions) > 1:
-        log.close()
         problem = (
-            f"url = {url!r}: the topic has partitions {', '.join(map(str, log.partitions))}, and this version reads topics of "
-            "one; give a topic with one partition (several come later)"
+            f"url: credentials do not belong in it; see sasl_plain_username and sasl_plain_password in [{section}.options]"
         )
-        raise ConfigError("stream", problem)
-    return log
+        raise ConfigError(section, problem)
+    if not parts.netloc or not topic or "/" in topic or parts.query or parts.fragment:
+        raise ConfigError(section, f"url = {url!r}: write kafka://host:port/topic, several hosts separated by commas")
+    try:
+        return KafkaLog(parts.netloc, topic, options=options, readonly=readonly, timeout=TIMEOUT, patience=patience)
+    except ValueError as error:
+        raise ConfigError(f"{section}.options", str(error)) from error

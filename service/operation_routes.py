@@ -55,7 +55,7 @@ class OperationRoutes:
         engine = self._runtime.engine
         if engine.failure is not None:
             raise Failure(503, f"the engine has stopped: {engine.failure!r}; see the log of the service")
-        if not engine.learning:
+        if not self._runtime.updater.caught_up:
             raise Failure(503, "restoring the state and catching up with the log; try again shortly", retry=True)
         return json({"status": "ready"})
 

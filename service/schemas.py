@@ -129,6 +129,8 @@ class RankingResponse(Struct, kw_only=True):
         Send it with every interaction that follows from this ranking.
     version : int
         Micro-batches that the scoring state had learned from.
+    lag : float or None
+        Seconds: what was appended to the log of events longer ago is in the scoring state. None while that is not known.
     source : str
         Learner that made the order.
     policy : str
@@ -141,6 +143,7 @@ class RankingResponse(Struct, kw_only=True):
 
     request_id: str
     version: int
+    lag: float | None
     source: str
     policy: str
     items: list[RankedItem]

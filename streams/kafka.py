@@ -13,7 +13,7 @@ import crc32c  # noqa: F401  kafka-python takes it by itself; without it a check
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as failures
 
-from streams.kafka_clients import started
+from streams.kafka_clients import Silence, started
 from streams.kafka_errors import NoBroker, NotAllowed, NoTopic, certain, explain, said
 from streams.kafka_options import Settings
 from streams.kafka_window import Window
@@ -93,6 +93,7 @@ class KafkaLog:
         self.name = f"kafka://{servers}/{topic}"
         self._readonly, self._closed = readonly, False
         self._in_vain_since: float | None = None
+        self._silence = Silence()
         self._reading, self._appending = threading.Lock(), threading.Lock()
         self._producer: KafkaProducer | None = None
         self._read_at = -FRESH
@@ -102,7 +103,7 @@ class KafkaLog:
         with self._explained(OPENING):
             self.partitions, self.identity = self._look_up()
             self._places = {partition: TopicPartition(topic, partition) for partition in self.partitions}
-            self._consumer = started(KafkaConsumer, self._settings.consumer)
+            self._consumer = started(KafkaConsumer, self._settings.consumer, self._silence.answered)
         try:
             with self._explained(OPENING):
                 self._consumer.assign(list(self._places.values()))
@@ -152,9 +153,11 @@ class KafkaLog:
             self._check_open()
             for partition, offset in offsets.items():
                 self._aim(partition, offset)
-            if limit > 0 and offsets:
-                self._fill(offsets, limit)
-            self._read_at = time.monotonic()
+            try:
+                if limit > 0 and offsets:
+                    self._fill(offsets, limit)
+            finally:
+                self._read_at = time.monotonic()
             there = {partition: len(self._windows[partition].records) for partition in offsets}
             none = dict.fromkeys(offsets, 0)
             found: list[Record] = []
@@ -273,8 +276,11 @@ class KafkaLog:
             all_came = not any(window.lacks(limit) for window in behind)
             if all_came or left <= 0:
                 break
-        if all_came or any(window.records for window in windows):
+        some = any(window.records for window in windows)
+        if all_came or some:
             self._in_vain_since = None
+            if not some and self._silence.seconds >= self.timeout:
+                raise failures.KafkaTimeoutError("no answer to requests for records")
             return
         self._in_vain_since = since
         if time.monotonic() - since >= self.timeout:
@@ -285,6 +291,7 @@ class KafkaLog:
         self._consumer.pause(*(place for place in self._places.values() if place not in places))
         self._consumer.resume(*places)
         polled = self._consumer.poll(timeout_ms=seconds * 1000)
+        self._silence.asked(received=bool(polled))
         make = tuple.__new__
         for place, messages in polled.items():
             window, partition = self._windows[place.partition], place.partition
@@ -323,7 +330,7 @@ class KafkaLog:
                 place = self.partitions[partition_of(key, len(self.partitions))]
                 # Kafka's way to say that there is no key is to give none.
                 sent.append(self._producer.send(self.topic, value, key or None, partition=place, timestamp_ms=now))
-            self._producer.flush(self.timeout)
+            self._flush(self._producer, sent)
             placed = [one.get(0) for one in sent]
             for done in placed:
                 window = self._windows[done.partition]
@@ -335,15 +342,24 @@ class KafkaLog:
         except failures.KafkaError as error:
             # A producer that gave up on a batch must not go on with its sequence numbers: the next append makes a new one.
             self._drop_producer()
-            if in_part or (sent and not certain(error)):
+            done = sum(one.succeeded() for one in sent)
+            if in_part or done or (sent and not certain(error)):
                 problem = (
-                    f"the broker did not acknowledge {len(records)} records within {self.timeout:g} s ({said(error)}): "
-                    "they may be in the topic or not; append them again, and those with an id are learned once"
+                    f"the broker acknowledged {done} of {len(records)} records within {self.timeout:g} s ({said(error)}): "
+                    "the others may be in the topic or not; append them again, and those with an id are learned once"
                 )
                 raise InDoubt(problem, self.name) from error
             if isinstance(error, failures.MessageSizeTooLargeError | failures.RecordListTooLargeError):
                 raise self._too_large(max(len(key) + len(value) for key, value in records)) from error
             explain(error, "appending", self.servers, self.topic, self.timeout)
+
+    def _flush(self, producer: KafkaProducer, sent: Sequence[Any]) -> None:
+        """Send now, and wait until the broker has said of every record what became of it."""
+        until = time.monotonic() + self.timeout
+        while not all(one.is_done for one in sent):
+            # The client splits a batch that is too large for the broker, and says so in this way: the halves come next.
+            with suppress(failures.UnknownError):
+                producer.flush(max(until - time.monotonic(), 0.0))
 
     def _drop_producer(self) -> None:
         producer, self._producer = self._producer, None

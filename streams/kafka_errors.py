@@ -30,15 +30,9 @@ _CREDENTIALS = {
     "IllegalSaslStateError",
     "SecurityDisabledError",
 }
-_OPTIONS = {"KafkaConfigurationError", "UnsupportedCodecError", "TypeError", "ValueError", "AssertionError", "RuntimeError"}
-_REFUSED = {
-    "AuthorizationError",
-    "InvalidRecordError",
-    "InvalidTimestampError",
-    "MessageSizeTooLargeError",
-    "PolicyViolationError",
-    "RecordListTooLargeError",
-}
+_OPTIONS = {"KafkaConfigurationError", "TypeError", "ValueError", "AssertionError", "RuntimeError"}
+_RECORDS = {"InvalidRecordError", "InvalidTimestampError", "PolicyViolationError"}
+_REFUSED = _RECORDS | {"AuthorizationError", "MessageSizeTooLargeError", "RecordListTooLargeError"}
 
 
 def certain(error: Exception) -> bool:
@@ -74,6 +68,14 @@ def explain(error: Exception, doing: str, servers: str, topic: str, timeout: flo
     if _is(error, {"AuthorizationError"}):
         remedy = f"allow this user to describe, read and write the topic {topic!r}"
         raise NotAllowed(errno.EACCES, f"{doing}: not allowed ({said(error)}); {remedy}", name) from error
+    if _is(error, _RECORDS):
+        remedy = (
+            "see the topic's settings (cleanup.policy has to be delete; message.timestamp limits) and the broker's policies"
+        )
+        raise NotAllowed(errno.EACCES, f"{doing}: the broker refuses the records ({said(error)}); {remedy}", name) from error
+    if _is(error, {"UnsupportedCodecError"}):
+        remedy = "install the Python package for it (lz4, python-snappy, zstandard), or have gzip used"
+        raise ValueError(f"{name}: {doing}: a compression that is not installed here ({said(error)}); {remedy}") from error
     if _is(error, _OPTIONS):
         raise ValueError(f"{name}: the client refuses the options ({error}); correct them") from error
     raise NoBroker(errno.ETIMEDOUT, f"{doing}: {_why_not(error, servers, timeout)}", name) from error

@@ -6,11 +6,12 @@ import errno
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import xxhash
 
-__all__ = ["InDoubt", "Log", "LogFull", "MemoryLog", "Offsets", "Record", "TooLarge", "partition_of", "shares"]
+__all__ = ["InDoubt", "Log", "LogFull", "MemoryLog", "Offsets", "Record", "TooLarge", "key_to", "partition_of", "shares"]
 
 Offsets = dict[int, int]
 """Partition to the offset of the next record to read."""
@@ -149,6 +150,13 @@ class MemoryLog:
 def partition_of(key: bytes, partitions: int) -> int:
     """Partition of a key: its 64-bit hash modulo the number of partitions, the same in every log and on every machine."""
     return xxhash.xxh3_64_intdigest(key) % partitions if partitions > 1 else 0
+
+
+def key_to(partition: int, partitions: int) -> bytes:
+    """A key that has this partition, for records that must reach it and concern no user."""
+    if partitions == 1:
+        return b""
+    return next(key for key in map(b"partition %d".__mod__, count()) if partition_of(key, partitions) == partition)
 
 
 def shares(

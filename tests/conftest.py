@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.broker import GIVEN, Broker, running
+from tests.broker import GIVEN, Broker, proxied, running
+from tests.proxy import Proxy
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +24,17 @@ def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A broker that the test may stop."""
     with running(tmp_path_factory.mktemp("own-broker")) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def far_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Proxy]]:
+    """A broker behind a proxy that the whole session shares."""
+    with proxied(tmp_path_factory.mktemp("far-broker")) as one:
+        yield one
+
+
+@pytest.fixture
+def faults(far_broker: tuple[Broker, Proxy]) -> Iterator[tuple[Broker, Proxy]]:
+    """The broker behind a proxy, which heals when the test has ended."""
+    yield far_broker
+    far_broker[1].heal()

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import gc
 import socket
 import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from kafka import KafkaProducer
 
 from streams.kafka import KafkaLog, NoBroker, NotAllowed, NoTopic
-from streams.log import InDoubt, Log, Offsets, Record, TooLarge, partition_of
+from streams.log import InDoubt, Offsets, TooLarge, partition_of
 from tests.broker import Broker
-
-OpenLog = Callable[..., KafkaLog]
+from tests.streams.topics import OpenLog, numbered, read_on
 
 # A client that gives up in the middle of connecting leaves the socket to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-
-@pytest.fixture
-def open_log() -> Iterator[OpenLog]:
-    opened: list[KafkaLog] = []
-
-    def open_one(*arguments: Any, **keywords: Any) -> KafkaLog:
-        opened.append(KafkaLog(*arguments, **keywords))
-        return opened[-1]
-
-    yield open_one
-    for log in opened:
-        log.close()
-    gc.collect()
-
-
-def read_on(log: Log, offsets: Offsets, limit: int = 1000) -> list[Record]:
-    found: list[Record] = []
-    offsets = dict(offsets)
-    while records := log.read(offsets, limit):
-        found += records
-        offsets |= {record.partition: record.offset + 1 for record in records}
-    return found
-
-
-def numbered(count: int, users: int = 1, size: int = 0) -> list[tuple[bytes, bytes]]:
-    return [(b"user-%d" % (n % users), b"%d" % n + b"." * size) for n in range(count)]
 
 
 # ---- reading and appending
@@ -315,7 +285,7 @@ def test_an_append_that_nobody_acknowledges_is_in_doubt(own_broker: Broker, open
     started = time.monotonic()
     with (
         own_broker.stopped(),
-        pytest.raises(InDoubt, match=r"did not acknowledge 5 records within 1 s.*append them again") as caught,
+        pytest.raises(InDoubt, match=r"acknowledged 0 of 5 records within 1 s.*append them again") as caught,
     ):
         log.append(numbered(5))
     assert time.monotonic() - started < 5
