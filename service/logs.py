@@ -7,16 +7,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from service.config import Config, ConfigError
+from streams.dead_letters import DeadLetters
+from streams.forwarding import Forwarder
 from streams.lmdb_log import LmdbLog
-from streams.log import Log
+from streams.log import Log, MemoryLog
 
-__all__ = ["data_folder", "open_log", "open_weights"]
+__all__ = ["data_folder", "open_dead_letters", "open_log", "open_weights"]
 
 TIMEOUT = 10.0
 """Seconds until a broker that does not answer is an error."""
 
 PATIENCE = 0.01
 """Seconds that the engine waits for records that a broker has: it has requests to answer meanwhile."""
+
+DEAD_BYTES, DEAD_IN_MEMORY = 256 << 20, 10_000
+"""Most dead letters that are kept: bytes of a log on disk, and letters in memory that wait for a topic."""
 
 
 def data_folder(config: Config) -> Path | None:
@@ -90,6 +95,44 @@ def open_weights(config: Config, *, readonly: bool = False) -> Log:
         problem = f"url = {url!r}: the topic has {count} partitions, and changes have one order; give a topic of one"
         raise ConfigError("weights", problem)
     return log
+
+
+def open_dead_letters(config: Config, folder: Path | None) -> DeadLetters:
+    """Open what keeps the records that cannot be used.
+
+    Parameters
+    ----------
+    config : Config
+    folder : Path or None
+        That this process alone writes to.
+
+    Raises
+    ------
+    ConfigError
+        For a url or options that make no sense.
+    OSError
+        When a log on disk cannot be opened, or there is no such topic. A broker that is away is no error.
+    """
+    url, options = config.dead_letters.url, config.dead_letters.options
+    parts = urlsplit(url or "")
+    if url is not None and parts.scheme == "lmdb":
+        options = {"max_bytes": DEAD_BYTES} | options
+        return DeadLetters(_open_folder("dead_letters", Path(parts.netloc + parts.path) / "dead", options, False))
+    if url is not None and parts.scheme != "kafka":
+        raise ConfigError("dead_letters", f"url = {url!r}: give lmdb:///folder or kafka://host:port/topic, or leave it out")
+    if folder is None and url is None:
+        return DeadLetters()
+    here: Log = MemoryLog(most=DEAD_IN_MEMORY) if folder is None else LmdbLog(folder / "dead", max_bytes=DEAD_BYTES)
+    if url is None:
+        return DeadLetters(here)
+    try:
+        progress = None if folder is None else folder / "dead-copied"
+        return DeadLetters(
+            here, Forwarder(here, lambda: _open_topic("dead_letters", url, options, False, PATIENCE), url, progress)
+        )
+    except BaseException:
+        here.close()
+        raise
 
 
 def _open_folder(section: str, folder: Path, options: dict[str, Any], readonly: bool) -> LmdbLog:
