@@ -172,6 +172,22 @@ class Weights(_Section):
     options: Keywords = {}
 
 
+class DeadLetterLog(_Section):
+    """Where records are kept that cannot be used.
+
+    Attributes
+    ----------
+    url : str or None
+        None: a log in the data folder. ``lmdb:///folder``: one elsewhere. ``kafka://host:port/topic``: in the data folder first
+        (in memory where there is none), and copied to the topic.
+    options : dict
+        Passed to that log as they are, as in ``[stream.options]``.
+    """
+
+    url: str | None = None
+    options: Keywords = {}
+
+
 class Server(_Section):
     """The HTTP side and the engine behind it.
 
@@ -206,6 +222,7 @@ class _Tables(_Section):
     history: HistorySize = HistorySize()
     checkpoint: Checkpoint = Checkpoint()
     weights: Weights = Weights()
+    dead_letters: DeadLetterLog = DeadLetterLog()
     server: Server = Server()
     retrievers: dict[str, Keywords] = {"popularity": {}}
     ranker: dict[str, Keywords] = {"fm": {}}
@@ -235,7 +252,7 @@ class Config(_Tables):
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides what the state becomes."""
-        decisive = self.model_dump(exclude={"name", "checkpoint", "weights", "server", "policy"})
+        decisive = self.model_dump(exclude={"name", "checkpoint", "weights", "dead_letters", "server", "policy"})
         for key in _INDECISIVE:
             del decisive["stream"][key]
         return str(xxhash.xxh3_64_hexdigest(repr(decisive).encode()))

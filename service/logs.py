@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from service.config import Config, ConfigError
+from streams.dead_letters import DeadLetters
+from streams.forwarding import Forwarder
 from streams.lmdb_log import LmdbLog
-from streams.log import Log
+from streams.log import Log, MemoryLog
 
-__all__ = ["data_folder", "open_log", "open_membership", "open_weights"]
+__all__ = ["data_folder", "open_dead_letters", "open_log", "open_membership", "open_weights"]
 
 if TYPE_CHECKING:
     from streams.kafka_group import Membership
@@ -23,6 +25,9 @@ TIMEOUT = 10.0
 
 PATIENCE = 0.01
 """Seconds that the engine waits for records that a broker has: it has requests to answer meanwhile."""
+
+DEAD_BYTES, DEAD_IN_MEMORY = 256 << 20, 10_000
+"""Most dead letters that are kept: bytes of a log on disk, and letters in memory that wait for a topic."""
 
 
 def data_folder(config: Config) -> Path | None:
@@ -126,6 +131,44 @@ def open_membership(config: Config, log: Log, member: str, revoked: Notify, lost
         )
     except ValueError as error:
         raise ConfigError("stream.options", str(error)) from error
+
+
+def open_dead_letters(config: Config, folder: Path | None) -> DeadLetters:
+    """Open what keeps the records that cannot be used.
+
+    Parameters
+    ----------
+    config : Config
+    folder : Path or None
+        That this process alone writes to.
+
+    Raises
+    ------
+    ConfigError
+        For a url or options that make no sense.
+    OSError
+        When a log on disk cannot be opened, or there is no such topic. A broker that is away is no error.
+    """
+    url, options = config.dead_letters.url, config.dead_letters.options
+    parts = urlsplit(url or "")
+    if url is not None and parts.scheme == "lmdb":
+        options = {"max_bytes": DEAD_BYTES} | options
+        return DeadLetters(_open_folder("dead_letters", Path(parts.netloc + parts.path) / "dead", options, False))
+    if url is not None and parts.scheme != "kafka":
+        raise ConfigError("dead_letters", f"url = {url!r}: give lmdb:///folder or kafka://host:port/topic, or leave it out")
+    if folder is None and url is None:
+        return DeadLetters()
+    here: Log = MemoryLog(most=DEAD_IN_MEMORY) if folder is None else LmdbLog(folder / "dead", max_bytes=DEAD_BYTES)
+    if url is None:
+        return DeadLetters(here)
+    try:
+        progress = None if folder is None else folder / "dead-copied"
+        return DeadLetters(
+            here, Forwarder(here, lambda: _open_topic("dead_letters", url, options, False, PATIENCE), url, progress)
+        )
+    except BaseException:
+        here.close()
+        raise
 
 
 def _open_folder(section: str, folder: Path, options: dict[str, Any], readonly: bool) -> LmdbLog:

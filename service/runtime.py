@@ -18,7 +18,7 @@ from service.engine import Engine
 from service.feedback import Outcomes
 from service.folder import become_writer, keep_to
 from service.ledger import Ledger
-from service.logs import data_folder, open_log, open_membership, open_weights
+from service.logs import data_folder, open_dead_letters, open_log, open_membership, open_weights
 from service.monitor import Monitor
 from service.pipeline import Pipeline
 from service.replica import Replica
@@ -123,6 +123,7 @@ class Runtime:
     ) -> None:
         self.config, self.pipeline, self.updater, self.log, self.dead = config, pipeline, updater, log, dead
         self.monitor, self._held = monitor, held
+        monitor.watch(dead.gauges)
         self.engine = Engine(pipeline, updater, batch_requests=config.server.batch_requests)
         self._stopped = False
 
@@ -181,13 +182,11 @@ class Runtime:
 
     def gauges(self) -> dict[str, Any]:
         """Numbers for the monitor."""
-        pipeline, gauges = self.pipeline, self.updater.gauges()
-        return gauges | {
+        pipeline = self.pipeline
+        return self.updater.gauges() | {
             "version": pipeline.version,
             "lag_seconds": pipeline.lag,
-            "dead": dict(self.dead.counts),
             "skipped": dict(pipeline.skipped),
-            "failures": gauges["failures"] | {"dead_letter": self.dead.lost},
             "evictions": {
                 "users": pipeline.users.evictions,
                 "items": pipeline.items.evictions,
@@ -217,13 +216,12 @@ def open_runtime(config: Config) -> Runtime:
     with ExitStack() as opened:
         if folder is None:
             log: Log = MemoryLog()
-            dead = DeadLetters(MemoryLog())
         else:
             opened.enter_context(become_writer(folder))
             log = opened.enter_context(closing(open_log(config)))
             if (identity := getattr(log, "identity", None)) is not None:
                 keep_to(folder, identity)
-            dead = DeadLetters(opened.enter_context(closing(LmdbLog(folder / "dead", max_bytes=256 << 20))))
+        dead = opened.enter_context(closing(open_dead_letters(config, folder)))
         partitions, grouped = len(log.end()), config.stream.group is not None
         ledger = publisher = None
         if partitions > 1 and not grouped and config.checkpoints is not None:
@@ -290,7 +288,7 @@ def open_replica(config: Config) -> Runtime:
     pipeline = build_pipeline(config)
     with ExitStack() as opened:
         log = opened.enter_context(closing(open_log(config)))
-        dead = DeadLetters()
+        dead = opened.enter_context(closing(open_dead_letters(config, None)))
         monitor = Monitor(lambda: runtime.gauges())
         replica = Replica(pipeline, lambda: open_weights(config, readonly=True), config.checkpoints)
         runtime = Runtime(config, pipeline, replica, log, dead, monitor, opened.pop_all())

@@ -5,12 +5,12 @@ import errno
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any
 
 import pytest
 
 from service.config import Config
-from streams.events import Interaction
+from streams.codec import decode
+from streams.events import Impression, Interaction
 from streams.log import LogFull, MemoryLog, Offsets
 from tests.service.running import Service, click, serving
 
@@ -147,28 +147,21 @@ async def test_a_full_log_is_said_so_and_keeps_nothing_of_the_request(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.runtime.MemoryLog", FullLog)
-    monkeypatch.setattr("streams.dead_letters.DeadLetters.put", recorded := Recorded())
     async with serving(make_config(server={"flush": 1e6})) as service:
         assert (await service.post("/v1/events", [{"type": "item", "item": "a"}] * 2)).status_code == 202
         full = await service.post("/v1/events", [{"type": "item", "item": "b"}, {"type": "bad"}, {"type": "item", "item": "c"}])
         assert full.status_code == 507
         assert "/data/events" in full.json()["error"] and "max_bytes" in full.json()["error"]
-        assert recorded.kinds == [], "the client sends all of it again"
+        assert service.letters() == [], "the client sends all of it again"
         assert (await service.post("/v1/events", {"type": "item", "item": "d"})).status_code == 202, "what fits is taken"
         await service.learned()
         assert (await service.recommend("u"))["items"], "rankings go on"
-        while not recorded.kinds:
+        while not service.letters():
             await asyncio.sleep(0.01)
-        assert recorded.kinds == ["lost"], "an impression that could not be logged is kept and counted"
+        (letter,) = service.letters()
+        assert letter.kind == "lost", "an impression that could not be logged is kept and counted"
+        assert isinstance(decode(letter.value), Impression)
         assert len(service.logged()) == 3
-
-
-class Recorded:
-    def __init__(self) -> None:
-        self.kinds: list[str] = []
-
-    def __call__(self, kind: str, reason: str, value: bytes, **more: Any) -> None:
-        self.kinds.append(kind)
 
 
 class AwayLog(MemoryLog):

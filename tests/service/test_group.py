@@ -22,7 +22,7 @@ from streams.dead_letters import DeadLetters
 from streams.events import ItemUpdate, Tick
 from streams.join import Position
 from streams.kafka_group import Commit, Fenced
-from streams.log import Log, MemoryLog, key_to
+from streams.log import MemoryLog, key_to
 from tests.service.conftest import records
 from tests.worlds import START, busy_world
 
@@ -183,7 +183,7 @@ def finish(world: World, members: list[Member]) -> None:
         member._every = 1e9
     idle = 0
     while idle < 10:
-        idle = 0 if any([member.turn() for member in members]) else idle + 1
+        idle = 0 if sum(member.turn() for member in members) else idle + 1
     for member in members:
         member.save()
 
