@@ -17,12 +17,15 @@ from urllib.parse import urlsplit
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Outcome", "Plan", "arrivals", "call", "drive", "http"]
+__all__ = ["FINE", "Outcome", "Plan", "arrivals", "call", "drive", "http"]
 
 PATIENCE = 10.0
 """Seconds after the last planned request that answers are waited for."""
 
 MOST_CONNECTIONS = 400
+
+FINE = (200, 202)
+"""Statuses of a request that was granted, whole."""
 
 
 @dataclass(slots=True)
@@ -50,7 +53,7 @@ class Outcome:
     Attributes
     ----------
     latency : list of float
-        Seconds from the planned time to the whole answer, of answers with status 200.
+        Seconds from the planned time to the whole answer, of answers with status 200 or 202.
     late : list of float
         Seconds by which the client itself sent too late: its own part of the latency.
     failures : dict of str to int
@@ -202,7 +205,7 @@ def _take(busy: dict[socket.socket, _Connection], free: list[_Connection], ready
     del busy[ready]
     free.append(connection)
     status, body = answer
-    if status == 200:
+    if status in FINE:
         outcome.latency.append(took)
         outcome.bodies[:] = [body]
     else:

@@ -11,7 +11,8 @@ PACKAGES = ("streams", "memory", "learners", "service")
 DOORS = {
     "crc32c": {"streams.kafka"},
     "faiss": {"memory.vector_index"},
-    "fastapi": {"service.app"},
+    # The application, and requests and answers; routes see only what `service.web` gives them.
+    "fastapi": {"service.app", "service.web"},
     "kafka": {"streams.kafka"},
     "lmdb": {"streams.lmdb_log"},
     "matplotlib": {"service.report"},
@@ -19,6 +20,7 @@ DOORS = {
     "prometheus_client": {"service.monitor"},
     "river": {"learners.rankers.river_model", "service.monitor"},
     "safetensors": {"memory.checkpoint"},
+    "starlette": {"service.app"},
     "torch": set(),
     "typer": {"service.cli"},
     "uvicorn": {"service.server"},
