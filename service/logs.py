@@ -9,7 +9,7 @@ from service.config import Config, ConfigError
 from streams.lmdb_log import LmdbLog
 from streams.log import Log
 
-__all__ = ["data_folder", "open_log"]
+__all__ = ["data_folder", "open_log", "servers_and_topic"]
 
 TIMEOUT = 10.0
 """Seconds until a broker that does not answer is an error."""
@@ -69,20 +69,33 @@ def open_log(config: Config, *, readonly: bool = False) -> Log:
         raise ConfigError("stream.options", f"{error}; see streams.lmdb_log.LmdbLog for the keys") from error
 
 
+def servers_and_topic(url: str, section: str) -> tuple[str, str]:
+    """Take ``kafka://host:port/topic`` apart.
+
+    Raises
+    ------
+    ConfigError
+        For a url that is not of this form, or holds credentials.
+    """
+    parts = urlsplit(url)
+    topic = parts.path.strip("/")
+    if "@" in parts.netloc:
+        where = f"[{section}.options]"
+        problem = f"url: credentials do not belong in it; see sasl_plain_username and sasl_plain_password in {where}"
+        raise ConfigError(section, problem)
+    if not parts.netloc or not topic or "/" in topic or parts.query or parts.fragment:
+        raise ConfigError(section, f"url = {url!r}: write kafka://host:port/topic, several hosts separated by commas")
+    return parts.netloc, topic
+
+
 def _open_topic(config: Config, readonly: bool) -> Log:
     from streams.kafka import KafkaLog  # The client takes a moment to import: only who uses Kafka pays it.
 
     url = config.stream.url
-    parts = urlsplit(url)
-    topic = parts.path.strip("/")
-    if "@" in parts.netloc:
-        problem = "url: credentials do not belong in it; see sasl_plain_username and sasl_plain_password in [stream.options]"
-        raise ConfigError("stream", problem)
-    if not parts.netloc or not topic or "/" in topic or parts.query or parts.fragment:
-        raise ConfigError("stream", f"url = {url!r}: write kafka://host:port/topic, several hosts separated by commas")
+    servers, topic = servers_and_topic(url, "stream")
     try:
         log = KafkaLog(
-            parts.netloc,
+            servers,
             topic,
             options=config.stream.options,
             readonly=readonly,

@@ -12,7 +12,7 @@ DOORS = {
     "crc32c": {"streams.kafka"},
     "faiss": {"memory.vector_index"},
     "fastapi": {"service.app"},
-    "kafka": {"streams.kafka"},
+    "kafka": {"streams.kafka", "streams.kafka_topics"},  # records of a topic; the topics of a cluster, which no log needs
     "lmdb": {"streams.lmdb_log"},
     "matplotlib": {"service.report"},
     "pickle": {"memory.blob"},
