@@ -141,6 +141,39 @@ class Checkpoint(_Section):
     keep: Annotated[int, Field(ge=2)] = 3
 
 
+class Weights(_Section):
+    """The weights log: what changes in the trainer's state, for replicas.
+
+    Attributes
+    ----------
+    url : str or None
+        ``lmdb:///folder`` on one machine, ``kafka://host:port/topic`` (of one partition) across machines; None: no replicas.
+    every : float
+        Seconds between changes.
+    options : dict
+        Passed to the log as they are, as in ``[stream.options]``.
+    """
+
+    url: str | None = None
+    every: Positive = 0.1
+    options: Keywords = {}
+
+
+class DeadLetterSink(_Section):
+    """A Kafka topic that dead letters go to as well.
+
+    Attributes
+    ----------
+    url : str or None
+        ``kafka://host:port/topic``; None: they are in the data folder only.
+    options : dict
+        Passed to the log as they are, as in ``[stream.options]``.
+    """
+
+    url: str | None = None
+    options: Keywords = {}
+
+
 class Server(_Section):
     """The HTTP side and the engine behind it.
 
@@ -166,49 +199,16 @@ class Server(_Section):
     batch_requests: Count = 16
 
 
-class Weights(_Section):
-    """Where the trainer writes what it has learned, for replicas.
-
-    Attributes
-    ----------
-    url : str or None
-        ``lmdb:///folder`` (replicas on this machine) or ``kafka://host:port/topic``. None: nothing is written.
-    every : float
-        Seconds between two records.
-    options : dict
-        Passed to the log, as those of ``[stream]`` are.
-    """
-
-    url: str | None = None
-    every: Positive = 0.25
-    options: Keywords = {}
-
-
-class DeadLetterSink(_Section):
-    """A Kafka topic that dead letters go to, besides the data folder.
-
-    Attributes
-    ----------
-    url : str or None
-        ``kafka://host:port/topic``.
-    options : dict
-        Passed to the log, as those of ``[stream]`` are.
-    """
-
-    url: str | None = None
-    options: Keywords = {}
-
-
 class _Tables(_Section):
     stream: Stream = Stream()
-    weights: Weights = Weights()
-    dead_letters: DeadLetterSink = DeadLetterSink()
     features: Features = Features()
     reward: dict[str, float | RewardRule] = Field(default={"click": 1.0, "rating": RewardRule(at_least=4.0)}, strict=False)
     users: Capacity = Capacity()
     items: Capacity = Capacity()
     history: HistorySize = HistorySize()
     checkpoint: Checkpoint = Checkpoint()
+    weights: Weights = Weights()
+    dead_letters: DeadLetterSink = DeadLetterSink()
     server: Server = Server()
     retrievers: dict[str, Keywords] = {"popularity": {}}
     ranker: dict[str, Keywords] = {"fm": {}}
@@ -231,7 +231,7 @@ class Config(_Tables):
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides what the state becomes."""
-        decisive = self.model_dump(exclude={"name", "checkpoint", "server", "policy", "weights", "dead_letters"})
+        decisive = self.model_dump(exclude={"name", "checkpoint", "weights", "dead_letters", "server", "policy"})
         for key in ("url", "options", "retain", "format", "columns", "kind", "sorted", "strict", "users", "items"):
             del decisive["stream"][key]
         return str(xxhash.xxh3_64_hexdigest(repr(decisive).encode()))

@@ -32,16 +32,30 @@ class _Ear(logging.Handler):
             self.errors += [error for error in said if type(error).__name__ != "KafkaTimeoutError"]
 
 
-def started(client: Any, settings: Mapping[str, Any]) -> Any:
+def started(client: Any, settings: Mapping[str, Any], connecting_ms: int | None = None) -> Any:
     """Start a client.
 
     One that is refused tries until the time is over and raises only that: the reason is in its reports. It also leaves its
     thread behind, which is ended here.
+
+    Parameters
+    ----------
+    client : class
+        Of kafka-python.
+    settings : mapping
+    connecting_ms : int or None
+        Milliseconds that a broker may take to greet a new connection. None: the client's 10 seconds, whatever else is set.
     """
+    if connecting_ms is None:
+        patience = {}
+    else:
+        patience = dict.fromkeys(
+            ("socket_connection_setup_timeout_ms", "socket_connection_setup_timeout_max_ms"), connecting_ms
+        )
     made: list[Any] = []
 
     def connections(**keywords: Any) -> Any:
-        made.append(client.DEFAULT_CONFIG["kafka_client"](**keywords))
+        made.append(client.DEFAULT_CONFIG["kafka_client"](**keywords | patience))
         return made[-1]
 
     ear = _Ear()

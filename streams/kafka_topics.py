@@ -83,8 +83,9 @@ class Topics:
         defaults = {name: client.DEFAULT_CONFIG for name, client in clients.items()}
         settings = Settings(servers, options or {}, timeout, **defaults)
         self.largest = settings.largest
+        self._share = settings.admin["request_timeout_ms"]
         try:
-            self._admin = started(KafkaAdminClient, settings.admin)
+            self._admin = started(KafkaAdminClient, settings.admin, connecting_ms=self._share)
         except (failures.KafkaError, TypeError, ValueError, AssertionError, RuntimeError) as error:
             explain(error, "asking for topics", servers, "", timeout)
 
@@ -140,17 +141,16 @@ class Topics:
         NoBroker, NotAllowed
         """
         topic = {"num_partitions": partitions, "replication_factor": replication, "configs": dict(settings)}
-        share = int(self.timeout * 400)
         with self._explained("creating", name):
             try:
-                (made,) = self._admin.create_topics({name: topic}, timeout_ms=share, raise_errors=False)["topics"]
+                (made,) = self._admin.create_topics({name: topic}, timeout_ms=self._share, raise_errors=False)["topics"]
             except RuntimeError as error:  # the client's way to say that it was sent from broker to broker
                 problem = "creating: the cluster has no controller at the moment; try again when it has elected one"
                 raise NoBroker(errno.EAGAIN, problem, f"kafka://{self.servers}/{name}") from error
             if made["error_code"] not in (0, _THERE_ALREADY):
                 asked = f"{partitions} partitions, {replication} copies, {dict(settings)}"
                 self._refuse(name, failures.for_code(made["error_code"]), f"{made['error_message'] or 'no reason'}; {asked}")
-            self._admin.wait_for_topics([name], timeout_ms=share)
+            self._admin.wait_for_topics([name], timeout_ms=self._share)
 
     def _refuse(self, name: str, error: type[Exception], words: str) -> NoReturn:
         for kind, remedy in _REMEDIES.items():
