@@ -13,7 +13,7 @@ DOORS = {
     "faiss": {"memory.vector_index"},
     # The application, and requests and answers; routes see only what `service.web` gives them.
     "fastapi": {"service.app", "service.web"},
-    "kafka": {"streams.kafka"},
+    "kafka": {"streams.kafka", "streams.kafka_topics"},  # records of a topic; the topics of a cluster, which no log needs
     "lmdb": {"streams.lmdb_log"},
     "matplotlib": {"service.report"},
     "pickle": {"memory.blob"},
