@@ -12,7 +12,7 @@ DOORS = {
     "crc32c": {"streams.kafka"},
     "faiss": {"memory.vector_index"},
     "fastapi": {"service.app"},
-    "kafka": {"streams.kafka"},
+    "kafka": {"streams.kafka", "streams.kafka_group"},  # records of a topic; who owns its partitions, which no log needs
     "lmdb": {"streams.lmdb_log"},
     "matplotlib": {"service.report"},
     "pickle": {"memory.blob"},
