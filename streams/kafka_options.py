@@ -25,7 +25,7 @@ KEPT = {
     "delivery_timeout_ms": "appends have a timeout of their own",
     "enable_auto_commit": "the checkpoint holds the offsets",
     "enable_idempotence": "what the client sends again by itself is in the topic once",
-    "group_id": "offsets come from the checkpoint, not from a group",
+    "group_id": "[stream] group names it, and without one offsets come from the checkpoint",
     "group_instance_id": "a member that starts again is a new one, so that what it sent before is refused",
     "kafka_client": "connections that fail are closed",
     "key_deserializer": "records are bytes",
