@@ -213,13 +213,22 @@ class Member:
         _log.info("%s learns from partitions %s", self.name, sorted(found))
 
     def _go_back(self, number: int) -> None:
-        """Take the state that the group knows of, and forget newer ones."""
+        """Take the state that the group knows of, and forget a newer one.
+
+        Raises
+        ------
+        LookupError
+            When the group has forgotten what this member committed.
+        """
+        newest = max(self._folder.glob(checkpoints.PATTERN), default=self._path(0))
+        if newest > self._path(number + 1):
+            problem = f"{self._folder}: it holds {newest.name}, and the group's commits name checkpoint {number} of {self.name}"
+            remedy = "raise offsets.retention.minutes of the broker, and begin anew with empty folders and another group"
+            raise LookupError(f"{problem}: the broker has forgotten the commits, or they were reset; {remedy}")
         if number == 0 and not self._path(0).exists():
             checkpoints.save(self._folder, self._checkpoint(0), KEEP)
         found = checkpoints.load(self._path(number))
-        for path in self._folder.glob(checkpoints.PATTERN):
-            if path > self._path(number):
-                path.unlink()
+        self._path(number + 1).unlink(missing_ok=True)
         pipeline = self.trainer.pipeline
         with checkpoints.trust(self._folder):
             pipeline.load_state_dict(found.state)

@@ -315,6 +315,16 @@ def test_any_course_of_events_ends_with_every_event_counted_once(seed: int, worl
     assert world.counted() == alone(world)
 
 
+def test_a_group_that_has_forgotten_is_noticed(world: World) -> None:
+    member = world.member("a")
+    run([member], 50)
+    member._group.vanish()
+    world.group.commits.clear()
+    again = world.member("a")
+    with pytest.raises(LookupError, match="the broker has forgotten the commits, or they were reset"):
+        run([again], 2)
+
+
 def test_a_member_keeps_its_name(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
