@@ -61,6 +61,9 @@ class Stream(_Section):
         and item.
     remembered : int
         Most ids of interactions remembered for dropping duplicates.
+    group : str or None
+        Consumer group that shares out the partitions of a Kafka topic among several `freshet train`, each of which learns a
+        state of its own from its share; None: this process learns from all of them.
     max_skew : float
         Seconds that an event may be dated ahead of when it was appended.
     retain : int or None
@@ -81,6 +84,7 @@ class Stream(_Section):
     batch_rows: Count = 64
     waiting: Count = 100_000
     remembered: Count = 200_000
+    group: str | None = None
     max_skew: Positive = 300.0
     retain: Annotated[int, Field(ge=0)] | None = None
     ack: Literal["broker", "queued"] = "broker"
@@ -228,7 +232,7 @@ class _Tables(_Section):
 
 
 _INDECISIVE = (
-    *("url", "options", "retain", "ack", "buffer"),
+    *("url", "options", "retain", "ack", "buffer", "group"),
     *("format", "columns", "kind", "sorted", "strict", "users", "items"),
 )
 """Keys of ``[stream]`` that say where events are, not what becomes of them."""

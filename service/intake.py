@@ -108,6 +108,15 @@ class Intake:
             self.joiners[partition] = joiner
             self.next[partition] = position.next
 
+    def close(self) -> None:
+        """Let go of all partitions, and of what was read from them and not folded."""
+        self._gone = self.counts
+        self.joiners.clear()
+        self.next.clear()
+        self.ready.clear()
+        self.appended = []
+        self._buffer.clear()
+
     def read_on(self) -> bool:
         """Fold records until a batch is complete, at most one poll of them; False when there is neither batch nor record.
 

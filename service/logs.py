@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from service.config import Config, ConfigError
@@ -12,7 +13,12 @@ from streams.forwarding import Forwarder
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 
-__all__ = ["data_folder", "open_dead_letters", "open_log", "open_weights"]
+__all__ = ["data_folder", "open_dead_letters", "open_log", "open_membership", "open_weights", "servers_and_topic"]
+
+if TYPE_CHECKING:
+    from streams.kafka_group import Membership
+
+Notify = Callable[[frozenset[int]], None]
 
 TIMEOUT = 10.0
 """Seconds until a broker that does not answer is an error."""
@@ -97,6 +103,36 @@ def open_weights(config: Config, *, readonly: bool = False) -> Log:
     return log
 
 
+def open_membership(config: Config, log: Log, member: str, revoked: Notify, lost: Notify) -> Membership:
+    """Join the consumer group that ``[stream] group`` names.
+
+    Raises
+    ------
+    ConfigError
+        For options that make no sense.
+    OSError
+        When the broker cannot be reached, or does not allow it.
+    """
+    from streams.kafka_group import Membership  # See `_open_topic`.
+
+    servers, topic = servers_and_topic(config.stream.url, "stream")
+    assert config.stream.group is not None
+    try:
+        return Membership(
+            servers,
+            topic,
+            list(log.end()),
+            config.stream.group,
+            member,
+            revoked=revoked,
+            lost=lost,
+            options=config.stream.options,
+            timeout=TIMEOUT,
+        )
+    except ValueError as error:
+        raise ConfigError("stream.options", str(error)) from error
+
+
 def open_dead_letters(config: Config, folder: Path | None) -> DeadLetters:
     """Open what keeps the records that cannot be used.
 
@@ -135,6 +171,25 @@ def open_dead_letters(config: Config, folder: Path | None) -> DeadLetters:
         raise
 
 
+def servers_and_topic(url: str, section: str) -> tuple[str, str]:
+    """Take ``kafka://host:port/topic`` apart.
+
+    Raises
+    ------
+    ConfigError
+        For a url that is not of this form, or holds credentials.
+    """
+    parts = urlsplit(url)
+    topic = parts.path.strip("/")
+    if "@" in parts.netloc:
+        where = f"[{section}.options]"
+        problem = f"url: credentials do not belong in it; see sasl_plain_username and sasl_plain_password in {where}"
+        raise ConfigError(section, problem)
+    if not parts.netloc or not topic or "/" in topic or parts.query or parts.fragment:
+        raise ConfigError(section, f"url = {url!r}: write kafka://host:port/topic, several hosts separated by commas")
+    return parts.netloc, topic
+
+
 def _open_folder(section: str, folder: Path, options: dict[str, Any], readonly: bool) -> LmdbLog:
     if readonly:
         return LmdbLog(folder, readonly=True)
@@ -147,16 +202,8 @@ def _open_folder(section: str, folder: Path, options: dict[str, Any], readonly: 
 def _open_topic(section: str, url: str, options: dict[str, Any], readonly: bool, patience: float | None) -> Log:
     from streams.kafka import KafkaLog  # The client takes a moment to import: only who uses Kafka pays it.
 
-    parts = urlsplit(url)
-    topic = parts.path.strip("/")
-    if "@" in parts.netloc:
-        problem = (
-            f"url: credentials do not belong in it; see sasl_plain_username and sasl_plain_password in [{section}.options]"
-        )
-        raise ConfigError(section, problem)
-    if not parts.netloc or not topic or "/" in topic or parts.query or parts.fragment:
-        raise ConfigError(section, f"url = {url!r}: write kafka://host:port/topic, several hosts separated by commas")
+    servers, topic = servers_and_topic(url, section)
     try:
-        return KafkaLog(parts.netloc, topic, options=options, readonly=readonly, timeout=TIMEOUT, patience=patience)
+        return KafkaLog(servers, topic, options=options, readonly=readonly, timeout=TIMEOUT, patience=patience)
     except ValueError as error:
         raise ConfigError(f"{section}.options", str(error)) from error

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from learners import registry
 from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
@@ -17,7 +18,7 @@ from service.engine import Engine
 from service.feedback import Outcomes
 from service.folder import become_writer, keep_to
 from service.ledger import Ledger
-from service.logs import data_folder, open_dead_letters, open_log, open_weights
+from service.logs import data_folder, open_dead_letters, open_log, open_membership, open_weights
 from service.monitor import Monitor
 from service.pipeline import Pipeline
 from service.replica import Replica
@@ -221,9 +222,9 @@ def open_runtime(config: Config) -> Runtime:
             if (identity := getattr(log, "identity", None)) is not None:
                 keep_to(folder, identity)
         dead = opened.enter_context(closing(open_dead_letters(config, folder)))
-        partitions = len(log.end())
+        partitions, grouped = len(log.end()), config.stream.group is not None
         ledger = publisher = None
-        if partitions > 1 and config.checkpoints is not None:
+        if partitions > 1 and not grouped and config.checkpoints is not None:
             ledger = Ledger(LmdbLog(config.checkpoints / LEDGER, max_bytes=LEDGER_BYTES, sync=True))
         if config.weights.url is not None:
             publisher = Publisher(open_weights(config), config.weights.every)
@@ -236,7 +237,7 @@ def open_runtime(config: Config) -> Runtime:
             dead,
             Admission(config.reward, config.stream.max_skew),
             monitor=monitor,
-            folder=config.checkpoints,
+            folder=None if grouped else config.checkpoints,
             every=config.checkpoint.every,
             keep=config.checkpoint.keep,
             retain=config.stream.retain,
@@ -245,8 +246,29 @@ def open_runtime(config: Config) -> Runtime:
             ledger=ledger,
             publisher=publisher,
         )
-        runtime = Runtime(config, pipeline, trainer, log, dead, monitor, opened.pop_all())
+        updater = _as_member(config, trainer, log) if grouped else trainer
+        runtime = Runtime(config, pipeline, updater, log, dead, monitor, opened.pop_all())
     return runtime
+
+
+def _as_member(config: Config, trainer: Trainer, log: Log) -> Updater:
+    """Let a trainer learn from what a group gives it."""
+    group, folder = config.stream.group, config.checkpoints
+    if urlsplit(config.stream.url).scheme != "kafka" or group is None or folder is None:
+        raise ConfigError("stream", f"group = {group!r}: only a Kafka topic has consumer groups; leave it out")
+    if config.weights.url is not None:
+        problem = (
+            "url: replicas follow one writer, and the members of a [stream] group have a state each; leave one of them out"
+        )
+        raise ConfigError("weights", problem)
+    from service.group import Member, name_of  # It imports the Kafka client, which takes a moment.
+
+    own = folder / f"group-{group}"
+    own.mkdir(parents=True, exist_ok=True)
+    name = name_of(own)
+    return Member(
+        trainer, lambda revoked, lost: open_membership(config, log, name, revoked, lost), name, own, config.checkpoint.every
+    )
 
 
 def open_replica(config: Config) -> Runtime:

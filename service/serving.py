@@ -51,11 +51,14 @@ def run(
     listening = bind(host, config.server.port if port is None else port)
     with listening:
         if role == "trainer":
-            if config.weights.url is None:
+            if config.weights.url is None and config.stream.group is None:
                 raise ConfigError(
                     "weights", "url: missing; name the log that the replicas follow, lmdb:///folder or kafka://..."
                 )
             os.nice(NICE)
+        elif config.stream.group is not None:
+            problem = f"group = {config.stream.group!r}: a member of a group learns a share and serves nobody"
+            raise ConfigError("stream", f"{problem}; use `freshet train`, or leave it out")
         runtime = open_replica(config) if role == "replica" else open_runtime(config)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         server = Server(

@@ -126,7 +126,7 @@ class Trainer:
         self.caught_up = False
         order = order or AsRead(log, poll, ledger)
         self.intake = Intake(log, order, dead, admission, make_joiner, pipeline.apply, source=remote or "log")
-        self.clock = Clock(log, self.intake, self._failed, remote=remote is not None)
+        self.clock = Clock(log, self.intake, self.failed, remote=remote is not None)
         self._poll, self._flush = poll, flush
         self._ledger, self._publisher, self._epoch = ledger, publisher, 0
         self._folder, self._every, self._keep = folder, every, keep
@@ -146,7 +146,7 @@ class Trainer:
         """Continue from the newest checkpoint that can be trusted, else start at the beginning of the log."""
         found, corrupt = (None, list[CorruptCheckpoint]()) if self._folder is None else checkpoints.latest(self._folder)
         for error in corrupt:
-            self._notice(str(error))
+            self.notice(str(error))
         begin = self.log.begin()
         positions = {partition: Position(next=offset, rewind=offset) for partition, offset in begin.items()}
         if found is None:
@@ -156,7 +156,7 @@ class Trainer:
             for partition, offset in begin.items():
                 if offset > 0:
                     where = f"partition {partition} of the log" if len(begin) > 1 else "the log"
-                    self._notice(f"{where} begins at record {offset}: what was trimmed before it is not in the state")
+                    self.notice(f"{where} begins at record {offset}: what was trimmed before it is not in the state")
         else:
             assert self._folder is not None
             with checkpoints.trust(self._folder):
@@ -183,7 +183,7 @@ class Trainer:
         except ConnectionError as error:
             if not self._cut_off:
                 self._cut_off = True
-                self._failed("read", error)
+                self.failed("read", error)
             return False
         self._cut_off = False
         if self.intake.ready:
@@ -217,6 +217,11 @@ class Trainer:
             if feedback is not None:
                 yield feedback
 
+    def settle(self) -> None:
+        """Learn the batches that are complete: after that, state and positions go together."""
+        while self.intake.ready:
+            self._learn(self.intake.ready.popleft())
+
     def save(self) -> Path | None:
         """Write a checkpoint now, if anything was folded since the last one, and wait until it is safe.
 
@@ -225,14 +230,13 @@ class Trainer:
         OSError
             When it cannot be written; the checkpoints before stay as they are.
         """
-        while self.intake.ready:
-            self._learn(self.intake.ready.popleft())
+        self.settle()
         self._finish_save()
         if self._folder is None or self.intake.folded == self._saved:
             return None
         if self._ledger is not None:
             self._ledger.flush()
-        saved = self._checkpoint()
+        saved = self.checkpoint()
         path = checkpoints.save(self._folder, saved, self._keep)
         self._saved = self.intake.folded
         self._keep_in_mind(saved)
@@ -313,7 +317,7 @@ class Trainer:
         self._finish_save()
         if not self._write_order_down():
             return
-        copied = self._checkpoint()
+        copied = self.checkpoint()
         self._saved_at, self._saved = time.monotonic(), self.intake.folded
         self._keep_in_mind(copied)
         self._saving = self._saver.submit(checkpoints.save, self._folder, copied, self._keep)
@@ -328,7 +332,7 @@ class Trainer:
             except OSError as error:
                 self._saved = -1
                 self._kept.clear()
-                self._failed("checkpoint", error)
+                self.failed("checkpoint", error)
 
     def _keep_in_mind(self, saved: Checkpoint) -> None:
         if self._kept and self._kept[-1]["version"] == saved.version:
@@ -354,11 +358,12 @@ class Trainer:
             if self._ledger is not None:
                 self._ledger.flush()
         except OSError as error:
-            self._failed("ledger", error)
+            self.failed("ledger", error)
             return False
         return True
 
-    def _checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> Checkpoint:
+        """Copy of the state with its place in the log; valid when no batch is ready."""
         meta = {
             "epoch": self._epoch,
             "folded": self.intake.folded,
@@ -369,10 +374,12 @@ class Trainer:
         }
         return Checkpoint(self.pipeline.version, self.pipeline.state_dict(), meta)
 
-    def _failed(self, what: str, error: OSError) -> None:
+    def failed(self, what: str, error: OSError) -> None:
+        """Count something that could not be done, and say it."""
         self.failures[what] += 1
-        self._notice(f"{what}: {error}")
+        self.notice(f"{what}: {error}")
 
-    def _notice(self, text: str) -> None:
+    def notice(self, text: str) -> None:
+        """Say something to who operates this."""
         self.notices.append(text)
         _log.warning(text)

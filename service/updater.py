@@ -17,18 +17,20 @@ class Updater(Protocol):
     ----------
     role : str
         What it is called: ``trainer`` or ``replica``.
-    caught_up : bool
-        Whether the state has come to where the log was at the start.
     serves_behind : bool
         Whether to answer requests before that.
-    notices : sequence of str
-        The last things that an operator should know.
     """
 
     role: str
-    caught_up: bool
     serves_behind: bool
-    notices: deque[str]
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the state has come to where the log was at the start."""
+
+    @property
+    def notices(self) -> deque[str]:
+        """The last things that an operator should know."""
 
     @property
     def next(self) -> Offsets:

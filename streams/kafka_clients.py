@@ -65,7 +65,13 @@ class Silence:
         self._asked_at = now
 
 
-def started(client: Any, settings: Mapping[str, Any], answered: Callable[[Any], None] | None = None) -> Any:
+def started(
+    client: Any,
+    settings: Mapping[str, Any],
+    answered: Callable[[Any], None] | None = None,
+    *,
+    connecting_ms: int | None = None,
+) -> Any:
     """Start a client.
 
     One that is refused tries until the time is over and raises only that: the reason is in its reports. It also leaves its
@@ -74,14 +80,23 @@ def started(client: Any, settings: Mapping[str, Any], answered: Callable[[Any], 
     Parameters
     ----------
     client : class
+        Of kafka-python.
     settings : mapping
     answered : callable or None
         Given every answer to the client, on the client's own thread.
+    connecting_ms : int or None
+        Milliseconds that a broker may take to greet a new connection. None: the client's 10 seconds, whatever else is set.
     """
+    if connecting_ms is None:
+        patience = {}
+    else:
+        patience = dict.fromkeys(
+            ("socket_connection_setup_timeout_ms", "socket_connection_setup_timeout_max_ms"), connecting_ms
+        )
     made: list[Any] = []
 
     def connections(**keywords: Any) -> Any:
-        made.append(client.DEFAULT_CONFIG["kafka_client"](**keywords))
+        made.append(client.DEFAULT_CONFIG["kafka_client"](**keywords | patience))
         if answered is not None:
             _overhear(vars(made[-1])["_manager"], answered)
         return made[-1]

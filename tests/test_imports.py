@@ -13,7 +13,8 @@ DOORS = {
     "faiss": {"memory.vector_index"},
     # The application, and requests and answers; routes see only what `service.web` gives them.
     "fastapi": {"service.app", "service.web"},
-    "kafka": {"streams.kafka"},
+    # Records of a topic; the topics of a cluster; who owns which partition. No log needs the others.
+    "kafka": {"streams.kafka", "streams.kafka_group", "streams.kafka_topics"},
     "lmdb": {"streams.lmdb_log"},
     "matplotlib": {"service.report"},
     "pickle": {"memory.blob"},

@@ -104,7 +104,7 @@ def test_one_that_comes_late_begins_with_a_checkpoint_and_needs_nothing_from_bef
     for _ in range(40):
         trainer.turn()
     trainer.save()
-    world.weights.trim({0: trainer._checkpoint().meta["weights"]})
+    world.weights.trim({0: trainer.checkpoint().meta["weights"]})
     replica = world.replica()
     follow(replica)
     trainer.drain()

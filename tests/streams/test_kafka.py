@@ -154,7 +154,9 @@ def test_something_else_than_a_broker(open_log: OpenLog) -> None:
 
 def test_an_unknown_topic_is_not_created(broker: Broker, open_log: OpenLog) -> None:
     for _ in range(2):
-        with pytest.raises(NoTopic, match=r"there is no topic 'evnets'; create it: kafka-topics.sh .*--topic evnets"):
+        with pytest.raises(
+            NoTopic, match=r"no topic 'evnets'; create .*: freshet topics create .*kafka-topics.sh .*--topic evnets"
+        ):
             open_log(broker.servers, "evnets")
 
 
