@@ -153,9 +153,9 @@ class Intake:
         records = self.order.take(self.next)
         self._buffer.extend(records)
         last = self.next | {record.partition: record.offset + 1 for record in records}
-        behind = {partition for partition, end in self._log.end().items() if last.get(partition, end) < end}
         times = {record.partition: record.timestamp for record in records}
-        self._reached = now if not behind else min((times.get(partition, 0.0) for partition in behind), default=0.0)
+        end, known = self._log.end(), getattr(self._log, "known_at", lambda partition: now)
+        self._reached = min((times.get(p, 0.0) if at < end[p] else known(p) for p, at in last.items()), default=now)
 
     def _fold(self, record: Record) -> None:
         partition, offset = record.partition, record.offset
