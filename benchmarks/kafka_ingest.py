@@ -33,7 +33,7 @@ from streams.join import Joiner
 from streams.log import Log
 from tests.broker import GIVEN, Broker, running
 
-__all__ = ["main"]
+__all__ = ["broker", "main"]
 
 STAGES = ("read", "read, decode", "read, decode, join")
 READER = "--reader"
@@ -87,7 +87,7 @@ def _rates(options: Namespace) -> tuple[dict[str, list[Cost]], float, list[str]]
         return Cost(rows, found["wall"], found["cpu"])
 
     rows = {**dict.fromkeys(STAGES, options.rows), WITHOUT: min(options.slow_rows, options.rows)}
-    with _broker() as (servers, topic):
+    with _topic() as (servers, topic):
         size = _fill(servers, topic, 0, options.rows)
         contenders = {name: partial(contender, name, count) for name, count in rows.items()}
         return measure.interleave(contenders, options.rounds), size, problems
@@ -100,7 +100,7 @@ def _memory(options: Namespace, problems: list[str]) -> list[dict[str, float]]:
     with _reader(STAGES[-1], options) as ask:
         for start in range(0, options.events, options.part):
             count = min(options.part, options.events - start)
-            with measure.err.status(f"{start:,} of {options.events:,} events"), _broker() as (servers, topic):
+            with measure.err.status(f"{start:,} of {options.events:,} events"), _topic() as (servers, topic):
                 _fill(servers, topic, start, count)
                 answer = ask(servers, topic, start, count)
             seen = answer["seen"]
@@ -187,16 +187,23 @@ def _fill(servers: str, topic: str, start: int, count: int) -> float:
 
 
 @contextmanager
-def _broker() -> Iterator[tuple[str, str]]:
-    """A broker with an empty topic."""
+def broker() -> Iterator[Broker]:
+    """The broker that is to be used, or one of our own for as long as the block lasts."""
     if GIVEN in os.environ:
-        broker = Broker(os.environ[GIVEN])
-        topic = broker.topic()
-        yield broker.servers, topic
-        broker.delete(topic)
+        yield Broker(os.environ[GIVEN])
         return
-    with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as folder, running(Path(folder)) as broker:
-        yield broker.servers, broker.topic()
+    with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as folder, running(Path(folder)) as one:
+        yield one
+
+
+@contextmanager
+def _topic() -> Iterator[tuple[str, str]]:
+    """An empty topic, and its broker's address."""
+    with broker() as one:
+        topic = one.topic()
+        yield one.servers, topic
+        if one.process is None:
+            one.delete(topic)
 
 
 # ---- the reader

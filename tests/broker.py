@@ -58,6 +58,7 @@ class Broker:
         """Take its processor away for as long as the block lasts, as a machine does that swaps or a disk that hangs."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # a busy machine takes its time
         try:
             yield
         finally:

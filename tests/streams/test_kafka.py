@@ -230,7 +230,7 @@ def test_wrong_credentials(open_log: OpenLog, monkeypatch: pytest.MonkeyPatch) -
             "fetch_max_byte: neither consumer nor producer has such an option; did you mean fetch_max_bytes?",
         ),
         ({"acks": 1}, "acks: not to be set, because an append is acknowledged when all in-sync replicas have it; leave it out"),
-        ({"group_id": "us"}, "group_id: not to be set, because offsets come from the checkpoint"),
+        ({"group_id": "us"}, r"group_id: not to be set, because \[stream\] group names it"),
         ({"sasl_plain_password": "secret"}, 'sasl_plain_password: a secret does not belong in a config; .* = "env:NAME'),
         ({"ssl_password": "secret"}, "ssl_password: a secret does not belong in a config"),
         ({"proxy_url": "socks5://me:secret@proxy"}, "proxy_url: a secret does not belong in a config"),
