@@ -159,12 +159,13 @@ class Intake:
 
     def _read_some(self) -> None:
         """Read what comes next, and note which partitions have been read to their end with it."""
-        self._read_at = now = time.time()
+        self._read_at = time.time()
         records = self.order.take(self.next)
         self._buffer.extend(records)
         last = self.next | {record.partition: record.offset + 1 for record in records}
-        ends = self._log.end()
-        self._reached = {partition: now for partition, offset in last.items() if offset >= ends[partition]}
+        known = {partition: self._log.known_at(partition) for partition in last}
+        end = self._log.end()
+        self._reached = {partition: known[partition] for partition, offset in last.items() if offset >= end[partition]}
 
     def _fold(self, record: Record) -> None:
         partition, offset = record.partition, record.offset

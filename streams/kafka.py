@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from math import inf
 from typing import Any
 
 import crc32c  # noqa: F401  kafka-python takes it by itself; without it a checksum is computed in Python, ten times slower.
@@ -178,9 +179,14 @@ class KafkaLog:
         """
         with self._reading, self._explained("reading"):
             self._check_open()
-            if time.monotonic() - self._read_at > FRESH and self._silence.seconds < FRESH:
+            stale = time.monotonic() - self._read_at > FRESH and self._silence.seconds < FRESH
+            if stale or any(window.known < 0 for window in self._windows.values()):
                 self._ask_ends()
             return {partition: window.end for partition, window in self._windows.items()}
+
+    def known_at(self, partition: int) -> float:
+        """See `Log.known_at`: when the broker last said it, short of the time that its answer was on the way."""
+        return self._windows[partition].checked
 
     def trim(self, offsets: Offsets) -> None:
         """Do nothing: how long records are kept is the topic's own setting (``retention.ms``, ``retention.bytes``)."""
@@ -222,7 +228,7 @@ class KafkaLog:
         """Learn the ends, and leave the consumer where it was."""
         begin = self._ask_begin()
         for partition, window in self._windows.items():
-            window.highwater = self._ask_end(partition, begin[partition])
+            window.highwater, window.since = self._ask_end(partition, begin[partition]), inf
             self._consumer.seek(self._places[partition], window.reach)
 
     def _ask_end(self, partition: int, begin: int) -> int:
@@ -293,22 +299,21 @@ class KafkaLog:
         places = [self._places[partition] for partition in wanted]
         self._consumer.pause(*(place for place in self._places.values() if place not in places))
         self._consumer.resume(*places)
+        for partition, window in self._windows.items():
+            window.since = min(window.since, time.monotonic()) if partition in wanted else inf
+        sent, heard = self._silence.heard
         polled = self._consumer.poll(timeout_ms=seconds * 1000)
         self._silence.asked(received=bool(polled))
-        make = tuple.__new__
+        whole = sum(map(len, polled.values())) < self._settings.consumer["max_poll_records"]
         for place, messages in polled.items():
-            window, partition = self._windows[place.partition], place.partition
-            window.records += [
-                # The tuple is made directly, as in the embedded log. A record without key or value has an empty one.
-                make(Record, (partition, m.offset, m.key or b"", m.value or b"", max(m.timestamp, 0) / 1000))
-                for m in messages
-            ]
-            window.reach = window.last = messages[-1].offset + 1
+            self._windows[place.partition].take(place.partition, messages)
         for partition in wanted:
             window, place = self._windows[partition], self._places[partition]
             if place not in polled:
                 window.reach = max(window.reach, self._position(place))
             window.highwater = max(self._consumer.highwater(place) or 0, window.reach)
+            if whole and sent >= window.since:
+                window.checked = heard
 
     # ---- appending
 

@@ -47,18 +47,22 @@ class Silence:
     ----------
     seconds : float
         As of the last question.
+    heard : (float, float)
+        When the last request for records that was answered was sent (monotonic), and when it was answered (Unix seconds).
     """
 
     def __init__(self, pause: float) -> None:
         self.seconds = 0.0
+        self.heard = float("-inf"), 0.0
         self._pause = pause
         self._heard, self._asked_at = True, 0.0
 
-    def answered(self, answer: Any) -> None:
+    def answered(self, sent: float, answer: Any) -> None:
         """Hear an answer to whatever the client asked; only records, or that there are none, break the silence."""
         if type(answer).__name__ == "FetchResponse" and not answer.error_code:
             codes = [partition.error_code for topic in answer.responses for partition in topic.partitions]
-            self._heard = self._heard or not any(codes)
+            if not any(codes):
+                self._heard, self.heard = True, (sent, time.time())
 
     def asked(self, *, received: bool) -> None:
         """Note a question, and whether it brought records at once."""
@@ -71,7 +75,7 @@ class Silence:
 def started(
     client: Any,
     settings: Mapping[str, Any],
-    answered: Callable[[Any], None] | None = None,
+    answered: Callable[[float, Any], None] | None = None,
     *,
     connecting_ms: int | None = None,
 ) -> Any:
@@ -86,7 +90,7 @@ def started(
         Of kafka-python.
     settings : mapping
     answered : callable or None
-        Given every answer to the client, on the client's own thread.
+        Given when a request was sent, monotonic, and the answer to it; called on the client's own thread.
     connecting_ms : int or None
         Milliseconds that a broker may take to greet a new connection. None: the client's 10 seconds, whatever else is set.
     """
@@ -118,10 +122,10 @@ def started(
         _reports.removeHandler(ear)
 
 
-def _overhear(manager: Any, answered: Callable[[Any], None]) -> None:
+def _overhear(manager: Any, answered: Callable[[float, Any], None]) -> None:
     send = manager.send
 
     def sending(*arguments: Any, **keywords: Any) -> Any:
-        return send(*arguments, **keywords).add_callback(answered)
+        return send(*arguments, **keywords).add_callback(answered, time.monotonic())
 
     manager.send = sending

@@ -49,9 +49,10 @@ async def settled(client: httpx.AsyncClient) -> dict[str, Any]:
     limit, before = time.monotonic() + 30, None
     while time.monotonic() < limit:
         status = (await client.get("/v1/status?digest=1")).json()
-        if status["lag"] == 0 and not status["pending"] and status == before:
+        now = status["next"], status["digest"]
+        if status["lag"] == 0 and not status["pending"] and now == before:
             return status
-        before = status
+        before = now
         await asyncio.sleep(0.2)
     raise AssertionError(f"the service never came to rest: {before}")
 
@@ -59,7 +60,7 @@ async def settled(client: httpx.AsyncClient) -> dict[str, Any]:
 async def persist(client: httpx.AsyncClient, event: dict[str, Any]) -> int:
     """Send an event again until it is accepted; the number of refusals."""
     limit, refused = time.monotonic() + 30, 0
-    while (answer := await client.post("/v1/events", json=event)).status_code != 200:
+    while (answer := await client.post("/v1/events", json=event)).status_code != 202:
         assert answer.status_code == 503, answer.text
         assert "Retry-After" in answer.headers
         assert time.monotonic() < limit, answer.text
@@ -123,7 +124,6 @@ async def test_a_broker_that_is_gone_is_said_in_status_and_metrics_though_nobody
         await persist(client, click(1))
         before = await settled(client)
         assert before["notices"] == []
-        assert await metric(client, "freshet_lag_seconds") == 0
         proxy.refuse()
         proxy.cut()
         limit = time.monotonic() + IN_TIME
@@ -135,12 +135,13 @@ async def test_a_broker_that_is_gone_is_said_in_status_and_metrics_though_nobody
         assert (status["lag"], status["version"]) == (0, before["version"])
         await asyncio.sleep(1.1)  # longer than what a read has learned is trusted
         assert await metric(client, "freshet_failures_total", what="read") == 1
-        assert await metric(client, "freshet_lag_seconds") > 1
+        behind = await metric(client, "freshet_lag_seconds")
+        assert behind > 2, "since the broker was last heard, not since that was noticed"
         assert (await client.post("/v1/rank", json={"user": "u1", "items": ["i1"], "log": False})).status_code == 200
         proxy.heal()
         await persist(client, click(2))
         await settled(client)
-        assert await metric(client, "freshet_lag_seconds") == 0
+        assert await metric(client, "freshet_lag_seconds") < behind
         assert await metric(client, "freshet_joiner_total", outcome="interactions") == 2
 
 
@@ -176,7 +177,7 @@ async def test_bad_records_are_counted_and_kept_with_their_place_and_block_nothi
 
 @pytest.mark.parametrize(
     ("servers", "says"),
-    [("{broker}", "there is no topic 'evnets'; create it: kafka-topics.sh"), ("127.0.0.1:1", "no broker at 127.0.0.1:1")],
+    [("{broker}", "there is no topic 'evnets'; create "), ("127.0.0.1:1", "no broker at 127.0.0.1:1")],
 )
 def test_a_service_that_cannot_start_says_why(
     broker: Broker,

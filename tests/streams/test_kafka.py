@@ -86,6 +86,16 @@ def test_what_others_append_is_seen(broker: Broker, open_log: OpenLog) -> None:
     assert reader.end() == {0: 3}
 
 
+def test_the_end_of_a_partition_is_asked_for_though_others_were_just_read(broker: Broker, open_log: OpenLog) -> None:
+    topic = broker.topic(4)
+    open_log(broker.servers, topic).append(numbered(100, users=30))
+    log = open_log(broker.servers, topic, readonly=True)
+    ends = open_log(broker.servers, topic, readonly=True).end()
+    assert all(ends.values())
+    log.read({0: 0}, 1)
+    assert log.end() == ends
+
+
 def test_ends_of_transactions_are_passed_over(broker: Broker, open_log: OpenLog) -> None:
     """They take an offset and hold no record: whoever waits for `end` must not wait for them."""
     topic = broker.topic()

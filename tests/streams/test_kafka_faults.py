@@ -217,15 +217,22 @@ def test_a_broker_that_is_gone_is_noticed_while_there_is_nothing_to_read(
     while time.monotonic() < asked + 1.2:
         assert list(log.read({0: 3}, 10)) == [], "a broker with nothing new answers"
         time.sleep(0.01)
+    known, gone = log.known_at(0), time.time() + 0.3
     fault(proxy)
     with in_time(), pytest.raises(NoBroker, match=says):
         for _ in tries():
             assert list(log.read({0: 3}, 10)) == []
     assert log.end() == {0: 3}, "what was known before, without asking"
+    assert known <= log.known_at(0) < gone, "until the last answer, and not while reads came back empty without one"
     proxy.heal()
     open_log(broker.servers, topic).append(numbered(2))
     assert numbers(read_through(log, 3, 5)) == [0, 1]
     assert list(log.read({0: 5}, 10)) == []
+    for _ in tries():
+        log.read({0: 5}, 10)
+        if log.known_at(0) > gone:
+            break
+    assert log.known_at(0) > gone
 
 
 def test_a_reader_that_was_away_itself_does_not_blame_the_broker(faults: Faults, open_log: OpenLog) -> None:
