@@ -12,7 +12,7 @@ import pytest
 from streams.kafka import KafkaLog, NoBroker, NotAllowed
 from streams.log import InDoubt, Record, TooLarge
 from tests.broker import Broker
-from tests.proxy import MESSAGE_TOO_LARGE, NOT_LEADER, PRODUCE, REQUEST_TIMED_OUT, TO_BROKER, TO_CLIENT, Proxy, Way
+from tests.proxy import FETCH, MESSAGE_TOO_LARGE, NOT_LEADER, PRODUCE, REQUEST_TIMED_OUT, TO_BROKER, TO_CLIENT, Proxy, Way
 from tests.streams.topics import OpenLog, numbered, read_on
 
 Faults = tuple[Broker, Proxy]
@@ -182,7 +182,7 @@ def test_reading_says_that_nothing_comes_and_goes_on_by_itself(faults: Faults, o
     open_log(broker.servers, topic).append(numbered(2000, size=500))
     options = {"max_partition_fetch_bytes": 20_000, "fetch_max_bytes": 20_000}
     log = open_log(broker.servers, topic, readonly=True, timeout=1.0, patience=0.01, options=options)
-    found = list(log.read({0: 0}, 10))
+    found = read_through(log, 0, 10)
     proxy.stall(*ways)
     with in_time(), pytest.raises(NoBroker, match=r"reading: the broker takes connections but did not answer within 1 s"):
         for _ in tries():
@@ -233,6 +233,24 @@ def test_a_broker_that_is_gone_is_noticed_while_there_is_nothing_to_read(
         if log.known_at(0) > gone:
             break
     assert log.known_at(0) > gone
+
+
+def test_a_reader_goes_on_at_its_place_after_a_question_for_the_end_that_nobody_answered(
+    faults: Faults, open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, proxy = faults
+    topic = broker.topic()
+    log = open_log(broker.servers, topic, readonly=True, timeout=1.0, options={"max_poll_records": 3})
+    for _ in range(3):
+        open_log(broker.servers, topic).append(numbered(4))
+    assert len(log.read({0: 0}, 3)) == 3
+    monkeypatch.setattr("streams.kafka.FRESH", -1.0)
+    log._silence.seconds = -2.0
+    proxy.cut_after(0, TO_CLIENT, FETCH, die=True)
+    with in_time(), pytest.raises(NoBroker):
+        log.end()
+    proxy.heal()
+    assert numbers(read_through(log, 3, 12)) == [3, 0, 1, 2, 3, 0, 1, 2, 3]
 
 
 def test_a_reader_that_was_away_itself_does_not_blame_the_broker(faults: Faults, open_log: OpenLog) -> None:
