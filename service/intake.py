@@ -47,8 +47,6 @@ class Intake:
         Offset of the next record to fold, by partition.
     appended : list of float
         When the interactions folded so far were appended; whoever takes a batch empties it.
-    as_of : float
-        Unix seconds. What was appended before has been folded.
     """
 
     def __init__(
@@ -67,11 +65,13 @@ class Intake:
         self.ready: deque[Joined] = deque()
         self.next: Offsets = {}
         self.appended: list[float] = []
-        self.as_of = 0.0
+        self._upto: dict[int, float] = {}
+        self._waiting: dict[int, float] = {}
         self._log, self._dead, self._admission, self._make_joiner, self._apply = log, dead, admission, make_joiner, apply
         self._source = source
         self._buffer: deque[Record] = deque()
-        self._reached = 0.0
+        self._reached: dict[int, float] = {}
+        self._read_at = 0.0
         self._reported: Offsets = {}
         self._gone: Counter[str] = Counter()
 
@@ -79,6 +79,11 @@ class Intake:
     def folded(self) -> int:
         """Place in the history of all partitions: how far the offsets have come, together."""
         return sum(self.next.values())
+
+    @property
+    def as_of(self) -> float:
+        """Unix seconds: what was appended before has been folded, and is in no open batch; 0 when that is not known."""
+        return min((min(upto, self._waiting.get(p, upto)) for p, upto in self._upto.items()), default=0.0)
 
     @property
     def pending(self) -> bool:
@@ -107,12 +112,16 @@ class Intake:
             joiner.restore(position, self._readable(partition, position.rewind, position.next))
             self.joiners[partition] = joiner
             self.next[partition] = position.next
+            self._upto[partition] = 0.0
+            if joiner.pending:
+                self._waiting[partition] = 0.0
 
     def close(self) -> None:
         """Let go of all partitions, and of what was read from them and not folded."""
         self._gone = self.counts
         self.joiners.clear()
-        self.next.clear()
+        for by_partition in (self.next, self._upto, self._waiting, self._reached):
+            by_partition.clear()
         self.ready.clear()
         self.appended = []
         self._buffer.clear()
@@ -132,8 +141,9 @@ class Intake:
         some = bool(self._buffer)
         while self._buffer and not self.ready:
             self._fold(self._buffer.popleft())
-        if not self._buffer and not self.ready:
-            self.as_of = max(self.as_of, self._reached)
+        if not self._buffer:
+            for partition, now in self._reached.items():
+                self._upto[partition] = max(self._upto[partition], now)
         return some
 
     def batches(self) -> Iterator[Joined]:
@@ -148,25 +158,33 @@ class Intake:
         return sum(end[partition] - offset for partition, offset in self.next.items())
 
     def _read_some(self) -> None:
-        """Read what comes next, and note until when the log will have been folded with it."""
-        now = time.time()
+        """Read what comes next, and note which partitions have been read to their end with it."""
+        self._read_at = time.time()
         records = self.order.take(self.next)
         self._buffer.extend(records)
         last = self.next | {record.partition: record.offset + 1 for record in records}
-        times = {record.partition: record.timestamp for record in records}
-        end, known = self._log.end(), getattr(self._log, "known_at", lambda partition: now)
-        self._reached = min((times.get(p, 0.0) if at < end[p] else known(p) for p, at in last.items()), default=now)
+        known = {partition: self._log.known_at(partition) for partition in last}
+        end = self._log.end()
+        self._reached = {partition: known[partition] for partition, offset in last.items() if offset >= end[partition]}
 
     def _fold(self, record: Record) -> None:
         partition, offset = record.partition, record.offset
         self.next[partition] = offset + 1
+        # The clock of whoever appended it may be ahead.
+        self._upto[partition] = max(self._upto[partition], min(record.timestamp, self._read_at))
         event = self._read(record, report=offset > self._reported.get(partition, -1))
         if event is None:
             return
         if isinstance(event, Interaction):
             self.appended.append(record.timestamp)
         self._apply(event)
-        self.ready.extend(self.joiners[partition].push(offset, record.timestamp, event))
+        joiner = self.joiners[partition]
+        before, done = joiner.pending, joiner.push(offset, record.timestamp, event)
+        self.ready.extend(done)
+        if not joiner.pending:
+            self._waiting.pop(partition, None)
+        elif done or not before:
+            self._waiting[partition] = record.timestamp
 
     def _read(self, record: Record, *, report: bool) -> Event | None:
         """Decode a record, or send it to the dead letters (once: not when a restart passes it again)."""

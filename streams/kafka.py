@@ -185,7 +185,7 @@ class KafkaLog:
             return {partition: window.end for partition, window in self._windows.items()}
 
     def known_at(self, partition: int) -> float:
-        """Unix seconds: what was appended to a partition by then, reads have brought or know of; no more is sure."""
+        """See `Log.known_at`: when the broker last said it, short of the time that its answer was on the way."""
         return self._windows[partition].checked
 
     def trim(self, offsets: Offsets) -> None:

@@ -89,6 +89,9 @@ class Log(Protocol):
     def end(self) -> Offsets:
         """Offset one past the last record of each partition."""
 
+    def known_at(self, partition: int) -> float:
+        """Unix seconds: of what was appended to a partition by then, `end` knows if it is asked after this."""
+
     def trim(self, offsets: Offsets) -> None:
         """Delete the records before these offsets, as far as there are any; later offsets stay what they are."""
 
@@ -133,6 +136,10 @@ class MemoryLog:
     def end(self) -> Offsets:
         """See `Log.end`."""
         return {partition: self._begin[partition] + len(kept) for partition, kept in enumerate(self._records)}
+
+    def known_at(self, partition: int) -> float:
+        """See `Log.known_at`: now."""
+        return time.time()
 
     def trim(self, offsets: Offsets) -> None:
         """See `Log.trim`."""

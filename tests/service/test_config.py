@@ -69,6 +69,7 @@ def test_the_fingerprint_follows_what_decides_the_state_and_nothing_else() -> No
     base = parse({}).fingerprint
     assert parse({"server": {"port": 1}, "policy": {"epsilon_greedy": {}}, "checkpoint": {"every": 1.0}}).fingerprint == base
     assert parse({"stream": {"url": "lmdb:///elsewhere", "ack": "queued", "buffer": 1}}).fingerprint == base
+    assert parse({"weights": {"url": "kafka://b:9092/w"}, "dead_letters": {"url": "kafka://b:9092/d"}}).fingerprint == base
     assert parse({"ranker": {"fm": {"factors": 8}}}).fingerprint != base
     assert parse({"stream": {"batch_rows": 8}}).fingerprint != base
     assert parse({"reward": {"click": 2.0}}).fingerprint != base

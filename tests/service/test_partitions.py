@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from service.runtime import LEDGER, build_pipeline, joiners, open_runtime
 from service.trainer import Trainer
 from streams.codec import encode
 from streams.dead_letters import DeadLetters
-from streams.events import Impression, Tick
+from streams.events import Impression, Interaction, Tick
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog, Record, key_to, partition_of
 from tests.service.conftest import records
@@ -156,3 +157,26 @@ def test_a_ledger_of_something_else_is_refused(make_config: MakeConfig, tmp_path
     ledger.close()
     with pytest.raises(ConfigError, match=r"it begins at \{0: 3, 1: 0\}, and the log at \{0: 0, 1: 0\}"):
         replay(config, ledger=tmp_path / "ledger")
+
+
+def test_as_of_is_what_a_click_has_to_be_older_than_to_be_learned(make_config: MakeConfig) -> None:
+    log = MemoryLog(2)
+    made = trainer(make_config(), log)
+    assert made.pipeline.lag is None, "nothing is known before the first look"
+    made.turn()
+    looked = made.pipeline.as_of
+    assert time.time() - 5 < looked <= time.time()
+    users = [next(f"u{n}" for n in range(100) if partition_of(f"u{n}".encode(), 2) == p) for p in range(2)]
+    log.append(records([Interaction(user=users[0], item="i")]))
+    made.drain()
+    (clicked,) = [record.timestamp for record in log.read({0: 0, 1: 0}, 9)]
+    assert made.pipeline.version == 0
+    assert made.pipeline.as_of == clicked, "it waits in an open batch, whatever comes in the other partition"
+    log.append(records([Interaction(user=users[1], item="i") for _ in range(16)]))
+    made.drain()
+    assert made.pipeline.version == 1
+    assert made.pipeline.as_of == clicked
+    made.clock.tick([0], time.time())
+    made.drain()
+    assert made.pipeline.version == 2
+    assert made.pipeline.as_of > clicked
