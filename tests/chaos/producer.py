@@ -8,16 +8,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import count, islice
 
 import httpx
 import msgspec
 
-from streams.codec import encode, partition_key
+from streams.codec import decode, encode, partition_key
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, UserUpdate
 from streams.log import Log
 
-__all__ = ["BAD", "Producer", "ids_of", "world"]
+__all__ = ["BAD", "MARK", "Producer", "ids_of", "world"]
 
 USERS, ITEMS = 20, 10
 AT_ONCE = 5
@@ -26,14 +26,17 @@ AT_ONCE = 5
 HANGS = 20.0
 """Seconds after which a request is given up, and sent elsewhere."""
 
+PATIENCE = 300.0
+"""Seconds until somebody must have accepted what was sent."""
+
 MARK = b"chaos-bad"
-BAD = (
-    MARK + b": no JSON",
-    b'{"type": "interaction", "user": "%s"}' % MARK,
-    b'{"type": "interaction", "user": "%s", "item": "i1", "kind": "stolen"}' % MARK,
-    b'{"type": "interaction", "user": "%s", "item": "i1", "timestamp": 9e10}' % MARK,
-)
-"""Records that cannot be learned from, each for a reason of its own."""
+BAD = {
+    MARK + b": no JSON": "not_json",
+    b'{"type": "interaction", "user": "%s"}' % MARK: "not_an_event",
+    b'{"type": "interaction", "user": "%s", "item": "i1", "kind": "stolen"}' % MARK: "kind",
+    b'{"type": "interaction", "user": "%s", "item": "i1", "timestamp": 9e10}' % MARK: "future",
+}
+"""Records that cannot be learned from, and what dead letters call the reason."""
 
 
 def world(seed: int) -> Iterator[Event]:
@@ -92,12 +95,14 @@ class Producer:
 
     Attributes
     ----------
-    accepted : set of str
-        Ids of events that were acknowledged.
-    posted, bad, repeated : int
-        Events that were acknowledged over HTTP, and records appended directly.
+    sent, accepted : int
+        Events that were sent over HTTP, and that were acknowledged.
+    ids : set of str
+        What the acknowledged ones of them have.
+    bad, repeated : int
+        Records appended directly.
     retries : int
-        Requests that were sent again.
+        Requests and appends that were made again.
     problems : list of str
         Answers that there must not be.
     """
@@ -106,50 +111,44 @@ class Producer:
         self._rng, self._rate, self._addresses, self._log = random.Random(seed), rate, addresses, log
         self._events = world(seed)
         self._counting = threading.Lock()
-        self._pool = ThreadPoolExecutor(8, "producer")
-        self._waiting: deque[Future[None]] = deque()
         self._last: deque[bytes] = deque(maxlen=50)
-        self.accepted: set[str] = set()
-        self.posted = self.bad = self.repeated = self.retries = 0
+        self.sent = self.accepted = self.bad = self.repeated = self.retries = 0
+        self.ids: set[str] = set()
         self.problems: list[str] = []
 
     def run(self, done: threading.Event) -> None:
         """Send until `done`, then until everything sent has been accepted."""
-        due = time.monotonic()
-        number = 0
-        while not done.wait(max(due - time.monotonic(), 0.0)):
-            due += AT_ONCE / self._rate
-            now = time.time()
-            events = [msgspec.structs.replace(event, timestamp=now) for event in islice(self._events, AT_ONCE)]
-            self._waiting.append(self._pool.submit(self._post, number, events))
-            if number % 7 == 0:
-                self._waiting.append(self._pool.submit(self._append, number))
-            number += 1
-            while self._waiting and self._waiting[0].done():
-                self._waiting.popleft().result()
-        for sent in self._waiting:
-            sent.result()
-        self._pool.shutdown()
+        waiting: deque[Future[None]] = deque()
+        due, number = time.monotonic(), 0
+        with httpx.Client(timeout=HANGS) as client, ThreadPoolExecutor(8, "producer") as pool:
+            while not done.wait(max(due - time.monotonic(), 0.0)):
+                due += AT_ONCE / self._rate
+                now = time.time()
+                events = [msgspec.structs.replace(event, timestamp=now) for event in islice(self._events, AT_ONCE)]
+                self.sent += len(events)
+                waiting.append(pool.submit(self._post, client, number, events))
+                if number % 7 == 0:
+                    waiting.append(pool.submit(self._append, number))
+                number += 1
+                while waiting and waiting[0].done():
+                    waiting.popleft().result()
+        for one in waiting:
+            one.result()
 
-    def _post(self, number: int, events: list[Event]) -> None:
+    def _post(self, client: httpx.Client, number: int, events: list[Event]) -> None:
         body = msgspec.json.encode(events)
-        for attempt in range(10_000):
+        for attempt in self._attempts():
             address = self._addresses[(number + attempt) % len(self._addresses)]()
-            if address is not None and self._accepts(address, body):
+            if address is not None and self._accepts(client, address, body):
                 break
-            with self._counting:
-                self.retries += 1
-            time.sleep(0.05)
-        else:
-            raise AssertionError("an event was never accepted")
         with self._counting:
-            self.posted += len(events)
-            self.accepted |= {one for one in map(ids_of, events) if one is not None}
+            self.accepted += len(events)
+            self.ids |= {one for one in map(ids_of, events) if one is not None}
             self._last.extend(encode(event) for event in events if ids_of(event) is not None)
 
-    def _accepts(self, address: str, body: bytes) -> bool:
+    def _accepts(self, client: httpx.Client, address: str, body: bytes) -> bool:
         try:
-            answer = httpx.post(f"{address}/v1/events", content=body, timeout=HANGS)
+            answer = client.post(f"{address}/v1/events", content=body)
         except httpx.TransportError:
             return False
         if answer.status_code == 202:
@@ -162,16 +161,23 @@ class Producer:
     def _append(self, number: int) -> None:
         """Append a bad record, or one that is there already, until the log has it."""
         with self._counting:
-            repeat = number % 2 and self._last
-            value = self._rng.choice(self._last) if repeat else self._rng.choice(BAD)
-            key = partition_key(msgspec.json.decode(value, type=Interaction | Impression)) if repeat else b"%d" % number
-        for _ in range(10_000):
+            repeat = number % 2 == 1 and bool(self._last)
+            value = self._rng.choice(self._last) if repeat else self._rng.choice(list(BAD))
+        key = partition_key(decode(value)) if repeat else b"%d" % number
+        for _ in self._attempts():
             try:
                 self._log.append([(key, value)])
                 break
             except OSError:
-                time.sleep(0.05)
-        else:
-            raise AssertionError("a record was never appended")
+                continue
         with self._counting:
-            self.bad, self.repeated = (self.bad, self.repeated + 1) if repeat else (self.bad + 1, self.repeated)
+            self.bad, self.repeated = self.bad + (not repeat), self.repeated + repeat
+
+    def _attempts(self) -> Iterator[int]:
+        limit = time.monotonic() + PATIENCE
+        for attempt in count():
+            assert time.monotonic() < limit, "what was sent was never accepted"
+            yield attempt
+            with self._counting:
+                self.retries += 1
+            time.sleep(0.05)

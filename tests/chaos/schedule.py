@@ -1,19 +1,19 @@
-"""What is done to whom and when, from a seed."""
+"""What is done to whom, from a seed."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 from enum import Enum
+from itertools import cycle, islice
 from typing import NamedTuple
 
 __all__ = ["BROKER", "TRAINER", "Act", "Deed", "schedule"]
 
 TRAINER, BROKER = "trainer", "broker"
 
-GAP = 1.5
-"""Mean seconds between two disturbances: a process that starts anew gets ready most times, and is caught while it does so at
-others."""
+LONG_RUN = 20
+"""Kills from which on a broker is now and then away for longer than anybody waits for it."""
 
 
 class Deed(Enum):
@@ -21,55 +21,64 @@ class Deed(Enum):
 
     KILL = "kill"
     STOP = "stop"
-    GO_ON = "go on"
     CUT = "cut all connections"
+    LOSE = "lose the next acknowledgement"
     REFUSE = "refuse connections"
-    ACCEPT = "accept connections"
+    RESTART = "kill and start again"
 
 
 class Act(NamedTuple):
-    """One deed: seconds after the start, what, and to whom."""
+    """One deed.
 
-    at: float
+    Attributes
+    ----------
+    deed : Deed
+    ready : bool
+        Whether to wait first until the process is ready; otherwise it is caught in whatever it does.
+    pause : float
+        Seconds until the deed, from then on.
+    lasts : float
+        Seconds that a stop, or a refusal, lasts.
+    """
+
     deed: Deed
-    whom: str
+    ready: bool
+    pause: float
+    lasts: float
 
 
-ENDED_BY = {Deed.STOP: Deed.GO_ON, Deed.REFUSE: Deed.ACCEPT}
-
-
-def schedule(seed: int, kills: int, replicas: Sequence[str], *, broker: bool, gap: float = GAP) -> list[Act]:
-    """Disturbances in order of time; the same for the same arguments.
+def schedule(seed: int, kills: int, replicas: Sequence[str], broker: Sequence[Deed]) -> dict[str, list[Act]]:
+    """Deeds in their order, by whom they are done to; the same for the same arguments.
 
     Parameters
     ----------
     seed : int
     kills : int
-        Of trainer and replicas, the trainer half of them.
+        Of trainer and replicas together, half of them the trainer's. There are half as many stops.
     replicas : sequence of str
         Their names.
-    broker : bool
-        Whether there is one that may be disturbed too.
-    gap : float
-        Mean seconds between disturbances.
+    broker : sequence of Deed
+        What may be done to the broker: as many deeds as kills, each in its turn.
     """
     rng = random.Random(seed)
-    deeds = [(Deed.KILL, whom) for whom in _in_turn(rng, [TRAINER] * len(replicas) + list(replicas), kills)]
-    deeds += [(Deed.STOP, whom) for whom in _in_turn(rng, [TRAINER, *replicas], -(-kills // 2))]
+    deeds: dict[str, list[Deed]] = {name: [] for name in (TRAINER, *replicas, BROKER)}
+    for whom in _in_turn(rng, [TRAINER] * len(replicas) + list(replicas), kills):
+        deeds[whom].append(Deed.KILL)
+    for whom in _in_turn(rng, [TRAINER, *replicas], -(-kills // 2)):
+        deeds[whom].append(Deed.STOP)
     if broker:
-        ways = [(Deed.STOP, BROKER), (Deed.CUT, BROKER), (Deed.REFUSE, BROKER)]
-        deeds += [ways[n % len(ways)] for n in range(max(kills, len(ways)))]
-    rng.shuffle(deeds)
-    acts, now = [], 0.0
-    for deed, whom in deeds:
-        now += rng.uniform(0.3, 1.7) * gap
-        acts.append(Act(now, deed, whom))
-        if deed in ENDED_BY:
-            # Now and then longer than anybody waits for a broker.
-            lasts = rng.uniform(10.5, 13.0) if whom == BROKER and kills >= 20 and rng.random() < 0.1 else rng.uniform(0.1, 2.0)
-            acts.append(Act(now + lasts, ENDED_BY[deed], whom))
-            now += lasts if lasts > 10 else 0.0
-    return sorted(acts)
+        deeds[BROKER] = list(islice(cycle(broker), max(kills, len(broker))))
+    for some in deeds.values():
+        rng.shuffle(some)
+    return {whom: [_act(rng, deed, whom == BROKER and kills >= LONG_RUN) for deed in some] for whom, some in deeds.items()}
+
+
+def _act(rng: random.Random, deed: Deed, long: bool) -> Act:
+    ready = rng.random() < 0.75
+    lasts = 0.0
+    if deed in (Deed.STOP, Deed.REFUSE):
+        lasts = rng.uniform(10.5, 13.0) if long and rng.random() < 0.1 else rng.uniform(0.1, 2.0)
+    return Act(deed, ready, rng.uniform(0.2, 3.0), lasts)
 
 
 def _in_turn(rng: random.Random, some: Sequence[str], count: int) -> list[str]:

@@ -6,8 +6,11 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import httpx
 
 from service.cli import ExitCode
 from tests.service.processes import DEADLINE, command, environment
@@ -29,52 +32,56 @@ class Supervised:
     config : Path
     folder : Path
         Where its output goes, a file a life.
-    broker_away : callable returning bool
-        Whether it may fail to start because somebody disturbs the broker.
+    trouble : callable returning int
+        How often something began or ended that was done to the broker, so that it is odd meanwhile. A process may fail to
+        start because of it.
 
     Attributes
     ----------
     url : str or None
         Where it is; None while it is nowhere.
-    lives : int
-    disturbances : int
-        How often something was done to it.
-    disturbed : bool
-        Whether it still bears the consequences: it was killed and is not back, or stopped.
+    lives, kills, stops, gave_up : int
+        How often it was started, was killed, was stopped, and did not find its broker.
     problems : list of str
         What it has died of by itself.
     """
 
-    def __init__(self, name: str, role: list[str], config: Path, folder: Path, broker_away: Callable[[], bool]) -> None:
-        self.name, self._role, self._config, self._folder = name, role, config, folder
-        self._broker_away = broker_away
+    def __init__(self, name: str, role: list[str], config: Path, folder: Path, trouble: Callable[[], int]) -> None:
+        self.name, self._role, self._config, self._folder, self._trouble = name, role, config, folder, trouble
         self._changing = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._closing = False
+        self._closing = self._doomed = False
         self.url: str | None = None
-        self.lives = self.disturbances = 0
-        self.disturbed = True
+        self.lives = self.kills = self.stops = self.gave_up = 0
         self.problems: list[str] = []
         self._thread = threading.Thread(target=self._keep, name=name, daemon=True)
         self._thread.start()
 
-    def send(self, what: signal.Signals) -> None:
-        """Disturb it with SIGKILL or SIGSTOP, or let it go on with SIGCONT."""
-        with self._changing:
-            self.disturbances += 1
-            if what is signal.SIGKILL:
-                self.url = None
-            self.disturbed = what is not signal.SIGCONT or self.url is None
-            if self._process is not None:
-                self._process.send_signal(what)
+    def kill(self) -> None:
+        """Kill it with SIGKILL, as soon as it lives."""
+        with self._alive() as process:
+            # In this order: who has seen the address and gets no answer finds that it was killed meanwhile.
+            self.url, self._doomed = None, True
+            self.kills += 1
+            process.kill()
+
+    def stop(self, seconds: float) -> None:
+        """Take its processor away for so long."""
+        with self._alive() as process:
+            self.stops += 1
+            process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGCONT)
 
     def wait(self) -> str:
-        """Wait until it is somewhere; its address."""
+        """Wait until it is ready; its address."""
         limit = time.monotonic() + DEADLINE
-        while (url := self.url) is None:
-            assert time.monotonic() < limit, f"{self.name} does not start: {self.problems or self.said()}"
+        while True:
+            url = self.url
+            if url is not None and self._is_ready(url):
+                return url
+            assert time.monotonic() < limit, f"{self.name} does not get ready: {self.problems or self.said()}"
             time.sleep(0.05)
-        return url
 
     def said(self) -> str:
         """What its last life said, the end of it."""
@@ -86,11 +93,11 @@ class Supervised:
             self._closing = True
             process = self._process
             if process is not None:
-                process.send_signal(signal.SIGCONT)
                 process.terminate()
         if process is not None:
             try:
-                process.wait(DEADLINE)
+                if process.wait(DEADLINE) not in (0, -signal.SIGTERM):
+                    self.problems.append(f"{self.name} ended with {process.returncode} at SIGTERM: {self.said()}")
             except subprocess.TimeoutExpired:
                 self.problems.append(f"{self.name} does not end: {self.said()}")
                 process.kill()
@@ -100,12 +107,29 @@ class Supervised:
     def _errors(self) -> Path:
         return self._folder / f"{self.name}-{self.lives}.err"
 
+    @contextmanager
+    def _alive(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Have the process, once it lives, to oneself."""
+        while True:
+            with self._changing:
+                if self._process is not None and self._process.poll() is None:
+                    yield self._process
+                    return
+            time.sleep(0.01)
+
+    def _is_ready(self, url: str) -> bool:
+        try:
+            return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
     def _keep(self) -> None:
         while True:
             with self._changing:
                 if self._closing:
                     return
                 self.lives += 1
+                self._doomed, trouble = False, self._trouble()
                 with self._errors.open("wb") as file:
                     self._process = process = subprocess.Popen(
                         command(*self._role, "--config", str(self._config), "--port", "0"), env=environment(), stderr=file
@@ -115,12 +139,13 @@ class Supervised:
                     self._look()
                 time.sleep(0.02)
             with self._changing:
-                self.url, self.disturbed = None, True
+                self.url = None
                 if self._closing:
                     return
-                if process.returncode != -signal.SIGKILL and not (
-                    process.returncode == ExitCode.SYSTEM and self._broker_away()
-                ):
+                now = self._trouble()
+                if process.returncode == ExitCode.SYSTEM and (now % 2 or now != trouble):
+                    self.gave_up += 1
+                elif not (self._doomed and process.returncode == -signal.SIGKILL):
                     self.problems.append(f"{self.name} ended with {process.returncode}: {self.said()}")
             time.sleep(PAUSE)
 
@@ -128,6 +153,5 @@ class Supervised:
         for line in self._errors.read_text().splitlines():
             if line.startswith(("serving on ", "training on ")) and "," in line:
                 with self._changing:
-                    # One that was stopped meanwhile goes on to be disturbed until somebody lets it go on.
-                    if self._process is not None and self._process.poll() is None:
-                        self.url, self.disturbed = line.split(" on ", 1)[1].split(",")[0], False
+                    if not self._doomed:
+                        self.url = line.split(" on ", 1)[1].split(",")[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +12,11 @@ from tests.chaos.supervised import Supervised
 
 __all__ = ["Versions", "watch"]
 
-PAUSE = 0.02
+PAUSE = 0.05
 """Seconds between requests."""
 
 PATIENCE = 60.0
-"""Seconds that a process which nobody disturbs may take for an answer."""
+"""Seconds that a process may take for an answer which nobody kills: longer than it is ever stopped."""
 
 ASKED = {"user": "u1", "items": ["i1", "i8"], "log": False}
 TO_BE_LOGGED = {"user": "u2", "items": ["i2", "i3", "i9"]}
@@ -29,14 +28,16 @@ class Versions:
     Attributes
     ----------
     answered, refused, unreachable : int
+    versions : int
+        How many there were.
     last : int
-        The newest version; -1 before the first.
+        The newest; -1 before the first.
     problems : list of str
     """
 
     def __init__(self, name: str) -> None:
-        self._name = name
-        self.answered = self.refused = self.unreachable = 0
+        self.name = name
+        self.answered = self.refused = self.unreachable = self.versions = 0
         self.last = -1
         self.problems: list[str] = []
 
@@ -46,18 +47,19 @@ class Versions:
             self.answered += 1
             version = body["version"]
             if version < self.last:
-                self.problems.append(f"{self._name}: version {version} came after {self.last}")
+                self.problems.append(f"{self.name}: version {version} came after {self.last}")
+            self.versions += version > self.last
             self.last = max(self.last, version)
         elif status == 503 and "Retry-After" in headers:
             self.refused += 1
         else:
-            self.problems.append(f"{self._name}: a ranking was answered with {status}: {body}")
+            self.problems.append(f"{self.name}: a ranking was answered with {status}: {body}")
 
-    def fail(self, error: Exception, *, disturbed: bool) -> None:
+    def fail(self, error: Exception, *, killed: bool) -> None:
         """Take down that there was no answer."""
         self.unreachable += 1
-        if not disturbed:
-            self.problems.append(f"{self._name}: no answer though nobody disturbed it: {error!r}")
+        if not killed:
+            self.problems.append(f"{self.name}: no answer though nobody killed it: {error!r}")
 
 
 def watch(replica: Supervised, versions: Versions, done: threading.Event) -> None:
@@ -65,15 +67,14 @@ def watch(replica: Supervised, versions: Versions, done: threading.Event) -> Non
     number = 0
     with httpx.Client(timeout=PATIENCE) as client:
         while not done.wait(PAUSE):
-            address, before = replica.url, replica.disturbances
+            kills = replica.kills
+            address = replica.url
             if address is None:
                 continue
             number += 1
             try:
                 answer = client.post(f"{address}/v1/rank", json=ASKED if number % 10 else TO_BE_LOGGED)
             except httpx.TransportError as error:
-                # The process may be gone before those who disturb it have said so.
-                time.sleep(PAUSE)
-                versions.fail(error, disturbed=replica.disturbed or replica.disturbances != before)
+                versions.fail(error, killed=replica.kills != kills)
             else:
                 versions.see(answer.status_code, answer.headers, answer.json())
