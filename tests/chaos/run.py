@@ -195,6 +195,8 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda _: None) -
             statuses = one.rest()
         except AssertionError as error:
             report.problems.append(str(error))
+            for process in one.processes:
+                process.abort()
         one.close()
         _fill(report, one)
         for problems in (one.producer, *one.processes, *one.versions):

@@ -103,6 +103,13 @@ class Supervised:
                 process.kill()
         self._thread.join()
 
+    def abort(self) -> None:
+        """End it so that it writes down first where each of its threads is."""
+        with self._changing:
+            self._closing = True
+            if self._process is not None:
+                self._process.send_signal(signal.SIGABRT)
+
     @property
     def _errors(self) -> Path:
         return self._folder / f"{self.name}-{self.lives}.err"
@@ -132,7 +139,9 @@ class Supervised:
                 self._doomed, trouble = False, self._trouble()
                 with self._errors.open("wb") as file:
                     self._process = process = subprocess.Popen(
-                        command(*self._role, "--config", str(self._config), "--port", "0"), env=environment(), stderr=file
+                        command(*self._role, "--config", str(self._config), "--port", "0"),
+                        env=environment() | {"PYTHONFAULTHANDLER": "1"},
+                        stderr=file,
                     )
             while process.poll() is None:
                 if self.url is None:
