@@ -225,14 +225,13 @@ class KafkaLog:
         return {place.partition: offset for place, offset in found.items()}
 
     def _ask_ends(self) -> None:
-        """Learn the ends, and leave the consumer where it was."""
+        """Learn the ends."""
         begin = self._ask_begin()
         for partition, window in self._windows.items():
             window.highwater, window.since = self._ask_end(partition, begin[partition]), inf
-            self._consumer.seek(self._places[partition], window.reach)
 
     def _ask_end(self, partition: int, begin: int) -> int:
-        """End of a partition, as an answer to a fetch says it; moves the consumer.
+        """End of a partition, as an answer to a fetch says it.
 
         The answer to the request made for this purpose is not taken as it is: the broker of the tests gives the offset after
         the first record of the last batch. It serves as a place near the end to fetch from.
@@ -245,10 +244,14 @@ class KafkaLog:
         self._consumer.seek(place, near - 1)
         self._consumer.resume(place)
         until = time.monotonic() + self.timeout
-        while not self._consumer.poll(timeout_ms=100) and self._position(place) < near:
-            if time.monotonic() > until:
-                raise failures.KafkaTimeoutError("no answer to a fetch")
-        self._consumer.pause(place)
+        try:
+            while not self._consumer.poll(timeout_ms=100) and self._position(place) < near:
+                if time.monotonic() > until:
+                    raise failures.KafkaTimeoutError("no answer to a fetch")
+        finally:
+            # Also when it was in vain: who reads on takes the consumer's place for how far it has been read.
+            self._consumer.pause(place)
+            self._consumer.seek(place, self._windows[partition].reach)
         end = self._consumer.highwater(place)
         return near if end is None else int(end)
 

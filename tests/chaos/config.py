@@ -8,7 +8,7 @@ from tests.broker import Broker
 
 __all__ = ["SPAN", "WINDOW", "on_broker", "on_disk"]
 
-WINDOW, LATENESS = 2.0, 598.0
+WINDOW, LATENESS = 1.0, 599.0
 SPAN = WINDOW + LATENESS
 """Seconds that an id is remembered: longer than anything is on its way."""
 

@@ -1,9 +1,7 @@
-"""The whole log folded at one go, by the service's own parts and without its processes."""
+"""The whole log folded at one go."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -16,12 +14,12 @@ from service.intake import POLL
 from service.ledger import Ledger
 from service.logs import open_log
 from service.order import Following, Order
+from service.replay import replay
 from service.runtime import LEDGER, build_pipeline, joiners
 from service.trainer import Trainer
 from streams.dead_letters import DeadLetters
 from streams.lmdb_log import LmdbLog
 from streams.log import MemoryLog, Offsets
-from tests.service.processes import command, environment
 
 __all__ = ["Folded", "fold", "replayed"]
 
@@ -60,15 +58,10 @@ def fold(config: Config) -> Folded:
     return done
 
 
-def replayed(config: Path, settings: Config) -> str:
-    """Digest that ``freshet replay`` comes to."""
-    folder = _ledger(settings)
-    ledger = ["--ledger", str(folder)] if folder.exists() else []
-    replay = command("replay", settings.stream.url, "--config", str(config), *ledger, "--top", "0", "--json")
-    done = subprocess.run(replay, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (one,) = json.loads(done.stdout)
-    return str(one["digest"])
+def replayed(config: Config) -> str:
+    """Digest that a replay comes to."""
+    folder = _ledger(config)
+    return replay(config, k=0, ledger=folder if folder.exists() else None).digest
 
 
 def _ledger(config: Config) -> Path:

@@ -184,27 +184,29 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda _: None) -
         faults = opened.enter_context(faulty(folder) if plan.log == "kafka" else nullcontext())
         file = on_disk(folder, plan.partitions) if faults is None else on_broker(folder, faults.broker, plan.partitions)
         settings = configs.load(file)
-        log = opened.enter_context(closing(open_log(settings)))
-        one = _Run(plan, folder, file, faults, log)
-        opened.callback(one.close)
-        statuses: dict[str, dict[str, Any]] = {}
-        try:
-            for process in one.processes:
-                process.wait()
-            one.disturb(say)
-            statuses = one.rest()
-        except AssertionError as error:
-            report.problems.append(str(error))
-            for process in one.processes:
-                process.abort()
-        one.close()
+        with closing(open_log(settings)) as log, closing(_Run(plan, folder, file, faults, log)) as one:
+            statuses = _disturbed(one, report, say)
+        for of in (one.producer, *one.processes, *one.versions):
+            report.problems += of.problems
+        if statuses is not None:
+            report.problems += judge(report.counted, report.digests, statuses, folder, settings, one.producer)
         _fill(report, one)
-        for problems in (one.producer, *one.processes, *one.versions):
-            report.problems += problems.problems
-        if statuses:
-            report.problems += judge(report.counted, report.digests, statuses, file, settings, log, one.producer)
     report.seconds = time.monotonic() - began
     return report
+
+
+def _disturbed(one: _Run, report: Report, say: Callable[[str], None]) -> dict[str, dict[str, Any]] | None:
+    """Status of each process at the end; None when there is no such end."""
+    try:
+        for process in one.processes:
+            process.wait()
+        one.disturb(say)
+        return one.rest()
+    except AssertionError as error:
+        report.problems.append(str(error))
+        for process in one.processes:
+            process.abort()
+        return None
 
 
 def _fill(report: Report, one: _Run) -> None:

@@ -13,7 +13,8 @@ __all__ = ["BROKER", "TRAINER", "Act", "Deed", "schedule"]
 TRAINER, BROKER = "trainer", "broker"
 
 LONG_RUN = 20
-"""Kills from which on a broker is now and then away for longer than anybody waits for it."""
+"""Kills from which on there is time: a process is let run for longer, and a broker is now and then away for longer than anybody
+waits for it."""
 
 
 class Deed(Enum):
@@ -70,15 +71,16 @@ def schedule(seed: int, kills: int, replicas: Sequence[str], broker: Sequence[De
         deeds[BROKER] = list(islice(cycle(broker), max(kills, len(broker))))
     for some in deeds.values():
         rng.shuffle(some)
-    return {whom: [_act(rng, deed, whom == BROKER and kills >= LONG_RUN) for deed in some] for whom, some in deeds.items()}
+    return {whom: [_act(rng, deed, whom, kills >= LONG_RUN) for deed in some] for whom, some in deeds.items()}
 
 
-def _act(rng: random.Random, deed: Deed, long: bool) -> Act:
+def _act(rng: random.Random, deed: Deed, whom: str, long: bool) -> Act:
     ready = rng.random() < 0.75
     lasts = 0.0
     if deed in (Deed.STOP, Deed.REFUSE):
-        lasts = rng.uniform(10.5, 13.0) if long and rng.random() < 0.1 else rng.uniform(0.1, 2.0)
-    return Act(deed, ready, rng.uniform(0.2, 3.0), lasts)
+        very_long = long and whom == BROKER and rng.random() < 0.1
+        lasts = rng.uniform(10.5, 13.0) if very_long else rng.uniform(0.1, 2.0 if long else 1.0)
+    return Act(deed, ready, rng.uniform(0.2, 3.0 if long else 1.0), lasts)
 
 
 def _in_turn(rng: random.Random, some: Sequence[str], count: int) -> list[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from service.config import Config
-from service.logs import data_folder
+from service.logs import data_folder, open_log
 from streams.dead_letters import DeadLetters
 from streams.lmdb_log import LmdbLog
-from streams.log import Log
 from tests.chaos.config import SPAN
 from tests.chaos.fold import Folded, fold, replayed
 from tests.chaos.producer import Producer
@@ -24,17 +24,17 @@ def judge(
     counted: dict[str, Any],
     digests: dict[str, str],
     statuses: Mapping[str, Mapping[str, Any]],
-    file: Path,
+    folder: Path,
     settings: Config,
-    log: Log,
     producer: Producer,
 ) -> list[str]:
     """Read the log, fold it, and say what does not agree; figures go into `counted` and `digests`."""
     tally = Tally(SPAN)
-    with (file.parent / "events.jsonl").open("w") as copy:
+    with closing(open_log(settings, readonly=True)) as log, (folder / "events.jsonl").open("w") as copy:
         for record in records_of(log):
             tally.add(record)
             copy.write(json.dumps([record.partition, record.offset, record.timestamp, record.value.decode()]) + "\n")
+        ends = {str(partition): end for partition, end in log.end().items()}
     folded = fold(settings)
     counted |= {
         "records": tally.records,
@@ -46,11 +46,10 @@ def judge(
         "dead": tally.dead.total(),
     }
     digests |= {name: status["digest"] for name, status in statuses.items()}
-    digests |= {"fold": folded.digest, "replay": replayed(file, settings)}
+    digests |= {"fold": folded.digest, "replay": replayed(settings)}
     problems = tally.problems + compare(tally, folded, producer)
     if len(set(digests.values())) > 1:
         problems.append(f"states differ: {digests}")
-    ends = {str(partition): end for partition, end in log.end().items()}
     for name, status in statuses.items():
         if status["next"] != ends:
             problems.append(f"{name} is at {status['next']}, and the log ends at {ends}")
