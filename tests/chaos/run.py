@@ -160,6 +160,8 @@ class _Run:
 
     def _fault(self, faults: Faults, acts: Sequence[Act]) -> None:
         for act in acts:
+            if act.ready:
+                self.trainer.wait()
             time.sleep(act.pause)
             self._note(BROKER, act)
             faults.do(act)

@@ -35,7 +35,8 @@ class Act(NamedTuple):
     ----------
     deed : Deed
     ready : bool
-        Whether to wait first until the process is ready; otherwise it is caught in whatever it does.
+        Whether to wait first until the process (for a deed to the broker: the trainer) is ready; otherwise it is caught in
+        whatever it does.
     pause : float
         Seconds until the deed, from then on.
     lasts : float

@@ -20,6 +20,9 @@ __all__ = ["Supervised"]
 PAUSE = 0.1
 """Seconds until it is started again."""
 
+PATIENCE = 300.0
+"""Seconds until a process that is not ready is taken for stuck, on a busy machine, and with a broker that comes and goes."""
+
 
 class Supervised:
     """Keeps a process running.
@@ -75,7 +78,7 @@ class Supervised:
 
     def wait(self) -> str:
         """Wait until it is ready; its address."""
-        limit = time.monotonic() + DEADLINE
+        limit = time.monotonic() + PATIENCE
         while True:
             url = self.url
             if url is not None and self._is_ready(url):

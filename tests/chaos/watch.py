@@ -12,7 +12,7 @@ from tests.chaos.supervised import Supervised
 
 __all__ = ["Versions", "watch"]
 
-PAUSE = 0.05
+PAUSE = 0.1
 """Seconds between requests."""
 
 PATIENCE = 60.0
