@@ -175,6 +175,21 @@ def test_connections_cut_while_reading_lose_and_repeat_nothing(faults: Faults, o
     assert numbers(found) == [*range(5000)]
 
 
+def test_asking_for_the_end_in_vain_does_not_move_who_reads(faults: Faults, open_log: OpenLog) -> None:
+    """The end is looked up by going there, and whoever asks for it need not be the one who reads."""
+    broker, proxy = faults
+    topic = broker.topic()
+    log, writer = open_log(broker.servers, topic, timeout=1.0), open_log(broker.servers, topic)
+    log.append(numbered(10))
+    for _ in range(2):
+        writer.append(numbered(10))
+    proxy.cut_after(0, TO_CLIENT, FETCH, die=True)
+    with in_time(), pytest.raises(NoBroker):
+        log.end()
+    proxy.heal()
+    assert numbers(read_through(log, 0, 30)) == list(range(10)) * 3
+
+
 @pytest.mark.parametrize("ways", [(TO_BROKER,), (TO_CLIENT,), (TO_BROKER, TO_CLIENT)], ids=["to broker", "to client", "both"])
 def test_reading_says_that_nothing_comes_and_goes_on_by_itself(faults: Faults, open_log: OpenLog, ways: tuple[Way]) -> None:
     broker, proxy = faults
