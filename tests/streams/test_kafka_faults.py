@@ -250,24 +250,6 @@ def test_a_broker_that_is_gone_is_noticed_while_there_is_nothing_to_read(
     assert log.known_at(0) > gone
 
 
-def test_a_reader_goes_on_at_its_place_after_a_question_for_the_end_that_nobody_answered(
-    faults: Faults, open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broker, proxy = faults
-    topic = broker.topic()
-    log = open_log(broker.servers, topic, readonly=True, timeout=1.0, options={"max_poll_records": 3})
-    for _ in range(3):
-        open_log(broker.servers, topic).append(numbered(4))
-    assert len(log.read({0: 0}, 3)) == 3
-    monkeypatch.setattr("streams.kafka.FRESH", -1.0)
-    log._silence.seconds = -2.0
-    proxy.cut_after(0, TO_CLIENT, FETCH, die=True)
-    with in_time(), pytest.raises(NoBroker):
-        log.end()
-    proxy.heal()
-    assert numbers(read_through(log, 3, 12)) == [3, 0, 1, 2, 3, 0, 1, 2, 3]
-
-
 def test_a_reader_that_was_away_itself_does_not_blame_the_broker(faults: Faults, open_log: OpenLog) -> None:
     broker, proxy = faults
     log = open_log(broker.servers, broker.topic(), timeout=1.5, patience=0.01)
