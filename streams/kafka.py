@@ -14,7 +14,7 @@ import crc32c  # noqa: F401  kafka-python takes it by itself; without it a check
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as failures
 
-from streams.kafka_clients import Silence, polled, started
+from streams.kafka_clients import Silence, poll, started
 from streams.kafka_errors import NoBroker, NotAllowed, NoTopic, certain, explain, said
 from streams.kafka_options import Settings
 from streams.kafka_window import Window
@@ -245,7 +245,7 @@ class KafkaLog:
         self._consumer.resume(place)
         until = time.monotonic() + self.timeout
         try:
-            while not polled(self._consumer, 100) and self._position(place) < near:
+            while not poll(self._consumer, 0.1) and self._position(place) < near:
                 if time.monotonic() > until:
                     raise failures.KafkaTimeoutError("no answer to a fetch")
             end = self._consumer.highwater(place)
@@ -306,10 +306,10 @@ class KafkaLog:
         for partition, window in self._windows.items():
             window.since = min(window.since, time.monotonic()) if partition in wanted else inf
         sent, heard = self._silence.heard
-        found = polled(self._consumer, seconds * 1000)
-        self._silence.asked(received=bool(found))
-        whole = sum(map(len, found.values())) < self._settings.consumer["max_poll_records"]
-        for place, messages in found.items():
+        polled = poll(self._consumer, seconds)
+        self._silence.asked(received=bool(polled))
+        whole = sum(map(len, polled.values())) < self._settings.consumer["max_poll_records"]
+        for place, messages in polled.items():
             self._windows[place.partition].take(place.partition, messages)
         for partition in wanted:
             window, place = self._windows[partition], self._places[partition]

@@ -60,7 +60,7 @@ def schedule(seed: int, kills: int, replicas: Sequence[str], broker: Sequence[De
     replicas : sequence of str
         Their names.
     broker : sequence of Deed
-        What may be done to the broker: as many deeds as kills, each in its turn.
+        What may be done to the broker: half as many deeds as kills, each in its turn.
     """
     rng = random.Random(seed)
     deeds: dict[str, list[Deed]] = {name: [] for name in (TRAINER, *replicas, BROKER)}
@@ -69,7 +69,7 @@ def schedule(seed: int, kills: int, replicas: Sequence[str], broker: Sequence[De
     for whom in _in_turn(rng, [TRAINER, *replicas], -(-kills // 2)):
         deeds[whom].append(Deed.STOP)
     if broker:
-        deeds[BROKER] = list(islice(cycle(broker), max(kills, len(broker))))
+        deeds[BROKER] = list(islice(cycle(broker), max(kills // 2, len(broker))))
     for some in deeds.values():
         rng.shuffle(some)
     return {whom: [_act(rng, deed, whom, kills >= LONG_RUN) for deed in some] for whom, some in deeds.items()}

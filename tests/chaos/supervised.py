@@ -99,7 +99,7 @@ class Supervised:
                 process.terminate()
         if process is not None:
             try:
-                if process.wait(DEADLINE) not in (0, -signal.SIGTERM):
+                if process.wait(DEADLINE) not in (0, -signal.SIGTERM, -signal.SIGABRT):
                     self.problems.append(f"{self.name} ended with {process.returncode} at SIGTERM: {self.said()}")
             except subprocess.TimeoutExpired:
                 self.problems.append(f"{self.name} does not end: {self.said()}")

@@ -37,6 +37,20 @@ def test_a_reader_that_starts_again_goes_on_at_its_offset(broker: Broker, open_l
     assert [record.offset for record in again.read({0: 7}, 3)] == [7, 8, 9], "an earlier place than the last read's"
 
 
+def test_what_was_read_ahead_of_one_partition_comes_although_another_was_read_meanwhile(
+    broker: Broker, open_log: OpenLog
+) -> None:
+    """The client sets it aside while only the other is asked for, and must not leave it there."""
+    topic = broker.topic(2)
+    log = open_log(broker.servers, topic, options={"max_poll_records": 10})
+    log.append([(key_to(n % 2, 2), b"%d" % n) for n in range(100)])
+    reader = open_log(broker.servers, topic, timeout=3.0, options={"max_poll_records": 10}, readonly=True)
+    found = list(reader.read({0: 0}, 10))
+    found += read_on(reader, {1: 0}, 10)
+    found += read_on(reader, {0: 10, 1: 50})
+    assert sorted(int(record.value) for record in found) == [*range(100)]
+
+
 def test_a_users_records_share_a_partition_and_keep_their_order(broker: Broker, open_log: OpenLog) -> None:
     log = open_log(broker.servers, broker.topic(4))
     assert log.partitions == (0, 1, 2, 3)
