@@ -110,16 +110,6 @@ def test_the_end_of_a_partition_is_asked_for_though_others_were_just_read(broker
     assert log.end() == ends
 
 
-def test_a_partition_that_had_to_wait_for_another_one_is_read_on(broker: Broker, open_log: OpenLog) -> None:
-    topic = broker.topic(2)
-    keys = [key_to(partition, 2) for partition in range(2)]
-    open_log(broker.servers, topic).append([(key, b"%d" % n) for key in keys for n in range(20)])
-    log = open_log(broker.servers, topic, readonly=True, options={"max_poll_records": 5}, timeout=3.0)
-    assert [record.offset for record in log.read({0: 0}, 5)] == list(range(5)), "more of the batch has been fetched"
-    assert [record.offset for record in read_on(log, {1: 0})] == list(range(20))
-    assert [record.offset for record in read_on(log, {0: 5})] == list(range(5, 20))
-
-
 def test_ends_of_transactions_are_passed_over(broker: Broker, open_log: OpenLog) -> None:
     """They take an offset and hold no record: whoever waits for `end` must not wait for them."""
     topic = broker.topic()
