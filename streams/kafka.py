@@ -313,7 +313,7 @@ class KafkaLog:
             self._windows[place.partition].take(place.partition, messages)
         for partition in wanted:
             window, place = self._windows[partition], self._places[partition]
-            if place not in found:
+            if place not in polled:
                 window.reach = max(window.reach, self._position(place))
             window.highwater = max(self._consumer.highwater(place) or 0, window.reach)
             if whole and sent >= window.since:
