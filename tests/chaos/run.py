@@ -103,6 +103,7 @@ class _Run:
                     self.faults.heal()
                 for process in self.processes:
                     process.wait()
+                self.note("all done, and all ready")
                 quiet.set()
                 producing.result()
             finally:
@@ -135,8 +136,15 @@ class _Run:
 
     def close(self) -> None:
         """End all processes."""
-        for process in self.processes:
-            process.close()
+        self.note("ending")
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Supervised.close, self.processes))
+        self.note("ended")
+
+    def note(self, what: str) -> None:
+        """Write down when something happens."""
+        with (self._folder / "journal.txt").open("a") as file:
+            file.write(f"{time.time():.3f} {time.monotonic() - self._began:8.2f} s {what}\n")
 
     def line(self) -> str:
         """What has happened so far."""
@@ -152,7 +160,7 @@ class _Run:
             if act.ready:
                 process.wait()
             time.sleep(act.pause)
-            self._note(process.name, act)
+            self.note(f"{process.name}: {act.deed.value} {act.lasts:.1f}")
             if act.deed is Deed.KILL:
                 process.kill()
             else:
@@ -163,12 +171,8 @@ class _Run:
             if act.ready:
                 self.trainer.wait()
             time.sleep(act.pause)
-            self._note(BROKER, act)
+            self.note(f"{BROKER}: {act.deed.value} {act.lasts:.1f}")
             faults.do(act)
-
-    def _note(self, whom: str, act: Act) -> None:
-        with (self._folder / "journal.txt").open("a") as file:
-            file.write(f"{time.time():.3f} {time.monotonic() - self._began:8.2f} s {whom}: {act.deed.value} {act.lasts:.1f}\n")
 
 
 def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda _: None) -> Report:
@@ -202,6 +206,7 @@ def _disturbed(one: _Run, report: Report, say: Callable[[str], None]) -> dict[st
     try:
         for process in one.processes:
             process.wait()
+        one.note("all ready")
         one.disturb(say)
         return one.rest()
     except AssertionError as error:
