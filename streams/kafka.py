@@ -225,10 +225,10 @@ class KafkaLog:
         return {place.partition: offset for place, offset in found.items()}
 
     def _ask_ends(self) -> None:
-        """Learn the ends."""
+        """Learn the ends, and leave the consumer where it was."""
         begin = self._ask_begin()
         for partition, window in self._windows.items():
-            window.highwater, window.since = self._ask_end(partition, begin[partition]), inf
+            window.highwater = self._ask_end(partition, begin[partition])
 
     def _ask_end(self, partition: int, begin: int) -> int:
         """End of a partition, as an answer to a fetch says it.
@@ -236,7 +236,7 @@ class KafkaLog:
         The answer to the request made for this purpose is not taken as it is: the broker of the tests gives the offset after
         the first record of the last batch. It serves as a place near the end to fetch from.
         """
-        place = self._places[partition]
+        place, window = self._places[partition], self._windows[partition]
         near = self._consumer.end_offsets([place], timeout_ms=int(self.timeout * 400))[place]
         if near <= begin:
             return begin
@@ -248,11 +248,12 @@ class KafkaLog:
             while not poll(self._consumer, 0.1) and self._position(place) < near:
                 if time.monotonic() > until:
                     raise failures.KafkaTimeoutError("no answer to a fetch")
+            end = self._consumer.highwater(place)
         finally:
-            # Also when it was in vain: who reads on takes the consumer's place for how far it has been read.
+            # Also where there was no answer: a read takes what comes next for what follows.
             self._consumer.pause(place)
-            self._consumer.seek(place, self._windows[partition].reach)
-        end = self._consumer.highwater(place)
+            self._consumer.seek(place, window.reach)
+            window.since = inf
         return near if end is None else int(end)
 
     def _position(self, place: TopicPartition) -> int:

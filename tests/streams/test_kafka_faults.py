@@ -197,11 +197,7 @@ def test_reading_says_that_nothing_comes_and_goes_on_by_itself(faults: Faults, o
     open_log(broker.servers, topic).append(numbered(2000, size=500))
     options = {"max_partition_fetch_bytes": 20_000, "fetch_max_bytes": 20_000}
     log = open_log(broker.servers, topic, readonly=True, timeout=1.0, patience=0.01, options=options)
-    found: list[Record] = []
-    for _ in tries():
-        found += log.read({0: 0}, 10)
-        if found:
-            break
+    found = read_through(log, 0, 10)
     proxy.stall(*ways)
     with in_time(), pytest.raises(NoBroker, match=r"reading: the broker takes connections but did not answer within 1 s"):
         for _ in tries():
