@@ -256,7 +256,8 @@ def _among_best(values: Values, left: Bools, top: int = 1) -> Values:
     edge = np.partition(remaining, remaining.size - window)[remaining.size - window]
     higher, tied = left & (values > edge), left & (values == edge)
     places = window - np.count_nonzero(higher)
-    return higher / window + tied * (places / window / np.count_nonzero(tied))
+    chances: Values = higher / window + tied * (places / window / np.count_nonzero(tied))
+    return chances
 
 
 def _top(values: Values, m: int, rng: np.random.Generator) -> tuple[Ids, int]:

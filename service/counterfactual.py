@@ -148,8 +148,8 @@ class Counterfactual:
         usable = []
         for impression in impressions:
             self._reached = max(self._reached, impression.timestamp)
-            told = impression.propensities
-            if len(told) != len(impression.items) or not all(0 < one <= 1 for one in told):
+            logged = impression.propensities
+            if len(logged) != len(impression.items) or not all(0 < one <= 1 for one in logged):
                 self.left_out["no_propensities"] += 1
             elif impression.request_id in self._noted:
                 self.left_out["duplicates"] += 1

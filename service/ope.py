@@ -198,7 +198,7 @@ def choose_clip(decisions: Decisions) -> float:
     """Where to clip the weights: the smallest bound that is not contradicted by a larger one.
 
     Bounds go down from the largest weight by halves to 1, which trades variance for bias. As long as the intervals
-    (estimate +- 2 standard errors) of all bounds so far have a point in common, the bias is not seen to be larger than they are.
+    (estimate +- 2 standard errors) of all bounds so far have a point in common, no bias is seen that is larger than those.
 
     References
     ----------

@@ -138,8 +138,7 @@ def _single(document: dict[str, Any], count: int) -> tuple[int, float, float]:
     action = document.get("_label_Action")
     if not isinstance(action, int) or isinstance(action, bool) or not 1 <= action <= count:
         raise _Unusable("bad_action", f"_label_Action: {action!r}, and it has to be from 1 to {count}")
-    chance, cost = document.get("_label_probability"), document.get("_label_cost")
-    _check(chance, cost, "_label_probability", "_label_cost")
+    chance, cost = _chance(document, "_label_probability"), _cost(document)
     order, chances = document.get("a"), document.get("p")
     if isinstance(order, list) and isinstance(chances, list):
         taken = action - 1 if 0 in order else action
@@ -148,7 +147,7 @@ def _single(document: dict[str, Any], count: int) -> tuple[int, float, float]:
         told = chances[order.index(taken)]
         if not _is_number(told) or abs(told - chance) > _CLOSE * chance:
             raise _Unusable("inconsistent", f"_label_probability: {chance!r}, and p says {told!r}")
-    return action - 1, float(chance), float(cost)
+    return action - 1, chance, cost
 
 
 def _slots(context: dict[str, Any], outcomes: Any, actions: list[dict[str, Any]]) -> list[tuple[int, float, float]]:
@@ -162,20 +161,30 @@ def _slots(context: dict[str, Any], outcomes: Any, actions: list[dict[str, Any]]
         raise _Unusable("not_a_decision", "_outcomes: no list of objects")
     places = []
     for outcome in outcomes:
-        action, chance = (one[0] if isinstance(one, list) and one else one for one in (outcome.get("_a"), outcome.get("_p")))
+        action = _first(outcome.get("_a"))
         if not isinstance(action, int) or isinstance(action, bool) or not 0 <= action < len(actions):
             raise _Unusable("bad_action", f"_a: {action!r}, and it has to be from 0 to {len(actions) - 1}")
-        cost = outcome.get("_label_cost")
-        _check(chance, cost, "_p", "_label_cost")
-        places.append((action, float(chance), float(cost)))
+        places.append((action, _chance(outcome, "_p"), _cost(outcome)))
     return places
 
 
-def _check(chance: object, cost: object, chance_name: str, cost_name: str) -> None:
-    if not _is_number(chance) or not 0 < chance <= 1:  # type: ignore[operator]
-        raise _Unusable("bad_propensity", f"{chance_name}: {chance!r} is no probability above 0")
+def _first(value: Any) -> Any:
+    """What was taken, of a list that begins with it."""
+    return value[0] if isinstance(value, list) and value else value
+
+
+def _chance(document: dict[str, Any], name: str) -> float:
+    chance = _first(document.get(name))
+    if not _is_number(chance) or not 0 < chance <= 1:
+        raise _Unusable("bad_propensity", f"{name}: {chance!r} is no probability above 0")
+    return float(chance)
+
+
+def _cost(document: dict[str, Any]) -> float:
+    cost = document.get("_label_cost")
     if not _is_number(cost):
-        raise _Unusable("bad_cost", f"{cost_name}: {cost!r} is no number")
+        raise _Unusable("bad_cost", f"_label_cost: {cost!r} is no number")
+    return float(cost)
 
 
 def _items(actions: list[dict[str, Any]]) -> tuple[list[str], dict[str, dict[str, Attribute]]]:
@@ -244,5 +253,5 @@ def _timestamp(document: dict[str, Any], before: float) -> float:
     return max((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp(), 0.0)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
