@@ -145,33 +145,18 @@ class Counterfactual:
         Unknown
             When the policy does not say what it would do.
         """
-        usable = []
+        usable: dict[str, Impression] = {}
         for impression in impressions:
             self._reached = max(self._reached, impression.timestamp)
             logged = impression.propensities
             if len(logged) != len(impression.items) or not all(0 < one <= 1 for one in logged):
                 self.left_out["no_propensities"] += 1
-            elif impression.request_id in self._noted:
+            elif impression.request_id in self._noted or impression.request_id in usable:
                 self.left_out["duplicates"] += 1
             else:
-                usable.append(impression)
-        if not usable:
-            return
-        items = [np.concatenate((hash_ids(one.items), np.frombuffer(one.unshown, "<i8"))) for one in usable]
-        ends = np.cumsum([0, *(candidates.size for candidates in items)])
-        score, predicted, uncertainty = self._score(usable, np.concatenate(items), np.diff(ends))
-        for n, impression in enumerate(usable):
-            rows = slice(ends[n], ends[n + 1])
-            errors = None if uncertainty is None else uncertainty[rows]
-            told = self._tell(impression, items[n], score[rows], errors, predicted[rows])
-            self._noted[impression.request_id] = _Noted(
-                impression.request_id,
-                impression.timestamp,
-                1.0 if importance is None else importance.get(impression.request_id, 1.0),
-                impression.propensities[: told.shape[1]],
-                told,
-                np.full(told.shape[1], np.nan),
-            )
+                usable[impression.request_id] = impression
+        if usable:
+            self._note(list(usable.values()), importance or {})
 
     def happened(self, rows: Sequence[Row], reward: Floats) -> None:
         """Take outcomes: of several at one place, the one that is worth most counts."""
@@ -203,6 +188,23 @@ class Counterfactual:
             own=told[3],
             chain=self._chain,
         )
+
+    def _note(self, usable: Sequence[Impression], importance: Mapping[str, float]) -> None:
+        items = [np.concatenate((hash_ids(one.items), np.frombuffer(one.unshown, "<i8"))) for one in usable]
+        ends = np.cumsum([0, *(candidates.size for candidates in items)])
+        score, predicted, uncertainty = self._score(usable, np.concatenate(items), np.diff(ends))
+        for n, impression in enumerate(usable):
+            rows = slice(ends[n], ends[n + 1])
+            errors = None if uncertainty is None else uncertainty[rows]
+            told = self._tell(impression, items[n], score[rows], errors, predicted[rows])
+            self._noted[impression.request_id] = _Noted(
+                impression.request_id,
+                impression.timestamp,
+                importance.get(impression.request_id, 1.0),
+                impression.propensities[: told.shape[1]],
+                told,
+                np.full(told.shape[1], np.nan),
+            )
 
     def _score(self, impressions: Sequence[Impression], item: Ids, sizes: Ids) -> tuple[Floats, Floats, Floats | None]:
         """Scores of all candidates with what the policy needs, and the ranker's predictions."""

@@ -121,7 +121,7 @@ def evaluate(
             recording = open_stream(config)
             batches, dead = _from_events(recording, config, pipeline), recording.dead
         else:
-            batches, dead, window = _from_decisions(config, pipeline, importance)
+            batches, dead, window = _from_decisions(config, pipeline, noted, importance)
         try:
             for joined in batches:
                 noted.shown(joined.shown, importance)
@@ -174,11 +174,12 @@ def _from_events(recording: Recording, config: Config, pipeline: Pipeline) -> It
 
 
 def _from_decisions(
-    config: Config, pipeline: Pipeline, importance: dict[str, float]
+    config: Config, pipeline: Pipeline, noted: Counterfactual, importance: dict[str, float]
 ) -> tuple[Iterator[Joined], DeadLetters, float]:
     """Batches of a file of decisions, their dead letters, and the seconds until an outcome is known: none.
 
-    What each decision of a batch stands for is put into `importance` before the batch is given.
+    What each decision of a batch stands for is put into `importance` before the batch is given. As in a log, a second decision
+    with the same id is dropped.
     """
     parts = urlsplit(config.stream.url)
     if parts.scheme != "file":
@@ -187,9 +188,13 @@ def _from_decisions(
     log = open_decisions(Path(parts.netloc + parts.path), format=config.stream.format, strict=config.stream.strict)
 
     def batches() -> Iterator[Joined]:
-        batch = Joined([], [])
+        batch, seen = Joined([], []), set[str]()
         for one in log.read():
             if isinstance(one, Decision):
+                if one.impression.request_id in seen:
+                    noted.left_out["duplicates"] += 1
+                    continue
+                seen.add(one.impression.request_id)
                 impression = _impression(one)
                 importance[impression.request_id] = one.importance
                 batch.shown.append(impression)

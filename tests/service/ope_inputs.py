@@ -45,13 +45,12 @@ def open_bandit(logged: str, target: str, campaign: str) -> Arrays:
     model = (clicks + 100 * reward.mean()) / (shown + 100)
     counts = Counter((one.impression.context["position"], number[one.impression.items[0]]) for one in _read(target, campaign))
     shares = {at: np.array([counts[at, n] for n in range(len(items))], float) for at in (1.0, 2.0, 3.0)}
+    positions = [float(one.impression.context["position"]) for one in rows]
     return {
         "reward": reward,
         "propensity": np.array([one.impression.propensities[0] for one in rows]),
         "action": action,
-        "chances": np.stack(
-            [shares[at] / shares[at].sum() for at in (float(one.impression.context["position"]) for one in rows)]
-        ),
+        "chances": np.stack([shares[at] / shares[at].sum() for at in positions]),
         "predicted": np.tile(model, (len(rows), 1)),
     }
 
