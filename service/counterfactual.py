@@ -161,8 +161,10 @@ class Counterfactual:
     def happened(self, rows: Sequence[Row], reward: Floats) -> None:
         """Take outcomes: of several at one place, the one that is worth most counts."""
         for row, worth in zip(rows, reward.tolist(), strict=True):
+            if not row.kind:  # left alone: dated at the end of its window, whether or not the log goes that far
+                continue
             self._reached = max(self._reached, row.timestamp)
-            noted = self._noted.get(row.impression.request_id) if row.impression is not None and row.kind else None
+            noted = None if row.impression is None else self._noted.get(row.impression.request_id)
             if noted is not None and row.place < noted.reward.size:
                 noted.reward[row.place] = np.fmax(noted.reward[row.place], worth)
 

@@ -19,6 +19,7 @@ from service.ope import Decisions, NotEvaluable
 from service.pipeline import Pipeline
 from service.replay import open_reader, open_stream
 from service.runtime import build_pipeline, joiners
+from service.trainer import Trainer
 from service.verdict import OffPolicy, judge
 from streams.block import Block
 from streams.dead_letters import DeadLetters
@@ -116,7 +117,7 @@ def evaluate(
         if urlsplit(config.stream.url).scheme in ("lmdb", "kafka"):
             reader = open_reader(opened, config, pipeline, outcomes, dead, ledger)
             reader.restore()
-            batches = reader.intake.batches()
+            batches = _to_the_end(reader)
         elif config.stream.format == "events":
             recording = open_stream(config)
             batches, dead = _from_events(recording, config, pipeline), recording.dead
@@ -161,6 +162,13 @@ def policy_of_log(path: Path, *, strict: bool = False) -> Shares:
     """
     log = open_decisions(path, format="open_bandit", strict=strict)
     return Shares(one for one in log.read() if isinstance(one, Decision))
+
+
+def _to_the_end(reader: Trainer) -> Iterator[Joined]:
+    """Batches of a log, the open ones at its end included: nothing follows that they would have to wait for."""
+    yield from reader.intake.batches()
+    for joiner in reader.intake.joiners.values():
+        yield from joiner.finish()
 
 
 def _from_events(recording: Recording, config: Config, pipeline: Pipeline) -> Iterator[Joined]:

@@ -181,7 +181,7 @@ def _chance(document: dict[str, Any], name: str) -> float:
 
 
 def _cost(document: dict[str, Any]) -> float:
-    cost = document.get("_label_cost")
+    cost: Any = document.get("_label_cost")
     if not _is_number(cost):
         raise _Unusable("bad_cost", f"_label_cost: {cost!r} is no number")
     return float(cost)
