@@ -100,7 +100,30 @@ class _Noted:
     importance: float
     propensity: Sequence[float]
     told: Values  # (4, places): target, predicted, expected, own
+    raw: Floats  # (places,): predicted, as the ranker said it
     reward: Values
+
+
+class _Scale:
+    """What the ranker's predictions have to be multiplied by to be as large as the rewards that came of them lately.
+
+    A ranker that starts from nothing predicts one half for a while, and a click may be one in two hundred. Before anything is
+    known it is 0: then nothing is predicted, and the doubly robust estimate is that of IPS.
+    """
+
+    HALF_LIFE = 1_000
+    """Rows after which an outcome counts half."""
+
+    def __init__(self) -> None:
+        self._paid = self._foretold = 0.0
+
+    @property
+    def factor(self) -> float:
+        return max(self._paid / self._foretold, 0.0) if self._foretold > 0 else 0.0
+
+    def add(self, rows: int, paid: float, foretold: float) -> None:
+        kept = 0.5 ** (rows / self.HALF_LIFE)
+        self._paid, self._foretold = kept * self._paid + paid, kept * self._foretold + foretold
 
 
 class Counterfactual:
@@ -109,7 +132,7 @@ class Counterfactual:
     Parameters
     ----------
     pipeline : Pipeline
-        Scores the candidates; predicts rewards, by its ranker alone.
+        Scores the candidates; predicts rewards, by its ranker alone, on the scale of the latest outcomes.
     chooser : Chooser
         The policy that is evaluated.
     places : int or None
@@ -131,6 +154,7 @@ class Counterfactual:
         self._pipeline, self._chooser, self._places, self._chain = pipeline, chooser, places, chain
         self._rng = np.random.default_rng(seed)
         self._noted: dict[str, _Noted] = {}
+        self._scale = _Scale()
         self._reached = 0.0
         self.left_out: Counter[str] = Counter()
 
@@ -160,13 +184,17 @@ class Counterfactual:
 
     def happened(self, rows: Sequence[Row], reward: Floats) -> None:
         """Take outcomes: of several at one place, the one that is worth most counts."""
+        paid = foretold = 0.0
         for row, worth in zip(rows, reward.tolist(), strict=True):
-            if not row.kind:  # left alone: dated at the end of its window, whether or not the log goes that far
-                continue
-            self._reached = max(self._reached, row.timestamp)
+            if row.kind:  # what was left alone is dated at the end of its window, whether or not the log goes that far
+                self._reached = max(self._reached, row.timestamp)
             noted = None if row.impression is None else self._noted.get(row.impression.request_id)
-            if noted is not None and row.place < noted.reward.size:
+            if noted is None or row.place >= noted.reward.size:
+                continue
+            paid, foretold = paid + worth, foretold + float(noted.raw[row.place])
+            if row.kind:
                 noted.reward[row.place] = np.fmax(noted.reward[row.place], worth)
+        self._scale.add(len(rows), paid, foretold)
 
     def decisions(self, window: float = 0.0) -> tuple[list[str], Decisions] | None:
         """Everything noted: request ids, and the decisions; None when there are not any.
@@ -193,18 +221,19 @@ class Counterfactual:
 
     def _note(self, usable: Sequence[Impression], importance: Mapping[str, float]) -> None:
         items = [np.concatenate((hash_ids(one.items), np.frombuffer(one.unshown, "<i8"))) for one in usable]
-        ends = np.cumsum([0, *(candidates.size for candidates in items)])
+        ends, factor = np.cumsum([0, *(candidates.size for candidates in items)]), self._scale.factor
         score, predicted, uncertainty = self._score(usable, np.concatenate(items), np.diff(ends))
         for n, impression in enumerate(usable):
             rows = slice(ends[n], ends[n + 1])
             errors = None if uncertainty is None else uncertainty[rows]
-            told = self._tell(impression, items[n], score[rows], errors, predicted[rows])
+            told = self._tell(impression, items[n], score[rows], errors, factor * predicted[rows])
             self._noted[impression.request_id] = _Noted(
                 impression.request_id,
                 impression.timestamp,
                 importance.get(impression.request_id, 1.0),
                 impression.propensities[: told.shape[1]],
                 told,
+                predicted[rows][: told.shape[1]].copy(),
                 np.full(told.shape[1], np.nan),
             )
 
