@@ -18,8 +18,10 @@ from service.evaluate import evaluate, policy_of_log
 from service.ope import NotEvaluable
 from streams.codec import encode
 from streams.events import Event, Impression, Interaction, ItemUpdate
+from streams.kafka import KafkaLog
 from streams.lmdb_log import LmdbLog
 from streams.recorded import BadRecording
+from tests.broker import Broker
 from tests.service.conftest import records
 from tests.service.ope_inputs import OPEN_BANDIT, clicks
 
@@ -83,6 +85,34 @@ def test_a_log_and_its_events_in_a_file_say_the_same(tmp_path: Path) -> None:
     assert found.estimates["dr"].low < 0.6 < found.estimates["dr"].high
     assert found.match_rate == pytest.approx(0.5, abs=0.06)
     assert found.largest_weight == 2.0
+
+
+def test_partitions_give_the_same_decisions_in_another_order(tmp_path: Path) -> None:
+    events = coin(300)
+    log = LmdbLog(tmp_path / "four" / "events", partitions=4)
+    for start in range(0, len(events), 7):
+        log.append(records(events[start : start + 7]))
+    log.close()
+    one, four = (
+        evaluate(parse(GREEDY | {"stream": {"url": url, "window": 10.0, "batch_rows": 16}}))
+        for url in (log_of(tmp_path / "one", events), f"lmdb://{tmp_path}/four")
+    )
+    rewards = [dict(zip(told.request_ids, told.decisions.reward.tolist(), strict=True)) for told in (one, four)]
+    assert rewards[0] == rewards[1]
+    assert one.left_out == four.left_out == {"young": 10}
+
+
+def test_a_topic_says_the_same_as_a_log_on_disk(broker: Broker, tmp_path: Path) -> None:
+    events = coin(200)
+    topic = broker.topic()
+    log = KafkaLog(broker.servers, topic)
+    log.append(records(events))
+    log.close()
+    stream = {"window": 10.0, "batch_rows": 16}
+    disk = evaluate(parse(GREEDY | {"stream": stream | {"url": log_of(tmp_path, events)}}))
+    kafka = evaluate(parse(GREEDY | {"stream": stream | {"url": f"kafka://{broker.servers}/{topic}"}}))
+    assert kafka.request_ids == disk.request_ids
+    assert repr(kafka.result) == repr(disk.result)
 
 
 def test_nothing_is_scored_by_what_came_after_it(tmp_path: Path) -> None:
