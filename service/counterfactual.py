@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -111,8 +111,8 @@ class _Scale:
     known it is 0: then nothing is predicted, and the doubly robust estimate is that of IPS.
     """
 
-    HALF_LIFE = 1_000
-    """Rows after which an outcome counts half."""
+    HALF_LIFE = 20
+    """Rewards other than 0 after which an outcome counts half: enough to know the ratio by a fifth, however rare they are."""
 
     def __init__(self) -> None:
         self._paid = self._foretold = 0.0
@@ -121,9 +121,10 @@ class _Scale:
     def factor(self) -> float:
         return max(self._paid / self._foretold, 0.0) if self._foretold > 0 else 0.0
 
-    def add(self, rows: int, paid: float, foretold: float) -> None:
-        kept = 0.5 ** (rows / self.HALF_LIFE)
-        self._paid, self._foretold = kept * self._paid + paid, kept * self._foretold + foretold
+    def add(self, reward: Values, foretold: Floats) -> None:
+        kept = 0.5 ** (np.count_nonzero(reward) / self.HALF_LIFE)
+        self._paid = kept * self._paid + float(reward.sum())
+        self._foretold = kept * self._foretold + float(foretold.sum())
 
 
 class Counterfactual:
@@ -139,21 +140,32 @@ class Counterfactual:
         Places of an impression that count, from the first; None: all.
     chain : bool
         Whether the policy fills the places above, too; see `service.ope.Decisions`.
+    window : float
+        Seconds until what was left alone is known to have been; 0 where outcomes come with the decisions.
     seed : int
         Of the lists that the policy is imagined to show.
 
     Attributes
     ----------
     left_out : Counter
-        Impressions without usable propensities (``no_propensities``), and repeated ones (``duplicates``).
+        Impressions without usable propensities (``no_propensities``), repeated ones (``duplicates``), and those of the last
+        `window` seconds (``young``).
     """
 
     def __init__(
-        self, pipeline: Pipeline, chooser: Chooser, *, places: int | None = None, chain: bool = True, seed: int = 0
+        self,
+        pipeline: Pipeline,
+        chooser: Chooser,
+        *,
+        places: int | None = None,
+        chain: bool = True,
+        window: float = 0.0,
+        seed: int = 0,
     ) -> None:
-        self._pipeline, self._chooser, self._places, self._chain = pipeline, chooser, places, chain
+        self._pipeline, self._chooser, self._places, self._chain, self._window = pipeline, chooser, places, chain, window
         self._rng = np.random.default_rng(seed)
         self._noted: dict[str, _Noted] = {}
+        self._open: deque[_Noted] = deque()
         self._scale = _Scale()
         self._reached = 0.0
         self.left_out: Counter[str] = Counter()
@@ -184,24 +196,21 @@ class Counterfactual:
 
     def happened(self, rows: Sequence[Row], reward: Floats) -> None:
         """Take outcomes: of several at one place, the one that is worth most counts."""
-        paid = foretold = 0.0
         for row, worth in zip(rows, reward.tolist(), strict=True):
-            if row.kind:  # what was left alone is dated at the end of its window, whether or not the log goes that far
-                self._reached = max(self._reached, row.timestamp)
-            noted = None if row.impression is None else self._noted.get(row.impression.request_id)
-            if noted is None or row.place >= noted.reward.size:
+            if not row.kind:  # left alone: dated at the end of its window, whether or not the log goes that far
                 continue
-            paid, foretold = paid + worth, foretold + float(noted.raw[row.place])
-            if row.kind:
+            self._reached = max(self._reached, row.timestamp)
+            noted = None if row.impression is None else self._noted.get(row.impression.request_id)
+            if noted is not None and row.place < noted.reward.size:
                 noted.reward[row.place] = np.fmax(noted.reward[row.place], worth)
-        self._scale.add(len(rows), paid, foretold)
+        # Clicks come before what was left alone: only together do they say how large rewards are.
+        while self._open and self._is_old(self._open[0]):
+            noted = self._open.popleft()
+            self._scale.add(np.nan_to_num(noted.reward), noted.raw)
 
-    def decisions(self, window: float = 0.0) -> tuple[list[str], Decisions] | None:
-        """Everything noted: request ids, and the decisions; None when there are not any.
-
-        Impressions of the last `window` seconds are left out (``young``): what will be clicked is not known yet.
-        """
-        old = [noted for noted in self._noted.values() if noted.timestamp <= self._reached - window]
+    def decisions(self) -> tuple[list[str], Decisions] | None:
+        """Everything noted whose outcome is known: request ids, and the decisions; None when there are not any."""
+        old = [noted for noted in self._noted.values() if self._is_old(noted)]
         self.left_out["young"] = len(self._noted) - len(old)
         if not old:
             return None
@@ -227,7 +236,7 @@ class Counterfactual:
             rows = slice(ends[n], ends[n + 1])
             errors = None if uncertainty is None else uncertainty[rows]
             told = self._tell(impression, items[n], score[rows], errors, factor * predicted[rows])
-            self._noted[impression.request_id] = _Noted(
+            noted = self._noted[impression.request_id] = _Noted(
                 impression.request_id,
                 impression.timestamp,
                 importance.get(impression.request_id, 1.0),
@@ -236,6 +245,10 @@ class Counterfactual:
                 predicted[rows][: told.shape[1]].copy(),
                 np.full(told.shape[1], np.nan),
             )
+            self._open.append(noted)
+
+    def _is_old(self, noted: _Noted) -> bool:
+        return noted.timestamp <= self._reached - self._window
 
     def _score(self, impressions: Sequence[Impression], item: Ids, sizes: Ids) -> tuple[Floats, Floats, Floats | None]:
         """Scores of all candidates with what the policy needs, and the ranker's predictions."""

@@ -109,20 +109,21 @@ def evaluate(
         pipeline = build_pipeline(config)
         worth = {"reward": 1.0, "click": 1.0} | config.reward
         outcomes = Outcomes(pipeline, worth)
-        noted = Counterfactual(
-            pipeline, OfPolicy(pipeline.policy) if chooser is None else chooser, places=places, chain=chain, seed=seed
-        )
-        dead, window = DeadLetters(MemoryLog()), config.stream.window
+        is_log, is_events = urlsplit(config.stream.url).scheme in ("lmdb", "kafka"), config.stream.format == "events"
+        window = config.stream.window if is_log or is_events else 0.0
+        chooser = OfPolicy(pipeline.policy) if chooser is None else chooser
+        noted = Counterfactual(pipeline, chooser, places=places, chain=chain, window=window, seed=seed)
+        dead = DeadLetters(MemoryLog())
         importance: dict[str, float] = {}
-        if urlsplit(config.stream.url).scheme in ("lmdb", "kafka"):
+        if is_log:
             reader = open_reader(opened, config, pipeline, outcomes, dead, ledger)
             reader.restore()
             batches = _to_the_end(reader)
-        elif config.stream.format == "events":
+        elif is_events:
             recording = open_stream(config)
             batches, dead = _from_events(recording, config, pipeline), recording.dead
         else:
-            batches, dead, window = _from_decisions(config, pipeline, noted, importance)
+            batches, dead = _from_decisions(config, pipeline, noted, importance)
         try:
             for joined in batches:
                 noted.shown(joined.shown, importance)
@@ -134,7 +135,7 @@ def evaluate(
                     pipeline.learn(feedback)
         except Unknown as error:
             raise NotEvaluable(f"{config.stream.url}: {error}") from error
-        found = noted.decisions(window)
+        found = noted.decisions()
         if found is None:
             raise NotEvaluable(_nothing(config.stream.url, noted, window))
         ids, decisions = found
@@ -183,8 +184,8 @@ def _from_events(recording: Recording, config: Config, pipeline: Pipeline) -> It
 
 def _from_decisions(
     config: Config, pipeline: Pipeline, noted: Counterfactual, importance: dict[str, float]
-) -> tuple[Iterator[Joined], DeadLetters, float]:
-    """Batches of a file of decisions, their dead letters, and the seconds until an outcome is known: none.
+) -> tuple[Iterator[Joined], DeadLetters]:
+    """Batches of a file of decisions, and their dead letters.
 
     What each decision of a batch stands for is put into `importance` before the batch is given. As in a log, a second decision
     with the same id is dropped.
@@ -215,7 +216,7 @@ def _from_decisions(
         if batch.rows:
             yield batch
 
-    return batches(), log.dead, 0.0
+    return batches(), log.dead
 
 
 def _impression(decision: Decision) -> Impression:

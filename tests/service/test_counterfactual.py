@@ -189,10 +189,10 @@ def test_what_cannot_be_evaluated_is_counted(make_pipeline: Callable[..., Pipeli
             timestamp=timestamp,
         )
 
-    noted = Counterfactual(pipeline, OfPolicy(pipeline.policy))
+    noted = Counterfactual(pipeline, OfPolicy(pipeline.policy), window=20.0)
     noted.shown([impression("a"), impression("b", 0.5), impression("c", 0.5, 0.0), impression("d", 0.5, 1.5)])
     noted.shown([impression("e", 0.5, 0.5), impression("e", 0.5, 0.5), impression("f", 0.5, 0.5, timestamp=99.0)])
-    ids, decisions = noted.decisions(window=20.0) or pytest.fail("nothing noted")
+    ids, decisions = noted.decisions() or pytest.fail("nothing noted")
     assert ids == ["e"]
     assert decisions.reward.size == 2
     assert dict(noted.left_out) == {"no_propensities": 4, "duplicates": 1, "young": 1}
@@ -205,10 +205,10 @@ def test_a_young_click_is_left_out_like_what_was_left_alone(make_pipeline: Calla
     shown = [
         Impression(request_id=f"r{n}", user="u0", items=("i0",), propensities=(1.0,), timestamp=100.0 + n) for n in range(10)
     ]
-    noted = Counterfactual(pipeline, OfPolicy(pipeline.policy))
+    noted = Counterfactual(pipeline, OfPolicy(pipeline.policy), window=5.0)
     noted.shown(shown)
     noted.happened([clicked("u0", "i0", shown[9])], np.ones(1, np.float32))
-    ids, decisions = noted.decisions(window=5.0) or pytest.fail("nothing noted")
+    ids, decisions = noted.decisions() or pytest.fail("nothing noted")
     assert ids == ["r0", "r1", "r2", "r3", "r4"]
     assert decisions.reward.tolist() == [0.0] * 5
 
@@ -218,16 +218,37 @@ def test_predictions_come_to_the_scale_of_the_rewards(make_pipeline: Callable[..
     pipeline = make_pipeline()
     one, other, last = answers(pipeline)[:3]
     noted = Counterfactual(pipeline, OfPolicy(pipeline.policy))
-    noted.shown([one, other])
+    noted.shown([one])
     noted.happened([clicked(one.user, item, one) for item in one.items], 0.1 * np.array(one.scores, np.float32))
-    noted.shown([last])
-    _, decisions = noted.decisions() or pytest.fail("nothing noted")
-    assert decisions.predicted.tolist()[:8] == decisions.own.tolist()[:8] == [0.0] * 8
-    assert decisions.predicted[8:] == pytest.approx(0.1 * np.array(last.scores))
+    noted.shown([other])
+    assert predicted(noted) == pytest.approx([0.0] * 4 + [0.1 * score for score in other.scores])
     noted.happened([clicked(other.user, item, other) for item in other.items], np.full(4, -1, np.float32))
-    noted.shown([msgspec.structs.replace(last, request_id="after a loss")])
-    _, decisions = noted.decisions() or pytest.fail("nothing noted")
-    assert decisions.predicted.tolist()[12:] == [0.0] * 4
+    noted.shown([last])
+    assert predicted(noted)[8:] == [0.0] * 4, "rewards below 0 are none of a ranker's predictions"
+
+
+def test_predictions_wait_for_what_was_left_alone(make_pipeline: Callable[..., Pipeline]) -> None:
+    """A click comes at once, and what was left alone after the window: by the clicks alone every item would be clicked."""
+    pipeline = make_pipeline()
+    shown = [msgspec.structs.replace(one, timestamp=100.0 + n) for n, one in enumerate(answers(pipeline)[:8])]
+    noted = Counterfactual(pipeline, OfPolicy(pipeline.policy), window=4.0)
+    for impression in shown[:4]:
+        noted.shown([impression])
+        noted.happened([clicked(impression.user, impression.items[0], impression)], np.ones(1, np.float32))
+    noted.shown([shown[5]])
+    noted.happened([], np.empty(0, np.float32))
+    noted.shown([shown[6]])
+    noted.shown([msgspec.structs.replace(shown[7], timestamp=200.0)])
+    # When the last but one came, the first two were old: one click in four places each.
+    factor = 2 / (sum(shown[0].scores) + sum(shown[1].scores))
+    told = predicted(noted)
+    assert told[:20] == [0.0] * 20
+    assert told[20:] == pytest.approx([factor * score for score in shown[6].scores], rel=0.05)
+
+
+def predicted(noted: Counterfactual) -> list[float]:
+    _, found = noted.decisions() or pytest.fail("nothing noted")
+    return [float(value) for value in found.predicted]
 
 
 class Sure(Retriever):
