@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from memory.stateful import Stateful
 from streams.batch import Batch, Feedback, Floats, Ids, Requests
@@ -27,8 +28,11 @@ __all__ = [
     "Ranking",
     "Reranker",
     "Retriever",
+    "Values",
     "WeightDelta",
 ]
+
+Values = npt.NDArray[np.float64]
 
 WeightDelta = Mapping[str, Floats]
 """Parameter name to a change of it: the parameter's own shape, or (B, *shape) for one change per request."""
@@ -189,4 +193,21 @@ class Policy(ABC):
             Places to fill.
         rng : numpy.random.Generator
             The only source of randomness.
+        """
+
+    @abstractmethod
+    def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
+        """Probability with which each row would be put at the next place.
+
+        Parameters
+        ----------
+        score, uncertainty
+            As for `select`.
+        above : (j,) int64
+            Rows at the places 0 to j - 1, all different; fewer than there are rows.
+
+        Returns
+        -------
+        (n,) float64
+            0 for the rows above; sums to 1. ``select`` puts a row at place j with the j-th of these probabilities.
         """

@@ -75,9 +75,11 @@ class Answers:
             items=items,
             skipped=skipped,
         )
-        return response, self._impression(one, chosen, response) if request.log and shown else None
+        if not (request.log and shown):
+            return response, None
+        return response, self._impression(one, chosen, np.delete(part.item, ranking.rows), response)
 
-    def _impression(self, one: Asked, chosen: Batch, response: RankingResponse) -> Impression:
+    def _impression(self, one: Asked, chosen: Batch, unshown: Ids, response: RankingResponse) -> Impression:
         return Impression(
             request_id=response.request_id,
             user=one.request.user,
@@ -85,6 +87,7 @@ class Answers:
             features=pack_rows(self._featurizer.schema, chosen.features, chosen.values),
             scores=tuple(ranked.score for ranked in response.items),
             propensities=tuple(ranked.propensity for ranked in response.items),
+            unshown=unshown.astype("<i8").tobytes(),
             source=response.source,
             version=response.version,
             context=one.request.context,

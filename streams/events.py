@@ -59,6 +59,9 @@ class Impression(_Event, frozen=True, tag="impression"):
         The n feature rows as of serving time, packed by ``streams.batch.pack_rows``; empty when the client ranked by itself.
     scores, propensities : tuple of float, length n or 0
         Score of each item, and the probability that it was put at its place given the places above it.
+    unshown : bytes
+        The candidates that were not shown, as hashed ids of 8 bytes, little-endian: with the shown ones they are what the
+        policy chose among. Empty when all were shown, or when the client ranked by itself.
     source : str
         Name of the learner that made the order.
     version : int
@@ -75,6 +78,7 @@ class Impression(_Event, frozen=True, tag="impression"):
     features: bytes = b""
     scores: tuple[float, ...] = ()
     propensities: tuple[float, ...] = ()
+    unshown: bytes = b""
     source: str = ""
     version: int = 0
     context: dict[str, Scalar] = field(default_factory=dict)

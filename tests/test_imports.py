@@ -16,7 +16,8 @@ DOORS = {
     # Records of a topic; the topics of a cluster; who owns which partition. No log needs the others.
     "kafka": {"streams.kafka", "streams.kafka_group", "streams.kafka_topics"},
     "lmdb": {"streams.lmdb_log"},
-    "matplotlib": {"service.report"},
+    # Pictures of a replay, and of an evaluation.
+    "matplotlib": {"service.ope_report", "service.report"},
     "pickle": {"memory.blob"},
     "prometheus_client": {"service.monitor"},
     "river": {"learners.rankers.river_model", "service.monitor"},
