@@ -33,7 +33,6 @@ class _Edges(NamedTuple):
     reward: Values
     dirty: Bools
     width: int
-    prior: float
 
 
 class ClusterGraph(Stateful):
@@ -45,8 +44,6 @@ class ClusterGraph(Stateful):
         Clusters, and items of each at most.
     items : int
         Items of the corpus at most; the one longest untouched gives way, with its edges.
-    prior : float
-        Mass of an edge before anything is known of it; 0: its bound is infinite until then.
 
     Attributes
     ----------
@@ -56,10 +53,14 @@ class ClusterGraph(Stateful):
         Changes of the set of edges.
     mass, reward : (clusters * width,) float64
         The sums d and b of each place; live, not to be written to.
+
+    Notes
+    -----
+    `prior`, where it is asked for, is the mass of an edge of which nothing is known; 0: its bound is infinite.
     """
 
-    def __init__(self, clusters: int, width: int, items: int, prior: float) -> None:
-        self.clusters, self.width, self.prior = clusters, width, prior
+    def __init__(self, clusters: int, width: int, items: int) -> None:
+        self.clusters, self.width = clusters, width
         self.items = KeyIndex(items)
         edges = clusters * width
         self.edges = Arrays(
@@ -72,9 +73,7 @@ class ClusterGraph(Stateful):
         self.slot: Slots = self.edges["slot"]
         self.mass: Values = self.edges["mass"]
         self.reward: Values = self.edges["reward"]
-        self._edges = _Edges(
-            self.slot, self.edges["closeness"], self.mass, self.reward, self.edges.dirty, width, prior
-        )
+        self._edges = _Edges(self.slot, self.edges["closeness"], self.mass, self.reward, self.edges.dirty, width)
         # Scratch: where each item is among the rows at hand.
         self._where: Ids = np.zeros(items, np.int64)
         self._sums = np.zeros((items, 2))
@@ -97,7 +96,7 @@ class ClusterGraph(Stateful):
         slots = self.items.delete(keys)
         self._cut(slots[slots >= 0])
 
-    def link(self, closest: Ids, closeness: Floats) -> None:
+    def link(self, closest: Ids, closeness: Floats, prior: float) -> None:
         """Replace all edges, and keep what is known of those that stay.
 
         Parameters
@@ -106,23 +105,25 @@ class ClusterGraph(Stateful):
             Slots of each cluster's items, -1 for none; all different.
         closeness : (clusters, <= width) float32
             How close each is.
+        prior : float
         """
-        self._changed(_link(closest, closeness, self._edges))
+        self._changed(_link(closest, closeness, prior, self._edges))
 
-    def admit(self, slots: Ids, closeness: Floats) -> None:
+    def admit(self, slots: Ids, closeness: Floats, prior: float) -> None:
         """Let each item into the clusters where it is closer than the least close one, which gives way.
 
         Parameters
         ----------
         slots : (n,) int64
         closeness : (n, clusters) float32
+        prior : float
         """
-        self._changed(_admit(slots, closeness, self._edges))
+        self._changed(_admit(slots, closeness, prior, self._edges))
 
-    def reset(self, clusters: Bools) -> None:
+    def reset(self, clusters: Bools, prior: float) -> None:
         """Forget what is known of these clusters' edges, (clusters,) bool."""
         places = np.flatnonzero(np.repeat(clusters, self.width) & (self.slot != NONE))
-        self.mass[places], self.reward[places] = self.prior, 0.0
+        self.mass[places], self.reward[places] = prior, 0.0
         self.edges.mark(places)
 
     def scale(self, factor: float) -> None:
@@ -209,10 +210,10 @@ class ClusterGraph(Stateful):
 
 
 @njit(cache=True, nogil=True)
-def _write(place: int, slot: int, closeness: float, edges: _Edges) -> None:
+def _write(place: int, slot: int, closeness: float, mass: float, edges: _Edges) -> None:
     """Begin an edge, or end it (slot -1)."""
     edges.slot[place], edges.closeness[place] = slot, closeness
-    edges.mass[place], edges.reward[place] = edges.prior if slot != NONE else 0.0, 0.0
+    edges.mass[place], edges.reward[place] = mass, 0.0
     edges.dirty[place] = True
 
 
@@ -221,7 +222,7 @@ def _cut(gone: Bools, edges: _Edges) -> bool:
     changed = False
     for place in range(edges.slot.size):
         if edges.slot[place] != NONE and gone[edges.slot[place]]:
-            _write(place, NONE, 0.0, edges)
+            _write(place, NONE, 0.0, 0.0, edges)
             changed = True
     return changed
 
@@ -236,7 +237,7 @@ def _place_of(cluster: int, slot: int, edges: _Edges) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _link(closest: Ids, closeness: Floats, edges: _Edges) -> bool:
+def _link(closest: Ids, closeness: Floats, prior: float, edges: _Edges) -> bool:
     changed = False
     for c in range(closest.shape[0]):
         stays = np.zeros(edges.width, np.bool_)
@@ -254,10 +255,10 @@ def _link(closest: Ids, closeness: Floats, edges: _Edges) -> bool:
         for at in range(edges.width):
             place = c * edges.width + at
             if not stays[at] and edges.slot[place] != NONE:
-                _write(place, NONE, 0.0, edges)
+                _write(place, NONE, 0.0, 0.0, edges)
                 changed = True
         for n in np.flatnonzero(waiting):
-            _write(_place_of(c, NONE, edges), closest[c, n], closeness[c, n], edges)
+            _write(_place_of(c, NONE, edges), closest[c, n], closeness[c, n], prior, edges)
             changed = True
     return changed
 
@@ -275,7 +276,7 @@ def _least(cluster: int, edges: _Edges) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _admit(slots: Ids, closeness: Floats, edges: _Edges) -> bool:
+def _admit(slots: Ids, closeness: Floats, prior: float, edges: _Edges) -> bool:
     changed = False
     for c in range(closeness.shape[1]):
         least = _least(c, edges)
@@ -284,7 +285,7 @@ def _admit(slots: Ids, closeness: Floats, edges: _Edges) -> bool:
             if place >= 0:
                 edges.closeness[place], edges.dirty[place] = closeness[n, c], True
             elif edges.slot[least] == NONE or closeness[n, c] > edges.closeness[least]:
-                _write(least, slots[n], closeness[n, c], edges)
+                _write(least, slots[n], closeness[n, c], prior, edges)
                 changed = True
             else:
                 continue
