@@ -220,8 +220,10 @@ def check_retrieval(make: Make) -> None:
                 assert not np.isin(items, exclude.item[exclude.start[b] : exclude.start[b + 1]]).any(), (
                     "an excluded item was retrieved"
                 )
-                bound = score if found.uncertainty is None or not learner.optimism else (
-                    score + learner.optimism * found.uncertainty[mine]
+                bound = (
+                    score
+                    if found.uncertainty is None or not learner.optimism
+                    else (score + learner.optimism * found.uncertainty[mine])
                 )
                 assert np.all(bound[1:] <= bound[:-1] + 1e-5), "candidates are not best first"
             if k == _K:

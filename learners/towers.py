@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from learners.tower_columns import TowerColumns
 from memory.arrays import Arrays, Bools, Floats, Ids
 from memory.stateful import Stateful
+from streams.batch import Feedback, Requests
 
-__all__ = ["FrozenTowers", "Towers", "TowerShape"]
+__all__ = ["FrozenTowers", "TowerShape", "Towers"]
 
 # One request at a time is too little work to share out, and the other cores have work of their own.
 torch.set_num_threads(1)
@@ -131,8 +133,29 @@ class Towers(_Network):
         self.gaps = Arrays(last=np.zeros(size, np.int64), gap=np.zeros(size, np.float32))
         self.clock = Arrays(step=np.zeros(1, np.int64))
 
-    def learn(self, users: tuple[Ids, Floats], items: tuple[Ids, Floats], liked: Bools, of: tuple[Ids, Ids], share: Floats) -> None:
-        """One step on a batch, if anything in it was liked and there was something else to like.
+    def learn(self, feedback: Feedback, columns: TowerColumns) -> tuple[Ids, Floats]:
+        """One step on the rows with a positive reward, against all other items of the batch.
+
+        Returns
+        -------
+        (keys, values)
+            Columns of the different users of the batch.
+        """
+        item, what = np.unique(feedback.item, return_inverse=True)
+        user, one, who = np.unique(feedback.user, return_index=True, return_inverse=True)
+        users = columns.users(Requests(**feedback.columns(one)))
+        positive = np.flatnonzero((feedback.reward > 0) & (feedback.weight > 0))
+        if positive.size:
+            of = who[feedback.request[positive]], what[positive]
+            liked: Bools = np.zeros((user.size, item.size), np.bool_)
+            liked[of] = True
+            self.step(users, columns.items(item), liked, of, feedback.weight[positive])
+        return users
+
+    def step(
+        self, users: tuple[Ids, Floats], items: tuple[Ids, Floats], liked: Bools, of: tuple[Ids, Ids], share: Floats
+    ) -> None:
+        """One step on a batch, if there was something else in it to like.
 
         Parameters
         ----------
@@ -146,7 +169,7 @@ class Towers(_Network):
             Importance of each.
         """
         chance = self._chance(items[0][:, 0] & self._mask)
-        if not share.any() or chance.size < 2:
+        if chance.size < 2:
             return
         who, what = (torch.from_numpy(part) for part in of)
         # Only the rows of the batch, so that a step costs nothing for the others.
@@ -194,7 +217,8 @@ class Towers(_Network):
         gap[rows] = np.where(last[rows] > 0, (1 - _GAP_STEP) * gap[rows] + _GAP_STEP * since, now)
         last[rows] = now
         self.gaps.mark(rows)
-        return 1.0 / np.maximum(gap[rows], 1.0)
+        chance: Floats = 1.0 / np.maximum(gap[rows], 1.0)
+        return chance
 
 
 def _gradient(weights: Tensor) -> Floats:

@@ -87,6 +87,7 @@ class Centroids(Stateful):
         )
         kmeans.cp.init_method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
         kmeans.train(np.ascontiguousarray(sample), init_centroids=None if first else self.vectors.astype(np.float32))
+        assert kmeans.centroids is not None, "it has just been trained"
         return self.replace(kmeans.centroids.astype(np.float64), alike)
 
     def replace(self, vectors: Vectors, alike: float) -> Bools:

@@ -6,33 +6,16 @@ to the cluster, and the sums. An item's slot is its place in `items`, the corpus
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
+from memory import graph_scores
 from memory.arrays import Arrays, Bools, Floats, Ids
+from memory.graph_scores import NONE, Edges, Slots, Values
 from memory.key_index import KeyIndex
 from memory.stateful import Stateful
 
 __all__ = ["ClusterGraph"]
-
-Values = npt.NDArray[np.float64]
-Slots = npt.NDArray[np.int32]
-
-NONE = -1
-
-
-class _Edges(NamedTuple):
-    """The live arrays, as the compiled functions take them; each (clusters * width,)."""
-
-    slot: Slots
-    closeness: Floats
-    mass: Values
-    reward: Values
-    dirty: Bools
-    width: int
 
 
 class ClusterGraph(Stateful):
@@ -73,7 +56,7 @@ class ClusterGraph(Stateful):
         self.slot: Slots = self.edges["slot"]
         self.mass: Values = self.edges["mass"]
         self.reward: Values = self.edges["reward"]
-        self._edges = _Edges(self.slot, self.edges["closeness"], self.mass, self.reward, self.edges.dirty, width)
+        self._edges = Edges(self.slot, self.edges["closeness"], self.mass, self.reward, self.edges.dirty, width)
         # Scratch: where each item is among the rows at hand.
         self._where: Ids = np.zeros(items, np.int64)
         self._sums = np.zeros((items, 2))
@@ -150,7 +133,7 @@ class ClusterGraph(Stateful):
             NaN where there is no edge; the bonus is infinite where an edge has no mass.
         """
         mean, bonus = np.empty(slots.size), np.empty(slots.size)
-        _bounds(index, weight, slots, request, self._where, self._edges, mean, bonus)
+        graph_scores.bounds(index, weight, slots, request, self._where, self._edges, mean, bonus)
         return mean, bonus
 
     def retrieve(
@@ -176,11 +159,9 @@ class ClusterGraph(Stateful):
         mean, bonus : (N,) float64
         """
         scratch = self._where, self._sums
-        return _retrieve(index, weight, k, optimism, excluded, start, lot, scratch, self._edges)
+        return graph_scores.retrieve(index, weight, k, optimism, excluded, start, lot, scratch, self._edges)
 
-    def update(
-        self, index: Ids, weight: Values, slots: Ids, mass: Values, reward: Values, *, squared: bool = True
-    ) -> None:
+    def update(self, index: Ids, weight: Values, slots: Ids, mass: Values, reward: Values, *, squared: bool = True) -> None:
         """Add to the sums of each row's edges, in row order; edges that are not there are not made.
 
         Parameters
@@ -210,7 +191,7 @@ class ClusterGraph(Stateful):
 
 
 @njit(cache=True, nogil=True)
-def _write(place: int, slot: int, closeness: float, mass: float, edges: _Edges) -> None:
+def _write(place: int, slot: int, closeness: float, mass: float, edges: Edges) -> None:
     """Begin an edge, or end it (slot -1)."""
     edges.slot[place], edges.closeness[place] = slot, closeness
     edges.mass[place], edges.reward[place] = mass, 0.0
@@ -218,7 +199,7 @@ def _write(place: int, slot: int, closeness: float, mass: float, edges: _Edges) 
 
 
 @njit(cache=True, nogil=True)
-def _cut(gone: Bools, edges: _Edges) -> bool:
+def _cut(gone: Bools, edges: Edges) -> bool:
     changed = False
     for place in range(edges.slot.size):
         if edges.slot[place] != NONE and gone[edges.slot[place]]:
@@ -228,7 +209,7 @@ def _cut(gone: Bools, edges: _Edges) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _place_of(cluster: int, slot: int, edges: _Edges) -> int:
+def _place_of(cluster: int, slot: int, edges: Edges) -> int:
     """Place of an item, or of nothing, among those of a cluster; -1 when it has none."""
     for place in range(cluster * edges.width, (cluster + 1) * edges.width):
         if edges.slot[place] == slot:
@@ -237,7 +218,7 @@ def _place_of(cluster: int, slot: int, edges: _Edges) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _link(closest: Ids, closeness: Floats, prior: float, edges: _Edges) -> bool:
+def _link(closest: Ids, closeness: Floats, prior: float, edges: Edges) -> bool:
     changed = False
     for c in range(closest.shape[0]):
         stays = np.zeros(edges.width, np.bool_)
@@ -257,14 +238,15 @@ def _link(closest: Ids, closeness: Floats, prior: float, edges: _Edges) -> bool:
             if not stays[at] and edges.slot[place] != NONE:
                 _write(place, NONE, 0.0, 0.0, edges)
                 changed = True
-        for n in np.flatnonzero(waiting):
-            _write(_place_of(c, NONE, edges), closest[c, n], closeness[c, n], prior, edges)
-            changed = True
+        for n in range(closest.shape[1]):
+            if waiting[n]:
+                _write(_place_of(c, NONE, edges), closest[c, n], closeness[c, n], prior, edges)
+                changed = True
     return changed
 
 
 @njit(cache=True, nogil=True)
-def _least(cluster: int, edges: _Edges) -> int:
+def _least(cluster: int, edges: Edges) -> int:
     """Place that a new item would get: a free one, or that of the least close."""
     least = cluster * edges.width
     for place in range(cluster * edges.width, (cluster + 1) * edges.width):
@@ -276,7 +258,7 @@ def _least(cluster: int, edges: _Edges) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _admit(slots: Ids, closeness: Floats, prior: float, edges: _Edges) -> bool:
+def _admit(slots: Ids, closeness: Floats, prior: float, edges: Edges) -> bool:
     changed = False
     for c in range(closeness.shape[1]):
         least = _least(c, edges)
@@ -294,116 +276,7 @@ def _admit(slots: Ids, closeness: Floats, prior: float, edges: _Edges) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _bounds(
-    index: Ids, weight: Values, slots: Ids, request: Ids, where: Ids, edges: _Edges, mean: Values, bonus: Values
-) -> None:
-    stop = 0
-    while stop < slots.size:
-        start, b = stop, request[stop]
-        while stop < slots.size and request[stop] == b:
-            mean[stop], bonus[stop] = np.nan, 0.0
-            if slots[stop] >= 0:
-                where[slots[stop]] = stop
-            stop += 1
-        for at in range(index.shape[1]):
-            w, c = weight[b, at], index[b, at]
-            if c < 0:
-                continue
-            for place in range(c * edges.width, (c + 1) * edges.width):
-                slot = edges.slot[place]
-                if slot < 0:
-                    continue
-                n = where[slot]
-                # What others have left there is no row of this request, or one of another item.
-                if n < start or n >= stop or slots[n] != slot:
-                    continue
-                if np.isnan(mean[n]):
-                    mean[n] = 0.0
-                if edges.mass[place] > 0.0:
-                    mean[n] += w * edges.reward[place] / edges.mass[place]
-                    bonus[n] += w * w / edges.mass[place]
-                else:
-                    bonus[n] = np.inf
-        for n in range(start, stop):
-            bonus[n] = np.nan if np.isnan(mean[n]) else np.sqrt(bonus[n])
-        for n in range(start, stop):
-            if slots[n] >= 0 and where[slots[n]] != n:  # an item that came twice
-                mean[n], bonus[n] = mean[where[slots[n]]], bonus[where[slots[n]]]
-
-
-@njit(cache=True, nogil=True)
-def _mixed(slot: int, lot: int) -> np.uint64:
-    """Murmur3's 64-bit finaliser."""
-    x = np.uint64(slot) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(lot)
-    x ^= x >> np.uint64(33)
-    x *= np.uint64(0xFF51AFD7ED558CCD)
-    x ^= x >> np.uint64(33)
-    x *= np.uint64(0xC4CEB9FE1A85EC53)
-    return x ^ (x >> np.uint64(33))
-
-
-@njit(cache=True, nogil=True)
-def _retrieve(
-    index: Ids,
-    weight: Values,
-    k: int,
-    optimism: float,
-    excluded: Ids,
-    start: Ids,
-    lot: Ids,
-    scratch: tuple[Ids, Values],
-    edges: _Edges,
-) -> tuple[Ids, Ids, Values, Values]:
-    where, sums = scratch
-    where[:] = -1
-    reached = np.empty(index.shape[1] * edges.width, np.int64)
-    room = index.shape[0] * max(min(k, reached.size), 0)
-    slots, request = np.empty(room, np.int64), np.empty(room, np.int64)
-    mean, bonus = np.empty(room), np.empty(room)
-    rows = 0
-    for b in range(index.shape[0]):
-        # A mark of this request: even when it was reached, odd when it may not come.
-        for at in range(start[b], start[b + 1]):
-            if excluded[at] >= 0:
-                where[excluded[at]] = 2 * b + 1
-        found = 0
-        for at in range(index.shape[1]):
-            w, c = weight[b, at], index[b, at]
-            if c < 0:
-                continue
-            for place in range(c * edges.width, (c + 1) * edges.width):
-                slot = edges.slot[place]
-                if slot < 0 or where[slot] == 2 * b + 1:
-                    continue
-                if where[slot] != 2 * b:
-                    where[slot] = 2 * b
-                    sums[slot] = 0.0
-                    reached[found] = slot
-                    found += 1
-                if edges.mass[place] > 0.0:
-                    sums[slot, 0] += w * edges.reward[place] / edges.mass[place]
-                    sums[slot, 1] += w * w / edges.mass[place]
-                else:
-                    sums[slot, 1] = np.inf
-        worst, ties = np.empty(found), np.empty(found, np.uint64)
-        for n in range(found):
-            slot = reached[n]
-            sums[slot, 1] = np.sqrt(sums[slot, 1])
-            worst[n] = -(sums[slot, 0] + optimism * sums[slot, 1] if optimism > 0.0 else sums[slot, 0])
-            ties[n] = _mixed(slot, lot[b])
-        order = np.argsort(ties)
-        order = order[np.argsort(worst[order], kind="mergesort")]
-        for n in order[: max(k, 0)]:
-            slot = reached[n]
-            slots[rows], request[rows], mean[rows], bonus[rows] = slot, b, sums[slot, 0], sums[slot, 1]
-            rows += 1
-    return slots[:rows], request[:rows], mean[:rows], bonus[:rows]
-
-
-@njit(cache=True, nogil=True)
-def _update(
-    index: Ids, weight: Values, slots: Ids, mass: Values, reward: Values, squared: bool, edges: _Edges
-) -> None:
+def _update(index: Ids, weight: Values, slots: Ids, mass: Values, reward: Values, squared: bool, edges: Edges) -> None:
     for n in range(slots.size):
         if slots[n] < 0:
             continue

@@ -12,7 +12,7 @@ G. Cormode, V. Shkapenyuk, D. Srivastava, B. Xu, "Forward Decay: A Practical Tim
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from learners.towers import FrozenTowers, Towers, TowerShape
 from memory.arrays import Arrays
 from memory.centroids import Centroids
 from memory.cluster_graph import ClusterGraph
-from streams.batch import Batch, Bools, Clusters, Feedback, Floats, Ids, Requests
+from streams.batch import Batch, Clusters, Feedback, Ids, Requests
 
 __all__ = ["DiagLinUcb"]
 
@@ -50,10 +50,10 @@ class DiagLinUcb(Retriever):
 
     Two towers (see `learners.towers`) learn vectors of users and items from the stream. Once an epoch a copy of them is frozen,
     users' vectors are clustered, and each cluster is linked to the items closest to its centroid. A user's context w is the
-    softmax of the vector's closeness to the closest centroids. On an edge lie ``d`` (the sum of w^2 over the times that the item
-    was shown) and ``b`` (the sum of w * reward); an item's score is the sum of ``w b / d`` over its edges to the user's clusters,
-    its uncertainty the root of the sum of ``w^2 / d``. Scores are an order, not probabilities: they are about 1 / sum(w^2)
-    times too high. The sums are added to with the context as of serving time, which the impression carries.
+    softmax of the vector's closeness to the closest centroids. On an edge lie ``d`` (the sum of w^2 over the times that the
+    item was shown) and ``b`` (the sum of w * reward); an item's score is the sum of ``w b / d`` over its edges to the user's
+    clusters, its uncertainty the root of the sum of ``w^2 / d``. Scores are an order, not probabilities: they are about
+    1 / sum(w^2) times too high. The sums are added to with the context as of serving time, which the impression carries.
 
     Parameters
     ----------
@@ -127,9 +127,9 @@ class DiagLinUcb(Retriever):
     def __init__(
         self,
         clusters: Annotated[int, Field(gt=0)] = 32,
-        width: Annotated[int, Field(gt=0)] = 50,
+        width: Annotated[int, Field(gt=0)] = 100,
         nearest: Annotated[int, Field(gt=0, le=64)] = 5,
-        temperature: Annotated[float, Field(gt=0)] = 0.1,
+        temperature: Annotated[float, Field(gt=0)] = 0.03,
         w_min: Annotated[float, Field(ge=0, le=1)] = 0.0,
         alpha: Annotated[float, Field(ge=0)] = 0.4,
         init: Literal["prior", "infinite"] = "prior",
@@ -150,7 +150,9 @@ class DiagLinUcb(Retriever):
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         if w_min * nearest > 1:
-            raise ValueError(f"w_min: {w_min} with {nearest} clusters would leave some users none; give at most {1 / nearest:.2g}")
+            raise ValueError(
+                f"w_min: {w_min} with {nearest} clusters would leave some users none; give at most {1 / nearest:.2g}"
+            )
         if sample < clusters:
             raise ValueError(f"sample: {sample} users cannot make {clusters} clusters; give {clusters} or more")
         self.optimism, self.refresh, self.first, self.epoch, self.alike = alpha, refresh, first, epoch, alike
@@ -182,7 +184,7 @@ class DiagLinUcb(Retriever):
         return Clusters(index=index, weight=weight, **{name: np.full(index.shape[0], one) for name, one in known.items()})
 
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
-        """At most `k` items of the graph per request by score + alpha * uncertainty; ties are broken by a hash of the request."""
+        """At most `k` items of the graph per request by score + alpha * uncertainty; a hash of the request breaks ties."""
         found = self._contexts(requests)
         if found is None:
             return Candidates(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float32))
@@ -216,7 +218,7 @@ class DiagLinUcb(Retriever):
         found = self._contexts(feedback)
         if found is not None:
             self._count(feedback, found)
-        self._learn_towers(feedback)
+        self._train(feedback)
         self._admit(feedback.item[feedback.item != 0], again=False)
         counts = self.counts["count"]
         counts[[_ROWS, _EPOCH_ROWS, _LINK_ROWS]] += feedback.rows
@@ -262,7 +264,9 @@ class DiagLinUcb(Retriever):
         if given is None or not self.centroids.epoch:
             return self.clusters(requests)
         ours = (given.epoch > max(self.centroids.epoch - _EPOCHS, 0)) & (given.epoch <= self.centroids.epoch)
-        ours &= (given.schema == self.schemas["schema"][given.epoch % _EPOCHS]) & (given.index < len(self.centroids)).all(axis=1)
+        ours &= (given.schema == self.schemas["schema"][given.epoch % _EPOCHS]) & (given.index < len(self.centroids)).all(
+            axis=1
+        )
         # A number that has passed to another cluster since then is not the one that was meant.
         gone = (given.index >= 0) & (self.centroids.born[given.index * ours[:, None]] > given.epoch[:, None])
         found = Clusters(
@@ -306,24 +310,16 @@ class DiagLinUcb(Retriever):
         if (clock[_LATEST] - clock[_REFERENCE]) / self.half_life > _HIGHEST:
             self.graph.scale(float(np.exp2((clock[_REFERENCE] - clock[_LATEST]) / self.half_life)))
             clock[_REFERENCE] = clock[_LATEST]
-        return weight * np.exp2((time - clock[_REFERENCE]) / self.half_life)
+        growth: _Values = weight * np.exp2((time - clock[_REFERENCE]) / self.half_life)
+        return growth
 
     def _widening(self) -> float:
         """What bonuses have grown by while the sums have decayed."""
         reference, latest = self.clock["time"][0]
         return 1.0 if reference == -np.inf else float(np.exp2((latest - reference) / self.half_life / 2))
 
-    def _learn_towers(self, feedback: Feedback) -> None:
-        item, what = np.unique(feedback.item, return_inverse=True)
-        user, one, who = np.unique(feedback.user, return_index=True, return_inverse=True)
-        who = who[feedback.request]
-        users = self._columns.users(Requests(**feedback.columns(one)))
-        items = self._columns.items(item)
-        positive = np.flatnonzero((feedback.reward > 0) & (feedback.weight > 0))
-        if positive.size:
-            liked: Bools = np.zeros((user.size, item.size), np.bool_)
-            liked[who[positive], what[positive]] = True
-            self.towers.learn(users, items, liked, (who[positive], what[positive]), feedback.weight[positive])
+    def _train(self, feedback: Feedback) -> None:
+        users = self.towers.learn(feedback, self._columns)
         vectors = self.towers.users(users)[-len(self.sample) :]
         counts = self.counts["count"]
         places = (counts[_SAMPLED] + np.arange(len(vectors))) % len(self.sample)
@@ -352,14 +348,18 @@ class DiagLinUcb(Retriever):
             return
         vectors = self.frozen.items(self._columns.items(self.graph.items.keys[slots])).astype(np.float64).T
         width = min(self.graph.width, slots.size)
-        closest, closeness = np.empty((len(self.centroids), width), np.int64), np.empty((len(self.centroids), width), np.float32)
-        for start in range(0, len(closest), max(_CELLS // max(slots.size, 1), 1)):
-            part = slice(start, start + max(_CELLS // max(slots.size, 1), 1))
+        clusters, at_once = len(self.centroids), max(_CELLS // slots.size, 1)
+        closest, closeness = np.empty((clusters, width), np.int64), np.empty((clusters, width), np.float32)
+        for start in range(0, clusters, at_once):
+            part = slice(start, start + at_once)
             every = (self.centroids.vectors[part] @ vectors).astype(np.float32)
             chosen = np.argpartition(-every, width - 1, axis=1)[:, :width]
             closest[part], closeness[part] = slots[chosen], np.take_along_axis(every, chosen, axis=1)
         self.graph.link(closest, closeness, self._new_mass())
 
 
-def _widened(array: npt.NDArray[np.generic], width: int, fill: int) -> npt.NDArray[np.generic]:
+_Number = TypeVar("_Number", np.int64, np.float64)
+
+
+def _widened(array: npt.NDArray[_Number], width: int, fill: int) -> npt.NDArray[_Number]:
     return np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=fill)

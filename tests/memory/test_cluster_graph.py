@@ -81,9 +81,7 @@ def test_every_event(mode: str, prior: float) -> None:
         mass, mask = table(graph, graph.mass)
         np.testing.assert_array_equal(mask, GOLDEN[f"{mode}_mask_after"][t])
         np.testing.assert_allclose(mass, GOLDEN[f"{mode}_d_after"][t] * mask, rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(
-            table(graph, graph.reward)[0], GOLDEN[f"{mode}_b_after"][t] * mask, rtol=1e-12, atol=1e-12
-        )
+        np.testing.assert_allclose(table(graph, graph.reward)[0], GOLDEN[f"{mode}_b_after"][t] * mask, rtol=1e-12, atol=1e-12)
 
 
 def test_updates_that_come_ten_events_late() -> None:
@@ -143,7 +141,9 @@ def test_with_one_cluster_a_context_it_is_linucb() -> None:
         mean, bonus = graph.bounds(index, weight, everything, np.zeros(ITEMS, np.int64))
         x = np.eye(CLUSTERS)[index[0, 0]]
         np.testing.assert_allclose(mean, np.linalg.solve(a, b[..., None])[..., 0] @ x, atol=1e-12)
-        np.testing.assert_allclose(bonus, np.sqrt(np.linalg.solve(a, np.tile(x, (ITEMS, 1))[..., None])[..., 0] @ x), atol=1e-12)
+        np.testing.assert_allclose(
+            bonus, np.sqrt(np.linalg.solve(a, np.tile(x, (ITEMS, 1))[..., None])[..., 0] @ x), atol=1e-12
+        )
         choice, reward = int(np.argmax(mean + bonus)), float(rng.random() < 0.4)
         update(graph, index, weight, [choice], [reward])
         a[choice] += np.outer(x, x)
@@ -231,7 +231,7 @@ def test_retrieval_is_best_first_and_breaks_ties_by_lot() -> None:
     best = set(everything[mean + ALPHA * bonus == np.nanmax(mean + ALPHA * bonus)].tolist())
     for lot in lots:
         nothing = np.empty(0, np.int64), np.zeros(2, np.int64)
-        slots, request, means, bonuses = graph.retrieve(index[:1], weight[:1], 100, ALPHA, *nothing, np.array([lot]))
+        slots, _, means, bonuses = graph.retrieve(index[:1], weight[:1], 100, ALPHA, *nothing, np.array([lot]))
         np.testing.assert_array_equal(np.sort(slots), np.sort(everything[~np.isnan(mean)]))
         bound = means + ALPHA * bonuses
         assert (bound[1:] <= bound[:-1]).all()
