@@ -93,8 +93,8 @@ class Centroids(Stateful):
     def replace(self, vectors: Vectors, alike: float) -> Bools:
         """Begin an epoch with these centroids.
 
-        Each is paired with one of those before, so that the sum of the pairs' cosines is highest (the Hungarian method). It
-        takes over the number of a pair whose cosine is above `alike`, and one of the other numbers otherwise.
+        Each takes over the number of one of those before that is alike, so that the sum of all pairs' cosines is highest (the
+        Hungarian method); where there is none, it gets one of the other numbers.
 
         Parameters
         ----------
@@ -109,8 +109,10 @@ class Centroids(Stateful):
             Numbers that name another cluster than before.
         """
         cosine = vectors @ self.vectors.T
-        new, old = linear_sum_assignment(cosine, maximize=True)
-        carried = cosine[new, old] > alike if self.epoch else np.zeros(len(self), np.bool_)
+        # Pairs that are not alike count nothing: for their sake no others are torn apart.
+        worth = np.where((cosine > alike) & (self.epoch > 0), cosine, 0.0)
+        new, old = linear_sum_assignment(worth, maximize=True)
+        carried = worth[new, old] > 0.0
         number = np.empty(len(self), np.int64)
         number[new] = old
         other = np.ones(len(self), np.bool_)
