@@ -58,7 +58,7 @@ class ClusterGraph(Stateful):
         self.reward: Values = self.edges["reward"]
         self._edges = Edges(self.slot, self.edges["closeness"], self.mass, self.reward, self.edges.dirty, width)
         # Scratch: where each item is among the rows at hand.
-        self._where: Ids = np.zeros(items, np.int64)
+        self._where: Slots = np.full(items, NONE, np.int32)
         self._sums = np.zeros((items, 2))
 
     @property

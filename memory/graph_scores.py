@@ -17,6 +17,8 @@ Slots = npt.NDArray[np.int32]
 
 NONE = -1
 
+_REACHED, _BARRED = 0, 1
+
 
 class Edges(NamedTuple):
     """The live arrays, as the compiled functions take them; each (clusters * width,)."""
@@ -30,40 +32,42 @@ class Edges(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def bounds(index: Ids, weight: Values, slots: Ids, request: Ids, where: Ids, edges: Edges, mean: Values, bonus: Values) -> None:
-    """See `ClusterGraph.bounds`; `where` is scratch of one number an item, `mean` and `bonus` are written."""
+def bounds(
+    index: Ids, weight: Values, slots: Ids, request: Ids, where: Slots, edges: Edges, mean: Values, bonus: Values
+) -> None:
+    """See `ClusterGraph.bounds`; `where` holds -1 for every item, before and after; `mean` and `bonus` are written."""
     stop = 0
     while stop < slots.size:
         start, b = stop, request[stop]
         while stop < slots.size and request[stop] == b:
-            mean[stop], bonus[stop] = np.nan, 0.0
+            mean[stop], bonus[stop] = 0.0, -1.0
             if slots[stop] >= 0:
-                where[slots[stop]] = stop
+                where[slots[stop]] = stop - start
             stop += 1
         for at in range(index.shape[1]):
             w, c = weight[b, at], index[b, at]
             if c < 0:
                 continue
             for place in range(c * edges.width, (c + 1) * edges.width):
-                slot = edges.slot[place]
-                if slot < 0:
+                if edges.slot[place] < 0 or where[edges.slot[place]] < 0:
                     continue
-                n = where[slot]
-                # What others have left there is no row of this request, or one of another item.
-                if n < start or n >= stop or slots[n] != slot:
-                    continue
-                if np.isnan(mean[n]):
-                    mean[n] = 0.0
+                n = start + where[edges.slot[place]]
+                bonus[n] = max(bonus[n], 0.0)
                 if edges.mass[place] > 0.0:
-                    mean[n] += w * edges.reward[place] / edges.mass[place]
-                    bonus[n] += w * w / edges.mass[place]
+                    share = w / edges.mass[place]
+                    mean[n] += share * edges.reward[place]
+                    bonus[n] += share * w
                 else:
                     bonus[n] = np.inf
         for n in range(start, stop):
-            bonus[n] = np.nan if np.isnan(mean[n]) else np.sqrt(bonus[n])
+            if slots[n] >= 0 and where[slots[n]] != n - start:  # an item that came twice: the last one has the sums
+                mean[n], bonus[n] = mean[start + where[slots[n]]], bonus[start + where[slots[n]]]
+            if bonus[n] < 0.0:
+                mean[n] = np.nan
         for n in range(start, stop):
-            if slots[n] >= 0 and where[slots[n]] != n:  # an item that came twice
-                mean[n], bonus[n] = mean[where[slots[n]]], bonus[where[slots[n]]]
+            bonus[n] = np.sqrt(bonus[n]) if bonus[n] >= 0.0 else np.nan
+            if slots[n] >= 0:
+                where[slots[n]] = -1
 
 
 @njit(cache=True, nogil=True)
@@ -86,22 +90,20 @@ def retrieve(
     excluded: Ids,
     start: Ids,
     lot: Ids,
-    scratch: tuple[Ids, Values],
+    scratch: tuple[Slots, Values],
     edges: Edges,
 ) -> tuple[Ids, Ids, Values, Values]:
-    """See `ClusterGraph.retrieve`; `scratch` is one number and a pair of numbers an item."""
+    """See `ClusterGraph.retrieve`; `scratch` is -1 for every item, before and after, and a pair of numbers."""
     where, sums = scratch
-    where[:] = -1
     reached = np.empty(index.shape[1] * edges.width, np.int64)
     room = index.shape[0] * max(min(k, reached.size), 0)
     slots, request = np.empty(room, np.int64), np.empty(room, np.int64)
     mean, bonus = np.empty(room), np.empty(room)
     rows = 0
     for b in range(index.shape[0]):
-        # A mark of this request: even when it was reached, odd when it may not come.
         for at in range(start[b], start[b + 1]):
             if excluded[at] >= 0:
-                where[excluded[at]] = 2 * b + 1
+                where[excluded[at]] = _BARRED
         found = 0
         for at in range(index.shape[1]):
             w, c = weight[b, at], index[b, at]
@@ -109,16 +111,16 @@ def retrieve(
                 continue
             for place in range(c * edges.width, (c + 1) * edges.width):
                 slot = edges.slot[place]
-                if slot < 0 or where[slot] == 2 * b + 1:
+                if slot < 0 or where[slot] == _BARRED:
                     continue
-                if where[slot] != 2 * b:
-                    where[slot] = 2 * b
+                if where[slot] != _REACHED:
+                    where[slot] = _REACHED
                     sums[slot] = 0.0
                     reached[found] = slot
                     found += 1
                 if edges.mass[place] > 0.0:
-                    sums[slot, 0] += w * edges.reward[place] / edges.mass[place]
-                    sums[slot, 1] += w * w / edges.mass[place]
+                    sums[slot, 0] += w / edges.mass[place] * edges.reward[place]
+                    sums[slot, 1] += w / edges.mass[place] * w
                 else:
                     sums[slot, 1] = np.inf
         worst, ties = np.empty(found), np.empty(found, np.uint64)
@@ -133,4 +135,8 @@ def retrieve(
             slot = np.int32(reached[n])
             slots[rows], request[rows], mean[rows], bonus[rows] = slot, b, sums[slot, 0], sums[slot, 1]
             rows += 1
+        where[reached[:found]] = -1
+        for at in range(start[b], start[b + 1]):
+            if excluded[at] >= 0:
+                where[excluded[at]] = -1
     return slots[:rows], request[:rows], mean[:rows], bonus[:rows]

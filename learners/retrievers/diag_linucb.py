@@ -146,7 +146,7 @@ class DiagLinUcb(Retriever):
         hidden: Annotated[int, Field(gt=0)] = 32,
         bits: Annotated[int, Field(ge=1, le=26)] = 15,
         step: Annotated[float, Field(gt=0)] = 0.1,
-        sharpness: Annotated[float, Field(gt=0)] = 0.1,
+        sharpness: Annotated[float, Field(gt=0)] = 0.2,
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         if w_min * nearest > 1:

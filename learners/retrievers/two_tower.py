@@ -61,7 +61,7 @@ class TwoTower(Retriever):
         hidden: Annotated[int, Field(gt=0)] = 32,
         bits: Annotated[int, Field(ge=1, le=26)] = 15,
         step: Annotated[float, Field(gt=0)] = 0.1,
-        temperature: Annotated[float, Field(gt=0)] = 0.1,
+        temperature: Annotated[float, Field(gt=0)] = 0.2,
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         self.towers = Towers(TowerShape(dim, hidden, bits, seed), step, temperature)

@@ -45,7 +45,7 @@ def taught(towers: Towers, columns: TowerColumns, users: Ids, items: Ids, steps:
 
 def test_vectors_are_of_unit_length_and_close_where_there_is_liking() -> None:
     users, items = hash_ids([f"u{n}" for n in range(20)]), hash_ids([f"i{n}" for n in range(12)])
-    towers, columns = Towers(SHAPE, 0.1, 0.1), TowerColumns()
+    towers, columns = Towers(SHAPE, 0.1, 0.2), TowerColumns()
     taught(towers, columns, users, items)
     of_users, of_items = towers.users(columns.users(requests_of(users))), towers.items(columns.items(items))
     np.testing.assert_allclose(np.linalg.norm(of_users, axis=1), 1, atol=1e-5)
@@ -57,7 +57,7 @@ def test_vectors_are_of_unit_length_and_close_where_there_is_liking() -> None:
 
 def test_a_new_item_lies_where_its_attributes_say() -> None:
     known, users, items = catalogues(20, 24)
-    towers, columns = Towers(SHAPE, 0.1, 0.1), TowerColumns()
+    towers, columns = Towers(SHAPE, 0.1, 0.2), TowerColumns()
     columns.catalogues = known
     taught(towers, columns, users, items[:12])
     new = towers.items(columns.items(items[12:]))
@@ -144,7 +144,7 @@ def test_retrieval_gives_the_items_of_the_own_group_first() -> None:
 
 
 def test_batches_without_anything_to_learn() -> None:
-    towers, columns = Towers(SHAPE, 0.1, 0.1), TowerColumns()
+    towers, columns = Towers(SHAPE, 0.1, 0.2), TowerColumns()
     nothing_liked = cut(world(1), 0, 20)
     nothing_liked.reward[:] = 0
     towers.learn(nothing_liked, columns)
