@@ -62,6 +62,11 @@ class ClusterGraph(Stateful):
         self._sums = np.zeros((items, 2))
 
     @property
+    def nbytes(self) -> int:
+        """Memory held, scratch included."""
+        return super().nbytes + self._where.nbytes + self._sums.nbytes
+
+    @property
     def version(self) -> int:
         """Changes of the set of edges."""
         return int(self.clock["version"][0])

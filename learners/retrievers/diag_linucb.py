@@ -41,7 +41,7 @@ _CELLS = 1 << 22
 
 _HIGHEST = 512.0  # half-lives past the reference after which sums are rescaled; float64 overflows at 1024
 _REFERENCE, _LATEST = 0, 1
-_ROWS, _SAMPLED, _EPOCH_ROWS, _LINK_ROWS = 0, 1, 2, 3
+_SAMPLED, _EPOCH_ROWS, _LINK_ROWS = 0, 1, 2
 
 
 @register("diag_linucb")
@@ -137,7 +137,7 @@ class DiagLinUcb(Retriever):
         unbiased: bool = False,
         half_life: Annotated[float, Field(ge=0)] = 0.0,
         items: Annotated[int, Field(gt=0)] = 20_000,
-        refresh: Annotated[int, Field(gt=0)] = 10_000,
+        refresh: Annotated[int, Field(gt=0)] = 50_000,
         epoch: Annotated[int, Field(gt=0)] = 100_000,
         first: Annotated[int, Field(gt=0)] = 1_000,
         alike: Annotated[float, Field(ge=0, le=1)] = 0.95,
@@ -165,7 +165,7 @@ class DiagLinUcb(Retriever):
         self._prior = prior if init == "prior" else 0.0
         self.sample = Arrays(vector=np.zeros((sample, dim), np.float32))
         self.schemas = Arrays(schema=np.zeros(_EPOCHS, np.int64))
-        self.counts = Arrays(count=np.zeros(4, np.int64))
+        self.counts = Arrays(count=np.zeros(3, np.int64))
         self.clock = Arrays(time=np.full((1, 2), -np.inf))
         self._columns = TowerColumns()
 
@@ -221,7 +221,7 @@ class DiagLinUcb(Retriever):
         self._train(feedback)
         self._admit(feedback.item[feedback.item != 0], again=False)
         counts = self.counts["count"]
-        counts[[_ROWS, _EPOCH_ROWS, _LINK_ROWS]] += feedback.rows
+        counts[[_EPOCH_ROWS, _LINK_ROWS]] += feedback.rows
         self.counts.mark()
         epoch = self.centroids.epoch
         due = self.first if epoch == 0 else min(self.first << min(epoch - 1, 40), self.epoch)
@@ -264,9 +264,8 @@ class DiagLinUcb(Retriever):
         if given is None or not self.centroids.epoch:
             return self.clusters(requests)
         ours = (given.epoch > max(self.centroids.epoch - _EPOCHS, 0)) & (given.epoch <= self.centroids.epoch)
-        ours &= (given.schema == self.schemas["schema"][given.epoch % _EPOCHS]) & (given.index < len(self.centroids)).all(
-            axis=1
-        )
+        ours &= given.schema == self.schemas["schema"][given.epoch % _EPOCHS]
+        ours &= (given.index < len(self.centroids)).all(axis=1)
         # A number that has passed to another cluster since then is not the one that was meant.
         gone = (given.index >= 0) & (self.centroids.born[given.index * ours[:, None]] > given.epoch[:, None])
         found = Clusters(
