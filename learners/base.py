@@ -15,12 +15,14 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from memory.catalog import Catalog
 from memory.stateful import Stateful
-from streams.batch import Batch, Feedback, Floats, Ids, Requests
+from streams.batch import Batch, Clusters, Feedback, Floats, Ids, Requests
 
 __all__ = [
     "Adapter",
     "Candidates",
+    "Catalogues",
     "Exclusion",
     "Learner",
     "Policy",
@@ -57,6 +59,14 @@ class Exclusion:
     def none(cls, requests: int) -> Exclusion:
         """Exclude nothing for `requests` requests."""
         return cls(np.empty(0, np.int64), np.zeros(requests + 1, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogues:
+    """What is known of users and items, for learners to look things up in: never to be written to."""
+
+    users: Catalog
+    items: Catalog
 
 
 @dataclass(slots=True)
@@ -112,6 +122,12 @@ class Learner(Stateful, ABC):
     def forget(self, users: Ids) -> None:
         """Remove what is kept for these users alone (hashed ids)."""
 
+    def connect(self, catalogues: Catalogues) -> None:
+        """Take note of where users and items are described; called at most once, before anything else."""
+
+    def add(self, items: Ids) -> None:
+        """Take note that these items (hashed ids) have come into the catalogue, or that their attributes have changed."""
+
     def remove(self, items: Ids) -> None:
         """Remove what is kept for these items alone (hashed ids): they were deleted from the catalogue."""
 
@@ -123,9 +139,16 @@ class Retriever(Learner):
     ----------
     knows_uncertainty : bool
         Whether it fills ``uncertainty``.
+    optimism : float
+        Best is what has the highest ``score + optimism * uncertainty``.
     """
 
     knows_uncertainty: ClassVar[bool] = False
+    optimism: float = 0.0
+
+    def clusters(self, requests: Requests) -> Clusters | None:
+        """Clusters that requests belong to, to be logged with what is shown; None for one that does not learn by cluster."""
+        return None
 
     @abstractmethod
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:

@@ -42,25 +42,29 @@ class Ucb(Policy):
     ----------
     alpha : float
         Standard errors that the bound lies above the score.
+    top : int
+        Rows to choose among at each place, all equally likely. More than 1 where scores are old when used: else everybody
+        alike gets the same item until what came of it is known.
 
     References
     ----------
     L. Li, W. Chu, J. Langford, R. Schapire, "A Contextual-Bandit Approach to Personalized News Article Recommendation",
     WWW 2010.
+    X. Yi et al., "Online Matching: A Real-time Bandit System for Large-scale Recommendations", RecSys 2023: `top`.
     """
 
     needs_uncertainty: ClassVar[bool] = True
 
-    def __init__(self, alpha: Annotated[float, Field(ge=0)] = 1.0) -> None:
-        self.alpha = alpha
+    def __init__(self, alpha: Annotated[float, Field(ge=0)] = 1.0, top: Annotated[int, Field(gt=0)] = 1) -> None:
+        self.alpha, self.top = alpha, top
 
     def select(self, score: Floats, uncertainty: Floats | None, k: int, rng: np.random.Generator) -> Ranking:
         """Choose, see `Policy.select`. Raises ValueError without `uncertainty`."""
-        return _best_first(self._bound(score, uncertainty), _places(score, k), rng)
+        return _best_first(self._bound(score, uncertainty), _places(score, k), rng, self.top)
 
     def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
         """See `Policy.distribution`. Raises ValueError without `uncertainty`."""
-        return _among_best(self._bound(score, uncertainty), _left(score, above))
+        return _among_best(self._bound(score, uncertainty), _left(score, above), self.top)
 
     def _bound(self, score: Floats, uncertainty: Floats | None) -> Values:
         values, width = _checked(score), _checked_uncertainty("ucb", score, uncertainty)

@@ -11,8 +11,8 @@ from learners.features import Featurizer, hash_id
 from memory.catalog import Catalog
 from service.candidates import Asked
 from service.schemas import RankedItem, RankingResponse, Reasons
-from streams.batch import Batch, Floats, Ids, pack_rows
-from streams.events import Impression
+from streams.batch import Batch, Clusters, Floats, Ids, pack_rows
+from streams.events import Impression, LoggedClusters
 
 __all__ = ["Answers"]
 
@@ -50,6 +50,8 @@ class Answers:
         base = part.score.copy()
         if request.by is not None:
             self._retrievers[request.by].score(part)
+        if self._policy.needs_uncertainty:
+            self._know(part, request.by)
         rng = np.random.default_rng(hash_id(one.request_id) & (2**63 - 1) if request.seed is None else request.seed)
         ranking = self._policy.select(part.score, part.uncertainty, part.rows if request.n is None else request.n, rng)
         chosen = _chosen(part, ranking.rows)
@@ -79,6 +81,16 @@ class Answers:
             return response, None
         return response, self._impression(one, chosen, np.delete(part.item, ranking.rows), response)
 
+    def _know(self, part: Batch, by: str | None) -> None:
+        """Fill in the uncertainty that the policy needs: of a baseline that does not know it none, else the retrievers'."""
+        if by is not None:
+            if not self._retrievers[by].knows_uncertainty:
+                part.uncertainty = np.zeros(part.rows, np.float32)
+        elif part.uncertainty is None:
+            given = part.score.copy()
+            next(retriever for retriever in self._retrievers.values() if retriever.knows_uncertainty).score(part)
+            part.score = given
+
     def _impression(self, one: Asked, chosen: Batch, unshown: Ids, response: RankingResponse) -> Impression:
         return Impression(
             request_id=response.request_id,
@@ -91,6 +103,7 @@ class Answers:
             source=response.source,
             version=response.version,
             context=one.request.context,
+            clusters=None if chosen.clusters is None else _logged(chosen.clusters),
             timestamp=float(chosen.timestamp[0]),
         )
 
@@ -118,6 +131,18 @@ class Answers:
         name = one.names.get(key) or self._items.name(key)
         assert name is not None, "candidates are given by name, or found in the catalogue"
         return name
+
+
+def _logged(clusters: Clusters) -> LoggedClusters | None:
+    """Clusters of the first request."""
+    named = clusters.index[0] >= 0
+    return LoggedClusters(
+        index=tuple(clusters.index[0, named].tolist()),
+        weight=tuple(clusters.weight[0, named].tolist()),
+        epoch=int(clusters.epoch[0]),
+        schema=int(clusters.schema[0]),
+        graph=int(clusters.graph[0]),
+    )
 
 
 def _rows_of(batch: Batch, n: int) -> Batch:

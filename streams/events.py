@@ -19,6 +19,7 @@ __all__ = [
     "Interaction",
     "ItemUpdate",
     "Kind",
+    "LoggedClusters",
     "Scalar",
     "Tick",
     "Timestamp",
@@ -42,6 +43,30 @@ class _Event(
     gc=False,  # events hold no cycles, and there are many of them
 ):
     timestamp: Timestamp = 0.0
+
+
+class LoggedClusters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """The user's clusters, as a retriever that learns by cluster saw them when it served.
+
+    Attributes
+    ----------
+    index : tuple of int, length K
+        Numbers of the clusters.
+    weight : tuple of float, length K
+        Weight of each.
+    epoch : int
+        In which the numbers mean what they mean.
+    schema : int
+        Fingerprint of the clusters.
+    graph : int
+        Version of the graph from clusters to items.
+    """
+
+    index: Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**31)], ...], Meta(max_length=64)]
+    weight: Annotated[tuple[Annotated[float, Meta(ge=0.0, le=1.0)], ...], Meta(max_length=64)]
+    epoch: Annotated[int, Meta(ge=0, lt=2**31)]
+    schema: Annotated[int, Meta(ge=0, lt=2**53)]
+    graph: Annotated[int, Meta(ge=0, lt=2**53)] = 0
 
 
 class Impression(_Event, frozen=True, tag="impression"):
@@ -68,6 +93,8 @@ class Impression(_Event, frozen=True, tag="impression"):
         Version of the state that scored.
     context : dict
         Request context (device, page, ...), as the client sent it.
+    clusters : LoggedClusters or None
+        What the items' outcomes are to be counted for, by a retriever that learns by cluster.
     timestamp : float
         Unix seconds.
     """
@@ -82,6 +109,7 @@ class Impression(_Event, frozen=True, tag="impression"):
     source: str = ""
     version: int = 0
     context: dict[str, Scalar] = field(default_factory=dict)
+    clusters: LoggedClusters | None = None
 
 
 class Interaction(_Event, frozen=True, tag="interaction"):

@@ -10,7 +10,7 @@ PACKAGES = ("streams", "memory", "learners", "service")
 
 DOORS = {
     "crc32c": {"streams.kafka"},
-    "faiss": {"memory.vector_index"},
+    "faiss": {"memory.centroids", "memory.vector_index"},
     # The application, and requests and answers; routes see only what `service.web` gives them.
     "fastapi": {"service.app", "service.web"},
     # Records of a topic; the topics of a cluster; who owns which partition. No log needs the others.
@@ -23,7 +23,9 @@ DOORS = {
     "river": {"learners.rankers.river_model", "service.monitor"},
     "safetensors": {"memory.checkpoint"},
     "starlette": {"service.app"},
-    "torch": set(),
+    # Pairs the centroids of two epochs.
+    "scipy": {"memory.centroids"},
+    "torch": {"learners.towers"},
     "typer": {"service.cli"},
     "uvicorn": {"service.server"},
 }

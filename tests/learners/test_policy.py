@@ -15,6 +15,7 @@ POLICIES = {
     "greedy": Greedy(),
     "ucb": Ucb(1.5),
     "ucb0": Ucb(0.0),
+    "ucb, top 2": Ucb(1.5, top=2),
     "epsilon": EpsilonGreedy(0.3),
     "epsilon1": EpsilonGreedy(1.0),
     "luce": PlackettLuce(0.7),
@@ -43,7 +44,7 @@ def truth(name, order, score, uncertainty):
     """Probability of an order, from the definition, without any of the shortcuts."""
     values = score.astype(float)
     width = uncertainty.astype(float)
-    if name == "ucb":
+    if name in ("ucb", "ucb, top 2"):
         values = values + 1.5 * width
     left, chance = list(range(score.size)), 1.0
     for row in order:
@@ -55,7 +56,7 @@ def truth(name, order, score, uncertainty):
         elif name.startswith("epsilon"):
             epsilon = POLICIES[name].epsilon
             chance *= epsilon / len(left) + (1 - epsilon) * greedy
-        elif name.startswith("top"):
+        elif "top" in name:
             window = min(POLICIES[name].top, len(left))
             edge = sorted((values[s] for s in left), reverse=True)[window - 1]
             above = [s for s in left if values[s] > edge]

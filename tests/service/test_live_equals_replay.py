@@ -59,6 +59,7 @@ def test_poll_sizes_and_logs_do_not_matter(
     assert fold(config, log, poll).digest() == uninterrupted.digest()
     assert fold(config, fill(MemoryLog(), EVENTS), poll).digest() == uninterrupted.digest()
     assert uninterrupted.pipeline.version > 50
+    assert uninterrupted.pipeline.retrievers.named["diag_linucb"].centroids.epoch > 3  # type: ignore[attr-defined]
     log.close()
 
 

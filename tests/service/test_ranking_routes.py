@@ -59,7 +59,7 @@ async def test_explained_rankings_say_why(service: Service) -> None:
     await service.learned()
     ranking = await service.recommend("u", explain=True, log=False)
     (place,) = ranking["items"]
-    assert place["reasons"]["retrievers"].keys() == {"popularity"}
+    assert place["reasons"]["retrievers"].keys() == {"popularity", "diag_linucb"}
     assert place["reasons"]["base"] == place["score"]
     assert {"item.id", "item.colour"} <= place["reasons"]["contributions"].keys()
     assert "reasons" not in (await service.recommend("u"))["items"][0]
