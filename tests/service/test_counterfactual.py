@@ -276,9 +276,11 @@ def test_uncertainty_comes_from_the_retriever_that_knows_it(make_pipeline: Calla
     impressions = [
         Impression(request_id="r", user="u1", items=("i9",), propensities=(0.5,), unshown=hash_ids(ITEMS[:9]).tobytes())
     ]
+    popularity = pipeline.retrievers.named["popularity"]
+    pipeline.retrievers = Stages({"popularity": popularity})
     with pytest.raises(ValueError, match="needs the standard error"):
         Counterfactual(pipeline, OfPolicy(Ucb(100.0))).shown(impressions)
-    pipeline.retrievers = Stages({"popularity": pipeline.retrievers.named["popularity"], "sure": Sure()})
+    pipeline.retrievers = Stages({"popularity": popularity, "sure": Sure()})
     noted = Counterfactual(pipeline, OfPolicy(Ucb(100.0)))
     noted.shown(impressions)
     _, decisions = noted.decisions() or pytest.fail("nothing noted")
