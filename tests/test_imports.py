@@ -19,7 +19,7 @@ DOORS = {
     "prometheus_client": {"service.monitor"},
     "river": {"learners.rankers.river_model", "service.monitor"},
     "safetensors": {"memory.checkpoint"},
-    "torch": set(),
+    "torch": {"memory.gpu_vectors"},
     "typer": {"service.cli"},
     "uvicorn": {"service.server"},
 }

@@ -1,0 +1,341 @@
+"""Vectors in numbered slots, and the k most similar of them: exact, by inverted lists, or on a GPU. The one door to faiss.
+
+Which vectors are found must depend on what is stored and on nothing else, or a restored index would answer differently from
+the one it was saved from. faiss finds candidates, some more than asked for; their similarities are then computed again one by
+one, and ties go to the lower slot. Where faiss sees a tie across the border of its candidates, all vectors are compared.
+
+References
+----------
+J. Johnson, M. Douze, H. Jegou, "Billion-Scale Similarity Search with GPUs", IEEE Transactions on Big Data 2021.
+M. Douze et al., "The Faiss library", arXiv 2401.08281.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from memory.arrays import Arrays, Bools, Floats, Ids
+from memory.inverted_file import InvertedFile, closeness
+from memory.stateful import Stateful
+
+if TYPE_CHECKING:
+    from memory.gpu_vectors import GpuVectors
+
+__all__ = ["Device", "Kind", "Similarity", "VectorIndex"]
+
+Similarity = Literal["cosine", "inner_product", "l2"]
+Kind = Literal["flat", "ivf"]
+Device = Literal["cpu", "cuda"]
+Vectors = npt.NDArray[Any]
+
+SLACK = 16
+"""Candidates beyond those asked for."""
+
+# Two threads searching a shared machine made the median search 60 times slower than one.
+faiss.omp_set_num_threads(1)
+
+
+class VectorIndex(Stateful):
+    """A fixed number of slots, each empty or with a vector, and search for the most similar.
+
+    Not safe for use by several threads at once, whichever the kind: it lives on the thread that learns and serves.
+
+    Parameters
+    ----------
+    capacity : int
+        Slots.
+    width : int
+        Numbers in a vector.
+    similarity : {"cosine", "inner_product", "l2"}
+        What search orders by, the greatest first: the cosine (0 for a vector of length 0), the inner product, or minus the
+        squared Euclidean distance.
+    kind : {"flat", "ivf"}
+        ``flat`` compares with every vector. ``ivf`` compares with the vectors in the lists nearest to the query, once there are
+        enough vectors to make lists; until then it compares with all.
+    device : {"cpu", "cuda"}
+        ``cuda`` keeps a copy of the vectors on the GPU and compares there; ``flat`` only.
+    lists : int or None
+        Lists of ``ivf``; None: twice the square root of the capacity.
+    probes : int
+        Lists looked at by a search.
+    dtype : numpy type
+        float32; float64 for comparisons of results with more digits (candidates are found in float32 all the same).
+
+    Attributes
+    ----------
+    rows : Arrays
+        ``vector`` (capacity, width), of length 1 when the similarity is the cosine, and ``alive`` (capacity,) bool. Not to be
+        written to.
+
+    Raises
+    ------
+    ValueError
+        For sizes below 1, or ``cuda`` where there is none.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        width: int,
+        *,
+        similarity: Similarity = "cosine",
+        kind: Kind = "flat",
+        device: Device = "cpu",
+        lists: int | None = None,
+        probes: int = 8,
+        dtype: type[np.floating[Any]] = np.float32,
+    ) -> None:
+        for name, value in (("capacity", capacity), ("width", width), ("probes", probes)):
+            if value < 1:
+                raise ValueError(f"{name}: {value}; give at least 1")
+        self.capacity, self.width, self.similarity, self.probes = capacity, width, similarity, probes
+        self.rows = Arrays.made_by(
+            lambda: {"vector": np.zeros((capacity, width), dtype), "alive": np.zeros(capacity, np.bool_)}
+        )
+        self._metric = faiss.METRIC_L2 if similarity == "l2" else faiss.METRIC_INNER_PRODUCT
+        self._end = self._count = 0
+        self._copy = _on_gpu(capacity, width) if device == "cuda" else None
+        self._lists: dict[str, _Lists] = {}
+        if kind == "ivf":
+            if device == "cuda":
+                raise ValueError('kind: "ivf" with device "cuda"; the GPU compares with all vectors faster, choose "flat"')
+            number = min(lists or max(round(2 * math.sqrt(capacity)), 1), capacity)
+            self.inverted = InvertedFile(capacity, width, number, angular=similarity != "l2")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def write(self, slots: Ids, vectors: Vectors) -> None:
+        """Put `vectors` (n, width), all finite, into `slots` (n,), all different, in place of what was there."""
+        vectors = self._scaled(vectors)
+        self._count += int(np.count_nonzero(~self.rows["alive"][slots]))
+        self._end = max(self._end, int(slots.max(initial=-1)) + 1)
+        self.rows["vector"][slots], self.rows["alive"][slots] = vectors, True
+        self.rows.mark(slots)
+        if self._inverted is not None:
+            self._inverted.write(slots, vectors.astype(np.float32, copy=False))
+        self._follow(slots)
+
+    def delete(self, slots: Ids) -> None:
+        """Empty `slots` (n,)."""
+        self.rows["vector"][slots], self.rows["alive"][slots] = 0, False
+        self.rows.mark(slots)
+        if self._inverted is not None:
+            self._inverted.delete(slots)
+        self._count_again()
+        self._follow(slots)
+
+    def search(self, queries: Vectors, k: int) -> tuple[Ids, Vectors]:
+        """Find the `k` most similar vectors, ties in the order of their slots.
+
+        Parameters
+        ----------
+        queries : (q, width) array
+            Finite.
+        k : int
+
+        Returns
+        -------
+        slots : (q, k) int64
+            The most similar first; -1 where there are not so many.
+        similarity : (q, k) array
+            In the index's dtype; -inf where the slot is -1.
+        """
+        queries = self._scaled(queries)
+        slots = np.full((len(queries), k), -1, np.int64)
+        similarity = np.full((len(queries), k), -np.inf, queries.dtype)
+        if len(self) and slots.size:
+            few = np.ascontiguousarray(queries, np.float32)
+            wanted = min(k + SLACK, self._end)
+            close, found = self._candidates(few, wanted)
+            # Of fewer candidates than wanted there are no more; otherwise others may be as close as the last one.
+            border = (found[:, -1] >= 0) & (wanted < self._end) & (close[:, -1] == close[:, min(k, wanted) - 1])
+            angular = self.similarity != "l2"
+            _settle(queries, self.rows["vector"], angular, np.ascontiguousarray(found, np.int64), slots, similarity)
+            for row in np.flatnonzero(border):
+                alive = np.flatnonzero(self.rows["alive"][: self._end])[None, :]
+                _settle(
+                    queries[row : row + 1], self.rows["vector"], angular, alive, slots[row : row + 1], similarity[row : row + 1]
+                )
+        return slots, similarity
+
+    def maintain(self, k: int) -> None:
+        """Do a bounded part of what keeps search fast and good; call it after every write. It counts as learning.
+
+        Parameters
+        ----------
+        k : int
+            Recall is watched for this many neighbours.
+        """
+        if self._inverted is None:
+            return
+        generation = self._inverted.generation
+        moved = self._inverted.turn(self.rows["vector"], self.rows["alive"], self.probes, k)
+        if self._inverted.generation == generation:
+            self._mirror("next", moved)
+        else:
+            self._lists["now"] = self._lists.pop("next")
+            self._lists["now"].follow(moved, self._inverted.places["now"], self.rows["vector"])
+
+    def recall(self, k: int) -> float:
+        """Share of the true `k` most similar vectors that a search finds: 1 for exact kinds, else estimated at bounded cost."""
+        if self._inverted is None or not self._inverted.generation:
+            return 1.0
+        return self._inverted.recall(self.rows["vector"], self.rows["alive"], self.probes, k)
+
+    @property
+    def last_recall(self) -> float:
+        """Recall as `maintain` last saw it."""
+        return 1.0 if self._inverted is None else self._inverted.watched
+
+    def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
+        """Yield this store under its own name."""
+        yield prefix.rstrip("."), self
+
+    def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Replace all vectors, and the lists that they are in, by those of `state`."""
+        super().load_state_dict(state)
+        self._rebuild()
+
+    def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Follow the changes that another copy of this index has taken."""
+        generation = -1 if self._inverted is None else self._inverted.generation
+        super().apply_changes(changes)
+        if self._inverted is not None and self._inverted.generation != generation:
+            self._rebuild()
+        else:
+            self._count_again()
+            changed = [changes[name] for name in ("rows.rows", "inverted.places.rows") if name in changes]
+            self._follow(np.unique(np.concatenate([np.empty(0, np.int64), *changed])).astype(np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays, and of faiss' own copies of them at most: two, while lists are trained anew."""
+        return super().nbytes + (0 if self._inverted is None else 2 * self.capacity * (4 * self.width + 40))
+
+    @property
+    def _inverted(self) -> InvertedFile | None:
+        return getattr(self, "inverted", None)
+
+    def _scaled(self, vectors: Vectors) -> Vectors:
+        vectors = np.ascontiguousarray(vectors, self.rows["vector"].dtype)
+        if self.similarity != "cosine":
+            return vectors
+        length = np.sqrt(np.einsum("nk,nk->n", vectors, vectors))[:, None]
+        scaled: Vectors = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+        return scaled
+
+    def _candidates(self, queries: Floats, wanted: int) -> tuple[Floats, Ids]:
+        """Closeness (in faiss' sense) and slots (q, wanted) of candidates, best first, -1 where there are no more."""
+        if self._copy is not None:
+            return self._copy.search(queries, wanted, self._end, self.similarity != "l2")
+        if "now" in self._lists:
+            return self._lists["now"].search(queries, wanted, self.probes)
+        vectors = self.rows["vector"][: self._end].astype(np.float32, copy=False)
+        close, found = np.empty((len(queries), wanted), np.float32), np.empty((len(queries), wanted), np.int64)
+        alive = np.packbits(self.rows["alive"][: self._end], bitorder="little")
+        only = faiss.IDSelectorBitmap(alive.size, faiss.swig_ptr(alive)) if self._count < self._end else None
+        given = faiss.swig_ptr(queries), faiss.swig_ptr(vectors), self.width, len(queries), self._end, wanted
+        results = faiss.swig_ptr(close), faiss.swig_ptr(found)
+        if self.similarity == "l2":
+            faiss.knn_L2sqr(*given, *results, None, only)
+        else:
+            faiss.knn_inner_product(*given, *results, only)
+        return close, found
+
+    def _follow(self, slots: Ids) -> None:
+        """Bring what is derived from the rows of `slots` (n,) in line with them."""
+        if self._copy is not None and slots.size:
+            self._copy.write(slots, self.rows["vector"][slots], self.rows["alive"][slots])
+        for side in ("now", "next"):
+            self._mirror(side, slots)
+
+    def _mirror(self, side: str, slots: Ids) -> None:
+        inverted = self._inverted
+        if inverted is None or not (inverted.moving if side == "next" else inverted.generation):
+            self._lists.pop(side, None)
+            return
+        if side not in self._lists:
+            self._lists[side] = _Lists(inverted.centroids[side], self.capacity, self._metric)
+        self._lists[side].follow(slots, inverted.places[side], self.rows["vector"])
+
+    def _rebuild(self) -> None:
+        self._lists.clear()
+        self._count_again()
+        self._follow(np.arange(self.capacity))
+
+    def _count_again(self) -> None:
+        alive = np.flatnonzero(self.rows["alive"])
+        self._count, self._end = alive.size, int(alive[-1]) + 1 if alive.size else 0
+
+
+def _on_gpu(capacity: int, width: int) -> GpuVectors:
+    # Only who asks for a GPU waits for torch to load.
+    from memory.gpu_vectors import GpuVectors
+
+    return GpuVectors(capacity, width)
+
+
+class _Lists:
+    """faiss' copy of the vectors that have a place in an inverted file."""
+
+    def __init__(self, centroids: Floats, capacity: int, metric: int) -> None:
+        lists, width = centroids.shape
+        self._quantiser = faiss.IndexFlat(width, metric)
+        self._quantiser.add(centroids)
+        self._index = faiss.IndexIVFFlat(self._quantiser, width, lists, metric)
+        self._index.is_trained = True
+        self._index.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]
+        self._held: Bools = np.zeros(capacity, np.bool_)
+
+    def follow(self, slots: Ids, places: npt.NDArray[np.int32], vectors: Vectors) -> None:
+        """Hold of `slots` those that have a place, as they are now."""
+        gone = np.ascontiguousarray(slots[self._held[slots]])
+        if gone.size:
+            # What `update_vectors` does for a direct map of this kind, but each vector goes to the place that it is given.
+            self._index.remove_ids(faiss.IDSelectorArray(gone.size, faiss.swig_ptr(gone)))
+        self._held[slots] = places[slots] >= 0
+        come = np.ascontiguousarray(slots[self._held[slots]])
+        if come.size:
+            rows, place = np.ascontiguousarray(vectors[come], np.float32), places[come].astype(np.int64)
+            self._index.add_core(come.size, faiss.swig_ptr(rows), faiss.swig_ptr(come), faiss.swig_ptr(place))
+
+    def search(self, queries: Floats, k: int, probes: int) -> tuple[Floats, Ids]:
+        """As `VectorIndex._candidates`."""
+        self._index.nprobe = min(probes, self._index.nlist)
+        close, found = self._index.search(queries, k)
+        return close, found
+
+
+# Compiled part.
+
+
+@njit(cache=True, nogil=True)
+def _settle(queries, vectors, angular, candidates, slots, similarity):  # type: ignore[no-untyped-def]
+    """Of each query's candidate slots (-1: none) the most similar, by similarities computed here, in order."""
+    size = min(slots.shape[1], candidates.shape[1])
+    for row in range(slots.shape[0]):
+        kept = 0
+        for slot in candidates[row]:
+            if slot < 0:
+                continue
+            close = closeness(queries, row, vectors, slot, angular)
+            if kept == size and (
+                close < similarity[row, size - 1] or (close == similarity[row, size - 1] and slot > slots[row, size - 1])
+            ):
+                continue
+            at = kept if kept < size else size - 1
+            while at > 0 and (
+                similarity[row, at - 1] < close or (similarity[row, at - 1] == close and slots[row, at - 1] > slot)
+            ):
+                similarity[row, at], slots[row, at] = similarity[row, at - 1], slots[row, at - 1]
+                at -= 1
+            similarity[row, at], slots[row, at] = close, slot
+            kept = min(kept + 1, size)
