@@ -84,6 +84,11 @@ class InvertedFile(Stateful):
         return int(self.clock["generation"][0])
 
     @property
+    def training(self) -> bool:
+        """Whether new centroids are being made, or slots being given places under them."""
+        return bool(self.clock["phase"][0] != IDLE)
+
+    @property
     def moving(self) -> bool:
         """Whether slots are being given places under new centroids."""
         return bool(self.clock["phase"][0] == MOVING)

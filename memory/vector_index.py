@@ -89,7 +89,7 @@ class VectorIndex(Stateful):
         kind: Kind = "flat",
         device: Device = "cpu",
         lists: int | None = None,
-        probes: int = 8,
+        probes: int = 32,
         dtype: type[np.floating[Any]] = np.float32,
     ) -> None:
         for name, value in (("capacity", capacity), ("width", width), ("probes", probes)):
@@ -189,6 +189,11 @@ class VectorIndex(Stateful):
         if self._inverted is None or not self._inverted.generation:
             return 1.0
         return self._inverted.recall(self.rows["vector"], self.rows["alive"], self.probes, k)
+
+    @property
+    def training(self) -> bool:
+        """Whether `maintain` is in the middle of something."""
+        return self._inverted is not None and self._inverted.training
 
     @property
     def last_recall(self) -> float:

@@ -109,10 +109,10 @@ class ReLoop2(Reranker):
         neighbours: Annotated[int, Field(gt=0, le=1000)] = 70,
         temperature: Annotated[float, Field(gt=0)] = 0.1,
         similarity: Literal["cosine", "inner_product", "l2"] = "cosine",
-        capacity: Count = 50_000,
+        capacity: Count = 20_000,
         index: Literal["ivf", "flat"] = "ivf",
         lists: Count | None = None,
-        probes: Count = 8,
+        probes: Count = 32,
         device: Literal["cpu", "cuda"] = "cpu",
         least_error: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         clear_every: Annotated[int, Field(ge=0)] = 0,
@@ -153,7 +153,7 @@ class ReLoop2(Reranker):
         self._reads += batch.rows
         if weight == 0 or not len(self.memory) or not batch.rows:
             return score
-        error, hit = self._error(batch, score)
+        error, hit = self._error(_finite(_hidden(batch)), score)
         score[hit] = np.clip(score + weight * error, 0.0, 1.0)[hit]
         self._hits += int(np.count_nonzero(hit))
         self._moved += float(np.abs(score - batch.score).sum())
@@ -167,8 +167,8 @@ class ReLoop2(Reranker):
         finite = np.isfinite(hidden).all(axis=1)
         self._left_out += int(np.count_nonzero(~finite))
         rows = np.flatnonzero(finite & (np.abs(label - base) > self._least_error if self._least_error else True))
-        if self._fixed is None and feedback.rows and len(self.memory):
-            self._weigh(feedback, base, label)
+        if self._fixed is None and finite.any() and len(self.memory):
+            self._weigh(hidden[finite], base[finite], label[finite])
         if self._clear_every and self.clock["learned"][0] + feedback.rows > self._clear_every:
             self.memory.clear()
             self.clock["learned"][0] = 0
@@ -192,7 +192,7 @@ class ReLoop2(Reranker):
         """The rows whose outcomes moved each score; None from a sketch, which has sums only."""
         if isinstance(self.memory, ErrorSketch):
             return None
-        evidence = self._read(batch)
+        evidence = self._read(_finite(_hidden(batch)))
         rows, none = self.memory.rows, evidence.slots < 0
         age = batch.timestamp[batch.request][:, None] - rows["timestamp"][evidence.slots]
         return Neighbours(
@@ -226,23 +226,22 @@ class ReLoop2(Reranker):
             figures |= {"fill": len(self.memory) / self.memory.capacity, "recall": self.memory.index.last_recall}
         return figures
 
-    def _weigh(self, feedback: Feedback, base: Floats, label: Floats) -> None:
+    def _weigh(self, hidden: Floats, base: Floats, label: Floats) -> None:
         """Charge each lambda the log loss of the scores that it would have made of these rows."""
-        error, hit = self._error(feedback, base)
+        error, hit = self._error(hidden, base)
         scores = np.clip(base[hit, None] + error[hit, None] * WEIGHTS, CERTAIN, 1.0 - CERTAIN)
-        loss = -(label[hit] @ np.log(scores) + (1.0 - label[hit]) @ np.log1p(-scores))
-        self.trust["loss"][:] = self.trust["loss"] * 0.5 ** (feedback.rows / self._half_life) + loss
+        told = label[hit, None]
+        # No matrix product: how it rounds may depend on the number of threads, and a resumed state must be the same to the bit.
+        loss = -(told * np.log(scores) + (1.0 - told) * np.log1p(-scores)).sum(axis=0)
+        self.trust["loss"][:] = self.trust["loss"] * 0.5 ** (label.size / self._half_life) + loss
         self.trust["loss"][:] -= self.trust["loss"].min()
         self.trust.mark()
 
-    def _error(self, batch: Batch, score: Floats) -> tuple[Values, Bools]:
-        evidence = self._read(batch)
+    def _error(self, hidden: Floats, score: Floats) -> tuple[Values, Bools]:
+        evidence = self._read(hidden)
         return estimate_error(score, evidence, self._attention(evidence), self._gamma)
 
-    def _read(self, batch: Batch) -> Evidence:
-        hidden = _hidden(batch)
-        if not np.isfinite(hidden).all():
-            raise FloatingPointError("hidden: not finite")
+    def _read(self, hidden: Floats) -> Evidence:
         return self.memory.read(hidden) if isinstance(self.memory, ErrorSketch) else self.memory.read(hidden, self._neighbours)
 
     def _attention(self, evidence: Evidence) -> Values:
@@ -295,3 +294,9 @@ def _hidden(batch: Batch) -> Floats:
     if batch.hidden is None:
         raise ValueError("hidden: the ranker did not fill it; reloop2 needs a ranker with a hidden vector, such as fm")
     return batch.hidden
+
+
+def _finite(hidden: Floats) -> Floats:
+    if not np.isfinite(hidden).all():
+        raise FloatingPointError("hidden: not finite")
+    return hidden

@@ -201,11 +201,13 @@ def test_memory_can_be_emptied_at_regular_intervals() -> None:
         assert len(learner.memory) == 60, "60 rows and 60 more are too many"
 
 
-def test_a_hidden_vector_is_needed_and_must_be_finite() -> None:
-    learner, feedback = ReLoop2(8, capacity=300), world(1)
+@pytest.mark.parametrize("weight", [0.4, "learned"])
+def test_a_hidden_vector_is_needed_and_must_be_finite(weight: Any) -> None:
+    learner, feedback = ReLoop2(8, capacity=600, weight=weight), world(1)
+    learner.learn(world(2))
     feedback.hidden[3] = np.nan  # type: ignore[index]
     learner.learn(feedback)
-    assert len(learner.memory) == feedback.rows - 1
+    assert len(learner.memory) == 2 * feedback.rows - 1
     assert learner.figures()["left_out"] == 1
     with pytest.raises(FloatingPointError, match="hidden"):
         learner.rerank(feedback)
