@@ -15,7 +15,8 @@ SEEDS = range(3)
 
 
 def reloop2(**keywords: Any) -> ReLoop2:
-    return ReLoop2(HIDDEN, **({"capacity": 5000, "index": "flat"} | keywords))
+    """With a fixed weight, as the paper has it."""
+    return ReLoop2(HIDDEN, **({"capacity": 5000, "index": "flat", "weight": 0.4} | keywords))
 
 
 def loss_after(outcome: Outcome) -> float:
