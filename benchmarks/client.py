@@ -12,17 +12,21 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Outcome", "Plan", "arrivals", "call", "drive", "http"]
+__all__ = ["FINE", "Answer", "Outcome", "Plan", "arrivals", "call", "drive", "http"]
 
 PATIENCE = 10.0
 """Seconds after the last planned request that answers are waited for."""
 
 MOST_CONNECTIONS = 400
+
+FINE = (200, 202)
+"""Statuses of a request that was granted, whole."""
 
 
 @dataclass(slots=True)
@@ -36,11 +40,27 @@ class Plan:
         When to send each, in seconds from the start, ascending.
     requests : sequence of bytes
         Whole HTTP requests; used in turn.
+    address : str
+        Where to, if not where the others go.
+    keep : bool
+        Keep all answers, not only the last one's body.
     """
 
     name: str
     at: npt.NDArray[np.float64]
     requests: Sequence[bytes]
+    address: str = ""
+    keep: bool = False
+
+
+class Answer(NamedTuple):
+    """An answer with its place in the plan, and when its request was planned, was sent, and it was there (`time.time`)."""
+
+    place: int
+    planned: float
+    sent: float
+    done: float
+    body: bytes
 
 
 @dataclass(slots=True)
@@ -50,19 +70,22 @@ class Outcome:
     Attributes
     ----------
     latency : list of float
-        Seconds from the planned time to the whole answer, of answers with status 200.
+        Seconds from the planned time to the whole answer, of answers with status 200 or 202.
     late : list of float
         Seconds by which the client itself sent too late: its own part of the latency.
     failures : dict of str to int
         Other outcomes: status codes, lost connections, no answer.
     bodies : list of bytes
         The last answer's body, to see that it is what it should be.
+    answers : list of Answer
+        All of them, where the plan says so.
     """
 
     latency: list[float] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
     bodies: list[bytes] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
 
     def failed(self, why: str) -> None:
         """Count a failure."""
@@ -72,12 +95,14 @@ class Outcome:
 class _Connection:
     """A kept-alive connection with at most one request on its way."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self.socket = socket.create_connection((host, port), timeout=PATIENCE)
+    def __init__(self, address: str) -> None:
+        where = urlsplit(address)
+        self.address = address
+        self.socket = socket.create_connection((where.hostname or "", where.port or 80), timeout=PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = bytearray()
         self.outcome = Outcome()
-        self.planned = 0.0
+        self.place, self.planned, self.sent, self.keep = 0, 0.0, 0.0, False
 
     def answer(self) -> tuple[int, bytes] | None:
         """Read what is there; status and body once they are whole."""
@@ -113,8 +138,7 @@ def arrivals(rate: float, seconds: float, pattern: str, rng: np.random.Generator
 
 def call(address: str, request: bytes) -> tuple[int, bytes]:
     """One request and its answer."""
-    where = urlsplit(address)
-    connection = _Connection(where.hostname or "", where.port or 80)
+    connection = _Connection(address)
     with connection.socket:
         connection.socket.sendall(request)
         while (answer := connection.answer()) is None:
@@ -124,21 +148,19 @@ def call(address: str, request: bytes) -> tuple[int, bytes]:
 
 def drive(address: str, plans: Sequence[Plan]) -> dict[str, Outcome]:
     """Send all requests of all plans at their times, and collect the answers."""
-    where = urlsplit(address)
     outcomes = {plan.name: Outcome() for plan in plans}
-    schedule = sorted(
-        (at, plan.name, plan.requests[n % len(plan.requests)]) for plan in plans for n, at in enumerate(plan.at.tolist())
-    )
-    free = [_Connection(where.hostname or "", where.port or 80) for _ in range(8)]
+    schedule = sorted((at, number, place) for number, plan in enumerate(plans) for place, at in enumerate(plan.at.tolist()))
+    to = [plan.address or address for plan in plans]
+    free = {one: [_Connection(one) for _ in range(8)] for one in set(to)}
     busy: dict[socket.socket, _Connection] = {}
     gc.collect()
     gc.disable()
     try:
         start = time.perf_counter() + 0.05
-        _loop(schedule, start, where.hostname or "", where.port or 80, outcomes, free, busy)
+        _loop(schedule, start, plans, to, outcomes, free, busy)
     finally:
         gc.enable()
-        for connection in [*free, *busy.values()]:
+        for connection in [*(connection for some in free.values() for connection in some), *busy.values()]:
             connection.socket.close()
     for connection in busy.values():
         connection.outcome.failed("no answer")
@@ -146,12 +168,12 @@ def drive(address: str, plans: Sequence[Plan]) -> dict[str, Outcome]:
 
 
 def _loop(
-    schedule: list[tuple[float, str, bytes]],
+    schedule: list[tuple[float, int, int]],
     start: float,
-    host: str,
-    port: int,
+    plans: Sequence[Plan],
+    to: Sequence[str],
     outcomes: dict[str, Outcome],
-    free: list[_Connection],
+    free: dict[str, list[_Connection]],
     busy: dict[socket.socket, _Connection],
 ) -> None:
     sent = 0
@@ -159,19 +181,21 @@ def _loop(
     while sent < len(schedule) or busy:
         due = start + schedule[sent][0] if sent < len(schedule) else end
         wait = due - time.perf_counter()
-        may_send = bool(free) or len(busy) < MOST_CONNECTIONS
-        if sent < len(schedule) and wait <= 0 and may_send:
-            _, name, request = schedule[sent]
+        may_send = sent < len(schedule) and (bool(free[to[schedule[sent][1]]]) or len(busy) < MOST_CONNECTIONS)
+        if wait <= 0 and may_send:
+            _, number, place = schedule[sent]
             sent += 1
-            connection = _open(free) or _Connection(host, port)
-            connection.outcome, connection.planned = outcomes[name], due
+            plan = plans[number]
+            connection = _open(free[to[number]]) or _Connection(to[number])
+            connection.outcome, connection.planned, connection.place = outcomes[plan.name], due, place
+            connection.sent, connection.keep = due - wait, plan.keep
             connection.outcome.late.append(-wait)
             busy[connection.socket] = connection
-            connection.socket.sendall(request)
+            connection.socket.sendall(plan.requests[place % len(plan.requests)])
             continue
         if sent == len(schedule) and wait <= 0:
             return
-        readable, _, _ = select.select(list(busy), [], [], max(wait, 0.0) if may_send else PATIENCE)
+        readable, _, _ = select.select(list(busy), [], [], max(wait, 0.0) if may_send or sent == len(schedule) else PATIENCE)
         for ready in readable:
             _take(busy, free, ready)
 
@@ -186,7 +210,7 @@ def _open(free: list[_Connection]) -> _Connection | None:
     return None
 
 
-def _take(busy: dict[socket.socket, _Connection], free: list[_Connection], ready: socket.socket) -> None:
+def _take(busy: dict[socket.socket, _Connection], free: dict[str, list[_Connection]], ready: socket.socket) -> None:
     connection = busy[ready]
     outcome = connection.outcome
     try:
@@ -198,12 +222,17 @@ def _take(busy: dict[socket.socket, _Connection], free: list[_Connection], ready
         return
     if answer is None:
         return
-    took = time.perf_counter() - connection.planned
+    done = time.perf_counter()
     del busy[ready]
-    free.append(connection)
+    free[connection.address].append(connection)
     status, body = answer
-    if status == 200:
-        outcome.latency.append(took)
+    if status in FINE:
+        outcome.latency.append(done - connection.planned)
         outcome.bodies[:] = [body]
+        if connection.keep:
+            # In the time of day, which is the same for all processes of a machine.
+            shift = time.time() - time.perf_counter()
+            planned, sent = connection.planned + shift, connection.sent + shift
+            outcome.answers.append(Answer(connection.place, planned, sent, done + shift, body))
     else:
         outcome.failed(str(status))

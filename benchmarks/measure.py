@@ -40,7 +40,7 @@ __all__ = [
     "table",
 ]
 
-PACKAGES = ("numpy", "numba", "pyarrow", "river", "vowpalwabbit", "uvicorn", "uvloop")
+PACKAGES = ("numpy", "numba", "pyarrow", "river", "vowpalwabbit", "uvicorn", "uvloop", "msgspec", "kafka-python", "crc32c")
 
 err = Console(stderr=True)
 

@@ -7,22 +7,17 @@ that does nothing tell what the machine, the network stack and the web server al
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import measure, stream
+from benchmarks import measure, service, stream
 from benchmarks.client import Plan, arrivals, call, drive, http
 
 __all__ = ["main"]
@@ -76,18 +71,11 @@ def main(arguments: list[str] | None = None) -> None:
     before = measure.machine()
     rng = np.random.default_rng(1)
     clicks = stream.make(50_000, users=options.users, items=options.items)
-    with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as folder, _service(Path(folder), options) as (address, pid):
-        rankings = _rankings(address, clicks, options, rng)
-        _prepare(address, clicks, [*_posts(address, clicks, options.post, 20, "warm"), *rankings[:20]])
-        rounds = []
-        for turn in range(options.rounds):
-            for mode in MODES:
-                measure.err.print(f"round {turn + 1} of {options.rounds}: {mode}")
-                posts = []
-                if mode == "learning":
-                    count = round(options.events / options.post * options.seconds)
-                    posts = _posts(address, clicks, options.post, count, str(turn))
-                rounds.append({"mode": mode, **_run(address, pid, rankings, posts, options, rng)})
+    with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as folder:
+        config = Path(folder) / "serve.toml"
+        config.write_text(CONFIG.format(folder=folder, **vars(options)))
+        with service.running(Path(folder), config, "serve", core=options.pin) as (address, pid):
+            rounds = _rounds(address, pid, clicks, options, rng)
     figures = _summary(rounds)
     _show(figures, options)
     measure.finish("serve_open_loop", options, before, figures)
@@ -95,107 +83,23 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit("; ".join(problems))
 
 
-@contextmanager
-def _service(folder: Path, options: Namespace) -> Iterator[tuple[str, int]]:
-    """The service on a free port, with its address and process id."""
-    config = folder / "serve.toml"
-    config.write_text(CONFIG.format(folder=folder, **vars(options)))
-    command = [sys.executable, "-c", "from service.cli import main; main()", "serve", "--config", str(config), "--port", "0"]
-    said = folder / "said"
-    with said.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[1])
-    try:
-        if options.pin is not None:
-            os.sched_setaffinity(process.pid, {options.pin})
-        until = time.monotonic() + 120
-        while (found := re.search(r"serving on (http://[\w.:\[\]]+)", said.read_text())) is None:
-            if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"the service did not start: {said.read_text()}")
-            time.sleep(0.1)
-        yield found[1], process.pid
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _rankings(address: str, clicks: stream.Clicks, options: Namespace, rng: np.random.Generator) -> list[bytes]:
-    requests = []
-    for _ in range(500):
-        document = {
-            "user": f"u{rng.choice(clicks.user)}",
-            "items": [f"i{item}" for item in rng.choice(options.items, options.candidates, replace=False)],
-            "context": {"ctx": f"c{rng.integers(stream.CONTEXT)}"},
-            "log": not options.no_log,
-        }
-        document |= {"n": options.shown} if options.shown else {}
-        requests.append(http("POST", address, "/v1/rank", json.dumps(document).encode()))
-    return requests
-
-
-def _posts(address: str, clicks: stream.Clicks, size: int, count: int, tag: str) -> list[bytes]:
-    """Requests with `size` interactions each, whose ids begin with `tag`; rows of the stream in turn."""
-    columns = [getattr(clicks, name)[: size * count].tolist() for name in ("user", "item", "ctx", "label")]
-    rows = islice(cycle(zip(*columns, strict=True)), size * count)
-    events = [
-        {"type": "interaction", "id": f"{tag}-{n}", "user": f"u{u}", "item": f"i{i}", "value": y, "context": {"ctx": f"c{x}"}}
-        for n, (u, i, x, y) in enumerate(rows)
-    ]
-    return [_events(address, events[at : at + size]) for at in range(0, len(events), size)]
-
-
-def _events(address: str, events: list[dict[str, Any]]) -> bytes:
-    return http("POST", address, "/v1/events", json.dumps(events).encode())
-
-
-def _prepare(address: str, clicks: stream.Clicks, warming: list[bytes]) -> None:
-    """Load users and items, and let everything run once: what is compiled on first use is not what is measured."""
-    sides = {f"u{u}": s for u, s in zip(clicks.user.tolist(), clicks.useg.tolist(), strict=True)}
-    kinds = {f"i{i}": k for i, k in zip(clicks.item.tolist(), clicks.icat.tolist(), strict=True)}
-    updates: list[dict[str, Any]] = [
-        *({"type": "user", "user": user, "attributes": {"useg": f"s{side}"}} for user, side in sides.items()),
-        *({"type": "item", "item": item, "attributes": {"icat": f"k{kind}"}} for item, kind in kinds.items()),
-    ]
-    _wait(address, "/readyz", lambda body: True)
-    for at in range(0, len(updates), 500):
-        _fine(call(address, _events(address, updates[at : at + 500])))
-    for request in warming:
-        _fine(call(address, request))
-    _settle(address)
-
-
-def _fine(answer: tuple[int, bytes]) -> bytes:
-    status, body = answer
-    if status != 200:
-        raise RuntimeError(f"status {status}: {body.decode(errors='replace')[:500]}")
-    return body
-
-
-def _wait(address: str, path: str, good: Any) -> bytes:
-    until = time.monotonic() + 120
-    while True:
-        try:
-            status, body = call(address, http("GET", address, path))
-            if status == 200 and good(body):
-                return body
-        except OSError:
-            pass
-        if time.monotonic() > until:
-            raise RuntimeError(f"{path}: not what was waited for within 120 s")
-        time.sleep(0.05)
-
-
-def _settle(address: str) -> float:
-    """Wait until everything in the log is learned; seconds that it took."""
-    start = time.monotonic()
-    _wait(address, "/v1/status", lambda body: json.loads(body)["lag"] == 0)
-    waited = time.monotonic() - start
-    time.sleep(0.2)  # the open batch is closed by a tick, and that is learned
-    _wait(address, "/v1/status", lambda body: json.loads(body)["lag"] == 0)
-    return waited
+def _rounds(
+    address: str, pid: int, clicks: stream.Clicks, options: Namespace, rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    rankings = service.rankings(address, clicks, options, rng, log=not options.no_log, shown=options.shown)
+    warming = service.events(address, service.interactions(clicks, 20 * options.post, "warm"), options.post)
+    service.prepare(address, clicks, [*warming, *rankings[:20]])
+    service.settle(address)
+    rounds = []
+    for turn in range(options.rounds):
+        for mode in MODES:
+            measure.err.print(f"round {turn + 1} of {options.rounds}: {mode}")
+            posts = []
+            if mode == "learning":
+                count = round(options.events / options.post * options.seconds) * options.post
+                posts = service.events(address, service.interactions(clicks, count, str(turn)), options.post)
+            rounds.append({"mode": mode, **_run(address, pid, rankings, posts, options, rng)})
+    return rounds
 
 
 def _run(
@@ -212,11 +116,11 @@ def _run(
     ]
     if posts:
         plans.append(Plan("events", times(len(posts) / options.seconds), posts))
-    at_start, cpu = _metrics(address), _cpu_seconds(pid)
+    at_start, cpu = _metrics(address), service.cpu_seconds(pid)
     began = time.monotonic()
     outcomes = drive(address, plans)
-    lasted, cpu = time.monotonic() - began, _cpu_seconds(pid) - cpu
-    behind = _settle(address)
+    lasted, cpu = time.monotonic() - began, service.cpu_seconds(pid) - cpu
+    behind = service.settle(address)
     at_end = _metrics(address)
     posted = len(outcomes["events"].latency) * options.post if posts else 0
     assert len(json.loads(outcomes["rank"].bodies[0])["items"]) == (options.shown or options.candidates)
@@ -234,18 +138,9 @@ def _run(
 
 def _metrics(address: str) -> tuple[float, list[tuple[float, float]]]:
     """Rows learned so far, and the cumulative histogram of freshness."""
-    text = _fine(call(address, http("GET", address, "/metrics"))).decode()
+    text = service.fine(call(address, http("GET", address, "/metrics"))).decode()
     learned = LEARNED.search(text)
     return float(learned[1]) if learned else 0.0, [(float(bound), float(count)) for bound, count in FRESH.findall(text)]
-
-
-def _cpu_seconds(pid: int) -> float:
-    """CPU time of a process so far; 0 where the system does not say."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -255,8 +150,8 @@ def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         mine = [one for one in rounds if one["mode"] == mode]
         names = list(mine[0]["latency"])
         modes[mode] = {
-            **{name: _quantiles([x for one in mine for x in one["latency"][name]]) for name in names},
-            "client_late": _quantiles([x for one in mine for x in one["late"]]),
+            **{name: service.quantiles([x for one in mine for x in one["latency"][name]]) for name in names},
+            "client_late": service.quantiles([x for one in mine for x in one["late"]]),
             "failures": {name: _added([one["failures"][name] for one in mine]) for name in names},
             "server_cpu_share": sum(one["cpu_share"] for one in mine) / len(mine),
         }
@@ -288,14 +183,6 @@ def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _ratio(quiet: dict[str, Any], busy: dict[str, Any]) -> float:
     return float(np.quantile(busy["latency"]["rank"], 0.99) / np.quantile(quiet["latency"]["rank"], 0.99))
-
-
-def _quantiles(seconds: list[float]) -> dict[str, float]:
-    if not seconds:
-        return {"count": 0}
-    names = ("p50_ms", "p90_ms", "p99_ms", "p99.9_ms", "max_ms")
-    found = 1000 * np.quantile(seconds, [0.5, 0.9, 0.99, 0.999, 1.0])
-    return {"count": len(seconds), **dict(zip(names, found.tolist(), strict=True))}
 
 
 def _added(counts: list[dict[str, int]]) -> dict[str, int]:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from memory.blob import trusting
 from memory.stateful import State, digest
 
-__all__ = ["Checkpoint", "CorruptCheckpoint", "latest", "load", "prune", "save", "trust", "trusted"]
+__all__ = ["Checkpoint", "CorruptCheckpoint", "latest", "load", "path_of", "prune", "save", "trust", "trusted"]
 
 PATTERN = "checkpoint-*.safetensors"
 
@@ -102,7 +102,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
     pieces = _pieces(checkpoint)
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     _remove_leftovers(folder)
-    path = folder / f"checkpoint-{checkpoint.version:012d}.safetensors"
+    path = path_of(folder, checkpoint.version)
     beside = folder / f".{path.name}.tmp"
     try:
         # Explicit modes here and above: under a lax umask the folder would not count as trusted.
@@ -119,6 +119,11 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
     _flush(folder)
     prune(folder, keep)
     return path
+
+
+def path_of(folder: Path, version: int) -> Path:
+    """File of the checkpoint with this version, whether it is there or not."""
+    return folder / f"checkpoint-{version:012d}.safetensors"
 
 
 def load(path: Path) -> Checkpoint:

@@ -47,7 +47,7 @@ class Answers:
         self._policy_name, self._policy = policy
 
     def answer(
-        self, n: int, one: Asked, batch: Batch, version: int, skipped: list[str]
+        self, n: int, one: Asked, batch: Batch, version: int, lag: float | None, skipped: list[str]
     ) -> tuple[RankingResponse, Impression | None]:
         """Fill the places of request `n` of a scored batch; the impression is None when there is nothing to log."""
         request = one.request
@@ -73,6 +73,7 @@ class Answers:
         response = RankingResponse(
             request_id=one.request_id,
             version=version,
+            lag=lag,
             source=request.by or self._ranker_name,
             policy=self._policy_name,
             items=items,

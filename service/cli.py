@@ -1,4 +1,4 @@
-"""The command line: ``freshet serve | replay | validate | demo``."""
+"""The command line: ``freshet serve | train | replay | validate | topics | demo``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from service import config as configs
-from service.config import Config, ConfigError
+from service.config import Config, ConfigError, Role
 from service.folder import FolderBusy
 from streams.recorded import BadRecording
 
@@ -27,11 +27,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+topics = typer.Typer(help="The Kafka topics that a config names.", no_args_is_help=True)
+app.add_typer(topics, name="topics")
 # A pipe has no width of its own, and 80 columns would cut the table.
 out = Console(width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, soft_wrap=True)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; without it, the built-in defaults.")]
+
+Host = Annotated[str | None, typer.Option(help="Address to bind, instead of [server] host.")]
+Port = Annotated[int | None, typer.Option(help="Port, instead of [server] port; 0 picks a free one.")]
 
 
 class ExitCode(IntEnum):
@@ -53,18 +58,25 @@ def main() -> None:
 @app.command()
 def serve(
     config: ConfigFile = None,
-    host: Annotated[str | None, typer.Option(help="Address to bind, instead of [server] host.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port, instead of [server] port; 0 picks a free one.")] = None,
+    host: Host = None,
+    port: Port = None,
+    replica: Annotated[bool, typer.Option("--replica", help="Do not learn: follow the `freshet train` of the config.")] = False,
 ) -> None:
-    """Serve rankings over HTTP and learn from the events that come in, in one process."""
-    from service.serving import run  # uvicorn and fastapi take a moment to import: only serving pays it.
+    """Serve rankings over HTTP; learn from the events that come in, in the same process, or follow the process that does."""
+    _run(config, host, port, "replica" if replica else "embedded")
 
-    failure = run(
-        _load(config), host, port, lambda where: err.print(f"serving on {where}, the live page is {where}/", highlight=False)
-    )
-    if failure is not None:
-        err.print(f"[bold red]engine stopped:[/] {failure!r}; a restart continues from the last checkpoint", markup=True)
-        raise typer.Exit(ExitCode.ENGINE)
+
+@app.command()
+def train(
+    config: ConfigFile = None,
+    host: Host = None,
+    port: Port = None,
+    folder: Annotated[
+        str | None, typer.Option(help="Instead of [checkpoint] folder: each member of a [stream] group needs its own.")
+    ] = None,
+) -> None:
+    """Learn from the events that come in, and publish what changes for replicas. Over HTTP: status, health and metrics."""
+    _run(config, host, port, "trainer", folder)
 
 
 @app.command()
@@ -80,6 +92,9 @@ def replay(
     window: Annotated[int, typer.Option(min=1, help="Rows of the sliding windows.")] = 10_000,
     batch_rows: Annotated[int | None, typer.Option(min=1, help="Rows of a micro-batch; 1 is strict test-then-train.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of leaving it out.")] = False,
+    ledger: Annotated[
+        Path | None, typer.Option(help="Folder of a trainer's ledger, to take several partitions in the order that it did.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for replay.json and replay.png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
@@ -90,7 +105,7 @@ def replay(
     done = []
     for settings in [_load(path) for path in config] if config else [_load(None)]:
         settings = _with_stream(settings, recording, batch_rows, strict)
-        done.append(replays.replay(settings, k=top, window=window, console=None if as_json else err))
+        done.append(replays.replay(settings, k=top, window=window, ledger=ledger, console=None if as_json else err))
     if as_json:
         out.print_json(reports.as_json(done))
     else:
@@ -127,6 +142,49 @@ def demo(
     from service.demo import run_demo
 
     run_demo(seconds=seconds, port=port)
+
+
+def _run(config: Path | None, host: str | None, port: int | None, role: Role, folder: str | None = None) -> None:
+    from service.serving import run  # uvicorn and fastapi take a moment to import: only serving pays it.
+
+    def started(where: str) -> None:
+        err.print(f"{'training' if role == 'trainer' else 'serving'} on {where}, the live page is {where}/", highlight=False)
+
+    settings = _load(config)
+    if folder is not None:
+        settings = settings.model_copy(update={"checkpoint": settings.checkpoint.model_copy(update={"folder": folder})})
+    failure = run(settings, host, port, started, role)
+    if failure is not None:
+        err.print(f"[bold red]engine stopped:[/] {failure!r}; a restart continues from the last checkpoint", markup=True)
+        raise typer.Exit(ExitCode.ENGINE)
+
+
+@topics.command("create")
+def create_topics(
+    config: Annotated[Path, typer.Option("--config", "-c", help="TOML file.")],
+    partitions: Annotated[int | None, typer.Option(min=1, help="Of the events topic; 4 for a new one.")] = None,
+    replication: Annotated[
+        int | None, typer.Option(min=1, help="Copies of each partition; 3, or as many as there are brokers, for new topics.")
+    ] = None,
+    retention: Annotated[float | None, typer.Option(min=0.0, help="Days that events are kept; 7 for a new topic.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at what there is, and create nothing.")] = False,
+) -> None:
+    """Create the topics that a config names, and check those that are there; none is altered or deleted.
+
+    Events have as many partitions as asked for, weights and dead letters one. None is compacted: compaction keeps the last
+    record of a key, and each counts here.
+    """
+    from service import topics as making  # The client takes a moment to import: only who uses Kafka pays it.
+
+    needed = making.wanted(_load(config), partitions, None if retention is None else retention * making.DAY)
+    reports = making.create(needed, replication, dry_run=dry_run)
+    out.print(making.table(reports))
+    for report in reports:
+        for difference in report.differences:
+            word = "not usable" if difference.essential else "differs"
+            err.print(f"{report.wanted.name}: {word}: {difference.text}", markup=False, highlight=False)
+    if not all(report.usable for report in reports):
+        raise typer.Exit(ExitCode.CONFIG)
 
 
 def _load(path: Path | None) -> Config:

@@ -16,11 +16,14 @@ from learners import features
 from learners.features import Featurizer, Side
 from learners.registry import ConfigError
 
-__all__ = ["Config", "ConfigError", "RewardRule", "load", "parse"]
+__all__ = ["Config", "ConfigError", "RewardRule", "Role", "load", "parse"]
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Keywords = dict[str, Any]
+
+Role = Literal["embedded", "trainer", "replica"]
+"""What a process does: learn and serve, learn for others, or serve what another has learned."""
 
 
 class _Section(BaseModel):
@@ -58,10 +61,17 @@ class Stream(_Section):
         and item.
     remembered : int
         Most ids of interactions remembered for dropping duplicates.
+    group : str or None
+        Consumer group that shares out the partitions of a Kafka topic among several `freshet train`, each of which learns a
+        state of its own from its share; None: this process learns from all of them.
     max_skew : float
         Seconds that an event may be dated ahead of when it was appended.
     retain : int or None
         Records to keep in the embedded log behind the oldest checkpoint; None: all, until the log is full.
+    ack : {"broker", "queued"}
+        When ``POST /v1/events`` is answered: once the events are in the log, or as soon as they wait for it in memory.
+    buffer : int
+        Bytes of events that may wait for the log; past it requests are refused.
     options : dict
         Passed to the log as they are; see `streams.lmdb_log.LmdbLog` and `streams.kafka.KafkaLog`.
     format, columns, kind, sorted, strict, users, items
@@ -74,8 +84,11 @@ class Stream(_Section):
     batch_rows: Count = 64
     waiting: Count = 100_000
     remembered: Count = 200_000
+    group: str | None = None
     max_skew: Positive = 300.0
     retain: Annotated[int, Field(ge=0)] | None = None
+    ack: Literal["broker", "queued"] = "broker"
+    buffer: Count = 64 << 20
     options: Keywords = {}
     format: str | None = None
     columns: Columns | None = None
@@ -141,6 +154,40 @@ class Checkpoint(_Section):
     keep: Annotated[int, Field(ge=2)] = 3
 
 
+class Weights(_Section):
+    """The weights log: what changes in the trainer's state, for replicas.
+
+    Attributes
+    ----------
+    url : str or None
+        ``lmdb:///folder`` on one machine, ``kafka://host:port/topic`` (of one partition) across machines; None: no replicas.
+    every : float
+        Seconds between changes.
+    options : dict
+        Passed to the log as they are, as in ``[stream.options]``.
+    """
+
+    url: str | None = None
+    every: Positive = 0.1
+    options: Keywords = {}
+
+
+class DeadLetterLog(_Section):
+    """Where records are kept that cannot be used.
+
+    Attributes
+    ----------
+    url : str or None
+        None: a log in the data folder. ``lmdb:///folder``: one elsewhere. ``kafka://host:port/topic``: in the data folder first
+        (in memory where there is none), and copied to the topic.
+    options : dict
+        Passed to that log as they are, as in ``[stream.options]``.
+    """
+
+    url: str | None = None
+    options: Keywords = {}
+
+
 class Server(_Section):
     """The HTTP side and the engine behind it.
 
@@ -174,12 +221,21 @@ class _Tables(_Section):
     items: Capacity = Capacity()
     history: HistorySize = HistorySize()
     checkpoint: Checkpoint = Checkpoint()
+    weights: Weights = Weights()
+    dead_letters: DeadLetterLog = DeadLetterLog()
     server: Server = Server()
     retrievers: dict[str, Keywords] = {"popularity": {}}
     ranker: dict[str, Keywords] = {"fm": {}}
     adapters: dict[str, Keywords] = {}
     rerankers: dict[str, Keywords] = {}
     policy: dict[str, Keywords] = {"greedy": {}}
+
+
+_INDECISIVE = (
+    *("url", "options", "retain", "ack", "buffer", "group"),
+    *("format", "columns", "kind", "sorted", "strict", "users", "items"),
+)
+"""Keys of ``[stream]`` that say where events are, not what becomes of them."""
 
 
 class Config(_Tables):
@@ -196,8 +252,8 @@ class Config(_Tables):
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides what the state becomes."""
-        decisive = self.model_dump(exclude={"name", "checkpoint", "server", "policy"})
-        for key in ("url", "options", "retain", "format", "columns", "kind", "sorted", "strict", "users", "items"):
+        decisive = self.model_dump(exclude={"name", "checkpoint", "weights", "dead_letters", "server", "policy"})
+        for key in _INDECISIVE:
             del decisive["stream"][key]
         return str(xxhash.xxh3_64_hexdigest(repr(decisive).encode()))
 

@@ -322,7 +322,7 @@ class _Client:
         self._connection.request("POST", path, msgspec.json.encode(body), {"Content-Type": "application/json"})
         answer = self._connection.getresponse()
         data = answer.read()
-        if answer.status != 200:
+        if answer.status not in (200, 202):
             raise RuntimeError(f"{path} was answered {answer.status}: {data.decode(errors='replace'):.500}")
         return msgspec.json.decode(data)
 

@@ -6,7 +6,6 @@ import gc
 import logging
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,18 +13,15 @@ from typing import Any, TypeVar
 
 from service.pipeline import Pipeline
 from service.schemas import RankingResponse, RankRequest, RecommendRequest
-from service.trainer import Trainer
+from service.updater import Updater
 from streams.events import Impression
 
-__all__ = ["Engine", "Stopped"]
+__all__ = ["Behind", "Engine", "Stopped"]
 
 _log = logging.getLogger(__name__)
 
 Answer = tuple[RankingResponse, Impression | None]
 _Result = TypeVar("_Result")
-
-IDLE = 0.05
-"""Seconds between looks at a log that somebody else may append to."""
 
 SWITCH_INTERVAL = 0.0005
 """Seconds after which a Python thread that wants to run gets its turn; the default of 5 ms would be most of a request."""
@@ -35,17 +31,19 @@ class Stopped(RuntimeError):
     """The engine no longer answers: it was stopped, or a learner failed (then the failure is the cause)."""
 
 
+class Behind(Stopped):
+    """The engine does not answer yet: its state is older than one that somebody may have seen."""
+
+
 class Engine:
-    """Runs a pipeline and its trainer on one thread.
+    """Runs a pipeline and what keeps it up to date on one thread.
 
     Parameters
     ----------
     pipeline : Pipeline
-    trainer : Trainer
+    updater : Updater
     batch_requests : int
-        Most requests scored as one batch.
-    flush : float
-        Seconds that outcomes wait for a batch to fill before a tick closes it.
+        Most requests that are scored together.
     on_failure : callable or None
         Told, on the engine's thread, when it dies.
 
@@ -53,21 +51,18 @@ class Engine:
     ----------
     failure : BaseException or None
         What killed the engine.
-    learning : bool
-        Whether it has caught up with the log as it was at the start, and learns live.
     """
 
     def __init__(
         self,
         pipeline: Pipeline,
-        trainer: Trainer,
+        updater: Updater,
         *,
         batch_requests: int = 16,
-        flush: float = 0.02,
         on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
-        self._pipeline, self._trainer = pipeline, trainer
-        self._batch_requests, self._flush, self.on_failure = batch_requests, flush, on_failure
+        self._pipeline, self._updater = pipeline, updater
+        self._batch_requests, self.on_failure = batch_requests, on_failure
         self._waiting: deque[tuple[RankRequest | RecommendRequest, Future[Answer]]] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
@@ -75,7 +70,6 @@ class Engine:
         self._awake = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.failure: BaseException | None = None
-        self.learning = False
 
     def start(self) -> None:
         """Start the thread: it restores the state, catches up, and serves all the while."""
@@ -95,7 +89,14 @@ class Engine:
         """Ask for a ranking.
 
         The future raises `service.pipeline.Refused` for a request that makes no sense, `Stopped` when nobody answers.
+
+        Raises
+        ------
+        Behind
+            Where the state is not to be shown yet.
         """
+        if not (self._updater.caught_up or self._updater.serves_behind):
+            raise Behind("catching up with the one who learns; ask another replica, or try again shortly")
         future: Future[Answer] = Future()
         self._enqueue(self._waiting, (request, future))
         return future
@@ -121,16 +122,13 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            self._trainer.restore()
+            self._updater.restore()
             # What has been loaded by now stays: looking through it for cycles, again and again, would stop all threads.
             gc.freeze()
-            behind = self._trainer.lag() + self._trainer.next
             while not self._stopping:
                 self._serve()
-                worked = self._trainer.turn()
-                self.learning = self.learning or self._trainer.next >= behind
-                if not worked:
-                    self._rest()
+                if not self._updater.turn():
+                    self._rest(self._updater.idle())
         except BaseException as error:
             _log.exception("the engine stops: what it was doing failed")
             with self._changed:
@@ -159,15 +157,11 @@ class Engine:
                 for (_, future), answer in zip(batch, answers, strict=True):
                     future.set_result(answer)
 
-    def _rest(self) -> None:
-        """Nothing to learn: close what waited long enough, then sleep until somebody calls."""
-        now = time.time()
-        if self._trainer.tick_due(now, self._flush):
-            self._trainer.tick(now)
-            return
+    def _rest(self, seconds: float) -> None:
+        """Sleep until somebody calls, at most so long."""
         with self._changed:
-            if not (self._waiting or self._calls or self._stopping or self._awake):
-                self._changed.wait(self._flush / 2 if self._trainer.joiner.pending else IDLE)
+            if seconds > 0 and not (self._waiting or self._calls or self._stopping or self._awake):
+                self._changed.wait(seconds)
             self._awake = False
 
     def _refuse_waiting(self) -> None:

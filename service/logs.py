@@ -1,21 +1,33 @@
-"""The log that ``[stream] url`` names."""
+"""The logs that a config names."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from service.config import Config, ConfigError
+from streams.dead_letters import DeadLetters
+from streams.forwarding import Forwarder
 from streams.lmdb_log import LmdbLog
-from streams.log import Log
+from streams.log import Log, MemoryLog
 
-__all__ = ["data_folder", "open_log"]
+__all__ = ["data_folder", "open_dead_letters", "open_log", "open_membership", "open_weights", "servers_and_topic"]
+
+if TYPE_CHECKING:
+    from streams.kafka_group import Membership
+
+Notify = Callable[[frozenset[int]], None]
 
 TIMEOUT = 10.0
 """Seconds until a broker that does not answer is an error."""
 
 PATIENCE = 0.01
 """Seconds that the engine waits for records that a broker has: it has requests to answer meanwhile."""
+
+DEAD_BYTES, DEAD_IN_MEMORY = 256 << 20, 10_000
+"""Most dead letters that are kept: bytes of a log on disk, and letters in memory that wait for a topic."""
 
 
 def data_folder(config: Config) -> Path | None:
@@ -44,7 +56,7 @@ def data_folder(config: Config) -> Path | None:
 
 
 def open_log(config: Config, *, readonly: bool = False) -> Log:
-    """Open a log on disk or elsewhere, to serve from or to replay.
+    """Open the log of events on disk or elsewhere, to serve from or to replay.
 
     Parameters
     ----------
@@ -55,47 +67,143 @@ def open_log(config: Config, *, readonly: bool = False) -> Log:
     Raises
     ------
     ConfigError
-        For a url or options that make no sense, or a topic of several partitions.
+        For a url or options that make no sense.
     OSError
         When it cannot be opened or reached.
     """
     if config.folder is None:
-        return _open_topic(config, readonly)
-    if readonly:
-        return LmdbLog(config.folder / "events", readonly=True)
-    try:
-        return LmdbLog(config.folder / "events", **config.stream.options)
-    except TypeError as error:
-        raise ConfigError("stream.options", f"{error}; see streams.lmdb_log.LmdbLog for the keys") from error
+        return _open_topic("stream", config.stream.url, config.stream.options, readonly, None if readonly else PATIENCE)
+    return _open_folder("stream", config.folder / "events", config.stream.options, readonly)
 
 
-def _open_topic(config: Config, readonly: bool) -> Log:
-    from streams.kafka import KafkaLog  # The client takes a moment to import: only who uses Kafka pays it.
+def open_weights(config: Config, *, readonly: bool = False) -> Log:
+    """Open the weights log.
 
-    url = config.stream.url
+    Raises
+    ------
+    ConfigError
+        For a url or options that make no sense, or a topic of several partitions.
+    FileNotFoundError
+        `readonly`, and it is not there (yet).
+    OSError
+        When it cannot be opened or reached.
+    """
+    url, options = config.weights.url, config.weights.options
+    assert url is not None
     parts = urlsplit(url)
-    topic = parts.path.strip("/")
-    if "@" in parts.netloc:
-        problem = "url: credentials do not belong in it; see sasl_plain_username and sasl_plain_password in [stream.options]"
-        raise ConfigError("stream", problem)
-    if not parts.netloc or not topic or "/" in topic or parts.query or parts.fragment:
-        raise ConfigError("stream", f"url = {url!r}: write kafka://host:port/topic, several hosts separated by commas")
+    if parts.scheme == "lmdb":
+        return _open_folder("weights", Path(parts.netloc + parts.path) / "weights", options, readonly)
+    if parts.scheme != "kafka":
+        raise ConfigError("weights", f"url = {url!r}: give lmdb:///folder or kafka://host:port/topic")
+    log = _open_topic("weights", url, options, readonly, PATIENCE)
+    if (count := len(log.end())) > 1:
+        log.close()
+        problem = f"url = {url!r}: the topic has {count} partitions, and changes have one order; give a topic of one"
+        raise ConfigError("weights", problem)
+    return log
+
+
+def open_membership(config: Config, log: Log, member: str, revoked: Notify, lost: Notify) -> Membership:
+    """Join the consumer group that ``[stream] group`` names.
+
+    Raises
+    ------
+    ConfigError
+        For options that make no sense.
+    OSError
+        When the broker cannot be reached, or does not allow it.
+    """
+    from streams.kafka_group import Membership  # See `_open_topic`.
+
+    servers, topic = servers_and_topic(config.stream.url, "stream")
+    assert config.stream.group is not None
     try:
-        log = KafkaLog(
-            parts.netloc,
+        return Membership(
+            servers,
             topic,
+            list(log.end()),
+            config.stream.group,
+            member,
+            revoked=revoked,
+            lost=lost,
             options=config.stream.options,
-            readonly=readonly,
             timeout=TIMEOUT,
-            patience=None if readonly else PATIENCE,
         )
     except ValueError as error:
         raise ConfigError("stream.options", str(error)) from error
-    if len(log.partitions) > 1:
-        log.close()
-        problem = (
-            f"url = {url!r}: the topic has partitions {', '.join(map(str, log.partitions))}, and this version reads topics of "
-            "one; give a topic with one partition (several come later)"
+
+
+def open_dead_letters(config: Config, folder: Path | None) -> DeadLetters:
+    """Open what keeps the records that cannot be used.
+
+    Parameters
+    ----------
+    config : Config
+    folder : Path or None
+        That this process alone writes to.
+
+    Raises
+    ------
+    ConfigError
+        For a url or options that make no sense.
+    OSError
+        When a log on disk cannot be opened, or there is no such topic. A broker that is away is no error.
+    """
+    url, options = config.dead_letters.url, config.dead_letters.options
+    parts = urlsplit(url or "")
+    if url is not None and parts.scheme == "lmdb":
+        options = {"max_bytes": DEAD_BYTES} | options
+        return DeadLetters(_open_folder("dead_letters", Path(parts.netloc + parts.path) / "dead", options, False))
+    if url is not None and parts.scheme != "kafka":
+        raise ConfigError("dead_letters", f"url = {url!r}: give lmdb:///folder or kafka://host:port/topic, or leave it out")
+    if folder is None and url is None:
+        return DeadLetters()
+    here: Log = MemoryLog(most=DEAD_IN_MEMORY) if folder is None else LmdbLog(folder / "dead", max_bytes=DEAD_BYTES)
+    if url is None:
+        return DeadLetters(here)
+    try:
+        progress = None if folder is None else folder / "dead-copied"
+        return DeadLetters(
+            here, Forwarder(here, lambda: _open_topic("dead_letters", url, options, False, PATIENCE), url, progress)
         )
-        raise ConfigError("stream", problem)
-    return log
+    except BaseException:
+        here.close()
+        raise
+
+
+def servers_and_topic(url: str, section: str) -> tuple[str, str]:
+    """Take ``kafka://host:port/topic`` apart.
+
+    Raises
+    ------
+    ConfigError
+        For a url that is not of this form, or holds credentials.
+    """
+    parts = urlsplit(url)
+    topic = parts.path.strip("/")
+    if "@" in parts.netloc:
+        where = f"[{section}.options]"
+        problem = f"url: credentials do not belong in it; see sasl_plain_username and sasl_plain_password in {where}"
+        raise ConfigError(section, problem)
+    if not parts.netloc or not topic or "/" in topic or parts.query or parts.fragment:
+        raise ConfigError(section, f"url = {url!r}: write kafka://host:port/topic, several hosts separated by commas")
+    return parts.netloc, topic
+
+
+def _open_folder(section: str, folder: Path, options: dict[str, Any], readonly: bool) -> LmdbLog:
+    if readonly:
+        return LmdbLog(folder, readonly=True)
+    try:
+        return LmdbLog(folder, **options)
+    except TypeError as error:
+        raise ConfigError(f"{section}.options", f"{error}; see streams.lmdb_log.LmdbLog for the keys") from error
+
+
+def _open_topic(section: str, url: str, options: dict[str, Any], readonly: bool, patience: float | None) -> Log:
+    from streams.kafka import KafkaLog  # The client takes a moment to import: only who uses Kafka pays it.
+
+    servers, topic = servers_and_topic(url, section)
+    try:
+        return KafkaLog(servers, topic, options=options, readonly=readonly, timeout=TIMEOUT, patience=patience)
+    except ValueError as error:
+        raise ConfigError(f"{section}.options", str(error)) from error

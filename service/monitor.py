@@ -68,7 +68,7 @@ class Monitor:
     """
 
     def __init__(self, gauges: Callable[[], Mapping[str, Any]]) -> None:
-        self._gauges = gauges
+        self._gauges = [gauges]
         self._lock = threading.Lock()
         self._quality: dict[str, _Quality] = {}
         self._clicked: dict[str, deque[bool]] = {}
@@ -139,6 +139,10 @@ class Monitor:
         with self._lock:
             self._refused[str(status)] += 1
 
+    def watch(self, gauges: Callable[[], Mapping[str, Any]]) -> None:
+        """Take in numbers that somebody else keeps, beside those given at the construction."""
+        self._gauges.append(gauges)
+
     def mark(self, text: str) -> None:
         """Put a mark on the time line."""
         with self._lock:
@@ -146,7 +150,10 @@ class Monitor:
 
     def snapshot(self) -> dict[str, Any]:
         """Everything as of now, ready for JSON (numbers that do not exist are None)."""
-        gauges = dict(self._gauges())
+        gauges: dict[str, Any] = {}
+        for one in self._gauges:
+            for name, value in one().items():
+                gauges[name] = gauges.get(name, {}) | value if isinstance(value, dict) else value
         now = time.time()
         # Whoever learns waits for the lock: under it everything is only copied.
         with self._lock:
@@ -259,7 +266,10 @@ _LABELLED = {
     "dead": ("reason", "Dead letters"),
     "skipped": ("stage", "Optional stages that failed and were left out of an answer"),
     "joiner": ("outcome", "What the joiner met"),
-    "failures": ("what", "What could not be written or read: ticks, checkpoints, dead letters, the log"),
+    "failures": (
+        "what",
+        "What could not be written or read: ticks, checkpoints, dead letters, events put off, the log",
+    ),
     "evictions": ("store", "Entries that gave way for want of capacity"),
     "memory_bytes": ("store", "Memory of each store"),
 }

@@ -26,7 +26,7 @@ _REF = "#/components/schemas/{name}"
 _STRUCTS = (RankRequest, RecommendRequest, RankingResponse, EventResults, ItemDocument, UserDocument, Written, Problem)
 
 
-def document(version: str, max_body: int, max_events: int) -> dict[str, Any]:
+def document(version: str, max_body: int, max_events: int, *, serves: bool = True) -> dict[str, Any]:
     """OpenAPI 3.1 description of the service.
 
     Parameters
@@ -37,16 +37,13 @@ def document(version: str, max_body: int, max_events: int) -> dict[str, Any]:
         Bytes of a request body.
     max_events : int
         Events of one post.
+    serves : bool
+        False: of a process that neither ranks nor takes events.
     """
     event, components = codec.json_schema()
-    _, structs = msgspec.json.schema_components(_STRUCTS, ref_template=_REF)
+    _, structs = msgspec.json.schema_components(_STRUCTS if serves else (Problem,), ref_template=_REF)
     for struct in structs.values():
         struct["description"] = inspect.cleandoc(struct.get("description", ""))
-    events = {"oneOf": [event, {"type": "array", "items": event, "maxItems": max_events}]}
-    explained = (
-        "Each event is checked by itself: a bad one is kept as a dead letter and harms no other. An accepted event is in the "
-        "log when the answer comes. `tick` events are the service's own."
-    )
     return {
         "openapi": "3.1.0",
         "info": {
@@ -55,45 +52,36 @@ def document(version: str, max_body: int, max_events: int) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             "description": f"A recommender that learns from every event. Bodies are JSON, at most {max_body} bytes.",
         },
-        "paths": {
-            "/v1/events": {
-                "post": _operation(
-                    "Append events: one, or a list",
-                    explained,
-                    body=events,
-                    answers={
-                        "200": ("All accepted", "EventResults"),
-                        "207": ("Some accepted", "EventResults"),
-                        "422": ("None accepted", "EventResults"),
-                        **_problems("400", "413", "503", "507"),
-                    },
-                )
-            },
-            "/v1/rank": {"post": _ranking("Put given items in order for a user", "RankRequest")},
-            "/v1/recommend": {"post": _ranking("Find and order items for a user", "RecommendRequest")},
-            "/v1/items/{id}": _entry("item", "ItemDocument"),
-            "/v1/users/{id}": _entry("user", "UserDocument"),
-            "/v1/users/{id}/forget": {
-                "post": _operation("Remove all that is kept for a user", parameters=_ID, answers=_WRITTEN)
-            },
-            "/v1/status": {
-                "get": _operation(
-                    "Where this process stands",
-                    parameters=[_parameter("digest", "query", "1: add the fingerprint of the whole state")],
-                    answers={"200": ("Status", None), **_problems("503")},
-                )
-            },
-            "/v1/live": {"get": _operation("Server-sent events: what the live page draws", answers={"200": ("Stream", None)})},
-            "/healthz": {"get": _operation("Whether the process lives", answers={"200": ("It does", None)})},
-            "/readyz": {
-                "get": _operation(
-                    "Whether it answers and has caught up with the log",
-                    answers={"200": ("It has", None), **_problems("503")},
-                )
-            },
-            "/metrics": {"get": _operation("Metrics in Prometheus' text format", answers={"200": ("Metrics", None)})},
+        "paths": (_serving(event, max_events) if serves else {}) | _OPERATIONS,
+        "components": {"schemas": components | structs if serves else structs},
+    }
+
+
+def _serving(event: Mapping[str, Any], max_events: int) -> dict[str, Any]:
+    events = {"oneOf": [event, {"type": "array", "items": event, "maxItems": max_events}]}
+    explained = (
+        "Each event is checked by itself: a bad one is kept as a dead letter and harms no other. An accepted event is in the "
+        'log when the answer comes, or (`ack = "queued"`) waits for it in memory. `tick` events are the service\'s own.'
+    )
+    return {
+        "/v1/events": {
+            "post": _operation(
+                "Append events: one, or a list",
+                explained,
+                body=events,
+                answers={
+                    "202": ("All accepted: they will be learned", "EventResults"),
+                    "207": ("Some accepted", "EventResults"),
+                    "422": ("None accepted", "EventResults"),
+                    **_problems("400", "413", "503", "507"),
+                },
+            )
         },
-        "components": {"schemas": components | structs},
+        "/v1/rank": {"post": _ranking("Put given items in order for a user", "RankRequest")},
+        "/v1/recommend": {"post": _ranking("Find and order items for a user", "RecommendRequest")},
+        "/v1/items/{id}": _entry("item", "ItemDocument"),
+        "/v1/users/{id}": _entry("user", "UserDocument"),
+        "/v1/users/{id}/forget": {"post": _operation("Remove all that is kept for a user", parameters=_ID, answers=_WRITTEN)},
     }
 
 
@@ -166,3 +154,23 @@ _FOUND = {name: {"200": ("What is known", name), **_problems("404", "503")} for 
 
 def _ref(name: str) -> dict[str, str]:
     return {"$ref": _REF.format(name=name)}
+
+
+_OPERATIONS = {
+    "/v1/status": {
+        "get": _operation(
+            "Where this process stands",
+            parameters=[_parameter("digest", "query", "1: add the fingerprint of the whole state")],
+            answers={"200": ("Status", None), **_problems("503")},
+        )
+    },
+    "/v1/live": {"get": _operation("Server-sent events: what the live page draws", answers={"200": ("Stream", None)})},
+    "/healthz": {"get": _operation("Whether the process lives", answers={"200": ("It does", None)})},
+    "/readyz": {
+        "get": _operation(
+            "Whether it answers and has caught up with the log",
+            answers={"200": ("It has", None), **_problems("503")},
+        )
+    },
+    "/metrics": {"get": _operation("Metrics in Prometheus' text format", answers={"200": ("Metrics", None)})},
+}

@@ -70,6 +70,9 @@ class Pipeline(Stateful):
     ----------
     version : int
         Micro-batches learned.
+    as_of : float
+        Unix seconds: what was appended to the log before has been taken in, but for rows of a batch that is still open; 0 when
+        nothing is known.
     skipped : Counter
         Failures of optional stages, by name: an adapter or a reranker that raised or returned a number that is not finite.
     """
@@ -97,7 +100,13 @@ class Pipeline(Stateful):
         self._finder = Finder(retrievers, items, history)
         self._answers = Answers(featurizer, items, retrievers, ranker, rerankers, policy)
         self.version = 0
+        self.as_of = 0.0
         self.skipped: Counter[str] = Counter()
+
+    @property
+    def lag(self) -> float | None:
+        """Seconds since `as_of`; None when that is not known."""
+        return max(time.time() - self.as_of, 0.0) if self.as_of else None
 
     def rank(self, requests: Sequence[RankRequest | RecommendRequest]) -> list[tuple[RankingResponse, Impression | None]]:
         """Answer requests, all as one batch. Nothing here learns.
@@ -118,7 +127,7 @@ class Pipeline(Stateful):
         batch = self.featurizer.batch(who, found.request, found.item, self.users, self.items)
         batch.uncertainty = found.uncertainty
         skipped = self.score(batch)
-        return [self._answers.answer(n, one, batch, self.version, skipped) for n, one in enumerate(asked)]
+        return [self._answers.answer(n, one, batch, self.version, self.lag, skipped) for n, one in enumerate(asked)]
 
     def score(self, batch: Batch, said: dict[str, Floats] | None = None) -> list[str]:
         """Adapt, rank and rerank: fill ``batch.score``, ``base`` and ``hidden``; return the names of stages that were skipped.

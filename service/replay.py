@@ -18,16 +18,20 @@ from service.admission import Admission
 from service.config import Config, ConfigError
 from service.evaluation import Evaluation, Quality, TopN
 from service.feedback import Outcomes
+from service.intake import POLL
+from service.ledger import Ledger
 from service.logs import open_log
+from service.order import ByTime, Following, Order
 from service.pipeline import Pipeline
-from service.runtime import build_joiner, build_pipeline
+from service.runtime import build_pipeline, joiners
 from service.trainer import Trainer
 from streams.batch import Feedback
 from streams.block import Block
 from streams.dead_letters import DeadLetters
 from streams.events import Event
 from streams.join import Joined
-from streams.log import MemoryLog
+from streams.lmdb_log import LmdbLog
+from streams.log import Log, MemoryLog
 from streams.recorded import ColumnMap, Recording, open_recording
 
 __all__ = ["Replay", "replay"]
@@ -70,7 +74,9 @@ class Replay:
     memory_bytes: dict[str, int]
 
 
-def replay(config: Config, *, k: int = 10, window: int = 10_000, console: Console | None = None) -> Replay:
+def replay(
+    config: Config, *, k: int = 10, window: int = 10_000, ledger: Path | None = None, console: Console | None = None
+) -> Replay:
     """Fold a recorded file, or an embedded log, into a new state, and evaluate on the way.
 
     Parameters
@@ -81,13 +87,16 @@ def replay(config: Config, *, k: int = 10, window: int = 10_000, console: Consol
         Length of the lists for hit rate and NDCG; 0 leaves them out.
     window : int
         Rows of the sliding windows.
+    ledger : Path or None
+        Folder of a ledger, of a log of several partitions: they are taken in the order in which the trainer took them, up to
+        where the ledger ends. None: in order of their time.
     console : Console or None
         Where the progress bar goes; None: nowhere.
 
     Raises
     ------
     ConfigError
-        For a config that cannot be built, or a url that cannot be replayed.
+        For a config that cannot be built, a url that cannot be replayed, or a ledger that does not go with it.
     streams.recorded.BadRecording
         For a file that cannot be read as what it is said to be.
     """
@@ -104,7 +113,8 @@ def replay(config: Config, *, k: int = 10, window: int = 10_000, console: Consol
             dead = DeadLetters(MemoryLog())
             log = opened.enter_context(closing(open_log(config, readonly=True)))
             admission = Admission(config.reward, config.stream.max_skew)
-            trainer = Trainer(pipeline, outcomes, build_joiner(config), log, dead, admission)
+            order = ByTime(log, POLL) if ledger is None else _as_written(opened, log, ledger)
+            trainer = Trainer(pipeline, outcomes, joiners(config, len(log.end())), log, dead, admission, order=order)
             batches, total = trainer.batches(), None
         else:
             raise ConfigError(
@@ -128,6 +138,15 @@ def replay(config: Config, *, k: int = 10, window: int = 10_000, console: Consol
         digest=digest(pipeline.state_dict()),
         memory_bytes={name: store.nbytes for name, store in pipeline.stores()},
     )
+
+
+def _as_written(opened: ExitStack, log: Log, folder: Path) -> Order:
+    ledger = Ledger(opened.enter_context(closing(LmdbLog(folder, readonly=True))))
+    first, begin = ledger.first(), log.begin()
+    if first != begin:
+        problem = f"{folder}: it begins at {first}, and the log at {begin}; what came before, or between, is not in the other"
+        raise ConfigError("ledger", f"{problem}. Replay without it, or restore what was deleted")
+    return Following(log, POLL, ledger.runs(), None)
 
 
 def open_stream(config: Config) -> Recording:
@@ -160,7 +179,7 @@ def _check_kind(config: Config) -> None:
 
 def _from_recording(recording: Recording, pipeline: Pipeline, outcomes: Outcomes, config: Config) -> Iterator[Feedback]:
     """Micro-batches of a recorded file, cut where a log of the same events would be cut."""
-    joiner, rows = build_joiner(config), config.stream.batch_rows
+    joiner, rows = joiners(config, 1)(), config.stream.batch_rows
     offset = count()
 
     def one_by_one(events: Iterable[Event]) -> Iterator[Feedback]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 from learners import registry
 from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
@@ -16,16 +17,26 @@ from service.config import Config, ConfigError
 from service.engine import Engine
 from service.feedback import Outcomes
 from service.folder import become_writer, keep_to
-from service.logs import data_folder, open_log
+from service.ledger import Ledger
+from service.logs import data_folder, open_dead_letters, open_log, open_membership, open_weights
 from service.monitor import Monitor
 from service.pipeline import Pipeline
+from service.replica import Replica
 from service.trainer import Trainer
+from service.updater import Updater
+from service.weights import Publisher
 from streams.dead_letters import DeadLetters
 from streams.join import Joiner
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 
-__all__ = ["Runtime", "build_joiner", "build_pipeline", "open_runtime"]
+__all__ = ["LEDGER", "Runtime", "build_pipeline", "joiners", "open_replica", "open_runtime"]
+
+LEDGER = "ledger"
+"""Folder of the ledger, beside the checkpoints."""
+
+LEDGER_BYTES = 4 << 30
+"""Size that the ledger can grow to; then what no checkpoint needs is let go. Weeks, at a thousand events a second."""
 
 
 def build_pipeline(config: Config) -> Pipeline:
@@ -76,20 +87,27 @@ def _for_ranker(name: str, keywords: dict[str, Any], ranker_name: str, ranker: R
     return keywords | {"width": ranker.hidden_width}
 
 
-def build_joiner(config: Config) -> Joiner:
-    """Build the joiner that ``[stream]`` describes."""
+def joiners(config: Config, partitions: int) -> Callable[[], Joiner]:
+    """Maker of the joiners of a log that ``[stream]`` describes; they share what may be remembered.
+
+    Parameters
+    ----------
+    config : Config
+    partitions : int
+        Of the log.
+    """
     stream = config.stream
-    return Joiner(
+    return lambda: Joiner(
         window=stream.window,
         lateness=stream.lateness,
         batch_rows=stream.batch_rows,
-        capacity=stream.waiting,
-        ids=stream.remembered,
+        capacity=-(-stream.waiting // partitions),
+        ids=-(-stream.remembered // partitions),
     )
 
 
 class Runtime:
-    """A pipeline, its trainer and engine, and the logs they read and write.
+    """A pipeline, what keeps it up to date, its engine, and the logs they write.
 
     Use it as a context manager, or call `start` and `stop`.
 
@@ -97,32 +115,29 @@ class Runtime:
     ----------
     config : Config
     pipeline : Pipeline
-    log, dead_log : Log
-        Events, and the records that could not be learned from.
-    lock : file or None
-        Held open while this process is the folder's one writer.
+    updater : Updater
+    log : Log
+        Events.
+    dead : DeadLetters
+    monitor : Monitor
+    held : ExitStack
+        What is closed at the end.
     """
 
-    def __init__(self, config: Config, pipeline: Pipeline, log: Log, dead_log: Log, lock: IO[str] | None) -> None:
-        self.config, self.pipeline, self.log = config, pipeline, log
-        self.dead = DeadLetters(dead_log)
-        self._dead_log, self._lock = dead_log, lock
-        self.monitor = Monitor(self._gauges)
-        self.trainer = Trainer(
-            pipeline,
-            Outcomes(pipeline, config.reward),
-            build_joiner(config),
-            log,
-            self.dead,
-            Admission(config.reward, config.stream.max_skew),
-            monitor=self.monitor,
-            folder=config.checkpoints,
-            every=config.checkpoint.every,
-            keep=config.checkpoint.keep,
-            retain=config.stream.retain,
-            remote=getattr(log, "name", None),
-        )
-        self.engine = Engine(pipeline, self.trainer, batch_requests=config.server.batch_requests, flush=config.server.flush)
+    def __init__(
+        self,
+        config: Config,
+        pipeline: Pipeline,
+        updater: Updater,
+        log: Log,
+        dead: DeadLetters,
+        monitor: Monitor,
+        held: ExitStack,
+    ) -> None:
+        self.config, self.pipeline, self.updater, self.log, self.dead = config, pipeline, updater, log, dead
+        self.monitor, self._held = monitor, held
+        monitor.watch(dead.gauges)
+        self.engine = Engine(pipeline, updater, batch_requests=config.server.batch_requests)
         self._stopped = False
 
     def start(self) -> None:
@@ -134,16 +149,13 @@ class Runtime:
         if self._stopped:
             return
         self._stopped = True
-        self.engine.stop()
-        try:
-            if self.engine.failure is None:
-                self.trainer.save()
-        finally:
-            self.trainer.close()
-            self.log.close()
-            self._dead_log.close()
-            if self._lock is not None:
-                self._lock.close()
+        with self._held:
+            self.engine.stop()
+            try:
+                if self.engine.failure is None:
+                    self.updater.save()
+            finally:
+                self.updater.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -160,15 +172,14 @@ class Runtime:
         digest : bool
             Add the fingerprint of the whole state (it reads all of it).
         """
-        pipeline, position = self.pipeline, self.trainer.position
+        pipeline = self.pipeline
         status = {
             "name": self.config.name,
+            "role": self.updater.role,
             "version": pipeline.version,
-            "next": self.trainer.next,
-            "rewind": position.rewind,
-            "lag": self.trainer.lag(),
-            "pending": self.trainer.joiner.pending,
-            "learning": self.engine.learning,
+            "lag_seconds": pipeline.lag,
+            "caught_up": self.updater.caught_up,
+            **self.updater.status(),
             "users": len(pipeline.users),
             "items": len(pipeline.items),
             "retrievers": list(pipeline.retrievers.named),
@@ -178,26 +189,19 @@ class Runtime:
             "policy": pipeline.policy_name,
             "fingerprint": self.config.fingerprint,
             "memory_bytes": self._memory(),
-            "notices": list(self.trainer.notices),
+            "notices": list(self.updater.notices),
         }
-        return status | {"digest": self.trainer.digest()} if digest else status
+        return status | {"digest": self.updater.digest()} if digest else status
 
-    def _memory(self) -> dict[str, int]:
-        stores = {name: store.nbytes for name, store in self.pipeline.stores()}
-        return stores | {"joiner": self.trainer.joiner.nbytes}
-
-    def _gauges(self) -> dict[str, Any]:
+    def gauges(self) -> dict[str, Any]:
+        """Numbers for the monitor."""
         pipeline = self.pipeline
-        return {
+        return self.updater.gauges() | {
             "version": pipeline.version,
-            "lag": self.trainer.lag(),
-            "lag_seconds": self.trainer.lag_seconds(),
-            "dead": dict(self.dead.counts),
+            "lag_seconds": pipeline.lag,
             "skipped": dict(pipeline.skipped),
             "figures": {name: dict(learner.figures()) for name, learner in pipeline.learners()},
             "bases": dict.fromkeys(pipeline.rerankers.named, pipeline.ranker_name),
-            "joiner": dict(self.trainer.joiner.counts) | {"recomputed": self.trainer.outcomes.recomputed},
-            "failures": dict(self.trainer.failures) | {"dead_letter": self.dead.lost},
             "evictions": {
                 "users": pipeline.users.evictions,
                 "items": pipeline.items.evictions,
@@ -206,9 +210,12 @@ class Runtime:
             "memory_bytes": self._memory(),
         }
 
+    def _memory(self) -> dict[str, int]:
+        return {name: store.nbytes for name, store in self.pipeline.stores()} | self.updater.nbytes
+
 
 def open_runtime(config: Config) -> Runtime:
-    """Open the logs and build what the config asks for.
+    """Open the logs and build what the config asks for: the one who learns.
 
     Raises
     ------
@@ -221,14 +228,83 @@ def open_runtime(config: Config) -> Runtime:
     """
     pipeline = build_pipeline(config)
     folder = data_folder(config)
-    if folder is None:
-        return Runtime(config, pipeline, MemoryLog(), MemoryLog(), None)
     with ExitStack() as opened:
-        lock = opened.enter_context(become_writer(folder))
-        log = open_log(config)
-        opened.callback(log.close)
-        if (identity := getattr(log, "identity", None)) is not None:
-            keep_to(folder, identity)
-        dead_log = LmdbLog(folder / "dead", max_bytes=256 << 20)
-        opened.pop_all()
-    return Runtime(config, pipeline, log, dead_log, lock)
+        if folder is None:
+            log: Log = MemoryLog()
+        else:
+            opened.enter_context(become_writer(folder))
+            log = opened.enter_context(closing(open_log(config)))
+            if (identity := getattr(log, "identity", None)) is not None:
+                keep_to(folder, identity)
+        dead = opened.enter_context(closing(open_dead_letters(config, folder)))
+        partitions, grouped = len(log.end()), config.stream.group is not None
+        ledger = publisher = None
+        if partitions > 1 and not grouped and config.checkpoints is not None:
+            ledger = Ledger(LmdbLog(config.checkpoints / LEDGER, max_bytes=LEDGER_BYTES, sync=True))
+        if config.weights.url is not None:
+            publisher = Publisher(open_weights(config), config.weights.every)
+        monitor = Monitor(lambda: runtime.gauges())
+        trainer = Trainer(
+            pipeline,
+            Outcomes(pipeline, config.reward),
+            joiners(config, partitions),
+            log,
+            dead,
+            Admission(config.reward, config.stream.max_skew),
+            monitor=monitor,
+            folder=None if grouped else config.checkpoints,
+            every=config.checkpoint.every,
+            keep=config.checkpoint.keep,
+            retain=config.stream.retain,
+            flush=config.server.flush,
+            remote=getattr(log, "name", None),
+            ledger=ledger,
+            publisher=publisher,
+        )
+        updater = _as_member(config, trainer, log) if grouped else trainer
+        runtime = Runtime(config, pipeline, updater, log, dead, monitor, opened.pop_all())
+    return runtime
+
+
+def _as_member(config: Config, trainer: Trainer, log: Log) -> Updater:
+    """Let a trainer learn from what a group gives it."""
+    group, folder = config.stream.group, config.checkpoints
+    if urlsplit(config.stream.url).scheme != "kafka" or group is None or folder is None:
+        raise ConfigError("stream", f"group = {group!r}: only a Kafka topic has consumer groups; leave it out")
+    if config.weights.url is not None:
+        problem = (
+            "url: replicas follow one writer, and the members of a [stream] group have a state each; leave one of them out"
+        )
+        raise ConfigError("weights", problem)
+    from service.group import Member, name_of  # It imports the Kafka client, which takes a moment.
+
+    own = folder / f"group-{group}"
+    own.mkdir(parents=True, exist_ok=True)
+    name = name_of(own)
+    return Member(
+        trainer, lambda revoked, lost: open_membership(config, log, name, revoked, lost), name, own, config.checkpoint.every
+    )
+
+
+def open_replica(config: Config) -> Runtime:
+    """Open the logs and build what the config asks for: one who follows.
+
+    Raises
+    ------
+    ConfigError
+        For a config that cannot be built, or does not say where the weights log and the checkpoints are.
+    OSError
+        When the log of events cannot be reached or written.
+    """
+    if config.weights.url is None:
+        raise ConfigError("weights", "url: missing; a replica follows the log that the trainer's config names here")
+    if config.checkpoints is None:
+        raise ConfigError("checkpoint", "folder: missing; a replica begins with the trainer's checkpoints")
+    pipeline = build_pipeline(config)
+    with ExitStack() as opened:
+        log = opened.enter_context(closing(open_log(config)))
+        dead = opened.enter_context(closing(open_dead_letters(config, None)))
+        monitor = Monitor(lambda: runtime.gauges())
+        replica = Replica(pipeline, lambda: open_weights(config, readonly=True), config.checkpoints)
+        runtime = Runtime(config, pipeline, replica, log, dead, monitor, opened.pop_all())
+    return runtime

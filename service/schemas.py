@@ -157,6 +157,8 @@ class RankingResponse(Struct, kw_only=True):
         Send it with every interaction that follows from this ranking.
     version : int
         Micro-batches that the scoring state had learned from.
+    lag : float or None
+        Seconds: what was appended to the log of events longer ago is in the scoring state. None while that is not known.
     source : str
         Learner that made the order.
     policy : str
@@ -169,6 +171,7 @@ class RankingResponse(Struct, kw_only=True):
 
     request_id: str
     version: int
+    lag: float | None
     source: str
     policy: str
     items: list[RankedItem]
@@ -184,7 +187,10 @@ class EventResult(Struct, kw_only=True, omit_defaults=True):
 
 
 class EventResults(Struct, kw_only=True):
-    """Answer to ``POST /v1/events``: one result per event, in order. Rejected events are kept as dead letters."""
+    """Answer to ``POST /v1/events``: one result per event, in order.
+
+    202: all were accepted, 207: some, 422: none. Accepted events will be learned; rejected ones are kept as dead letters.
+    """
 
     accepted: int
     rejected: int

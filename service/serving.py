@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 
 from service.app import create_app
-from service.config import Config
-from service.runtime import open_runtime
+from service.config import Config, ConfigError, Role
+from service.runtime import open_replica, open_runtime
 from service.server import Server, bind
 
 __all__ = ["run"]
 
+NICE = 10
+"""By how much a trainer gives way to those who serve on the same machine."""
+
 
 def run(
-    config: Config, host: str | None = None, port: int | None = None, started: Callable[[str], None] | None = None
+    config: Config,
+    host: str | None = None,
+    port: int | None = None,
+    started: Callable[[str], None] | None = None,
+    role: Role = "embedded",
 ) -> BaseException | None:
     """Serve until a signal comes.
 
@@ -25,6 +33,8 @@ def run(
         Instead of the config's.
     started : callable or None
         Told the address once the service answers.
+    role : str
+        ``embedded``: learn and serve; ``trainer``: learn, and show status and metrics; ``replica``: serve, and follow.
 
     Returns
     -------
@@ -40,9 +50,20 @@ def run(
     host = config.server.host if host is None else host
     listening = bind(host, config.server.port if port is None else port)
     with listening:
-        runtime = open_runtime(config)
+        if role == "trainer":
+            if config.weights.url is None and config.stream.group is None:
+                raise ConfigError(
+                    "weights", "url: missing; name the log that the replicas follow, lmdb:///folder or kafka://..."
+                )
+            os.nice(NICE)
+        elif config.stream.group is not None:
+            problem = f"group = {config.stream.group!r}: a member of a group learns a share and serves nobody"
+            raise ConfigError("stream", f"{problem}; use `freshet train`, or leave it out")
+        runtime = open_replica(config) if role == "replica" else open_runtime(config)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-        server = Server(create_app(runtime), listening, None if started is None else lambda: started(address))
+        server = Server(
+            create_app(runtime, serves=role != "trainer"), listening, None if started is None else lambda: started(address)
+        )
 
         def end(_: BaseException) -> None:
             server.should_exit = True

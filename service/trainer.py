@@ -2,8 +2,9 @@
 
 The order at every step, which is what makes a crash lose and repeat nothing:
 
-1. read records from the trainer's own offset; 2. decode, refuse, join (a function of the records alone); 3. score the batch;
-4. learn; 5. only between batches: save state and position together, in one file.
+1. read records from the trainer's own offsets, and note in which order; 2. decode, refuse, join (a function of the records
+alone); 3. score the batch; 4. learn; 5. only between batches: write the order down, then publish what has changed, or save
+state and position together, in one file.
 """
 
 from __future__ import annotations
@@ -11,37 +12,39 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from memory import checkpoint as checkpoints
 from memory.checkpoint import Checkpoint, CorruptCheckpoint
 from memory.stateful import digest
 from service.admission import Admission
 from service.feedback import Outcomes
+from service.intake import POLL, Intake
+from service.ledger import Ledger
 from service.monitor import Monitor
+from service.order import AsRead, Following, Order
 from service.pipeline import Pipeline
+from service.ticks import Clock
+from service.weights import Change, Publisher
 from streams.batch import Feedback
-from streams.codec import BadEvent, decode, encode
 from streams.dead_letters import DeadLetters
-from streams.events import Event, Interaction, Tick
 from streams.join import Joined, Joiner, Position
-from streams.log import Log, Record
+from streams.log import Log, Offsets
 
 __all__ = ["Trainer"]
 
 _log = logging.getLogger(__name__)
 
-PARTITION = 0
-"""The embedded log has one partition."""
-
-POLL = 512
-"""Records read at once: enough to make a read cheap, few enough to keep a turn short. No result depends on it."""
+IDLE = 0.05
+"""Seconds between looks at a log that somebody else may append to."""
 
 
 class Trainer:
-    """Reads a log, joins, learns, and checkpoints.
+    """Reads a log, joins, learns, publishes and checkpoints.
 
     Parameters
     ----------
@@ -49,7 +52,8 @@ class Trainer:
         The state to fold into.
     outcomes : Outcomes
         How joined rows become feedback.
-    joiner : Joiner
+    make_joiner : callable returning a Joiner
+        Called once a partition.
     log : Log
     dead : DeadLetters
         Where records go that cannot be learned from.
@@ -63,26 +67,42 @@ class Trainer:
     keep : int
         Checkpoints kept.
     retain : int or None
-        Records of the log to keep behind the oldest checkpoint; None: all of them.
+        Records of a partition to keep behind the oldest checkpoint; None: all of them.
     poll : int
         Records read at once.
+    flush : float
+        Seconds that an open batch may wait for more rows.
     remote : str or None
-        Name of a log that is elsewhere. It may hang, and must not hold up the caller: ticks are appended on a thread of their
-        own, and a turn that cannot read is no failure. Its dead letters tell the name.
+        Name of a log that is elsewhere. It may hang, and must not hold up the caller: a turn that cannot read is no failure.
+        Its dead letters tell the name.
+    ledger : Ledger or None
+        Keeps the order of several partitions. None: a restart takes them in another order, and its state differs.
+    publisher : Publisher or None
+        Tells replicas what changes; needs a `folder`, for they begin with a checkpoint.
+    order : Order or None
+        For a replay: another order than that of reading.
 
     Attributes
     ----------
+    intake : Intake
+    clock : Clock
     notices : deque of str
         The last things that an operator should know.
     failures : Counter
-        Ticks and checkpoints that could not be written.
+        What could not be written or read.
+    caught_up : bool
+        Whether everything has been learned that was in the log at the start.
     """
+
+    role = "trainer"
+    serves_behind = True
+    """Rankings are better with an old state than not at all: there is no other process that has a newer one."""
 
     def __init__(
         self,
         pipeline: Pipeline,
         outcomes: Outcomes,
-        joiner: Joiner,
+        make_joiner: Callable[[], Joiner],
         log: Log,
         dead: DeadLetters,
         admission: Admission,
@@ -93,78 +113,96 @@ class Trainer:
         keep: int = 3,
         retain: int | None = None,
         poll: int = POLL,
+        flush: float = 0.02,
         remote: str | None = None,
+        ledger: Ledger | None = None,
+        publisher: Publisher | None = None,
+        order: Order | None = None,
     ) -> None:
-        self.pipeline, self.outcomes, self.joiner, self.log, self.dead = pipeline, outcomes, joiner, log, dead
+        self.pipeline, self.outcomes, self.log, self.dead = pipeline, outcomes, log, dead
         self.monitor = monitor
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
-        self._admission, self._poll = admission, poll
+        self.caught_up = False
+        order = order or AsRead(log, poll, ledger)
+        self.intake = Intake(log, order, dead, admission, make_joiner, pipeline.apply, source=remote or "log")
+        self.clock = Clock(log, self.intake, self.failed, remote=remote is not None)
+        self._poll, self._flush = poll, flush
+        self._ledger, self._publisher, self._epoch = ledger, publisher, 0
         self._folder, self._every, self._keep = folder, every, keep
-        self._next = 0
-        self._buffer: deque[Record] = deque()
-        self._ready: deque[Joined] = deque()
-        self._appended: list[float] = []
-        self._pending_since: float | None = None
-        self._dead_until = -1
-        self._saved_version, self._saved_at = 0, time.monotonic()
+        self._saved, self._saved_at = -1, time.monotonic()
         self._saving: Future[Path] | None = None
-        self._retain, self._rewinds = retain, deque[int](maxlen=keep)
+        self._retain, self._kept = retain, deque[dict[str, Any]](maxlen=keep)
         self._saver = ThreadPoolExecutor(1, "checkpoint")
-        self._source = remote or "log"
-        self._ticker = ThreadPoolExecutor(1, "tick") if remote else None
-        self._ticking: Future[None] | None = None
-        self._cut_off_at: float | None = None
+        self._goal: Offsets = {}
+        self._cut_off = False
 
     @property
-    def position(self) -> Position:
-        """Place in the log; whole only between batches."""
-        return self.joiner.position()
-
-    @property
-    def next(self) -> int:
-        """Offset of the next record to fold."""
-        return self._next
+    def next(self) -> Offsets:
+        """Offset of the next record to fold, by partition."""
+        return self.intake.next
 
     def restore(self) -> None:
         """Continue from the newest checkpoint that can be trusted, else start at the beginning of the log."""
         found, corrupt = (None, list[CorruptCheckpoint]()) if self._folder is None else checkpoints.latest(self._folder)
         for error in corrupt:
-            self._notice(str(error))
-        self._dead_until = max(
-            (letter.offset for letter in self.dead.read(10_000) if letter.source == self._source), default=-1
-        )
+            self.notice(str(error))
+        begin = self.log.begin()
+        positions = {partition: Position(next=offset, rewind=offset) for partition, offset in begin.items()}
         if found is None:
-            begin = self.log.begin()[PARTITION]
-            if begin > 0:
-                self._notice(f"the log begins at record {begin}: what was trimmed before it is not in the state")
-            self._next = begin
-            return
-        position = Position(**found.meta["position"])
-        assert self._folder is not None
-        with checkpoints.trust(self._folder):
-            self.pipeline.load_state_dict(found.state)
-        self.pipeline.version = self._saved_version = found.version
-        self.joiner.restore(position, self._readable(position.rewind, position.next))
-        self._next = position.next
+            self._epoch = int(time.time() * 1000)
+            if self._ledger is not None:
+                self._ledger.clear()
+            for partition, offset in begin.items():
+                if offset > 0:
+                    where = f"partition {partition} of the log" if len(begin) > 1 else "the log"
+                    self.notice(f"{where} begins at record {offset}: what was trimmed before it is not in the state")
+        else:
+            assert self._folder is not None
+            with checkpoints.trust(self._folder):
+                self.pipeline.load_state_dict(found.state)
+            self.pipeline.version, self._epoch = found.version, found.meta["epoch"]
+            positions |= {int(partition): Position(**position) for partition, position in found.meta["positions"].items()}
+            if self._ledger is not None:
+                runs = self._ledger.runs(found.meta["ledger"])
+                self.intake.order = Following(self.log, self._poll, runs, self.intake.order)
+        self.intake.open(positions)
+        self._saved = self.intake.folded
+        self._goal = self.log.end()
+        if self._publisher is not None:
+            self._publisher.start(self.intake.folded)
+            if found is None or not self._publisher.keeps(found.meta["weights"]):
+                # Replicas begin with a checkpoint, also those that come before anything was learned.
+                self._saved = -1
+                self.save()
 
     def turn(self) -> bool:
         """Learn one micro-batch, or read a few records towards one; False when the log has nothing more, or is cut off."""
         try:
-            more = self._read_on()
+            more = self.intake.read_on()
         except ConnectionError as error:
-            if self._cut_off_at is None:
-                self._cut_off_at = time.time()
-                self._failed("read", error)
+            if not self._cut_off:
+                self._cut_off = True
+                self.failed("read", error)
             return False
-        self._cut_off_at = None
-        if not more:
-            return False
-        if self._ready:
-            self._learn(self._ready.popleft())
-            if not self._ready:
-                self._save_if_due()
-        return True
+        self._cut_off = False
+        if self.intake.ready:
+            self._learn(self.intake.ready.popleft())
+        if not self.intake.ready:
+            self.pipeline.as_of = self.intake.as_of
+            self.caught_up = self.caught_up or all(self.next[partition] >= end for partition, end in self._goal.items())
+            self._publish_if_due()
+            self._save_if_due()
+        return more
+
+    def idle(self) -> float:
+        """There is nothing to learn: close what waited long enough; return how many seconds there is nothing to do."""
+        now = time.time()
+        due = self.clock.due(now, self._flush)
+        if due:
+            self.clock.tick(due, now)
+            return 0.0
+        return self._flush / 2 if self.intake.pending else IDLE
 
     def drain(self) -> None:
         """Learn everything that the log holds now."""
@@ -173,78 +211,47 @@ class Trainer:
 
     def batches(self) -> Iterator[Feedback]:
         """Feedback of the whole log, batch by batch, for a caller who predicts and learns by itself (a replay)."""
-        self._next = self.log.begin()[PARTITION]
-        while self._read_on():
-            if self._ready:
-                feedback = self.outcomes.take(self._ready.popleft())
-                if feedback is not None:
-                    yield feedback
+        self.restore()
+        for joined in self.intake.batches():
+            feedback = self.outcomes.take(joined)
+            if feedback is not None:
+                yield feedback
 
-    def tick_due(self, now: float, flush: float) -> bool:
-        """Whether waiting rows should be closed by a `Tick`: they waited `flush` seconds, or a window has ended.
-
-        Parameters
-        ----------
-        now : float
-            Unix seconds.
-        flush : float
-            Seconds that an open batch may wait.
-        """
-        if self._ticking is not None and not self._ticking.done():
-            return False
-        deadline = self.joiner.deadline
-        if deadline is not None and deadline <= now:
-            return True
-        if not self.joiner.pending:
-            self._pending_since = None
-            return False
-        if self._pending_since is None:
-            self._pending_since = now
-        return now - self._pending_since >= flush
-
-    def tick(self, now: float) -> None:
-        """Append a `Tick` to the log; it closes the open batch when it is read.
-
-        A log that is full or cut off costs freshness, not the service: the failure is counted, and tried again later.
-        """
-        self._pending_since = None
-        if self._ticker is None:
-            self._append_tick(now)
-        else:
-            self._ticking = self._ticker.submit(self._append_tick, now)
-
-    def _append_tick(self, now: float) -> None:
-        try:
-            self.log.append([(b"", encode(Tick(timestamp=now)))])
-        except OSError as error:
-            self._failed("tick", error)
+    def settle(self) -> None:
+        """Learn the batches that are complete: after that, state and positions go together."""
+        while self.intake.ready:
+            self._learn(self.intake.ready.popleft())
 
     def save(self) -> Path | None:
-        """Write a checkpoint now, if anything was learned since the last one, and wait until it is safe.
+        """Write a checkpoint now, if anything was folded since the last one, and wait until it is safe.
 
         Raises
         ------
         OSError
             When it cannot be written; the checkpoints before stay as they are.
         """
-        while self._ready:
-            self._learn(self._ready.popleft())
+        self.settle()
         self._finish_save()
-        if self._folder is None or self.pipeline.version == self._saved_version:
+        if self._folder is None or self.intake.folded == self._saved:
             return None
-        saved = self._checkpoint()
+        if self._ledger is not None:
+            self._ledger.flush()
+        saved = self.checkpoint()
         path = checkpoints.save(self._folder, saved, self._keep)
-        self._saved_version = saved.version
-        self._rewinds.append(saved.meta["position"]["rewind"])
+        self._saved = self.intake.folded
+        self._keep_in_mind(saved)
         self._trim()
         return path
 
     def close(self) -> None:
-        """Wait for what is being written: a checkpoint, a tick."""
+        """Wait for what is being written: a checkpoint, a tick, a change."""
         self._finish_save()
         self._saver.shutdown()
-        if self._ticker is not None:
-            self._ticker.shutdown()
+        self.clock.close()
+        if self._publisher is not None:
+            self._publisher.close()
+        if self._ledger is not None:
+            self._ledger.close()
 
     def digest(self) -> str:
         """Fingerprint of the whole state."""
@@ -252,69 +259,34 @@ class Trainer:
 
     def lag(self) -> int:
         """Records of the log that have not been folded."""
-        return self.log.end()[PARTITION] - self._next
+        return self.intake.lag()
 
-    def lag_seconds(self) -> float:
-        """Age of the oldest record that has not been folded, or time since the log is cut off; 0 when there is neither."""
-        cut_off_at = self._cut_off_at
-        if cut_off_at is not None:
-            return time.time() - cut_off_at
-        if self.lag() <= 0:
-            return 0.0
-        try:
-            oldest = self._buffer[0]
-        except IndexError:
-            found = self.log.read({PARTITION: self._next}, 1)
-            if not found:
-                return 0.0
-            oldest = found[0]
-        return max(time.time() - oldest.timestamp, 0.0)
+    def status(self) -> dict[str, Any]:
+        """Where it stands in the log."""
+        positions = self.intake.positions()
+        return {
+            "next": {str(partition): offset for partition, offset in self.next.items()},
+            "rewind": {str(partition): position.rewind for partition, position in positions.items()},
+            "lag": self.lag(),
+            "pending": self.intake.pending,
+            "epoch": self._epoch,
+        }
 
-    def _read_on(self) -> bool:
-        """Fold records until a batch is complete, at most one poll of them; False when there is neither batch nor record."""
-        if self._ready:
-            return True
-        if not self._buffer:
-            self._buffer.extend(self.log.read({PARTITION: self._next}, self._poll))
-        some = bool(self._buffer)
-        while self._buffer and not self._ready:
-            self._fold(self._buffer.popleft())
-        return some
+    def gauges(self) -> dict[str, Any]:
+        """Numbers for the monitor."""
+        failures = dict(self.failures)
+        if self._publisher is not None:
+            failures["weights"] = self._publisher.failures
+        return {
+            "lag": self.lag(),
+            "joiner": dict(self.intake.counts) | {"recomputed": self.outcomes.recomputed},
+            "failures": failures,
+        }
 
-    def _fold(self, record: Record) -> None:
-        self._next = record.offset + 1
-        event = self._read(record, report=record.offset > self._dead_until)
-        if event is None:
-            return
-        if isinstance(event, Interaction):
-            self._appended.append(record.timestamp)
-        self.pipeline.apply(event)
-        self._ready.extend(self.joiner.push(record.offset, record.timestamp, event))
-
-    def _read(self, record: Record, *, report: bool) -> Event | None:
-        """Decode a record, or send it to the dead letters (once: not when a restart passes it again)."""
-        try:
-            event = decode(record.value)
-            self._admission.check(event, record.timestamp)
-        except BadEvent as error:
-            if report:
-                self.dead.put(
-                    error.kind, str(error), record.value, source=self._source, partition=record.partition, offset=record.offset
-                )
-            return None
-        return event
-
-    def _readable(self, start: int, stop: int) -> Iterator[tuple[int, float, Event]]:
-        while start < stop:
-            records = self.log.read({PARTITION: start}, min(self._poll, stop - start))
-            if not records and self.log.end()[PARTITION] <= start:
-                return
-            for record in records:
-                # A log can have offsets without records: a read of so many records may go past `stop`.
-                event = self._read(record, report=False) if record.offset < stop else None
-                if event is not None:
-                    yield record.offset, record.timestamp, event
-            start = records[-1].offset + 1 if records else start
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """Memory beside the pipeline's."""
+        return {"joiner": self.intake.nbytes}
 
     def _learn(self, joined: Joined) -> None:
         feedback = self.outcomes.take(joined)
@@ -323,18 +295,31 @@ class Trainer:
             self.pipeline.learn(feedback)
             if self.monitor is not None:
                 sources = ["" if row.impression is None else row.impression.source or "client" for row in joined.rows]
-                self.monitor.learned(feedback, said, sources, self._appended)
-        self._appended = []
+                self.monitor.learned(feedback, said, sources, self.intake.appended)
+        self.intake.appended = []
+
+    def _publish_if_due(self) -> None:
+        """Copy what has changed here, between two batches; it is written on another thread."""
+        publisher = self._publisher
+        if publisher is None or not publisher.due(self.intake.folded):
+            return
+        if not self._write_order_down():
+            return
+        at = self.intake
+        state = self.pipeline.take_changes()
+        publisher.publish(Change(self._epoch, at.folded, self.pipeline.version, dict(at.next), at.as_of, state))
 
     def _save_if_due(self) -> None:
         """Copy the state here, between two batches; write the copy on another thread."""
-        due = time.monotonic() - self._saved_at >= self._every and self.pipeline.version != self._saved_version
+        due = time.monotonic() - self._saved_at >= self._every and self.intake.folded != self._saved
         if self._folder is None or not due or not (self._saving is None or self._saving.done()):
             return
         self._finish_save()
-        copied = self._checkpoint()
-        self._saved_at, self._saved_version = time.monotonic(), copied.version
-        self._rewinds.append(copied.meta["position"]["rewind"])
+        if not self._write_order_down():
+            return
+        copied = self.checkpoint()
+        self._saved_at, self._saved = time.monotonic(), self.intake.folded
+        self._keep_in_mind(copied)
         self._saving = self._saver.submit(checkpoints.save, self._folder, copied, self._keep)
 
     def _finish_save(self) -> None:
@@ -345,24 +330,56 @@ class Trainer:
                 saving.result()
                 self._trim()
             except OSError as error:
-                self._saved_version = -1
-                self._rewinds.clear()
-                self._failed("checkpoint", error)
+                self._saved = -1
+                self._kept.clear()
+                self.failed("checkpoint", error)
+
+    def _keep_in_mind(self, saved: Checkpoint) -> None:
+        if self._kept and self._kept[-1]["version"] == saved.version:
+            self._kept.pop()  # the same file
+        self._kept.append({"version": saved.version} | saved.meta)
 
     def _trim(self) -> None:
-        """Delete records that no checkpoint kept needs, once every one of those was written by this process."""
-        if self._retain is not None and len(self._rewinds) == self._rewinds.maxlen:
-            self.log.trim({PARTITION: min(self._rewinds[0], self._next - self._retain)})
+        """Delete what no checkpoint kept needs, once every one of those was written by this process."""
+        if len(self._kept) < self._keep:
+            return
+        oldest = self._kept[0]
+        if self._retain is not None:
+            rewinds = {int(partition): position["rewind"] for partition, position in oldest["positions"].items()}
+            self.log.trim({p: min(rewind, self.next[p] - self._retain) for p, rewind in rewinds.items()})
+        if self._publisher is not None:
+            self._publisher.trim(oldest["weights"])
+        if self._ledger is not None:
+            self._ledger.needed = oldest["ledger"]
 
-    def _checkpoint(self) -> Checkpoint:
-        position = self.joiner.position()
-        meta = {"position": {name: getattr(position, name) for name in Position.__slots__}, "time": time.time()}
+    def _write_order_down(self) -> bool:
+        """Before anything leaves that came of it; False when that fails, which is counted and tried again."""
+        try:
+            if self._ledger is not None:
+                self._ledger.flush()
+        except OSError as error:
+            self.failed("ledger", error)
+            return False
+        return True
+
+    def checkpoint(self) -> Checkpoint:
+        """Copy of the state with its place in the log; valid when no batch is ready."""
+        meta = {
+            "epoch": self._epoch,
+            "folded": self.intake.folded,
+            "positions": {str(partition): asdict(position) for partition, position in self.intake.positions().items()},
+            "ledger": self.intake.order.mark,
+            "weights": 0 if self._publisher is None else self._publisher.offset,
+            "as_of": self.intake.as_of,
+        }
         return Checkpoint(self.pipeline.version, self.pipeline.state_dict(), meta)
 
-    def _failed(self, what: str, error: OSError) -> None:
+    def failed(self, what: str, error: OSError) -> None:
+        """Count something that could not be done, and say it."""
         self.failures[what] += 1
-        self._notice(f"{what}: {error}")
+        self.notice(f"{what}: {error}")
 
-    def _notice(self, text: str) -> None:
+    def notice(self, text: str) -> None:
+        """Say something to who operates this."""
         self.notices.append(text)
         _log.warning(text)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 
-from streams.log import Log
+from streams.forwarding import Forwarder
+from streams.log import Log, Offsets, Record
 
 __all__ = ["DeadLetter", "DeadLetters"]
 
 _MAX_VALUE = 65_536
 _IN_MEMORY = 1_000
+_AT_ONCE = 500  # of a letter's largest size, some 50 MB
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,8 +48,17 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: float = 0.0
 
 
+class _Place(msgspec.Struct):
+    """Where a letter's record was; reading only this is fast."""
+
+    source: str = ""
+    partition: int = -1
+    offset: int = -1
+
+
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(DeadLetter)
+_PLACES = msgspec.json.Decoder(_Place)
 
 
 class DeadLetters:
@@ -55,6 +68,8 @@ class DeadLetters:
     ----------
     log : Log or None
         Keeps them. None: the last 1,000 are kept in memory.
+    forwarder : Forwarder or None
+        Copies that log to where others look for dead letters.
 
     Attributes
     ----------
@@ -64,11 +79,11 @@ class DeadLetters:
         Letters that could not be kept because the log was full or failed; they are in `counts` all the same.
     """
 
-    def __init__(self, log: Log | None = None) -> None:
+    def __init__(self, log: Log | None = None, forwarder: Forwarder | None = None) -> None:
         self.counts: Counter[str] = Counter()
         self.lost = 0
         self._counting = threading.Lock()
-        self._log = log
+        self._log, self._forwarder = log, forwarder
         self._recent: deque[DeadLetter] = deque(maxlen=_IN_MEMORY)
 
     def put(
@@ -93,7 +108,11 @@ class DeadLetters:
         try:
             self._log.append([(b"", _ENCODER.encode(letter))])
         except OSError:
-            self.lost += 1
+            with self._counting:
+                self.lost += 1
+        else:
+            if self._forwarder is not None:
+                self._forwarder.wake()
 
     def clear(self) -> None:
         """Forget counts and the letters in memory; a log keeps its own."""
@@ -105,8 +124,50 @@ class DeadLetters:
         """The newest `limit` letters, oldest of them first."""
         if self._log is None:
             return list(self._recent)[-limit:] if limit > 0 else []
-        begin, end = self._log.begin(), self._log.end()
-        offsets = {partition: max(begin[partition], stop - limit) for partition, stop in end.items()}
-        records = self._log.read(offsets, limit * len(end))
-        letters = sorted((_DECODER.decode(record.value) for record in records), key=lambda letter: letter.timestamp)
+        newest = (self._from(partition, end - limit, limit) for partition, end in self._log.end().items())
+        letters = sorted(
+            (_DECODER.decode(record.value) for records in newest for record in records), key=lambda letter: letter.timestamp
+        )
         return letters[-limit:] if limit > 0 else []
+
+    def reported(self, source: str) -> Offsets:
+        """Highest offset of each partition of a source that there is a letter for.
+
+        A reader that passes records again, after a restart, need not put them again.
+        """
+        found: Offsets = {}
+        places = (_PLACES.decode(record.value) for record in self._records()) if self._log is not None else self._recent
+        for place in places:
+            if place.source == source:
+                found[place.partition] = max(found.get(place.partition, -1), place.offset)
+        return found
+
+    def gauges(self) -> dict[str, Any]:
+        """Numbers for `service.monitor.Monitor`."""
+        failures = {"dead_letter": self.lost}
+        if self._forwarder is not None:
+            failures["dead_letter_copy"] = self._forwarder.failures
+        return {"dead": dict(self.counts), "failures": failures}
+
+    def close(self) -> None:
+        """Close the log, once what waits in it has been copied, or that has failed."""
+        if self._forwarder is not None:
+            self._forwarder.close()
+        if self._log is not None:
+            self._log.close()
+
+    def _records(self) -> Iterator[Record]:
+        assert self._log is not None
+        for partition, at in self._log.begin().items():
+            while found := self._from(partition, at, _AT_ONCE):
+                yield from found
+                at = found[-1].offset + 1
+
+    def _from(self, partition: int, at: int, limit: int) -> Sequence[Record]:
+        """Records from an offset on, or from the oldest that is kept; a forwarder may be trimming them meanwhile."""
+        assert self._log is not None
+        while True:
+            try:
+                return self._log.read({partition: at}, limit)
+            except LookupError:
+                at = self._log.begin()[partition]

@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from math import inf
 from typing import Any
 
 import crc32c  # noqa: F401  kafka-python takes it by itself; without it a checksum is computed in Python, ten times slower.
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as failures
 
-from streams.kafka_clients import started
+from streams.kafka_clients import Silence, started
 from streams.kafka_errors import NoBroker, NotAllowed, NoTopic, certain, explain, said
 from streams.kafka_options import Settings
 from streams.kafka_window import Window
@@ -93,6 +94,7 @@ class KafkaLog:
         self.name = f"kafka://{servers}/{topic}"
         self._readonly, self._closed = readonly, False
         self._in_vain_since: float | None = None
+        self._silence = Silence(timeout / 10)
         self._reading, self._appending = threading.Lock(), threading.Lock()
         self._producer: KafkaProducer | None = None
         self._read_at = -FRESH
@@ -102,7 +104,7 @@ class KafkaLog:
         with self._explained(OPENING):
             self.partitions, self.identity = self._look_up()
             self._places = {partition: TopicPartition(topic, partition) for partition in self.partitions}
-            self._consumer = started(KafkaConsumer, self._settings.consumer)
+            self._consumer = started(KafkaConsumer, self._settings.consumer, self._silence.answered)
         try:
             with self._explained(OPENING):
                 self._consumer.assign(list(self._places.values()))
@@ -152,9 +154,11 @@ class KafkaLog:
             self._check_open()
             for partition, offset in offsets.items():
                 self._aim(partition, offset)
-            if limit > 0 and offsets:
-                self._fill(offsets, limit)
-            self._read_at = time.monotonic()
+            try:
+                if limit > 0 and offsets:
+                    self._fill(offsets, limit)
+            finally:
+                self._read_at = time.monotonic()
             there = {partition: len(self._windows[partition].records) for partition in offsets}
             none = dict.fromkeys(offsets, 0)
             found: list[Record] = []
@@ -169,12 +173,20 @@ class KafkaLog:
             return self._ask_begin()
 
     def end(self) -> Offsets:
-        """See `Log.end`; for who reads along, what the last read has learned, otherwise the broker is asked."""
+        """See `Log.end`; for who reads along, what the last read has learned, otherwise the broker is asked.
+
+        Not one that reads have found silent: the caller may be one who tells how things stand, and must not hang.
+        """
         with self._reading, self._explained("reading"):
             self._check_open()
-            if time.monotonic() - self._read_at > FRESH:
+            stale = time.monotonic() - self._read_at > FRESH and self._silence.seconds < FRESH
+            if stale or any(window.known < 0 for window in self._windows.values()):
                 self._ask_ends()
             return {partition: window.end for partition, window in self._windows.items()}
+
+    def known_at(self, partition: int) -> float:
+        """See `Log.known_at`: when the broker last said it, short of the time that its answer was on the way."""
+        return self._windows[partition].checked
 
     def trim(self, offsets: Offsets) -> None:
         """Do nothing: how long records are kept is the topic's own setting (``retention.ms``, ``retention.bytes``)."""
@@ -216,7 +228,7 @@ class KafkaLog:
         """Learn the ends, and leave the consumer where it was."""
         begin = self._ask_begin()
         for partition, window in self._windows.items():
-            window.highwater = self._ask_end(partition, begin[partition])
+            window.highwater, window.since = self._ask_end(partition, begin[partition]), inf
             self._consumer.seek(self._places[partition], window.reach)
 
     def _ask_end(self, partition: int, begin: int) -> int:
@@ -273,8 +285,11 @@ class KafkaLog:
             all_came = not any(window.lacks(limit) for window in behind)
             if all_came or left <= 0:
                 break
-        if all_came or any(window.records for window in windows):
+        some = any(window.records for window in windows)
+        if all_came or some:
             self._in_vain_since = None
+            if not some and self._silence.seconds >= self.timeout:
+                raise failures.KafkaTimeoutError("no answer to requests for records")
             return
         self._in_vain_since = since
         if time.monotonic() - since >= self.timeout:
@@ -284,21 +299,21 @@ class KafkaLog:
         places = [self._places[partition] for partition in wanted]
         self._consumer.pause(*(place for place in self._places.values() if place not in places))
         self._consumer.resume(*places)
+        for partition, window in self._windows.items():
+            window.since = min(window.since, time.monotonic()) if partition in wanted else inf
+        sent, heard = self._silence.heard
         polled = self._consumer.poll(timeout_ms=seconds * 1000)
-        make = tuple.__new__
+        self._silence.asked(received=bool(polled))
+        whole = sum(map(len, polled.values())) < self._settings.consumer["max_poll_records"]
         for place, messages in polled.items():
-            window, partition = self._windows[place.partition], place.partition
-            window.records += [
-                # The tuple is made directly, as in the embedded log. A record without key or value has an empty one.
-                make(Record, (partition, m.offset, m.key or b"", m.value or b"", max(m.timestamp, 0) / 1000))
-                for m in messages
-            ]
-            window.reach = window.last = messages[-1].offset + 1
+            self._windows[place.partition].take(place.partition, messages)
         for partition in wanted:
             window, place = self._windows[partition], self._places[partition]
             if place not in polled:
                 window.reach = max(window.reach, self._position(place))
             window.highwater = max(self._consumer.highwater(place) or 0, window.reach)
+            if whole and sent >= window.since:
+                window.checked = heard
 
     # ---- appending
 
@@ -323,7 +338,7 @@ class KafkaLog:
                 place = self.partitions[partition_of(key, len(self.partitions))]
                 # Kafka's way to say that there is no key is to give none.
                 sent.append(self._producer.send(self.topic, value, key or None, partition=place, timestamp_ms=now))
-            self._producer.flush(self.timeout)
+            self._flush(self._producer, sent)
             placed = [one.get(0) for one in sent]
             for done in placed:
                 window = self._windows[done.partition]
@@ -335,15 +350,24 @@ class KafkaLog:
         except failures.KafkaError as error:
             # A producer that gave up on a batch must not go on with its sequence numbers: the next append makes a new one.
             self._drop_producer()
-            if in_part or (sent and not certain(error)):
+            done = sum(one.succeeded() for one in sent)
+            if in_part or done or (sent and not certain(error)):
                 problem = (
-                    f"the broker did not acknowledge {len(records)} records within {self.timeout:g} s ({said(error)}): "
-                    "they may be in the topic or not; append them again, and those with an id are learned once"
+                    f"the broker acknowledged {done} of {len(records)} records within {self.timeout:g} s ({said(error)}): "
+                    "the others may be in the topic or not; append them again, and those with an id are learned once"
                 )
                 raise InDoubt(problem, self.name) from error
             if isinstance(error, failures.MessageSizeTooLargeError | failures.RecordListTooLargeError):
                 raise self._too_large(max(len(key) + len(value) for key, value in records)) from error
             explain(error, "appending", self.servers, self.topic, self.timeout)
+
+    def _flush(self, producer: KafkaProducer, sent: Sequence[Any]) -> None:
+        """Send now, and wait until the broker has said of every record what became of it."""
+        until = time.monotonic() + self.timeout
+        while not all(one.is_done for one in sent):
+            # The client splits a batch that is too large for the broker, and says so in this way: the halves come next.
+            with suppress(failures.UnknownError):
+                producer.flush(max(until - time.monotonic(), 0.0))
 
     def _drop_producer(self) -> None:
         producer, self._producer = self._producer, None

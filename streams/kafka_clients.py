@@ -1,12 +1,13 @@
-"""Starting a Kafka client, hearing what it only reports, and ending it where it fails to."""
+"""Starting a Kafka client, hearing what it only reports, noticing that nobody answers it, and ending it where it fails to."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["started"]
+__all__ = ["Silence", "started"]
 
 # The client reports every attempt of every retry, and what matters is raised here. Who wants its reports gives this logger a
 # level before the import, other than DEBUG where there is a password: at that level it writes passwords out.
@@ -32,16 +33,79 @@ class _Ear(logging.Handler):
             self.errors += [error for error in said if type(error).__name__ != "KafkaTimeoutError"]
 
 
-def started(client: Any, settings: Mapping[str, Any]) -> Any:
+class Silence:
+    """How long nobody has answered the consumer that asks for records again and again.
+
+    It tells a broker with nothing new, which answers all the same, from one that is gone.
+
+    Parameters
+    ----------
+    pause : float
+        Seconds between two questions that count as silence at most: after more, it was the one who asks that was away.
+
+    Attributes
+    ----------
+    seconds : float
+        As of the last question.
+    heard : (float, float)
+        When the last request for records that was answered was sent (monotonic), and when it was answered (Unix seconds).
+    """
+
+    def __init__(self, pause: float) -> None:
+        self.seconds = 0.0
+        self.heard = float("-inf"), 0.0
+        self._pause = pause
+        self._heard, self._asked_at = True, 0.0
+
+    def answered(self, sent: float, answer: Any) -> None:
+        """Hear an answer to whatever the client asked; only records, or that there are none, break the silence."""
+        if type(answer).__name__ == "FetchResponse" and not answer.error_code:
+            codes = [partition.error_code for topic in answer.responses for partition in topic.partitions]
+            if not any(codes):
+                self._heard, self.heard = True, (sent, time.time())
+
+    def asked(self, *, received: bool) -> None:
+        """Note a question, and whether it brought records at once."""
+        now = time.monotonic()
+        heard, self._heard = self._heard or received, False
+        self.seconds = 0.0 if heard else self.seconds + min(now - self._asked_at, self._pause)
+        self._asked_at = now
+
+
+def started(
+    client: Any,
+    settings: Mapping[str, Any],
+    answered: Callable[[float, Any], None] | None = None,
+    *,
+    connecting_ms: int | None = None,
+) -> Any:
     """Start a client.
 
     One that is refused tries until the time is over and raises only that: the reason is in its reports. It also leaves its
     thread behind, which is ended here.
+
+    Parameters
+    ----------
+    client : class
+        Of kafka-python.
+    settings : mapping
+    answered : callable or None
+        Given when a request was sent, monotonic, and the answer to it; called on the client's own thread.
+    connecting_ms : int or None
+        Milliseconds that a broker may take to greet a new connection. None: the client's 10 seconds, whatever else is set.
     """
+    if connecting_ms is None:
+        patience = {}
+    else:
+        patience = dict.fromkeys(
+            ("socket_connection_setup_timeout_ms", "socket_connection_setup_timeout_max_ms"), connecting_ms
+        )
     made: list[Any] = []
 
     def connections(**keywords: Any) -> Any:
-        made.append(client.DEFAULT_CONFIG["kafka_client"](**keywords))
+        made.append(client.DEFAULT_CONFIG["kafka_client"](**keywords | patience))
+        if answered is not None:
+            _overhear(vars(made[-1])["_manager"], answered)
         return made[-1]
 
     ear = _Ear()
@@ -56,3 +120,12 @@ def started(client: Any, settings: Mapping[str, Any]) -> Any:
         raise
     finally:
         _reports.removeHandler(ear)
+
+
+def _overhear(manager: Any, answered: Callable[[float, Any], None]) -> None:
+    send = manager.send
+
+    def sending(*arguments: Any, **keywords: Any) -> Any:
+        return send(*arguments, **keywords).add_callback(answered, time.monotonic())
+
+    manager.send = sending

@@ -30,15 +30,9 @@ _CREDENTIALS = {
     "IllegalSaslStateError",
     "SecurityDisabledError",
 }
-_OPTIONS = {"KafkaConfigurationError", "UnsupportedCodecError", "TypeError", "ValueError", "AssertionError", "RuntimeError"}
-_REFUSED = {
-    "AuthorizationError",
-    "InvalidRecordError",
-    "InvalidTimestampError",
-    "MessageSizeTooLargeError",
-    "PolicyViolationError",
-    "RecordListTooLargeError",
-}
+_OPTIONS = {"KafkaConfigurationError", "TypeError", "ValueError", "AssertionError", "RuntimeError"}
+_RECORDS = {"InvalidRecordError", "InvalidTimestampError", "PolicyViolationError"}
+_REFUSED = _RECORDS | {"AuthorizationError", "MessageSizeTooLargeError", "RecordListTooLargeError"}
 
 
 def certain(error: Exception) -> bool:
@@ -46,8 +40,21 @@ def certain(error: Exception) -> bool:
     return _is(error, _REFUSED)
 
 
-def explain(error: Exception, doing: str, servers: str, topic: str, timeout: float) -> NoReturn:
+def explain(
+    error: Exception, doing: str, servers: str, topic: str, timeout: float, allow: str = "describe, read and write"
+) -> NoReturn:
     """Raise what a client raised as an error of ours.
+
+    Parameters
+    ----------
+    error : Exception
+    doing : str
+        What it was raised at, for the reader.
+    servers, topic : str
+    timeout : float
+        Seconds.
+    allow : str
+        What the user has to be allowed for it.
 
     Raises
     ------
@@ -59,8 +66,9 @@ def explain(error: Exception, doing: str, servers: str, topic: str, timeout: flo
     """
     name = f"kafka://{servers}/{topic}"
     if _is(error, _UNKNOWN):
-        create = f"kafka-topics.sh --bootstrap-server {servers} --create --topic {topic} --partitions 1"
-        problem = f"there is no topic {topic!r}; create it: {create} --config message.timestamp.type=LogAppendTime"
+        tool = f"kafka-topics.sh --bootstrap-server {servers} --create --topic {topic}"
+        remedy = "create what a config names: freshet topics create --config FILE. With Kafka's own tool"
+        problem = f"there is no topic {topic!r}; {remedy}: {tool} --config message.timestamp.type=LogAppendTime"
         raise NoTopic(errno.ENOENT, problem, name) from error
     if _is(error, _ELSEWHERE):
         problem = f"offset: {name} does not keep what is to be read ({said(error)})"
@@ -72,8 +80,16 @@ def explain(error: Exception, doing: str, servers: str, topic: str, timeout: flo
             errno.EACCES, f"{doing}: the broker refuses the credentials ({said(error)}); {remedy}", name
         ) from error
     if _is(error, {"AuthorizationError"}):
-        remedy = f"allow this user to describe, read and write the topic {topic!r}"
+        remedy = f"allow this user to {allow} the topic {topic!r}"
         raise NotAllowed(errno.EACCES, f"{doing}: not allowed ({said(error)}); {remedy}", name) from error
+    if _is(error, _RECORDS):
+        remedy = (
+            "see the topic's settings (cleanup.policy has to be delete; message.timestamp limits) and the broker's policies"
+        )
+        raise NotAllowed(errno.EACCES, f"{doing}: the broker refuses the records ({said(error)}); {remedy}", name) from error
+    if _is(error, {"UnsupportedCodecError"}):
+        remedy = "install the Python package for it (lz4, python-snappy, zstandard), or have gzip used"
+        raise ValueError(f"{name}: {doing}: a compression that is not installed here ({said(error)}); {remedy}") from error
     if _is(error, _OPTIONS):
         raise ValueError(f"{name}: the client refuses the options ({error}); correct them") from error
     raise NoBroker(errno.ETIMEDOUT, f"{doing}: {_why_not(error, servers, timeout)}", name) from error

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
+from math import inf
+from typing import Any
 
 from streams.log import Record
 
@@ -26,6 +29,10 @@ class Window:
         One past the last record fetched.
     highwater, acknowledged : int
         End of the partition as an answer to a fetch, and as that to an append of ours says it; -1 before the first.
+    since : float
+        When every request for records began to be for this partition too, monotonic; infinite while it is left out.
+    checked : float
+        Unix seconds: what was there then is here, or known to be there.
     """
 
     def __init__(self, begin: int) -> None:
@@ -36,6 +43,17 @@ class Window:
         """Start anew at an offset."""
         self.records: list[Record] = []
         self.low = self.reach = self.last = offset
+        self.since, self.checked = inf, 0.0
+
+    def take(self, partition: int, messages: Sequence[Any]) -> None:
+        """Keep what was fetched."""
+        make = tuple.__new__
+        self.records += [
+            # The tuple is made directly, as in the embedded log. A record without key or value has an empty one.
+            make(Record, (partition, m.offset, m.key or b"", m.value or b"", max(m.timestamp, 0) / 1000))
+            for m in messages
+        ]
+        self.reach = self.last = messages[-1].offset + 1
 
     def drop_before(self, offset: int) -> None:
         """Forget the records before an offset, which is not asked for again."""

@@ -6,11 +6,12 @@ import errno
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import xxhash
 
-__all__ = ["InDoubt", "Log", "LogFull", "MemoryLog", "Offsets", "Record", "TooLarge", "partition_of", "shares"]
+__all__ = ["InDoubt", "Log", "LogFull", "MemoryLog", "Offsets", "Record", "TooLarge", "key_to", "partition_of", "shares"]
 
 Offsets = dict[int, int]
 """Partition to the offset of the next record to read."""
@@ -88,6 +89,9 @@ class Log(Protocol):
     def end(self) -> Offsets:
         """Offset one past the last record of each partition."""
 
+    def known_at(self, partition: int) -> float:
+        """Unix seconds: of what was appended to a partition by then, `end` knows if it is asked after this."""
+
     def trim(self, offsets: Offsets) -> None:
         """Delete the records before these offsets, as far as there are any; later offsets stay what they are."""
 
@@ -96,9 +100,10 @@ class Log(Protocol):
 
 
 class MemoryLog:
-    """A log in a list: for tests and for trying things out."""
+    """A log in a list, for tests and for trying things out; where `most` is given, of at most so many records."""
 
-    def __init__(self, partitions: int = 1) -> None:
+    def __init__(self, partitions: int = 1, most: int | None = None) -> None:
+        self._most = most
         self._records: list[list[Record]] = [[] for _ in range(partitions)]
         self._begin = [0] * partitions
         self._changing = threading.Lock()
@@ -107,6 +112,8 @@ class MemoryLog:
         """See `Log.append`."""
         now, records = time.time(), list(records)
         with self._changing:
+            if self._most is not None and sum(map(len, self._records)) + len(records) > self._most:
+                raise LogFull(f"the log has reached its {self._most} records; trim it", "memory")
             for key, value in records:
                 partition = partition_of(key, len(self._records))
                 kept = self._records[partition]
@@ -130,6 +137,10 @@ class MemoryLog:
         """See `Log.end`."""
         return {partition: self._begin[partition] + len(kept) for partition, kept in enumerate(self._records)}
 
+    def known_at(self, partition: int) -> float:
+        """See `Log.known_at`: now."""
+        return time.time()
+
     def trim(self, offsets: Offsets) -> None:
         """See `Log.trim`."""
         with self._changing:
@@ -146,6 +157,13 @@ class MemoryLog:
 def partition_of(key: bytes, partitions: int) -> int:
     """Partition of a key: its 64-bit hash modulo the number of partitions, the same in every log and on every machine."""
     return xxhash.xxh3_64_intdigest(key) % partitions if partitions > 1 else 0
+
+
+def key_to(partition: int, partitions: int) -> bytes:
+    """A key that has this partition, for records that must reach it and concern no user."""
+    if partitions == 1:
+        return b""
+    return next(key for key in map(b"partition %d".__mod__, count()) if partition_of(key, partitions) == partition)
 
 
 def shares(

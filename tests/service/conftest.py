@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 from service.config import Config, parse
 from streams.codec import encode, partition_key
 from streams.events import Event
+from tests.service.running import Service, serving
 
 LEARNERS: dict[str, Any] = {
     "features": {
@@ -28,6 +29,11 @@ LEARNERS: dict[str, Any] = {
 
 
 @pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
 def make_config() -> Callable[..., Config]:
     def make(url: str | Path = "memory://", **sections: Any) -> Config:
         stream = {
@@ -40,6 +46,12 @@ def make_config() -> Callable[..., Config]:
         return parse(LEARNERS | {"stream": stream} | sections, "test")
 
     return make
+
+
+@pytest.fixture
+async def service(make_config: Callable[..., Config]) -> AsyncIterator[Service]:
+    async with serving(make_config(server={"max_body": 20_000, "max_events": 20, "flush": 0.001})) as running:
+        yield running
 
 
 def records(events: list[Event]) -> list[tuple[bytes, bytes]]:

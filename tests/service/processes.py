@@ -29,11 +29,11 @@ def environment() -> dict[str, str]:
 class Process:
     """A running service: its address, and how it ends."""
 
-    def __init__(self, config: Path, port: int, errors: Path) -> None:
+    def __init__(self, config: Path, port: int, errors: Path, *role: str) -> None:
         self.errors = errors
         with errors.open("wb") as file:
             self.process = subprocess.Popen(
-                command("serve", "--config", str(config), "--port", str(port)), env=environment(), stderr=file
+                command(*role, "--config", str(config), "--port", str(port)), env=environment(), stderr=file
             )
         self.url = self._address()
         self._until_ready()
@@ -50,8 +50,8 @@ class Process:
         until = time.monotonic() + DEADLINE
         while time.monotonic() < until and self.process.poll() is None:
             for line in self.said().splitlines():
-                if line.startswith("serving on ") and "," in line:
-                    return line.removeprefix("serving on ").split(",")[0]
+                if line.startswith(("serving on ", "training on ")) and "," in line:
+                    return line.split(" on ", 1)[1].split(",")[0]
             time.sleep(0.05)
         raise AssertionError(f"the service did not start:\n{self.said()}")
 
@@ -65,9 +65,9 @@ class Process:
 
 
 @contextmanager
-def serving(config: Path, folder: Path, port: int = 0) -> Iterator[Process]:
-    """Run ``freshet serve`` for as long as the block lasts; killed at its end if it still lives."""
-    running = Process(config, port, folder / f"{config.stem}-{time.monotonic_ns()}.err")
+def serving(config: Path, folder: Path, *role: str, port: int = 0) -> Iterator[Process]:
+    """Run ``freshet serve``, or another `role`, for as long as the block lasts; killed at its end if it still lives."""
+    running = Process(config, port, folder / f"{config.stem}-{time.monotonic_ns()}.err", *(role or ("serve",)))
     try:
         yield running
     finally:
@@ -82,8 +82,9 @@ def settle(client: httpx.Client) -> dict[str, object]:
     before = None
     while time.monotonic() < until:
         status = client.get("/v1/status?digest=1").json()
-        if status["lag"] == 0 and status["pending"] is False and status == before:
+        now = status["next"], status["digest"]
+        if status["lag"] == 0 and status["pending"] is False and now == before:
             return status
-        before = status
+        before = now
         time.sleep(0.1)
     raise AssertionError(f"the service never came to rest: {before}")

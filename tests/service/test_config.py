@@ -20,6 +20,7 @@ def test_the_empty_config_is_a_service() -> None:
         ({"strem": {}}, ["strem", "did you mean 'stream'"]),
         ({"stream": {"widow": 3.0}}, ["stream", "widow", "did you mean 'window'"]),
         ({"stream": {"window": "long"}}, ["stream", "window", "'long'"]),
+        ({"stream": {"ack": "never"}}, ["stream", "ack", "'never'", "'broker' or 'queued'"]),
         ({"stream": {"window": -1.0}}, ["stream", "window", "-1.0", "greater than 0"]),
         ({"server": {"port": 70000}}, ["server", "port", "70000"]),
         ({"features": {"user": {"age": "numbr"}}}, ["features.user", "age", "numbr", "number"]),
@@ -67,7 +68,8 @@ def test_files_that_are_no_config(tmp_path: Path) -> None:
 def test_the_fingerprint_follows_what_decides_the_state_and_nothing_else() -> None:
     base = parse({}).fingerprint
     assert parse({"server": {"port": 1}, "policy": {"epsilon_greedy": {}}, "checkpoint": {"every": 1.0}}).fingerprint == base
-    assert parse({"stream": {"url": "lmdb:///elsewhere"}}).fingerprint == base
+    assert parse({"stream": {"url": "lmdb:///elsewhere", "ack": "queued", "buffer": 1}}).fingerprint == base
+    assert parse({"weights": {"url": "kafka://b:9092/w"}, "dead_letters": {"url": "kafka://b:9092/d"}}).fingerprint == base
     assert parse({"ranker": {"fm": {"factors": 8}}}).fingerprint != base
     assert parse({"stream": {"batch_rows": 8}}).fingerprint != base
     assert parse({"reward": {"click": 2.0}}).fingerprint != base

@@ -28,7 +28,7 @@ def runtime(make_config: Callable[..., Config]) -> Iterator[Runtime]:
 
 
 def caught_up(runtime: Runtime) -> bool:
-    return runtime.trainer.lag() == 0 and not runtime.trainer.joiner.pending
+    return runtime.updater.lag() == 0 and not runtime.updater.intake.pending
 
 
 def wait_until(runtime: Runtime, condition: Callable[[], bool]) -> None:

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
-from service.ingest import Entry, Ingest, LogBusy, entry
+from service.ingest import GROUP, Entry, Ingest, LogBusy, entry
 from streams.codec import decode
+from streams.dead_letters import DeadLetters
 from streams.events import Interaction
-from streams.log import LogFull, MemoryLog, Offsets
+from streams.log import InDoubt, LogFull, MemoryLog, Offsets, TooLarge
 
 
 class SlowLog(MemoryLog):
@@ -27,12 +29,52 @@ class SlowLog(MemoryLog):
         self.appends.append(len(records))
         return super().append(records)
 
-    def users(self) -> list[str]:
-        return [decode(record.value).user for record in self.read({0: 0}, 1_000)]
+
+class BrokenLog(MemoryLog):
+    """Fails as often as it is told, in the way that it is told, and takes no record of over 1,000 bytes."""
+
+    def __init__(self, fail: Callable[[], OSError], times: int) -> None:
+        super().__init__()
+        self.fail, self.times, self.tried = fail, times, 0
+
+    def append(self, records: Iterable[tuple[bytes, bytes]]) -> Offsets:
+        records = list(records)
+        self.tried += 1
+        if max(len(value) for _, value in records) > 1_000:
+            raise TooLarge("a record is too large; send less", "/somewhere")
+        if self.times:
+            self.times -= 1
+            error = self.fail()
+            if isinstance(error, InDoubt):
+                super().append(records)
+            raise error
+        return super().append(records)
 
 
-def clicks(*users: str) -> Sequence[Entry]:
-    return [entry(Interaction(user=user, item="x")) for user in users]
+def away() -> OSError:
+    return ConnectionError(errno.ETIMEDOUT, "no broker", "/somewhere")
+
+
+def in_doubt() -> OSError:
+    return InDoubt("no answer", "/somewhere")
+
+
+def clicks(*users: str, padding: int = 0) -> Sequence[Entry]:
+    return [entry(Interaction(user=user, item="x", context={"padding": "-" * padding})) for user in users]
+
+
+def users(log: MemoryLog) -> list[str]:
+    return [decode(record.value).user for record in log.read({0: 0}, 1_000)]
+
+
+def lost(dead: DeadLetters) -> list[tuple[str, str]]:
+    """Kind and user of every letter."""
+    return [(letter.kind, decode(letter.value).user) for letter in dead.read()]
+
+
+def ingest_into(log: MemoryLog, **more: object) -> tuple[Ingest, DeadLetters]:
+    dead = DeadLetters()
+    return Ingest(log, lambda: None, dead, **more), dead
 
 
 async def settled() -> None:
@@ -40,11 +82,17 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.ingest.PAUSE", 0.001)
+    monkeypatch.setattr("service.ingest.LONGEST_PAUSE", 0.001)
+
+
 def test_what_comes_during_an_append_makes_one_next_append_in_order():
     log, woken = SlowLog(), []
 
     async def run() -> list[Offsets]:
-        ingest = Ingest(log, lambda: woken.append(len(log.appends)))
+        ingest = Ingest(log, lambda: woken.append(len(log.appends)), DeadLetters())
         first = asyncio.create_task(ingest.append(clicks("a")))
         await settled()
         others = [asyncio.create_task(ingest.append(clicks(user, user))) for user in "bcd"]
@@ -57,16 +105,30 @@ def test_what_comes_during_an_append_makes_one_next_append_in_order():
 
     ends = asyncio.run(run())
     assert log.appends == [1, 6]
-    assert log.users() == ["a", "b", "b", "c", "c", "d", "d"]
+    assert users(log) == ["a", "b", "b", "c", "c", "d", "d"]
     assert [end[0] for end in ends] == [1, 7, 7, 7]
     assert woken == [1, 2]
+
+
+def test_requests_go_together_only_as_far_as_a_batch_takes_them():
+    log = SlowLog()
+    large = clicks("a", padding=GROUP // 2)
+
+    async def run() -> None:
+        ingest, _ = ingest_into(log)
+        log.gate.release(10)
+        await asyncio.gather(*(ingest.append(one) for one in (clicks("b"), large, large, clicks("c"), large * 4)))
+        await ingest.close()
+
+    asyncio.run(run())
+    assert log.appends == [2, 2, 4], "each request whole"
 
 
 def test_a_request_that_does_not_fit_is_refused_whole_and_takes_no_other_with_it():
     log = SlowLog(room=4)
 
     async def run() -> list[Offsets | BaseException]:
-        ingest = Ingest(log, lambda: None)
+        ingest, _ = ingest_into(log)
         log.gate.release(10)
         tasks = [asyncio.create_task(ingest.append(clicks(*users))) for users in ("a", "bbbbbb", "cc")]
         found = await asyncio.gather(*tasks, return_exceptions=True)
@@ -76,48 +138,53 @@ def test_a_request_that_does_not_fit_is_refused_whole_and_takes_no_other_with_it
     first, second, third = asyncio.run(run())
     assert isinstance(second, LogFull) and second.filename == "/somewhere"
     assert isinstance(first, dict) and isinstance(third, dict)
-    assert log.users() == ["a", "c", "c"]
+    assert users(log) == ["a", "c", "c"]
 
 
-def test_post_does_not_wait_and_tells_what_was_lost():
-    log, lost = SlowLog(room=1), []
+def test_post_does_not_wait_and_what_was_lost_is_a_dead_letter():
+    log = SlowLog(room=1)
 
-    async def run() -> int:
-        ingest = Ingest(log, lambda: None)
+    async def run() -> DeadLetters:
+        ingest, dead = ingest_into(log)
         for user in "ab":
-            ingest.post(*clicks(user), lambda lost_one, error: lost.append((decode(lost_one[1]).user, type(error))))
-        assert log.users() == []
+            ingest.post(clicks(user))
+        assert users(log) == []
         log.gate.release(10)
         await ingest.close()
-        return ingest.lost
+        return dead
 
-    assert asyncio.run(run()) == 1
-    assert log.users() == ["a"] and lost == [("b", LogFull)]
+    dead = asyncio.run(run())
+    assert users(log) == ["a"]
+    assert lost(dead) == [("lost", "b")]
+    assert "no room" in dead.read()[0].reason and dead.read()[0].source == "http"
 
 
 def test_no_more_waits_than_may_wait():
     log = SlowLog()
 
     async def run() -> None:
-        ingest = Ingest(log, lambda: None, most_waiting=100)
+        ingest, _ = ingest_into(log, buffer=100)
         first = asyncio.create_task(ingest.append(clicks("a" * 200)))  # larger than may wait, but alone
         await settled()
-        with pytest.raises(LogBusy, match="faster disk"):
+        with pytest.raises(LogBusy, match="bytes of events already wait"):
             await ingest.append(clicks("b"))
+        with pytest.raises(LogBusy):
+            ingest.post(clicks("b"))
         log.gate.release(10)
         await first
+        assert ingest.gauges()["memory_bytes"] == {"buffer": 0}
         await ingest.append(clicks("c"))
         await ingest.close()
 
     asyncio.run(run())
-    assert log.users() == ["a" * 200, "c"]
+    assert users(log) == ["a" * 200, "c"]
 
 
 def test_a_caller_that_goes_away_leaves_its_events_and_the_others_in_peace():
     log = SlowLog()
 
     async def run() -> None:
-        ingest = Ingest(log, lambda: None)
+        ingest, _ = ingest_into(log)
         gone = asyncio.create_task(ingest.append(clicks("a")))
         stays = asyncio.create_task(ingest.append(clicks("b")))
         await settled()
@@ -128,4 +195,103 @@ def test_a_caller_that_goes_away_leaves_its_events_and_the_others_in_peace():
         await ingest.close()
 
     asyncio.run(run())
-    assert log.users() == ["a", "b"]
+    assert users(log) == ["a", "b"]
+
+
+def full() -> OSError:
+    return LogFull("no room", "/somewhere")
+
+
+# In a full log, a group that failed is tried in parts, which takes another of the attempts that fail.
+@pytest.mark.parametrize(("fail", "put_off"), [(away, 3), (in_doubt, 3), (full, 2)])
+def test_what_was_posted_is_tried_again_in_its_order(fail: Callable[[], OSError], put_off: int) -> None:
+    log = BrokenLog(fail, times=3)
+
+    async def run() -> tuple[int, DeadLetters]:
+        ingest, dead = ingest_into(log, retry=True)
+        for user in "abc":
+            ingest.post(clicks(user))
+            await settled()
+        while len(users(log)) < 3 or log.times:
+            await asyncio.sleep(0.001)
+        ingest.post(clicks("d"))
+        await ingest.close()
+        assert ingest.gauges()["memory_bytes"] == {"buffer": 0}
+        return ingest.gauges()["failures"]["append"], dead
+
+    failures, dead = asyncio.run(run())
+    assert failures == put_off
+    assert lost(dead) == []
+    found = users(log)
+    # Where an append was in doubt, its records are there more than once, and the last time all of them in their order.
+    assert found[-4:] == ["a", "b", "c", "d"]
+    assert (len(found) > 4) == (fail is in_doubt)
+
+
+def test_who_waits_is_told_at_once_while_what_was_posted_goes_on() -> None:
+    log = BrokenLog(away, times=1)
+
+    async def run() -> None:
+        ingest, _ = ingest_into(log, retry=True)
+        ingest.post(clicks("a"))
+        with pytest.raises(ConnectionError, match="no broker"):
+            await ingest.append(clicks("b"))
+        await ingest.append(clicks("c"))
+        await ingest.close()
+
+    asyncio.run(run())
+    assert users(log) == ["a", "c"]
+
+
+def test_a_record_that_never_fits_is_lost_alone() -> None:
+    log = BrokenLog(away, times=0)
+
+    async def run() -> DeadLetters:
+        ingest, dead = ingest_into(log, retry=True)
+        ingest.post([*clicks("a"), *clicks("b", padding=2_000), *clicks("c")])
+        ingest.post(clicks("d"))
+        await ingest.close()
+        return dead
+
+    dead = asyncio.run(run())
+    assert users(log) == ["a", "c", "d"]
+    assert lost(dead) == [("lost", "b")]
+
+
+def test_nothing_gets_ahead_of_what_is_put_off() -> None:
+    log = SlowLog(room=2)
+
+    async def run() -> None:
+        ingest, _ = ingest_into(log, retry=True)
+        ingest.post(clicks("a"))
+        ingest.post(clicks("b", "b", "b"))
+        late = asyncio.create_task(ingest.append(clicks("c")))
+        ingest.post(clicks("d"))
+        log.gate.release(1_000)
+        with pytest.raises(LogBusy, match="earlier events still wait"):
+            await late
+        assert users(log)[:1] == ["a"]
+        log.room = 1_000
+        await ingest.close()
+
+    asyncio.run(run())
+    assert users(log) == ["a", "b", "b", "b", "d"]
+
+
+def test_at_the_end_it_is_tried_once_more_and_then_kept_as_dead_letters() -> None:
+    log = BrokenLog(away, times=1_000_000)
+
+    async def run() -> DeadLetters:
+        ingest, dead = ingest_into(log, retry=True)
+        for user in "abc":
+            ingest.post(clicks(user))
+        while log.tried < 3:
+            await asyncio.sleep(0.001)
+        assert lost(dead) == []
+        await ingest.close()
+        assert ingest.gauges()["memory_bytes"] == {"buffer": 0}
+        return dead
+
+    dead = asyncio.run(run())
+    assert users(log) == []
+    assert lost(dead) == [("lost", "a"), ("lost", "b"), ("lost", "c")]

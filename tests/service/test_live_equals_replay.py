@@ -12,7 +12,7 @@ from service.admission import Admission
 from service.config import Config
 from service.feedback import Outcomes
 from service.replay import replay
-from service.runtime import build_joiner, build_pipeline
+from service.runtime import build_pipeline, joiners
 from service.trainer import Trainer
 from streams.codec import encode, partition_key
 from streams.dead_letters import DeadLetters
@@ -36,7 +36,7 @@ def trainer(config: Config, log: Log, *, poll: int = 512, folder: Path | None = 
     outcomes = Outcomes(pipeline, config.reward)
     dead = DeadLetters(MemoryLog())
     admission = Admission(config.reward, config.stream.max_skew)
-    return Trainer(pipeline, outcomes, build_joiner(config), log, dead, admission, folder=folder, poll=poll)
+    return Trainer(pipeline, outcomes, joiners(config, 1), log, dead, admission, folder=folder, poll=poll)
 
 
 def fold(config: Config, log: Log, poll: int = 512) -> Trainer:

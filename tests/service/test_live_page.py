@@ -54,7 +54,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         items = [
             {"type": "item", "item": f"<i>{n}</i>", "attributes": {"colour": "red" if n % 2 else "blue"}} for n in range(10)
         ]
-        assert client.post("/v1/events", json=items).status_code == 200
+        assert client.post("/v1/events", json=items).status_code == 202
         for n in range(60):
             request = {"user": f"u{n % 7}", "n": 8, "repeat": True} | ({"by": "popularity"} if n % 2 else {})
             ranking = client.post("/v1/recommend", json=request).json()
@@ -63,7 +63,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
                 for place in ranking["items"]
                 if place["item"] in ("<i>3</i>", "<i>5</i>")
             ]
-            assert client.post("/v1/events", json=clicks).status_code == 200
+            assert client.post("/v1/events", json=clicks).status_code == 202
         yield process
 
 

@@ -16,7 +16,7 @@ from service import report
 from service.config import Config, ConfigError, parse
 from service.feedback import Outcomes
 from service.replay import open_stream, replay
-from service.runtime import build_joiner, build_pipeline
+from service.runtime import build_pipeline, joiners
 from streams.block import Block
 from streams.join import Joiner
 
@@ -71,7 +71,7 @@ def one_by_one(config: Config) -> str:
     from memory.stateful import digest
 
     pipeline = build_pipeline(config)
-    outcomes, joiner = Outcomes(pipeline, config.reward), build_joiner(config)
+    outcomes, joiner = Outcomes(pipeline, config.reward), joiners(config, 1)()
 
     def learn(joiner_output: list[Any]) -> None:
         for joined in joiner_output:

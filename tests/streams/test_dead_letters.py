@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from streams.dead_letters import DeadLetter, DeadLetters
+from streams.forwarding import Forwarder
 from streams.lmdb_log import LmdbLog
 from streams.log import MemoryLog
 
@@ -65,3 +67,46 @@ def test_clear_starts_the_counting_anew() -> None:
     dead.put("kind", "reason", b"")
     dead.clear()
     assert (dict(dead.counts), dead.read()) == ({}, [])
+
+
+def test_what_has_been_reported_is_known_by_partition_also_after_a_restart(tmp_path: Path) -> None:
+    for dead in (DeadLetters(), DeadLetters(MemoryLog())):
+        assert dead.reported("log") == {}
+    log = LmdbLog(tmp_path)
+    dead = DeadLetters(log)
+    for partition, offset in ((0, 3), (2, 900), (0, 7), (2, 1)):
+        dead.put("kind", "reason", b"", source="log", partition=partition, offset=offset)
+    for n in range(1_500):
+        dead.put("kind", "reason", b"", source="http" if n % 2 else "other", partition=0, offset=n)
+    dead.put("kind", "reason", b"", source="http")
+    dead.close()
+    dead = DeadLetters(LmdbLog(tmp_path))
+    assert dead.reported("log") == {0: 7, 2: 900}
+    assert dead.reported("nothing") == {}
+    dead.close()
+    in_memory = DeadLetters()
+    in_memory.put("kind", "reason", b"", source="log", partition=1, offset=5)
+    assert in_memory.reported("log") == {1: 5}
+
+
+def test_letters_are_copied_and_the_newest_stay_readable() -> None:
+    log, elsewhere = MemoryLog(most=1_200), MemoryLog()
+    forwarder = Forwarder(log, lambda: elsewhere, "elsewhere")
+    dead = DeadLetters(log, forwarder)
+    for n in range(3_000):
+        while forwarder.waiting > 100:
+            time.sleep(0.001)
+        dead.put("kind", "reason", str(n), source="log", partition=0, offset=n)
+    assert dead.reported("log") == {0: 2_999}
+    assert [letter.offset for letter in dead.read(10)] == list(range(2_990, 3_000))
+    assert dead.gauges() == {"dead": {"kind": 3_000}, "failures": {"dead_letter": 0, "dead_letter_copy": 0}}
+    dead.close()
+    copies = [letter.offset for letter in DeadLetters(elsewhere).read(10_000)]
+    assert copies == list(range(3_000))
+
+
+def test_letters_that_fit_nowhere_are_counted() -> None:
+    dead = DeadLetters(MemoryLog(most=2))
+    for _ in range(3):
+        dead.put("kind", "reason", b"")
+    assert (dead.counts, dead.lost) == ({"kind": 3}, 1)

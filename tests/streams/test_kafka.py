@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import gc
 import socket
 import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from kafka import KafkaProducer
 
 from streams.kafka import KafkaLog, NoBroker, NotAllowed, NoTopic
-from streams.log import InDoubt, Log, Offsets, Record, TooLarge, partition_of
+from streams.log import InDoubt, Offsets, TooLarge, partition_of
 from tests.broker import Broker
+from tests.streams.topics import OpenLog, numbered, read_on
 
-OpenLog = Callable[..., KafkaLog]
-
-# A client that gives up in the middle of connecting leaves the socket to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-
-@pytest.fixture
-def open_log() -> Iterator[OpenLog]:
-    opened: list[KafkaLog] = []
-
-    def open_one(*arguments: Any, **keywords: Any) -> KafkaLog:
-        opened.append(KafkaLog(*arguments, **keywords))
-        return opened[-1]
-
-    yield open_one
-    for log in opened:
-        log.close()
-    gc.collect()
-
-
-def read_on(log: Log, offsets: Offsets, limit: int = 1000) -> list[Record]:
-    found: list[Record] = []
-    offsets = dict(offsets)
-    while records := log.read(offsets, limit):
-        found += records
-        offsets |= {record.partition: record.offset + 1 for record in records}
-    return found
-
-
-def numbered(count: int, users: int = 1, size: int = 0) -> list[tuple[bytes, bytes]]:
-    return [(b"user-%d" % (n % users), b"%d" % n + b"." * size) for n in range(count)]
+# See tests/conftest.py.
+pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
 # ---- reading and appending
@@ -114,6 +84,16 @@ def test_what_others_append_is_seen(broker: Broker, open_log: OpenLog) -> None:
         time.sleep(0.01)
     assert [record.value for record in records] == [b"0", b"1", b"2"]
     assert reader.end() == {0: 3}
+
+
+def test_the_end_of_a_partition_is_asked_for_though_others_were_just_read(broker: Broker, open_log: OpenLog) -> None:
+    topic = broker.topic(4)
+    open_log(broker.servers, topic).append(numbered(100, users=30))
+    log = open_log(broker.servers, topic, readonly=True)
+    ends = open_log(broker.servers, topic, readonly=True).end()
+    assert all(ends.values())
+    log.read({0: 0}, 1)
+    assert log.end() == ends
 
 
 def test_ends_of_transactions_are_passed_over(broker: Broker, open_log: OpenLog) -> None:
@@ -184,7 +164,9 @@ def test_something_else_than_a_broker(open_log: OpenLog) -> None:
 
 def test_an_unknown_topic_is_not_created(broker: Broker, open_log: OpenLog) -> None:
     for _ in range(2):
-        with pytest.raises(NoTopic, match=r"there is no topic 'evnets'; create it: kafka-topics.sh .*--topic evnets"):
+        with pytest.raises(
+            NoTopic, match=r"no topic 'evnets'; create .*: freshet topics create .*kafka-topics.sh .*--topic evnets"
+        ):
             open_log(broker.servers, "evnets")
 
 
@@ -248,7 +230,7 @@ def test_wrong_credentials(open_log: OpenLog, monkeypatch: pytest.MonkeyPatch) -
             "fetch_max_byte: neither consumer nor producer has such an option; did you mean fetch_max_bytes?",
         ),
         ({"acks": 1}, "acks: not to be set, because an append is acknowledged when all in-sync replicas have it; leave it out"),
-        ({"group_id": "us"}, "group_id: not to be set, because offsets come from the checkpoint"),
+        ({"group_id": "us"}, r"group_id: not to be set, because \[stream\] group names it"),
         ({"sasl_plain_password": "secret"}, 'sasl_plain_password: a secret does not belong in a config; .* = "env:NAME'),
         ({"ssl_password": "secret"}, "ssl_password: a secret does not belong in a config"),
         ({"proxy_url": "socks5://me:secret@proxy"}, "proxy_url: a secret does not belong in a config"),
@@ -315,7 +297,7 @@ def test_an_append_that_nobody_acknowledges_is_in_doubt(own_broker: Broker, open
     started = time.monotonic()
     with (
         own_broker.stopped(),
-        pytest.raises(InDoubt, match=r"did not acknowledge 5 records within 1 s.*append them again") as caught,
+        pytest.raises(InDoubt, match=r"acknowledged 0 of 5 records within 1 s.*append them again") as caught,
     ):
         log.append(numbered(5))
     assert time.monotonic() - started < 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -76,6 +77,18 @@ def test_reading_starts_at_the_offset_and_stops_at_the_limit(make_log: MakeLog) 
     assert list(log.read({0: 0}, 0)) == []
     assert list(log.read({}, 5)) == []
     assert log.append([]) == {0: 10}
+
+
+def test_what_was_there_at_a_time_is_known_some_reads_later(make_log: MakeLog) -> None:
+    log = make_log(2)
+    before = log.known_at(0)
+    log.append(pairs(*range(10)))
+    appended, limit = time.time(), time.monotonic() + 10
+    while min(log.known_at(0), log.known_at(1)) < appended:
+        log.read(log.end(), 10)
+        assert time.monotonic() < limit
+    assert before <= log.known_at(0) <= time.time()
+    assert sum(log.end().values()) == 10
 
 
 def test_an_append_that_fails_leaves_nothing(make_log: MakeLog) -> None:

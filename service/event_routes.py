@@ -1,0 +1,207 @@
+"""Routes that append: events, and items and users, whose changes are events too."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from learners.features import hash_id
+from memory.catalog import Catalog
+from service.admission import Admission
+from service.ingest import Entry, Ingest, LogBusy, entry
+from service.runtime import Runtime
+from service.schemas import EventResult, EventResults, ItemDocument, UserDocument, Written
+from service.web import Desk, Failure, Request, Response, Route, decoded, json
+from streams.codec import BadEvent, decode, encode
+from streams.events import Event, Forget, Interaction, ItemUpdate, Tick, UserUpdate
+from streams.log import InDoubt, LogFull, Offsets, TooLarge
+
+__all__ = ["EventRoutes"]
+
+VISIBLE_SECONDS = 5.0
+"""How long a change of an item or user is waited for until rankings show it; past it the answer is 202."""
+
+TURN = 64
+"""Events decoded before others on the event loop get their turn."""
+
+_ACCEPTED = EventResult(status="accepted")
+_RAW = msgspec.json.Decoder(list[msgspec.Raw])
+_log = logging.getLogger(__name__)
+
+
+class _Items:
+    """How items are written and read."""
+
+    noun, document = "item", ItemDocument
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.catalog: Catalog = runtime.pipeline.items
+
+    def event(self, name: str, document: ItemDocument | None) -> Event:
+        if document is None:
+            return ItemUpdate(item=name, deleted=True)
+        return ItemUpdate(item=name, attributes=document.attributes, timestamp=document.timestamp)
+
+
+class _Users:
+    """How users are written and read."""
+
+    noun, document = "user", UserDocument
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.catalog: Catalog = runtime.pipeline.users
+
+    def event(self, name: str, document: UserDocument | None) -> Event:
+        if document is None:
+            return UserUpdate(user=name, deleted=True)
+        return UserUpdate(user=name, attributes=document.attributes, timestamp=document.timestamp)
+
+
+class EventRoutes:
+    """Events, items and users.
+
+    Parameters
+    ----------
+    runtime : Runtime
+    desk : Desk
+    ingest : Ingest
+    """
+
+    def __init__(self, runtime: Runtime, desk: Desk, ingest: Ingest) -> None:
+        self._runtime, self._desk, self._ingest = runtime, desk, ingest
+        self._queued = runtime.config.stream.ack == "queued"
+        self._admission = Admission(runtime.config.reward, runtime.config.stream.max_skew)
+
+    def routes(self) -> Iterable[Route]:
+        """Every route here."""
+        yield "POST", "/v1/events", self.events
+        yield "POST", "/v1/users/{id:path}/forget", self.forget
+        for path, entries in (("items", _Items(self._runtime)), ("users", _Users(self._runtime))):
+            yield "PUT", f"/v1/{path}/{{id:path}}", partial(self.put, entries)
+            yield "GET", f"/v1/{path}/{{id:path}}", partial(self.get, entries)
+            yield "DELETE", f"/v1/{path}/{{id:path}}", partial(self.delete, entries)
+
+    async def events(self, request: Request) -> Response:
+        """Append one event or a list of them, each on its own merits."""
+        body = await self._desk.body(request)
+        single = body.lstrip()[:1] != b"["
+        raws: Sequence[bytes | msgspec.Raw] = [body] if single else self._elements(body)
+        now = time.time()
+        good: list[Entry] = []
+        bad: list[tuple[BadEvent, bytes]] = []
+        results = []
+        for n, raw in enumerate(raws, 1):
+            try:
+                good.append(entry(self._admit(bytes(raw), now)))
+                results.append(_ACCEPTED)
+            except BadEvent as error:
+                if single and error.kind == "not_json":
+                    raise Failure(400, str(error)) from error
+                bad.append((error, bytes(raw)))
+                results.append(EventResult(status="rejected", field=error.field or None, error=str(error)))
+            if n % TURN == 0:
+                await asyncio.sleep(0)
+        if good and self._queued:
+            self._post(good)
+        elif good:
+            await self._append(good)
+        if bad:
+            await asyncio.to_thread(self._bury, bad)
+        status = 202 if not bad else 207 if good else 422
+        return json(EventResults(accepted=len(good), rejected=len(bad), results=results), status)
+
+    async def put(self, entries: _Items | _Users, request: Request) -> Response:
+        """Add or replace an item or user."""
+        name = request.path_params["id"]
+        document: Any = decoded(entries.document, await self._desk.body(request))
+        named = getattr(document, entries.noun)
+        if named not in (None, name):
+            raise Failure(422, f"{entries.noun}: {named!r} is not the {name!r} of the path; leave it out", entries.noun)
+        return await self._change(entries.event(name, document))
+
+    async def delete(self, entries: _Items | _Users, request: Request) -> Response:
+        """Delete an item or the attributes of a user."""
+        return await self._change(entries.event(request.path_params["id"], None))
+
+    async def get(self, entries: _Items | _Users, request: Request) -> Response:
+        """Attributes of an item or user."""
+        name = request.path_params["id"]
+        engine = self._runtime.engine
+        attributes = await self._desk.answer(lambda: engine.call(lambda: entries.catalog.get(hash_id(name))))
+        if attributes is None:
+            raise Failure(404, f"{entries.noun}: there is no {name!r} here", "id")
+        return json({entries.noun: name, "attributes": attributes})
+
+    async def forget(self, request: Request) -> Response:
+        """Remove all that is kept for a user."""
+        return await self._change(Forget(user=request.path_params["id"]))
+
+    def _elements(self, body: bytes) -> list[msgspec.Raw]:
+        try:
+            raws = _RAW.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Failure(400, f"body: is not JSON ({error}); send one event or a list of events in UTF-8") from error
+        most = self._runtime.config.server.max_events
+        if len(raws) > most:
+            raise Failure(413, f"body: {len(raws)} events are more than max_events = {most}; send them in parts")
+        return raws
+
+    def _admit(self, data: bytes, now: float) -> Event:
+        event = decode(data)
+        if isinstance(event, Tick):
+            raise BadEvent("type", "'tick' is the service's own; leave it out")
+        self._admission.check(event, now)
+        missing: dict[str, Any] = {} if event.timestamp else {"timestamp": now}
+        if self._queued and isinstance(event, Interaction) and not event.id:
+            # It may be appended more than once, and the client has no part in that.
+            missing["id"] = uuid.uuid4().hex
+        return msgspec.structs.replace(event, **missing) if missing else event
+
+    def _post(self, entries: Sequence[Entry]) -> None:
+        try:
+            self._ingest.post(entries)
+        except LogBusy as error:
+            raise Failure(503, f"{error.strerror}; nothing of this request was kept", retry=True) from error
+
+    async def _append(self, entries: Sequence[Entry]) -> Offsets:
+        try:
+            return await self._ingest.append(entries)
+        except LogFull as error:
+            _log.error("the log is full: %s", error)
+            raise Failure(507, f"{error.filename}: {error.strerror}; nothing of this request was kept") from error
+        except TooLarge as error:
+            raise Failure(413, f"{error.strerror}; nothing of this request was kept") from error
+        except InDoubt as error:
+            raise Failure(503, str(error.strerror), retry=True) from error
+        except OSError as error:
+            _log.error("the log cannot be written: %s", error)
+            raise Failure(503, f"{error.strerror}; nothing of this request was kept", retry=True) from error
+
+    async def _change(self, event: Event) -> Response:
+        """Append an event, and answer when the trainer is past it."""
+        try:
+            change = entry(self._admit(encode(event), time.time()))
+        except BadEvent as error:
+            raise Failure(422, str(error), error.field or None) from error
+        end = await self._append([change])
+        until, pause = time.monotonic() + VISIBLE_SECONDS, 0.001
+        while not await self._desk.answer(lambda: self._runtime.engine.call(lambda: self._has_learned(end))):
+            if time.monotonic() > until:
+                return json(Written(visible=False), 202)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 0.05)
+        return json(Written(visible=True))
+
+    def _has_learned(self, end: Offsets) -> bool:
+        return all(self._runtime.updater.next.get(partition, 0) >= offset for partition, offset in end.items())
+
+    def _bury(self, bad: Sequence[tuple[BadEvent, bytes]]) -> None:
+        for error, data in bad:
+            self._runtime.dead.put(error.kind, str(error), data, source="http")

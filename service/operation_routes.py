@@ -1,0 +1,65 @@
+"""Routes for who runs the service: is it well, where does it stand, what does it measure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from service.live import Live
+from service.runtime import Runtime
+from service.web import Desk, Failure, Request, Response, Route, json, streamed
+
+__all__ = ["OperationRoutes"]
+
+
+class OperationRoutes:
+    """Status, health, metrics and the live page's stream.
+
+    Parameters
+    ----------
+    runtime : Runtime
+    desk : Desk
+    live : Live
+    """
+
+    def __init__(self, runtime: Runtime, desk: Desk, live: Live) -> None:
+        self._runtime, self._desk, self._live = runtime, desk, live
+
+    def routes(self) -> Iterable[Route]:
+        """Every route here."""
+        return (
+            ("GET", "/v1/status", self.status),
+            ("GET", "/v1/live", self.stream),
+            ("GET", "/healthz", self.alive),
+            ("GET", "/readyz", self.ready),
+            ("GET", "/metrics", self.metrics),
+        )
+
+    async def status(self, request: Request) -> Response:
+        """Where this process stands."""
+        digest = request.query_params.get("digest") == "1"
+        return json(await self._desk.answer(lambda: self._runtime.engine.call(lambda: self._runtime.status(digest=digest))))
+
+    async def stream(self, request: Request) -> Response:
+        """Server-sent events for the live page."""
+        if self._live.full:
+            raise Failure(503, "too many live pages are open; close some", retry=True)
+        return streamed(self._live.stream())
+
+    async def alive(self, request: Request) -> Response:
+        """Say that the process lives."""
+        return json({"status": "alive"})
+
+    async def ready(self, request: Request) -> Response:
+        """Say whether the engine answers and has caught up."""
+        engine = self._runtime.engine
+        if engine.failure is not None:
+            raise Failure(503, f"the engine has stopped: {engine.failure!r}; see the log of the service")
+        if not self._runtime.updater.caught_up:
+            raise Failure(503, "restoring the state and catching up with the log; try again shortly", retry=True)
+        return json({"status": "ready"})
+
+    async def metrics(self, request: Request) -> Response:
+        """Metrics for Prometheus."""
+        text = await asyncio.to_thread(self._runtime.monitor.metrics)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,56 @@
+"""Routes that rank."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from functools import partial
+
+from service.ingest import Ingest, LogBusy, entry
+from service.runtime import Runtime
+from service.schemas import RankRequest, RecommendRequest
+from service.web import Desk, Request, Response, Route, decoded, json
+from streams.events import Impression
+
+__all__ = ["RankingRoutes"]
+
+
+class RankingRoutes:
+    """Rankings of given items, and recommendations.
+
+    Parameters
+    ----------
+    runtime : Runtime
+    desk : Desk
+    ingest : Ingest
+        Where impressions go.
+    """
+
+    def __init__(self, runtime: Runtime, desk: Desk, ingest: Ingest) -> None:
+        self._runtime, self._desk, self._ingest = runtime, desk, ingest
+
+    def routes(self) -> Iterable[Route]:
+        """Every route here."""
+        return (
+            ("POST", "/v1/rank", partial(self.rank, RankRequest)),
+            ("POST", "/v1/recommend", partial(self.rank, RecommendRequest)),
+        )
+
+    async def rank(self, document: type[RankRequest | RecommendRequest], request: Request) -> Response:
+        """Answer with a ranking; its impression is on the way to the log then, ahead of whatever answers it."""
+        arrived = time.perf_counter()
+        asked = decoded(document, await self._desk.body(request))
+        response, impression = await self._desk.answer(lambda: self._runtime.engine.submit(asked))
+        if impression is not None:
+            await self._log(impression)
+        self._runtime.monitor.request(time.perf_counter() - arrived)
+        return json(response)
+
+    async def _log(self, impression: Impression) -> None:
+        """Without it, what follows from this ranking will be learned as if nothing had been shown."""
+        key, value = entry(impression)
+        try:
+            self._ingest.post([(key, value)])
+        except LogBusy as error:
+            await asyncio.to_thread(self._runtime.dead.put, "lost", str(error), value, source="http")

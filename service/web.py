@@ -1,0 +1,128 @@
+"""What all routes share: bodies within their limit, a turn at the engine, and answers in JSON, failures included."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import msgspec
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+
+from service.config import Server
+from service.engine import Stopped
+from service.pipeline import Refused
+from service.schemas import Problem
+from streams.codec import BadEvent, decode_as
+
+__all__ = ["Desk", "Failure", "Request", "Response", "Route", "decoded", "json", "streamed"]
+
+ANSWER_SECONDS = 10.0
+"""After which a request that the engine has not come to is given up."""
+
+MOST_ASKING = 1000
+"""Requests that may wait for the engine at once; more are turned away rather than all of them being late."""
+
+Route = tuple[str, str, Callable[[Request], Awaitable[Response]]]
+"""Method, path, handler."""
+
+_ENCODER = msgspec.json.Encoder()
+_log = logging.getLogger(__name__)
+
+_Document = TypeVar("_Document", bound=msgspec.Struct)
+_Result = TypeVar("_Result")
+
+
+class Failure(Exception):
+    """An answer that is a `Problem`.
+
+    Parameters
+    ----------
+    status : int
+    error : str
+        What is wrong and what to do.
+    field : str or None
+    retry : bool
+        Whether the same request may succeed a little later.
+    """
+
+    def __init__(self, status: int, error: str, field: str | None = None, retry: bool = False) -> None:
+        super().__init__(error)
+        self.status, self.problem, self.retry = status, Problem(error=error, field=field), retry
+
+
+class Desk:
+    """Takes requests in, and has the engine answer them.
+
+    Parameters
+    ----------
+    limits : Server
+    """
+
+    def __init__(self, limits: Server) -> None:
+        self._limits = limits
+        self._asking = 0
+
+    async def body(self, request: Request) -> bytes:
+        """Body of a request, within `max_body`."""
+        limit = self._limits.max_body
+        too_large = Failure(413, f"body: more than max_body = {limit} bytes; send less at once, or raise it in [server]")
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            raise too_large
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise too_large
+            parts.append(part)
+        return b"".join(parts)
+
+    async def answer(self, ask: Callable[[], Future[_Result]]) -> _Result:
+        """What the engine answers, or why it does not.
+
+        Parameters
+        ----------
+        ask : callable
+            Hands a request or a call to the engine.
+        """
+        if self._asking >= MOST_ASKING:
+            raise Failure(503, f"{MOST_ASKING} requests already wait; send fewer at once", retry=True)
+        self._asking += 1
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                # Shielded: the engine answers what it has been asked, whether or not somebody still waits.
+                return await asyncio.shield(asyncio.wrap_future(ask()))
+        except Refused as error:
+            raise Failure(422, str(error), error.field) from error
+        except Stopped as error:
+            raise Failure(503, str(error), retry=True) from error
+        except TimeoutError as error:
+            raise Failure(503, f"no answer within {ANSWER_SECONDS:.0f} s: the engine is busy", retry=True) from error
+        except Exception as error:
+            _log.exception("a request failed in the engine")
+            raise Failure(503, f"the ranking failed ({type(error).__name__}: {error})", retry=True) from error
+        finally:
+            self._asking -= 1
+
+
+def decoded(document: type[_Document], body: bytes) -> _Document:
+    """Read a body as a struct; `Failure` names the field and the remedy."""
+    try:
+        return decode_as(document, body)
+    except BadEvent as error:
+        raise Failure(400 if error.kind == "not_json" else 422, str(error), error.field or None) from error
+
+
+def json(document: Any, status: int = 200) -> Response:
+    """Answer with a document."""
+    return Response(_ENCODER.encode(document), status, media_type="application/json")
+
+
+def streamed(lines: AsyncIterator[bytes]) -> Response:
+    """Answer with server-sent events."""
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)

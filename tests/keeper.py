@@ -1,0 +1,138 @@
+"""What the broker of the tests leaves out: it keeps the offset of a commit and forgets the metadata."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Self
+
+from kafka.protocol.consumer import OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse
+from kafka.protocol.metadata import (
+    FindCoordinatorRequest,
+    FindCoordinatorResponse,
+    MetadataRequest,
+    MetadataResponse,
+)
+
+REQUESTS = {one.API_KEY: one for one in (OffsetCommitRequest, OffsetFetchRequest, FindCoordinatorRequest, MetadataRequest)}
+ANSWERS = {one.API_KEY: one for one in (OffsetCommitResponse, OffsetFetchResponse, FindCoordinatorResponse, MetadataResponse)}
+
+Place = tuple[str, str, int]
+
+
+class Keeper:
+    """Stands before a broker and gives the metadata of commits back with their offsets, as Apache Kafka does.
+
+    All else it passes on, but with its own address in place of the broker's. Use it as a context manager.
+
+    Attributes
+    ----------
+    servers : str
+        Where it listens.
+    commits : list of set of int
+        The partitions of each request to commit.
+    """
+
+    def __init__(self, servers: str) -> None:
+        host, _, port = servers.rpartition(":")
+        self._broker = host, int(port)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._host, self._port = self._listening.getsockname()[:2]
+        self.servers = f"{self._host}:{self._port}"
+        self.commits: list[set[int]] = []
+        self._kept: dict[Place, tuple[int, str]] = {}
+        self._unanswered: dict[tuple[Place, int], str] = {}
+        self._sockets: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in (self._listening, *self._sockets):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _start(self, target: Callable[..., None], *arguments: Any) -> None:
+        threading.Thread(target=target, args=arguments, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                self._sockets.append(client)
+                try:
+                    broker = socket.create_connection(self._broker)
+                except OSError:
+                    client.close()
+                    continue
+                self._sockets.append(broker)
+                asked: dict[int, Any] = {}
+                self._start(self._pass, client, broker, self._request, asked)
+                self._start(self._pass_back, broker, client, asked)
+
+    def _pass(self, source: socket.socket, sink: socket.socket, heard: Callable[..., bytes], asked: dict[int, Any]) -> None:
+        with suppress(OSError), source.makefile("rb") as frames:
+            while len(head := frames.read(4)) == 4:
+                body = heard(frames.read(*struct.unpack(">i", head)), asked)
+                sink.sendall(struct.pack(">i", len(body)) + body)
+        for one in (source, sink):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def _pass_back(self, broker: socket.socket, client: socket.socket, asked: dict[int, Any]) -> None:
+        self._pass(broker, client, self._answer, asked)
+        for request in asked.values():
+            if isinstance(request, OffsetCommitRequest):
+                self._unanswered |= {(place, offset): metadata for place, offset, metadata in _contents(request)}
+
+    def _request(self, body: bytes, asked: dict[int, Any]) -> bytes:
+        key, version, correlation = struct.unpack_from(">hhi", body)
+        if key in REQUESTS:
+            asked[correlation] = REQUESTS[key].decode(body, version=version, header=True)
+        return body
+
+    def _answer(self, body: bytes, asked: dict[int, Any]) -> bytes:
+        request = asked.pop(*struct.unpack_from(">i", body), None)
+        if request is None:
+            return body
+        answer = ANSWERS[request.API_KEY].decode(body, version=request.API_VERSION, header=True)
+        if isinstance(request, FindCoordinatorRequest | MetadataRequest):
+            found = answer.brokers if isinstance(request, MetadataRequest) else answer.coordinators or [answer]
+            for one in found:
+                one.host, one.port = self._host, self._port
+        elif isinstance(request, OffsetCommitRequest):
+            self._keep(request, answer)
+        else:
+            self._give_back(request, answer)
+        return bytes(answer.encode(header=True))
+
+    def _keep(self, request: Any, answer: Any) -> None:
+        refused = {(topic.name, one.partition_index) for topic in answer.topics for one in topic.partitions if one.error_code}
+        self.commits.append({place[2] for place, _, _ in _contents(request)})
+        for place, offset, metadata in _contents(request):
+            if place[1:] not in refused:
+                self._kept[place] = offset, metadata
+
+    def _give_back(self, request: Any, answer: Any) -> None:
+        for group in answer.groups or [answer]:
+            name = group.group_id if answer.groups else request.group_id
+            for topic in group.topics:
+                for one in topic.partitions:
+                    place = name, topic.name, one.partition_index
+                    offset, metadata = self._kept.get(place, (-1, ""))
+                    if offset != one.committed_offset:
+                        metadata = self._unanswered.get((place, one.committed_offset), "")
+                    one.metadata = metadata
+
+
+def _contents(request: Any) -> list[tuple[Place, int, str]]:
+    return [
+        ((request.group_id, topic.name, one.partition_index), one.committed_offset, one.committed_metadata)
+        for topic in request.topics
+        for one in topic.partitions
+    ]
