@@ -79,7 +79,7 @@ class ErrorMemory(Stateful):
         kind: Kind = "flat",
         device: Device = "cpu",
         lists: int | None = None,
-        probes: int = 32,
+        probes: int = 48,
         dtype: type[np.floating[Any]] = np.float32,
     ) -> None:
         self.index = VectorIndex(

@@ -84,6 +84,11 @@ class InvertedFile(Stateful):
         return int(self.clock["generation"][0])
 
     @property
+    def lists(self) -> int:
+        """Lists there are, once trained."""
+        return self._lists
+
+    @property
     def training(self) -> bool:
         """Whether new centroids are being made, or slots being given places under them."""
         return bool(self.clock["phase"][0] != IDLE)

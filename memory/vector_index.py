@@ -1,8 +1,9 @@
 """Vectors in numbered slots, and the k most similar of them: exact, by inverted lists, or on a GPU. The one door to faiss.
 
 Which vectors are found must depend on what is stored and on nothing else, or a restored index would answer differently from
-the one it was saved from. faiss finds candidates, some more than asked for; their similarities are then computed again one by
-one, and ties go to the lower slot. Where faiss sees a tie across the border of its candidates, all vectors are compared.
+the one it was saved from. Candidates are found first, some more than asked for: by faiss among all, in the lists that are near,
+or on the GPU. Their similarities are then computed again one by one, and ties go to the lower slot. Where faiss or the GPU sees
+a tie across the border of its candidates, all vectors are compared.
 
 References
 ----------
@@ -21,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from memory.arrays import Arrays, Bools, Floats, Ids
+from memory.arrays import Arrays, Floats, Ids
 from memory.inverted_file import InvertedFile, closeness
+from memory.inverted_lists import InvertedLists
 from memory.stateful import Stateful
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ class VectorIndex(Stateful):
         kind: Kind = "flat",
         device: Device = "cpu",
         lists: int | None = None,
-        probes: int = 32,
+        probes: int = 48,
         dtype: type[np.floating[Any]] = np.float32,
     ) -> None:
         for name, value in (("capacity", capacity), ("width", width), ("probes", probes)):
@@ -99,10 +101,9 @@ class VectorIndex(Stateful):
         self.rows = Arrays.made_by(
             lambda: {"vector": np.zeros((capacity, width), dtype), "alive": np.zeros(capacity, np.bool_)}
         )
-        self._metric = faiss.METRIC_L2 if similarity == "l2" else faiss.METRIC_INNER_PRODUCT
         self._end = self._count = 0
         self._copy = _on_gpu(capacity, width) if device == "cuda" else None
-        self._lists: dict[str, _Lists] = {}
+        self._lists: dict[str, InvertedLists] = {}
         if kind == "ivf":
             if device == "cuda":
                 raise ValueError('kind: "ivf" with device "cuda"; the GPU compares with all vectors faster, choose "flat"')
@@ -154,16 +155,17 @@ class VectorIndex(Stateful):
         if len(self) and slots.size:
             few = np.ascontiguousarray(queries, np.float32)
             wanted = min(k + SLACK, self._end)
-            close, found = self._candidates(few, wanted)
+            if "now" in self._lists:
+                # All that are as close as the last candidate are among them.
+                self._settle(queries, self._lists["now"].search(few, wanted, self.probes), slots, similarity)
+                return slots, similarity
+            close, found = self._compare_all(few, wanted)
+            self._settle(queries, found, slots, similarity)
             # Of fewer candidates than wanted there are no more; otherwise others may be as close as the last one.
             border = (found[:, -1] >= 0) & (wanted < self._end) & (close[:, -1] == close[:, min(k, wanted) - 1])
-            angular = self.similarity != "l2"
-            _settle(queries, self.rows["vector"], angular, np.ascontiguousarray(found, np.int64), slots, similarity)
             for row in np.flatnonzero(border):
-                alive = np.flatnonzero(self.rows["alive"][: self._end])[None, :]
-                _settle(
-                    queries[row : row + 1], self.rows["vector"], angular, alive, slots[row : row + 1], similarity[row : row + 1]
-                )
+                one, alive = slice(row, row + 1), np.flatnonzero(self.rows["alive"][: self._end])[None, :]
+                self._settle(queries[one], alive, slots[one], similarity[one])
         return slots, similarity
 
     def maintain(self, k: int) -> None:
@@ -222,8 +224,11 @@ class VectorIndex(Stateful):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays, and of faiss' own copies of them at most: two, while lists are trained anew."""
-        return super().nbytes + (0 if self._inverted is None else 2 * self.capacity * (4 * self.width + 40))
+        """Bytes of the arrays, and of the lists' copies of them at most: two, while lists are trained anew."""
+        inverted = self._inverted
+        return super().nbytes + (
+            0 if inverted is None else 2 * InvertedLists.bytes_of(self.capacity, self.width, inverted.lists)
+        )
 
     @property
     def _inverted(self) -> InvertedFile | None:
@@ -237,12 +242,16 @@ class VectorIndex(Stateful):
         scaled: Vectors = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
         return scaled
 
-    def _candidates(self, queries: Floats, wanted: int) -> tuple[Floats, Ids]:
+    def _settle(self, queries: Vectors, candidates: Ids, slots: Ids, similarity: Vectors) -> None:
+        """Of each query's `candidates` (q, n) the most similar, by similarities computed here, in order."""
+        close = np.empty(candidates.shape, queries.dtype)
+        _similarities(queries, self.rows["vector"], self.similarity != "l2", candidates, close)
+        _take(np.argsort(-close, axis=1), candidates, close, slots, similarity)
+
+    def _compare_all(self, queries: Floats, wanted: int) -> tuple[Floats, Ids]:
         """Closeness (in faiss' sense) and slots (q, wanted) of candidates, best first, -1 where there are no more."""
         if self._copy is not None:
             return self._copy.search(queries, wanted, self._end, self.similarity != "l2")
-        if "now" in self._lists:
-            return self._lists["now"].search(queries, wanted, self.probes)
         vectors = self.rows["vector"][: self._end].astype(np.float32, copy=False)
         close, found = np.empty((len(queries), wanted), np.float32), np.empty((len(queries), wanted), np.int64)
         alive = np.packbits(self.rows["alive"][: self._end], bitorder="little")
@@ -268,7 +277,7 @@ class VectorIndex(Stateful):
             self._lists.pop(side, None)
             return
         if side not in self._lists:
-            self._lists[side] = _Lists(inverted.centroids[side], self.capacity, self._metric)
+            self._lists[side] = InvertedLists(inverted.centroids[side], self.capacity, self.similarity != "l2")
         self._lists[side].follow(slots, inverted.places[side], self.rows["vector"])
 
     def _rebuild(self) -> None:
@@ -288,59 +297,31 @@ def _on_gpu(capacity: int, width: int) -> GpuVectors:
     return GpuVectors(capacity, width)
 
 
-class _Lists:
-    """faiss' copy of the vectors that have a place in an inverted file."""
-
-    def __init__(self, centroids: Floats, capacity: int, metric: int) -> None:
-        lists, width = centroids.shape
-        self._quantiser = faiss.IndexFlat(width, metric)
-        self._quantiser.add(centroids)
-        self._index = faiss.IndexIVFFlat(self._quantiser, width, lists, metric)
-        self._index.is_trained = True
-        self._index.set_direct_map_type(faiss.DirectMap.Hashtable)  # type: ignore[attr-defined]
-        self._held: Bools = np.zeros(capacity, np.bool_)
-
-    def follow(self, slots: Ids, places: npt.NDArray[np.int32], vectors: Vectors) -> None:
-        """Hold of `slots` those that have a place, as they are now."""
-        gone = np.ascontiguousarray(slots[self._held[slots]])
-        if gone.size:
-            # What `update_vectors` does for a direct map of this kind, but each vector goes to the place that it is given.
-            self._index.remove_ids(faiss.IDSelectorArray(gone.size, faiss.swig_ptr(gone)))
-        self._held[slots] = places[slots] >= 0
-        come = np.ascontiguousarray(slots[self._held[slots]])
-        if come.size:
-            rows, place = np.ascontiguousarray(vectors[come], np.float32), places[come].astype(np.int64)
-            self._index.add_core(come.size, faiss.swig_ptr(rows), faiss.swig_ptr(come), faiss.swig_ptr(place))
-
-    def search(self, queries: Floats, k: int, probes: int) -> tuple[Floats, Ids]:
-        """As `VectorIndex._candidates`."""
-        self._index.nprobe = min(probes, self._index.nlist)
-        close, found = self._index.search(queries, k)
-        return close, found
-
-
 # Compiled part.
 
 
 @njit(cache=True, nogil=True)
-def _settle(queries, vectors, angular, candidates, slots, similarity):  # type: ignore[no-untyped-def]
-    """Of each query's candidate slots (-1: none) the most similar, by similarities computed here, in order."""
+def _similarities(queries, vectors, angular, candidates, similarity):  # type: ignore[no-untyped-def]
+    """Of each query with its candidate slots; -inf for slot -1. Computed one by one: they depend on nothing else."""
+    for row in range(candidates.shape[0]):
+        for n in range(candidates.shape[1]):
+            slot = candidates[row, n]
+            similarity[row, n] = closeness(queries, row, vectors, slot, angular) if slot >= 0 else -np.inf
+
+
+@njit(cache=True, nogil=True)
+def _take(order, candidates, candidate_similarity, slots, similarity):  # type: ignore[no-untyped-def]
+    """The first of the candidates in `order`, those of equal similarity by slot."""
     size = min(slots.shape[1], candidates.shape[1])
     for row in range(slots.shape[0]):
-        kept = 0
-        for slot in candidates[row]:
-            if slot < 0:
-                continue
-            close = closeness(queries, row, vectors, slot, angular)
-            if kept == size and (
-                close < similarity[row, size - 1] or (close == similarity[row, size - 1] and slot > slots[row, size - 1])
-            ):
-                continue
-            at = kept if kept < size else size - 1
-            while at > 0 and (
-                similarity[row, at - 1] < close or (similarity[row, at - 1] == close and slots[row, at - 1] > slot)
-            ):
-                similarity[row, at], slots[row, at] = similarity[row, at - 1], slots[row, at - 1]
+        for n in range(candidates.shape[1]):
+            close, slot = candidate_similarity[row, order[row, n]], candidates[row, order[row, n]]
+            if slot < 0 or (n >= size and close < similarity[row, size - 1]):
+                break
+            at = min(n, size)
+            while at > 0 and similarity[row, at - 1] == close and slots[row, at - 1] > slot:
+                if at < size:
+                    similarity[row, at], slots[row, at] = similarity[row, at - 1], slots[row, at - 1]
                 at -= 1
-            similarity[row, at], slots[row, at] = close, slot
-            kept = min(kept + 1, size)
+            if at < size:
+                similarity[row, at], slots[row, at] = close, slot
