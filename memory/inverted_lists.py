@@ -20,8 +20,9 @@ __all__ = ["InvertedLists"]
 BLOCK = 64
 """Vectors in a block."""
 
-TOGETHER = 64
-"""Queries compared at once, which bounds the memory for what is found."""
+TOGETHER, ROOM = 64, 1 << 20
+"""Queries compared at once, at most, and numbers that may be kept of what they were compared with: fewer queries go together
+when their lists are long."""
 
 GROUPS = 8
 """Of how many parts of a block the closest vector is noted."""
@@ -29,6 +30,8 @@ GROUPS = 8
 
 class InvertedLists:
     """Vectors in slots, each in one list or in none; derived from an inverted file's places and centroids.
+
+    With one list, whatever its centroid, search compares with all.
 
     Parameters
     ----------
@@ -60,7 +63,7 @@ class InvertedLists:
         return (capacity + BLOCK * lists) * (4 * width + 8) + 12 * capacity
 
     def follow(self, slots: Ids, places: npt.NDArray[np.int32], vectors: npt.NDArray[Any]) -> None:
-        """Hold of `slots` (n,) those that have a place in `places` (capacity,), as they are in `vectors` (capacity, width)."""
+        """Hold `slots` (n,) as they are in `vectors` (capacity, width) in the lists `places` (n,); of place -1 no more."""
         _follow(
             slots,
             places,
@@ -84,7 +87,9 @@ class InvertedLists:
         (q, n) int64
             Slots, in any order, with all that are at least as close as another one among them; -1 where there are no more.
         """
-        parts = [self._search(queries[start : start + TOGETHER], wanted, probes) for start in range(0, len(queries), TOGETHER)]
+        longest = int(np.sort(self._count)[-probes:].sum()) + BLOCK * min(probes, self._count.size)
+        together = min(max(ROOM // longest, 1), TOGETHER)
+        parts = [self._search(queries[start : start + together], wanted, probes) for start in range(0, len(queries), together)]
         widest = max(part.shape[1] for part in parts)
         return np.concatenate([np.pad(part, ((0, 0), (0, widest - part.shape[1])), constant_values=-1) for part in parts])
 
@@ -95,7 +100,7 @@ class InvertedLists:
         near = near[:, :lists]
         least = max(lists - probes, 0)
         looked = near >= np.partition(near, least, axis=1)[:, least, None]
-        most = int((looked @ (-(-self._count // BLOCK)).astype(np.float32)).max())
+        most = int((looked @ -(-self._count // BLOCK)).max())  # of integers, or BLAS would wake its threads for it
         if self._close.size < rows * most * BLOCK:
             self._close = np.empty(rows * most * BLOCK, np.float32)
             self._found = np.empty(rows * most * BLOCK, np.int64)
@@ -124,7 +129,8 @@ def _aligned(blocks: int, width: int) -> Floats:
 
 @njit(cache=True, nogil=True)
 def _follow(slots, places, vectors, blocks, held, before, free, used, tail, count, home, at):  # type: ignore[no-untyped-def]
-    for slot in slots:
+    for number in range(slots.size):
+        slot = slots[number]
         if home[slot] >= 0:  # the last one of its list takes its place
             n, place = home[slot], at[slot]
             last, column = tail[n], (count[n] - 1) % BLOCK
@@ -139,8 +145,8 @@ def _follow(slots, places, vectors, blocks, held, before, free, used, tail, coun
                 tail[n] = before[last]
                 used[0] -= 1
                 free[used[0]] = last
-        if places[slot] >= 0:
-            n = places[slot]
+        if places[number] >= 0:
+            n = places[number]
             column = count[n] % BLOCK
             if column == 0:
                 block = free[used[0]]

@@ -184,7 +184,7 @@ class VectorIndex(Stateful):
             self._mirror("next", moved)
         else:
             self._lists["now"] = self._lists.pop("next")
-            self._lists["now"].follow(moved, self._inverted.places["now"], self.rows["vector"])
+            self._mirror("now", moved)
 
     def recall(self, k: int) -> float:
         """Share of the true `k` most similar vectors that a search finds: 1 for exact kinds, else estimated at bounded cost."""
@@ -273,12 +273,16 @@ class VectorIndex(Stateful):
 
     def _mirror(self, side: str, slots: Ids) -> None:
         inverted = self._inverted
-        if inverted is None or not (inverted.moving if side == "next" else inverted.generation):
+        if inverted is None or (side == "next" and not inverted.moving):
             self._lists.pop(side, None)
             return
+        trained = side == "next" or inverted.generation > 0
         if side not in self._lists:
-            self._lists[side] = InvertedLists(inverted.centroids[side], self.capacity, self.similarity != "l2")
-        self._lists[side].follow(slots, inverted.places[side], self.rows["vector"])
+            # Until there are lists, all are in one.
+            centroids = inverted.centroids[side] if trained else np.zeros((1, self.width), np.float32)
+            self._lists[side] = InvertedLists(centroids, self.capacity, self.similarity != "l2")
+        places = inverted.places[side][slots] if trained else np.where(self.rows["alive"][slots], np.int32(0), np.int32(-1))
+        self._lists[side].follow(slots, places, self.rows["vector"])
 
     def _rebuild(self) -> None:
         self._lists.clear()

@@ -23,7 +23,7 @@ class World:
 
     def put(self, slots: np.ndarray, places: np.ndarray) -> None:
         self.places[slots] = places
-        self.lists.follow(slots, self.places, self.vectors)
+        self.lists.follow(slots, self.places[slots], self.vectors)
 
     def closeness(self, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         if self.angular:
@@ -55,12 +55,14 @@ def test_the_nearest_are_found_whatever_was_moved_before(width: int, angular: bo
         world.check(queries, 10, int(rng.integers(1, LISTS + 1)))
 
 
-def test_all_in_one_list_and_more_queries_than_go_together() -> None:
+def test_all_in_one_list_and_more_queries_than_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(16, angular=True)
     world.put(np.arange(world.places.size), np.full(world.places.size, 3))
     queries = np.random.default_rng(1).normal(size=(2 * TOGETHER + 5, 16)).astype(np.float32)
     world.check(queries, 5, LISTS)
     world.check(queries, BLOCK, LISTS)
+    monkeypatch.setattr("memory.inverted_lists.ROOM", 1000)
+    world.check(queries, 5, LISTS)
     world.put(np.arange(world.places.size), np.full(world.places.size, -1))
     assert (world.lists.search(queries, 5, LISTS) == -1).all()
 
