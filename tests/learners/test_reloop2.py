@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from learners.base import Reranker
 from learners.checks import check_learner
@@ -52,12 +53,22 @@ def test_golden_neighbours(name: str, similarity: Any, k: int) -> None:
             close(error, golden[f"{key}/y_err"])
             close(golden["ybq"] + weight * error, golden[f"{key}/y_raw"])
             assert hit.all()
-            for index in ("flat", "ivf"):
-                learner = ReLoop2(
-                    16, weight=weight, gamma=gamma, neighbours=k, similarity=similarity, capacity=n, index=index, probes=1000
-                )
+            for where in ({"index": "flat"}, {"index": "ivf", "probes": 1000}):
+                learner = ReLoop2(16, weight=weight, gamma=gamma, neighbours=k, similarity=similarity, capacity=n, **where)
                 learner.learn(rows(golden["H"], golden["yb"], golden["y"]))
                 assert np.abs(learner.rerank(asked(golden)) - golden[f"{key}/y_pred"]).max() < 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+@pytest.mark.parametrize("k", [1, 10, 70])
+@pytest.mark.parametrize(("name", "similarity"), [("cos", "cosine"), ("l2", "l2")])
+def test_golden_neighbours_on_a_gpu(name: str, similarity: Any, k: int) -> None:
+    golden = np.load(GOLDEN / "reloop2_knn.npz")
+    learner = ReLoop2(
+        16, weight=0.9, neighbours=k, similarity=similarity, capacity=len(golden["H"]), index="flat", device="cuda"
+    )
+    learner.learn(rows(golden["H"], golden["yb"], golden["y"]))
+    assert np.abs(learner.rerank(asked(golden)) - golden[f"{name}_k{k}_lam0.9_gam1.0/y_pred"]).max() < 1e-5
 
 
 def close(one: np.ndarray, other: np.ndarray) -> None:
@@ -278,8 +289,6 @@ def test_what_was_read_for_a_batch_is_used_again_and_changes_nothing() -> None:
 
 
 def test_a_device_that_is_not_there_is_refused_by_name() -> None:
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(ConfigError, match="no GPU"):
