@@ -2,7 +2,7 @@
 
 A list is a chain of blocks of 64 vectors, dimension by dimension, so that one instruction compares a query with several.
 All queries that look at a list are compared with it while it is in the cache. faiss compares one query with one vector at a
-time, which took twice as long and more for the hundred candidates of a ranking.
+time, which takes up to twice as long for the hundred candidates of a ranking.
 """
 
 from __future__ import annotations
