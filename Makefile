@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test check format benchmark clean
+.PHONY: demo test chaos check format benchmark clean
 
 demo: $(READY)
 	$(BIN)/freshet demo
 
 test: check
 	$(BIN)/pytest -q
+
+# Trainer and replicas killed again and again, a broker disturbed; FRESHET_CHAOS_SEED repeats the acts of a run.
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos --kills 100
 
 check: $(READY)
 	$(BIN)/ruff check .

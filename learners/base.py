@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
+from memory.catalog import Catalog
 from memory.stateful import Stateful
-from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
+from streams.batch import Batch, Clusters, Feedback, Floats, Ids, Requests, Times
 
 __all__ = [
     "Adapter",
     "Candidates",
+    "Catalogues",
     "Exclusion",
     "Learner",
     "Neighbours",
@@ -28,8 +31,11 @@ __all__ = [
     "Ranking",
     "Reranker",
     "Retriever",
+    "Values",
     "WeightDelta",
 ]
+
+Values = npt.NDArray[np.float64]
 
 WeightDelta = Mapping[str, Floats]
 """Parameter name to a change of it: the parameter's own shape, or (B, *shape) for one change per request."""
@@ -54,6 +60,14 @@ class Exclusion:
     def none(cls, requests: int) -> Exclusion:
         """Exclude nothing for `requests` requests."""
         return cls(np.empty(0, np.int64), np.zeros(requests + 1, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogues:
+    """What is known of users and items, for learners to look things up in: never to be written to."""
+
+    users: Catalog
+    items: Catalog
 
 
 @dataclass(slots=True)
@@ -132,6 +146,12 @@ class Learner(Stateful, ABC):
     def forget(self, users: Ids) -> None:
         """Remove what is kept for these users alone (hashed ids)."""
 
+    def connect(self, catalogues: Catalogues) -> None:
+        """Take note of where users and items are described; called at most once, before anything else."""
+
+    def add(self, items: Ids) -> None:
+        """Take note that these items (hashed ids) have come into the catalogue, or that their attributes have changed."""
+
     def remove(self, items: Ids) -> None:
         """Remove what is kept for these items alone (hashed ids): they were deleted from the catalogue."""
 
@@ -147,9 +167,16 @@ class Retriever(Learner):
     ----------
     knows_uncertainty : bool
         Whether it fills ``uncertainty``.
+    optimism : float
+        Best is what has the highest ``score + optimism * uncertainty``.
     """
 
     knows_uncertainty: ClassVar[bool] = False
+    optimism: float = 0.0
+
+    def clusters(self, requests: Requests) -> Clusters | None:
+        """Clusters that requests belong to, to be logged with what is shown; None for one that does not learn by cluster."""
+        return None
 
     @abstractmethod
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
@@ -237,4 +264,21 @@ class Policy(ABC):
             Places to fill.
         rng : numpy.random.Generator
             The only source of randomness.
+        """
+
+    @abstractmethod
+    def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
+        """Probability with which each row would be put at the next place.
+
+        Parameters
+        ----------
+        score, uncertainty
+            As for `select`.
+        above : (j,) int64
+            Rows at the places 0 to j - 1, all different; fewer than there are rows.
+
+        Returns
+        -------
+        (n,) float64
+            0 for the rows above; sums to 1. ``select`` puts a row at place j with the j-th of these probabilities.
         """

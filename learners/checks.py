@@ -224,7 +224,12 @@ def check_retrieval(make: Make) -> None:
                 assert not np.isin(items, exclude.item[exclude.start[b] : exclude.start[b + 1]]).any(), (
                     "an excluded item was retrieved"
                 )
-                assert np.all(np.diff(score) <= 0), "candidates are not best first"
+                bound = (
+                    score
+                    if found.uncertainty is None or not learner.optimism
+                    else (score + learner.optimism * found.uncertainty[mine])
+                )
+                assert np.all(bound[1:] <= bound[:-1] + 1e-5), "candidates are not best first"
             if k == _K:
                 _check_rescored(learner, feedback, found.item, found.request, found.score)
     found = learner.retrieve(feedback, _K, Exclusion.none(feedback.user.size))

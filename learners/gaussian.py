@@ -10,7 +10,7 @@ from numba import njit
 
 from streams.batch import Ids
 
-__all__ = ["win_probabilities"]
+__all__ = ["all_win_probabilities", "win_probabilities"]
 
 _Values = npt.NDArray[np.float64]
 
@@ -43,6 +43,24 @@ def win_probabilities(mean: _Values, deviation: _Values, chosen: Ids) -> _Values
         return np.empty(0)
     x, weight = _nodes(mean - _REACH * deviation, mean + _REACH * deviation, deviation, chosen.size)
     return _integrate(mean, deviation, chosen, x, weight)
+
+
+def all_win_probabilities(mean: _Values, deviation: _Values) -> _Values:
+    """Probability that each row draws the highest value of all: `win_probabilities` of the first place, of every row at once.
+
+    Parameters
+    ----------
+    mean, deviation : (n,) float64
+        As for `win_probabilities`; n > 0.
+
+    Returns
+    -------
+    (n,) float64
+        As exact as `win_probabilities`; sums to 1.
+    """
+    x, weight = _nodes(mean - _REACH * deviation, mean + _REACH * deviation, deviation, 1)
+    chances = _integrate_all(mean, deviation, x, weight)
+    return chances / chances.sum()  # type: ignore[no-any-return]
 
 
 @njit(cache=True, nogil=True)
@@ -114,4 +132,33 @@ def _integrate(mean: _Values, deviation: _Values, chosen: Ids, x: _Values, weigh
             below[node] *= _distribution(x[node], mean[r], deviation[r])
         if deviation[r] > 0.0:
             chances[place] /= math.sqrt(2 * math.pi)
+    return chances
+
+
+@njit(cache=True, nogil=True)
+def _integrate_all(mean: _Values, deviation: _Values, x: _Values, weight: _Values) -> _Values:
+    chances = np.zeros(mean.size)
+    below, up_to = np.empty(mean.size), np.empty(mean.size + 1)
+    for node in range(x.size):
+        # The product without one row is that of the rows before it times that of the rows after it.
+        up_to[0] = 1.0
+        for s in range(mean.size):
+            below[s] = _distribution(x[node], mean[s], deviation[s])
+            up_to[s + 1] = up_to[s] * below[s]
+        after = 1.0
+        for s in range(mean.size - 1, -1, -1):
+            if deviation[s] > 0.0:
+                z = (x[node] - mean[s]) / deviation[s]
+                density = math.exp(-0.5 * z * z) / (deviation[s] * math.sqrt(2 * math.pi))
+                chances[s] += weight[node] * density * up_to[s] * after
+            after *= below[s]
+    for r in range(mean.size):
+        if deviation[r] == 0.0:
+            # The row draws its mean: no integral, and equals share.
+            chance, tied = 1.0, 0
+            for s in range(mean.size):
+                if s != r:
+                    chance *= _distribution(mean[r], mean[s], deviation[s])
+                tied += deviation[s] == 0.0 and mean[s] == mean[r]
+            chances[r] = chance / tied
     return chances

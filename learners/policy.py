@@ -10,18 +10,15 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 from pydantic import Field
 
-from learners.base import Policy, Ranking
-from learners.gaussian import win_probabilities
+from learners.base import Policy, Ranking, Values
+from learners.gaussian import all_win_probabilities, win_probabilities
 from learners.registry import register
-from streams.batch import Floats, Ids
+from streams.batch import Bools, Floats, Ids
 
 __all__ = ["EpsilonGreedy", "Greedy", "PlackettLuce", "Thompson", "TopKRandom", "Ucb"]
-
-_Values = npt.NDArray[np.float64]
 
 
 @register("greedy")
@@ -32,6 +29,10 @@ class Greedy(Policy):
         """Choose, see `Policy.select`; `uncertainty` is not used."""
         return _best_first(_checked(score), _places(score, k), rng)
 
+    def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
+        """See `Policy.distribution`; `uncertainty` is not used."""
+        return _among_best(_checked(score), _left(score, above))
+
 
 @register("ucb")
 class Ucb(Policy):
@@ -41,22 +42,33 @@ class Ucb(Policy):
     ----------
     alpha : float
         Standard errors that the bound lies above the score.
+    top : int
+        Rows to choose among at each place, all equally likely. More than 1 where scores are old when used: else everybody
+        alike gets the same item until what came of it is known.
 
     References
     ----------
     L. Li, W. Chu, J. Langford, R. Schapire, "A Contextual-Bandit Approach to Personalized News Article Recommendation",
     WWW 2010.
+    X. Yi et al., "Online Matching: A Real-time Bandit System for Large-scale Recommendations", RecSys 2023: `top`.
     """
 
     needs_uncertainty: ClassVar[bool] = True
 
-    def __init__(self, alpha: Annotated[float, Field(ge=0)] = 1.0) -> None:
-        self.alpha = alpha
+    def __init__(self, alpha: Annotated[float, Field(ge=0)] = 1.0, top: Annotated[int, Field(gt=0)] = 1) -> None:
+        self.alpha, self.top = alpha, top
 
     def select(self, score: Floats, uncertainty: Floats | None, k: int, rng: np.random.Generator) -> Ranking:
         """Choose, see `Policy.select`. Raises ValueError without `uncertainty`."""
-        bound, width = _checked(score), _checked_uncertainty("ucb", score, uncertainty)
-        return _best_first(bound + self.alpha * width if self.alpha else bound, _places(score, k), rng)
+        return _best_first(self._bound(score, uncertainty), _places(score, k), rng, self.top)
+
+    def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
+        """See `Policy.distribution`. Raises ValueError without `uncertainty`."""
+        return _among_best(self._bound(score, uncertainty), _left(score, above), self.top)
+
+    def _bound(self, score: Floats, uncertainty: Floats | None) -> Values:
+        values, width = _checked(score), _checked_uncertainty("ucb", score, uncertainty)
+        return values + self.alpha * width if self.alpha else values
 
 
 @register("epsilon_greedy")
@@ -82,6 +94,11 @@ class EpsilonGreedy(Policy):
         rows, chances = _explore(_top(values, k, rng)[0], values, self.epsilon, rng.random((k, 2)))
         return Ranking(rows, chances.astype(np.float32))
 
+    def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
+        """See `Policy.distribution`; `uncertainty` is not used."""
+        values, left = _checked(score), _left(score, above)
+        return left * (self.epsilon / np.count_nonzero(left)) + (1 - self.epsilon) * _among_best(values, left)
+
 
 @register("top_k_random")
 class TopKRandom(Policy):
@@ -99,6 +116,10 @@ class TopKRandom(Policy):
     def select(self, score: Floats, uncertainty: Floats | None, k: int, rng: np.random.Generator) -> Ranking:
         """Choose, see `Policy.select`; `uncertainty` is not used."""
         return _best_first(_checked(score), _places(score, k), rng, self.top)
+
+    def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
+        """See `Policy.distribution`; `uncertainty` is not used."""
+        return _among_best(_checked(score), _left(score, above), self.top)
 
 
 @register("plackett_luce")
@@ -135,6 +156,16 @@ class PlackettLuce(Policy):
         totals = np.logaddexp.accumulate(np.concatenate(([remaining], logits[chosen][::-1])))[1:][::-1]
         return _then(first, rest[chosen], np.exp(logits[chosen] - totals))
 
+    def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
+        """See `Policy.distribution`; `uncertainty` is not used."""
+        values, left = _checked(score), _left(score, above)
+        infinite = left & np.isinf(values)
+        if infinite.any():
+            return infinite / np.count_nonzero(infinite)
+        logits = np.where(left, values, -np.inf) / self.temperature
+        weights = np.exp(logits - logits.max())
+        return weights / weights.sum()  # type: ignore[no-any-return]
+
 
 @register("thompson")
 class Thompson(Policy):
@@ -151,9 +182,8 @@ class Thompson(Policy):
 
     def select(self, score: Floats, uncertainty: Floats | None, k: int, rng: np.random.Generator) -> Ranking:
         """Choose, see `Policy.select`. Raises ValueError without `uncertainty`."""
-        values, width, k = _checked(score), _checked_uncertainty("thompson", score, uncertainty), _places(score, k)
-        # Narrower than this, the quadrature cannot tell a row from a certain one; nor, nearly, can floating-point draws.
-        width[width < 1e-8 * np.abs(values)] = 0.0
+        values, width = self._draws(score, uncertainty)
+        k = _places(score, k)
         first = _infinite(values + width, k, rng)
         # In random order, so that the first of equal draws (rows without uncertainty) is any of them.
         rest = rng.permutation(np.flatnonzero(np.isfinite(values + width)))
@@ -165,8 +195,26 @@ class Thompson(Policy):
             left[chosen[place]] = -np.inf
         return _then(first, rest[chosen], win_probabilities(mean, deviation, chosen))
 
+    def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
+        """See `Policy.distribution`. Raises ValueError without `uncertainty`."""
+        values, width = self._draws(score, uncertainty)
+        left = _left(score, above)
+        infinite = left & np.isinf(values + width)
+        if infinite.any():
+            return infinite / np.count_nonzero(infinite)
+        chances = np.zeros(values.size)
+        chances[left] = all_win_probabilities(values[left], width[left])
+        return chances
 
-def _checked(score: Floats) -> _Values:
+    def _draws(self, score: Floats, uncertainty: Floats | None) -> tuple[Values, Values]:
+        """Mean and deviation of the draws."""
+        values, width = _checked(score), _checked_uncertainty("thompson", score, uncertainty)
+        # Narrower than this, the quadrature cannot tell a row from a certain one; nor, nearly, can floating-point draws.
+        width[width < 1e-8 * np.abs(values)] = 0.0
+        return values, width
+
+
+def _checked(score: Floats) -> Values:
     values = score.astype(np.float64)
     bad = np.flatnonzero(np.isnan(values) | (values == -np.inf))
     if bad.size:
@@ -174,7 +222,7 @@ def _checked(score: Floats) -> _Values:
     return values
 
 
-def _checked_uncertainty(policy: str, score: Floats, uncertainty: Floats | None) -> _Values:
+def _checked_uncertainty(policy: str, score: Floats, uncertainty: Floats | None) -> Values:
     if uncertainty is None:
         raise ValueError(
             f"uncertainty: policy {policy!r} needs the standard error of each score, and none was filled in; use a "
@@ -197,7 +245,26 @@ def _places(score: Floats, k: int) -> int:
     return min(k, score.size)
 
 
-def _top(values: _Values, m: int, rng: np.random.Generator) -> tuple[Ids, int]:
+def _left(score: Floats, above: Ids) -> Bools:
+    left = np.ones(score.size, np.bool_)
+    left[above] = False
+    if np.count_nonzero(left) != score.size - above.size or not left.any():
+        raise ValueError(f"above: {above.size} rows of {score.size}; give different rows, and leave one at least")
+    return left
+
+
+def _among_best(values: Values, left: Bools, top: int = 1) -> Values:
+    """Probabilities of a choice among the `top` best of the rows that are left, all equally likely; ties share."""
+    remaining = values[left]
+    window = min(top, remaining.size)
+    edge = np.partition(remaining, remaining.size - window)[remaining.size - window]
+    higher, tied = left & (values > edge), left & (values == edge)
+    places = window - np.count_nonzero(higher)
+    chances: Values = higher / window + tied * (places / window / np.count_nonzero(tied))
+    return chances
+
+
+def _top(values: Values, m: int, rng: np.random.Generator) -> tuple[Ids, int]:
     """Best `m` rows, best first and tied rows in random order, and how many rows beyond them are tied with the last one."""
     if m == 0:
         return np.empty(0, np.int64), 0
@@ -211,26 +278,26 @@ def _top(values: _Values, m: int, rng: np.random.Generator) -> tuple[Ids, int]:
     return shuffled[best], int(beyond)
 
 
-def _best_first(values: _Values, k: int, rng: np.random.Generator, top: int = 1) -> Ranking:
+def _best_first(values: Values, k: int, rng: np.random.Generator, top: int = 1) -> Ranking:
     order, beyond = _top(values, min(k + top - 1, values.size) if k else 0, rng)
     picks, chances = _window(values[order], beyond, top, rng.random(k) if top > 1 else np.zeros(k))
     return Ranking(order[picks], chances.astype(np.float32))
 
 
-def _infinite(values: _Values, k: int, rng: np.random.Generator) -> Ranking:
+def _infinite(values: Values, k: int, rng: np.random.Generator) -> Ranking:
     """Choose among rows of infinite value, tied with each other, for as many of the `k` places as there are such rows."""
     rows = np.flatnonzero(np.isinf(values))
     places = min(k, rows.size)
     return Ranking(rng.permutation(rows)[:places], (1 / np.arange(rows.size, rows.size - places, -1.0)).astype(np.float32))
 
 
-def _then(first: Ranking, rows: Ids, chances: _Values) -> Ranking:
+def _then(first: Ranking, rows: Ids, chances: Values) -> Ranking:
     chances = np.minimum(chances, 1.0).astype(np.float32)
     return Ranking(np.concatenate((first.rows, rows)), np.concatenate((first.propensities, chances)))
 
 
 @njit(cache=True, nogil=True)
-def _window(values: _Values, beyond: int, top: int, draws: _Values) -> tuple[Ids, _Values]:
+def _window(values: Values, beyond: int, top: int, draws: Values) -> tuple[Ids, Values]:
     """Fill each place from the `top` best remaining of `values` (descending; `beyond` more rows equal the last of them)."""
     left = np.arange(values.size)
     remaining, last = values.size, values[-1] if values.size else 0.0
@@ -258,7 +325,7 @@ def _window(values: _Values, beyond: int, top: int, draws: _Values) -> tuple[Ids
 
 
 @njit(cache=True, nogil=True)
-def _explore(order: Ids, values: _Values, epsilon: float, draws: _Values) -> tuple[Ids, _Values]:
+def _explore(order: Ids, values: Values, epsilon: float, draws: Values) -> tuple[Ids, Values]:
     """Fill each place with the first row of `order` that remains or, with probability epsilon, with any row that remains."""
     left, place_of = np.arange(values.size), np.arange(values.size)
     used = np.zeros(values.size, np.bool_)

@@ -57,3 +57,5 @@ class Admission:
                 if numbers and len(numbers) != len(event.items):
                     problem = f"{len(numbers)} for {len(event.items)} items; send one for each item, or leave it out"
                     raise BadEvent(name, problem)
+            if len(event.unshown) % 8:
+                raise BadEvent("unshown", f"{len(event.unshown)} bytes; send 8 for each candidate, or leave it out")

@@ -11,8 +11,8 @@ from learners.features import Featurizer, hash_id
 from memory.catalog import Catalog
 from service.candidates import Asked
 from service.schemas import Neighbour, RankedItem, RankingResponse, Reasons
-from streams.batch import Batch, Ids, pack_rows
-from streams.events import Impression
+from streams.batch import Batch, Clusters, Ids, pack_rows
+from streams.events import Impression, LoggedClusters
 
 __all__ = ["Answers"]
 
@@ -54,6 +54,8 @@ class Answers:
         part = _rows_of(batch, n)
         if request.by is not None:
             self._retrievers[request.by].score(part)
+        if self._policy.needs_uncertainty:
+            self._know(part, request.by)
         rng = np.random.default_rng(hash_id(one.request_id) & (2**63 - 1) if request.seed is None else request.seed)
         ranking = self._policy.select(part.score, part.uncertainty, part.rows if request.n is None else request.n, rng)
         chosen = _chosen(part, ranking.rows)
@@ -79,9 +81,21 @@ class Answers:
             items=items,
             skipped=skipped,
         )
-        return response, self._impression(one, chosen, response) if request.log and shown else None
+        if not (request.log and shown):
+            return response, None
+        return response, self._impression(one, chosen, np.delete(part.item, ranking.rows), response)
 
-    def _impression(self, one: Asked, chosen: Batch, response: RankingResponse) -> Impression:
+    def _know(self, part: Batch, by: str | None) -> None:
+        """Fill in the uncertainty that the policy needs: of a baseline that does not know it none, else the retrievers'."""
+        if by is not None:
+            if not self._retrievers[by].knows_uncertainty:
+                part.uncertainty = np.zeros(part.rows, np.float32)
+        elif part.uncertainty is None:
+            given = part.score.copy()
+            next(retriever for retriever in self._retrievers.values() if retriever.knows_uncertainty).score(part)
+            part.score = given
+
+    def _impression(self, one: Asked, chosen: Batch, unshown: Ids, response: RankingResponse) -> Impression:
         return Impression(
             request_id=response.request_id,
             user=one.request.user,
@@ -89,9 +103,11 @@ class Answers:
             features=pack_rows(self._featurizer.schema, chosen.features, chosen.values),
             scores=tuple(ranked.score for ranked in response.items),
             propensities=tuple(ranked.propensity for ranked in response.items),
+            unshown=unshown.astype("<i8").tobytes(),
             source=response.source,
             version=response.version,
             context=one.request.context,
+            clusters=None if chosen.clusters is None else _logged(chosen.clusters),
             timestamp=float(chosen.timestamp[0]),
         )
 
@@ -141,6 +157,18 @@ class Answers:
         name = one.names.get(key) or self._items.name(key)
         assert name is not None, "candidates are given by name, or found in the catalogue"
         return name
+
+
+def _logged(clusters: Clusters) -> LoggedClusters | None:
+    """Clusters of the first request."""
+    named = clusters.index[0] >= 0
+    return LoggedClusters(
+        index=tuple(clusters.index[0, named].tolist()),
+        weight=tuple(clusters.weight[0, named].tolist()),
+        epoch=int(clusters.epoch[0]),
+        schema=int(clusters.schema[0]),
+        graph=int(clusters.graph[0]),
+    )
 
 
 def _rows_of(batch: Batch, n: int) -> Batch:

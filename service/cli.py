@@ -1,4 +1,4 @@
-"""The command line: ``freshet serve | train | replay | validate | topics | demo``."""
+"""The command line: ``freshet serve | train | replay | evaluate | validate | topics | demo``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from service import config as configs
 from service.config import Config, ConfigError, Role
 from service.folder import FolderBusy
+from service.ope import NotEvaluable
 from streams.recorded import BadRecording
 
 __all__ = ["ExitCode", "main"]
@@ -37,6 +38,21 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML fi
 
 Host = Annotated[str | None, typer.Option(help="Address to bind, instead of [server] host.")]
 Port = Annotated[int | None, typer.Option(help="Port, instead of [server] port; 0 picks a free one.")]
+
+
+class Above(StrEnum):
+    """Who fills the places above the one that is evaluated."""
+
+    POLICY = "policy"
+    LOG = "log"
+
+
+class LogFormat(StrEnum):
+    """Formats of files with decisions."""
+
+    OPEN_BANDIT = "open_bandit"
+    DSJSON = "dsjson"
+    EVENTS = "events"
 
 
 class ExitCode(IntEnum):
@@ -119,6 +135,68 @@ def replay(
 
 
 @app.command()
+def evaluate(
+    log: Annotated[
+        str, typer.Argument(help="lmdb:///folder, kafka://host:port/topic, or a file: Open Bandit, dsjson, native events.")
+    ],
+    policy: Annotated[
+        Path,
+        typer.Option(
+            "--policy", "-p", help="TOML file of the policy to evaluate; or an Open Bandit file, whose policy it then is."
+        ),
+    ],
+    format: Annotated[LogFormat | None, typer.Option(help="Of a file; without it, by its name.")] = None,
+    places: Annotated[int | None, typer.Option(min=1, help="Places of an impression that count, from the first.")] = None,
+    above: Annotated[
+        Above, typer.Option(help="Who fills the places above each: the policy (its own lists), or the log, as it was.")
+    ] = Above.POLICY,
+    clip: Annotated[float | None, typer.Option(min=0.0, help="Largest weight of clipped IPS; chosen when left out.")] = None,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Level of the intervals.")] = 0.95,
+    floor: Annotated[float, typer.Option(min=1.0, help="Effective sample size below which there is no verdict.")] = 100.0,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad line instead of leaving it out.")] = False,
+    ledger: Annotated[
+        Path | None, typer.Option(help="Folder of a trainer's ledger, to take several partitions in the order that it did.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for evaluate.json, evaluate.png and impressions.csv.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+) -> None:
+    """Estimate what a policy would have earned, from the log of another one that kept its propensities."""
+    from service import evaluate as evaluations
+    from service import ope_report as reports
+
+    is_config = policy.suffix == ".toml"
+    settings = _with_stream(_load(policy if is_config else None), log, None, strict)
+    if not is_config:
+        settings = settings.model_copy(update={"name": str(policy)})
+    # What the config says about recorded files is about those that it is replayed on.
+    own = {"format": format.value if format else _format(log), "columns": None, "users": None, "items": None}
+    stream = settings.stream.model_copy(update=own)
+    done = evaluations.evaluate(
+        settings.model_copy(update={"stream": stream}),
+        chooser=None if is_config else evaluations.policy_of_log(policy, strict=strict),
+        places=places,
+        chain=above is Above.POLICY,
+        clip=clip,
+        confidence=confidence,
+        floor=floor,
+        ledger=ledger,
+    )
+    if as_json:
+        out.print_json(reports.as_json(done))
+    else:
+        out.print(reports.table(done))
+        for line in reports.summary(done):
+            out.print(line, markup=False, highlight=False)
+    for reason, count in done.dead.items():
+        err.print(f"{count} lines left out ({reason})", markup=False, highlight=False)
+    for letter in done.letters:
+        err.print(f"  {letter}", markup=False, highlight=False)
+    if report is not None:
+        for path in reports.write(done, report):
+            err.print(f"wrote {path}")
+
+
+@app.command()
 def validate(
     recording: Annotated[str | None, typer.Argument(help="File, instead of the config's [stream] url.")] = None,
     config: ConfigFile = None,
@@ -187,6 +265,11 @@ def create_topics(
         raise typer.Exit(ExitCode.CONFIG)
 
 
+def _format(log: str) -> str | None:
+    """``events`` for JSON lines, as a replay takes them; the other formats have names of their own."""
+    return "events" if ".jsonl" in log or ".ndjson" in log else None
+
+
 def _load(path: Path | None) -> Config:
     return configs.parse({}) if path is None else configs.load(path)
 
@@ -209,7 +292,7 @@ def _explained() -> Iterator[None]:
         yield
     except ConfigError as error:
         _leave(ExitCode.CONFIG, "config", error)
-    except BadRecording as error:
+    except (BadRecording, NotEvaluable) as error:
         _leave(ExitCode.DATA, "data", error)
     except FolderBusy as error:
         _leave(ExitCode.BUSY, "busy", error)

@@ -57,8 +57,8 @@ class Stream(_Section):
     batch_rows : int
         Rows of a micro-batch.
     waiting : int
-        Most impressions remembered for joining; past it the oldest leave early. Each takes about 1 KB and 12 bytes a feature
-        and item.
+        Most impressions remembered for joining; past it the oldest leave early. Each takes about 1 KB, 12 bytes a feature
+        and item, and 8 bytes a candidate that was not shown.
     remembered : int
         Most ids of interactions remembered for dropping duplicates.
     group : str or None

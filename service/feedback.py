@@ -11,7 +11,7 @@ import numpy.typing as npt
 from learners.features import hash_ids
 from service.config import RewardRule
 from service.pipeline import Pipeline
-from streams.batch import Batch, Feedback, Floats, Ids, unpack_rows
+from streams.batch import Batch, Clusters, Feedback, Floats, Ids, unpack_rows
 from streams.block import Block, Column
 from streams.events import Impression
 from streams.join import Joined, Row
@@ -68,6 +68,7 @@ class Outcomes:
         feedback.touched = np.array([row.kind != "" for row in rows], np.bool_)
         feedback.correction = np.array([row.correction for row in rows], np.bool_)
         self._take_logged(rows, feedback)
+        feedback.clusters = _clusters([row.impression for row in rows])
         return feedback
 
     def from_block(self, block: Block) -> Feedback:
@@ -207,6 +208,25 @@ class Outcomes:
                 feedback.features[n], feedback.values[n] = logged[0][row.place], logged[1][row.place]
             if impression.propensities:
                 feedback.propensity[n] = impression.propensities[row.place]
+
+
+def _clusters(impressions: Sequence[Impression | None]) -> Clusters | None:
+    """Clusters that were logged with the impression of each request, in epoch 0 where there are none."""
+    logged = [None if impression is None else impression.clusters for impression in impressions]
+    most = max((min(len(one.index), len(one.weight)) for one in logged if one is not None), default=0)
+    if not most:
+        return None
+    size = len(logged)
+    found = Clusters(
+        index=np.full((size, most), -1),
+        weight=np.zeros((size, most)),
+        **{name: np.zeros(size, np.int64) for name in ("epoch", "schema", "graph")},
+    )
+    for n, one in enumerate(logged):
+        if one is not None and len(one.index) == len(one.weight):
+            found.index[n, : len(one.index)], found.weight[n, : len(one.weight)] = one.index, one.weight
+            found.epoch[n], found.schema[n], found.graph[n] = one.epoch, one.schema, one.graph
+    return found
 
 
 def _keep(known: dict[Any, Any], key: Any, value: Any) -> None:

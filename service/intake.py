@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from service.admission import Admission
 from service.order import Order
@@ -102,7 +103,8 @@ class Intake:
 
     def positions(self) -> dict[int, Position]:
         """Place in each partition; whole only when nothing is ready."""
-        return {partition: joiner.position() for partition, joiner in self.joiners.items()}
+        # A joiner does not hear of records that cannot be learned from.
+        return {p: replace(joiner.position(), next=self.next[p]) for p, joiner in self.joiners.items()}
 
     def open(self, positions: Mapping[int, Position]) -> None:
         """Go on with these partitions from where somebody, perhaps another process, has come."""

@@ -100,10 +100,11 @@ class Following:
                 self._run = next(self._runs, None)
                 continue
             if not records:
+                if found:
+                    break  # to read may fail, and what was found would be lost with it
                 records.extend(self._log.read({partition: at[partition]}, self._poll))
-                if not records and not found:
-                    self._check(partition, at[partition], stop)
                 if not records:
+                    self._check(partition, at[partition], stop)
                     break
             while records and records[0].offset < stop:
                 found.append(records.popleft())

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from learners.base import Adapter, Policy, Ranker, Reranker, Retriever, WeightDelta
+from learners.base import Adapter, Catalogues, Policy, Ranker, Reranker, Retriever, WeightDelta
 from learners.features import Featurizer, hash_id, hash_ids
 from memory.catalog import Catalog
 from memory.history import History
@@ -97,6 +97,8 @@ class Pipeline(Stateful):
         self.ranker_name, self.ranker = ranker
         self.policy_name, self.policy = policy
         self.recent = recent
+        for _, learner in self.learners():
+            learner.connect(Catalogues(users, items))
         self._finder = Finder(retrievers, items, history)
         self._answers = Answers(featurizer, items, retrievers, ranker, rerankers, policy)
         self.version = 0
@@ -216,6 +218,8 @@ class Pipeline(Stateful):
                     learner.remove(np.array([key]))
             else:
                 self.items.put(key, event.item, event.attributes, *self.featurizer.encode_item(event.attributes))
+                for _, learner in self.learners():
+                    learner.add(np.array([key]))
         elif isinstance(event, UserUpdate):
             key = hash_id(event.user)
             if event.deleted:
@@ -247,7 +251,10 @@ class Pipeline(Stateful):
     def _requests(self, asked: Sequence[Asked]) -> Requests:
         user = hash_ids([one.request.user for one in asked])
         context = self.featurizer.encode_context([one.request.context for one in asked])
-        return self.requests(user, np.full(user.size, time.time()), context)
+        requests = self.requests(user, np.full(user.size, time.time()), context)
+        found = (retriever.clusters(requests) for _, retriever in self.retrievers)
+        requests.clusters = next((clusters for clusters in found if clusters is not None), None)
+        return requests
 
     def _skip(self, name: str, skipped: list[str]) -> None:
         self.skipped[name] += 1

@@ -34,7 +34,7 @@ from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 from streams.recorded import ColumnMap, Recording, open_recording
 
-__all__ = ["Replay", "replay"]
+__all__ = ["Replay", "open_reader", "open_stream", "replay"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,11 +111,7 @@ def replay(
             _check_kind(config)
         elif scheme in ("lmdb", "kafka"):
             dead = DeadLetters(MemoryLog())
-            log = opened.enter_context(closing(open_log(config, readonly=True)))
-            admission = Admission(config.reward, config.stream.max_skew)
-            order = ByTime(log, POLL) if ledger is None else _as_written(opened, log, ledger)
-            trainer = Trainer(pipeline, outcomes, joiners(config, len(log.end())), log, dead, admission, order=order)
-            batches, total = trainer.batches(), None
+            batches, total = open_reader(opened, config, pipeline, outcomes, dead, ledger).batches(), None
         else:
             raise ConfigError(
                 "stream", f"url = {config.stream.url!r}: a replay needs file:PATH, lmdb:///folder or kafka://host:port/topic"
@@ -138,6 +134,24 @@ def replay(
         digest=digest(pipeline.state_dict()),
         memory_bytes={name: store.nbytes for name, store in pipeline.stores()},
     )
+
+
+def open_reader(
+    opened: ExitStack, config: Config, pipeline: Pipeline, outcomes: Outcomes, dead: DeadLetters, ledger: Path | None
+) -> Trainer:
+    """Open the log that ``[stream] url`` names, to be folded by the caller; `ledger` as in `replay`.
+
+    Raises
+    ------
+    ConfigError
+        For a url that is no log's, or a ledger that does not go with it.
+    OSError
+        When it cannot be opened or reached.
+    """
+    log = opened.enter_context(closing(open_log(config, readonly=True)))
+    admission = Admission(config.reward, config.stream.max_skew)
+    order = ByTime(log, POLL) if ledger is None else _as_written(opened, log, ledger)
+    return Trainer(pipeline, outcomes, joiners(config, len(log.end())), log, dead, admission, order=order)
 
 
 def _as_written(opened: ExitStack, log: Log, folder: Path) -> Order:

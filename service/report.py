@@ -17,7 +17,7 @@ from service.replay import Replay
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["as_json", "table", "write"]
+__all__ = ["as_json", "finite", "table", "write"]
 
 
 def table(replays: Sequence[Replay], k: int) -> Table:
@@ -47,7 +47,7 @@ def table(replays: Sequence[Replay], k: int) -> Table:
 
 def as_json(replays: Sequence[Replay]) -> str:
     """Everything measured, as a JSON list; what does not exist is null."""
-    return json.dumps([_finite(asdict(one)) for one in replays], indent=1, allow_nan=False)
+    return json.dumps([finite(asdict(one)) for one in replays], indent=1, allow_nan=False)
 
 
 def write(replays: Sequence[Replay], folder: Path, k: int) -> list[Path]:
@@ -95,9 +95,10 @@ def _text(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.4f}"
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """JSON's own numbers: what is not finite becomes None."""
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,12 +12,47 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Batch", "Bools", "Feedback", "Floats", "Ids", "Requests", "Times", "pack_rows", "unpack_rows"]
+__all__ = ["Batch", "Bools", "Clusters", "Feedback", "Floats", "Ids", "Requests", "Times", "pack_rows", "unpack_rows"]
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Times = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(slots=True, kw_only=True)
+class Clusters:
+    """Soft membership of requests in a retriever's clusters, as of serving time.
+
+    Attributes
+    ----------
+    index : (B, K) int64
+        Numbers of the clusters; -1 for none.
+    weight : (B, K) float64
+        Weight of each, 0 for none.
+    epoch : (B,) int64
+        In which the numbers mean what they mean; 0: nothing is known.
+    schema : (B,) int64
+        Fingerprint of the clusters, so that those of another config or another history are recognised.
+    graph : (B,) int64
+        Version of the graph from clusters to items.
+    """
+
+    index: Ids
+    weight: Times
+    epoch: Ids
+    schema: Ids
+    graph: Ids
+
+    def of(self, chosen: Ids | slice) -> Clusters:
+        """Those of the chosen requests."""
+        return Clusters(
+            index=self.index[chosen],
+            weight=self.weight[chosen],
+            epoch=self.epoch[chosen],
+            schema=self.schema[chosen],
+            graph=self.graph[chosen],
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,6 +71,8 @@ class Requests:
         Hashed keys of the context columns; 0 where absent.
     context_values : (B, C) float32
         Value of each context column; 0 where absent.
+    clusters : Clusters or None
+        What the retriever that learns by cluster took the requests for when they were served.
     """
 
     user: Ids
@@ -43,6 +80,7 @@ class Requests:
     history: Ids
     context: Ids
     context_values: Floats
+    clusters: Clusters | None = None
 
     def columns(self, chosen: Ids | slice = slice(None)) -> dict[str, Any]:
         """Request columns of the chosen requests by name, to make other `Requests`, or a `Batch`, of them."""
@@ -52,6 +90,7 @@ class Requests:
             "history": self.history[chosen],
             "context": self.context[chosen],
             "context_values": self.context_values[chosen],
+            "clusters": None if self.clusters is None else self.clusters.of(chosen),
         }
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "Interaction",
     "ItemUpdate",
     "Kind",
+    "LoggedClusters",
     "Scalar",
     "Tick",
     "Timestamp",
@@ -44,6 +45,30 @@ class _Event(
     timestamp: Timestamp = 0.0
 
 
+class LoggedClusters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """The user's clusters, as a retriever that learns by cluster saw them when it served.
+
+    Attributes
+    ----------
+    index : tuple of int, length K
+        Numbers of the clusters.
+    weight : tuple of float, length K
+        Weight of each.
+    epoch : int
+        In which the numbers mean what they mean.
+    schema : int
+        Fingerprint of the clusters.
+    graph : int
+        Version of the graph from clusters to items.
+    """
+
+    index: Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**31)], ...], Meta(max_length=64)]
+    weight: Annotated[tuple[Annotated[float, Meta(ge=0.0, le=1.0)], ...], Meta(max_length=64)]
+    epoch: Annotated[int, Meta(ge=0, lt=2**31)]
+    schema: Annotated[int, Meta(ge=0, lt=2**53)]
+    graph: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+
+
 class Impression(_Event, frozen=True, tag="impression"):
     """Items shown to a user, with the feature rows they were scored on.
 
@@ -59,12 +84,17 @@ class Impression(_Event, frozen=True, tag="impression"):
         The n feature rows as of serving time, packed by ``streams.batch.pack_rows``; empty when the client ranked by itself.
     scores, propensities : tuple of float, length n or 0
         Score of each item, and the probability that it was put at its place given the places above it.
+    unshown : bytes
+        The candidates that were not shown, as hashed ids of 8 bytes, little-endian: with the shown ones they are what the
+        policy chose among. Empty when all were shown, or when the client ranked by itself.
     source : str
         Name of the learner that made the order.
     version : int
         Version of the state that scored.
     context : dict
         Request context (device, page, ...), as the client sent it.
+    clusters : LoggedClusters or None
+        What the items' outcomes are to be counted for, by a retriever that learns by cluster.
     timestamp : float
         Unix seconds.
     """
@@ -75,9 +105,11 @@ class Impression(_Event, frozen=True, tag="impression"):
     features: bytes = b""
     scores: tuple[float, ...] = ()
     propensities: tuple[float, ...] = ()
+    unshown: bytes = b""
     source: str = ""
     version: int = 0
     context: dict[str, Scalar] = field(default_factory=dict)
+    clusters: LoggedClusters | None = None
 
 
 class Interaction(_Event, frozen=True, tag="interaction"):

@@ -395,4 +395,4 @@ _ID_BYTES = 300
 
 def _size(impression: Impression) -> int:
     """Memory of an impression, about: its rows, and a text and two numbers an item."""
-    return 1000 + len(impression.features) + 150 * len(impression.items)
+    return 1000 + len(impression.features) + len(impression.unshown) + 150 * len(impression.items)

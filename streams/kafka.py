@@ -14,7 +14,7 @@ import crc32c  # noqa: F401  kafka-python takes it by itself; without it a check
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as failures
 
-from streams.kafka_clients import Silence, started
+from streams.kafka_clients import Silence, poll, started
 from streams.kafka_errors import NoBroker, NotAllowed, NoTopic, certain, explain, said
 from streams.kafka_options import Settings
 from streams.kafka_window import Window
@@ -228,16 +228,15 @@ class KafkaLog:
         """Learn the ends, and leave the consumer where it was."""
         begin = self._ask_begin()
         for partition, window in self._windows.items():
-            window.highwater, window.since = self._ask_end(partition, begin[partition]), inf
-            self._consumer.seek(self._places[partition], window.reach)
+            window.highwater = self._ask_end(partition, begin[partition])
 
     def _ask_end(self, partition: int, begin: int) -> int:
-        """End of a partition, as an answer to a fetch says it; moves the consumer.
+        """End of a partition, as an answer to a fetch says it.
 
         The answer to the request made for this purpose is not taken as it is: the broker of the tests gives the offset after
         the first record of the last batch. It serves as a place near the end to fetch from.
         """
-        place = self._places[partition]
+        place, window = self._places[partition], self._windows[partition]
         near = self._consumer.end_offsets([place], timeout_ms=int(self.timeout * 400))[place]
         if near <= begin:
             return begin
@@ -245,11 +244,16 @@ class KafkaLog:
         self._consumer.seek(place, near - 1)
         self._consumer.resume(place)
         until = time.monotonic() + self.timeout
-        while not self._consumer.poll(timeout_ms=100) and self._position(place) < near:
-            if time.monotonic() > until:
-                raise failures.KafkaTimeoutError("no answer to a fetch")
-        self._consumer.pause(place)
-        end = self._consumer.highwater(place)
+        try:
+            while not poll(self._consumer, 0.1) and self._position(place) < near:
+                if time.monotonic() > until:
+                    raise failures.KafkaTimeoutError("no answer to a fetch")
+            end = self._consumer.highwater(place)
+        finally:
+            # Also where there was no answer: a read takes what comes next for what follows.
+            self._consumer.pause(place)
+            self._consumer.seek(place, window.reach)
+            window.since = inf
         return near if end is None else int(end)
 
     def _position(self, place: TopicPartition) -> int:
@@ -302,7 +306,7 @@ class KafkaLog:
         for partition, window in self._windows.items():
             window.since = min(window.since, time.monotonic()) if partition in wanted else inf
         sent, heard = self._silence.heard
-        polled = self._consumer.poll(timeout_ms=seconds * 1000)
+        polled = poll(self._consumer, seconds)
         self._silence.asked(received=bool(polled))
         whole = sum(map(len, polled.values())) < self._settings.consumer["max_poll_records"]
         for place, messages in polled.items():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Silence", "started"]
+__all__ = ["Silence", "poll", "started"]
 
 # The client reports every attempt of every retry, and what matters is raised here. Who wants its reports gives this logger a
 # level before the import, other than DEBUG where there is a password: at that level it writes passwords out.
@@ -120,6 +120,30 @@ def started(
         raise
     finally:
         _reports.removeHandler(ear)
+
+
+def poll(consumer: Any, seconds: float) -> Mapping[Any, Sequence[Any]]:
+    """Poll a consumer, so that partitions which were paused and resumed are read again.
+
+    What was fetched of a partition before it was paused is set aside (KAFKA-7548), and comes back when the place for records
+    at hand is empty. After the first records there is always something in that place, if only what is left of records that
+    were handed out, and the partition would never be read again (kafka-python 3.0.12, `Fetcher.fetched_records`).
+
+    Parameters
+    ----------
+    consumer : KafkaConsumer
+    seconds : float
+        Longest wait.
+
+    Returns
+    -------
+    mapping of TopicPartition to sequence of messages
+    """
+    fetcher = vars(consumer)["_fetcher"]
+    if not fetcher._next_partition_records:
+        fetcher._next_partition_records = None
+    polled: Mapping[Any, Sequence[Any]] = consumer.poll(timeout_ms=seconds * 1000)
+    return polled
 
 
 def _overhear(manager: Any, answered: Callable[[float, Any], None]) -> None:

@@ -85,6 +85,7 @@ class Population:
         self.users = [f"user-{n:04d}" for n in range(users)]
         self.items = [f"item-{n:04d}" for n in range(items)]
         self.shifts = 0
+        self._made = items
         self._drift, self._attention = drift, patience ** np.arange(places)
         self._patience, self._rates = patience, (base_rate, best_rate)
         self._user_number = {user: n for n, user in enumerate(self.users)}
@@ -176,6 +177,31 @@ class Population:
         self._item_bias[changed] = self._world.normal(0.0, 0.4, changed.size)
         self.shifts += 1
         self._calibrate()
+
+    def replace(self, share: float) -> list[ItemUpdate]:
+        """Take a share of the items out of the world, and put as many new ones in.
+
+        Returns
+        -------
+        list of ItemUpdate
+            The deletions, then the new items with what can be seen of them.
+        """
+        gone = np.sort(self._world.choice(len(self.items), round(share * len(self.items)), replace=False))
+        updates = [ItemUpdate(item=self.items[n], deleted=True) for n in gone.tolist()]
+        dim = self._taste.shape[1]
+        self._category[gone] = self._world.integers(0, len(_CATEGORIES), gone.size)
+        self._quality[gone] = 0.8 * self._category_quality[self._category[gone]] + 0.6 * self._world.normal(
+            size=(gone.size, dim)
+        )
+        self._item_bias[gone] = self._world.normal(0.0, 0.4, gone.size)
+        self._tagged[gone] = self._quality[gone] + self._world.normal(0.0, 0.5, (gone.size, dim)) > 0.9
+        for n in gone.tolist():
+            del self._item_number[self.items[n]]
+            self.items[n] = f"item-{self._made:04d}"
+            self._item_number[self.items[n]] = n
+            self._made += 1
+        self._calibrate()
+        return updates + [ItemUpdate(item=self.items[n], attributes=self._item_attributes(n)) for n in gone.tolist()]
 
     def _item_attributes(self, n: int) -> dict[str, Attribute]:
         category = _CATEGORIES[self._category[n]]

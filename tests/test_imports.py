@@ -10,19 +10,23 @@ PACKAGES = ("streams", "memory", "learners", "service")
 
 DOORS = {
     "crc32c": {"streams.kafka"},
-    "faiss": {"memory.vector_index"},
+    "faiss": {"memory.centroids", "memory.vector_index"},
     # The application, and requests and answers; routes see only what `service.web` gives them.
     "fastapi": {"service.app", "service.web"},
     # Records of a topic; the topics of a cluster; who owns which partition. No log needs the others.
     "kafka": {"streams.kafka", "streams.kafka_group", "streams.kafka_topics"},
     "lmdb": {"streams.lmdb_log"},
-    "matplotlib": {"service.report"},
+    # Pictures of a replay, and of an evaluation.
+    "matplotlib": {"service.ope_report", "service.report"},
     "pickle": {"memory.blob"},
     "prometheus_client": {"service.monitor"},
     "river": {"learners.rankers.river_model", "service.monitor"},
     "safetensors": {"memory.checkpoint"},
     "starlette": {"service.app"},
-    "torch": {"memory.gpu_vectors"},
+    # Pairs the centroids of two epochs.
+    "scipy": {"memory.centroids"},
+    # The GPU's index of vectors, and the two-tower encoder.
+    "torch": {"learners.towers", "memory.gpu_vectors"},
     "typer": {"service.cli"},
     "uvicorn": {"service.server"},
 }

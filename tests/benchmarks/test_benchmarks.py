@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import kafka_ingest, learn_throughput, memory_read, replay_speed, serve_open_loop, stream
+from benchmarks import (
+    bandit,
+    bandit_stream,
+    kafka_ingest,
+    learn_throughput,
+    memory_read,
+    replay_speed,
+    serve_open_loop,
+    stream,
+)
 from benchmarks.client import arrivals
 
 HAS_VW = importlib.util.find_spec("vowpalwabbit") is not None
@@ -131,3 +140,30 @@ def test_kafka_ingest(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(figures["rates"]) == 4
     assert [part["events"] for part in figures["memory"]] == [1000, 2000, 2500]
     assert all(part["resident_mb"] > 10 for part in figures["memory"])
+
+
+def test_the_bandit_s_stream_has_a_best_answer() -> None:
+    world, again = bandit_stream.make(3000), bandit_stream.make(3000)
+    np.testing.assert_array_equal(world.candidates, again.candidates)
+    assert world.probability[world.user].mean() == pytest.approx(0.106, abs=0.01)
+    assert (world.regret(world.candidates[:, 0]) >= 0).all()
+    at = np.arange(3000)
+    best = world.candidates[at, np.take_along_axis(world.probability[world.user], world.candidates, axis=1).argmax(axis=1)]
+    assert not world.regret(best).any()
+    assert not np.array_equal(world.coins(0), world.coins(1))
+
+
+def test_bandit(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = figures_of(bandit.main, "--rounds 2 --decisions 6000 --slow-decisions 100 --batch 100", capsys)
+    ours = [one for name, one in figures.items() if name.startswith("Diag-LinUCB")]
+    # Of random choices: 2,800.
+    assert len(ours) == 5 and all(one["decisions"] == 6000 and 0 < one["regret"] < 2500 for one in ours)
+    assert figures["epsilon-greedy 0.1 on the same sums"]["decisions"] == 100
+    assert any(name.startswith("river") for name in figures)
+    assert any(name.startswith("VW") for name in figures) == HAS_VW
+    assert all(one["decisions_per_cpu_second"] > 0 for one in figures.values())
+
+
+def test_bandit_without_peers(capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--no-peers --rounds 1 --decisions 500 --slow-decisions 50 --batch 100"
+    assert not any(name.startswith(("VW", "river")) for name in figures_of(bandit.main, options, capsys))

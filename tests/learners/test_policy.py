@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 import pytest
 
-from learners.gaussian import win_probabilities
+from learners.gaussian import all_win_probabilities, win_probabilities
 from learners.policy import EpsilonGreedy, Greedy, PlackettLuce, Thompson, TopKRandom, Ucb
 
 INF = np.inf
@@ -15,6 +15,7 @@ POLICIES = {
     "greedy": Greedy(),
     "ucb": Ucb(1.5),
     "ucb0": Ucb(0.0),
+    "ucb, top 2": Ucb(1.5, top=2),
     "epsilon": EpsilonGreedy(0.3),
     "epsilon1": EpsilonGreedy(1.0),
     "luce": PlackettLuce(0.7),
@@ -43,7 +44,7 @@ def truth(name, order, score, uncertainty):
     """Probability of an order, from the definition, without any of the shortcuts."""
     values = score.astype(float)
     width = uncertainty.astype(float)
-    if name == "ucb":
+    if name in ("ucb", "ucb, top 2"):
         values = values + 1.5 * width
     left, chance = list(range(score.size)), 1.0
     for row in order:
@@ -55,7 +56,7 @@ def truth(name, order, score, uncertainty):
         elif name.startswith("epsilon"):
             epsilon = POLICIES[name].epsilon
             chance *= epsilon / len(left) + (1 - epsilon) * greedy
-        elif name.startswith("top"):
+        elif "top" in name:
             window = min(POLICIES[name].top, len(left))
             edge = sorted((values[s] for s in left), reverse=True)[window - 1]
             above = [s for s in left if values[s] > edge]
@@ -91,6 +92,40 @@ def test_propensities_are_the_probabilities_of_the_orders(name, world):
             assert told[order] == pytest.approx(chance, rel=1e-5, abs=1e-6)
         # 4.5 sigma: about a thousand comparisons are made in this file.
         assert abs(seen[order] - trials * chance) <= 4.5 * np.sqrt(trials * chance * (1 - chance)) + 1e-6 * trials + 0.5
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_distribution_has_the_propensity_of_every_row(name, world):
+    score, uncertainty = arrays(world)
+    for above in itertools.chain.from_iterable(itertools.permutations(range(score.size), k) for k in range(min(3, score.size))):
+        told = POLICIES[name].distribution(score, uncertainty, np.array(above, np.int64))
+        before = truth(name, above, score, uncertainty)
+        assert told.shape == score.shape and told.dtype == np.float64
+        assert told.sum() == pytest.approx(1, abs=1e-12)
+        assert np.all(told[list(above)] == 0)
+        if before > 1e-9:
+            exact = [truth(name, (*above, row), score, uncertainty) / before for row in range(score.size) if row not in above]
+            assert np.delete(told, above) == pytest.approx(exact, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_what_is_selected_has_the_propensity_of_the_distribution(name):
+    rng = np.random.default_rng(9)
+    score = np.round(rng.normal(size=30), 1).astype(np.float32)
+    uncertainty = np.abs(rng.normal(size=30)).astype(np.float32)
+    ranking = POLICIES[name].select(score, uncertainty, 30, rng)
+    for place, row in enumerate(ranking.rows):
+        told = POLICIES[name].distribution(score, uncertainty, ranking.rows[:place])
+        assert told[row] == pytest.approx(ranking.propensities[place], rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_rows_above_are_different_and_not_all(name):
+    score, uncertainty = arrays("distinct")
+    for above in ([1, 1], [0, 1, 2, 3]):
+        with pytest.raises(ValueError, match="above"):
+            POLICIES[name].distribution(score, uncertainty, np.array(above))
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -174,6 +209,15 @@ def test_win_probabilities_sum_to_one(n):
     for deviation in (np.full(n, 0.2), 10 ** rng.uniform(-7, 0, n), np.where(rng.random(n) < 0.5, 0.0, 0.1)):
         total = sum(win_probabilities(mean, deviation, np.array([row]))[0] for row in range(n))
         assert total == pytest.approx(1, abs=1e-7)
+
+
+@pytest.mark.parametrize("n", [10, 200])
+def test_all_win_probabilities_are_those_of_each_row(n):
+    rng = np.random.default_rng(n)
+    mean = 0.1 * rng.normal(size=n)
+    for deviation in (np.full(n, 0.2), 10 ** rng.uniform(-7, 0, n), np.where(rng.random(n) < 0.5, 0.0, 0.1)):
+        one_by_one = [win_probabilities(mean, deviation, np.array([row]))[0] for row in range(n)]
+        assert all_win_probabilities(mean, deviation) == pytest.approx(one_by_one, abs=1e-7)
 
 
 def test_places_share_their_nodes_without_harm():

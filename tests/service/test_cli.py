@@ -105,5 +105,5 @@ def test_a_second_writer_is_turned_away_by_name(tmp_path: Path) -> None:
 def test_help_names_the_commands() -> None:
     done = freshet("--help")
     assert done.returncode == 0
-    for command in ("serve", "replay", "validate", "topics", "demo"):
+    for command in ("serve", "replay", "evaluate", "validate", "topics", "demo"):
         assert command in done.stdout

@@ -71,6 +71,21 @@ def test_what_waits_in_an_open_batch_is_not_in_the_state_yet() -> None:
     assert intake.as_of >= empty
 
 
+def test_a_record_that_cannot_be_learned_from_is_behind_the_position_too() -> None:
+    """A ledger says that it was taken, and who goes on from here must not take it again."""
+    log = MemoryLog(2)
+    intake = intake_of(log)
+    intake.open(dict.fromkeys(log.begin(), Joiner().position()))
+    append(log, 0, click(0))
+    append(log, 1, click(1))
+    log.append([(key_to(0, 2), b"no event")])
+    fold(intake)
+    assert {partition: position.next for partition, position in intake.positions().items()} == intake.next == {0: 2, 1: 1}
+    again = intake_of(log)
+    again.open(intake.positions())
+    assert (again.next, again.positions()) == (intake.next, intake.positions())
+
+
 def test_a_full_batch_leaves_what_came_after_it_waiting() -> None:
     log = MemoryLog(2)
     intake = intake_of(log)

@@ -40,6 +40,16 @@ capacity = 100
 [retrievers.item_knn]
 capacity = 100
 users = 100
+[retrievers.diag_linucb]
+clusters = 3
+width = 8
+items = 100
+first = 100
+epoch = 300
+refresh = 70
+sample = 64
+dim = 4
+bits = 8
 [items]
 capacity = 100
 [users]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import pytest
 
@@ -44,6 +45,37 @@ def test_what_was_noted_is_taken_again_whatever_is_polled(poll: int) -> None:
     again = taken(Following(log, poll, Ledger(kept).runs(), None), log)
     assert again == first
     assert taken(ByTime(log, 10), log) != first
+
+
+class Flaky(MemoryLog):
+    """A log that is elsewhere: every other read fails."""
+
+    fails = False
+
+    def read(self, offsets: Offsets, limit: int) -> Sequence[Record]:
+        self.fails = not self.fails
+        if self.fails:
+            raise ConnectionError("no broker")
+        return super().read(offsets, limit)
+
+
+def test_a_read_that_fails_takes_nothing_with_it() -> None:
+    def taken_at_last(order: Order) -> list[Record]:
+        found, at = list[Record](), log.begin()
+        for _ in range(200):
+            with suppress(ConnectionError):
+                found += order.take(at)
+            at |= {record.partition: record.offset + 1 for record in found}
+        return found
+
+    log, kept = Flaky(3), MemoryLog()
+    for n in range(30):
+        log.append([(key_to(p, 3), b"%d.%d" % (p, n)) for p in range(3)])
+    ledger = Ledger(kept)
+    first = taken_at_last(AsRead(log, 7, ledger))
+    ledger.flush()
+    assert len(first) == 90
+    assert taken_at_last(Following(log, 4, Ledger(kept).runs(), None)) == first
 
 
 def test_what_was_not_flushed_is_not_in_the_ledger_and_reading_goes_on_behind_it() -> None:

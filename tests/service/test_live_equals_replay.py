@@ -68,6 +68,7 @@ def test_poll_sizes_and_logs_do_not_matter(
     assert uninterrupted.pipeline.version > 50
     memory = uninterrupted.pipeline.rerankers.named["reloop2"].memory
     assert memory.index.inverted.generation > 0
+    assert uninterrupted.pipeline.retrievers.named["diag_linucb"].centroids.epoch > 3  # type: ignore[attr-defined]
     log.close()
 
 

@@ -152,7 +152,7 @@ def test_scores_before_any_reranking_are_what_rerankers_learn_from(pipeline: Pip
     """Whatever the rerankers make of a score, and in a batch that the ranker is about to learn from."""
     feedback = Outcomes(pipeline, config.reward).from_rows([clicked("u1", "i3"), clicked("u8", "i3")])
     said = pipeline.predict(feedback)
-    assert list(said) == ["popularity", "fm", "reloop2"]
+    assert list(said) == ["popularity", "diag_linucb", "fm", "reloop2"]
     assert not np.array_equal(said["fm"], said["reloop2"])
     assert feedback.base is not None and feedback.hidden is not None
     assert np.array_equal(feedback.base, said["fm"])

@@ -59,7 +59,7 @@ async def test_explained_rankings_say_why(service: Service) -> None:
     await service.learned()
     ranking = await service.recommend("u", explain=True, log=False)
     (place,) = ranking["items"]
-    assert place["reasons"]["retrievers"].keys() == {"popularity"}
+    assert place["reasons"]["retrievers"].keys() == {"popularity", "diag_linucb"}
     (neighbour,) = place["reasons"]["neighbours"]
     assert (neighbour["item"], neighbour["label"], neighbour["weight"]) == ("a", 1.0, 1.0)
     assert place["reasons"]["base"] < place["score"], "moved by the neighbour"

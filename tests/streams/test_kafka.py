@@ -13,7 +13,7 @@ import pytest
 from kafka import KafkaProducer
 
 from streams.kafka import KafkaLog, NoBroker, NotAllowed, NoTopic
-from streams.log import InDoubt, Offsets, TooLarge, partition_of
+from streams.log import InDoubt, Offsets, TooLarge, key_to, partition_of
 from tests.broker import Broker
 from tests.streams.topics import OpenLog, numbered, read_on
 
@@ -35,6 +35,20 @@ def test_a_reader_that_starts_again_goes_on_at_its_offset(broker: Broker, open_l
     rest = read_on(again, {0: read[-1].offset + 1})
     assert [record.value for record in read + rest] == [b"%d" % n for n in range(500)]
     assert [record.offset for record in again.read({0: 7}, 3)] == [7, 8, 9], "an earlier place than the last read's"
+
+
+def test_what_was_read_ahead_of_one_partition_comes_although_another_was_read_meanwhile(
+    broker: Broker, open_log: OpenLog
+) -> None:
+    """The client sets it aside while only the other is asked for, and must not leave it there."""
+    topic = broker.topic(2)
+    log = open_log(broker.servers, topic, options={"max_poll_records": 10})
+    log.append([(key_to(n % 2, 2), b"%d" % n) for n in range(100)])
+    reader = open_log(broker.servers, topic, timeout=3.0, options={"max_poll_records": 10}, readonly=True)
+    found = list(reader.read({0: 0}, 10))
+    found += read_on(reader, {1: 0}, 10)
+    found += read_on(reader, {0: 10, 1: 50})
+    assert sorted(int(record.value) for record in found) == [*range(100)]
 
 
 def test_a_users_records_share_a_partition_and_keep_their_order(broker: Broker, open_log: OpenLog) -> None:

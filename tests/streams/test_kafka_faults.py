@@ -12,7 +12,7 @@ import pytest
 from streams.kafka import KafkaLog, NoBroker, NotAllowed
 from streams.log import InDoubt, Record, TooLarge
 from tests.broker import Broker
-from tests.proxy import MESSAGE_TOO_LARGE, NOT_LEADER, PRODUCE, REQUEST_TIMED_OUT, TO_BROKER, TO_CLIENT, Proxy, Way
+from tests.proxy import FETCH, MESSAGE_TOO_LARGE, NOT_LEADER, PRODUCE, REQUEST_TIMED_OUT, TO_BROKER, TO_CLIENT, Proxy, Way
 from tests.streams.topics import OpenLog, numbered, read_on
 
 Faults = tuple[Broker, Proxy]
@@ -175,6 +175,21 @@ def test_connections_cut_while_reading_lose_and_repeat_nothing(faults: Faults, o
     assert numbers(found) == [*range(5000)]
 
 
+def test_asking_for_the_end_in_vain_does_not_move_who_reads(faults: Faults, open_log: OpenLog) -> None:
+    """The end is looked up by going there, and whoever asks for it need not be the one who reads."""
+    broker, proxy = faults
+    topic = broker.topic()
+    log, writer = open_log(broker.servers, topic, timeout=1.0), open_log(broker.servers, topic)
+    log.append(numbered(10))
+    for _ in range(2):
+        writer.append(numbered(10))
+    proxy.cut_after(0, TO_CLIENT, FETCH, die=True)
+    with in_time(), pytest.raises(NoBroker):
+        log.end()
+    proxy.heal()
+    assert numbers(read_through(log, 0, 30)) == list(range(10)) * 3
+
+
 @pytest.mark.parametrize("ways", [(TO_BROKER,), (TO_CLIENT,), (TO_BROKER, TO_CLIENT)], ids=["to broker", "to client", "both"])
 def test_reading_says_that_nothing_comes_and_goes_on_by_itself(faults: Faults, open_log: OpenLog, ways: tuple[Way]) -> None:
     broker, proxy = faults
@@ -182,7 +197,7 @@ def test_reading_says_that_nothing_comes_and_goes_on_by_itself(faults: Faults, o
     open_log(broker.servers, topic).append(numbered(2000, size=500))
     options = {"max_partition_fetch_bytes": 20_000, "fetch_max_bytes": 20_000}
     log = open_log(broker.servers, topic, readonly=True, timeout=1.0, patience=0.01, options=options)
-    found = list(log.read({0: 0}, 10))
+    found = read_through(log, 0, 10)
     proxy.stall(*ways)
     with in_time(), pytest.raises(NoBroker, match=r"reading: the broker takes connections but did not answer within 1 s"):
         for _ in tries():

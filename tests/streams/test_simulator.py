@@ -151,3 +151,20 @@ def test_rates_that_cannot_be_reached_are_refused() -> None:
         Population(best_rate=0.9)
     with pytest.raises(ValueError, match="users: 0"):
         Population(users=0)
+
+
+def test_replaced_items_are_gone_and_new_ones_can_be_told_by_what_is_seen_of_them() -> None:
+    population = small(drift=0.0)
+    before, kept = list(population.items), population.click_probability("user-0000", population.items)
+    updates = population.replace(0.1)
+    gone, new = updates[:8], updates[8:]
+    assert all(update.deleted for update in gone) and {update.item for update in gone} < set(before)
+    assert {update.item for update in new} == set(population.items) - set(before) and len(new) == 8
+    assert all(update.attributes["category"] for update in new)
+    assert not population.click_probability("user-0000", [update.item for update in gone]).any()
+    stayed = [n for n, item in enumerate(population.items) if item == before[n]]
+    assert len(stayed) == 72
+    # The others are as good as they were, but for the level, which is kept where it was over all items.
+    now = population.click_probability("user-0000", population.items)
+    assert np.array_equal(np.argsort(kept[stayed]), np.argsort(now[stayed]))
+    assert 0.35 < clicks_per_item(population, by_the_truth(population)) < 0.5

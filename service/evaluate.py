@@ -1,0 +1,244 @@
+"""Off-policy evaluation of a configuration on a log: fold the log, and note what the configuration would have shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from learners.features import hash_ids
+from service.config import Config, ConfigError
+from service.counterfactual import Chooser, Counterfactual, OfPolicy, Shares, Unknown
+from service.feedback import Outcomes
+from service.ope import Decisions, NotEvaluable
+from service.pipeline import Pipeline
+from service.replay import open_reader, open_stream
+from service.runtime import build_pipeline, joiners
+from service.trainer import Trainer
+from service.verdict import OffPolicy, judge
+from streams.block import Block
+from streams.dead_letters import DeadLetters
+from streams.decisions import Decision, open_decisions
+from streams.events import Impression
+from streams.join import Joined, Row
+from streams.log import MemoryLog
+from streams.recorded import Recording
+
+__all__ = ["Evaluated", "evaluate", "policy_of_log"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Evaluated:
+    """Outcome of evaluating one policy on one log.
+
+    Attributes
+    ----------
+    policy, log : str
+        Name of the configuration, or of the log that is the policy; and what it was evaluated on.
+    above : str
+        Who fills the places above: ``policy`` or ``log``.
+    places : int or None
+        Places that count; None: all.
+    result : OffPolicy
+    left_out : dict
+        Impressions without propensities, too young, or repeated, by reason.
+    dead : dict
+        Lines or records that were not understood, by reason; `letters` names the last of them.
+    letters : list of str
+    request_ids : list of str
+        Of the impressions, in the order of the log.
+    decisions : Decisions
+        Of these impressions.
+    """
+
+    policy: str
+    log: str
+    above: str
+    places: int | None
+    result: OffPolicy
+    left_out: dict[str, int]
+    dead: dict[str, int]
+    letters: list[str]
+    request_ids: list[str]
+    decisions: Decisions
+
+
+def evaluate(
+    config: Config,
+    *,
+    chooser: Chooser | None = None,
+    places: int | None = None,
+    chain: bool = True,
+    clip: float | None = None,
+    confidence: float = 0.95,
+    floor: float = 100.0,
+    ledger: Path | None = None,
+    seed: int = 0,
+) -> Evaluated:
+    """Estimate what a policy would have earned on a log.
+
+    Parameters
+    ----------
+    config : Config
+        The pipeline to fold the log into, whose policy is evaluated. Its ``[stream]`` says which log: ``lmdb:///...``,
+        ``kafka://...``, or ``file:...`` in the format ``open_bandit``, ``dsjson`` or ``events``.
+    chooser : Chooser or None
+        Another policy; the pipeline then only predicts rewards.
+    places, chain, seed
+        See `Counterfactual`.
+    clip, confidence, floor
+        See `service.verdict.judge`.
+    ledger : Path or None
+        See `service.replay.replay`.
+
+    Raises
+    ------
+    ConfigError
+        For a config that cannot be built, or a url that cannot be read.
+    NotEvaluable
+        For a log without usable decisions.
+    streams.recorded.BadRecording
+        For a file that cannot be read as what it is said to be.
+    """
+    with ExitStack() as opened:
+        pipeline = build_pipeline(config)
+        worth = {"reward": 1.0, "click": 1.0} | config.reward
+        outcomes = Outcomes(pipeline, worth)
+        is_log, is_events = urlsplit(config.stream.url).scheme in ("lmdb", "kafka"), config.stream.format == "events"
+        window = config.stream.window if is_log or is_events else 0.0
+        chooser = OfPolicy(pipeline.policy) if chooser is None else chooser
+        noted = Counterfactual(pipeline, chooser, places=places, chain=chain, window=window, seed=seed)
+        dead = DeadLetters(MemoryLog())
+        importance: dict[str, float] = {}
+        if is_log:
+            reader = open_reader(opened, config, pipeline, outcomes, dead, ledger)
+            reader.restore()
+            batches = _to_the_end(reader)
+        elif is_events:
+            recording = open_stream(config)
+            batches, dead = _from_events(recording, config, pipeline), recording.dead
+        else:
+            batches, dead = _from_decisions(config, pipeline, noted, importance)
+        try:
+            for joined in batches:
+                noted.shown(joined.shown, importance)
+                importance.clear()
+                feedback = outcomes.take(joined)
+                if feedback is not None:
+                    noted.happened(joined.rows, feedback.reward)
+                    pipeline.predict(feedback)
+                    pipeline.learn(feedback)
+        except Unknown as error:
+            raise NotEvaluable(f"{config.stream.url}: {error}") from error
+        found = noted.decisions()
+        if found is None:
+            raise NotEvaluable(_nothing(config.stream.url, noted, window))
+        ids, decisions = found
+        return Evaluated(
+            policy=config.name,
+            log=config.stream.url,
+            above="policy" if chain else "log",
+            places=places,
+            result=judge(decisions, clip=clip, confidence=confidence, floor=floor, seed=seed),
+            left_out={reason: count for reason, count in noted.left_out.items() if count},
+            dead=dict(dead.counts),
+            letters=[letter.reason for letter in dead.read(10)],
+            request_ids=ids,
+            decisions=decisions,
+        )
+
+
+def policy_of_log(path: Path, *, strict: bool = False) -> Shares:
+    """The policy that showed each item at a position as often as this file of the Open Bandit Dataset has it.
+
+    Raises
+    ------
+    streams.recorded.BadRecording
+        For a file that is none of that dataset.
+    """
+    log = open_decisions(path, format="open_bandit", strict=strict)
+    return Shares(one for one in log.read() if isinstance(one, Decision))
+
+
+def _to_the_end(reader: Trainer) -> Iterator[Joined]:
+    """Batches of a log, the open ones at its end included: nothing follows that they would have to wait for."""
+    yield from reader.intake.batches()
+    for joiner in reader.intake.joiners.values():
+        yield from joiner.finish()
+
+
+def _from_events(recording: Recording, config: Config, pipeline: Pipeline) -> Iterator[Joined]:
+    """Batches of a file of native events, cut where a log of the same events would be cut."""
+    joiner, offset = joiners(config, 1)(), count()
+    for event in recording.events():
+        assert not isinstance(event, Block)
+        pipeline.apply(event)
+        yield from joiner.push(next(offset), event.timestamp, event)
+    yield from joiner.finish()
+
+
+def _from_decisions(
+    config: Config, pipeline: Pipeline, noted: Counterfactual, importance: dict[str, float]
+) -> tuple[Iterator[Joined], DeadLetters]:
+    """Batches of a file of decisions, and their dead letters.
+
+    What each decision of a batch stands for is put into `importance` before the batch is given. As in a log, a second decision
+    with the same id is dropped.
+    """
+    parts = urlsplit(config.stream.url)
+    if parts.scheme != "file":
+        problem = f"url = {config.stream.url!r}: an evaluation needs lmdb:///folder, kafka://host:port/topic or file:PATH"
+        raise ConfigError("stream", problem)
+    log = open_decisions(Path(parts.netloc + parts.path), format=config.stream.format, strict=config.stream.strict)
+
+    def batches() -> Iterator[Joined]:
+        batch, seen = Joined([], []), set[str]()
+        for one in log.read():
+            if isinstance(one, Decision):
+                if one.impression.request_id in seen:
+                    noted.left_out["duplicates"] += 1
+                    continue
+                seen.add(one.impression.request_id)
+                impression = _impression(one)
+                importance[impression.request_id] = one.importance
+                batch.shown.append(impression)
+                batch.rows.extend(_rows(impression, one))
+            if len(batch.rows) >= config.stream.batch_rows or (batch.rows and not isinstance(one, Decision)):
+                yield batch
+                batch = Joined([], [])
+            if not isinstance(one, Decision):
+                pipeline.apply(one)
+        if batch.rows:
+            yield batch
+
+    return batches(), log.dead
+
+
+def _impression(decision: Decision) -> Impression:
+    return msgspec.structs.replace(decision.impression, unshown=hash_ids(decision.others).astype("<i8").tobytes())
+
+
+def _rows(impression: Impression, decision: Decision) -> Iterator[Row]:
+    for place, (item, reward) in enumerate(zip(impression.items, decision.rewards, strict=True)):
+        when = impression.timestamp
+        yield Row(impression.user, item, decision.kind, reward, when, impression, place, False, impression.context)
+
+
+def _nothing(url: str, noted: Counterfactual, window: float) -> str:
+    missing = noted.left_out["no_propensities"]
+    if missing:
+        return (
+            f"{url}: propensities: none of its {missing} impressions has usable ones, a number above 0 and up to 1 for each "
+            "item; without them only `freshet replay` can say something: let the service rank, it logs them"
+        )
+    if len(noted):
+        return (
+            f"{url}: timestamp: all of its {len(noted)} impressions are younger than [stream] window = {window:g} s, and wait "
+            "for what the users do; come back later"
+        )
+    return f"{url}: it has no impressions; give a log of rankings that were shown"

@@ -1,0 +1,141 @@
+"""What an off-policy evaluation prints and writes: a table, JSON, each impression's terms, and a picture."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.table import Table
+
+from service import ope
+from service.evaluate import Evaluated
+from service.report import finite
+from service.verdict import OffPolicy
+
+__all__ = ["as_json", "summary", "table", "write"]
+
+LABELS = {
+    "logged": "logged: what was shown",
+    "replay": "replay (rejection)",
+    "ips": "IPS",
+    "clipped": "IPS, clipped",
+    "snips": "SNIPS",
+    "dm": "direct method",
+    "dr": "doubly robust",
+}
+DRAWN = ("clipped", "snips", "dr")
+"""Estimates in the picture; the others would hide them."""
+
+
+def table(evaluated: Evaluated) -> Table:
+    """All estimates with their intervals."""
+    result = evaluated.result
+    percent = f"{100 * result.confidence:g} %"
+    shown = Table(title=f"Mean reward of a place: {evaluated.policy} on {evaluated.log}")
+    shown.add_column("estimator")
+    for name in ("value", f"bootstrap {percent}", f"empirical Bernstein {percent}"):
+        shown.add_column(name, justify="right")
+    for name, one in result.estimates.items():
+        label = f"{LABELS[name]} at {result.clip:.4g}" if name == "clipped" else LABELS[name]
+        sure = "" if math.isnan(one.bernstein_low) else _interval(one.bernstein_low, one.bernstein_high)
+        shown.add_row(label, _text(one.value), _interval(one.low, one.high), sure)
+    return shown
+
+
+def summary(evaluated: Evaluated) -> list[str]:
+    """What the estimates rest on, and the verdict, a line each."""
+    result = evaluated.result
+    places = "all places" if evaluated.places is None else f"the first {evaluated.places} places"
+    filled = "as the policy fills them" if evaluated.above == "policy" else "as they were logged"
+    lines = [
+        f"{result.impressions:,} impressions, {result.rows:,} rows: {places}, those above each {filled}",
+        f"effective sample size {result.effective_sample_size:,.1f}, largest weight {result.largest_weight:.4g}, "
+        f"mean weight {result.mean_weight:.4f}, match rate {result.match_rate:.4f}, rows kept by replay {result.kept:,}",
+    ]
+    if evaluated.left_out:
+        lines.append("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in evaluated.left_out.items()))
+    lines.append(_verdict(result))
+    return lines
+
+
+def as_json(evaluated: Evaluated) -> str:
+    """Everything measured; what does not exist is null."""
+    found = {key: getattr(evaluated, key) for key in ("policy", "log", "above", "places", "left_out", "dead", "letters")}
+    return json.dumps(finite(found | asdict(evaluated.result)), indent=1, allow_nan=False)
+
+
+def write(evaluated: Evaluated, folder: Path) -> list[Path]:
+    """Write ``evaluate.json``, ``evaluate.png`` and ``impressions.csv`` into a folder, made if missing; return their paths."""
+    import matplotlib as mpl  # Takes a second to import: only a report pays it.
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    data, rows, picture = (folder / name for name in ("evaluate.json", "impressions.csv", "evaluate.png"))
+    data.write_text(as_json(evaluated), encoding="utf-8")
+    _write_impressions(evaluated, rows)
+    figure, axis = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    estimates = evaluated.result.estimates
+    for colour, name in enumerate(DRAWN):
+        running = estimates[name].running
+        axis.plot(running.value.row, running.value.value, label=LABELS[name], color=f"C{colour}")
+        axis.fill_between(running.value.row, running.low, running.high, color=f"C{colour}", alpha=0.15, linewidth=0)
+    running = estimates["logged"].running
+    axis.plot(running.value.row, running.value.value, label=LABELS["logged"], color="black", linestyle="--")
+    # The first impressions say little, and their intervals would flatten the rest.
+    settled = [one for name in DRAWN for one in _settled(estimates[name].running.low, estimates[name].running.high)]
+    if settled:
+        axis.set_ylim(min(settled), max(settled))
+    axis.set_xlabel("impressions")
+    axis.set_ylabel("mean reward of a place")
+    axis.set_title(f"{evaluated.policy}: {evaluated.result.verdict}")
+    axis.grid(visible=True, alpha=0.3)
+    axis.legend(fontsize="small")
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+    return [data, rows, picture]
+
+
+def _write_impressions(evaluated: Evaluated, path: Path) -> None:
+    """A line an impression: its places, and the sums over them that the estimates are made of."""
+    decisions, clip = evaluated.decisions, evaluated.result.clip
+    logged, weighted = ope.logged(decisions), ope.snips(decisions)
+    columns = {
+        "request_id": evaluated.request_ids,
+        "places": logged.under.tolist(),
+        "reward": logged.over.tolist(),
+        "weight": weighted.under.tolist(),
+        "ips": ope.ips(decisions).over.tolist(),
+        "clipped": ope.ips(decisions, clip).over.tolist(),
+        "dm": ope.direct(decisions).over.tolist(),
+        "dr": ope.doubly_robust(decisions).over.tolist(),
+    }
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def _settled(low: list[float], high: list[float]) -> list[float]:
+    from_here = len(low) // 5
+    return [one for one in (*low[from_here:], *high[from_here:]) if math.isfinite(one)]
+
+
+def _verdict(result: OffPolicy) -> str:
+    if result.reasons:
+        return "no verdict: " + "; ".join(result.reasons)
+    gain, low, high = result.difference
+    said = {"better": "better than what was logged", "worse": "worse than what was logged", "undecided": "undecided"}
+    return f"verdict: {said[result.verdict]}; SNIPS less logged {gain:+.5f}, between {low:+.5f} and {high:+.5f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{_text(low)} to {_text(high)}"
+
+
+def _text(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.5f}"

@@ -1,0 +1,197 @@
+"""All estimates of one policy's value side by side, how far they can be trusted, and whether they allow a verdict."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from statistics import NormalDist
+
+import numpy as np
+
+from service import ope
+from service.evaluation import Curve
+from service.intervals import Terms, bernstein, bootstrap, running_errors, standard_error
+from service.ope import Decisions
+
+__all__ = ["Estimate", "OffPolicy", "Running", "judge"]
+
+RESAMPLES = 1000
+POINTS = 200
+OFF_BY = 4.0
+"""Standard errors by which the mean weight may miss 1."""
+ROUNDING = 1e-3
+"""By how much the mean weight may miss 1 in any case: propensities are logged in single precision."""
+
+
+@dataclass(slots=True)
+class Running:
+    """An estimate as the log grew: after ``value.row[i]`` impressions it was ``value.value[i]``, within an interval."""
+
+    value: Curve
+    low: list[float]
+    high: list[float]
+
+
+@dataclass(slots=True, kw_only=True)
+class Estimate:
+    """One estimate of the value: mean reward of a place.
+
+    Attributes
+    ----------
+    value : float
+    low, high : float
+        Bootstrap interval.
+    bernstein_low, bernstein_high : float
+        Empirical Bernstein interval; NaN for estimates that are no means (``replay``, ``snips``).
+    running : Running
+        The estimate over the log, with large-sample intervals.
+    """
+
+    value: float
+    low: float
+    high: float
+    bernstein_low: float
+    bernstein_high: float
+    running: Running
+
+
+@dataclass(slots=True, kw_only=True)
+class OffPolicy:
+    """What a log says about a policy that did not make it.
+
+    Attributes
+    ----------
+    impressions, rows : int
+        Impressions, and their places.
+    confidence : float
+        Level of the intervals.
+    estimates : dict of str to Estimate
+        ``logged`` is the mean reward in the log; all others estimate what the policy would have got.
+    difference : (float, float, float)
+        SNIPS less ``logged``, and its bootstrap interval.
+    effective_sample_size : float
+        Of the impressions' weights.
+    largest_weight, mean_weight : float
+        Of the rows. The mean is 1, but for chance, when the log has all that the policy would do.
+    match_rate : float
+        Mean probability with which the policy does what the log did, row by row, given the places above.
+    kept : int
+        Rows that ``replay`` kept, each as often as it stands for.
+    clip : float
+        Where ``clipped`` cuts weights off.
+    verdict : str
+        ``better``, ``worse`` or ``undecided``, by the interval of `difference`; or ``refused``.
+    reasons : list of str
+        Why a verdict is refused.
+    """
+
+    impressions: int
+    rows: int
+    confidence: float
+    estimates: dict[str, Estimate]
+    difference: tuple[float, float, float]
+    effective_sample_size: float
+    largest_weight: float
+    mean_weight: float
+    match_rate: float
+    kept: int
+    clip: float
+    verdict: str
+    reasons: list[str] = field(default_factory=list)
+
+
+def judge(
+    decisions: Decisions, *, clip: float | None = None, confidence: float = 0.95, floor: float = 100.0, seed: int = 0
+) -> OffPolicy:
+    """Estimate the value of a policy in every way, and say whether it is better than what was logged.
+
+    Parameters
+    ----------
+    decisions : Decisions
+        Of one impression at least.
+    clip : float or None
+        Largest weight of ``clipped``; None: chosen by `service.ope.choose_clip`.
+    confidence : float
+        Level of the intervals, between 0 and 1.
+    floor : float
+        Effective sample size below which there is no verdict.
+    seed : int
+        Of the bootstrap and of the rejection sampling.
+    """
+    rng = np.random.default_rng(seed)
+    weight, _ = decisions.weights
+    clip = ope.choose_clip(decisions) if clip is None else clip
+    kept = ope.rejection(decisions, rng)
+    terms = {
+        "logged": ope.logged(decisions),
+        "replay": kept,
+        "ips": ope.ips(decisions),
+        "clipped": ope.ips(decisions, clip),
+        "snips": ope.snips(decisions),
+        "dm": ope.direct(decisions),
+        "dr": ope.doubly_robust(decisions),
+    }
+    draws = bootstrap(list(terms.values()), RESAMPLES, rng)
+    names = list(terms)
+    gain = draws[:, names.index("snips")] - draws[:, names.index("logged")]
+    difference = terms["snips"].value - terms["logged"].value, *_quantiles(gain, confidence)
+    weights = Terms(terms["snips"].under, terms["logged"].under)
+    size = ope.effective_sample_size(weights.over)
+    reasons = _reasons(size, floor, weights)
+    return OffPolicy(
+        impressions=decisions.start.size,
+        rows=decisions.reward.size,
+        confidence=confidence,
+        estimates={name: _estimate(one, draws[:, n], confidence) for n, (name, one) in enumerate(terms.items())},
+        difference=difference,
+        effective_sample_size=size,
+        largest_weight=float(weight.max()),
+        mean_weight=weights.value,
+        match_rate=float(np.average(decisions.target, weights=decisions.importance)),
+        kept=round(float(kept.under.sum())),
+        clip=clip,
+        verdict="refused" if reasons else _verdict(difference[1], difference[2]),
+        reasons=reasons,
+    )
+
+
+def _estimate(terms: Terms, draws: np.ndarray, confidence: float) -> Estimate:
+    low, high = _quantiles(draws, confidence)
+    sure_low, sure_high = bernstein(terms, confidence)
+    m = terms.over.size
+    at = np.unique(np.linspace(1, m, min(POINTS, m)).astype(np.int64))
+    value, error = running_errors(terms, at)
+    reach = NormalDist().inv_cdf((1 + confidence) / 2) * error
+    running = Running(Curve(at.tolist(), value.tolist()), (value - reach).tolist(), (value + reach).tolist())
+    return Estimate(value=terms.value, low=low, high=high, bernstein_low=sure_low, bernstein_high=sure_high, running=running)
+
+
+def _quantiles(draws: np.ndarray, confidence: float) -> tuple[float, float]:
+    known = draws[np.isfinite(draws)]
+    if not known.size:
+        return math.nan, math.nan
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _reasons(size: float, floor: float, weights: Terms) -> list[str]:
+    reasons = []
+    if size < floor:
+        reasons.append(
+            f"effective sample size {size:.1f} is below {floor:g}: the log hardly shows what the policy would do; "
+            "evaluate fewer places (--places 1), or log more, by a policy that explores more"
+        )
+    missed = abs(weights.value - 1)
+    error = standard_error(weights)
+    if missed > ROUNDING and not missed <= OFF_BY * error:
+        reasons.append(
+            f"mean weight {weights.value:.3f} is not 1 (standard error {error:.3f}): the log lacks some of what the policy "
+            "would do, or its propensities are wrong; let the logging policy give every candidate a chance"
+        )
+    return reasons
+
+
+def _verdict(low: float, high: float) -> str:
+    if low > 0:
+        return "better"
+    return "worse" if high < 0 else "undecided"

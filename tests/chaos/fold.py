@@ -1,0 +1,69 @@
+"""The whole log folded at one go."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import NamedTuple
+
+from service.admission import Admission
+from service.config import Config
+from service.feedback import Outcomes
+from service.intake import POLL
+from service.ledger import Ledger
+from service.logs import open_log
+from service.order import Following, Order
+from service.replay import replay
+from service.runtime import LEDGER, build_pipeline, joiners
+from service.trainer import Trainer
+from streams.dead_letters import DeadLetters
+from streams.lmdb_log import LmdbLog
+from streams.log import MemoryLog, Offsets
+
+__all__ = ["Folded", "fold", "replayed"]
+
+
+class Folded(NamedTuple):
+    """What came of it; names as in `tests.chaos.tally.Tally`, and where it ended."""
+
+    digest: str
+    kinds: Counter[str]
+    dead: Counter[str]
+    clicks: Counter[tuple[str, str, float]]
+    next: Offsets
+
+
+def fold(config: Config) -> Folded:
+    """Fold the log of a config, in the order in which its trainer took it."""
+    clicks: Counter[tuple[str, str, float]] = Counter()
+    with ExitStack() as opened:
+        log = opened.enter_context(closing(open_log(config, readonly=True)))
+        order: Order | None = None
+        if (folder := _ledger(config)).exists():
+            ledger = Ledger(opened.enter_context(closing(LmdbLog(folder, readonly=True))))
+            order = Following(log, POLL, ledger.runs(), None)
+        pipeline, dead = build_pipeline(config), DeadLetters(MemoryLog())
+        outcomes, admission = Outcomes(pipeline, config.reward), Admission(config.reward, config.stream.max_skew)
+        trainer = Trainer(pipeline, outcomes, joiners(config, len(log.end())), log, dead, admission, order=order)
+        trainer.restore()
+        for joined in trainer.intake.batches():
+            clicks.update((row.user, row.item, row.timestamp) for row in joined.rows if row.kind)
+            feedback = outcomes.take(joined)
+            if feedback is not None:
+                pipeline.learn(feedback)
+        digest, counts = trainer.digest(), trainer.intake.counts
+        done = Folded(digest, counts, Counter(dead.counts), clicks, dict(trainer.next))
+        trainer.close()
+    return done
+
+
+def replayed(config: Config) -> str:
+    """Digest that a replay comes to."""
+    folder = _ledger(config)
+    return replay(config, k=0, ledger=folder if folder.exists() else None).digest
+
+
+def _ledger(config: Config) -> Path:
+    assert config.checkpoints is not None
+    return config.checkpoints / LEDGER

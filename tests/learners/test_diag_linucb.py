@@ -1,0 +1,253 @@
+"""The retriever: what it counts, for whom, and when; the formulas are tested where the sums are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from learners.base import Exclusion
+from learners.features import hash_ids
+from learners.retrievers.diag_linucb import DiagLinUcb
+from learners.worlds import feedback_of, requests_of, world
+from streams.batch import Clusters, Feedback
+from tests.learners.test_towers import GROUPS, catalogues, likes
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "diag_linucb.npz")
+ITEMS = 12
+KEYS = np.arange(1, ITEMS + 1)
+
+
+def learner_of_golden(**keywords: Any) -> DiagLinUcb:
+    """Knows the golden centroids and graph, and will not begin an epoch by itself."""
+    small = {"clusters": 6, "width": 5, "nearest": 3, "items": ITEMS, "sample": 6, "dim": 4, "hidden": 2, "bits": 4}
+    learner = DiagLinUcb(**(small | {"epoch": 10**9, "first": 10**9, "refresh": 10**9} | keywords))
+    learner.centroids.replace(GOLDEN["cent"], 0.95)
+    learner.graph.insert(KEYS)
+    link(learner, GOLDEN["edges1"])
+    return learner
+
+
+def link(learner: DiagLinUcb, pairs: np.ndarray) -> None:
+    closest = np.array([learner.graph.items.find(pairs[pairs[:, 0] == cluster, 1] + 1) for cluster in range(6)])
+    learner.graph.link(closest, np.zeros(closest.shape, np.float32), learner._prior)
+
+
+def shown(t: slice, items: np.ndarray, reward: np.ndarray, **changed: Any) -> Feedback:
+    """Feedback on impressions that carry the golden contexts."""
+    feedback = feedback_of(user=np.arange(items.size) + 100, item=KEYS[items], reward=reward)
+    epoch = np.ones(items.size, np.int64)
+    logged = {"epoch": epoch, "schema": 0 * epoch, "graph": epoch} | changed
+    feedback.clusters = Clusters(index=GOLDEN["ctx_idx"][t], weight=GOLDEN["ctx_w"][t], **logged)
+    return feedback
+
+
+def sums(learner: DiagLinUcb) -> tuple[np.ndarray, np.ndarray]:
+    mass, reward = np.zeros((6, ITEMS)), np.zeros((6, ITEMS))
+    for place in np.flatnonzero(learner.graph.slot >= 0):
+        at = place // 5, int(learner.graph.items.keys[learner.graph.slot[place]]) - 1
+        mass[at], reward[at] = learner.graph.mass[place], learner.graph.reward[place]
+    return mass, reward
+
+
+@pytest.mark.parametrize(("mode", "init"), [("prior", "prior"), ("inf", "infinite")])
+def test_feedback_is_counted_with_the_context_that_the_impression_carries(mode: str, init: str) -> None:
+    learner = learner_of_golden(init=init)
+    for part, edges in ((slice(0, 40), "edges1"), (slice(40, 60), "edges2")):
+        link(learner, GOLDEN[edges])
+        choice, reward = GOLDEN[f"{mode}_choice"][part], GOLDEN[f"{mode}_reward"][part]
+        learner.learn(shown(part, choice, reward))
+        mask = GOLDEN[f"{mode}_mask_after"][part.stop - 1]
+        for found, name in zip(sums(learner), ("d", "b"), strict=True):
+            expected = GOLDEN[f"{mode}_{name}_after"][part.stop - 1] * mask
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_late_reward_is_added_and_its_showing_not_counted_twice() -> None:
+    part = slice(0, 3)
+    items, clicks = GOLDEN["prior_choice"][part], np.array([1.0, 1.0, 0.0])
+    at_once, late = learner_of_golden(), learner_of_golden()
+    at_once.learn(shown(part, items, clicks))
+    late.learn(shown(part, items, np.zeros(3)))
+    correction = shown(part, items, clicks)
+    correction.correction[:] = True
+    late.learn(correction)
+    for one, other in zip(sums(at_once), sums(late), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+def test_weights_of_rows_count() -> None:
+    part, items = slice(0, 3), GOLDEN["prior_choice"][:3]
+    twice, weighted = learner_of_golden(), learner_of_golden()
+    twice.learn(shown(part, items, np.ones(3)))
+    twice.learn(shown(part, items, np.ones(3)))
+    heavy = shown(part, items, np.ones(3))
+    heavy.weight[:] = 2.0
+    weighted.learn(heavy)
+    for one, other in zip(sums(twice), sums(weighted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+def test_contexts_of_other_clusters_are_computed_anew() -> None:
+    """Another schema, an epoch to come, a cluster that there is not: what was logged does not mean what it says."""
+    part, items = slice(0, 3), GOLDEN["prior_choice"][:3]
+    now = learner_of_golden()
+    plain = shown(part, items, np.ones(3))
+    plain.clusters = None
+    now.learn(plain)
+    three = np.ones(3, np.int64)
+    for changed in ({"schema": 7 * three}, {"epoch": 2 * three}, {"epoch": 0 * three}):
+        other = learner_of_golden()
+        other.learn(shown(part, items, np.ones(3), **changed))
+        for one, two in zip(sums(now), sums(other), strict=True):
+            assert np.array_equal(one, two)
+    other, beyond = learner_of_golden(), shown(part, items, np.ones(3))
+    assert beyond.clusters is not None
+    beyond.clusters.index = beyond.clusters.index + 6
+    other.learn(beyond)
+    assert np.array_equal(sums(now)[0], sums(other)[0])
+    taken = learner_of_golden()
+    taken.learn(shown(part, items, np.ones(3)))
+    assert not np.array_equal(sums(now)[0], sums(taken)[0]), "the test would see a difference"
+
+
+def test_a_number_that_has_passed_to_another_cluster_is_not_counted_for_it() -> None:
+    learner = learner_of_golden()
+    vectors = GOLDEN["cent"].copy()
+    vectors[2] = -vectors[2]
+    new = learner.centroids.replace(vectors, 0.95)
+    assert new.tolist() == [False, False, True, False, False, False]
+    before = sums(learner)[0]
+    learner.learn(shown(slice(0, 40), GOLDEN["delay10_choice"], GOLDEN["delay10_reward"]))
+    moved = (sums(learner)[0] != before).any(axis=1)
+    assert not moved[new].any() and moved[~new].any()
+
+
+def test_what_is_unknown_has_no_score_and_what_is_new_the_widest_bound() -> None:
+    learner = learner_of_golden(init="infinite")
+    batch = shown(slice(0, 2), np.array([0, 1]), np.zeros(2))
+    batch.item[1] = 999
+    learner.score(batch)
+    assert batch.score.tolist() == [0, 0]
+    linked = np.isin(GOLDEN["ctx_idx"][0], GOLDEN["edges1"][GOLDEN["edges1"][:, 1] == 0, 0]).any()
+    assert batch.uncertainty is not None and batch.uncertainty.tolist() == [np.inf if linked else 0, 0]
+
+
+def test_forgetting_keeps_means_and_widens_bounds() -> None:
+    """After one half-life, everything known counts half: bounds are as after half as many showings; priors do not fade."""
+    day = 86_400.0
+    fading, lasting = learner_of_golden(half_life=day), learner_of_golden()
+    part, items = slice(0, 40), GOLDEN["delay10_choice"]
+    for learner in (fading, lasting):
+        feedback = shown(part, items, GOLDEN["delay10_reward"])
+        feedback.timestamp[:] = 1e9
+        learner.learn(feedback)
+    later = shown(slice(0, 1), np.array([0]), np.zeros(1))
+    later.timestamp[:], later.item[:] = 1e9 + day, 0
+    fading.learn(later)
+    asked = [shown(slice(0, 1), np.arange(ITEMS), np.zeros(ITEMS)) for _ in range(2)]
+    for batch, learner in zip(asked, (fading, lasting), strict=True):
+        assert batch.clusters is not None
+        batch.clusters = Clusters(
+            index=np.repeat(GOLDEN["ctx_idx"][:1], ITEMS, axis=0),
+            weight=np.repeat(GOLDEN["ctx_w"][:1], ITEMS, axis=0),
+            epoch=np.ones(ITEMS, np.int64),
+            schema=np.zeros(ITEMS, np.int64),
+            graph=np.ones(ITEMS, np.int64),
+        )
+        learner.score(batch)
+    np.testing.assert_allclose(asked[0].score, asked[1].score, rtol=1e-6)
+    np.testing.assert_allclose(asked[0].uncertainty, asked[1].uncertainty * np.sqrt(2), rtol=1e-6)
+    assert fading._new_mass() / 2 == pytest.approx(1.0), "in the unit of now"
+
+
+def test_the_unbiased_variant_predicts_a_constant_reward_as_it_is() -> None:
+    part, items = slice(0, 60), np.zeros(60, np.int64)
+    means = {}
+    for unbiased in (False, True):
+        learner = learner_of_golden(unbiased=unbiased, prior=1e-6)
+        link(learner, np.array([(cluster, item) for cluster in range(6) for item in range(5)]))
+        for _ in range(20):
+            learner.learn(shown(part, items, np.full(60, 0.5)))
+        batch = shown(part, items, np.zeros(60))
+        learner.score(batch)
+        means[unbiased] = batch.score
+    np.testing.assert_allclose(means[True], 0.5, rtol=1e-4)
+    assert means[False].mean() > 0.6
+
+
+def epochs(**keywords: Any) -> tuple[DiagLinUcb, np.ndarray, np.ndarray]:
+    """A learner that has clustered users of four groups, and knows their items."""
+    known, users, items = catalogues(20, 24)
+    small = {"clusters": GROUPS, "width": 6, "items": 30, "first": 256, "epoch": 1024, "refresh": 320, "sample": 64, "dim": 8}
+    learner = DiagLinUcb(**(small | {"bits": 12, "hidden": 8, "nearest": 2} | keywords))
+    learner.connect(known)
+    learner.add(items[:12])
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        learner.learn(likes(rng, users, items[:12]))
+    return learner, users, items
+
+
+def test_users_of_a_group_get_its_items() -> None:
+    learner, users, items = epochs()
+    assert learner.centroids.epoch >= 3
+    group = {int(item): n % GROUPS for n, item in enumerate(items)}
+    found = learner.retrieve(requests_of(users), 3, Exclusion.none(users.size))
+    right = np.array([group[int(item)] for item in found.item]) == found.request % GROUPS
+    assert right.mean() > 0.95
+    names = learner.clusters(requests_of(users))
+    assert names is not None
+    np.testing.assert_allclose(names.weight.sum(axis=1), 1)
+    assert len({tuple(names.index[n::GROUPS, 0]) for n in range(GROUPS)}) == GROUPS
+
+
+def test_a_fresh_item_is_found_at_once_where_it_belongs() -> None:
+    learner, users, items = epochs(width=30, init="infinite")
+    version = learner.graph.version
+    assert not np.isin(learner.retrieve(requests_of(users), 30, Exclusion.none(users.size)).item, items[12:]).any()
+    learner.add(items[12:13])
+    found = learner.retrieve(requests_of(users[:1]), 1, Exclusion.none(1))
+    assert found.item.tolist() == items[12:13].tolist(), "a bound that is infinite is above all others"
+    assert found.uncertainty is not None and np.isinf(found.uncertainty).all()
+    assert learner.graph.version > version
+    narrow, users, items = epochs(width=3)
+    narrow.add(items[12:])
+    linked = narrow.graph.items.keys[narrow.graph.slot[narrow.graph.slot >= 0]]
+    group = {int(item): n % GROUPS for n, item in enumerate(items)}
+    of_cluster = [{group[int(item)] for item in row} for row in linked.reshape(GROUPS, 3)]
+    assert sorted(of_cluster, key=min) == [{n} for n in range(GROUPS)], "new or not, a cluster keeps the closest"
+
+
+def test_a_deleted_item_stays_away_and_its_place_is_filled_at_the_next_refresh() -> None:
+    learner, users, items = epochs(width=12)
+    known = learner._columns.catalogues
+    assert known is not None
+    known.items.delete(int(items[0]))
+    learner.remove(items[:1])
+    rng = np.random.default_rng(5)
+    for _ in range(8):
+        learner.learn(likes(rng, users, items[:12]))
+    assert not np.isin(learner.retrieve(requests_of(users), 12, Exclusion.none(users.size)).item, items[0]).any()
+
+
+def test_nothing_is_retrieved_before_there_are_clusters() -> None:
+    learner = DiagLinUcb(first=1000)
+    learner.learn(world(1))
+    assert learner.clusters(requests_of([1])) is None
+    assert learner.retrieve(requests_of([1]), 5, Exclusion.none(1)).item.size == 0
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"w_min: 0.3 with 5 clusters .* at most 0.2"):
+        DiagLinUcb(w_min=0.3)
+    with pytest.raises(ValueError, match=r"sample: 10 users cannot make 32 clusters"):
+        DiagLinUcb(sample=10)
+
+
+def test_strangers_have_a_context_too() -> None:
+    learner, _, _ = epochs()
+    stranger = learner.clusters(requests_of(hash_ids(["nobody"])))
+    assert stranger is not None and stranger.weight.sum() == pytest.approx(1)

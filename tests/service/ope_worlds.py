@@ -1,0 +1,124 @@
+"""Logs of made-up policies whose value is known exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from service.ope import Decisions
+
+CONTEXTS, ACTIONS = 4, 6
+_RNG = np.random.default_rng(99)
+REWARD = _RNG.beta(1.0, 3.0, (CONTEXTS, ACTIONS))
+"""Probability of a click by context and action."""
+LOGGING = _RNG.dirichlet(np.full(ACTIONS, 2.0), CONTEXTS)
+TARGET = _RNG.dirichlet(np.full(ACTIONS, 0.7), CONTEXTS)
+VALUE = float((TARGET * REWARD).sum(axis=1).mean())
+LOGGED = float((LOGGING * REWARD).sum(axis=1).mean())
+
+
+def one_place(n: int, seed: int, model: np.ndarray | None = None, told: np.ndarray | None = None) -> Decisions:
+    """Decisions of one place.
+
+    Parameters
+    ----------
+    n, seed : int
+    model : (contexts, actions) or None
+        What the model of rewards predicts; None: the truth.
+    told : (contexts, actions) or None
+        What the log says the propensities are; None: the truth.
+    """
+    rng = np.random.default_rng(seed)
+    model, told = REWARD if model is None else model, LOGGING if told is None else told
+    context = rng.integers(CONTEXTS, size=n)
+    action = (rng.random(n)[:, None] > LOGGING[context].cumsum(axis=1)).sum(axis=1).clip(max=ACTIONS - 1)
+    expected = (TARGET * model).sum(axis=1)[context]
+    return Decisions(
+        start=np.arange(n),
+        reward=(rng.random(n) < REWARD[context, action]).astype(float),
+        propensity=told[context, action],
+        target=TARGET[context, action],
+        importance=np.ones(n),
+        predicted=model[context, action],
+        expected=expected,
+        own=expected,
+    )
+
+
+ITEMS, PLACES = 4, 3
+_WEIGHTS = np.array([[1.0, 2.0, 3.0, 1.5], [4.0, 1.0, 0.5, 2.0]])
+"""Of the items, for the logging and the evaluated policy: at each place one of the rest in proportion to them."""
+
+
+def click(above: list[int], item: int) -> float:
+    """Probability of a click, which depends on the item just above."""
+    base = 0.1 + 0.15 * item
+    return base * (0.3 if above and above[-1] > item else 1.0)
+
+
+def _chances(policy: int, above: list[int]) -> np.ndarray:
+    weights = _WEIGHTS[policy].copy()
+    weights[above] = 0
+    return weights / weights.sum()
+
+
+def list_value(policy: int) -> float:
+    """Mean reward of a place in that policy's lists, exactly."""
+
+    def below(above: list[int]) -> float:
+        if len(above) == PLACES:
+            return 0.0
+        chances = _chances(policy, above)
+        return sum(chances[i] * (click(above, i) + below([*above, i])) for i in range(ITEMS) if chances[i])
+
+    return below([]) / PLACES
+
+
+def place_value() -> float:
+    """The same where the items above are the logging policy's, and only the place itself is the evaluated one's."""
+
+    def below(above: list[int]) -> float:
+        if len(above) == PLACES:
+            return 0.0
+        mine, theirs = _chances(1, above), _chances(0, above)
+        return sum(mine[i] * click(above, i) + theirs[i] * below([*above, i]) for i in range(ITEMS) if theirs[i])
+
+    return below([]) / PLACES
+
+
+def lists(m: int, seed: int, *, chain: bool = True, model: float = 1.0) -> Decisions:
+    """Lists of three of four items; the model predicts `model` times the truth."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(m):
+        above: list[int] = []
+        own: list[int] = []
+        for _ in range(PLACES):
+            theirs, mine, by_itself = _chances(0, above), _chances(1, above), _chances(1, own)
+            item = int(rng.choice(ITEMS, p=theirs))
+            told = np.array([click(above, i) for i in range(ITEMS)])
+            own_told = np.array([click(own, i) for i in range(ITEMS)])
+            reward = float(rng.random() < told[item])
+            rows.append(
+                (reward, theirs[item], mine[item], model * told[item], model * (mine @ told), model * (by_itself @ own_told))
+            )
+            above.append(item)
+            own.append(int(rng.choice(ITEMS, p=by_itself)))
+    reward, propensity, target, predicted, expected, own_expected = np.array(rows).T
+    return Decisions(
+        start=np.arange(0, PLACES * m, PLACES),
+        reward=reward,
+        propensity=propensity,
+        target=target,
+        importance=np.ones(PLACES * m),
+        predicted=predicted,
+        expected=expected,
+        own=own_expected if chain else expected,
+        chain=chain,
+    )
+
+
+def equal(decisions: Decisions) -> Decisions:
+    """The evaluated policy is the logging one."""
+    return replace(decisions, target=decisions.propensity)

@@ -1,0 +1,328 @@
+"""What is noted of an impression before anybody learns from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from learners.base import Exclusion, Reranker, Retriever
+from learners.features import hash_id, hash_ids
+from learners.policy import Greedy, PlackettLuce, Ucb
+from service.config import Config
+from service.counterfactual import Counterfactual, OfPolicy, Shares, Unknown
+from service.feedback import Outcomes
+from service.ope import Decisions
+from service.pipeline import Pipeline, Stages
+from service.runtime import build_pipeline
+from service.schemas import RankRequest, RecommendRequest
+from streams.batch import Batch, Floats
+from streams.decisions import Decision
+from streams.events import Impression
+from streams.join import Row
+from tests.worlds import two_tribes
+
+ITEMS = tuple(f"i{n}" for n in range(10))
+
+
+def clicked(user: str, item: str, impression: Impression | None = None, kind: str = "click", value: float = 1.0) -> Row:
+    place = -1 if impression is None else impression.items.index(item)
+    return Row(user, item, kind, value, 100.0, impression, place, False, {})
+
+
+@pytest.fixture
+def make_pipeline(make_config: Callable[..., Config]) -> Callable[..., Pipeline]:
+    def make(**sections: Any) -> Pipeline:
+        """Without rerankers, so that the scores of an answer are the ranker's predictions."""
+        config = make_config(**{"rerankers": {}} | sections)
+        pipeline = build_pipeline(config)
+        for event in two_tribes(0, 0):
+            pipeline.apply(event)
+        rows = [clicked(f"u{n}", f"i{item}") for item in range(5) for n in range(5 - item)]
+        feedback = Outcomes(pipeline, config.reward).from_rows(rows)
+        pipeline.predict(feedback)
+        pipeline.learn(feedback)
+        return pipeline
+
+    return make
+
+
+def on_scale(pipeline: Pipeline, noted: Counterfactual) -> Counterfactual:
+    """The same, after a ranking whose outcome was as predicted."""
+    response, impression = pipeline.rank([RankRequest(user="u9", items=list(ITEMS))])[0]
+    assert impression is not None
+    noted.shown([impression])
+    rows = [clicked("u9", item, impression) for item in impression.items]
+    noted.happened(rows, np.array([ranked.score for ranked in response.items], np.float32))
+    return noted
+
+
+def told_of_the_rest(noted: Counterfactual) -> Decisions:
+    """All decisions but those of `on_scale`."""
+    _, found = noted.decisions() or pytest.fail("nothing noted")
+    columns = ("reward", "propensity", "target", "importance", "predicted", "expected", "own")
+    return replace(found, start=found.start[1:] - 10, **{name: getattr(found, name)[10:] for name in columns})
+
+
+def answers(pipeline: Pipeline, n: int = 4) -> list[Impression]:
+    asked = [
+        request
+        for user in range(20)
+        for request in (RankRequest(user=f"u{user}", items=list(ITEMS), n=n), RecommendRequest(user=f"u{user}", n=n))
+    ]
+    return [impression for _, impression in pipeline.rank(asked) if impression is not None]
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"greedy": {}},
+        {"epsilon_greedy": {"epsilon": 0.3}},
+        {"plackett_luce": {"temperature": 0.2}},
+        {"top_k_random": {"top": 3}},
+    ],
+)
+def test_the_policy_that_acted_would_do_the_same(make_pipeline: Callable[..., Pipeline], policy: dict[str, Any]) -> None:
+    pipeline = make_pipeline(policy=policy, rerankers={"reloop2": {}})
+    noted = Counterfactual(pipeline, OfPolicy(pipeline.policy))
+    impressions = answers(pipeline)
+    assert any(len(set(impression.propensities)) > 1 for impression in impressions) or "greedy" in policy
+    noted.shown(impressions)
+    found = noted.decisions()
+    assert found is not None
+    ids, decisions = found
+    assert ids == [impression.request_id for impression in impressions]
+    weight, _ = decisions.weights
+    assert weight == pytest.approx(np.ones(weight.size), rel=1e-5)
+
+
+def test_noting_changes_nothing(make_pipeline: Callable[..., Pipeline]) -> None:
+    from memory.stateful import digest
+
+    pipeline = make_pipeline()
+    impressions = answers(pipeline)
+    before = digest(pipeline.state_dict())
+    Counterfactual(pipeline, OfPolicy(PlackettLuce(0.1))).shown(impressions)
+    assert digest(pipeline.state_dict()) == before
+
+
+def test_what_is_told_follows_from_the_scores_of_all_candidates(make_pipeline: Callable[..., Pipeline]) -> None:
+    pipeline = make_pipeline()
+    impression = answers(pipeline, n=2)[0]
+    assert len(impression.unshown) == 8 * 8
+    response, _ = pipeline.rank([RankRequest(user=impression.user, items=list(ITEMS), log=False)])[0]
+    score = {ranked.item: ranked.score for ranked in response.items}
+    chances = {item: np.exp(score[item] / 0.5) for item in ITEMS}
+    noted = on_scale(pipeline, Counterfactual(pipeline, OfPolicy(PlackettLuce(0.5)), chain=False))
+    noted.shown([impression])
+    decisions = told_of_the_rest(noted)
+    first, second = impression.items
+    left = sum(chances.values()) - chances[first]
+    assert decisions.target == pytest.approx([chances[first] / sum(chances.values()), chances[second] / left], rel=1e-5)
+    assert decisions.predicted == pytest.approx([score[first], score[second]])
+    expected = [sum(chances[i] * score[i] for i in ITEMS) / sum(chances.values())]
+    expected.append(sum(chances[i] * score[i] for i in ITEMS if i != first) / left)
+    assert decisions.expected == pytest.approx(expected, rel=1e-5)
+    assert decisions.own == pytest.approx(decisions.expected)
+
+
+def test_the_policys_own_list_goes_its_own_way(make_pipeline: Callable[..., Pipeline]) -> None:
+    """The log shows the worst item first; greedy would have begun with the two best."""
+    pipeline = make_pipeline()
+    response, _ = pipeline.rank([RankRequest(user="u1", items=list(ITEMS), log=False)])[0]
+    best = sorted(response.items, key=lambda ranked: -ranked.score)
+    assert len({ranked.score for ranked in best}) == 10
+    shown = best[-1].item, best[0].item
+    unshown = hash_ids([ranked.item for ranked in best[1:-1]]).tobytes()
+    noted = on_scale(pipeline, Counterfactual(pipeline, OfPolicy(Greedy())))
+    noted.shown([Impression(request_id="r", user="u1", items=shown, propensities=(0.1, 0.2), unshown=unshown)])
+    decisions = told_of_the_rest(noted)
+    assert decisions.target.tolist() == [0.0, 1.0]
+    assert decisions.own == pytest.approx([best[0].score, best[1].score])
+    assert decisions.expected == pytest.approx([best[0].score, best[0].score])
+
+
+def test_the_first_places_alone(make_pipeline: Callable[..., Pipeline]) -> None:
+    pipeline = make_pipeline()
+    impressions = answers(pipeline)
+    noted = Counterfactual(pipeline, OfPolicy(pipeline.policy), places=1)
+    noted.shown(impressions)
+    noted.happened([clicked(impressions[0].user, impressions[0].items[3], impressions[0])], np.ones(1, np.float32))
+    _, decisions = noted.decisions() or pytest.fail("nothing noted")
+    assert decisions.start.tolist() == list(range(len(impressions)))
+    assert decisions.reward.sum() == 0
+
+
+def test_outcomes_find_their_place_and_the_best_paid_counts(make_pipeline: Callable[..., Pipeline]) -> None:
+    pipeline = make_pipeline()
+    one, other = answers(pipeline)[:2]
+    noted = Counterfactual(pipeline, OfPolicy(pipeline.policy))
+    noted.shown([one, other])
+    rows = [
+        clicked(one.user, one.items[1], one),
+        clicked(one.user, one.items[1], one, "buy"),
+        clicked(one.user, one.items[1], one),
+        clicked(one.user, one.items[2], one, ""),
+        clicked(one.user, one.items[2], one, "dislike"),
+        clicked(other.user, other.items[0], other, ""),
+        clicked(one.user, "i0"),
+    ]
+    noted.happened(rows, np.array([1.0, 5.0, 1.0, 0.0, -1.0, 0.0, 1.0], np.float32))
+    _, decisions = noted.decisions() or pytest.fail("nothing noted")
+    assert decisions.reward.tolist() == [0, 5, -1, 0, 0, 0, 0, 0]
+
+
+def test_what_cannot_be_evaluated_is_counted(make_pipeline: Callable[..., Pipeline]) -> None:
+    pipeline = make_pipeline()
+    good = answers(pipeline)[0]
+
+    def impression(request: str, *propensities: float, timestamp: float = 50.0) -> Impression:
+        return Impression(
+            request_id=request,
+            user="u0",
+            items=("i0", "i1"),
+            propensities=propensities,
+            unshown=good.unshown,
+            timestamp=timestamp,
+        )
+
+    noted = Counterfactual(pipeline, OfPolicy(pipeline.policy), window=20.0)
+    noted.shown([impression("a"), impression("b", 0.5), impression("c", 0.5, 0.0), impression("d", 0.5, 1.5)])
+    noted.shown([impression("e", 0.5, 0.5), impression("e", 0.5, 0.5), impression("f", 0.5, 0.5, timestamp=99.0)])
+    ids, decisions = noted.decisions() or pytest.fail("nothing noted")
+    assert ids == ["e"]
+    assert decisions.reward.size == 2
+    assert dict(noted.left_out) == {"no_propensities": 4, "duplicates": 1, "young": 1}
+    assert Counterfactual(pipeline, OfPolicy(pipeline.policy)).decisions() is None
+
+
+def test_a_young_click_is_left_out_like_what_was_left_alone(make_pipeline: Callable[..., Pipeline]) -> None:
+    """Clicks come before the end of the window, and what is left alone only then: taking the clicked ones would flatter."""
+    pipeline = make_pipeline()
+    shown = [
+        Impression(request_id=f"r{n}", user="u0", items=("i0",), propensities=(1.0,), timestamp=100.0 + n) for n in range(10)
+    ]
+    noted = Counterfactual(pipeline, OfPolicy(pipeline.policy), window=5.0)
+    noted.shown(shown)
+    noted.happened([clicked("u0", "i0", shown[9])], np.ones(1, np.float32))
+    ids, decisions = noted.decisions() or pytest.fail("nothing noted")
+    assert ids == ["r0", "r1", "r2", "r3", "r4"]
+    assert decisions.reward.tolist() == [0.0] * 5
+
+
+def test_predictions_come_to_the_scale_of_the_rewards(make_pipeline: Callable[..., Pipeline]) -> None:
+    """Before the first outcome nothing is predicted; then as much as was paid, however far off the ranker is."""
+    pipeline = make_pipeline()
+    one, other, last = answers(pipeline)[:3]
+    noted = Counterfactual(pipeline, OfPolicy(pipeline.policy))
+    noted.shown([one])
+    noted.happened([clicked(one.user, item, one) for item in one.items], 0.1 * np.array(one.scores, np.float32))
+    noted.shown([other])
+    assert predicted(noted) == pytest.approx([0.0] * 4 + [0.1 * score for score in other.scores])
+    noted.happened([clicked(other.user, item, other) for item in other.items], np.full(4, -1, np.float32))
+    noted.shown([last])
+    assert predicted(noted)[8:] == [0.0] * 4, "rewards below 0 are none of a ranker's predictions"
+
+
+def test_predictions_wait_for_what_was_left_alone(make_pipeline: Callable[..., Pipeline]) -> None:
+    """A click comes at once, and what was left alone after the window: by the clicks alone every item would be clicked."""
+    pipeline = make_pipeline()
+    shown = [msgspec.structs.replace(one, timestamp=100.0 + n) for n, one in enumerate(answers(pipeline)[:8])]
+    noted = Counterfactual(pipeline, OfPolicy(pipeline.policy), window=4.0)
+    for impression in shown[:4]:
+        noted.shown([impression])
+        noted.happened([clicked(impression.user, impression.items[0], impression)], np.ones(1, np.float32))
+    noted.shown([shown[5]])
+    noted.happened([], np.empty(0, np.float32))
+    noted.shown([shown[6]])
+    noted.shown([msgspec.structs.replace(shown[7], timestamp=200.0)])
+    # When the last but one came, the first two were old: one click in four places each.
+    factor = 2 / (sum(shown[0].scores) + sum(shown[1].scores))
+    told = predicted(noted)
+    assert told[:20] == [0.0] * 20
+    assert told[20:] == pytest.approx([factor * score for score in shown[6].scores], rel=0.05)
+
+
+def predicted(noted: Counterfactual) -> list[float]:
+    _, found = noted.decisions() or pytest.fail("nothing noted")
+    return [float(value) for value in found.predicted]
+
+
+class Sure(Retriever):
+    """Knows every item's standard error: the number in its name."""
+
+    knows_uncertainty = True
+
+    def retrieve(self, requests: Any, k: int, exclude: Exclusion) -> Any:
+        raise AssertionError("the candidates are those of the log")
+
+    def score(self, batch: Batch) -> None:
+        number = {hash_id(item): float(n) for n, item in enumerate(ITEMS)}
+        batch.uncertainty = np.array([number[key] for key in batch.item.tolist()], np.float32)
+
+
+class Upside(Reranker):
+    """Turns the order around."""
+
+    def rerank(self, batch: Batch) -> Floats:
+        return -batch.score
+
+
+def test_uncertainty_comes_from_the_retriever_that_knows_it(make_pipeline: Callable[..., Pipeline]) -> None:
+    pipeline = make_pipeline(retrievers={"popularity": {}})
+    impressions = [
+        Impression(request_id="r", user="u1", items=("i9",), propensities=(0.5,), unshown=hash_ids(ITEMS[:9]).tobytes())
+    ]
+    with pytest.raises(ValueError, match="needs the standard error"):
+        Counterfactual(pipeline, OfPolicy(Ucb(100.0))).shown(impressions)
+    pipeline.retrievers = Stages({"popularity": pipeline.retrievers.named["popularity"], "sure": Sure()})
+    noted = Counterfactual(pipeline, OfPolicy(Ucb(100.0)))
+    noted.shown(impressions)
+    _, decisions = noted.decisions() or pytest.fail("nothing noted")
+    assert decisions.target.tolist() == [1.0]
+
+
+def test_rewards_are_predicted_by_the_ranker_whatever_rerankers_do(make_pipeline: Callable[..., Pipeline]) -> None:
+    pipeline = make_pipeline()
+    impression = answers(pipeline, n=10)[0]
+    plain = on_scale(pipeline, Counterfactual(pipeline, OfPolicy(Greedy())))
+    plain.shown([impression])
+    turned = on_scale(pipeline, Counterfactual(pipeline, OfPolicy(Greedy())))
+    pipeline.rerankers = Stages({"upside": Upside()})
+    turned.shown([impression])
+    before, after = told_of_the_rest(plain), told_of_the_rest(turned)
+    assert after.predicted == pytest.approx(before.predicted)
+    assert before.target[0] == 1.0 and after.target[0] == 0.0
+
+
+def shown_at(position: float, item: str) -> Decision:
+    impression = Impression(request_id="r", user="-", items=(item,), propensities=(0.1,), context={"position": position})
+    return Decision(impression=impression, others=(), kind="click", rewards=(0.0,))
+
+
+def test_another_logs_shares_are_a_policy(make_pipeline: Callable[..., Pipeline]) -> None:
+    shares = Shares([shown_at(1.0, "i0"), shown_at(1.0, "i0"), shown_at(1.0, "i1"), shown_at(1.0, "i3"), shown_at(2.0, "i2")])
+    pipeline = make_pipeline()
+    shown = [
+        Impression(
+            request_id=f"{position}{item}",
+            user="-",
+            items=(item,),
+            propensities=(0.1,),
+            context={"position": position},
+            unshown=hash_ids([other for other in ITEMS if other != item]).tobytes(),
+        )
+        for position, item in ((1.0, "i0"), (1.0, "i3"), (1.0, "i2"), (2.0, "i2"))
+    ]
+    noted = Counterfactual(pipeline, shares)
+    noted.shown(shown)
+    _, decisions = noted.decisions() or pytest.fail("nothing noted")
+    assert decisions.target.tolist() == [0.5, 0.25, 0.0, 1.0]
+    with pytest.raises(Unknown, match=r"position: at 3.0"):
+        noted.shown([Impression(request_id="x", user="-", items=("i0",), propensities=(0.1,), context={"position": 3.0})])
+    with pytest.raises(Unknown, match="one campaign"):
+        noted.shown([Impression(request_id="y", user="-", items=("i0",), propensities=(0.1,), context={"position": 1.0})])

@@ -1,0 +1,94 @@
+"""Intervals hold what they promise, as often as they promise it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from service import ope
+from service.intervals import BLOCKS, Terms, bernstein, bootstrap, running_errors, standard_error
+from tests.service.ope_worlds import VALUE, list_value, lists, one_place
+
+
+def ratio(n: int, seed: int) -> Terms:
+    rng = np.random.default_rng(seed)
+    under = rng.exponential(size=n)
+    return Terms(under * 0.3 + rng.normal(scale=0.2, size=n), under)
+
+
+def quantiles(draws: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
+    """Of 300 intervals at 95 %, 285 are expected to hold the truth, give or take 4 standard deviations of 3.8."""
+    held = {"ips": 0, "snips": 0, "dr": 0}
+    for seed in range(300):
+        decisions = one_place(400, seed)
+        terms = [ope.ips(decisions), ope.snips(decisions), ope.doubly_robust(decisions)]
+        draws = bootstrap(terms, 200, np.random.default_rng(seed))
+        for n, name in enumerate(held):
+            low, high = quantiles(draws[:, n])
+            held[name] += low <= VALUE <= high
+    assert all(270 <= count <= 300 for count in held.values()), held
+
+
+def test_the_bootstrap_knows_that_the_places_of_a_list_go_together() -> None:
+    held = 0
+    for seed in range(150):
+        low, high = quantiles(bootstrap([ope.snips(lists(150, seed))], 200, np.random.default_rng(seed))[:, 0])
+        held += low <= list_value(1) <= high
+    assert held >= 132, held
+
+
+def test_empirical_bernstein_holds_at_least_as_often_as_it_says() -> None:
+    """On clipped weights its width is known beforehand; what it covers is the mean of the clipped estimate."""
+    truth = float(np.mean([ope.ips(one_place(2000, 10_000 + seed), 2.0).value for seed in range(300)]))
+    held = 0
+    for seed in range(300):
+        low, high = bernstein(ope.ips(one_place(400, seed), 2.0), 0.95)
+        held += low <= truth <= high
+    assert held >= 285
+
+
+def test_empirical_bernstein_by_hand() -> None:
+    terms = Terms(np.array([0.0, 1.0, 1.0, 0.0]), np.ones(4), 1.0)
+    low, high = bernstein(terms, 0.95)
+    half = math.sqrt(2 * (1 / 3) * math.log(80) / 4) + 7 * math.log(80) / 9
+    assert (low, high) == pytest.approx((0.5 - half, 0.5 + half))
+    assert all(map(math.isnan, bernstein(Terms(terms.over, terms.under), 0.95)))
+    assert all(map(math.isnan, bernstein(Terms(np.ones(1), np.ones(1), 1.0), 0.95)))
+
+
+def test_standard_error_of_a_ratio() -> None:
+    values = [ratio(500, seed).value for seed in range(400)]
+    told = np.mean([standard_error(ratio(500, seed)) for seed in range(50)])
+    assert told == pytest.approx(np.std(values), rel=0.15)
+    assert math.isnan(standard_error(Terms(np.ones(1), np.ones(1))))
+    assert math.isnan(standard_error(Terms(np.zeros(3), np.zeros(3))))
+
+
+def test_running_errors_end_in_the_whole() -> None:
+    terms = ratio(100, 3)
+    value, error = running_errors(terms, np.array([1, 50, 100]))
+    assert (value[2], error[2]) == pytest.approx((terms.value, standard_error(terms)))
+    half = Terms(terms.over[:50], terms.under[:50])
+    assert (value[1], error[1]) == pytest.approx((half.value, standard_error(half)))
+    assert math.isnan(error[0])
+
+
+def test_many_impressions_are_drawn_in_blocks() -> None:
+    terms = ratio(12 * BLOCKS + 7, 1)
+    draws = bootstrap([terms], 100, np.random.default_rng(0))
+    assert draws[:, 0].std() == pytest.approx(standard_error(terms), rel=0.3)
+    assert abs(draws[:, 0].mean() - terms.value) < 4 * standard_error(terms)
+
+
+def test_all_estimates_are_drawn_together() -> None:
+    one = ratio(50, 2)
+    draws = bootstrap([one, one], 20, np.random.default_rng(0))
+    assert np.array_equal(draws[:, 0], draws[:, 1])
+    assert np.isnan(bootstrap([Terms(np.ones(3), np.zeros(3))], 5, np.random.default_rng(0))).all()

@@ -1,0 +1,171 @@
+"""Estimators on worlds whose value is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from service import ope
+from service.intervals import Terms
+from service.ope import Decisions
+from tests.service import ope_worlds as worlds
+from tests.service.ope_worlds import LOGGED, LOGGING, REWARD, VALUE, equal, lists, one_place
+
+Estimator = Callable[[Decisions], Terms]
+SEEDS = range(200)
+
+
+def over_seeds(estimator: Estimator, make: Callable[[int], Decisions]) -> tuple[float, float]:
+    """Mean of an estimate over many logs, and its standard error."""
+    values = np.array([estimator(make(seed)).value for seed in SEEDS])
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size))
+
+
+def by_hand() -> Decisions:
+    return Decisions(
+        start=np.array([0, 2, 3]),
+        reward=np.array([1.0, 0.0, 1.0, 0.0, 1.0]),
+        propensity=np.array([0.5, 0.5, 0.25, 0.5, 1.0]),
+        target=np.array([0.25, 1.0, 0.5, 1.0, 0.5]),
+        importance=np.array([1.0, 1.0, 2.0, 1.0, 1.0]),
+        predicted=np.array([0.5, 0.5, 0.5, 0.5, 0.5]),
+        expected=np.array([0.1, 0.2, 0.3, 0.4, 0.5]),
+        own=np.array([0.1, 0.1, 0.3, 0.4, 0.1]),
+    )
+
+
+def test_by_hand() -> None:
+    decisions = by_hand()
+    weight, above = decisions.weights
+    assert weight.tolist() == [0.5, 1.0, 2.0, 2.0, 1.0]
+    assert above.tolist() == [1.0, 0.5, 1.0, 1.0, 2.0]
+    assert ope.logged(decisions).value == pytest.approx((1 + 2 + 1) / 6)
+    assert ope.ips(decisions).value == pytest.approx((0.5 + 2 * 2 + 1) / 6)
+    assert ope.ips(decisions, 1.5).value == pytest.approx((0.5 + 2 * 1.5 + 1) / 6)
+    assert ope.snips(decisions).value == pytest.approx((0.5 + 4 + 1) / (1.5 + 4 + 3))
+    assert ope.direct(decisions).value == pytest.approx((0.2 + 0.6 + 0.5) / 6)
+    corrected = 0.1 + 0.5 * 0.5, 0.5 * 0.2 - 0.5, 2 * (0.3 + 2 * 0.5), 0.4 - 2 * 0.5, 2 * 0.5 + 0.5
+    assert ope.doubly_robust(decisions).value == pytest.approx(sum(corrected) / 6)
+    assert ope.snips(decisions).under.tolist() == [1.5, 4.0, 3.0]
+
+
+def test_places_by_themselves_do_not_multiply() -> None:
+    weight, above = replace(by_hand(), chain=False).weights
+    assert weight.tolist() == [0.5, 2.0, 2.0, 2.0, 0.5]
+    assert above.tolist() == [1.0] * 5
+
+
+@pytest.mark.parametrize("estimator", [ope.ips, ope.doubly_robust])
+@pytest.mark.parametrize("model", [1.0, 0.0, 3.0])
+def test_ips_and_dr_are_unbiased_whatever_the_model(estimator: Estimator, model: float) -> None:
+    mean, error = over_seeds(estimator, lambda seed: one_place(300, seed, model=model * REWARD))
+    assert abs(mean - VALUE) < 4 * error
+
+
+def test_dr_is_right_when_the_model_is_and_the_propensities_are_not() -> None:
+    wrong = LOGGING**0.3 / (LOGGING**0.3).sum(axis=1, keepdims=True)
+    dr, error = over_seeds(ope.doubly_robust, lambda seed: one_place(300, seed, told=wrong))
+    assert abs(dr - VALUE) < 4 * error
+    ips, error = over_seeds(ope.ips, lambda seed: one_place(300, seed, told=wrong))
+    assert abs(ips - VALUE) > 4 * error
+
+
+def test_the_direct_method_is_as_right_as_its_model() -> None:
+    right, error = over_seeds(ope.direct, lambda seed: one_place(300, seed))
+    assert abs(right - VALUE) < 4 * error
+    wrong, _ = over_seeds(ope.direct, lambda seed: one_place(300, seed, model=2 * REWARD))
+    assert wrong == pytest.approx(2 * VALUE, rel=0.02)
+
+
+def test_a_right_model_takes_most_of_the_noise_out() -> None:
+    plain = np.std([ope.ips(one_place(300, seed)).value for seed in SEEDS])
+    corrected = np.std([ope.doubly_robust(one_place(300, seed)).value for seed in SEEDS])
+    assert corrected < 0.8 * plain
+
+
+def test_replay_keeps_what_the_policy_would_have_shown() -> None:
+    mean, error = over_seeds(lambda d: ope.rejection(d, np.random.default_rng(1)), lambda seed: one_place(1000, seed))
+    assert abs(mean - VALUE) < 4 * error
+
+
+def test_replay_under_uniform_logging_is_agreement() -> None:
+    decisions = one_place(400, 0, told=np.full((worlds.CONTEXTS, worlds.ACTIONS), 1 / 6))
+    decisions = replace(decisions, target=(np.arange(400) % 6 == 0).astype(float))
+    kept = ope.rejection(decisions, np.random.default_rng(0))
+    assert np.flatnonzero(kept.under).tolist() == list(range(0, 400, 6))
+    assert kept.value == pytest.approx(decisions.reward[::6].mean())
+
+
+@pytest.mark.parametrize("estimator", [ope.ips, ope.doubly_robust])
+def test_lists_are_valued_as_the_policy_fills_them(estimator: Estimator) -> None:
+    mean, error = over_seeds(estimator, lambda seed: lists(60, seed, model=0.6))
+    assert abs(mean - worlds.list_value(1)) < 4 * error
+    by_place, error = over_seeds(estimator, lambda seed: lists(60, seed, chain=False, model=0.6))
+    assert abs(by_place - worlds.place_value()) < 4 * error
+    # The two are different questions: the worlds tell them apart.
+    assert abs(worlds.place_value() - worlds.list_value(1)) > 8 * error
+
+
+def test_snips_of_lists_comes_to_the_value_of_the_lists() -> None:
+    terms = [ope.snips(lists(500, seed)) for seed in range(20)]
+    pooled = sum(one.over.sum() for one in terms) / sum(one.under.sum() for one in terms)
+    assert pooled == pytest.approx(worlds.list_value(1), abs=0.01)
+
+
+def test_the_same_policy_has_weights_of_one() -> None:
+    for decisions in (equal(one_place(50, 1)), equal(lists(50, 1)), equal(lists(50, 1, chain=False))):
+        weight, _ = decisions.weights
+        assert np.all(weight == 1)
+        assert ope.ips(decisions).value == ope.snips(decisions).value == pytest.approx(decisions.reward.mean())
+        assert ope.effective_sample_size(ope.snips(decisions).under) == pytest.approx(decisions.start.size)
+
+
+def test_snips_stays_among_the_rewards_and_ips_need_not() -> None:
+    decisions = one_place(30, 2)
+    rare = replace(decisions, reward=np.full(30, 0.7), propensity=np.full(30, 0.01), target=np.linspace(0.1, 0.9, 30))
+    assert ope.snips(rare).value == pytest.approx(0.7)
+    assert ope.ips(rare).value > 1
+
+
+def test_clipping_draws_towards_zero_and_calms() -> None:
+    decisions = one_place(3000, 3)
+    clips = [math.inf, 4.0, 2.0, 1.0, 0.5]
+    values = [ope.ips(decisions, clip).value for clip in clips]
+    assert values == sorted(values, reverse=True)
+    costs = replace(decisions, reward=-decisions.reward)
+    assert [ope.ips(costs, clip).value for clip in clips] == pytest.approx([-value for value in values])
+    spreads = [np.std([ope.ips(one_place(300, seed), clip).value for seed in SEEDS]) for clip in clips]
+    assert spreads == sorted(spreads, reverse=True)
+
+
+def test_the_clip_is_chosen_between_bias_and_variance() -> None:
+    # Weights that hardly differ: nothing to gain. Much data and large weights: clipping is seen to be biased.
+    assert ope.choose_clip(equal(one_place(500, 4))) == 1.0
+    decisions = one_place(100_000, 4)
+    chosen = ope.choose_clip(decisions)
+    largest = decisions.weights[0].max()
+    assert 1.0 < chosen <= largest
+    assert abs(ope.ips(decisions, chosen).value - VALUE) < abs(ope.ips(decisions, 1.0).value - VALUE)
+    # Little data: the variance counts for more.
+    assert ope.choose_clip(one_place(200, 4)) < chosen
+
+
+def test_a_log_that_keeps_a_sample_counts_it_as_often_as_it_stands_for() -> None:
+    decisions = one_place(400, 5)
+    twice = replace(decisions, importance=np.where(np.arange(400) < 200, 2.0, 1.0))
+    doubled = np.concatenate((np.arange(200), np.arange(400)))
+    columns = ("reward", "propensity", "target", "importance", "predicted", "expected", "own")
+    repeated = replace(decisions, start=np.arange(600), **{name: getattr(decisions, name)[doubled] for name in columns})
+    for estimator in (ope.logged, ope.ips, ope.snips, ope.direct, ope.doubly_robust):
+        assert estimator(twice).value == pytest.approx(estimator(repeated).value)
+
+
+def test_effective_sample_size() -> None:
+    assert ope.effective_sample_size(np.full(7, 0.3)) == pytest.approx(7)
+    assert ope.effective_sample_size(np.array([5.0, 0.0, 0.0])) == pytest.approx(1)
+    assert ope.effective_sample_size(np.zeros(3)) == 0
+    assert pytest.approx(VALUE, rel=0.05) != LOGGED

@@ -1,0 +1,90 @@
+"""Whether there is a verdict, and which."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from service.verdict import judge
+from tests.service.ope_worlds import LOGGED, VALUE, equal, one_place
+
+
+def test_a_better_policy_is_found_better_and_a_worse_one_worse() -> None:
+    decisions = one_place(4000, 1)
+    assert abs(VALUE - LOGGED) > 0.03
+    found = judge(decisions)
+    assert found.verdict == ("better" if VALUE > LOGGED else "worse")
+    gain, low, high = found.difference
+    assert low < gain < high and low < VALUE - LOGGED < high
+    turned = judge(replace(decisions, reward=-decisions.reward))
+    assert {found.verdict, turned.verdict} == {"better", "worse"}
+
+
+def test_the_same_policy_is_undecided_with_all_its_sample() -> None:
+    found = judge(equal(one_place(500, 2)))
+    assert (found.verdict, found.reasons) == ("undecided", [])
+    assert found.difference == (0.0, 0.0, 0.0)
+    assert (found.effective_sample_size, found.mean_weight, found.largest_weight) == pytest.approx((500, 1, 1))
+    assert found.kept == 500
+
+
+def test_every_estimate_lies_in_its_intervals_and_ends_its_curve() -> None:
+    found = judge(one_place(800, 3))
+    for name, one in found.estimates.items():
+        assert one.low <= one.value <= one.high
+        assert one.running.value.row[-1] == 800
+        assert one.running.value.value[-1] == pytest.approx(one.value)
+        if name in ("replay", "snips"):
+            assert math.isnan(one.bernstein_low) and math.isnan(one.bernstein_high)
+        else:
+            assert one.bernstein_low < one.low and one.high < one.bernstein_high
+
+
+def test_below_the_floor_there_is_no_verdict() -> None:
+    decisions = one_place(4000, 1)
+    size = judge(decisions).effective_sample_size
+    assert judge(decisions, floor=size - 1).verdict != "refused"
+    found = judge(decisions, floor=size + 1)
+    assert found.verdict == "refused"
+    (reason,) = found.reasons
+    assert f"{size:.1f}" in reason and f"{size + 1:g}" in reason and "--places" in reason
+    assert found.estimates["snips"].value == judge(decisions).estimates["snips"].value
+
+
+def test_a_log_that_lacks_what_the_policy_would_do_gives_no_verdict() -> None:
+    """The logging policy never explored: the weights cannot make up for what was never shown."""
+    decisions = one_place(4000, 4)
+    never = replace(decisions, propensity=np.ones(4000), target=np.where(np.arange(4000) % 3 == 0, 1.0, 0.0))
+    found = judge(never)
+    assert found.effective_sample_size > 1000
+    assert found.verdict == "refused"
+    assert "mean weight 0.33" in found.reasons[0] and "every candidate" in found.reasons[0]
+
+
+def test_a_policy_that_never_agrees_with_the_log_is_refused_without_a_number_that_means_nothing() -> None:
+    found = judge(replace(one_place(300, 5), target=np.zeros(300)))
+    assert found.verdict == "refused"
+    assert found.effective_sample_size == 0
+    assert math.isnan(found.estimates["snips"].value)
+    assert found.match_rate == 0
+
+
+def test_a_single_impression_is_refused() -> None:
+    found = judge(equal(one_place(1, 6)))
+    assert found.verdict == "refused"
+    assert found.impressions == 1
+
+
+def test_the_clip_can_be_fixed() -> None:
+    decisions = one_place(800, 7)
+    assert judge(decisions, clip=1.5).clip == 1.5
+    assert judge(decisions, clip=1.5).estimates["clipped"].value < judge(decisions).estimates["ips"].value
+
+
+def test_the_seed_decides_what_is_drawn() -> None:
+    one, same, other = (judge(one_place(300, 8), seed=seed) for seed in (1, 1, 2))
+    assert repr(one) == repr(same)
+    assert one.estimates["ips"].low != other.estimates["ips"].low
