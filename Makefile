@@ -26,7 +26,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 benchmark: $(READY)
-	for one in learn_throughput replay_speed serve_open_loop; do $(BIN)/python -m benchmarks.$$one || exit 1; done
+	for one in learn_throughput replay_speed memory_read serve_open_loop; do $(BIN)/python -m benchmarks.$$one || exit 1; done
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

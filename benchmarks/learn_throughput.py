@@ -22,7 +22,7 @@ from learners.rankers.bias import Bias
 from learners.rankers.fm import FactorizationMachine
 from streams.batch import Feedback
 
-__all__ = ["main"]
+__all__ = ["batches", "main"]
 
 FIELDS = ("user", "item", "useg", "icat", "ctx")
 
@@ -63,36 +63,36 @@ def main(arguments: list[str] | None = None) -> None:
 def _ours(clicks: stream.Clicks, options: Namespace) -> dict[str, Callable[[], Cost]]:
     contenders: dict[str, Callable[[], Cost]] = {}
     for rows in options.batches:
-        batches = _batches(clicks, rows, options.single_rows if rows == 1 else clicks.rows)
+        cut = batches(clicks, rows, options.single_rows if rows == 1 else clicks.rows)
         for factors in options.factors:
             name = f"fm {factors}, batches of {rows}"
             make = partial(FactorizationMachine, factors=factors)
-            contenders[f"{name}, score + learn"] = _timed(make, batches, True)
-            contenders[f"{name}, learn"] = _timed(make, batches, False)
-        contenders[f"bias, batches of {rows}, score + learn"] = _timed(Bias, batches, True)
+            contenders[f"{name}, score + learn"] = _timed(make, cut, True)
+            contenders[f"{name}, learn"] = _timed(make, cut, False)
+        contenders[f"bias, batches of {rows}, score + learn"] = _timed(Bias, cut, True)
     return contenders
 
 
-def _timed(make: Callable[[], Ranker], batches: list[Feedback], score: bool) -> Callable[[], Cost]:
+def _timed(make: Callable[[], Ranker], cut: list[Feedback], score: bool) -> Callable[[], Cost]:
     def run() -> Cost:
         learner = make()
-        for batch in batches[:2]:  # compiles, the first time
+        for batch in cut[:2]:  # compiles, the first time
             learner.score(batch)
             learner.learn(batch)
-        with measure.stopwatch(sum(batch.rows for batch in batches)) as watch:
+        with measure.stopwatch(sum(batch.rows for batch in cut)) as watch:
             if score:
-                for batch in batches:
+                for batch in cut:
                     learner.score(batch)
                     learner.learn(batch)
             else:
-                for batch in batches:
+                for batch in cut:
                     learner.learn(batch)
         return watch.cost
 
     return run
 
 
-def _batches(clicks: stream.Clicks, rows: int, most: int) -> list[Feedback]:
+def batches(clicks: stream.Clicks, rows: int, most: int) -> list[Feedback]:
     """The stream as micro-batches with their features."""
     keys = np.stack([_keys(name, getattr(clicks, name)) for name in FIELDS], axis=1)
     ones = np.ones(keys.shape, np.float32)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from memory.catalog import Catalog
 from memory.stateful import Stateful
-from streams.batch import Batch, Clusters, Feedback, Floats, Ids, Requests
+from streams.batch import Batch, Clusters, Feedback, Floats, Ids, Requests, Times
 
 __all__ = [
     "Adapter",
@@ -25,6 +25,7 @@ __all__ = [
     "Catalogues",
     "Exclusion",
     "Learner",
+    "Neighbours",
     "Policy",
     "Ranker",
     "Ranking",
@@ -92,6 +93,29 @@ class Candidates:
 
 
 @dataclass(slots=True)
+class Neighbours:
+    """Earlier rows whose outcomes moved a score: up to K for each of N rows.
+
+    Attributes
+    ----------
+    item : (N, K) int64
+        Hashed ids; 0 where there is none.
+    label : (N, K) float32
+        What came of it.
+    age : (N, K) float64
+        Seconds before the request.
+    similarity, weight : (N, K) float32
+        To the row, and its share in what moved the score; weight 0 where there is none.
+    """
+
+    item: Ids
+    label: Floats
+    age: Times
+    similarity: Floats
+    weight: Floats
+
+
+@dataclass(slots=True)
 class Ranking:
     """An order of items for one request.
 
@@ -131,6 +155,10 @@ class Learner(Stateful, ABC):
     def remove(self, items: Ids) -> None:
         """Remove what is kept for these items alone (hashed ids): they were deleted from the catalogue."""
 
+    def figures(self) -> Mapping[str, float]:
+        """Figures for whoever operates it, by name; read on any thread, so they must be at hand."""
+        return {}
+
 
 class Retriever(Learner):
     """Finds candidates for a request.
@@ -160,7 +188,15 @@ class Retriever(Learner):
 
 
 class Ranker(Learner):
-    """Scores rows."""
+    """Scores rows.
+
+    Attributes
+    ----------
+    hidden_width : int
+        Width H of the ``hidden`` that it fills; 0: it has none.
+    """
+
+    hidden_width: int = 0
 
     @abstractmethod
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
@@ -184,11 +220,23 @@ class Adapter(Learner):
 
 
 class Reranker(Learner):
-    """Makes new scores from scores."""
+    """Makes new scores from scores.
+
+    Attributes
+    ----------
+    needs_hidden : bool
+        Whether it works on the ranker's ``hidden``. Its constructor is then given the keyword ``width``, H.
+    """
+
+    needs_hidden: ClassVar[bool] = False
 
     @abstractmethod
     def rerank(self, batch: Batch) -> Floats:
         """Return new scores, (N,) float32, from the batch's; ``batch`` itself is left as it is."""
+
+    def explain(self, batch: Batch) -> Neighbours | None:
+        """Earlier rows that moved each score; None when there are no such rows."""
+        return None
 
 
 class Policy(ABC):

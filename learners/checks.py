@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from learners.base import Adapter, Exclusion, Learner, Policy, Ranker, Reranker, Retriever
+from learners.base import Adapter, Exclusion, Learner, Neighbours, Policy, Ranker, Reranker, Retriever
 from learners.worlds import batch_of, cut, world
 from memory.blob import trusting
 from memory.stateful import Stateful, digest
@@ -28,6 +28,7 @@ Outputs = dict[str, npt.NDArray[Any]]
 
 _ROWS = 240
 _K = 7
+_INTEGERS = {"retrieved item", "retrieved request", "neighbours item"}
 
 
 def outputs(learner: Learner, feedback: Feedback, k: int = _K) -> Outputs:
@@ -35,7 +36,7 @@ def outputs(learner: Learner, feedback: Feedback, k: int = _K) -> Outputs:
     batch = batch_of(feedback)
     told: Outputs = {}
     if isinstance(learner, Retriever | Ranker):
-        batch.uncertainty = batch.hidden = None
+        batch.uncertainty = batch.hidden = batch.base = None
         learner.score(batch)
         told = {"score": batch.score, "uncertainty": batch.uncertainty, "hidden": batch.hidden}  # type: ignore[dict-item]
     if isinstance(learner, Ranker):
@@ -47,6 +48,9 @@ def outputs(learner: Learner, feedback: Feedback, k: int = _K) -> Outputs:
         told |= {f"delta {name}": np.asarray(array) for name, array in learner.adapt(batch).items()}
     if isinstance(learner, Reranker):
         told["reranked"] = learner.rerank(batch)
+        moved_by = learner.explain(batch)
+        if moved_by is not None:
+            told |= {f"neighbours {field.name}": getattr(moved_by, field.name) for field in fields(moved_by)}
     return {name: array for name, array in told.items() if array is not None}
 
 
@@ -350,13 +354,14 @@ def _check_answers(learner: Learner, feedback: Feedback) -> None:
         "hidden": (n, None),
         "explain": (n, feedback.features.shape[1]),
         "reranked": (n,),
+        **{f"neighbours {field.name}": (n, None) for field in fields(Neighbours)},
         "retrieved item": (found,),
         "retrieved request": (found,),
         "retrieved score": (found,),
         "retrieved uncertainty": (found,),
     }
     for name, array in told.items():
-        wanted = np.int64 if name in ("retrieved item", "retrieved request") else np.float32
+        wanted = np.int64 if name in _INTEGERS else np.float64 if name == "neighbours age" else np.float32
         assert array.dtype == wanted, f"{name} is {array.dtype}, not {np.dtype(wanted)}"
         if name in shapes:
             fits = len(array.shape) == len(shapes[name]) and all(

@@ -73,8 +73,8 @@ def world(seed: int = 0, rows: int = 240, users: int = 24, items: int = 30, firs
     Returns
     -------
     Feedback
-        Feature columns: user, item, user's group, item's group, a number, and one that is often absent. Scores, uncertainties
-        and hidden vectors (N, 8) are filled in, for those who learn from them.
+        Feature columns: user, item, user's group, item's group, a number, and one that is often absent. Scores, uncertainties,
+        hidden vectors (N, 8) and base scores are filled in, for those who learn from them.
     """
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 6, rows)
@@ -118,6 +118,7 @@ def world(seed: int = 0, rows: int = 240, users: int = 24, items: int = 30, firs
         score=np.where(liked, 0.6, 0.2).astype(np.float32) + rng.uniform(0, 0.1, rows).astype(np.float32),
         uncertainty=rng.uniform(0.01, 0.2, rows).astype(np.float32),
         hidden=rng.normal(size=(rows, 8)).astype(np.float32),
+        base=np.where(liked, 0.5, 0.3).astype(np.float32),
         reward=reward,
         propensity=rng.uniform(0.1, 1.0, rows).astype(np.float32),
         weight=np.ones(rows, np.float32),

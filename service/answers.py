@@ -6,15 +6,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from learners.base import Policy, Ranker, Retriever
+from learners.base import Neighbours, Policy, Ranker, Reranker, Retriever
 from learners.features import Featurizer, hash_id
 from memory.catalog import Catalog
 from service.candidates import Asked
-from service.schemas import RankedItem, RankingResponse, Reasons
-from streams.batch import Batch, Clusters, Floats, Ids, pack_rows
+from service.schemas import Neighbour, RankedItem, RankingResponse, Reasons
+from streams.batch import Batch, Clusters, Ids, pack_rows
 from streams.events import Impression, LoggedClusters
 
 __all__ = ["Answers"]
+
+NEIGHBOURS = 5
+"""Neighbours told of each item: those with the greatest weight."""
 
 
 class Answers:
@@ -26,6 +29,7 @@ class Answers:
     items : Catalog
     retrievers : mapping of name to Retriever
     ranker : (str, Ranker)
+    rerankers : mapping of name to Reranker
     policy : (str, Policy)
     """
 
@@ -35,9 +39,10 @@ class Answers:
         items: Catalog,
         retrievers: Mapping[str, Retriever],
         ranker: tuple[str, Ranker],
+        rerankers: Mapping[str, Reranker],
         policy: tuple[str, Policy],
     ) -> None:
-        self._featurizer, self._items, self._retrievers = featurizer, items, retrievers
+        self._featurizer, self._items, self._retrievers, self._rerankers = featurizer, items, retrievers, rerankers
         self._ranker_name, self._ranker = ranker
         self._policy_name, self._policy = policy
 
@@ -47,7 +52,6 @@ class Answers:
         """Fill the places of request `n` of a scored batch; the impression is None when there is nothing to log."""
         request = one.request
         part = _rows_of(batch, n)
-        base = part.score.copy()
         if request.by is not None:
             self._retrievers[request.by].score(part)
         if self._policy.needs_uncertainty:
@@ -64,7 +68,7 @@ class Answers:
                 chosen.score.tolist(),
                 ranking.propensities.tolist(),
                 nothing if chosen.uncertainty is None else chosen.uncertainty.tolist(),
-                self._reasons(chosen, base[ranking.rows]) if request.explain else nothing,
+                self._reasons(chosen) if request.explain else nothing,
                 strict=True,
             )
         ]
@@ -107,7 +111,7 @@ class Answers:
             timestamp=float(chosen.timestamp[0]),
         )
 
-    def _reasons(self, chosen: Batch, base: Floats) -> list[Reasons]:
+    def _reasons(self, chosen: Batch) -> list[Reasons]:
         told = self._ranker.explain(chosen)
         given = chosen.score
         by_retriever = {}
@@ -116,6 +120,8 @@ class Answers:
             retriever.score(chosen)
             by_retriever[name] = chosen.score
         chosen.score = given
+        found = [reranker.explain(chosen) for reranker in self._rerankers.values()]
+        assert chosen.base is not None, "rows that a policy chose from have been scored"
         reasons = []
         for row in range(chosen.rows):
             contributions: dict[str, float] = {}
@@ -124,8 +130,28 @@ class Answers:
                     if chosen.values[row, column]:
                         contributions[name] = contributions.get(name, 0.0) + float(told[row, column])
             scores = {name: float(score[row]) for name, score in by_retriever.items()}
-            reasons.append(Reasons(retrievers=scores, base=float(base[row]), contributions=contributions))
+            reasons.append(
+                Reasons(
+                    retrievers=scores,
+                    base=float(chosen.base[row]),
+                    contributions=contributions,
+                    neighbours=[one for of_all in found if of_all is not None for one in self._neighbours(of_all, row)],
+                )
+            )
         return reasons
+
+    def _neighbours(self, found: Neighbours, row: int) -> list[Neighbour]:
+        places = np.argsort(-found.weight[row], kind="stable")[:NEIGHBOURS]
+        return [
+            Neighbour(
+                item=self._items.name(int(found.item[row, place])),
+                label=float(found.label[row, place]),
+                age=float(found.age[row, place]),
+                similarity=float(found.similarity[row, place]),
+                weight=float(found.weight[row, place]),
+            )
+            for place in places[found.weight[row, places] > 0].tolist()
+        ]
 
     def _name(self, one: Asked, key: int) -> str:
         name = one.names.get(key) or self._items.name(key)
@@ -157,6 +183,8 @@ def _rows_of(batch: Batch, n: int) -> Batch:
         features=batch.features[rows],
         values=batch.values[rows],
         score=batch.score[rows].copy(),
+        base=None if batch.base is None else batch.base[rows],
+        hidden=None if batch.hidden is None else batch.hidden[rows],
         uncertainty=None if uncertainty is None or np.isnan(uncertainty).any() else uncertainty,
     )
 
@@ -170,5 +198,7 @@ def _chosen(part: Batch, rows: Ids) -> Batch:
         features=part.features[rows],
         values=part.values[rows],
         score=part.score[rows],
+        base=None if part.base is None else part.base[rows],
+        hidden=None if part.hidden is None else part.hidden[rows],
         uncertainty=None if part.uncertainty is None else part.uncertainty[rows],
     )

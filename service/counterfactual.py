@@ -264,10 +264,8 @@ class Counterfactual:
         if len(knowing) == 1:
             knowing[0].score(batch)
         pipeline.score(batch)
-        score = batch.score.copy()
-        if pipeline.rerankers.named:
-            pipeline.ranker.score(batch)
-        return score, batch.score, batch.uncertainty
+        assert batch.base is not None, "filled in by the pipeline"
+        return batch.score, batch.base, batch.uncertainty
 
     def _tell(self, impression: Impression, item: Ids, score: Floats, uncertainty: Floats | None, predicted: Floats) -> Values:
         """Target, predicted, expected and own of each place, (4, places)."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from learners.base import Exclusion
 from service.pipeline import Pipeline
-from service.quality import Window, auc, grouped_auc, log_loss
+from service.quality import Window, auc, gain, grouped_auc, log_loss
 from streams.batch import Bools, Feedback, Floats, Ids, Requests
 
 __all__ = ["Curve", "Evaluation", "Quality", "TopN"]
@@ -36,6 +36,9 @@ class Quality:
     auc, gauc, log_loss : float
         Over all rows; gAUC is the mean of the users' own AUC weighted by their rows. Log loss is NaN for a retriever: its
         scores are an order, not probabilities.
+    gain, margin : float
+        Of a reranker: how much lower its log loss is than that of the ranker alone, and half the width of the 95 % confidence
+        interval. NaN for others.
     auc_curve, log_loss_curve : Curve
         Over sliding windows.
     """
@@ -43,6 +46,8 @@ class Quality:
     auc: float
     gauc: float
     log_loss: float
+    gain: float
+    margin: float
     auc_curve: Curve
     log_loss_curve: Curve
 
@@ -103,13 +108,13 @@ class Evaluation:
         self._reward.append(feedback.reward)
         for name, score in said.items():
             self._said.setdefault(name, []).append(score)
-        self._recent.add(said[self._pipeline.ranker_name], np.clip(feedback.reward, 0.0, 1.0))
+        self._recent.add(said[self._pipeline.last_name], np.clip(feedback.reward, 0.0, 1.0))
         self.rows += feedback.rows
         if self._k:
             self._test(feedback)
 
     def recent(self) -> dict[str, float]:
-        """AUC and log-loss of the ranker over the last window, for a progress bar."""
+        """AUC and log-loss over the last window, as served, for a progress bar."""
         return {"auc": self._recent.auc(), "logloss": self._recent.log_loss()}
 
     def quality(self) -> dict[str, Quality]:
@@ -118,21 +123,26 @@ class Evaluation:
             return {}
         user, reward = np.concatenate(self._user), np.concatenate(self._reward)
         label, positive = np.clip(reward, 0.0, 1.0), reward > 0
+        base = np.concatenate(self._said[self._pipeline.ranker_name])
         return {
-            name: self._quality(np.concatenate(said), user, label, positive, name == self._pipeline.ranker_name)
-            for name, said in self._said.items()
+            name: self._quality(name, np.concatenate(said), base, user, label, positive) for name, said in self._said.items()
         }
 
     def top_n(self) -> dict[str, TopN]:
         """Quality of each order of the catalogue, by name."""
         return {name: self._top_n(np.concatenate(gain)) for name, gain in self._gain.items()}
 
-    def _quality(self, score: Floats, user: Ids, label: Floats, positive: Bools, calibrated: bool) -> Quality:
+    def _quality(self, name: str, score: Floats, base: Floats, user: Ids, label: Floats, positive: Bools) -> Quality:
+        calibrated = name not in self._pipeline.retrievers.named
         loss = log_loss(score, label) if calibrated else np.full(score.size, np.nan)
+        reranked = name in self._pipeline.rerankers.named
+        mean, margin = gain(score, base, label) if reranked else (math.nan, math.nan)
         return Quality(
             auc=auc(score, positive),
             gauc=grouped_auc(user, score, positive),
             log_loss=float(loss.mean()),
+            gain=mean,
+            margin=margin,
             auc_curve=self._curve(score.size, lambda part: auc(score[part], positive[part])),
             log_loss_curve=self._curve(score.size, lambda part: float(loss[part].mean())),
         )

@@ -59,6 +59,7 @@ class Monitor:
     ----------
     gauges : callable returning a mapping
         Numbers that others keep (``lag``, ``memory_bytes``, ``skipped``, ``dead``, ``joiner``, ...), read when asked for.
+        ``bases`` names, for each reranker, the ranker over which its gain is taken.
 
     Notes
     -----
@@ -170,6 +171,10 @@ class Monitor:
             name: {"auc": _number(window.auc()), "logloss": _number(window.log_loss()), **alarms[name]}
             for name, window in windows.items()
         }
+        for name, base in gauges.pop("bases", {}).items():
+            if name in windows and base in windows:
+                mean, margin = windows[name].gain(windows[base])
+                learners[name] |= {"gain": _number(mean), "gain_margin": _number(margin)}
         return {
             "time": now,
             "events": self.events,
@@ -217,6 +222,11 @@ class _Families(Collector):
         for name, help_text in _GAUGES.items():
             if now.get(name) is not None:
                 yield GaugeMetricFamily(f"freshet_{name}", help_text, value=now[name])
+        figures = GaugeMetricFamily("freshet_learner", "What a learner tells of itself", labels=["learner", "figure"])
+        for learner, told in now.get("figures", {}).items():
+            for figure, value in told.items():
+                figures.add_metric([learner, figure], value)
+        yield figures
         for name, (label, help_text) in _LABELLED.items():
             counter = CounterMetricFamily(f"freshet_{name}", help_text, labels=[label])
             gauge = GaugeMetricFamily(f"freshet_{name}", help_text, labels=[label])
@@ -224,10 +234,10 @@ class _Families(Collector):
             for key, value in now.get(name, {}).items():
                 family.add_metric([key], value)
             yield family
-        for name, help_text in (("auc", "AUC over the last rows"), ("logloss", "Logistic loss over the last rows")):
+        for name, help_text in _QUALITIES.items():
             gauge = GaugeMetricFamily(f"freshet_{name}", help_text, labels=["learner"])
             for learner, quality in now["learners"].items():
-                if quality[name] is not None:
+                if quality.get(name) is not None:
                     gauge.add_metric([learner], quality[name])
             yield gauge
         alarms = CounterMetricFamily("freshet_drift_alarms", "Drift alarms (ADWIN) on the squared error", labels=["learner"])
@@ -240,6 +250,12 @@ class _Families(Collector):
         yield clicks
 
 
+_QUALITIES = {
+    "auc": "AUC over the last rows",
+    "logloss": "Logistic loss over the last rows",
+    "gain": "How much lower a reranker's logistic loss is than the ranker's, over the last rows",
+    "gain_margin": "Half the width of the 95 % confidence interval of the gain",
+}
 _GAUGES = {
     "version": "Micro-batches learned since the first event",
     "lag": "Records of the log not learned yet",

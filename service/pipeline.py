@@ -100,7 +100,7 @@ class Pipeline(Stateful):
         for _, learner in self.learners():
             learner.connect(Catalogues(users, items))
         self._finder = Finder(retrievers, items, history)
-        self._answers = Answers(featurizer, items, retrievers, ranker, policy)
+        self._answers = Answers(featurizer, items, retrievers, ranker, rerankers, policy)
         self.version = 0
         self.as_of = 0.0
         self.skipped: Counter[str] = Counter()
@@ -131,9 +131,17 @@ class Pipeline(Stateful):
         skipped = self.score(batch)
         return [self._answers.answer(n, one, batch, self.version, self.lag, skipped) for n, one in enumerate(asked)]
 
-    def score(self, batch: Batch) -> list[str]:
-        """Adapt, rank and rerank: fill ``batch.score`` and ``batch.hidden``; return the names of stages that were skipped."""
+    def score(self, batch: Batch, said: dict[str, Floats] | None = None) -> list[str]:
+        """Adapt, rank and rerank: fill ``batch.score``, ``base`` and ``hidden``; return the names of stages that were skipped.
+
+        Parameters
+        ----------
+        batch : Batch
+        said : dict or None
+            Takes the scores as the ranker and each reranker left them, by name.
+        """
         skipped: list[str] = []
+        said = {} if said is None else said
         delta: dict[str, Floats] = {}
         for name, adapter in self.adapters:
             try:
@@ -145,6 +153,7 @@ class Pipeline(Stateful):
         self.ranker.score(batch, delta or None)
         if not np.isfinite(batch.score).all():
             raise FloatingPointError(f"{self.ranker_name}: a score is not finite")
+        batch.base = said[self.ranker_name] = batch.score.copy()
         for name, reranker in self.rerankers:
             try:
                 score = reranker.rerank(batch)
@@ -152,17 +161,20 @@ class Pipeline(Stateful):
                 batch.score = score
             except Exception:
                 self._skip(name, skipped)
+            said[name] = batch.score.copy()
         return skipped
 
     def predict(self, feedback: Feedback) -> dict[str, Floats]:
-        """What each retriever and the ranker say of rows that nobody has learned from yet, by name; fills ``score``."""
-        said = {}
+        """What each retriever, the ranker and each reranker say of rows that nobody has learned from yet, by name.
+
+        Fills ``score``, ``base`` and ``hidden``, which are then those of before any learning from these rows.
+        """
+        said: dict[str, Floats] = {}
         for name, retriever in self.retrievers:
             retriever.score(feedback)
             said[name] = feedback.score.copy()
         feedback.uncertainty = None
-        self.score(feedback)
-        said[self.ranker_name] = feedback.score.copy()
+        self.score(feedback, said)
         return said
 
     def observe(self, batch: Batch) -> None:
@@ -182,6 +194,11 @@ class Pipeline(Stateful):
             feedback.reward[acted] > 0,
         )
         self.version += 1
+
+    @property
+    def last_name(self) -> str:
+        """Name of the learner whose scores reach the policy: the last reranker, or the ranker."""
+        return next(reversed(self.rerankers.named), self.ranker_name)
 
     def learners(self) -> Iterator[tuple[str, Retriever | Ranker | Adapter | Reranker]]:
         """All learners by name, in the order in which they learn."""

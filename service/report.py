@@ -27,16 +27,21 @@ def table(replays: Sequence[Replay], k: int) -> Table:
     shown.add_column("learner")
     with_lists = any(one.top_n for one in replays)
     lists = (f"hit rate@{k}", f"NDCG@{k}") if with_lists else ()
-    for name in ("AUC", "gAUC", "log loss", *lists, "rows/s"):
+    with_gain = any(not math.isnan(quality.gain) for one in replays for quality in one.quality.values())
+    gains = ("gain",) if with_gain else ()
+    for name in ("AUC", "gAUC", "log loss", *gains, *lists, "rows/s"):
         shown.add_column(name, justify="right")
     for one in replays:
         for learner in dict.fromkeys([*one.quality, *one.top_n]):
             quality, top = one.quality.get(learner), one.top_n.get(learner)
             figures = [math.nan] * 3 if quality is None else [quality.auc, quality.gauc, quality.log_loss]
+            cells = [_text(figure) for figure in figures]
+            if with_gain:
+                cells.append("" if quality is None or math.isnan(quality.gain) else f"{quality.gain:.4f} ±{quality.margin:.4f}")
             if with_lists:
-                figures += [math.nan] * 2 if top is None else [top.hit_rate, top.ndcg]
+                cells += map(_text, [math.nan] * 2 if top is None else [top.hit_rate, top.ndcg])
             rate = f"{one.rows / one.seconds:,.0f}" if one.seconds else ""
-            shown.add_row(one.name, learner, *map(_text, figures), rate)
+            shown.add_row(one.name, learner, *cells, rate)
     return shown
 
 

@@ -55,6 +55,7 @@ def build_pipeline(config: Config) -> Pipeline:
     (ranker,) = built(Ranker, "ranker", config.ranker).items()
     (policy,) = built(Policy, "policy", config.policy).items()
     retrievers = built(Retriever, "retrievers", config.retrievers)
+    rerankers = {name: _for_ranker(name, keywords, *ranker) for name, keywords in config.rerankers.items()}
     if policy[1].needs_uncertainty and not any(retriever.knows_uncertainty for retriever in retrievers.values()):
         named = ", ".join(retrievers) or "none"
         raise ConfigError(
@@ -68,10 +69,22 @@ def build_pipeline(config: Config) -> Pipeline:
         retrievers=retrievers,
         ranker=ranker,
         adapters=built(Adapter, "adapters", config.adapters),
-        rerankers=built(Reranker, "rerankers", config.rerankers),
+        rerankers=built(Reranker, "rerankers", rerankers),
         policy=policy,
         recent=config.history.recent,
     )
+
+
+def _for_ranker(name: str, keywords: dict[str, Any], ranker_name: str, ranker: Ranker) -> dict[str, Any]:
+    """Keywords of a reranker, with the width of the ranker's hidden vector if it works on that."""
+    where = f"rerankers.{name}"
+    if not registry.find(Reranker, name, where).needs_hidden:  # type: ignore[attr-defined]
+        return keywords
+    if "width" in keywords:
+        raise ConfigError(where, f"width = {keywords['width']!r}: it is the ranker's to say; leave it out")
+    if not ranker.hidden_width:
+        raise ConfigError(where, f"needs a ranker with a hidden vector; {ranker_name} has none. Choose another, such as fm")
+    return keywords | {"width": ranker.hidden_width}
 
 
 def joiners(config: Config, partitions: int) -> Callable[[], Joiner]:
@@ -187,6 +200,8 @@ class Runtime:
             "version": pipeline.version,
             "lag_seconds": pipeline.lag,
             "skipped": dict(pipeline.skipped),
+            "figures": {name: dict(learner.figures()) for name, learner in pipeline.learners()},
+            "bases": dict.fromkeys(pipeline.rerankers.named, pipeline.ranker_name),
             "evictions": {
                 "users": pipeline.users.evictions,
                 "items": pipeline.items.evictions,

@@ -12,6 +12,7 @@ __all__ = [
     "EventResult",
     "EventResults",
     "ItemDocument",
+    "Neighbour",
     "Problem",
     "RankRequest",
     "RankedItem",
@@ -92,6 +93,30 @@ class RecommendRequest(_Request):
     repeat: bool = False
 
 
+class Neighbour(Struct, kw_only=True):
+    """An earlier row like this one, whose outcome moved the score.
+
+    Attributes
+    ----------
+    item : str or None
+        Its item; None when the catalogue no longer knows it.
+    label : float
+        What came of it, 0 to 1.
+    age : float
+        Seconds since it was shown.
+    similarity : float
+        To this row, as the ranker saw both.
+    weight : float
+        Its share among all rows that moved the score.
+    """
+
+    item: str | None
+    label: float
+    age: float
+    similarity: float
+    weight: float
+
+
 class Reasons(Struct, kw_only=True, omit_defaults=True):
     """Why an item has its score.
 
@@ -103,11 +128,14 @@ class Reasons(Struct, kw_only=True, omit_defaults=True):
         The ranker's score, before rerankers.
     contributions : dict
         Part of each feature in the base score's log-odds, by field; the constant part is left out.
+    neighbours : list of Neighbour
+        Earlier rows whose outcomes moved the score from `base`, the weightiest few.
     """
 
     retrievers: dict[str, float] = field(default_factory=dict)
     base: float | None = None
     contributions: dict[str, float] = field(default_factory=dict)
+    neighbours: list[Neighbour] = field(default_factory=list)
 
 
 class RankedItem(Struct, kw_only=True, omit_defaults=True):

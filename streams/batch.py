@@ -109,11 +109,13 @@ class Batch(Requests):
     values : (N, F) float32
         Value of each feature: 1 for a category, the number for a numeric field, 0 where absent.
     score : (N,) float32
-        Filled by the ranker: probability of a positive reward, or expected reward.
+        Filled by the ranker: probability of a positive reward, or expected reward. Rerankers replace it.
     uncertainty : (N,) float32 or None
         Standard error of the score, from whoever knows it.
     hidden : (N, H) float32 or None
         The ranker's representation of the row.
+    base : (N,) float32 or None
+        The ranker's own score, whatever rerankers have made of it.
     """
 
     item: Ids
@@ -123,6 +125,7 @@ class Batch(Requests):
     score: Floats = field(default_factory=lambda: np.empty(0, np.float32))
     uncertainty: Floats | None = None
     hidden: Floats | None = None
+    base: Floats | None = None
 
     def __post_init__(self) -> None:
         if self.score.size != self.item.size:

@@ -25,7 +25,8 @@ DOORS = {
     "starlette": {"service.app"},
     # Pairs the centroids of two epochs.
     "scipy": {"memory.centroids"},
-    "torch": {"learners.towers"},
+    # The GPU's index of vectors, and the two-tower encoder.
+    "torch": {"learners.towers", "memory.gpu_vectors"},
     "typer": {"service.cli"},
     "uvicorn": {"service.server"},
 }

@@ -70,6 +70,7 @@ class FactorizationMachine(Ranker):
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         self.step, self.factor_step, self.adaptive, self.l2 = step, factor_step, adaptive, l2
+        self.hidden_width = factors
 
         def first() -> dict[str, Floats]:
             weights = np.zeros((1 << bits, factors + 1), np.float32)

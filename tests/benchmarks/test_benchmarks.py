@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import bandit, bandit_stream, kafka_ingest, learn_throughput, replay_speed, serve_open_loop, stream
+from benchmarks import (
+    bandit,
+    bandit_stream,
+    kafka_ingest,
+    learn_throughput,
+    memory_read,
+    replay_speed,
+    serve_open_loop,
+    stream,
+)
 from benchmarks.client import arrivals
 
 HAS_VW = importlib.util.find_spec("vowpalwabbit") is not None
@@ -99,6 +108,17 @@ def test_vw_learns_the_same_rows(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_peers_none_is_run(capsys: pytest.CaptureFixture[str]) -> None:
     figures = figures_of(learn_throughput.main, "--no-peers --rounds 1 --rows 500 --batches 256 --factors 4", capsys)
     assert not any(name.startswith(("vw", "river")) for name in figures["rates"])
+
+
+def test_memory_read(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = "--rounds 1 --entries 300 2000 --queries 1 30 --neighbours 5 --factors 4 --probes 2 1000"
+    figures = figures_of(memory_read.main, sizes, capsys)
+    for entries in ("300 entries", "2,000 entries"):
+        kinds = figures[entries]
+        assert {"flat", "sketch", "ivf, 2 probes", "ivf, 1000 probes"} <= kinds.keys()
+        assert kinds["flat"]["recall"] == kinds["ivf, 1000 probes"]["recall"] == 1.0
+        assert 0 < kinds["ivf, 2 probes"]["recall"] < 1
+        assert all(milliseconds > 0 for kind in kinds.values() for milliseconds in kind["read_ms"].values())
 
 
 def test_serve_open_loop(capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,7 @@ LEARNERS: dict[str, Any] = {
         },
     },
     "ranker": {"fm": {"factors": 4, "bits": 10}},
+    "rerankers": {"reloop2": {"capacity": 200, "lists": 4, "probes": 2, "neighbours": 10, "weight": "learned"}},
     "items": {"capacity": 100},
     "users": {"capacity": 100},
     "history": {"capacity": 100, "length": 10},

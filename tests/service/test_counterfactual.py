@@ -37,7 +37,8 @@ def clicked(user: str, item: str, impression: Impression | None = None, kind: st
 @pytest.fixture
 def make_pipeline(make_config: Callable[..., Config]) -> Callable[..., Pipeline]:
     def make(**sections: Any) -> Pipeline:
-        config = make_config(**sections)
+        """Without rerankers, so that the scores of an answer are the ranker's predictions."""
+        config = make_config(**{"rerankers": {}} | sections)
         pipeline = build_pipeline(config)
         for event in two_tribes(0, 0):
             pipeline.apply(event)
@@ -86,7 +87,7 @@ def answers(pipeline: Pipeline, n: int = 4) -> list[Impression]:
     ],
 )
 def test_the_policy_that_acted_would_do_the_same(make_pipeline: Callable[..., Pipeline], policy: dict[str, Any]) -> None:
-    pipeline = make_pipeline(policy=policy)
+    pipeline = make_pipeline(policy=policy, rerankers={"reloop2": {}})
     noted = Counterfactual(pipeline, OfPolicy(pipeline.policy))
     impressions = answers(pipeline)
     assert any(len(set(impression.propensities)) > 1 for impression in impressions) or "greedy" in policy
@@ -272,7 +273,7 @@ class Upside(Reranker):
 
 
 def test_uncertainty_comes_from_the_retriever_that_knows_it(make_pipeline: Callable[..., Pipeline]) -> None:
-    pipeline = make_pipeline()
+    pipeline = make_pipeline(retrievers={"popularity": {}})
     impressions = [
         Impression(request_id="r", user="u1", items=("i9",), propensities=(0.5,), unshown=hash_ids(ITEMS[:9]).tobytes())
     ]

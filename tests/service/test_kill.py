@@ -32,6 +32,9 @@ item = {{ id = "category", colour = "category" }}
 [ranker.fm]
 factors = 4
 bits = 10
+[rerankers.reloop2]
+capacity = 300
+weight = "learned"
 [retrievers.popularity]
 capacity = 100
 [retrievers.item_knn]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from memory import inverted_file
 from service.admission import Admission
 from service.config import Config
 from service.feedback import Outcomes
@@ -45,6 +46,12 @@ def fold(config: Config, log: Log, poll: int = 512) -> Trainer:
     return folded
 
 
+@pytest.fixture(autouse=True)
+def lists_are_trained_in_many_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a life ends, and a poll begins, in the middle of a training."""
+    monkeypatch.setattr(inverted_file, "WORK", 4 * 4 * 10)
+
+
 @pytest.fixture
 def uninterrupted(make_config: Callable[..., Config]) -> Trainer:
     return fold(make_config(), fill(MemoryLog(), EVENTS))
@@ -59,6 +66,8 @@ def test_poll_sizes_and_logs_do_not_matter(
     assert fold(config, log, poll).digest() == uninterrupted.digest()
     assert fold(config, fill(MemoryLog(), EVENTS), poll).digest() == uninterrupted.digest()
     assert uninterrupted.pipeline.version > 50
+    memory = uninterrupted.pipeline.rerankers.named["reloop2"].memory
+    assert memory.index.inverted.generation > 0
     assert uninterrupted.pipeline.retrievers.named["diag_linucb"].centroids.epoch > 3  # type: ignore[attr-defined]
     log.close()
 
@@ -82,6 +91,7 @@ def test_the_replay_command_folds_a_log_to_the_same_state(
     done = replay(make_config(tmp_path))
     assert done.digest == uninterrupted.digest()
     assert done.quality["fm"].auc > 0.7
+    assert done.quality["reloop2"].auc > 0.7
     assert done.dead == {}
 
 

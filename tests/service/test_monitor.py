@@ -93,3 +93,20 @@ def test_what_others_count_is_exported_by_name() -> None:
     assert exported["freshet_memory_bytes", "ranker.rows"] == 100
     assert exported["freshet_request_seconds_bucket", "0.003"] == 0
     assert exported["freshet_request_seconds_bucket", "0.005"] == 1
+
+
+def test_a_reranker_s_gain_and_what_learners_tell_are_exported() -> None:
+    told = {"bases": {"better": "base"}, "figures": {"better": {"fill": 0.25, "reads": 7.0}}}
+    monitor, rng = Monitor(lambda: told), np.random.default_rng(0)
+    for _ in range(20):
+        feedback, said = batch(rng, 0.9)
+        coin = np.full(feedback.rows, 0.5, np.float32)
+        monitor.learned(feedback, {"base": coin, "better": said["oracle"]}, [""] * feedback.rows, [])
+    learners = monitor.snapshot()["learners"]
+    assert learners["better"]["gain"] == pytest.approx(learners["base"]["logloss"] - learners["better"]["logloss"])
+    assert 0 < learners["better"]["gain_margin"] < learners["better"]["gain"]
+    assert "gain" not in learners["base"]
+    found = samples(monitor)
+    assert found["freshet_gain", "better"] == pytest.approx(learners["better"]["gain"])
+    assert ("freshet_gain", "base") not in found
+    assert {value for (name, _), value in found.items() if name == "freshet_learner"} & {7.0, 0.25}

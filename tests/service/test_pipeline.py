@@ -10,7 +10,7 @@ import pytest
 from learners.base import Adapter, Candidates, Exclusion, Reranker, Retriever, WeightDelta
 from learners.features import hash_id
 from learners.policy import Ucb
-from service.config import Config
+from service.config import Config, ConfigError
 from service.feedback import Outcomes
 from service.pipeline import Pipeline, Refused, Stages
 from service.runtime import build_pipeline
@@ -127,9 +127,51 @@ def test_reasons_name_what_made_the_score(pipeline: Pipeline) -> None:
     response, _ = answer(pipeline, RankRequest(user="u1", items=["i0", "i9"], explain=True))
     first = response.items[0].reasons
     assert first is not None
-    assert first.base == response.items[0].score
     assert {"user.id", "item.id", "user.tribe", "item.colour", "user.tribe * item.colour"} <= set(first.contributions)
     assert first.retrievers["popularity"] > response.items[1].reasons.retrievers["popularity"]  # type: ignore[union-attr]
+
+
+def test_reasons_name_the_neighbours_that_moved_the_score(make_config: Callable[..., Config]) -> None:
+    config = make_config(rerankers={"reloop2": {"weight": 0.5, "neighbours": 3, "capacity": 10}})
+    pipeline = build_pipeline(config)
+    learn(pipeline, config, clicked("u1", "i0"), clicked("u2", "i1", value=0.0), clicked("u3", "i2", value=0.5))
+    response, _ = answer(pipeline, RankRequest(user="u1", items=["i0", "i9"], explain=True))
+    for place in response.items:
+        reasons = place.reasons
+        assert reasons is not None
+        assert {one.item: one.label for one in reasons.neighbours} == {"i0": 1.0, "i1": 0.0, "i2": 0.5}
+        weights = [one.weight for one in reasons.neighbours]
+        assert weights == sorted(weights, reverse=True)
+        assert sum(weights) == pytest.approx(1)
+        assert all(one.age > 0 for one in reasons.neighbours), "rows of long ago"
+        voted = sum(one.weight * one.label for one in reasons.neighbours)
+        assert place.score == pytest.approx(0.5 * reasons.base + 0.5 * voted, abs=1e-6)
+
+
+def test_scores_before_any_reranking_are_what_rerankers_learn_from(pipeline: Pipeline, config: Config) -> None:
+    """Whatever the rerankers make of a score, and in a batch that the ranker is about to learn from."""
+    feedback = Outcomes(pipeline, config.reward).from_rows([clicked("u1", "i3"), clicked("u8", "i3")])
+    said = pipeline.predict(feedback)
+    assert list(said) == ["popularity", "diag_linucb", "fm", "reloop2"]
+    assert not np.array_equal(said["fm"], said["reloop2"])
+    assert feedback.base is not None and feedback.hidden is not None
+    assert np.array_equal(feedback.base, said["fm"])
+    assert np.array_equal(feedback.score, said["reloop2"])
+    before = pipeline.rerankers.named["reloop2"].memory.clock["place"][0]  # type: ignore[attr-defined]
+    pipeline.learn(feedback)
+    memory = pipeline.rerankers.named["reloop2"].memory  # type: ignore[attr-defined]
+    assert np.array_equal(memory.rows["base_score"][before : before + 2], said["fm"])
+    key = feedback.hidden / np.linalg.norm(feedback.hidden, axis=1)[:, None]
+    assert np.allclose(memory.index.rows["vector"][before : before + 2], key, atol=1e-6)
+
+
+def test_a_reranker_gets_the_width_of_the_ranker_s_hidden_vector_or_is_refused(make_config: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match=r"^\[rerankers.reloop2\] needs a ranker with a hidden vector; bias has none"):
+        build_pipeline(make_config(ranker={"bias": {}}))
+    with pytest.raises(ConfigError, match=r"^\[rerankers.reloop2\] width = 3: it is the ranker's"):
+        build_pipeline(make_config(rerankers={"reloop2": {"width": 3}}))
+    with pytest.raises(ConfigError, match=r"^\[rerankers.reloop3\].*did you mean 'reloop2'"):
+        build_pipeline(make_config(rerankers={"reloop3": {}}))
 
 
 def test_a_seed_repeats_a_random_policy(make_config: Callable[..., Config]) -> None:
@@ -209,6 +251,7 @@ class BadAdapter(Adapter):
 
 def test_rerankers_apply_in_order_and_a_failing_stage_is_skipped_and_counted(pipeline: Pipeline) -> None:
     request = RankRequest(user="u1", items=["i1", "i2"], request_id="x")
+    pipeline.rerankers = Stages({})
     plain, _ = answer(pipeline, request)
     pipeline.rerankers = Stages({"up": Boost(1.0), "broken": Boost(0.0), "endless": Boost(np.inf), "more": Boost(0.5)})
     pipeline.adapters = Stages({"odd": BadAdapter()})

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.quality import Window, auc, grouped_auc, log_loss
+from service.quality import Window, auc, gain, grouped_auc, log_loss
 
 
 def brute_force(score: np.ndarray, positive: np.ndarray) -> float:
@@ -51,3 +51,29 @@ def test_a_window_holds_the_last_rows_only() -> None:
     assert window.auc() == 1.0
     window.add(np.arange(10, dtype=np.float32), np.array([0, 1] * 5, np.float32))
     assert window.auc() == brute_force(np.array([6, 7, 8, 9.0]), np.array([False, True, False, True]))
+
+
+def test_gain_is_the_difference_of_losses_with_the_margin_of_its_runs() -> None:
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(200):
+        label = (rng.random(1000) < 0.3).astype(np.float32)
+        true, wrong = np.full(1000, 0.3, np.float32), np.full(1000, 0.5, np.float32)
+        mean, margin = gain(true, wrong, label)
+        assert mean == pytest.approx((log_loss(wrong, label) - log_loss(true, label)).mean())
+        expected = 0.3 * np.log(0.3 / 0.5) + 0.7 * np.log(0.7 / 0.5)
+        inside.append(abs(mean - expected) < margin)
+    assert 0.88 < np.mean(inside) < 0.99
+    assert gain(true, true, label) == (0, 0)
+    assert np.isnan(gain(true[:99], true[:99], label[:99])[1])
+    assert np.isnan(gain(true[:0], true[:0], label[:0])).all()
+
+
+def test_gain_of_windows_is_that_of_the_rows_they_hold() -> None:
+    rng = np.random.default_rng(0)
+    one, base = Window(500), Window(500)
+    score, other = rng.uniform(0.1, 0.9, 700).astype(np.float32), rng.uniform(0.1, 0.9, 700).astype(np.float32)
+    label = (rng.random(700) < 0.5).astype(np.float32)
+    one.add(score, label)
+    base.add(other, label)
+    assert one.gain(base)[0] == pytest.approx(gain(score[-500:], other[-500:], label[-500:])[0])

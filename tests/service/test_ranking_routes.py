@@ -60,7 +60,9 @@ async def test_explained_rankings_say_why(service: Service) -> None:
     ranking = await service.recommend("u", explain=True, log=False)
     (place,) = ranking["items"]
     assert place["reasons"]["retrievers"].keys() == {"popularity", "diag_linucb"}
-    assert place["reasons"]["base"] == place["score"]
+    (neighbour,) = place["reasons"]["neighbours"]
+    assert (neighbour["item"], neighbour["label"], neighbour["weight"]) == ("a", 1.0, 1.0)
+    assert place["reasons"]["base"] < place["score"], "moved by the neighbour"
     assert {"item.id", "item.colour"} <= place["reasons"]["contributions"].keys()
     assert "reasons" not in (await service.recommend("u"))["items"][0]
     assert len(await service.impressions(1)) == 1, "log = false leaves no trace"

@@ -37,6 +37,10 @@ item = {{ id = "category", colour = "category" }}
 [ranker.fm]
 factors = 4
 bits = 10
+[rerankers.reloop2]
+capacity = 300
+lists = 4
+neighbours = 10
 [retrievers.popularity]
 capacity = 100
 [items]

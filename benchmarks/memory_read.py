@@ -1,0 +1,131 @@
+"""Milliseconds of a read from an error memory: exact, by inverted lists, from a sketch, and on a GPU if there is one.
+
+Keys are what a factorization machine makes of a stream of clicks while it learns it; the queries are the rows that come next.
+Each figure is the fastest of the rounds for one call with so many queries.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import measure, stream
+from benchmarks.learn_throughput import batches
+from learners.rankers.fm import FactorizationMachine
+from memory.error_memory import ErrorMemory, ErrorSketch
+from streams.batch import Floats, Ids
+
+__all__ = ["main"]
+
+WRITE = 256
+"""Rows of one write: a micro-batch."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print a table and a line of JSON."""
+    parser = measure.parser(__doc__)
+    parser.add_argument("--entries", type=int, nargs="+", default=[5_000, 50_000, 1_000_000], help="rows in the memory")
+    parser.add_argument("--queries", type=int, nargs="+", default=[1, 100, 1000], help="rows of one read")
+    parser.add_argument("--neighbours", type=int, default=70)
+    parser.add_argument("--factors", type=int, default=32, help="width of the keys")
+    parser.add_argument("--probes", type=int, nargs="+", default=[8, 16, 32], help="lists looked at")
+    parser.add_argument("--npz", type=Path, help="read the stream from this file instead of making it")
+    options = parser.parse_args(arguments)
+    measure.pin(options)
+    before = measure.machine()
+    keys = _keys(options)
+    figures = {f"{entries:,} entries": _measured(keys, entries, options) for entries in options.entries}
+    rows = [
+        [f"{memory}, {entries}", *found["read_ms"].values(), found["recall"] or "", found["writes_per_second"]]
+        for entries, kinds in figures.items()
+        for memory, found in kinds.items()
+    ]
+    columns = [f"{queries:,} queries, ms" for queries in options.queries]
+    measure.table(
+        f"Reads of {options.neighbours} neighbours, keys of {options.factors} numbers, fastest of {options.rounds} rounds",
+        ["memory", *columns, "recall", "writes/s"],
+        rows,
+    )
+    measure.finish("memory_read", options, before, figures)
+
+
+def _keys(options: Namespace) -> Floats:
+    """Hidden vectors as the ranker made them, each before it learned its row."""
+    rows = max(options.entries) + max(options.queries)
+    ranker, found = FactorizationMachine(factors=options.factors), []
+    for feedback in batches(stream.take(options.npz, rows), WRITE, rows):
+        ranker.score(feedback)
+        assert feedback.hidden is not None
+        found.append(feedback.hidden)
+        ranker.learn(feedback)
+    return np.concatenate(found)
+
+
+def _measured(keys: Floats, entries: int, options: Namespace) -> dict[str, dict[str, Any]]:
+    stored, queries = keys[:entries], keys[entries : entries + max(options.queries)]
+    width, k = options.factors, options.neighbours
+    memories: dict[str, tuple[ErrorMemory | ErrorSketch, int]] = {
+        "flat": (ErrorMemory(entries, width), 0),
+        "sketch": (ErrorSketch(width), 0),
+    }
+    if torch.cuda.is_available():
+        memories["cuda"] = ErrorMemory(entries, width, device="cuda"), 0
+    lists = ErrorMemory(entries, width, kind="ivf")
+    memories |= {f"ivf, {probes} probes": (lists, probes) for probes in options.probes}
+    writes: dict[int, float] = {}
+    true: Ids | None = None
+    found: dict[str, dict[str, Any]] = {}
+    for name, (memory, probes) in memories.items():
+        with measure.err.status(f"{name}, {entries:,} entries"):
+            rate = writes[id(memory)] = writes.get(id(memory)) or _fill(memory, stored, k)
+            if isinstance(memory, ErrorMemory) and probes:
+                memory.index.probes = probes
+
+            def read(some: Floats, memory: ErrorMemory | ErrorSketch = memory) -> Ids:
+                return (memory.read(some) if isinstance(memory, ErrorSketch) else memory.read(some, k)).slots
+
+            milliseconds = {f"{n}": _fastest(read, queries[:n], options.rounds) for n in options.queries}
+            recall = None
+            if isinstance(memory, ErrorMemory):
+                slots = read(queries[:200])
+                true = slots if true is None else true
+                recall = float(np.mean([np.isin(mine, theirs).mean() for mine, theirs in zip(slots, true, strict=True)]))
+            found[name] = {"read_ms": milliseconds, "recall": recall, "writes_per_second": rate, "bytes": memory.nbytes}
+    return found
+
+
+def _fill(memory: ErrorMemory | ErrorSketch, keys: Floats, k: int) -> float:
+    """Write all keys, and train the lists if there are any to the end; rows per second of the writes."""
+    label, none = np.zeros(len(keys), np.float32), np.zeros(len(keys), np.int64)
+    start = time.perf_counter()
+    for first in range(0, len(keys), WRITE):
+        rows = slice(first, first + WRITE)
+        if isinstance(memory, ErrorSketch):
+            memory.write(keys[rows], label[rows], label[rows])
+        else:
+            when = none[rows].astype(np.float64)
+            memory.write(keys[rows], label[rows], label[rows], timestamp=when, user=none[rows], item=none[rows], k=k)
+    rate = len(keys) / (time.perf_counter() - start)
+    if isinstance(memory, ErrorMemory):
+        while memory.index.training:
+            memory.index.maintain(k)
+    return rate
+
+
+def _fastest(read: Callable[[Floats], Ids], queries: Floats, rounds: int) -> float:
+    seconds = []
+    for _ in range(max(rounds, 1) + 1):  # once more, to warm up
+        start = time.perf_counter()
+        read(queries)
+        seconds.append(time.perf_counter() - start)
+    return 1000 * min(seconds)
+
+
+if __name__ == "__main__":
+    main()

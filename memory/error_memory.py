@@ -1,0 +1,280 @@
+"""What a model said and what came of it, to be looked up by how the model saw the row: two forms of bounded memory.
+
+References
+----------
+J. Zhu et al., "ReLoop2: Building Self-Adaptive Recommendation Models via Responsive Error Compensation Loop", KDD 2023,
+arXiv 2306.08808: the memory (section 3.3), its sketch (equations 17 and 18).
+B. Coleman, A. Shrivastava, "Sub-linear RACE Sketches for Approximate Kernel Density Estimation on Streaming Data", WWW 2020:
+arrays of counters under locality-sensitive hashes.
+M. Charikar, "Similarity Estimation Techniques from Rounding Algorithms", STOC 2002: signed random projections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from memory.arrays import Arrays, Floats, Ids
+from memory.stateful import Stateful
+from memory.vector_index import Device, Kind, Similarity, VectorIndex, Vectors
+
+__all__ = ["ErrorMemory", "ErrorSketch", "Evidence"]
+
+Doubles = npt.NDArray[np.float64]
+
+SMALLEST = 1e-30
+"""Weight of a new row below which decayed counters are scaled back."""
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Up to K earlier outcomes, or groups of them, for each of q queries.
+
+    Attributes
+    ----------
+    slots : (q, K) int64
+        Where each is kept; -1 where there is none.
+    similarity : (q, K) array
+        To the query; -inf where there is none.
+    label, base_score : (q, K) array
+        What came of it, and what the model had said; 0 where there is none.
+    """
+
+    slots: Ids
+    similarity: Vectors
+    label: Vectors
+    base_score: Vectors
+
+
+class ErrorMemory(Stateful):
+    """The last `capacity` rows, found by the k most similar keys.
+
+    Parameters
+    ----------
+    capacity : int
+        Rows kept; the next one takes the place of the oldest.
+    width : int
+        Numbers in a key.
+    similarity, kind, device, lists, probes, dtype
+        Of the index; see `VectorIndex`. Labels and scores have its dtype.
+
+    Attributes
+    ----------
+    index : VectorIndex
+    rows : Arrays
+        By slot, (capacity,): ``label``, ``base_score``, ``timestamp`` float64, ``version`` int64 (number of the write),
+        ``user`` and ``item`` int64. Not to be written to.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        width: int,
+        *,
+        similarity: Similarity = "cosine",
+        kind: Kind = "flat",
+        device: Device = "cpu",
+        lists: int | None = None,
+        probes: int = 48,
+        dtype: type[np.floating[Any]] = np.float32,
+    ) -> None:
+        self.index = VectorIndex(
+            capacity, width, similarity=similarity, kind=kind, device=device, lists=lists, probes=probes, dtype=dtype
+        )
+        self.rows = Arrays.made_by(
+            lambda: {
+                "label": np.zeros(capacity, dtype),
+                "base_score": np.zeros(capacity, dtype),
+                "timestamp": np.zeros(capacity, np.float64),
+                "version": np.zeros(capacity, np.int64),
+                "user": np.zeros(capacity, np.int64),
+                "item": np.zeros(capacity, np.int64),
+            }
+        )
+        self.clock = Arrays(place=np.zeros(1, np.int64), version=np.zeros(1, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def capacity(self) -> int:
+        """Rows kept at most."""
+        return self.index.capacity
+
+    def write(
+        self,
+        keys: Vectors,
+        label: Vectors,
+        base_score: Vectors,
+        *,
+        timestamp: Doubles,
+        user: Ids,
+        item: Ids,
+        k: int,
+    ) -> None:
+        """Remember rows, in their order; of more than `capacity` the last.
+
+        Parameters
+        ----------
+        keys : (n, width) array
+            Finite.
+        label, base_score : (n,) array
+        timestamp : (n,) float64
+            Unix seconds.
+        user, item : (n,) int64
+            Hashed ids.
+        k : int
+            As `VectorIndex.maintain`.
+        """
+        if not len(keys):
+            return
+        place, last = int(self.clock["place"][0]), slice(max(len(keys) - self.capacity, 0), None)
+        slots = ((place + np.arange(len(keys))) % self.capacity)[last]
+        self.clock["place"][0], self.clock["version"][0] = (place + len(keys)) % self.capacity, self.clock["version"][0] + 1
+        self.clock.mark()
+        told = {"label": label, "base_score": base_score, "timestamp": timestamp, "user": user, "item": item}
+        for name, values in told.items():
+            self.rows[name][slots] = values[last]
+        self.rows["version"][slots] = self.clock["version"][0]
+        self.rows.mark(slots)
+        self.index.write(slots, keys[last])
+        self.index.maintain(k)
+
+    def read(self, queries: Vectors, k: int) -> Evidence:
+        """The `k` rows whose keys are most similar to each of `queries` (q, width), the most similar first."""
+        slots, similarity = self.index.search(queries, k)
+        none = slots < 0
+        label, base_score = self.rows["label"][slots], self.rows["base_score"][slots]
+        label[none] = base_score[none] = 0
+        return Evidence(slots, similarity, label, base_score)
+
+    def forget(self, users: Ids) -> None:
+        """Erase the rows of `users` (n,)."""
+        self._erase(np.isin(self.rows["user"], users[users != 0]))
+
+    def remove(self, items: Ids) -> None:
+        """Erase the rows of `items` (n,)."""
+        self._erase(np.isin(self.rows["item"], items[items != 0]))
+
+    def clear(self) -> None:
+        """Erase everything."""
+        self._erase(self.index.rows["alive"])
+
+    def _erase(self, which: npt.NDArray[np.bool_]) -> None:
+        slots = np.flatnonzero(which & self.index.rows["alive"])
+        if slots.size:
+            for name in self.rows:
+                self.rows[name][slots] = 0
+            self.rows.mark(slots)
+            self.index.delete(slots)
+
+
+class ErrorSketch(Stateful):
+    """Counts, sums of labels and sums of base scores in hashed buckets: the size does not depend on how much is remembered.
+
+    Parameters
+    ----------
+    width : int
+        Numbers in a key.
+    arrays : int
+        Independent hashes, each with its own buckets.
+    bits : int
+        A hash has so many bits, an array 2**bits buckets of 24 bytes.
+    centred : bool
+        Subtract the running mean of the keys before hashing. Keys that are never negative all point the same way: without it
+        nearly all of them share a bucket.
+    decay : float
+        What is remembered is weighted by this much with each write; 1: nothing fades.
+    seed : int
+        Of the hashes.
+
+    Attributes
+    ----------
+    planes : (arrays, bits, width) float64
+        Bit b of a key's bucket in array a is whether its product with ``planes[a, b]`` is positive.
+    """
+
+    def __init__(
+        self, width: int, *, arrays: int = 20, bits: int = 8, centred: bool = True, decay: float = 1.0, seed: int = 0
+    ) -> None:
+        self.planes: Doubles = np.random.default_rng(seed).normal(size=(arrays, bits, width))
+        self.sums = Arrays.made_by(lambda: {"sums": np.zeros((arrays << bits, 3))})
+        self.clock = Arrays(total=np.zeros((1, width)), count=np.zeros(1), unit=np.ones(1))
+        self._centred, self._decay = centred, decay
+
+    def __len__(self) -> int:
+        return round(float(self.clock["count"][0]))
+
+    def buckets(self, keys: Vectors) -> Ids:
+        """Bucket of each key in each array, counted through all arrays: (n, arrays) int64 for `keys` (n, width)."""
+        found = np.empty((len(keys), len(self.planes)), np.int64)
+        count = self.clock["count"][0] if self._centred else 0.0
+        centre = self.clock["total"][0] / count if count else np.zeros(keys.shape[1])
+        _hash(keys.astype(np.float64), centre, self.planes, found)
+        return found
+
+    def write(self, keys: Vectors, label: Vectors, base_score: Vectors) -> None:
+        """Add rows: `keys` (n, width), finite, `label` and `base_score` (n,)."""
+        if not len(keys):
+            return
+        clock = self.clock
+        clock["total"][0] = clock["total"][0] * self._decay + keys.sum(axis=0, dtype=np.float64)
+        clock["count"][0] = clock["count"][0] * self._decay + len(keys)
+        clock["unit"][0] *= self._decay
+        if clock["unit"][0] < SMALLEST:
+            self.sums["sums"][...] *= clock["unit"][0]
+            self.sums.mark()
+            clock["unit"][0] = 1.0
+        clock.mark()
+        # Old sums fade by new rows weighing more, so that a write touches the buckets it falls in and no others.
+        _add(self.buckets(keys), label, base_score, 1.0 / clock["unit"][0], self.sums["sums"], self.sums.dirty)
+
+    def read(self, queries: Vectors) -> Evidence:
+        """What each array has in the bucket of each of `queries` (q, width).
+
+        The similarity is the bucket's share of all that was written (0 to 1).
+        """
+        buckets = self.buckets(queries)
+        count, label, base_score = np.moveaxis(self.sums["sums"][buckets], -1, 0)
+        none = count <= 0
+        weight = np.where(none, 1.0, count)
+        written = max(float(self.clock["count"][0]), 1e-300)
+        share = np.where(none, -np.inf, count * self.clock["unit"][0] / written)
+        return Evidence(np.where(none, -1, buckets), share, label / weight, base_score / weight)
+
+    def clear(self) -> None:
+        """Empty all buckets; the mean of the keys stays."""
+        self.sums["sums"][...] = 0
+        self.sums.mark()
+
+
+# Compiled part.
+
+
+@njit(cache=True, nogil=True)
+def _hash(keys: Doubles, centre: Doubles, planes: Doubles, found: Ids) -> None:
+    arrays, bits, width = planes.shape
+    for row in range(keys.shape[0]):
+        for a in range(arrays):
+            bucket = np.int64(0)
+            for b in range(bits):
+                product = 0.0
+                for k in range(width):
+                    product += planes[a, b, k] * (keys[row, k] - centre[k])
+                if product > 0.0:
+                    bucket |= np.int64(1) << b
+            found[row, a] = (a << bits) + bucket
+
+
+@njit(cache=True, nogil=True)
+def _add(buckets: Ids, label: Floats, base_score: Floats, unit: float, sums: Doubles, dirty: npt.NDArray[np.bool_]) -> None:
+    for row in range(buckets.shape[0]):
+        for bucket in buckets[row]:
+            sums[bucket, 0] += unit
+            sums[bucket, 1] += unit * label[row]
+            sums[bucket, 2] += unit * base_score[row]
+            dirty[bucket] = True

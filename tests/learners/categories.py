@@ -1,0 +1,102 @@
+"""A stream whose truth is known, and a base model that was trained on its past and is never told of its present."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from learners.base import Reranker
+from learners.worlds import feedback_of
+from streams.batch import Feedback
+
+__all__ = ["HIDDEN", "Outcome", "base_scores", "run", "stream"]
+
+CATEGORIES, NUMBERS, HIDDEN = 20, 2, 32
+TRAINING, STREAM, SHIFT, BATCH = 80_000, 14_000, 4_000, 100
+
+
+@dataclass
+class Outcome:
+    """Probabilities as served, as the base model gave them, and labels; (n,) each, in the order of time."""
+
+    score: np.ndarray
+    base: np.ndarray
+    label: np.ndarray
+
+
+def log_loss(score: np.ndarray, label: np.ndarray) -> np.ndarray:
+    score = np.clip(score.astype(np.float64), 1e-7, 1 - 1e-7)
+    return -(label * np.log(score) + (1 - label) * np.log1p(-score))
+
+
+def stream(seed: int, rows: int, effects: np.ndarray, bias: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs: a category (one of 20) and two numbers; the label's log-odds are the category's effect and a little of these."""
+    rng = np.random.default_rng(seed)
+    category, numbers = rng.integers(0, CATEGORIES, rows), rng.normal(size=(rows, NUMBERS))
+    odds = effects[category] + numbers @ np.linspace(-0.3, 0.3, NUMBERS) + bias - 1.0
+    label = (rng.random(rows) < 1 / (1 + np.exp(-odds))).astype(np.float64)
+    return np.hstack([np.eye(CATEGORIES)[category], numbers]), label
+
+
+@cache
+def effects_of(seed: int) -> np.ndarray:
+    return np.random.default_rng(100 + seed).normal(0, 1.0, CATEGORIES)
+
+
+def shifted(seed: int, shift: str) -> tuple[np.ndarray, float]:
+    """Effects and bias after the shift: the six strongest effects change sign ("drift"), or clicks are likelier ("label")."""
+    effects = effects_of(seed).copy()
+    if shift == "drift":
+        effects[np.argsort(-np.abs(effects))[:6]] *= -1
+    return effects, 1.4 if shift == "label" else 0.0
+
+
+@cache
+def trained(seed: int) -> tuple[np.ndarray, ...]:
+    """One layer of ReLU units and a logistic output, by plain SGD over the past."""
+    rng = np.random.default_rng(200 + seed)
+    x, y = stream(seed, TRAINING, effects_of(seed))
+    inner, offset = rng.normal(0, 0.4, (x.shape[1], HIDDEN)), np.full(HIDDEN, 0.3)
+    outer, bias = rng.normal(0, 0.2, HIDDEN), 0.0
+    for start in range(0, TRAINING, BATCH):
+        rows, step = slice(start, start + BATCH), 0.5 * (1 - start / TRAINING)
+        hidden = np.maximum(x[rows] @ inner + offset, 0)
+        slope = (1 / (1 + np.exp(-(hidden @ outer + bias))) - y[rows]) / BATCH
+        back = np.outer(slope, outer) * (hidden > 0)
+        outer, bias = outer - step * (hidden.T @ slope), bias - step * slope.sum()
+        inner, offset = inner - step * (x[rows].T @ back), offset - step * back.sum(axis=0)
+    return inner, offset, outer, np.array(bias)
+
+
+@cache
+def base_scores(seed: int, shift: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hidden vectors, base scores and labels of a stream that shifts at row 4,000 (or not, with ``shift="none"``)."""
+    effects, bias = shifted(seed, shift)
+    before, after = stream(seed + 50, SHIFT, effects_of(seed)), stream(seed + 60, STREAM - SHIFT, effects, bias)
+    x, label = np.concatenate([before[0], after[0]]), np.concatenate([before[1], after[1]])
+    inner, offset, outer, at = trained(seed)
+    hidden = np.maximum(x @ inner + offset, 0)
+    return hidden.astype(np.float32), (1 / (1 + np.exp(-(hidden @ outer + at)))).astype(np.float32), label
+
+
+def rows_of(hidden: np.ndarray, base: np.ndarray, label: np.ndarray, first: int = 0) -> Feedback:
+    n = len(base)
+    numbers = np.arange(first, first + n)
+    feedback = feedback_of(user=numbers + 1, item=numbers + 1, reward=label, timestamp=numbers)
+    feedback.hidden, feedback.score, feedback.base = hidden, base.astype(np.float32), base.astype(np.float32)
+    return feedback
+
+
+def run(reranker: Reranker, seed: int, shift: str, delay: int = 1) -> Outcome:
+    """Serve batches of 100; labels are told `delay` batches later."""
+    hidden, base, label = base_scores(seed, shift)
+    parts = [slice(start, start + BATCH) for start in range(0, STREAM, BATCH)]
+    served = []
+    for n, part in enumerate(parts):
+        served.append(reranker.rerank(rows_of(hidden[part], base[part], label[part], part.start)))
+        if n >= delay:
+            late = parts[n - delay]
+            reranker.learn(rows_of(hidden[late], base[late], label[late], late.start))
+    return Outcome(np.concatenate(served), base, label)

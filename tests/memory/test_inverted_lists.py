@@ -1,0 +1,83 @@
+"""Lists of vectors: what is put in can be found, what is taken out cannot, and nothing near is left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from memory.inverted_lists import BLOCK, TOGETHER, InvertedLists
+
+LISTS = 7
+
+
+class World:
+    """Lists, and what they should hold."""
+
+    def __init__(self, width: int, angular: bool, capacity: int = 6 * BLOCK) -> None:
+        rng = np.random.default_rng(0)
+        self.vectors = rng.normal(size=(capacity, width)).astype(np.float32)
+        self.places = np.full(capacity, -1, np.int32)
+        self.centroids = rng.normal(size=(LISTS, width)).astype(np.float32)
+        self.angular = angular
+        self.lists = InvertedLists(self.centroids, capacity, angular)
+
+    def put(self, slots: np.ndarray, places: np.ndarray) -> None:
+        self.places[slots] = places
+        self.lists.follow(slots, self.places[slots], self.vectors)
+
+    def closeness(self, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        if self.angular:
+            return queries @ vectors.T
+        return -np.square(queries[:, None] - vectors).sum(-1)
+
+    def check(self, queries: np.ndarray, wanted: int, probes: int) -> None:
+        found = self.lists.search(queries, wanted, probes)
+        looked = np.argsort(-self.closeness(queries, self.centroids), axis=1)[:, :probes]
+        for row, slots in enumerate(found):
+            within = np.flatnonzero(np.isin(self.places, looked[row]))
+            close = self.closeness(queries[row : row + 1], self.vectors[within])[0]
+            slots = slots[slots >= 0]
+            assert np.unique(slots).size == slots.size
+            assert np.isin(slots, within).all()
+            assert np.isin(within[np.argsort(-close)[:wanted]], slots).all()
+            assert slots.size <= wanted + max(10, wanted // 2), "a few more, not all"
+
+
+@pytest.mark.parametrize("angular", [True, False])
+@pytest.mark.parametrize("width", [3, 8, 19])
+def test_the_nearest_are_found_whatever_was_moved_before(width: int, angular: bool) -> None:
+    world, rng = World(width, angular), np.random.default_rng(1)
+    queries = rng.normal(size=(20, width)).astype(np.float32)
+    for step in range(60):
+        slots = rng.permutation(world.places.size)[: rng.integers(1, 80)]
+        world.vectors[slots] = rng.normal(size=(slots.size, width))
+        world.put(slots, rng.integers(-1, LISTS if step % 9 else 1, slots.size))
+        world.check(queries, 10, int(rng.integers(1, LISTS + 1)))
+
+
+def test_all_in_one_list_and_more_queries_than_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(16, angular=True)
+    world.put(np.arange(world.places.size), np.full(world.places.size, 3))
+    queries = np.random.default_rng(1).normal(size=(2 * TOGETHER + 5, 16)).astype(np.float32)
+    world.check(queries, 5, LISTS)
+    world.check(queries, BLOCK, LISTS)
+    monkeypatch.setattr("memory.inverted_lists.ROOM", 1000)
+    world.check(queries, 5, LISTS)
+    world.put(np.arange(world.places.size), np.full(world.places.size, -1))
+    assert (world.lists.search(queries, 5, LISTS) == -1).all()
+
+
+def test_what_is_as_close_as_the_last_is_there_too() -> None:
+    world = World(8, angular=False)
+    twins = np.arange(0, world.places.size, 3)
+    world.vectors[twins] = world.vectors[0]
+    world.put(np.arange(world.places.size), np.arange(world.places.size) % LISTS)
+    (found,) = world.lists.search(world.vectors[:1], 4, LISTS)
+    assert np.isin(twins, found).all()
+
+
+def test_fewer_than_wanted() -> None:
+    world = World(8, angular=False)
+    world.put(np.array([5, 9]), np.array([0, 1]))
+    found = world.lists.search(world.vectors[:3], 4, LISTS)
+    assert [sorted(row[row >= 0]) for row in found] == [[5, 9]] * 3

@@ -1,0 +1,290 @@
+"""One contract over every kind of vector index: exact, inverted lists, GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from memory import digest, inverted_file
+from memory.gpu_vectors import GpuVectors
+from memory.vector_index import SLACK, VectorIndex
+
+CAPACITY, WIDTH = 400, 8
+
+KINDS = [
+    pytest.param({"kind": "flat"}, id="flat"),
+    pytest.param({"kind": "ivf", "lists": 8, "probes": 8}, id="ivf"),
+    pytest.param(
+        {"device": "cuda"},
+        id="cuda",
+        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here"),
+    ),
+]
+"""The lists are all looked at, so that every kind must find the true neighbours."""
+
+Make = Callable[..., VectorIndex]
+
+
+@pytest.fixture(params=KINDS)
+def make(request: pytest.FixtureRequest) -> Make:
+    def made(**keywords: Any) -> VectorIndex:
+        return VectorIndex(CAPACITY, WIDTH, **(request.param | keywords))
+
+    return made
+
+
+@pytest.fixture
+def small_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training takes some sixty turns."""
+    monkeypatch.setattr(inverted_file, "WORK", 8 * WIDTH * 15)
+
+
+def vectors(seed: int, rows: int, centre: float = 0.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(centre, 1.0, (rows, WIDTH)).astype(np.float32)
+
+
+def write(index: VectorIndex, slots: np.ndarray, rows: np.ndarray) -> None:
+    index.write(slots, rows)
+    index.maintain(k=5)
+
+
+def fill(index: VectorIndex, rows: np.ndarray, at_once: int = 50) -> None:
+    for start in range(0, len(rows), at_once):
+        write(index, np.arange(start, min(start + at_once, len(rows))) % CAPACITY, rows[start : start + at_once])
+
+
+def expected(similarity: str, stored: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    stored, queries = stored.astype(np.float64), queries.astype(np.float64)
+    if similarity == "l2":
+        close = -np.square(queries[:, None] - stored).sum(-1)
+    else:
+        close = queries @ stored.T
+        if similarity == "cosine":
+            close /= np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(stored, axis=1)
+    best = np.argsort(-close, axis=1, kind="stable")[:, :k]
+    return best, np.take_along_axis(close, best, axis=1)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "inner_product", "l2"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_most_similar_come_first(make: Make, similarity: Any, dtype: Any) -> None:
+    index, stored, queries = make(similarity=similarity, dtype=dtype), vectors(0, CAPACITY), vectors(1, 30)
+    fill(index, stored)
+    for some in (queries, queries[:3]):  # faiss goes different ways for many queries and for few
+        slots, close = index.search(some, 10)
+        want_slots, want_close = expected(similarity, stored, some, 10)
+        assert np.array_equal(slots, want_slots)
+        assert np.allclose(close, want_close, rtol=1e-5, atol=1e-5)
+        assert (slots.dtype, close.dtype) == (np.int64, dtype)
+
+
+def test_a_slot_is_overwritten_in_place(make: Make) -> None:
+    index, stored = make(similarity="l2"), vectors(0, CAPACITY)
+    fill(index, stored)
+    stored[[7, 300]] = vectors(2, 2)
+    write(index, np.array([7, 300]), stored[[7, 300]])
+    assert len(index) == CAPACITY
+    slots, close = index.search(stored, 3)
+    assert np.array_equal(slots[:, 0], np.arange(CAPACITY))
+    assert not close[:, 0].any()
+    assert np.array_equal(slots, expected("l2", stored, stored, 3)[0])
+
+
+def test_what_is_deleted_is_not_found_until_it_is_written_again(make: Make) -> None:
+    index, stored = make(), vectors(0, CAPACITY)
+    fill(index, stored)
+    gone = np.array([3, 4, 5, 200, CAPACITY - 1])
+    index.delete(gone)
+    assert len(index) == CAPACITY - 5
+    slots, _ = index.search(stored, CAPACITY)
+    assert not np.isin(slots, gone).any()
+    assert np.array_equal(np.sort(slots[0])[:5], [-1] * 5)
+    write(index, gone, stored[gone])
+    slots, _ = index.search(stored[gone], 1)
+    assert np.array_equal(slots[:, 0], gone)
+
+
+def test_equal_vectors_come_in_the_order_of_their_slots(make: Make) -> None:
+    """Many more of them than there are candidates, in lists and rows of any history."""
+    index, stored = make(), vectors(0, CAPACITY)
+    twins = np.random.default_rng(3).permutation(CAPACITY)[: 5 * SLACK]
+    stored[twins] = stored[0]
+    order = np.random.default_rng(4).permutation(CAPACITY)
+    for start in range(0, CAPACITY, 40):
+        write(index, order[start : start + 40], stored[order[start : start + 40]])
+    for _ in range(3):
+        write(index, twins[::-7].copy(), stored[twins[::-7]])
+    for some in (stored[:1], np.repeat(stored[:1], 30, axis=0)):
+        slots, close = index.search(some, 10)
+        assert np.array_equal(slots[0], np.sort(np.append(twins, 0) if 0 not in twins else twins)[:10])
+        assert np.ptp(close) == 0
+
+
+def test_fewer_than_asked_for(make: Make) -> None:
+    index = make()
+    assert [array.shape for array in index.search(vectors(0, 2), 4)] == [(2, 4), (2, 4)]
+    assert np.array_equal(index.search(vectors(0, 2), 4)[0], np.full((2, 4), -1))
+    write(index, np.array([5, 9]), vectors(1, 2))
+    slots, close = index.search(vectors(0, 2), 4)
+    assert np.array_equal(np.sort(slots), [[-1, -1, 5, 9]] * 2)
+    assert np.isneginf(close[:, 2:]).all()
+    assert np.isfinite(close[:, :2]).all()
+    assert index.search(vectors(0, 0), 4)[0].shape == (0, 4)
+    assert index.search(vectors(0, 2), 0)[0].shape == (2, 0)
+
+
+def test_a_vector_without_length_has_cosine_0(make: Make) -> None:
+    index = make()
+    write(index, np.array([0, 1, 2]), np.array([[0.0] * 8, [1.0] * 8, [-1.0] * 8]))
+    slots, close = index.search(np.stack([np.ones(WIDTH), np.zeros(WIDTH)]), 3)
+    assert np.array_equal(slots, [[1, 0, 2], [0, 1, 2]])
+    assert np.allclose(close, [[1, 0, -1], [0, 0, 0]])
+
+
+@pytest.mark.usefixtures("small_turns")
+def test_restored_at_any_moment_it_goes_on_as_if_nothing_had_been(make: Make) -> None:
+    """Also in the middle of a training, and with lists whose inside was shuffled by overwriting."""
+    index, stored, queries = make(probes=2), vectors(0, 3 * CAPACITY), vectors(1, 25)
+    stored[::9] = stored[0]
+    rng = np.random.default_rng(5)
+    copy = make(probes=2)
+    for step in range(150):
+        slots = rng.permutation(CAPACITY)[: rng.integers(1, 20)]
+        rows = stored[rng.integers(0, len(stored), slots.size)]
+        for one in (index, copy):
+            write(one, slots, rows)
+            if step % 10 == 3:
+                one.delete(slots[:2])
+        assert digest(copy.state_dict()) == digest(index.state_dict())
+        same_answers(index, copy, queries)
+        if step % 4 == 0:
+            copy = make(probes=2)
+            copy.load_state_dict(index.state_dict())
+            assert digest(copy.state_dict()) == digest(index.state_dict())
+            same_answers(index, copy, queries)
+    assert getattr(index, "inverted", None) is None or index.inverted.generation >= 1
+
+
+@pytest.mark.usefixtures("small_turns")
+def test_a_twin_follows_by_changes(make: Make) -> None:
+    leader, follower, queries = make(probes=2), make(probes=2), vectors(1, 25)
+    rng = np.random.default_rng(6)
+    for step in range(150):
+        slots = rng.permutation(CAPACITY)[: rng.integers(1, 20)]
+        write(leader, slots, vectors(step, slots.size))
+        if step % 10 == 3:
+            leader.delete(slots[:2])
+        if step % 3 == 0:
+            follower.apply_changes(leader.take_changes())
+            assert digest(follower.state_dict()) == digest(leader.state_dict())
+            same_answers(leader, follower, queries)
+    assert getattr(leader, "inverted", None) is None or leader.inverted.generation >= 1
+
+
+def same_answers(one: VectorIndex, other: VectorIndex, queries: np.ndarray) -> None:
+    for some in (queries, queries[:1]):
+        for mine, theirs in zip(one.search(some, 6), other.search(some, 6), strict=True):
+            assert np.array_equal(mine, theirs)
+
+
+def clusters(seed: int, rows: int, apart: float = 6.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.normal(0, apart, (8, WIDTH))[rng.integers(0, 8, rows)] + rng.normal(0, 1, (rows, WIDTH))).astype(np.float32)
+
+
+def true_recall(index: VectorIndex, stored: np.ndarray, queries: np.ndarray, k: int) -> float:
+    found, true = index.search(queries, k)[0], expected(index.similarity, stored, queries, k)[0]
+    return float(np.mean([np.isin(mine, theirs).mean() for mine, theirs in zip(found, true, strict=True)]))
+
+
+def trained(probes: int) -> VectorIndex:
+    index = VectorIndex(CAPACITY, WIDTH, kind="ivf", lists=8, probes=probes)
+    fill(index, clusters(0, 10 * CAPACITY))
+    assert index.inverted.generation == 1
+    return index
+
+
+def test_until_there_are_lists_search_is_exact() -> None:
+    index = VectorIndex(CAPACITY, WIDTH, kind="ivf", lists=8, probes=1)
+    stored = vectors(0, 100)
+    fill(index, stored)
+    assert index.inverted.generation == 0
+    assert index.recall(5) == 1.0
+    assert true_recall(index, stored, vectors(1, 20), 5) == 1.0
+
+
+def test_lists_are_where_the_vectors_are() -> None:
+    index, last = trained(probes=1), clusters(0, 10 * CAPACITY)[-CAPACITY:]
+    assert true_recall(index, last, last[:50], 5) > 0.9
+    assert index.recall(5) > 0.9
+
+
+def test_estimated_recall_is_close_to_true_recall() -> None:
+    stored = vectors(0, 4000)
+    for probes, low, high in ((1, 0.1, 0.6), (4, 0.4, 0.9)):
+        index = VectorIndex(4000, WIDTH, kind="ivf", lists=40, probes=probes)
+        for start in range(0, 4000, 50):
+            write(index, np.arange(start, start + 50), stored[start : start + 50])
+        for turn in range(100):
+            write(index, np.array([turn]), stored[turn : turn + 1])
+        true = true_recall(index, stored, vectors(1, 200), 10)
+        assert low < true < high
+        assert index.recall(10) == pytest.approx(true, abs=0.12)
+
+
+@pytest.mark.usefixtures("small_turns")
+def test_lists_are_made_anew_when_the_vectors_have_moved() -> None:
+    index = VectorIndex(CAPACITY, WIDTH, kind="ivf", similarity="l2", lists=8, probes=1)
+    fill(index, clusters(0, 4 * CAPACITY), at_once=4)
+    before, generation, imbalance = index.recall(5), index.inverted.generation, index.inverted.imbalance()
+    assert generation >= 1
+    later = clusters(7, 8 * CAPACITY) + 30
+    fill(index, later[:CAPACITY], at_once=4)
+    fill(index, later[CAPACITY:], at_once=4)
+    assert index.inverted.generation > generation
+    assert index.recall(5) > before - 0.1
+    assert index.inverted.imbalance() < 2 * imbalance
+
+
+def test_a_turn_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many slots there are, a turn moves no more than its work allows."""
+    monkeypatch.setattr(inverted_file, "WORK", 8 * WIDTH * 10)
+    index = VectorIndex(CAPACITY, WIDTH, kind="ivf", lists=8)
+    fill(index, clusters(0, CAPACITY))
+    moved = []
+    while not index.inverted.generation:
+        before = np.count_nonzero(index.inverted.places["next"] >= 0)
+        index.maintain(5)
+        moved.append(np.count_nonzero(index.inverted.places["next"] >= 0) - before)
+    assert max(moved) == 10
+
+
+def test_sizes_and_devices_are_refused_by_name() -> None:
+    for name, keywords in (("capacity", {"capacity": 0}), ("width", {"width": 0}), ("probes", {"probes": 0})):
+        with pytest.raises(ValueError, match=f"^{name}: 0; give at least 1"):
+            VectorIndex(**({"capacity": 5, "width": 5} | keywords))
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match=r"device: .*no GPU"):
+            VectorIndex(5, 5, device="cuda")
+
+
+@pytest.mark.parametrize("angular", [True, False])
+def test_vectors_compared_by_torch_are_those_compared_by_faiss(angular: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU's code on the processor, in one part and in several."""
+    copy = GpuVectors(CAPACITY, WIDTH, device="cpu")
+    stored, queries = vectors(0, CAPACITY), vectors(1, 20)
+    alive = np.ones(CAPACITY, np.bool_)
+    alive[::5] = False
+    copy.write(np.arange(CAPACITY), stored, alive)
+    want = expected("inner_product" if angular else "l2", stored[alive], queries, 10)[0]
+    for part in (1 << 30, CAPACITY * 4 * 3):
+        monkeypatch.setattr("memory.gpu_vectors.CLOSENESS_BYTES", part)
+        close, slots = copy.search(queries, 10, CAPACITY, angular)
+        assert np.array_equal(slots, np.flatnonzero(alive)[want])
+        assert (np.diff(close) <= 0).all()
+    close, slots = copy.search(queries, CAPACITY, CAPACITY, angular)
+    assert (slots[:, alive.sum() :] == -1).all()
