@@ -1,8 +1,9 @@
 """Click-through of Diag-LinUCB beside popularity and item-kNN, over HTTP, while tastes shift and items are replaced.
 
-One ``freshet serve`` a round, a process of its own; this process is its visitors. Each visit is sent to one of the three at random
-(``by``), so that all serve the same people in the same minutes and learn from all of what was shown: what differs is only who
-chose the list. Tastes shift at half-time, and at three quarters a tenth of the catalogue is replaced by items nobody has seen.
+One ``freshet serve`` a round, a process of its own; this process is its visitors. Each visit is sent to one of the three at
+random (``by``), so that all serve the same people in the same minutes and learn from all of what was shown: what differs is
+only who chose the list. Tastes shift at half-time, and at three quarters a tenth of the catalogue is replaced by items that
+nobody has seen.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import re
 import tempfile
 import time
 from argparse import Namespace
+from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,6 +74,9 @@ class _Visitors:
         where = urlsplit(address)
         self._connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=service.PATIENCE)
 
+    def close(self) -> None:
+        self._connection.close()
+
     def post(self, path: str, body: Any) -> Any:
         self._connection.request("POST", path, msgspec.json.encode(body), {"Content-Type": "application/json"})
         answer = self._connection.getresponse()
@@ -88,7 +94,8 @@ def _round(options: Namespace, seed: int) -> Values:
         config.write_text(settings + BASELINES.format(half_life=options.half_life))
         with service.running(folder, config, "serve") as (address, _):
             service.until(address, "/readyz", lambda body: True)
-            return _visits(_Visitors(address), options, seed)
+            with closing(_Visitors(address)) as visitors:
+                return _visits(visitors, options, seed)
 
 
 def _visits(visitors: _Visitors, options: Namespace, seed: int) -> Values:
@@ -132,7 +139,7 @@ def _summary(rounds: Values, options: Namespace) -> dict[str, Any]:
         "phases": {name: _rates(rounds[:, slice(*span)]) for name, span in phases.items() if span[0] < span[1]},
         "curve": [
             {"from": start - half, **{arm: one["mean"] for arm, one in _rates(rounds[:, start:stop])["clicks"].items()}}
-            for start, stop in zip(edges, edges[1:], strict=False)
+            for start, stop in pairwise(edges)
         ],
     }
 
@@ -163,7 +170,7 @@ def _show(figures: dict[str, Any], options: Namespace) -> None:
         return f"{one['mean']:.3f}" + (f" ± {one['within']:.3f}" if "within" in one else "")
 
     measure.table(
-        f"Clicks per place, {LEVEL:.0%} intervals over {options.rounds} worlds; {options.visits} visits, {options.rate:g} a second",
+        f"Clicks per place, {LEVEL:.0%} intervals over {options.rounds} worlds of {options.visits} visits, {options.rate:g}/s",
         ["", *ARMS, *(f"ahead of {arm}" for arm in ARMS[1:])],
         [
             [name, *(cell(one) for one in phase["clicks"].values()), *(cell(one) for one in phase["ahead"].values())]

@@ -346,16 +346,16 @@ class DiagLinUcb(Retriever):
         self.schemas["schema"][self.centroids.epoch % _EPOCHS] = schema
         self.schemas.mark()
         places = np.flatnonzero(self.graph.slot >= 0)
-        slots, item = np.unique(self.graph.slot[places], return_inverse=True)
+        slots, item = np.unique(self.graph.slot[places].astype(np.int64), return_inverse=True)
         centroids = self.centroids.vectors[places // self.graph.width]
-        self.graph.measure(places, np.einsum("ed,ed->e", self._vectors(slots)[item], centroids).astype(np.float32))
+        self.graph.measure(places, (self._vectors(slots)[item] * centroids).sum(axis=1).astype(np.float32))
         counts[[_LINK_ROWS, _VISITED]] = 0
 
     def _visit(self) -> None:
         """Let the next items of the corpus into the clusters that they are close to, if the graph is being made anew.
 
         What is in the graph has been measured when the epoch began, so that after the last item it is the closest ones of each
-        cluster, as if all had been compared at once. Requests wait for a turn of learning, and for all items that would be long.
+        cluster, as if all had been compared at once. Requests wait for a turn of learning: all items would be too long.
         """
         counts = self.counts["count"]
         start, stop = counts[_VISITED], counts[_VISITED] + max(_CELLS // len(self.centroids), 1)
