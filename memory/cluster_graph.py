@@ -106,7 +106,13 @@ class ClusterGraph(Stateful):
         closeness : (n, clusters) float32
         prior : float
         """
-        self._changed(_admit(slots, closeness, prior, self._edges))
+        by_cluster = np.ascontiguousarray(closeness.T)
+        self._changed(_admit(slots, by_cluster, prior, self._where, self._edges))
+
+    def measure(self, places: Ids, closeness: Floats) -> None:
+        """Say anew how close the items at these places (n,) are to their clusters, (n,) float32."""
+        self.edges["closeness"][places] = closeness
+        self.edges.mark(places)
 
     def reset(self, clusters: Bools, prior: float) -> None:
         """Forget what is known of these clusters' edges, (clusters,) bool."""
@@ -263,20 +269,31 @@ def _least(cluster: int, edges: Edges) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _admit(slots: Ids, closeness: Floats, prior: float, edges: Edges) -> bool:
+def _admit(slots: Ids, closeness: Floats, prior: float, where: Slots, edges: Edges) -> bool:
+    """See `ClusterGraph.admit`; closeness is (clusters, n), `where` holds -1 for every item, before and after."""
     changed = False
-    for c in range(closeness.shape[1]):
+    for n in range(slots.size):  # of an item that comes twice, the last row
+        where[slots[n]] = n
+    at = np.empty(slots.size, np.int64)
+    for c in range(closeness.shape[0]):
+        at[:] = -1
+        for place in range(c * edges.width, (c + 1) * edges.width):
+            if edges.slot[place] != NONE and where[edges.slot[place]] >= 0:
+                at[where[edges.slot[place]]] = place
         least = _least(c, edges)
         for n in range(slots.size):
-            place = _place_of(c, slots[n], edges)
-            if place >= 0:
-                edges.closeness[place], edges.dirty[place] = closeness[n, c], True
-            elif edges.slot[least] == NONE or closeness[n, c] > edges.closeness[least]:
-                _write(least, slots[n], closeness[n, c], prior, edges)
+            place = at[where[slots[n]]]
+            if place >= 0 and edges.slot[place] == slots[n]:  # and has not just given way
+                edges.closeness[place], edges.dirty[place] = closeness[c, n], True
+            elif edges.slot[least] == NONE or closeness[c, n] > edges.closeness[least]:
+                _write(least, slots[n], closeness[c, n], prior, edges)
+                at[where[slots[n]]] = least
                 changed = True
             else:
                 continue
             least = _least(c, edges)
+    for n in range(slots.size):
+        where[slots[n]] = NONE
     return changed
 
 

@@ -36,12 +36,12 @@ _Values = npt.NDArray[np.float64]
 _EPOCHS = 16
 """Epochs that are recognised: feedback on what was shown longer ago is counted for the clusters of now."""
 
-_CELLS = 1 << 22
-"""Clusters times items that are compared at once when the graph is made."""
+_CELLS = 1 << 20
+"""Clusters times items that are compared in one turn of learning while the graph is made anew: about 10 ms."""
 
 _HIGHEST = 512.0  # half-lives past the reference after which sums are rescaled; float64 overflows at 1024
 _REFERENCE, _LATEST = 0, 1
-_SAMPLED, _EPOCH_ROWS, _LINK_ROWS = 0, 1, 2
+_SAMPLED, _EPOCH_ROWS, _LINK_ROWS, _VISITED = 0, 1, 2, 3
 
 
 @register("diag_linucb")
@@ -82,7 +82,7 @@ class DiagLinUcb(Retriever):
         Items that the graph is chosen from; the one longest untouched gives way.
     refresh : int
         Rows learned between two times that the graph is made anew; what is known of edges that stay is kept. Items that are
-        new, or have changed, do not wait for it.
+        new, or have changed, do not wait for it. A large graph is made over several calls of `learn`.
     epoch : int
         Rows learned in an epoch. The first ones are shorter: they double from `first`.
     first : int
@@ -165,7 +165,7 @@ class DiagLinUcb(Retriever):
         self._prior = prior if init == "prior" else 0.0
         self.sample = Arrays(vector=np.zeros((sample, dim), np.float32))
         self.schemas = Arrays(schema=np.zeros(_EPOCHS, np.int64))
-        self.counts = Arrays(count=np.zeros(3, np.int64))
+        self.counts = Arrays(count=np.array([0, 0, 0, items]))
         self.clock = Arrays(time=np.full((1, 2), -np.inf))
         self._columns = TowerColumns()
 
@@ -228,7 +228,8 @@ class DiagLinUcb(Retriever):
         if counts[_EPOCH_ROWS] >= due and counts[_SAMPLED] >= len(self.centroids):
             self._begin_epoch()
         elif epoch and counts[_LINK_ROWS] >= self.refresh:
-            self._link()
+            counts[[_LINK_ROWS, _VISITED]] = 0
+        self._visit()
 
     def add(self, items: Ids) -> None:
         """Let items into the corpus, and into the clusters that they are close to."""
@@ -250,9 +251,16 @@ class DiagLinUcb(Retriever):
         # A batch of more items than the corpus holds has pushed out its own first ones.
         chosen = (fresh | again) & (self.graph.items.find(items) == slots)
         if self.centroids.epoch and chosen.any():
-            vectors = self.frozen.items(self._columns.items(items[chosen])).astype(np.float64)
-            closeness = (vectors @ self.centroids.vectors.T).astype(np.float32)
-            self.graph.admit(slots[chosen], closeness, self._new_mass())
+            self._link(slots[chosen])
+
+    def _link(self, slots: Ids) -> None:
+        """Let the items at these slots into the clusters that they are close to."""
+        closeness = (self._vectors(slots) @ self.centroids.vectors.T).astype(np.float32)
+        self.graph.admit(slots, closeness, self._new_mass())
+
+    def _vectors(self, slots: Ids) -> _Values:
+        """Vectors (n, dim) of the items at these slots, as of the beginning of the epoch."""
+        return self.frozen.items(self._columns.items(self.graph.items.keys[slots])).astype(np.float64)
 
     def _new_mass(self) -> float:
         """Mass of a new edge, as much as it was worth when nothing had decayed."""
@@ -337,24 +345,26 @@ class DiagLinUcb(Retriever):
         schema = xxhash.xxh3_64_intdigest(self.centroids.vectors.tobytes()) >> 11
         self.schemas["schema"][self.centroids.epoch % _EPOCHS] = schema
         self.schemas.mark()
-        self._link()
+        places = np.flatnonzero(self.graph.slot >= 0)
+        slots, item = np.unique(self.graph.slot[places].astype(np.int64), return_inverse=True)
+        centroids = self.centroids.vectors[places // self.graph.width]
+        self.graph.measure(places, (self._vectors(slots)[item] * centroids).sum(axis=1).astype(np.float32))
+        counts[[_LINK_ROWS, _VISITED]] = 0
 
-    def _link(self) -> None:
-        """Link each cluster to the items of the corpus that are closest to its centroid now."""
-        self.counts["count"][_LINK_ROWS] = 0
-        slots = self.graph.items.slots()
-        if not slots.size:
+    def _visit(self) -> None:
+        """Let the next items of the corpus into the clusters that they are close to, if the graph is being made anew.
+
+        What is in the graph has been measured when the epoch began, so that after the last item it is the closest ones of each
+        cluster, as if all had been compared at once. Requests wait for a turn of learning: all items would be too long.
+        """
+        counts = self.counts["count"]
+        start, stop = counts[_VISITED], counts[_VISITED] + max(_CELLS // len(self.centroids), 1)
+        if start >= self.graph.items.capacity:
             return
-        vectors = self.frozen.items(self._columns.items(self.graph.items.keys[slots])).astype(np.float64).T
-        width = min(self.graph.width, slots.size)
-        clusters, at_once = len(self.centroids), max(_CELLS // slots.size, 1)
-        closest, closeness = np.empty((clusters, width), np.int64), np.empty((clusters, width), np.float32)
-        for start in range(0, clusters, at_once):
-            part = slice(start, start + at_once)
-            every = (self.centroids.vectors[part] @ vectors).astype(np.float32)
-            chosen = np.argpartition(-every, width - 1, axis=1)[:, :width]
-            closest[part], closeness[part] = slots[chosen], np.take_along_axis(every, chosen, axis=1)
-        self.graph.link(closest, closeness, self._new_mass())
+        counts[_VISITED] = stop
+        slots = start + np.flatnonzero(self.graph.items.keys[start:stop])
+        if slots.size:
+            self._link(slots)
 
 
 _Number = TypeVar("_Number", np.int64, np.float64)

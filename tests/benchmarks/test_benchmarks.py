@@ -14,6 +14,7 @@ import pytest
 from benchmarks import (
     bandit,
     bandit_stream,
+    click_through,
     kafka_ingest,
     learn_throughput,
     memory_read,
@@ -26,8 +27,10 @@ from benchmarks.client import arrivals
 HAS_VW = importlib.util.find_spec("vowpalwabbit") is not None
 
 
-def figures_of(main: Callable[[list[str]], None], options: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """Run a benchmark; what its last line says: strict JSON, whose figures are all finite and not negative."""
+def figures_of(
+    main: Callable[[list[str]], None], options: str, capsys: pytest.CaptureFixture[str], least: float = 0.0
+) -> dict[str, Any]:
+    """Run a benchmark; what its last line says: strict JSON, whose figures are all finite and not below `least`."""
     main(shlex.split(options))
 
     def refuse(constant: str) -> None:
@@ -35,7 +38,7 @@ def figures_of(main: Callable[[list[str]], None], options: str, capsys: pytest.C
 
     document: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1], parse_constant=refuse)
     assert {"benchmark", "machine", "python", "versions", "options", "figures"} == document.keys()
-    assert all(math.isfinite(number) and number >= 0 for number in numbers(document["figures"]))
+    assert all(math.isfinite(number) and number >= least for number in numbers(document["figures"]))
     figures: dict[str, Any] = document["figures"]
     return figures
 
@@ -167,3 +170,17 @@ def test_bandit(capsys: pytest.CaptureFixture[str]) -> None:
 def test_bandit_without_peers(capsys: pytest.CaptureFixture[str]) -> None:
     options = "--no-peers --rounds 1 --decisions 500 --slow-decisions 50 --batch 100"
     assert not any(name.startswith(("VW", "river")) for name in figures_of(bandit.main, options, capsys))
+
+
+def test_click_through(capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--rounds 2 --visits 160 --early 20 --rate 200 --users 30 --items 40"
+    figures = figures_of(click_through.main, options, capsys, least=-1.0)
+    # The last phase before the replacement is empty: both early ones fill it.
+    phases = ("before", "20 after the shift", "the next 20", "after the replacement")
+    assert tuple(figures["phases"]) == phases
+    for phase in figures["phases"].values():
+        clicks = {arm: one["mean"] for arm, one in phase["clicks"].items()}
+        assert set(clicks) == set(click_through.ARMS) and all(0 < rate < 1 for rate in clicks.values())
+        for arm, ahead in phase["ahead"].items():
+            assert ahead["mean"] == pytest.approx(clicks["diag_linucb"] - clicks[arm]) and ahead["within"] >= 0
+    assert [part["from"] for part in figures["curve"]] == [0, 20, 40, 60]

@@ -12,6 +12,7 @@ from learners.base import Exclusion
 from learners.features import hash_ids
 from learners.retrievers.diag_linucb import DiagLinUcb
 from learners.worlds import feedback_of, requests_of, world
+from memory.stateful import digest
 from streams.batch import Clusters, Feedback
 from tests.learners.test_towers import GROUPS, catalogues, likes
 
@@ -231,6 +232,32 @@ def test_a_deleted_item_stays_away_and_its_place_is_filled_at_the_next_refresh()
     for _ in range(8):
         learner.learn(likes(rng, users, items[:12]))
     assert not np.isin(learner.retrieve(requests_of(users), 12, Exclusion.none(users.size)).item, items[0]).any()
+
+
+def test_a_large_graph_is_made_over_several_turns_and_has_the_closest_in_the_end() -> None:
+    clusters, items, width = 512, 5000, 4
+    keywords = {"clusters": clusters, "items": items, "width": width, "sample": clusters, "first": 600, "dim": 8, "bits": 10}
+    learner, copy = (DiagLinUcb(**keywords, refresh=600, epoch=10**6) for _ in range(2))
+    keys, users = np.arange(1, items + 1), np.arange(600)
+    learner.add(keys)
+    many = feedback_of(user=users + 10**6, item=keys[users % 100], reward=users % 2)
+    one = feedback_of(user=users[:1] + 10**6, item=keys[:1], reward=[1.0])
+    learner.learn(many)
+    assert learner.centroids.epoch == 1
+    assert 0 < learner.graph.slot.max() < items * 3 // 4, "not all of the corpus in one turn"
+    copy.load_state_dict(learner.state_dict())
+    for _ in range(3):
+        learner.learn(one)
+        copy.learn(one)
+    assert digest(copy.state_dict()) == digest(learner.state_dict()), "a copy goes on where it was taken"
+    closeness = learner._vectors(np.arange(items)) @ learner.centroids.vectors.T
+    held = np.take_along_axis(closeness, learner.graph.slot.reshape(clusters, width).T.astype(np.int64), axis=0)
+    assert (held > np.sort(closeness, axis=0)[-width] - 1e-6).all()
+    learner.remove(learner.graph.items.keys[learner.graph.slot[:1]])
+    assert learner.graph.slot[0] == -1
+    for rows in (many, one, one, one):
+        learner.learn(rows)
+    assert (learner.graph.slot >= 0).all(), "made anew after `refresh` rows"
 
 
 def test_nothing_is_retrieved_before_there_are_clusters() -> None:

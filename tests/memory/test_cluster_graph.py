@@ -213,6 +213,16 @@ def test_a_fresh_item_takes_the_place_of_the_least_close() -> None:
     assert table_of(graph) == {}, "items that gave way to others have no edges"
 
 
+def test_an_item_that_is_admitted_twice_at_once_has_one_place() -> None:
+    graph = ClusterGraph(1, 2, 4)
+    slots, _ = graph.insert(np.array([7, 8, 9, 7]))
+    graph.admit(slots, np.array([[0.5], [0.4], [0.6], [0.5]], np.float32), 1.0)
+    assert table_of(graph) == {(0, 7): (1.0, 0.0), (0, 9): (1.0, 0.0)}
+    graph.measure(np.flatnonzero(graph.slot == slots[2]), np.array([0.3], np.float32))
+    graph.admit(slots[1:2], np.array([[0.4]], np.float32), 1.0)
+    assert table_of(graph) == {(0, 7): (1.0, 0.0), (0, 8): (1.0, 0.0)}, "the one measured anew was the least close"
+
+
 def table_of(graph: ClusterGraph) -> dict[tuple[int, int], tuple[float, float]]:
     return {
         (int(place) // graph.width, int(graph.items.keys[graph.slot[place]])): (graph.mass[place], graph.reward[place])

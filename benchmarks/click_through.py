@@ -1,0 +1,188 @@
+"""Click-through of Diag-LinUCB beside popularity and item-kNN, over HTTP, while tastes shift and items are replaced.
+
+One ``freshet serve`` a round, a process of its own; this process is its visitors. Each visit is sent to one of the three at
+random (``by``), so that all serve the same people in the same minutes and learn from all of what was shown: what differs is
+only who chose the list. Tastes shift at half-time, and at three quarters a tenth of the catalogue is replaced by items that
+nobody has seen.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import tempfile
+import time
+from argparse import Namespace
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import t as student
+
+from benchmarks import measure, service
+from streams.simulator import Population
+
+__all__ = ["main"]
+
+PLACES = 10
+LEVEL = 0.95
+
+ARMS = ("diag_linucb", "popularity", "item_knn")
+EXAMPLE = Path(__file__).parents[1] / "examples" / "diag_linucb.toml"
+BASELINES = """
+[retrievers.popularity]
+half_life = {half_life}
+[retrievers.item_knn]
+"""
+
+Values = npt.NDArray[np.float64]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print tables and a line of JSON."""
+    parser = measure.parser(__doc__)
+    parser.set_defaults(rounds=5)
+    parser.add_argument("--visits", type=int, default=4800, help="of each round, all arms (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=80.0, help="visits a second (default: %(default)s)")
+    parser.add_argument("--early", type=int, default=300, help="visits that are right after the shift (default: %(default)s)")
+    parser.add_argument("--users", type=int, default=200)
+    parser.add_argument("--items", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0, help="of the first round's world (default: %(default)s)")
+    parser.add_argument("--half-life", type=float, default=60.0, help="of popularity, seconds (default: %(default)s)")
+    parser.add_argument("--config", type=Path, default=EXAMPLE, help="has the settings of diag_linucb (default: the example)")
+    options = parser.parse_args(arguments)
+    before = measure.machine()
+    rounds = []
+    for turn in range(options.rounds):
+        with measure.err.status(f"round {turn + 1} of {options.rounds}"):
+            rounds.append(_round(options, options.seed + turn))
+    figures = _summary(np.array(rounds), options)
+    _show(figures, options)
+    measure.finish("click_through", options, before, figures)
+
+
+class _Visitors:
+    """A kept-alive connection: all visitors come over it, one after the other."""
+
+    def __init__(self, address: str) -> None:
+        where = urlsplit(address)
+        self._connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=service.PATIENCE)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def post(self, path: str, body: Any) -> Any:
+        self._connection.request("POST", path, msgspec.json.encode(body), {"Content-Type": "application/json"})
+        answer = self._connection.getresponse()
+        return json.loads(service.fine((answer.status, answer.read())))
+
+
+def _round(options: Namespace, seed: int) -> Values:
+    """Visits in a world: which arm each had, and clicks per place; (visits, 2)."""
+    with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as name:
+        folder, config = Path(name), Path(name) / "service.toml"
+        url = f'url = "lmdb://{folder / "log"}"'
+        settings, found = re.subn(r'^url = "[^"]*"', url, options.config.read_text(), flags=re.MULTILINE)
+        if found != 1:
+            raise ValueError(f"{options.config}: has {found} lines with a url; have one, of the stream")
+        config.write_text(settings + BASELINES.format(half_life=options.half_life))
+        with service.running(folder, config, "serve") as (address, _):
+            service.until(address, "/readyz", lambda body: True)
+            with closing(_Visitors(address)) as visitors:
+                return _visits(visitors, options, seed)
+
+
+def _visits(visitors: _Visitors, options: Namespace, seed: int) -> Values:
+    people = Population(options.users, options.items, seed=seed, places=PLACES)
+    arms = np.random.default_rng(seed).integers(0, len(ARMS), options.visits)
+    visitors.post("/v1/events", [*people.catalogue(), *people.profiles()])
+    clicks = np.zeros(options.visits)
+    due = time.monotonic()
+    for n in range(options.visits):
+        if n == options.visits // 2:
+            people.shift()
+        if n == options.visits * 3 // 4:
+            visitors.post("/v1/events", people.replace(0.1))
+        user, context = people.visit()
+        request = {"user": user, "context": context, "n": PLACES, "repeat": True, "by": ARMS[arms[n]]}
+        ranking = visitors.post("/v1/recommend", request)
+        places = [place["item"] for place in ranking["items"]]
+        clicked = people.react(user, ranking["request_id"], places, time.time())
+        if clicked:
+            visitors.post("/v1/events", clicked)
+        clicks[n] = len(clicked) / PLACES
+        # Whoever is late does not make up for it: how fast sums become old is a matter of seconds, not of visits.
+        due = max(due + 1.0 / options.rate, time.monotonic())
+        time.sleep(max(due - time.monotonic(), 0.0))
+    return np.column_stack([arms, clicks])
+
+
+def _summary(rounds: Values, options: Namespace) -> dict[str, Any]:
+    """Rates of each phase, and of each `early` visits from the shift on; rounds: (rounds, visits, 2)."""
+    half, late, end = options.visits // 2, options.visits * 3 // 4, options.visits
+    first, second = (min(half + n * options.early, late) for n in (1, 2))
+    phases = {
+        "before": (half // 2, half),
+        f"{options.early} after the shift": (half, first),
+        f"the next {options.early}": (first, second),
+        "until the replacement": (second, late),
+        "after the replacement": (late, end),
+    }
+    edges = [*range(half, end, options.early), end]
+    return {
+        "phases": {name: _rates(rounds[:, slice(*span)]) for name, span in phases.items() if span[0] < span[1]},
+        "curve": [
+            {"from": start - half, **{arm: one["mean"] for arm, one in _rates(rounds[:, start:stop])["clicks"].items()}}
+            for start, stop in pairwise(edges)
+        ],
+    }
+
+
+def _rates(visits: Values) -> dict[str, Any]:
+    """Clicks per place of each arm, and how far Diag-LinUCB is ahead of the others; visits: (rounds, n, 2)."""
+    each = np.array([[_mean(one[one[:, 0] == arm, 1]) for arm in range(len(ARMS))] for one in visits])
+    return {
+        "clicks": {arm: _interval(each[:, n]) for n, arm in enumerate(ARMS)},
+        "ahead": {arm: _interval(each[:, 0] - each[:, n]) for n, arm in enumerate(ARMS) if n},
+    }
+
+
+def _mean(clicks: Values) -> float:
+    return float(clicks.mean()) if clicks.size else 0.0
+
+
+def _interval(each: Values) -> dict[str, float]:
+    """Mean over rounds, and half the width of Student's interval for it; a round is a world of its own."""
+    if each.size < 2:
+        return {"mean": float(each.mean())}
+    error = float(each.std(ddof=1)) / each.size**0.5
+    return {"mean": float(each.mean()), "within": float(student.ppf((1 + LEVEL) / 2, each.size - 1)) * error}
+
+
+def _show(figures: dict[str, Any], options: Namespace) -> None:
+    def cell(one: dict[str, float]) -> str:
+        return f"{one['mean']:.3f}" + (f" ± {one['within']:.3f}" if "within" in one else "")
+
+    measure.table(
+        f"Clicks per place, {LEVEL:.0%} intervals over {options.rounds} worlds of {options.visits} visits, {options.rate:g}/s",
+        ["", *ARMS, *(f"ahead of {arm}" for arm in ARMS[1:])],
+        [
+            [name, *(cell(one) for one in phase["clicks"].values()), *(cell(one) for one in phase["ahead"].values())]
+            for name, phase in figures["phases"].items()
+        ],
+    )
+    measure.table(
+        "Curve: visits since the shift",
+        ["from", *ARMS],
+        [[str(part["from"]), *(f"{part[arm]:.3f}" for arm in ARMS)] for part in figures["curve"]],
+    )
+
+
+if __name__ == "__main__":
+    main()
