@@ -32,6 +32,7 @@ __all__ = ["main"]
 
 PLACES = 10
 LEVEL = 0.95
+BUSY = 503
 
 ARMS = ("diag_linucb", "popularity", "item_knn")
 EXAMPLE = Path(__file__).parents[1] / "examples" / "diag_linucb.toml"
@@ -78,9 +79,14 @@ class _Visitors:
         self._connection.close()
 
     def post(self, path: str, body: Any) -> Any:
-        self._connection.request("POST", path, msgspec.json.encode(body), {"Content-Type": "application/json"})
-        answer = self._connection.getresponse()
-        return json.loads(service.fine((answer.status, answer.read())))
+        limit = time.monotonic() + service.PATIENCE
+        while True:
+            self._connection.request("POST", path, msgspec.json.encode(body), {"Content-Type": "application/json"})
+            answer = self._connection.getresponse()
+            status, data = answer.status, answer.read()
+            # What is compiled when it is first used may take longer than the service lets anybody wait.
+            if status != BUSY or time.monotonic() > limit:
+                return json.loads(service.fine((status, data)))
 
 
 def _round(options: Namespace, seed: int) -> Values:

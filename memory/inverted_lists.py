@@ -20,12 +20,17 @@ __all__ = ["InvertedLists"]
 BLOCK = 64
 """Vectors in a block."""
 
-TOGETHER, ROOM = 64, 1 << 20
-"""Queries compared at once, at most, and numbers that may be kept of what they were compared with: fewer queries go together
-when their lists are long."""
+PART = 16
+"""Vectors of a block that are passed over at once when none of them is close."""
 
-GROUPS = 8
-"""Of how many parts of a block the closest vector is noted."""
+TOGETHER = 128
+"""Queries compared at once, at most."""
+
+NEAR = 6
+"""Lists, of those that a query looks at, that are compared first: what is less close than the best there is not noted."""
+
+ROOM = 1024
+"""Vectors noted of a query before all but the closest are struck out."""
 
 
 class InvertedLists:
@@ -53,7 +58,8 @@ class InvertedLists:
         self._home, self._at = np.full(capacity, -1, np.int32), np.full(capacity, -1, np.int64)
         self._used = np.zeros(1, np.int64)
         self._centroids = _aligned(-(-lists // BLOCK), width)
-        self._angular, self._close, self._found = angular, np.empty(0, np.float32), np.empty(0, np.int64)
+        self._angular = angular
+        self._values, self._places = np.empty((TOGETHER, 0), np.float32), np.empty((TOGETHER, 0), np.int32)
         for n in range(lists):
             self._centroids[n // BLOCK, :, n % BLOCK] = centroids[n]
 
@@ -79,41 +85,48 @@ class InvertedLists:
             self._at,
         )
 
-    def search(self, queries: Floats, wanted: int, probes: int) -> Ids:
+    def search(self, queries: Floats, wanted: int, probes: int) -> tuple[Floats, Ids]:
         """Find the `wanted` closest to each of `queries` (q, width) in the `probes` lists nearest to it, and a few more.
 
         Returns
         -------
-        (q, n) int64
-            Slots, in any order, with all that are at least as close as another one among them; -1 where there are no more.
+        close : (q, n) float32
+            Inner products, or minus squared distances; -inf where there are no more.
+        slots : (q, n) int64
+            In any order, with all that are at least as close as another one among them; -1 where there are no more.
         """
-        longest = int(np.sort(self._count)[-probes:].sum()) + BLOCK * min(probes, self._count.size)
-        together = min(max(ROOM // longest, 1), TOGETHER)
-        parts = [self._search(queries[start : start + together], wanted, probes) for start in range(0, len(queries), together)]
-        widest = max(part.shape[1] for part in parts)
-        return np.concatenate([np.pad(part, ((0, 0), (0, widest - part.shape[1])), constant_values=-1) for part in parts])
+        parts = [self._search(queries[start : start + TOGETHER], wanted, probes) for start in range(0, len(queries), TOGETHER)]
+        if len(parts) == 1:
+            return parts[0]
+        widest = max(slots.shape[1] for _, slots in parts)
+        close = np.full((len(queries), widest), -np.inf, np.float32)
+        found = np.full((len(queries), widest), -1, np.int64)
+        for n, (some, slots) in enumerate(parts):
+            rows = slice(n * TOGETHER, n * TOGETHER + len(slots))
+            close[rows, : slots.shape[1]], found[rows, : slots.shape[1]] = some, slots
+        return close, found
 
-    def _search(self, queries: Floats, wanted: int, probes: int) -> Ids:
+    def _search(self, queries: Floats, wanted: int, probes: int) -> tuple[Floats, Ids]:
         rows, lists = len(queries), self._tail.size
         near = np.empty((rows, self._centroids.shape[0] * BLOCK), np.float32)
         _approach(queries, self._centroids, self._angular, near)
         near = near[:, :lists]
-        least = max(lists - probes, 0)
-        looked = near >= np.partition(near, least, axis=1)[:, least, None]
-        most = int((looked @ -(-self._count // BLOCK)).max())  # of integers, or BLAS would wake its threads for it
-        if self._close.size < rows * most * BLOCK:
-            self._close = np.empty(rows * most * BLOCK, np.float32)
-            self._found = np.empty(rows * most * BLOCK, np.int64)
-        close = self._close[: rows * most * BLOCK].reshape(rows, most, BLOCK)
-        found = self._found[: rows * most * BLOCK].reshape(rows, most * BLOCK)
-        blocks, closest, size = (
-            np.empty((rows, most), np.int64),
-            np.empty((rows, most, GROUPS), np.float32),
-            np.zeros(rows, np.int64),
-        )
+        last = max(lists - probes, 0)
+        looked = (near >= np.partition(near, last, axis=1)[:, last, None]).astype(np.int8)
+        _mark_near(near, looked)
         chains = self._vectors, self._before, self._tail, self._count
-        _scan(queries, looked, *chains, self._angular, blocks, close, closest, size)
-        return found[:, : _pick(blocks, close, closest, size, self._slots, wanted, found)].copy()
+        room = max(ROOM, 2 * wanted) + BLOCK
+        while True:
+            if self._values.shape[1] < room:
+                self._values, self._places = np.empty((TOGETHER, room), np.float32), np.empty((TOGETHER, room), np.int32)
+            noted = self._values[:rows], self._places[:rows], np.zeros(rows, np.int64)
+            if _scan(queries, looked, *chains, self._angular, wanted, *noted):
+                break
+            room *= 4  # more than these are equally close
+        close = np.full((rows, int(noted[2].max())), -np.inf, np.float32)
+        found = np.full(close.shape, -1, np.int64)
+        _told(*noted, self._slots, close, found)
+        return close, found
 
 
 def _aligned(blocks: int, width: int) -> Floats:
@@ -159,119 +172,174 @@ def _follow(slots, places, vectors, blocks, held, before, free, used, tail, coun
             count[n] += 1
 
 
-@njit(cache=True, nogil=True, fastmath=True)
-def _compare(query, block, angular, close):  # type: ignore[no-untyped-def]
-    """Closeness of a query (width,) to the vectors of a block (width, BLOCK): inner products, or minus squared distances."""
-    width = query.size
+@njit(cache=True, nogil=True, fastmath={"contract", "nsz"})
+def _compare(queries, a, b, vectors, block, angular, close):  # type: ignore[no-untyped-def]
+    """Closeness of two queries to the vectors of a block, (2, BLOCK): inner products, or minus squared distances.
+
+    Sums are made dimension by dimension: what comes out for a vector does not depend on its column, or on the other query.
+    """
+    width = queries.shape[1]
     for n in range(BLOCK):
-        close[n] = np.float32(0.0)
+        close[0, n] = close[1, n] = np.float32(0.0)
     even = width - width % 8
     for d in range(0, even, 8):
-        q0, q1, q2, q3 = query[d], query[d + 1], query[d + 2], query[d + 3]
-        q4, q5, q6, q7 = query[d + 4], query[d + 5], query[d + 6], query[d + 7]
-        v0, v1, v2, v3 = block[d], block[d + 1], block[d + 2], block[d + 3]
-        v4, v5, v6, v7 = block[d + 4], block[d + 5], block[d + 6], block[d + 7]
+        p0, p1, p2, p3 = queries[a, d], queries[a, d + 1], queries[a, d + 2], queries[a, d + 3]
+        p4, p5, p6, p7 = queries[a, d + 4], queries[a, d + 5], queries[a, d + 6], queries[a, d + 7]
+        q0, q1, q2, q3 = queries[b, d], queries[b, d + 1], queries[b, d + 2], queries[b, d + 3]
+        q4, q5, q6, q7 = queries[b, d + 4], queries[b, d + 5], queries[b, d + 6], queries[b, d + 7]
         if angular:
             for n in range(BLOCK):
-                close[n] += (
-                    q0 * v0[n] + q1 * v1[n] + q2 * v2[n] + q3 * v3[n] + q4 * v4[n] + q5 * v5[n] + q6 * v6[n] + q7 * v7[n]
+                v0, v1, v2, v3 = (
+                    vectors[block, d, n],
+                    vectors[block, d + 1, n],
+                    vectors[block, d + 2, n],
+                    vectors[block, d + 3, n],
                 )
+                v4, v5, v6, v7 = (
+                    vectors[block, d + 4, n],
+                    vectors[block, d + 5, n],
+                    vectors[block, d + 6, n],
+                    vectors[block, d + 7, n],
+                )
+                close[0, n] = close[0, n] + p0 * v0 + p1 * v1 + p2 * v2 + p3 * v3 + p4 * v4 + p5 * v5 + p6 * v6 + p7 * v7
+                close[1, n] = close[1, n] + q0 * v0 + q1 * v1 + q2 * v2 + q3 * v3 + q4 * v4 + q5 * v5 + q6 * v6 + q7 * v7
         else:
-            for n in range(BLOCK):
-                close[n] -= (
-                    (q0 - v0[n]) ** 2
-                    + (q1 - v1[n]) ** 2
-                    + (q2 - v2[n]) ** 2
-                    + (q3 - v3[n]) ** 2
-                    + (q4 - v4[n]) ** 2
-                    + (q5 - v5[n]) ** 2
-                    + (q6 - v6[n]) ** 2
-                    + (q7 - v7[n]) ** 2
-                )
+            for k in range(8):
+                p, q = queries[a, d + k], queries[b, d + k]
+                for n in range(BLOCK):
+                    v = vectors[block, d + k, n]
+                    close[0, n] -= (p - v) * (p - v)
+                    close[1, n] -= (q - v) * (q - v)
     for d in range(even, width):
-        q0, v0 = query[d], block[d]
+        p, q = queries[a, d], queries[b, d]
         for n in range(BLOCK):
-            close[n] += q0 * v0[n] if angular else -((q0 - v0[n]) ** 2)
+            v = vectors[block, d, n]
+            if angular:
+                close[0, n] += p * v
+                close[1, n] += q * v
+            else:
+                close[0, n] -= (p - v) * (p - v)
+                close[1, n] -= (q - v) * (q - v)
 
 
 @njit(cache=True, nogil=True)
 def _approach(queries, centroids, angular, near):  # type: ignore[no-untyped-def]
     """Closeness of queries to all centroids, (q, lists up to a whole block)."""
-    for row in range(queries.shape[0]):
+    close = np.empty((2, BLOCK), np.float32)
+    for row in range(0, queries.shape[0], 2):
+        other = min(row + 1, queries.shape[0] - 1)
         for block in range(centroids.shape[0]):
-            _compare(queries[row], centroids[block], angular, near[row, block * BLOCK : (block + 1) * BLOCK])
+            _compare(queries, row, other, centroids, block, angular, close)
+            for n in range(BLOCK):
+                near[row, block * BLOCK + n] = close[0, n]
+                near[other, block * BLOCK + n] = close[other - row, n]
 
 
 @njit(cache=True, nogil=True)
-def _scan(queries, looked, vectors, before, tail, count, angular, blocks, close, closest, size):  # type: ignore[no-untyped-def]
-    """Compare each list with the queries that look at it, block by block, and note the closest of each group of columns."""
-    asking, part = np.empty(queries.shape[0], np.int64), BLOCK // 4
-    for n in range(tail.size):
-        asked = 0
-        for row in range(queries.shape[0]):
-            asking[asked] = row
-            asked += looked[row, n]
-        block, left = tail[n], count[n]
-        while block >= 0 and asked > 0:
-            filled = (left - 1) % BLOCK + 1
-            for row in asking[:asked]:
-                at = size[row]
-                size[row], blocks[row, at] = at + 1, block
-                found, best = close[row, at], closest[row, at]
-                _compare(queries[row], vectors[block], angular, found)
-                for column in range(filled, BLOCK):
-                    found[column] = -np.inf
-                for g in range(GROUPS):
-                    other = g + GROUPS
-                    best[g] = max(
-                        max(max(found[g], found[g + part]), max(found[g + 2 * part], found[g + 3 * part])),
-                        max(max(found[other], found[other + part]), max(found[other + 2 * part], found[other + 3 * part])),
-                    )
-            block, left = before[block], left - filled
-
-
-@njit(cache=True, nogil=True)
-def _bar(values, wanted, counts):  # type: ignore[no-untyped-def]
-    """What at least `wanted` of the values reach, and few more: (value - low) * scale >= bar; -inf where there are fewer."""
-    low, high = np.float32(np.inf), np.float32(-np.inf)
-    for value in values:
-        if value > -np.inf:
-            low, high = min(low, value), max(high, value)
-    scale = np.float32(counts.size - 1) / (high - low) if high > low else np.float32(0.0)
+def _least(values, size, wanted, counts):  # type: ignore[no-untyped-def]
+    """Of the first `size` values one that at least `wanted` of them reach, and few more; the smallest where there are fewer."""
+    low, high = values[0], values[0]
+    for n in range(size):
+        low, high = min(low, values[n]), max(high, values[n])
+    if size <= wanted or low == high:
+        return low
+    scale = np.float32(counts.size - 1) / (high - low)
     counts[:] = 0
-    for value in values:
-        if value > -np.inf:
-            counts[int((value - low) * scale)] += 1
-    bar, above = counts.size - 1, counts[-1]
-    while bar > 0 and above < wanted:
-        bar -= 1
-        above += counts[bar]
-    return low, scale, np.float32(bar) if above >= wanted else np.float32(-np.inf)
+    for n in range(size):
+        counts[int((values[n] - low) * scale)] += 1
+    last, above = counts.size - 1, counts[-1]
+    while above < wanted:
+        last -= 1
+        above += counts[last]
+    least = high
+    for n in range(size):
+        if int((values[n] - low) * scale) >= last:
+            least = min(least, values[n])
+    return least
 
 
 @njit(cache=True, nogil=True)
-def _pick(blocks, close, closest, size, held, wanted, found):  # type: ignore[no-untyped-def]
-    """The slots of the closest of all that each query was compared with; returns how many there are of one query at most."""
-    counts, values, widest = np.empty(256, np.int64), np.empty(found.shape[1], np.float32), 0
-    for row in range(size.size):
-        # Each group has one that is as close as its closest.
-        low, scale, bar = _bar(closest[row, : size[row]].ravel(), wanted, counts)
-        kept = 0
-        for at in range(size[row]):
-            for group in range(GROUPS):
-                if (closest[row, at, group] - low) * scale >= bar:
-                    for column in range(group, BLOCK, GROUPS):
-                        value = close[row, at, column]
-                        if (value - low) * scale >= bar and value > -np.inf:
-                            values[kept], found[row, kept] = value, held[blocks[row, at], column]
-                            kept += 1
-        low, scale, bar = _bar(values[:kept], wanted, counts)
-        size[row] = 0
-        for n in range(kept):
-            if (values[n] - low) * scale >= bar:
-                found[row, size[row]] = found[row, n]
-                size[row] += 1
-        widest = max(widest, size[row])
-    for row in range(size.size):
-        found[row, size[row] : widest] = -1
-    return widest
+def _mark_near(near, looked):  # type: ignore[no-untyped-def]
+    """Mark (2), of the lists that a query looks at (1), about the NEAR nearest."""
+    counts = np.empty(256, np.int64)
+    for row in range(near.shape[0]):
+        nearest = _least(near[row], near.shape[1], NEAR, counts)
+        for n in range(near.shape[1]):
+            looked[row, n] += looked[row, n] == 1 and near[row, n] >= nearest
+
+
+@njit(cache=True, nogil=True)
+def _any_reach(close, side, least):  # type: ignore[no-untyped-def]
+    """Whether any vector of a block is at least so close."""
+    hits = np.int32(0)
+    for n in range(PART):
+        hits += np.int32(
+            (close[side, n] >= least)
+            | (close[side, n + PART] >= least)
+            | (close[side, n + 2 * PART] >= least)
+            | (close[side, n + 3 * PART] >= least)
+        )
+    return hits > 0
+
+
+@njit(cache=True, nogil=True)
+def _scan(queries, looked, vectors, before, tail, count, angular, wanted, values, places, size):  # type: ignore[no-untyped-def]
+    """Note of each query at least the `wanted` closest vectors of the lists it looks at; whether there was room.
+
+    Each list is compared with all queries that look at it, block by block; first those that are near (2), then the others (1).
+    """
+    rows, room = values.shape
+    bar, asking = np.full(rows, -np.inf, np.float32), np.empty(rows, np.int64)
+    close, counts = np.empty((2, BLOCK), np.float32), np.empty(256, np.int64)
+    for near in (2, 1):
+        for n in range(tail.size):
+            asked = 0
+            for row in range(rows):
+                if looked[row, n] == near:
+                    asking[asked] = row
+                    asked += 1
+            block, left = tail[n], count[n]
+            while block >= 0 and asked > 0:
+                filled = (left - 1) % BLOCK + 1
+                for at in range(0, asked, 2):
+                    both = min(at + 1, asked - 1)
+                    _compare(queries, asking[at], asking[both], vectors, block, angular, close)
+                    for side in range(1 + both - at):
+                        row = asking[at + side]
+                        least = bar[row]
+                        if not _any_reach(close, side, least):
+                            continue
+                        kept = size[row]
+                        for column in range(filled):
+                            if close[side, column] >= least:
+                                values[row, kept], places[row, kept] = close[side, column], block * BLOCK + column
+                                kept += 1
+                        size[row] = kept
+                        if kept > room - BLOCK:
+                            size[row], bar[row] = _strike_out(values[row], places[row], kept, wanted, counts)
+                            if size[row] > room - BLOCK:
+                                return False
+                block, left = before[block], left - filled
+        for row in range(rows):
+            size[row], bar[row] = _strike_out(values[row], places[row], size[row], wanted, counts)
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _strike_out(values, places, size, wanted, counts):  # type: ignore[no-untyped-def]
+    """Keep of what is noted the `wanted` closest, few more, and all that are as close as one kept; size, and what to reach."""
+    least = _least(values, size, wanted, counts) if size else np.float32(-np.inf)
+    kept = 0
+    for n in range(size):
+        if values[n] >= least:
+            values[kept], places[kept] = values[n], places[n]
+            kept += 1
+    return kept, least if kept >= wanted else np.float32(-np.inf)
+
+
+@njit(cache=True, nogil=True)
+def _told(values, places, size, held, close, found):  # type: ignore[no-untyped-def]
+    """What is noted, with the slots that are held at the places."""
+    for row in range(found.shape[0]):
+        for n in range(size[row]):
+            close[row, n], found[row, n] = values[row, n], held[places[row, n] // BLOCK, places[row, n] % BLOCK]

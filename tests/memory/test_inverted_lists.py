@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memory.inverted_lists import BLOCK, TOGETHER, InvertedLists
+from memory.inverted_lists import BLOCK, ROOM, TOGETHER, InvertedLists
 
 LISTS = 7
 
@@ -31,12 +31,15 @@ class World:
         return -np.square(queries[:, None] - vectors).sum(-1)
 
     def check(self, queries: np.ndarray, wanted: int, probes: int) -> None:
-        found = self.lists.search(queries, wanted, probes)
+        said, found = self.lists.search(queries, wanted, probes)
         looked = np.argsort(-self.closeness(queries, self.centroids), axis=1)[:, :probes]
         for row, slots in enumerate(found):
             within = np.flatnonzero(np.isin(self.places, looked[row]))
             close = self.closeness(queries[row : row + 1], self.vectors[within])[0]
+            assert np.array_equal(said[row] > -np.inf, slots >= 0)
             slots = slots[slots >= 0]
+            true = self.closeness(queries[row : row + 1], self.vectors[slots])[0]
+            assert said[row, : slots.size] == pytest.approx(true, rel=1e-4, abs=1e-5)
             assert np.unique(slots).size == slots.size
             assert np.isin(slots, within).all()
             assert np.isin(within[np.argsort(-close)[:wanted]], slots).all()
@@ -55,16 +58,14 @@ def test_the_nearest_are_found_whatever_was_moved_before(width: int, angular: bo
         world.check(queries, 10, int(rng.integers(1, LISTS + 1)))
 
 
-def test_all_in_one_list_and_more_queries_than_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_in_one_list_and_more_queries_than_go_together() -> None:
     world = World(16, angular=True)
     world.put(np.arange(world.places.size), np.full(world.places.size, 3))
     queries = np.random.default_rng(1).normal(size=(2 * TOGETHER + 5, 16)).astype(np.float32)
     world.check(queries, 5, LISTS)
     world.check(queries, BLOCK, LISTS)
-    monkeypatch.setattr("memory.inverted_lists.ROOM", 1000)
-    world.check(queries, 5, LISTS)
     world.put(np.arange(world.places.size), np.full(world.places.size, -1))
-    assert (world.lists.search(queries, 5, LISTS) == -1).all()
+    assert (world.lists.search(queries, 5, LISTS)[1] == -1).all()
 
 
 def test_what_is_as_close_as_the_last_is_there_too() -> None:
@@ -72,12 +73,42 @@ def test_what_is_as_close_as_the_last_is_there_too() -> None:
     twins = np.arange(0, world.places.size, 3)
     world.vectors[twins] = world.vectors[0]
     world.put(np.arange(world.places.size), np.arange(world.places.size) % LISTS)
-    (found,) = world.lists.search(world.vectors[:1], 4, LISTS)
+    _, (found,) = world.lists.search(world.vectors[:1], 4, LISTS)
     assert np.isin(twins, found).all()
+
+
+def test_more_that_are_equally_close_than_there_was_room_for() -> None:
+    world = World(8, angular=False, capacity=3 * ROOM)
+    twins = np.arange(2 * ROOM)
+    world.vectors[twins] = world.vectors[0]
+    world.put(np.arange(world.places.size), np.arange(world.places.size) % LISTS)
+    close, (found,) = world.lists.search(world.vectors[:1], 4, LISTS)
+    assert np.isin(twins, found).all()
+    assert np.unique(close[0, np.isin(found, twins)]).size == 1, "equal vectors are equally close, wherever they are"
+
+
+def test_what_a_list_says_of_a_vector_depends_on_nothing_else() -> None:
+    """Not on its place, on the queries beside, or on how much is looked at: a restored index must answer as before."""
+    world, rng = World(19, angular=True), np.random.default_rng(2)
+    everything, queries = np.arange(world.places.size), rng.normal(size=(9, 19)).astype(np.float32)
+
+    def told(rows: slice) -> list[dict[int, float]]:
+        return [
+            dict(zip(s.tolist(), c.tolist(), strict=True))
+            for c, s in zip(*world.lists.search(queries[rows], 30, 3), strict=True)
+        ]
+
+    world.put(everything, everything % LISTS)
+    before = told(slice(None))
+    world.put(everything, np.full(everything.size, -1))
+    shuffled = rng.permutation(everything)
+    world.put(shuffled, shuffled % LISTS)
+    assert told(slice(None)) == before
+    assert [told(slice(n, n + 1))[0] for n in range(9)] == [{k: v for k, v in one.items() if k >= 0} for one in before]
 
 
 def test_fewer_than_wanted() -> None:
     world = World(8, angular=False)
     world.put(np.array([5, 9]), np.array([0, 1]))
-    found = world.lists.search(world.vectors[:3], 4, LISTS)
+    _, found = world.lists.search(world.vectors[:3], 4, LISTS)
     assert [sorted(row[row >= 0]) for row in found] == [[5, 9]] * 3
