@@ -1,8 +1,8 @@
 """The vectors of an inverted file, list by list, in the layout in which many queries are compared with them fastest.
 
 A list is a chain of blocks of 64 vectors, dimension by dimension, so that one instruction compares a query with several.
-All queries that look at a list are compared with it while it is in the cache. faiss compares one query with one vector at a
-time, which takes up to twice as long for the hundred candidates of a ranking.
+All queries that look at a list are compared with it while it is in the cache, two at a time. What is less close than as many
+others as are wanted is never written down. faiss compares one query with one vector at a time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = ["InvertedLists"]
 BLOCK = 64
 """Vectors in a block."""
 
-PART = 16
-"""Vectors of a block that are passed over at once when none of them is close."""
+PART = BLOCK // 4
+"""What a block is folded to when it is looked over for anything close."""
 
 TOGETHER = 128
 """Queries compared at once, at most."""

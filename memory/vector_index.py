@@ -2,8 +2,8 @@
 
 Which vectors are found must depend on what is stored and on nothing else, or a restored index would answer differently from
 the one it was saved from. Candidates are found first, some more than asked for: by faiss among all, in the lists that are near,
-or on the GPU. Their similarities are then computed again one by one, and ties go to the lower slot. Where faiss or the GPU sees
-a tie across the border of its candidates, all vectors are compared.
+or on the GPU. Their similarities are then computed again one by one (not those from lists in float32), and ties go to the lower
+slot. Where faiss or the GPU sees a tie across the border of its candidates, all vectors are compared.
 
 References
 ----------
