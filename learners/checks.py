@@ -26,8 +26,7 @@ __all__ = ["check_learner", "checks_for", "outputs", "world"]
 Make = Callable[[], Learner]
 Outputs = dict[str, npt.NDArray[Any]]
 
-_ROWS = 240
-_K = 7
+_ROWS, _K = 240, 7
 _INTEGERS = {"retrieved item", "retrieved request", "neighbours item"}
 
 

@@ -71,8 +71,7 @@ class Pipeline(Stateful):
     version : int
         Micro-batches learned.
     as_of : float
-        Unix seconds: what was appended to the log before has been taken in, but for rows of a batch that is still open; 0 when
-        nothing is known.
+        Unix seconds: what was appended to the log before has been learned, or is no longer to be; 0 when that is not known.
     skipped : Counter
         Failures of optional stages, by name: an adapter or a reranker that raised or returned a number that is not finite.
     """

@@ -9,6 +9,24 @@ from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, T
 
 START = 1_700_000_000.0
 
+SMALL = """
+[features]
+user = { id = "category", tribe = "category" }
+item = { id = "category", colour = "category" }
+[ranker.fm]
+factors = 4
+bits = 10
+[retrievers.popularity]
+capacity = 100
+[items]
+capacity = 100
+[users]
+capacity = 100
+[history]
+capacity = 100
+"""
+"""Features, a ranker, a retriever and stores for the worlds here, in TOML: small, so that a state is soon written."""
+
 
 def two_tribes(seed: int, length: int, *, shift_at: int | None = None) -> Iterator[Event]:
     """Users who are "red" or "blue" see five of ten items and click those of their own colour, others hardly ever.

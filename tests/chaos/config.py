@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.broker import Broker
+from tests.worlds import SMALL
 
 __all__ = ["SPAN", "WINDOW", "on_broker", "on_disk"]
 
@@ -25,23 +26,9 @@ url = "{{weights}}"
 every = 0.1
 [weights.options]
 {{weights_options}}
-[features]
-user = {{{{ id = "category", tribe = "category" }}}}
-item = {{{{ id = "category", colour = "category" }}}}
-[ranker.fm]
-factors = 4
-bits = 10
-[retrievers.popularity]
-capacity = 100
 [retrievers.item_knn]
 capacity = 100
 users = 100
-[items]
-capacity = 100
-[users]
-capacity = 100
-[history]
-capacity = 100
 [checkpoint]
 folder = "{{folder}}"
 every = 0.5
@@ -65,5 +52,5 @@ def on_disk(folder: Path, partitions: int) -> Path:
 
 def _written(folder: Path, **parts: str) -> Path:
     file = folder / "service.toml"
-    file.write_text(TEXT.format(folder=folder / "state", **parts))
+    file.write_text(TEXT.format(folder=folder / "state", **parts) + SMALL)
     return file

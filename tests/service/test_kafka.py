@@ -25,7 +25,7 @@ from streams.log import Record
 from tests.broker import Broker
 from tests.service.on_topic import on, running, until
 from tests.service.processes import DEADLINE, serving, settle
-from tests.worlds import busy_world
+from tests.worlds import SMALL, busy_world
 
 MakeConfig = Callable[..., Config]
 
@@ -52,20 +52,6 @@ lateness = 20.0
 batch_rows = 16
 [stream.options]
 fetch_max_wait_ms = 10
-[features]
-user = {{ id = "category", tribe = "category" }}
-item = {{ id = "category", colour = "category" }}
-[ranker.fm]
-factors = 4
-bits = 10
-[retrievers.popularity]
-capacity = 100
-[items]
-capacity = 100
-[users]
-capacity = 100
-[history]
-capacity = 100
 [checkpoint]
 folder = "{folder}"
 every = 0.05
@@ -74,7 +60,7 @@ every = 0.05
 
 def test_killed_again_and_again_it_learns_every_event_once(broker: Broker, tmp_path: Path) -> None:
     topic, config = broker.topic(), tmp_path / "service.toml"
-    config.write_text(CONFIG.format(servers=broker.servers, topic=topic, folder=tmp_path / "state"))
+    config.write_text(CONFIG.format(servers=broker.servers, topic=topic, folder=tmp_path / "state") + SMALL)
     events = [event for event in busy_world(seed=3, length=200) if not isinstance(event, Interaction) or event.id]
     bodies = [msgspec.json.encode(events[start : start + 20]) for start in range(0, len(events), 20)]
     fatal, sent, versions = [len(bodies) // 3, 2 * len(bodies) // 3], 0, [0]

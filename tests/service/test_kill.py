@@ -18,7 +18,7 @@ from streams.codec import decode
 from streams.events import Event, Interaction
 from streams.lmdb_log import LmdbLog
 from tests.service.processes import DEADLINE, serving, settle
-from tests.worlds import busy_world
+from tests.worlds import SMALL, busy_world
 
 CONFIG = """
 [stream]
@@ -26,17 +26,9 @@ url = "lmdb://{folder}"
 window = 20.0
 lateness = 20.0
 batch_rows = 16
-[features]
-user = {{ id = "category", tribe = "category" }}
-item = {{ id = "category", colour = "category" }}
-[ranker.fm]
-factors = 4
-bits = 10
 [rerankers.reloop2]
 capacity = 300
 weight = "learned"
-[retrievers.popularity]
-capacity = 100
 [retrievers.item_knn]
 capacity = 100
 users = 100
@@ -50,12 +42,6 @@ refresh = 70
 sample = 64
 dim = 4
 bits = 8
-[items]
-capacity = 100
-[users]
-capacity = 100
-[history]
-capacity = 100
 [checkpoint]
 every = 0.05
 """
@@ -67,7 +53,7 @@ KILLS = int(os.environ.get("FRESHET_KILLS", "5"))
 def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     """A client that sends again whatever was not acknowledged, and a service that dies while it is sending."""
     config = tmp_path / "service.toml"
-    config.write_text(CONFIG.format(folder=tmp_path / "data"))
+    config.write_text(CONFIG.format(folder=tmp_path / "data") + SMALL)
     rng = random.Random(KILLS)
     events = [event for event in busy_world(seed=3, length=400) if not isinstance(event, Interaction) or event.id]
     bodies = [msgspec.json.encode(events[start : start + 20]) for start in range(0, len(events), 20)]

@@ -16,7 +16,7 @@ from service.replay import replay
 from service.runtime import LEDGER
 from tests.broker import Broker
 from tests.service.processes import DEADLINE, Process, serving, settle
-from tests.worlds import START, two_tribes
+from tests.worlds import SMALL, START, two_tribes
 
 CONFIG = """
 [stream]
@@ -31,24 +31,10 @@ url = "{weights}"
 every = 0.02
 [weights.options]
 {weights_options}
-[features]
-user = {{ id = "category", tribe = "category" }}
-item = {{ id = "category", colour = "category" }}
-[ranker.fm]
-factors = 4
-bits = 10
 [rerankers.reloop2]
 capacity = 300
 lists = 4
 neighbours = 10
-[retrievers.popularity]
-capacity = 100
-[items]
-capacity = 100
-[users]
-capacity = 100
-[history]
-capacity = 100
 [checkpoint]
 folder = "{folder}"
 every = 0.2
@@ -74,7 +60,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
             "weights_options": quick,
         }
     file = tmp_path / "service.toml"
-    file.write_text(CONFIG.format(folder=tmp_path / "state", **logs))
+    file.write_text(CONFIG.format(folder=tmp_path / "state", **logs) + SMALL)
     return file
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,65 +16,13 @@ from kafka import errors as failures
 
 from streams.join import Position
 from streams.kafka_errors import NoBroker, NotAllowed
-from streams.kafka_group import LARGEST, Commit, Fenced, Membership
+from streams.kafka_group import LARGEST, Commit, Fenced
 from tests.broker import GIVEN, Broker
 from tests.keeper import Keeper
+from tests.streams.members import SESSION, Join, Member, Process, drive, expelled, settle
 
 # A client that gives up in the middle of connecting leaves the socket to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-# Milliseconds; Apache Kafka allows no less than 6 seconds unless it was told otherwise.
-SESSION = 6000 if GIVEN in os.environ else 1000
-
-
-class Member:
-    """A membership that writes down what happens to it, and commits one more version when it has to give partitions up."""
-
-    def __init__(self, servers: str, topic: str, partitions: int, name: str, **keywords: Any) -> None:
-        options = {"session_timeout_ms": SESSION} | keywords.pop("options", {})
-        self.events: list[tuple[str, frozenset[int]]] = []
-        self.commits: dict[int, Commit | None] = {}
-        self.version = 0
-        self.refuse: Exception | None = None
-        self.group = Membership(
-            servers,
-            topic,
-            range(partitions),
-            f"group-of-{topic}",
-            name,
-            revoked=self._revoked,
-            lost=lambda partitions: self.events.append(("lost", partitions)),
-            options=options,
-            **keywords,
-        )
-
-    def _revoked(self, partitions: frozenset[int]) -> None:
-        if self.refuse is not None:
-            refuse, self.refuse = self.refuse, None
-            raise refuse
-        assert partitions == self.group.owned
-        self.events.append(("revoked", partitions))
-        self.commit()
-
-    @property
-    def owned(self) -> frozenset[int]:
-        return self.group.owned
-
-    def commit(self) -> None:
-        self.version += 1
-        self.group.commit(self.version, {partition: self.position(partition) for partition in self.owned})
-
-    def position(self, partition: int) -> Position:
-        return Position(100 * self.version + partition, self.version, 0.1 + partition, partition, 2)
-
-    def poll(self) -> None:
-        if (commits := self.group.poll()) is not None:
-            assert commits.keys() == self.owned
-            self.commits = commits
-            self.events.append(("owns", self.owned))
-
-
-Join = Callable[..., Member]
 
 
 @pytest.fixture(scope="session")
@@ -99,28 +44,6 @@ def join() -> Iterator[Join]:
         member.group.owned, member.group._joining = frozenset(), None
         member.group.leave()
     gc.collect()
-
-
-def drive(members: Sequence[Member], until: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < end, [member.events for member in members]
-        for member in members:
-            member.poll()
-        time.sleep(0.002)
-
-
-def settle(*members: Member, partitions: int) -> None:
-    """Until they own everything, in even shares."""
-    least = partitions // len(members)
-    drive(members, lambda: sum(len(m.owned) for m in members) == partitions and all(len(m.owned) >= least for m in members))
-    assert frozenset[int]().union(*(member.owned for member in members)) == frozenset(range(partitions)), "and nothing twice"
-
-
-def expelled(member: Member, other: Member, partitions: int) -> None:
-    """Keep a member's signs of life back until the other one has everything; it does not know."""
-    member.group._coordinator._disable_heartbeat()
-    drive([other], lambda: len(other.owned) == partitions)
 
 
 # ---- joining and leaving
@@ -212,39 +135,6 @@ def test_what_is_not_given_up_yet_is_asked_for_again(broker: Broker, keeper: Kee
 
 
 # ---- being replaced
-
-
-class Process:
-    """A member in a process of its own."""
-
-    def __init__(self, *arguments: object) -> None:
-        script = Path(__file__).with_name("group_member.py")
-        root = script.parents[2]
-        command = [sys.executable, script, *map(str, arguments)]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            cwd=root,
-            env={"PYTHONPATH": str(root)},
-        )
-
-    def says(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def told(self, version: int) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{version}\n")
-
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
 
 
 def test_a_member_that_is_killed_is_replaced(broker: Broker, keeper: Keeper, join: Join) -> None:
