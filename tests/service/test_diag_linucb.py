@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -149,10 +149,19 @@ def test_given_items_are_ranked_with_the_uncertainty_of_the_bandit(service: Serv
     assert [ranked.uncertainty for ranked in baseline.items] == [0] * 10, "a baseline keeps its own order"
 
 
-def click_through(config: Config, retriever: dict[str, Any], policy: dict[str, Any], visits: int, seed: int) -> np.ndarray:
+def click_through(
+    config: Config,
+    retriever: dict[str, Any],
+    policy: dict[str, Any],
+    visits: int,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> np.ndarray:
     """Clicks per place of each visit. Tastes shift at half-time; after three quarters, a tenth of the items are others."""
     service = Service(config.model_copy(update={"retrievers": retriever, "policy": policy, "ranker": {"bias": {}}}))
-    population, now = Population(200, 300, seed=seed), time.time()
+    population, now = Population(200, 300, seed=seed), START
+    # Equal scores are ordered by the time of the request: what is clicked must not depend on when the test is run.
+    monkeypatch.setattr("service.pipeline.time", SimpleNamespace(time=lambda: now))
     service.append(*population.catalogue(), *population.profiles())
     (by,) = retriever
     clicks = np.zeros(visits)
@@ -170,7 +179,7 @@ def click_through(config: Config, retriever: dict[str, Any], policy: dict[str, A
     return clicks
 
 
-def test_more_clicks_than_popularity_and_item_knn_when_the_world_changes() -> None:
+def test_more_clicks_than_popularity_and_item_knn_when_the_world_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     config, visits = configs.load(EXAMPLE), 2000
     config = config.model_copy(update={"stream": config.stream.model_copy(update={"url": "memory://"})})
     random = {"epsilon_greedy": {"epsilon": 0.04}}
@@ -179,7 +188,7 @@ def test_more_clicks_than_popularity_and_item_knn_when_the_world_changes() -> No
         "item_knn": ({"item_knn": {}}, random),
         "diag_linucb": (config.retrievers, config.policy),
     }
-    clicks = {name: click_through(config, *chosen, visits, seed=0) for name, chosen in contenders.items()}
+    clicks = {name: click_through(config, *chosen, visits, 0, monkeypatch) for name, chosen in contenders.items()}
     half, quarter = visits // 2, visits // 4
     phases = {"before": (quarter, half), "shifted": (half, half + quarter), "replaced": (half + quarter, visits)}
     for phase, (start, stop) in phases.items():
