@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
+from learners.blas import one_thread
 
 __all__ = ["FOLDERS", "ConfigError", "available", "build", "check_keywords", "find", "register"]
 
@@ -51,7 +52,7 @@ class ConfigError(ValueError):
 
 
 def register(name: str) -> Callable[[_Class], _Class]:
-    """Give a learner or a policy the name by which a config asks for it.
+    """Give a learner or a policy the name by which a config asks for it, and matrix products one thread.
 
     Parameters
     ----------
@@ -77,6 +78,8 @@ def register(name: str) -> Callable[[_Class], _Class]:
                 f'register("{name}"): {names_here[name].__name__} of {cls.__module__} has that name; choose another'
             )
         names_here[name] = cls
+        # Whatever the module computes with is loaded by now.
+        one_thread()
         return cls
 
     return decorate

@@ -75,6 +75,7 @@ class Centroids(Stateful):
         (count,) bool
             Numbers that name another cluster than before.
         """
+        faiss.omp_set_num_threads(1)  # of the calling thread
         first = self.epoch == 0
         kmeans = faiss.Kmeans(
             self.vectors.shape[1],

@@ -40,9 +40,6 @@ Vectors = npt.NDArray[Any]
 SLACK = 16
 """Candidates beyond those asked for."""
 
-# Two threads searching a shared machine made the median search 60 times slower than one.
-faiss.omp_set_num_threads(1)
-
 
 class VectorIndex(Stateful):
     """A fixed number of slots, each empty or with a vector, and search for the most similar.
@@ -263,6 +260,8 @@ class VectorIndex(Stateful):
         only = faiss.IDSelectorBitmap(alive.size, faiss.swig_ptr(alive)) if self._count < self._end else None
         given = faiss.swig_ptr(queries), faiss.swig_ptr(vectors), self.width, len(queries), self._end, wanted
         results = faiss.swig_ptr(close), faiss.swig_ptr(found)
+        # Of the calling thread. Two threads searching a shared machine made the median search 60 times slower than one.
+        faiss.omp_set_num_threads(1)
         if self.similarity == "l2":
             faiss.knn_L2sqr(*given, *results, None, only)
         else:

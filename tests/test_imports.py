@@ -26,6 +26,7 @@ DOORS = {
     # Pairs the centroids of two epochs.
     "scipy": {"memory.centroids"},
     # The GPU's index of vectors, and the two-tower encoder.
+    "threadpoolctl": {"learners.blas"},
     "torch": {"learners.towers", "memory.gpu_vectors"},
     "typer": {"service.cli"},
     "uvicorn": {"service.server"},

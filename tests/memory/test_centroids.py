@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
+import faiss
 import numpy as np
 
 from memory.centroids import Centroids
@@ -68,3 +71,15 @@ def test_as_few_users_as_clusters_will_do() -> None:
     centroids = Centroids(COUNT, WIDTH)
     centroids.fit(unit(np.random.default_rng(5).normal(size=(COUNT, WIDTH))).astype(np.float32), 0.95)
     assert np.isfinite(centroids.vectors).all()
+
+
+def test_on_any_thread_one_is_enough() -> None:
+    sample = unit(np.random.default_rng(6).normal(size=(60, WIDTH))).astype(np.float32)
+
+    def threads() -> int:
+        faiss.omp_set_num_threads(4)
+        Centroids(COUNT, WIDTH).fit(sample, 0.95)
+        return faiss.omp_get_max_threads()
+
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(threads).result() == 1

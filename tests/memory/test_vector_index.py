@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -288,3 +290,16 @@ def test_vectors_compared_by_torch_are_those_compared_by_faiss(angular: bool, mo
         assert (np.diff(close) <= 0).all()
     close, slots = copy.search(queries, CAPACITY, CAPACITY, angular)
     assert (slots[:, alive.sum() :] == -1).all()
+
+
+def test_on_any_thread_one_is_enough() -> None:
+    index = VectorIndex(CAPACITY, WIDTH)
+    write(index, np.arange(CAPACITY), vectors(30, CAPACITY))
+
+    def threads() -> int:
+        faiss.omp_set_num_threads(4)
+        index.search(vectors(31, 40), 5)
+        return faiss.omp_get_max_threads()
+
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(threads).result() == 1
