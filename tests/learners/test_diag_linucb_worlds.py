@@ -52,7 +52,9 @@ def regret(play: Play, rounds: int, seeds: int) -> float:
 
 
 @pytest.mark.parametrize(
-    ("other", "rounds", "seeds"), [(epsilon_greedy, 5000, 3), (ucb1, 5000, 3), (static, 20_000, 1)], ids=lambda x: str(x)
+    ("other", "rounds", "seeds"),
+    [(epsilon_greedy, 5000, 3), (ucb1, 5000, 3), (static, 20_000, 1)],
+    ids=["epsilon-greedy", "ucb1", "static"],
 )
 def test_less_regret_than_without_bounds_or_clusters_or_learning(other: Play, rounds: int, seeds: int) -> None:
     """In contexts of about one cluster. What never learns begins well, so it takes longer to be left behind."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +15,14 @@ from learners.policy import PlackettLuce
 from service.config import Config, parse
 from service.counterfactual import OfPolicy
 from service.evaluate import evaluate
+from service.runtime import open_runtime
+from service.schemas import RecommendRequest
 from streams.batch import Floats, Ids
-from streams.codec import encode
-from streams.events import Impression
+from streams.events import Event, Impression
 from streams.simulator import Population
-from tests.service.running import Service, serving
+from tests.service.conftest import records
+from tests.service.running import serving
+from tests.worlds import START
 
 PLACES, VISITS = 3, 1200
 PATIENCE = 0.9
@@ -41,28 +44,38 @@ def shop(folder: Path, temperature: float) -> Config:
             "items": {"capacity": 100},
             "users": {"capacity": 100},
             "history": {"capacity": 100},
-            "server": {"flush": 0.005},
         },
         "shop",
     )
 
 
-async def live(service: Service, population: Population) -> None:
-    """Let visitors come, and click."""
-    events = [json.loads(encode(event)) for event in (*population.catalogue(), *population.profiles())]
-    assert (await service.post("/v1/events", events)).status_code == 202
-    await service.learned()
+def live(config: Config, population: Population, monkeypatch: pytest.MonkeyPatch) -> list[Impression]:
+    """Let visitors come, and click; what they were shown.
+
+    No engine runs and no clock: what is learned between two visits must not depend on how fast this machine is.
+    """
+    runtime, now = open_runtime(config), START
+    for module in ("service.pipeline", "streams.lmdb_log"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(time=lambda: now))
+    runtime.updater.restore()
+
+    def append(*events: Event) -> None:
+        runtime.log.append(records(list(events)))
+        while runtime.updater.turn():
+            pass
+
+    append(*population.catalogue(), *population.profiles())
+    impressions = []
     for n in range(VISITS):
+        now += 0.02
         user, context = population.visit()
-        asked = {"request_id": f"r{n}", "context": context, "n": PLACES, "candidates": 40, "repeat": True}
-        answer = await service.recommend(user, **asked)
-        shown = [ranked["item"] for ranked in answer["items"]]
-        assert len(shown) == PLACES
-        reactions = population.react(user, f"r{n}", shown, 0.0)
-        if reactions:
-            sent = await service.post("/v1/events", [json.loads(encode(reaction)) for reaction in reactions])
-            assert sent.status_code == 202
-    await service.learned()
+        request = RecommendRequest(user=user, context=context, request_id=f"r{n}", n=PLACES, candidates=40, repeat=True)
+        _, impression = runtime.pipeline.rank([request])[0]
+        assert impression is not None and len(impression.items) == PLACES
+        append(impression, *population.react(user, impression.request_id, impression.items, now))
+        impressions.append(impression)
+    runtime.stop()
+    return impressions
 
 
 class Known(OfPolicy):
@@ -86,22 +99,18 @@ class Known(OfPolicy):
         return chances
 
 
-@pytest.mark.anyio
-async def test_snips_of_the_live_services_own_log_holds_the_true_click_through(tmp_path: Path) -> None:
-    """The service explores and learns; a sharper policy on the same ranker is evaluated. 99.9 %: the run is not repeatable."""
+def test_snips_of_the_services_own_log_holds_the_true_click_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service explores and learns; a sharper policy on the same ranker is evaluated."""
     population = Population(60, 40, seed=3, drift=0.0, patience=PATIENCE, base_rate=0.15, best_rate=0.5, places=PLACES)
-    async with serving(shop(tmp_path, 0.3)) as service:
-        await live(service, population)
-        shown = await service.impressions(VISITS)
-        for impression in shown:
-            assert len(impression.propensities) == PLACES
-            assert all(0 < propensity <= 1 for propensity in impression.propensities)
-            assert len(impression.unshown) == 8 * (40 - PLACES)
+    for impression in live(shop(tmp_path, 0.3), population, monkeypatch):
+        assert len(impression.propensities) == PLACES
+        assert all(0 < propensity <= 1 for propensity in impression.propensities)
+        assert len(impression.unshown) == 8 * (40 - PLACES)
     config = shop(tmp_path, 0.1)
     policy = PlackettLuce(0.1)
 
     first = Known(policy, population)
-    found = evaluate(config, chooser=first, places=1, confidence=0.999)
+    found = evaluate(config, chooser=first, places=1)
     assert found.result.impressions > 0.5 * VISITS and not found.dead
     snips = found.result.estimates["snips"]
     true = float(np.mean(first.first[: found.result.impressions]))
@@ -110,7 +119,7 @@ async def test_snips_of_the_live_services_own_log_holds_the_true_click_through(t
     assert true > found.result.estimates["logged"].value
 
     lists = Known(policy, population)
-    found = evaluate(config, chooser=lists, confidence=0.999, floor=20.0)
+    found = evaluate(config, chooser=lists, floor=20.0)
     snips = found.result.estimates["snips"]
     true = float(np.mean(lists.lists[: found.result.impressions]))
     assert snips.low < true < snips.high
