@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/freshet demo
 
 test: check
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist worksteal
 
 # Trainer and replicas killed again and again, a broker disturbed; FRESHET_CHAOS_SEED repeats the acts of a run.
 chaos: $(READY)

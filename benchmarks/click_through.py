@@ -130,7 +130,10 @@ def _visits(visitors: _Visitors, options: Namespace, seed: int) -> Values:
 
 
 def _summary(rounds: Values, options: Namespace) -> dict[str, Any]:
-    """Rates of each phase, and of each `early` visits from the shift on; rounds: (rounds, visits, 2)."""
+    """Rates of each phase and of each `early` visits from the shift on; the shift lasts until the replacement.
+
+    rounds: (rounds, visits, 2).
+    """
     half, late, end = options.visits // 2, options.visits * 3 // 4, options.visits
     first, second = (min(half + n * options.early, late) for n in (1, 2))
     phases = {
@@ -138,7 +141,8 @@ def _summary(rounds: Values, options: Namespace) -> dict[str, Any]:
         f"{options.early} after the shift": (half, first),
         f"the next {options.early}": (first, second),
         "until the replacement": (second, late),
-        "after the replacement": (late, end),
+        "all after the shift": (half, late),
+        "all after the replacement": (late, end),
     }
     edges = [*range(half, end, options.early), end]
     return {

@@ -100,7 +100,7 @@ def running(folder: Path, port: int = 0, advertised: str | None = None) -> Itera
             env=os.environ | {"RUST_LOG": "warn"},
         )
     try:
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while time.monotonic() < until and process.poll() is None:
             try:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()

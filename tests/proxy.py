@@ -112,8 +112,12 @@ class Proxy:
     """
 
     def __init__(self) -> None:
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.servers = f"127.0.0.1:{self._listening.getsockname()[1]}"
+        # Keeps the port from others while nothing listens there.
+        self._place = socket.socket()
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.bind(("127.0.0.1", 0))
+        self._listening = socket.create_server(self._place.getsockname())
+        self.servers = f"127.0.0.1:{self._place.getsockname()[1]}"
         self.target = ""
         self.cuts = self.refused = 0
         self._changed = threading.Condition()
@@ -137,6 +141,7 @@ class Proxy:
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
+        self._place.close()
         self.cut()
         for thread in self._threads:
             thread.join()
@@ -163,8 +168,7 @@ class Proxy:
         """Take new connections again."""
         with self._changed:
             if not self._accepting:
-                host, _, port = self.servers.rpartition(":")
-                self._listening = socket.create_server((host, int(port)))
+                self._listening = socket.create_server(self._place.getsockname())
                 self._accepting = True
                 self._changed.notify_all()
 

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 def clone(tmp_path: Path) -> Path:
     """The packages and the contract suite, somewhere else."""
     clone = tmp_path / "clone"
-    without = shutil.ignore_patterns("__pycache__", "static")
+    # What is compiled comes along, but not what is being written.
+    without = shutil.ignore_patterns("static", "*.tmp.*", "*.pyc.*")
     for package in ("streams", "memory", "learners", "service"):
         shutil.copytree(ROOT / package, clone / package, ignore=without)
     (clone / "tests" / "learners").mkdir(parents=True)

@@ -176,7 +176,7 @@ def test_click_through(capsys: pytest.CaptureFixture[str]) -> None:
     options = "--rounds 2 --visits 160 --early 20 --rate 200 --users 30 --items 40"
     figures = figures_of(click_through.main, options, capsys, least=-1.0)
     # The last phase before the replacement is empty: both early ones fill it.
-    phases = ("before", "20 after the shift", "the next 20", "after the replacement")
+    phases = ("before", "20 after the shift", "the next 20", "all after the shift", "all after the replacement")
     assert tuple(figures["phases"]) == phases
     for phase in figures["phases"].values():
         clicks = {arm: one["mean"] for arm, one in phase["clicks"].items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.service.processes import DEADLINE, Process, command, environment, serving
+from tests.service.processes import DEADLINE, Process, command, environment, serving, settle
 
 CONFIG = """
 [stream]
@@ -122,16 +122,20 @@ def test_a_second_writer_and_a_taken_port_are_refused_by_name(running: Process, 
     assert "Traceback" not in taken.stderr
 
 
-def test_it_stops_in_good_order_and_goes_on_where_it_was(config: Path, running: Process) -> None:
-    with httpx.Client(base_url=running.url, timeout=DEADLINE) as client, client.stream("GET", "/v1/live") as stream:
-        next(stream.iter_lines())
-        before = client.get("/v1/status?digest=1").json()
-        with httpx.Client(base_url=running.url) as other:
+def test_it_stops_in_good_order_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    config = tmp_path / "service.toml"
+    config.write_text(CONFIG.format(folder=tmp_path / "data"))
+    with serving(config, tmp_path) as running, httpx.Client(base_url=running.url, timeout=DEADLINE) as other:
+        assert other.put("/v1/items/c", json={"attributes": {"colour": "red"}}).json() == {"visible": True}
+        other.post("/v1/events", json=[{"type": "interaction", "user": "u", "item": "c"}]).raise_for_status()
+        before = settle(other)
+        with httpx.Client(base_url=running.url, timeout=DEADLINE) as client, client.stream("GET", "/v1/live") as stream:
+            next(stream.iter_lines())
             assert other.post("/v1/recommend", json={"user": "u"}).status_code == 200
-        assert running.stop() in (0, -15), running.said()
+            assert running.stop() in (0, -15), running.said()
     assert "Traceback" not in running.said() and "rror" not in running.said()
-    with serving(config, config.parent) as again, httpx.Client(base_url=again.url, timeout=DEADLINE) as client:
+    with serving(config, tmp_path) as again, httpx.Client(base_url=again.url, timeout=DEADLINE) as client:
         after = client.get("/v1/status?digest=1").json()
         assert after["version"] >= before["version"] > 0
-        assert after["items"] == before["items"] == 3
+        assert after["items"] == before["items"] == 1
         assert client.get("/v1/items/c").json()["attributes"] == {"colour": "red"}
