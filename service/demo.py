@@ -134,13 +134,15 @@ def run_demo(
         def stop() -> None:
             server.should_exit = True
 
-        def started() -> None:
-            console.print(f"Watch it learn: [bold]http://{address[0]}:{address[1]}/[/]  (Ctrl-C ends)")
-            visitors.start(on_failure=stop)
+        def arrived() -> None:
             if seconds is not None:
                 end = threading.Timer(seconds, stop)
                 end.daemon = True
                 end.start()
+
+        def started() -> None:
+            console.print(f"Watch it learn: [bold]http://{address[0]}:{address[1]}/[/]  (Ctrl-C ends)")
+            visitors.start(on_arrival=arrived, on_failure=stop)
 
         server = Server(create_app(runtime), listening, started, stopping=visitors.stop)
         server.run()
@@ -200,11 +202,12 @@ class _Visitors:
         self._seconds: deque[_Second] = deque(maxlen=24 * 3600)
         self._shifts: list[float] = []
         self._last: dict[str, Any] = {}
+        self._on_arrival: Callable[[], None] = lambda: None
         self._on_failure: Callable[[], None] = lambda: None
         self.failure: str | None = None
 
-    def start(self, on_failure: Callable[[], None]) -> None:
-        self._on_failure = on_failure
+    def start(self, on_arrival: Callable[[], None], on_failure: Callable[[], None]) -> None:
+        self._on_arrival, self._on_failure = on_arrival, on_failure
         self._process.start()
         self._child.close()
         self._listener.start()
@@ -244,6 +247,8 @@ class _Visitors:
             except EOFError:
                 break
             if isinstance(told, _Second):
+                if not self._seconds:
+                    self._on_arrival()
                 self._seconds.append(told)
                 self._last = self._monitor.snapshot()
             elif isinstance(told, _Shift):

@@ -116,7 +116,9 @@ def started(
         for one in made:
             one.close()
         if type(error).__name__ == "KafkaTimeoutError" and ear.errors:
-            raise ear.errors[-1] from error
+            # The end of the time may have come in the middle of a try.
+            refusals = [one for one in ear.errors if type(one).__name__ != "RequestTimedOutError"]
+            raise (refusals or ear.errors)[-1] from error
         raise
     finally:
         _reports.removeHandler(ear)
