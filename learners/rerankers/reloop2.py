@@ -5,7 +5,7 @@ References
 J. Zhu et al., "ReLoop2: Building Self-Adaptive Recommendation Models via Responsive Error Compensation Loop", KDD 2023,
 arXiv 2306.08808.
 A. Raftery, M. Karny, P. Ettler, "Online Prediction under Model Uncertainty via Dynamic Model Averaging: Application to a Cold
-Rolling Mill", Technometrics 2010: the learned lambda, which is not in the paper.
+Rolling Mill", Technometrics 2010: the learned lambda and age of neighbours, which are not in the paper.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ WEIGHTS = np.arange(17) / 16
 
 CERTAIN = 1e-7
 """Least distance of a probability from 0 and 1 where its logarithm is taken."""
+
+UNIT = 1 << 32
+"""Chances of rows are counted in so many parts: their sums are exact, however the rows are cut into batches."""
 
 Count = Annotated[int, Field(gt=0)]
 Values = npt.NDArray[Any]
@@ -60,6 +63,13 @@ class ReLoop2(Reranker):
         fixed one costs where nothing changes, or is too small where something does.
     half_life : int
         Of a learned weight: rows after which an outcome counts half.
+    ages : int
+        Of a learned weight over ``neighbours``: it is learned for all neighbours, for those among the last half of `capacity`
+        rows, the last quarter, and so on, `ages` in number, and their errors are added. 1: for all alike, as in the paper. A
+        large memory is worth most while nothing changes, and after a change only what came since.
+    sample : float
+        Of a learned weight: share of the rows learned that it is learned from, each of them costing a read. The more a row
+        surprised the ranker the likelier it is taken, and the less it counts. 1: all rows.
     gamma : float
         1: errors against what came of similar rows; 0: the errors that the ranker made on them.
     neighbours : int
@@ -106,11 +116,13 @@ class ReLoop2(Reranker):
         memory: Literal["neighbours", "sketch"] = "neighbours",
         weight: Annotated[float, Field(ge=0, le=1)] | Literal["learned"] = "learned",
         half_life: Count = 3000,
+        ages: Annotated[int, Field(gt=0, le=16)] = 4,
+        sample: Annotated[float, Field(gt=0, le=1)] = 0.3,
         gamma: Annotated[float, Field(ge=0, le=1)] = 1.0,
         neighbours: Annotated[int, Field(gt=0, le=1000)] = 70,
         temperature: Annotated[float, Field(gt=0)] = 0.1,
         similarity: Literal["cosine", "inner_product", "l2"] = "cosine",
-        capacity: Count = 20_000,
+        capacity: Count = 50_000,
         index: Literal["ivf", "flat"] = "ivf",
         lists: Count | None = None,
         probes: Count = 48,
@@ -131,9 +143,11 @@ class ReLoop2(Reranker):
             self.memory = ErrorMemory(
                 capacity, width, similarity=similarity, kind=index, device=device, lists=lists, probes=probes
             )
-        self.clock = Arrays(learned=np.zeros(1, np.int64))
-        self.trust = Arrays(loss=np.zeros(WEIGHTS.size))
+        self.clock = Arrays(learned=np.zeros(1, np.int64), chance=np.zeros(1, np.int64))
         self._fixed = None if weight == "learned" else weight
+        self._sample = sample
+        alike = memory == "sketch" or weight != "learned"
+        self.trust = Arrays(loss=np.zeros((1 if alike else ages, WEIGHTS.size)))
         self._gamma, self._neighbours, self._half_life = gamma, neighbours, half_life
         self._temperature = math.nan if memory == "sketch" and reading == "count" else temperature
         self._least_error, self._clear_every = least_error, clear_every
@@ -144,10 +158,16 @@ class ReLoop2(Reranker):
     @property
     def weight(self) -> float:
         """Lambda as of now."""
+        return float(self._weights.sum())
+
+    @property
+    def _weights(self) -> Values:
+        """Lambda of each age, (ages,) float64."""
         if self._fixed is not None:
-            return self._fixed
+            return np.array([self._fixed])
         likelihood = np.exp(self.trust["loss"].min() - self.trust["loss"])
-        return float(likelihood @ WEIGHTS / likelihood.sum())
+        weights: Values = (likelihood * WEIGHTS).sum(axis=1) / likelihood.sum()
+        return weights
 
     def rerank(self, batch: Batch) -> Floats:
         """Scores moved by the errors on similar rows, (N,) float32 in [0, 1]; without any, the batch's own."""
@@ -232,7 +252,10 @@ class ReLoop2(Reranker):
         super().apply_changes(changes)
 
     def figures(self) -> Mapping[str, float]:
-        """Weight, reads, share that found something, mean absolute change of a score; fill and recall of the memory."""
+        """Weight, reads, share that found something, mean absolute change of a score; horizon, fill and recall of the memory.
+
+        The horizon is the age, in rows, up to which neighbours count, as a mean over the ages in proportion to their weights.
+        """
         figures = {
             "weight": self.weight,
             "reads": float(self._reads),
@@ -241,26 +264,77 @@ class ReLoop2(Reranker):
             "left_out": float(self._left_out),
         }
         if isinstance(self.memory, ErrorMemory):
-            figures |= {"fill": len(self.memory) / self.memory.capacity, "recall": self.memory.index.last_recall}
+            weights = self._weights
+            figures |= {
+                "horizon": float((weights * self._limits).sum() / max(weights.sum(), CERTAIN)),
+                "fill": len(self.memory) / self.memory.capacity,
+                "recall": self.memory.index.last_recall,
+            }
         return figures
 
     def _weigh(self, hidden: Floats, base: Floats, label: Floats) -> None:
-        """Charge each lambda the log loss of the scores that it would have made of these rows."""
-        evidence = self._last[1] if self._last is not None and self._last[0]() is hidden else self._read(hidden)
-        error, hit = estimate_error(base, evidence, self._attention(evidence), self._gamma)
-        scores = np.clip(base[hit, None] + error[hit, None] * WEIGHTS, CERTAIN, 1.0 - CERTAIN)
-        told = label[hit, None]
-        # No matrix product: how it rounds may depend on the number of threads, and a resumed state must be the same to the bit.
-        loss = -(told * np.log(scores) + (1.0 - told) * np.log1p(-scores)).sum(axis=0)
-        self.trust["loss"][:] = self.trust["loss"] * 0.5 ** (label.size / self._half_life) + loss
-        self.trust["loss"][:] -= self.trust["loss"].min()
+        """Charge each lambda of each age the log loss of the scores that it would have made of these rows."""
+        rows, times = self._sampled(base, label)
+        loss = np.zeros_like(self.trust["loss"])
+        if rows.size:
+            known = self._last[1] if self._last is not None and self._last[0]() is hidden else None
+            evidence = self._read(hidden[rows]) if known is None else known.of(rows)
+            base, told = base[rows], label[rows, None]
+            for age, weights in enumerate(self._attentions(evidence)):
+                error, hit = estimate_error(base, evidence, weights, self._gamma)
+                scores = np.clip(base[hit, None] + error[hit, None] * WEIGHTS, CERTAIN, 1.0 - CERTAIN)
+                # No matrix product: how it rounds may depend on the number of threads, and a resumed state must be the same
+                # to the bit.
+                losses = told[hit] * np.log(scores) + (1.0 - told[hit]) * np.log1p(-scores)
+                loss[age] = -(times[hit, None] * losses).sum(axis=0)
+        self.trust["loss"][...] = self.trust["loss"] * 0.5 ** (label.size / self._half_life) + loss
+        self.trust["loss"][...] -= self.trust["loss"].min()
         self.trust.mark()
+
+    def _sampled(self, base: Floats, label: Floats) -> tuple[Ids, Values]:
+        """Rows (s,) to learn lambda from, and how many rows each stands for (s,).
+
+        A row's chance is in proportion to the slope of its log loss, which is what tells one lambda from another. The mean
+        slope is 2 where base scores are right. Rows are taken where the sum of all chances so far passes a whole number: no
+        random numbers, the same rows however they are cut into batches.
+        """
+        if self._sample == 1:
+            return np.arange(label.size), np.ones(label.size)
+        score = np.clip(base.astype(np.float64), CERTAIN, 1.0 - CERTAIN)
+        slope = np.maximum(np.abs(label - score) / (score * (1.0 - score)), 1.0)
+        chance = np.rint(np.minimum(slope * self._sample / 2, 1.0) * UNIT).astype(np.int64)
+        passed = self.clock["chance"][0] + np.cumsum(chance)
+        self.clock["chance"][0] = passed[-1] % UNIT
+        self.clock.mark()
+        rows = np.flatnonzero(passed // UNIT > (passed - chance) // UNIT)
+        return rows, UNIT / chance[rows]
 
     def _read(self, hidden: Floats) -> Evidence:
         return self.memory.read(hidden) if isinstance(self.memory, ErrorSketch) else self.memory.read(hidden, self._neighbours)
 
+    @property
+    def _limits(self) -> Ids:
+        """Rows that neighbours of each age may at most be old, (ages,)."""
+        assert isinstance(self.memory, ErrorMemory)
+        return self.memory.capacity >> np.arange(len(self.trust))
+
+    def _attentions(self, evidence: Evidence) -> list[Values]:
+        """Attention over the neighbours of each age (q, K); over those of the age before where none is so recent."""
+        found = [attention(evidence.similarity, None if math.isnan(self._temperature) else self._temperature)]
+        if len(self.trust) > 1 and isinstance(self.memory, ErrorMemory):
+            age = self.memory.age(evidence.slots)
+            for limit in self._limits[1:]:
+                recent = np.where(age < limit, found[0], 0.0)
+                total = recent.sum(axis=1, keepdims=True)
+                found.append(np.where(total > 0, recent / np.where(total > 0, total, 1.0), found[-1]))
+        return found
+
     def _attention(self, evidence: Evidence) -> Values:
-        return attention(evidence.similarity, None if math.isnan(self._temperature) else self._temperature)
+        """Attention of all ages together, in proportion to their weights."""
+        found, weights = self._attentions(evidence), self._weights
+        if len(found) == 1 or not weights.sum():
+            return found[0]
+        return np.asarray(sum(one * weight for one, weight in zip(found, weights / weights.sum(), strict=True)))
 
 
 def attention(similarity: Values, temperature: float | None) -> Values:
