@@ -49,6 +49,10 @@ class Evidence:
     label: Vectors
     base_score: Vectors
 
+    def of(self, queries: Ids) -> Evidence:
+        """The part of it for these queries (n,), in their order."""
+        return Evidence(self.slots[queries], self.similarity[queries], self.label[queries], self.base_score[queries])
+
 
 class ErrorMemory(Stateful):
     """The last `capacity` rows, found by the k most similar keys.
@@ -151,6 +155,11 @@ class ErrorMemory(Stateful):
         label, base_score = self.rows["label"][slots], self.rows["base_score"][slots]
         label[none] = base_score[none] = 0
         return Evidence(slots, similarity, label, base_score)
+
+    def age(self, slots: Ids) -> Ids:
+        """Rows written since those in `slots`, of their shape: 0 for the last one."""
+        age: Ids = (self.clock["place"][0] - 1 - slots) % self.capacity
+        return age
 
     def forget(self, users: Ids) -> None:
         """Erase the rows of `users` (n,)."""

@@ -4,8 +4,6 @@ References
 ----------
 J. Zhu et al., "ReLoop2: Building Self-Adaptive Recommendation Models via Responsive Error Compensation Loop", KDD 2023,
 arXiv 2306.08808.
-A. Raftery, M. Karny, P. Ettler, "Online Prediction under Model Uncertainty via Dynamic Model Averaging: Application to a Cold
-Rolling Mill", Technometrics 2010: the learned lambda, which is not in the paper.
 """
 
 from __future__ import annotations
@@ -20,18 +18,13 @@ import numpy.typing as npt
 from pydantic import Field
 
 from learners.base import Neighbours, Reranker
+from learners.learned_weight import LearnedWeight
 from learners.registry import register
 from memory.arrays import Arrays
 from memory.error_memory import ErrorMemory, ErrorSketch, Evidence
 from streams.batch import Batch, Bools, Feedback, Floats, Ids
 
 __all__ = ["ReLoop2", "attention", "estimate_error"]
-
-WEIGHTS = np.arange(17) / 16
-"""Values of lambda among which a learned one is found."""
-
-CERTAIN = 1e-7
-"""Least distance of a probability from 0 and 1 where its logarithm is taken."""
 
 Count = Annotated[int, Field(gt=0)]
 Values = npt.NDArray[Any]
@@ -56,10 +49,19 @@ class ReLoop2(Reranker):
         ``neighbours``: the last `capacity` rows, the most similar found by an index. ``sketch``: sums in hashed buckets.
     weight : float or "learned"
         lambda: 0 leaves every score as it was, 1 takes the whole error; the paper fixes it (0.4 or 0.9, by data set).
-        ``learned``: the mean of 17 values from 0 to 1, each weighted by the likelihood of the labels under it, lately. A
-        fixed one costs where nothing changes, or is too small where something does.
+        ``learned``, which is not in the paper: the mean of 17 values from 0 to 1, each weighted by the likelihood of the
+        labels under it, lately; see `learners.learned_weight.LearnedWeight`. A fixed one costs where nothing
+        changes, or is too small where something does.
     half_life : int
         Of a learned weight: rows after which an outcome counts half.
+    ages : int
+        Of a learned weight over ``neighbours``: one is learned for all that were found, one for those among the last half of
+        `capacity` rows, one for the last quarter, and so on, so many in number; together they are 1 at most. 1: all ages
+        alike, as in the paper. While nothing changes old rows are worth as much as new ones; after a change they mislead.
+    sample : float
+        Of a learned weight: share of the rows that it is learned from, for each of them costs a read; 1: all. The more a row
+        surprised the ranker the likelier it is taken, and the less it counts then. Fewer are taken where scores are near 0
+        or 1, more while the ranker is wrong.
     gamma : float
         1: errors against what came of similar rows; 0: the errors that the ranker made on them.
     neighbours : int
@@ -106,11 +108,13 @@ class ReLoop2(Reranker):
         memory: Literal["neighbours", "sketch"] = "neighbours",
         weight: Annotated[float, Field(ge=0, le=1)] | Literal["learned"] = "learned",
         half_life: Count = 3000,
+        ages: Annotated[int, Field(gt=0, le=16)] = 4,
+        sample: Annotated[float, Field(gt=0, le=1)] = 0.3,
         gamma: Annotated[float, Field(ge=0, le=1)] = 1.0,
         neighbours: Annotated[int, Field(gt=0, le=1000)] = 70,
         temperature: Annotated[float, Field(gt=0)] = 0.1,
         similarity: Literal["cosine", "inner_product", "l2"] = "cosine",
-        capacity: Count = 20_000,
+        capacity: Count = 50_000,
         index: Literal["ivf", "flat"] = "ivf",
         lists: Count | None = None,
         probes: Count = 48,
@@ -132,9 +136,10 @@ class ReLoop2(Reranker):
                 capacity, width, similarity=similarity, kind=index, device=device, lists=lists, probes=probes
             )
         self.clock = Arrays(learned=np.zeros(1, np.int64))
-        self.trust = Arrays(loss=np.zeros(WEIGHTS.size))
-        self._fixed = None if weight == "learned" else weight
-        self._gamma, self._neighbours, self._half_life = gamma, neighbours, half_life
+        self._ages = 1 if memory == "sketch" or weight != "learned" else ages
+        self.learned = LearnedWeight(self._ages, half_life, sample) if weight == "learned" else None
+        self._fixed = np.array([0.0 if weight == "learned" else weight])
+        self._gamma, self._neighbours = gamma, neighbours
         self._temperature = math.nan if memory == "sketch" and reading == "count" else temperature
         self._least_error, self._clear_every = least_error, clear_every
         self._reads = self._hits = self._left_out = 0
@@ -144,10 +149,12 @@ class ReLoop2(Reranker):
     @property
     def weight(self) -> float:
         """Lambda as of now."""
-        if self._fixed is not None:
-            return self._fixed
-        likelihood = np.exp(self.trust["loss"].min() - self.trust["loss"])
-        return float(likelihood @ WEIGHTS / likelihood.sum())
+        return float(self._weights.sum())
+
+    @property
+    def _weights(self) -> Values:
+        """Lambda of each age, (ages,) float64."""
+        return self._fixed if self.learned is None else self.learned.values
 
     def rerank(self, batch: Batch) -> Floats:
         """Scores moved by the errors on similar rows, (N,) float32 in [0, 1]; without any, the batch's own."""
@@ -172,8 +179,8 @@ class ReLoop2(Reranker):
         finite = np.isfinite(hidden).all(axis=1)
         self._left_out += int(np.count_nonzero(~finite))
         rows = np.flatnonzero(finite & (np.abs(label - base) > self._least_error if self._least_error else True))
-        if self._fixed is None and finite.any() and len(self.memory):
-            self._weigh(hidden if finite.all() else hidden[finite], base[finite], label[finite])
+        if self.learned is not None and finite.any() and len(self.memory):
+            self._weigh(self.learned, hidden if finite.all() else hidden[finite], base[finite], label[finite])
         self._last = None
         if self._clear_every and self.clock["learned"][0] + feedback.rows > self._clear_every:
             self.memory.clear()
@@ -232,7 +239,10 @@ class ReLoop2(Reranker):
         super().apply_changes(changes)
 
     def figures(self) -> Mapping[str, float]:
-        """Weight, reads, share that found something, mean absolute change of a score; fill and recall of the memory."""
+        """Weight, reads, share that found something, mean absolute change of a score; horizon, fill and recall of the memory.
+
+        The horizon is the age, in rows, up to which neighbours count, as a mean over the ages in proportion to their weights.
+        """
         figures = {
             "weight": self.weight,
             "reads": float(self._reads),
@@ -241,26 +251,48 @@ class ReLoop2(Reranker):
             "left_out": float(self._left_out),
         }
         if isinstance(self.memory, ErrorMemory):
-            figures |= {"fill": len(self.memory) / self.memory.capacity, "recall": self.memory.index.last_recall}
+            figures |= {
+                "horizon": self._horizon(self.memory.capacity),
+                "fill": len(self.memory) / self.memory.capacity,
+                "recall": self.memory.index.last_recall,
+            }
         return figures
 
-    def _weigh(self, hidden: Floats, base: Floats, label: Floats) -> None:
-        """Charge each lambda the log loss of the scores that it would have made of these rows."""
-        evidence = self._last[1] if self._last is not None and self._last[0]() is hidden else self._read(hidden)
-        error, hit = estimate_error(base, evidence, self._attention(evidence), self._gamma)
-        scores = np.clip(base[hit, None] + error[hit, None] * WEIGHTS, CERTAIN, 1.0 - CERTAIN)
-        told = label[hit, None]
-        # No matrix product: how it rounds may depend on the number of threads, and a resumed state must be the same to the bit.
-        loss = -(told * np.log(scores) + (1.0 - told) * np.log1p(-scores)).sum(axis=0)
-        self.trust["loss"][:] = self.trust["loss"] * 0.5 ** (label.size / self._half_life) + loss
-        self.trust["loss"][:] -= self.trust["loss"].min()
-        self.trust.mark()
+    def _weigh(self, learned: LearnedWeight, hidden: Floats, base: Floats, label: Floats) -> None:
+        """Learn lambda from what these rows' neighbours say of them, before they are remembered themselves."""
+        rows, times = learned.sample(base, label)
+        errors = np.zeros((self._ages, rows.size))
+        if rows.size:
+            known = self._last[1] if self._last is not None and self._last[0]() is hidden else None
+            evidence = self._read(hidden[rows]) if known is None else known.of(rows)
+            for age, weights in enumerate(self._attentions(evidence)):
+                errors[age], _ = estimate_error(base[rows], evidence, weights, self._gamma)
+        learned.charge(base[rows], errors, label[rows], times, label.size)
 
     def _read(self, hidden: Floats) -> Evidence:
         return self.memory.read(hidden) if isinstance(self.memory, ErrorSketch) else self.memory.read(hidden, self._neighbours)
 
+    def _attentions(self, evidence: Evidence) -> list[Values]:
+        """Attention over the neighbours of each age (q, K); over those of the age before where none is so recent."""
+        found = [attention(evidence.similarity, None if math.isnan(self._temperature) else self._temperature)]
+        if self._ages > 1 and isinstance(self.memory, ErrorMemory):
+            age = self.memory.age(evidence.slots)
+            for halvings in range(1, self._ages):
+                recent = np.where(age < self.memory.capacity >> halvings, found[0], 0.0)
+                total = recent.sum(axis=1, keepdims=True)
+                found.append(np.where(total > 0, recent / np.where(total > 0, total, 1.0), found[-1]))
+        return found
+
+    def _horizon(self, capacity: int) -> float:
+        weights = self._weights
+        return float((weights * (capacity >> np.arange(self._ages))).sum() / weights.sum()) if weights.any() else 0.0
+
     def _attention(self, evidence: Evidence) -> Values:
-        return attention(evidence.similarity, None if math.isnan(self._temperature) else self._temperature)
+        """Attention of all ages together, in proportion to their weights."""
+        found, weights = self._attentions(evidence), self._weights
+        if len(found) == 1 or not weights.sum():
+            return found[0]
+        return np.asarray(sum(one * weight for one, weight in zip(found, weights / weights.sum(), strict=True)))
 
 
 def attention(similarity: Values, temperature: float | None) -> Values:

@@ -136,6 +136,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "flat": {"capacity": 100, "index": "flat", "neighbours": 10, "weight": 0.4},
     "l2": {"capacity": 100, "similarity": "l2", "temperature": 10.0, "gamma": 0.5, "weight": 0.9},
     "learned weight": {"capacity": 100, "weight": "learned", "half_life": 50},
+    "learned weight, all ages alike": {"capacity": 100, "weight": "learned", "half_life": 50, "ages": 1, "sample": 1.0},
     "filter": {"capacity": 100, "least_error": 0.3, "clear_every": 150, "weight": 0.4},
     "sketch": {"memory": "sketch", "arrays": 5, "bits": 4, "decay": 0.9, "weight": 0.4},
     "sketch, uncentred": {
@@ -272,6 +273,95 @@ def test_a_learned_weight_follows_what_the_memory_is_worth() -> None:
     assert weights[0] == 0.5, "nothing is known: all weights count alike"
     assert weights[59] < 0.1
     assert weights[119] > 0.9
+
+
+def told(learner: ReLoop2, key: np.ndarray, base: float, label: np.ndarray) -> None:
+    learner.learn(rows(np.tile(key, (len(label), 1)), np.full(len(label), base), label))
+
+
+def test_the_weight_of_an_age_is_that_of_neighbours_so_old() -> None:
+    """Of 8 like rows the last 2 were clicks; four estimates of how often they are: 2/8, 2/4, 2/2 and 1/1."""
+    key = np.array([1.0, 0.0])
+    learner = ReLoop2(2, capacity=8, neighbours=8, ages=4, index="flat")
+    told(learner, key, 0.5, np.array([0, 0, 0, 0, 0, 0, 1, 1]))
+    query = rows(key[None], np.array([0.5]), np.zeros(1))
+    assert learner.learned is not None
+    assert np.allclose(learner.learned.values, 0.125), "nothing is known: half of the error, shared alike"
+    mean = (2 / 8 + 2 / 4 + 2 / 2 + 1 / 1) / 4
+    assert learner.rerank(query)[0] == pytest.approx(0.5 * 0.5 + 0.5 * mean)
+    found = learner.explain(query)
+    assert found is not None
+    assert found.weight.sum() == pytest.approx(1)
+    assert (found.weight * found.label).sum() == pytest.approx(mean)
+    learner.learned.trust["loss"][:3] = 1e6  # only the shortest age is believed
+    assert learner.rerank(query)[0] == pytest.approx(0.75)
+    assert learner.figures()["horizon"] == 1
+
+
+def test_where_no_neighbour_is_recent_older_ones_tell() -> None:
+    near, far = np.array([1.0, 0.0]), np.array([-1.0, 0.0])
+    scores = []
+    for ages in (1, 4):
+        learner = ReLoop2(2, capacity=8, neighbours=2, ages=ages, index="flat")
+        learner.learn(rows(np.repeat([near, far], [2, 5], axis=0), np.full(7, 0.5), np.repeat([1, 0], [2, 5])))
+        scores.append(learner.rerank(rows(near[None], np.array([0.5]), np.zeros(1))))
+    assert np.allclose(scores[0], 0.75)
+    assert np.allclose(scores[1], scores[0])
+
+
+def test_after_a_change_only_recent_neighbours_are_believed_and_later_all_again() -> None:
+    """The ranker knows nothing, and what a row's kind says turns around. The memory holds the old world for long."""
+    rng = np.random.default_rng(0)
+    learners = {ages: ReLoop2(4, capacity=8000, neighbours=200, half_life=500, ages=ages) for ages in (1, 4)}
+    loss: dict[int, list[float]] = {1: [], 4: []}
+    horizons = []
+    for batch in range(160):
+        hidden = rng.normal(size=(100, 4))
+        likely = np.where((hidden[:, 0] > 0) == (batch < 80), 0.9, 0.1)
+        label = rng.random(100) < likely
+        for ages, learner in learners.items():
+            score = np.clip(learner.rerank(rows(hidden, np.full(100, 0.5), label)), 1e-3, 1 - 1e-3)
+            loss[ages].append(float(-np.log(np.where(label, score, 1 - score)).mean()))
+            learner.learn(rows(hidden, np.full(100, 0.5), label))
+        horizons.append(learners[4].figures()["horizon"])
+    change = np.array(loss[4]) - np.array(loss[1])
+    assert abs(change[40:80].mean()) < 0.005, "nothing changes: no harm"
+    assert change[85:120].mean() < -0.1, "half of what is remembered is of the old world"
+    assert max(horizons[85:100]) < 3000 < horizons[79]
+
+
+def test_ages_and_sample_are_nothing_to_a_fixed_weight() -> None:
+    """The paper's method, to the bit: no state more, and the same scores."""
+    one, other = ReLoop2(8, capacity=100, weight=0.4), ReLoop2(8, capacity=100, weight=0.4, ages=9, sample=0.1)
+    for learner in (one, other):
+        learner.learn(world(1))
+    assert digest(one.state_dict()) == digest(other.state_dict())
+    assert not any("trust" in name for name in one.state_dict())
+    assert np.array_equal(one.rerank(world(2)), other.rerank(world(2)))
+
+
+def test_learning_reads_only_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, read = ReLoop2(8, capacity=300, sample=0.1), []
+    learner.learn(world(0))
+    original = learner.memory.read
+    monkeypatch.setattr(learner.memory, "read", lambda queries, k: read.append(len(queries)) or original(queries, k))  # type: ignore[func-returns-value,call-arg]
+    for seed in range(1, 11):
+        learner.learn(world(seed))
+    assert 0 < sum(read) < 0.25 * 10 * world(0).rows
+
+
+@pytest.mark.parametrize("size", [1, 7, 240])
+def test_the_sample_does_not_depend_on_how_rows_are_cut(size: int) -> None:
+    feedback, learner = world(1), ReLoop2(8, capacity=300, neighbours=5)
+    learner.learn(cut(world(0), 0, 1))
+    for start in range(0, feedback.rows, size):
+        learner.learn(cut(feedback, start, min(start + size, feedback.rows)))
+    assert learner.learned is not None
+    once = ReLoop2(8, capacity=300, neighbours=5)
+    once.learn(cut(world(0), 0, 1))
+    once.learn(feedback)
+    assert once.learned is not None
+    assert learner.learned.clock["chance"] == once.learned.clock["chance"] > 0
 
 
 def test_what_was_read_for_a_batch_is_used_again_and_changes_nothing() -> None:

@@ -56,6 +56,22 @@ def test_what_is_read_is_what_was_written() -> None:
     assert np.isneginf(found.similarity[:, 4:]).all()
 
 
+def test_age_is_the_number_of_rows_written_since() -> None:
+    memory = ErrorMemory(5, 4)
+    write(memory, np.random.default_rng(0).normal(size=(7, 4)))
+    assert memory.rows["item"].tolist() == [1005, 1006, 1002, 1003, 1004]
+    assert memory.age(np.array([[1, 0], [4, 2]])).tolist() == [[0, 1], [2, 4]]
+
+
+def test_evidence_can_be_had_for_some_of_the_queries() -> None:
+    memory = ErrorMemory(10, 4)
+    keys = np.random.default_rng(0).normal(size=(10, 4))
+    write(memory, keys)
+    some, alone = memory.read(keys, 3).of(np.array([7, 2])), memory.read(keys[[7, 2]], 3)
+    for name in ("slots", "similarity", "label", "base_score"):
+        assert np.array_equal(getattr(some, name), getattr(alone, name))
+
+
 def test_users_and_items_are_forgotten_and_their_places_are_used_again() -> None:
     memory = ErrorMemory(10, 4)
     keys = np.random.default_rng(0).normal(size=(25, 4))
