@@ -151,16 +151,17 @@ class VectorIndex(Stateful):
         similarity = np.full((len(queries), k), -np.inf, queries.dtype)
         if len(self) and slots.size:
             few = np.ascontiguousarray(queries, np.float32)
-            wanted = min(k + SLACK, self._end)
             if "now" in self._lists:
-                # All that are as close as the last candidate are among them, and what a list says of a vector depends on
+                # All that are as close as the last one found are among them, and what a list says of a vector depends on
                 # nothing else: in float32 there is nothing to settle.
-                close, found = self._lists["now"].search(few, wanted, self.probes)
+                wanted = k if queries.dtype == np.float32 else k + SLACK
+                close, found = self._lists["now"].search(few, min(wanted, self._end), self.probes)
                 if queries.dtype == np.float32:
                     _take(np.argsort(-close, axis=1), found, close, slots, similarity)
                 else:
                     self._settle(queries, found, slots, similarity)
                 return slots, similarity
+            wanted = min(k + SLACK, self._end)
             close, found = self._compare_all(few, wanted)
             self._settle(queries, found, slots, similarity)
             # Of fewer candidates than wanted there are no more; otherwise others may be as close as the last one.

@@ -58,7 +58,7 @@ class Answers:
             self._know(part, request.by)
         rng = np.random.default_rng(hash_id(one.request_id) & (2**63 - 1) if request.seed is None else request.seed)
         ranking = self._policy.select(part.score, part.uncertainty, part.rows if request.n is None else request.n, rng)
-        chosen = _chosen(part, ranking.rows)
+        chosen = part.part(ranking.rows)
         shown = [self._name(one, key) for key in chosen.item.tolist()]
         nothing = [None] * len(shown)
         items = [
@@ -186,19 +186,4 @@ def _rows_of(batch: Batch, n: int) -> Batch:
         base=None if batch.base is None else batch.base[rows],
         hidden=None if batch.hidden is None else batch.hidden[rows],
         uncertainty=None if uncertainty is None or np.isnan(uncertainty).any() else uncertainty,
-    )
-
-
-def _chosen(part: Batch, rows: Ids) -> Batch:
-    """Rows of one request, in the order of their places."""
-    return Batch(
-        **part.columns(),
-        item=part.item[rows],
-        request=part.request[rows],
-        features=part.features[rows],
-        values=part.values[rows],
-        score=part.score[rows],
-        base=None if part.base is None else part.base[rows],
-        hidden=None if part.hidden is None else part.hidden[rows],
-        uncertainty=None if part.uncertainty is None else part.uncertainty[rows],
     )

@@ -15,12 +15,15 @@ from prometheus_client.registry import Collector
 from river.drift import ADWIN
 
 from service.quality import Window
-from streams.batch import Feedback, Floats, Times
+from streams.batch import Feedback, Floats, Ids, Times
 
 __all__ = ["Monitor"]
 
 WINDOW_ROWS = 5000
 """Rows of the sliding windows of quality: half a minute to some minutes of a busy site."""
+
+WATCHED = 32
+"""Rows of a micro-batch, at most, that quality is measured on: what a reranker says of a row costs as much as in a request."""
 
 SHOWN_ROWS = 2000
 """Rows of each source that its click-through is the share of: few enough to see a change within seconds."""
@@ -63,7 +66,7 @@ class Monitor:
 
     Notes
     -----
-    Quality is prequential: each row was scored before any learner learned from its micro-batch. The drift alarm is ADWIN
+    Quality is prequential: rows, of a large micro-batch some, are scored before any learner learns from it. The alarm is ADWIN
     (A. Bifet, R. Gavalda, "Learning from Time-Changing Data with Adaptive Windowing", SDM 2007) on the squared error.
     """
 
@@ -77,6 +80,7 @@ class Monitor:
         self._latency: deque[tuple[float, float]] = deque(maxlen=20_000)
         self._marks: deque[dict[str, Any]] = deque(maxlen=50)
         self._refused: Counter[str] = Counter()
+        self._chance = np.random.default_rng()
         self.events = 0
         self.corrections = 0
         self._registry = CollectorRegistry()
@@ -90,8 +94,20 @@ class Monitor:
         self._fresh_sum = 0.0
         self._registry.register(_Families(self))
 
+    def watched(self, rows: int) -> Ids | None:
+        """Choose the rows of a micro-batch that quality is to be measured on, (n,) int64 in order; None: all of them.
+
+        They are drawn by chance: of lists of ten, say, every place must have its turn.
+        """
+        return None if rows <= WATCHED else np.sort(self._chance.choice(rows, WATCHED, replace=False))
+
     def learned(
-        self, feedback: Feedback, scores: Mapping[str, Floats], sources: Iterable[str], appended: Iterable[float]
+        self,
+        feedback: Feedback,
+        watched: Ids | None,
+        scores: Mapping[str, Floats],
+        sources: Iterable[str],
+        appended: Iterable[float],
     ) -> None:
         """Note a micro-batch that has just been learned.
 
@@ -99,8 +115,10 @@ class Monitor:
         ----------
         feedback : Feedback
             N rows.
-        scores : mapping of learner to (N,) float32
-            What each learner had said before.
+        watched : (n,) int64 or None
+            As `watched` chose.
+        scores : mapping of learner to (n,) float32
+            What each learner had said of these before.
         sources : iterable of str
             Who ordered each row's impression; empty for rows without one. Length N.
         appended : iterable of float
@@ -110,7 +128,7 @@ class Monitor:
         label = np.clip(feedback.reward, 0.0, 1.0)
         with self._lock:
             for name, score in scores.items():
-                self._quality.setdefault(name, _Quality()).add(score, label)
+                self._quality.setdefault(name, _Quality()).add(score, label if watched is None else label[watched])
             for source, positive, correction in zip(sources, (label > 0).tolist(), feedback.correction.tolist(), strict=True):
                 if source and not correction:
                     self._clicked.setdefault(source, deque(maxlen=SHOWN_ROWS)).append(positive)

@@ -140,40 +140,37 @@ class Pipeline(Stateful):
             Takes the scores as the ranker and each reranker left them, by name.
         """
         skipped: list[str] = []
-        said = {} if said is None else said
-        delta: dict[str, Floats] = {}
-        for name, adapter in self.adapters:
-            try:
-                change = adapter.adapt(batch)
-                _check_finite(change)
-                delta |= change
-            except Exception:
-                self._skip(name, skipped)
-        self.ranker.score(batch, delta or None)
-        if not np.isfinite(batch.score).all():
-            raise FloatingPointError(f"{self.ranker_name}: a score is not finite")
-        batch.base = said[self.ranker_name] = batch.score.copy()
-        for name, reranker in self.rerankers:
-            try:
-                score = reranker.rerank(batch)
-                _check_finite({name: score})
-                batch.score = score
-            except Exception:
-                self._skip(name, skipped)
-            said[name] = batch.score.copy()
+        self._rank(batch, skipped)
+        self._rerank(batch, {} if said is None else said, skipped)
         return skipped
 
-    def predict(self, feedback: Feedback) -> dict[str, Floats]:
+    def prepare(self, feedback: Feedback) -> None:
+        """Let the ranker fill ``score``, ``base`` and ``hidden`` of rows that nobody has learned from yet: what learning needs.
+
+        What retrievers and rerankers say of the rows (see `predict`) makes no difference to what is learned from them.
+        """
+        feedback.uncertainty = None
+        self._rank(feedback, [])
+
+    def predict(self, feedback: Feedback, rows: Ids | None = None) -> dict[str, Floats]:
         """What each retriever, the ranker and each reranker say of rows that nobody has learned from yet, by name.
 
-        Fills ``score``, ``base`` and ``hidden``, which are then those of before any learning from these rows.
+        Parameters
+        ----------
+        feedback : Feedback
+            Prepared on the way; see `prepare`.
+        rows : (n,) int64 or None
+            The rows in question; None: all.
         """
+        self.prepare(feedback)
+        part = feedback if rows is None else feedback.part(rows)
         said: dict[str, Floats] = {}
         for name, retriever in self.retrievers:
-            retriever.score(feedback)
-            said[name] = feedback.score.copy()
-        feedback.uncertainty = None
-        self.score(feedback, said)
+            retriever.score(part)
+            said[name] = part.score.copy()
+        assert part.base is not None, "prepared above"
+        part.score, part.uncertainty = part.base.copy(), None
+        self._rerank(part, said, [])
         return said
 
     def observe(self, batch: Batch) -> None:
@@ -254,6 +251,33 @@ class Pipeline(Stateful):
         found = (retriever.clusters(requests) for _, retriever in self.retrievers)
         requests.clusters = next((clusters for clusters in found if clusters is not None), None)
         return requests
+
+    def _rank(self, batch: Batch, skipped: list[str]) -> None:
+        """Adapt and rank: fill ``score``, ``base`` and ``hidden``."""
+        delta: dict[str, Floats] = {}
+        for name, adapter in self.adapters:
+            try:
+                change = adapter.adapt(batch)
+                _check_finite(change)
+                delta |= change
+            except Exception:
+                self._skip(name, skipped)
+        self.ranker.score(batch, delta or None)
+        if not np.isfinite(batch.score).all():
+            raise FloatingPointError(f"{self.ranker_name}: a score is not finite")
+        batch.base = batch.score.copy()
+
+    def _rerank(self, batch: Batch, said: dict[str, Floats], skipped: list[str]) -> None:
+        """Let rerankers replace the ranker's ``score``, and take down in `said` what each of them, and the ranker, says."""
+        said[self.ranker_name] = batch.score.copy()
+        for name, reranker in self.rerankers:
+            try:
+                score = reranker.rerank(batch)
+                _check_finite({name: score})
+                batch.score = score
+            except Exception:
+                self._skip(name, skipped)
+            said[name] = batch.score.copy()
 
     def _skip(self, name: str, skipped: list[str]) -> None:
         self.skipped[name] += 1

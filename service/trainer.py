@@ -291,11 +291,15 @@ class Trainer:
     def _learn(self, joined: Joined) -> None:
         feedback = self.outcomes.take(joined)
         if feedback is not None:
-            said = self.pipeline.predict(feedback)
-            self.pipeline.learn(feedback)
-            if self.monitor is not None:
+            if self.monitor is None:
+                self.pipeline.prepare(feedback)
+                self.pipeline.learn(feedback)
+            else:
+                watched = self.monitor.watched(feedback.rows)
+                said = self.pipeline.predict(feedback, watched)
+                self.pipeline.learn(feedback)
                 sources = ["" if row.impression is None else row.impression.source or "client" for row in joined.rows]
-                self.monitor.learned(feedback, said, sources, self.intake.appended)
+                self.monitor.learned(feedback, watched, said, sources, self.intake.appended)
         self.intake.appended = []
 
     def _publish_if_due(self) -> None:

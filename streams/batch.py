@@ -136,6 +136,20 @@ class Batch(Requests):
         """Number of rows N."""
         return self.item.size
 
+    def part(self, rows: Ids) -> Batch:
+        """Make a batch of the same requests with some of the rows, in the order given."""
+        return Batch(
+            **self.columns(),
+            item=self.item[rows],
+            request=self.request[rows],
+            features=self.features[rows],
+            values=self.values[rows],
+            score=self.score[rows],
+            base=None if self.base is None else self.base[rows],
+            hidden=None if self.hidden is None else self.hidden[rows],
+            uncertainty=None if self.uncertainty is None else self.uncertainty[rows],
+        )
+
 
 @dataclass(slots=True, kw_only=True)
 class Feedback(Batch):

@@ -15,6 +15,8 @@ DOORS = {
     "fastapi": {"service.app", "service.web"},
     # Records of a topic; the topics of a cluster; who owns which partition. No log needs the others.
     "kafka": {"streams.kafka", "streams.kafka_group", "streams.kafka_topics"},
+    # Comparisons in registers, for numba's compiled functions.
+    "llvmlite": {"memory.lanes"},
     "lmdb": {"streams.lmdb_log"},
     # Pictures of a replay, and of an evaluation.
     "matplotlib": {"service.ope_report", "service.report"},

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memory.inverted_lists import BLOCK, ROOM, TOGETHER, InvertedLists
+from memory.inverted_lists import MOST, ROOM, InvertedLists
+from memory.lanes import LANES
 
 LISTS = 7
 
@@ -13,7 +14,7 @@ LISTS = 7
 class World:
     """Lists, and what they should hold."""
 
-    def __init__(self, width: int, angular: bool, capacity: int = 6 * BLOCK) -> None:
+    def __init__(self, width: int, angular: bool, capacity: int = 24 * LANES) -> None:
         rng = np.random.default_rng(0)
         self.vectors = rng.normal(size=(capacity, width)).astype(np.float32)
         self.places = np.full(capacity, -1, np.int32)
@@ -61,9 +62,9 @@ def test_the_nearest_are_found_whatever_was_moved_before(width: int, angular: bo
 def test_all_in_one_list_and_more_queries_than_go_together() -> None:
     world = World(16, angular=True)
     world.put(np.arange(world.places.size), np.full(world.places.size, 3))
-    queries = np.random.default_rng(1).normal(size=(2 * TOGETHER + 5, 16)).astype(np.float32)
+    queries = np.random.default_rng(1).normal(size=(2 * MOST + 5, 16)).astype(np.float32)
     world.check(queries, 5, LISTS)
-    world.check(queries, BLOCK, LISTS)
+    world.check(queries, 4 * LANES, LISTS)
     world.put(np.arange(world.places.size), np.full(world.places.size, -1))
     assert (world.lists.search(queries, 5, LISTS)[1] == -1).all()
 

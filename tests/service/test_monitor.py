@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from learners.checks import world
-from service.monitor import Monitor
+from service.monitor import WATCHED, Monitor
 from streams.batch import Feedback
 
 
@@ -34,24 +34,40 @@ def test_an_alarm_rings_when_a_learner_gets_worse_and_not_before() -> None:
     monitor, rng = Monitor(dict), np.random.default_rng(0)
     for _ in range(150):
         feedback, said = batch(rng, 0.9)
-        monitor.learned(feedback, said, [""] * feedback.rows, [])
+        monitor.learned(feedback, None, said, [""] * feedback.rows, [])
     before = monitor.snapshot()["learners"]["oracle"]
     assert before["alarms"] == 0
     assert before["auc"] == pytest.approx(0.9, abs=0.03)
     for _ in range(100):
         feedback, said = batch(rng, 0.5)
-        monitor.learned(feedback, said, [""] * feedback.rows, [])
+        monitor.learned(feedback, None, said, [""] * feedback.rows, [])
     after = monitor.snapshot()["learners"]["oracle"]
     assert after["alarms"] >= 1
     assert after["alarm"]
     assert after["auc"] == pytest.approx(0.5, abs=0.03)
 
 
+def test_of_a_large_micro_batch_some_rows_are_watched_and_every_place_has_its_turn() -> None:
+    monitor = Monitor(dict)
+    assert monitor.watched(WATCHED) is None
+    drawn = np.stack([monitor.watched(10 * WATCHED) for _ in range(400)])
+    assert (np.diff(drawn) > 0).all()
+    by_place = np.bincount(drawn.ravel() % 10, minlength=10) / drawn.size
+    assert by_place == pytest.approx(np.full(10, 0.1), abs=0.02)
+    feedback, said = batch(np.random.default_rng(0), 0.9)
+    watched = np.arange(0, feedback.rows, 2)
+    monitor.learned(feedback, watched, {name: score[watched] for name, score in said.items()}, [""] * feedback.rows, [])
+    right = (said["oracle"] > 0.5) == (feedback.reward > 0)
+    share = np.exp(-monitor.snapshot()["learners"]["oracle"]["logloss"])
+    assert share == pytest.approx(0.9 ** right[watched].mean() * 0.1 ** (~right)[watched].mean(), rel=1e-4)
+    assert monitor.snapshot()["events"] == feedback.rows
+
+
 def test_click_through_is_of_rows_that_were_shown_and_counts_each_once() -> None:
     monitor, feedback = Monitor(dict), world(0, rows=6)
     feedback.reward = np.array([1, 0, 0, 0, 1, 1], np.float32)
     feedback.correction = np.array([0, 0, 0, 0, 0, 1], np.bool_)
-    monitor.learned(feedback, {}, ["fm", "fm", "fm", "fm", "", "fm"], [])
+    monitor.learned(feedback, None, {}, ["fm", "fm", "fm", "fm", "", "fm"], [])
     shown = monitor.snapshot()
     assert shown["sources"] == {"fm": {"ctr": 0.25, "rows": 4}}
     assert shown["events"] == 6
@@ -60,7 +76,7 @@ def test_click_through_is_of_rows_that_were_shown_and_counts_each_once() -> None
 
 def test_freshness_is_the_age_of_events_when_they_become_visible() -> None:
     monitor, now = Monitor(dict), time.time()
-    monitor.learned(world(0, rows=2), {}, ["", ""], [now - 0.5, now - 0.5, now - 40.0])
+    monitor.learned(world(0, rows=2), None, {}, ["", ""], [now - 0.5, now - 0.5, now - 40.0])
     fresh = monitor.snapshot()["freshness"]
     assert 0.5 <= fresh["p50"] < 30
     assert fresh["p99"] > 30
@@ -101,7 +117,7 @@ def test_a_reranker_s_gain_and_what_learners_tell_are_exported() -> None:
     for _ in range(20):
         feedback, said = batch(rng, 0.9)
         coin = np.full(feedback.rows, 0.5, np.float32)
-        monitor.learned(feedback, {"base": coin, "better": said["oracle"]}, [""] * feedback.rows, [])
+        monitor.learned(feedback, None, {"base": coin, "better": said["oracle"]}, [""] * feedback.rows, [])
     learners = monitor.snapshot()["learners"]
     assert learners["better"]["gain"] == pytest.approx(learners["base"]["logloss"] - learners["better"]["logloss"])
     assert 0 < learners["better"]["gain_margin"] < learners["better"]["gain"]

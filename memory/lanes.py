@@ -1,0 +1,161 @@
+"""Four queries compared with sixteen vectors at a time, held in registers throughout: what a search spends its time on.
+
+numba leaves it to LLVM to find what can be done side by side, and LLVM keeps sums in memory that could stay in registers.
+So the few lines that matter are written in LLVM's own terms, which it fits to the machine at hand: nothing here depends on one.
+They can be called from compiled code only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import extending
+from numba.core import cgutils, types
+
+__all__ = ["LANES", "TOGETHER", "distances", "fetch", "lowest", "products", "reached"]
+
+LANES = 16
+"""Vectors side by side."""
+
+TOGETHER = 4
+"""Queries compared with them at once."""
+
+FLOAT, WORD = ir.FloatType(), ir.IntType(64)
+ROW = ir.VectorType(FLOAT, LANES)
+
+Builder = Any
+Value = Any
+
+intrinsic: Any = extending.intrinsic
+"""As its callers see it: the typing context is no argument of what it makes."""
+
+
+def _rising(build: Builder, query: Value, vectors: Value, total: Value) -> Value:
+    return build.fadd(total, build.fmul(query, vectors, flags=("contract",)), flags=("contract",))
+
+
+def _falling(build: Builder, query: Value, vectors: Value, total: Value) -> Value:
+    apart = build.fsub(query, vectors)
+    return build.fsub(total, build.fmul(apart, apart, flags=("contract",)), flags=("contract",))
+
+
+def _comparison(name: str, text: str, step: Callable[[Builder, Value, Value, Value], Value]) -> Any:
+    def compare(typing: Any, queries: Any, rows: Any, first: Any, blocks: Any, block: Any, close: Any) -> Any:
+        def generate(context: Any, build: Builder, signature: Any, arguments: Any) -> Value:
+            given = dict(zip(("queries", "rows", "first", "blocks", "block", "close"), arguments, strict=True))
+            kinds = dict(zip(given, signature.args, strict=True))
+            arrays = {
+                name: context.make_array(kinds[name])(context, build, given[name])
+                for name in ("queries", "rows", "blocks", "close")
+            }
+            width = _width(build, arrays["blocks"])
+            sides = range(TOGETHER)
+            rows_of = [build.load(build.gep(arrays["rows"].data, [build.add(given["first"], WORD(n))])) for n in sides]
+            query = [build.gep(arrays["queries"].data, [build.mul(row, width)]) for row in rows_of]
+            start = build.gep(arrays["blocks"].data, [build.mul(given["block"], build.mul(width, WORD(LANES)))])
+            before = build.block
+            loop, after = build.append_basic_block("dimension"), build.append_basic_block("compared")
+            build.branch(loop)
+            build.position_at_end(loop)
+            d = build.phi(WORD)
+            totals = [build.phi(ROW) for _ in sides]
+            vectors = _load(build, start, build.mul(d, WORD(LANES)))
+            sums = [step(build, _all(build, build.load(build.gep(query[n], [d]))), vectors, totals[n]) for n in sides]
+            following = build.add(d, WORD(1))
+            d.add_incoming(WORD(0), before)
+            d.add_incoming(following, loop)
+            for n in sides:
+                totals[n].add_incoming(ROW([0.0] * LANES), before)
+                totals[n].add_incoming(sums[n], loop)
+            build.cbranch(build.icmp_signed("<", following, width), loop, after)
+            build.position_at_end(after)
+            for n in sides:
+                place = build.mul(build.add(given["first"], WORD(n)), WORD(LANES))
+                place = build.bitcast(build.gep(arrays["close"].data, [place]), ROW.as_pointer())
+                build.store(sums[n], place, align=64)
+            return context.get_dummy_value()
+
+        return types.void(queries, rows, types.int64, blocks, types.int64, close), generate
+
+    compare.__name__, compare.__doc__ = name, text
+    return intrinsic(compare)
+
+
+_TEXT = """{} of `TOGETHER` queries and the `LANES` vectors of a block.
+
+    Sums are made dimension by dimension: what comes out for a vector does not depend on its lane, or on the other queries.
+
+    Parameters
+    ----------
+    queries : (q, width) float32
+    rows : (n,) int64
+    first : int
+        Compared are the queries ``rows[first : first + TOGETHER]``.
+    blocks : (b, width, LANES) float32
+        At an address divisible by 64, where 16 numbers are one line of the cache.
+    block : int
+    close : (n, LANES) float32
+        Takes the results in the same rows as `rows`; at such an address, too.
+    """
+
+products = _comparison("products", _TEXT.format("Inner products"), _rising)
+distances = _comparison("distances", _TEXT.format("Minus the squared distances"), _falling)
+
+
+@intrinsic
+def fetch(typing: Any, blocks: Any, block: Any) -> Any:
+    """Have a block of vectors on its way to the nearest cache by the time it is compared with."""
+
+    def generate(context: Any, build: Builder, signature: Any, arguments: Any) -> Value:
+        array = context.make_array(signature.args[0])(context, build, arguments[0])
+        width = _width(build, array)
+        start = build.mul(arguments[1], width)
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
+        prefetch = cgutils.get_or_insert_function(build.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
+        with cgutils.for_range(build, width) as loop:
+            line = build.gep(array.data, [build.mul(build.add(start, loop.index), WORD(LANES))])
+            build.call(prefetch, [build.bitcast(line, byte), *(ir.IntType(32)(n) for n in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(blocks, types.int64), generate
+
+
+@intrinsic
+def reached(typing: Any, numbers: Any, row: Any, least: Any) -> Any:
+    """Which of a row of `LANES` numbers, at an address divisible by 64, are at least `least`: bits of a uint64."""
+
+    def generate(context: Any, build: Builder, signature: Any, arguments: Any) -> Value:
+        data = context.make_array(signature.args[0])(context, build, arguments[0]).data
+        row = _load(build, data, build.mul(arguments[1], WORD(LANES)))
+        enough = build.fcmp_ordered(">=", row, _all(build, arguments[2]))
+        return build.zext(build.bitcast(enough, ir.IntType(LANES)), WORD)
+
+    return types.uint64(numbers, types.int64, types.float32), generate
+
+
+@intrinsic
+def lowest(typing: Any, bits: Any) -> Any:
+    """Number of the lowest bit that is set in `bits`, uint64, not 0."""
+
+    def generate(context: Any, build: Builder, signature: Any, arguments: Any) -> Value:
+        return build.cttz(arguments[0], ir.IntType(1)(1))
+
+    return types.int64(types.uint64), generate
+
+
+def _load(build: Builder, numbers: Value, offset: Value) -> Value:
+    return build.load(build.bitcast(build.gep(numbers, [offset]), ROW.as_pointer()), align=64)
+
+
+def _all(build: Builder, number: Value) -> Value:
+    """The number in every lane."""
+    nothing = ROW(ir.Undefined)
+    first = build.insert_element(nothing, number, ir.IntType(32)(0))
+    return build.shuffle_vector(first, nothing, ir.VectorType(ir.IntType(32), LANES)([0] * LANES))
+
+
+def _width(build: Builder, blocks: Value) -> Value:
+    return build.extract_value(blocks.shape, 1)
