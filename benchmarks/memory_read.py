@@ -1,7 +1,8 @@
 """Milliseconds of a read from an error memory: exact, by inverted lists, from a sketch, and on a GPU if there is one.
 
-Keys are what a factorization machine makes of a stream of clicks while it learns it; the queries are the rows that come next.
-Each figure is the fastest of the rounds for one call with so many queries.
+Keys are what a factorization machine makes of a stream of clicks while it learns it; the queries are what it then makes of the
+candidates of requests: a hundred items for each of the users that come next. Each figure is the fastest of the rounds for one
+call with so many queries.
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ __all__ = ["main"]
 WRITE = 256
 """Rows of one write: a micro-batch."""
 
+CANDIDATES = 100
+"""Of a request."""
+
+COMPARED = 1000
+"""Queries that recall is taken over, at most."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print a table and a line of JSON."""
@@ -34,13 +41,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--queries", type=int, nargs="+", default=[1, 100, 1000], help="rows of one read")
     parser.add_argument("--neighbours", type=int, default=70)
     parser.add_argument("--factors", type=int, default=32, help="width of the keys")
-    parser.add_argument("--probes", type=int, nargs="+", default=[8, 16, 32], help="lists looked at")
+    parser.add_argument("--probes", type=int, nargs="+", default=[48, 80], help="lists looked at")
     parser.add_argument("--npz", type=Path, help="read the stream from this file instead of making it")
     options = parser.parse_args(arguments)
     measure.pin(options)
     before = measure.machine()
-    keys = _keys(options)
-    figures = {f"{entries:,} entries": _measured(keys, entries, options) for entries in options.entries}
+    figures = {f"{entries:,} entries": _measured(*_keys(entries, options), options) for entries in options.entries}
     rows = [
         [f"{memory}, {entries}", *found["read_ms"].values(), found["recall"] or "", found["writes_per_second"]]
         for entries, kinds in figures.items()
@@ -55,21 +61,27 @@ def main(arguments: list[str] | None = None) -> None:
     measure.finish("memory_read", options, before, figures)
 
 
-def _keys(options: Namespace) -> Floats:
-    """Hidden vectors as the ranker made them, each before it learned its row."""
-    rows = max(options.entries) + max(options.queries)
+def _keys(entries: int, options: Namespace) -> tuple[Floats, Floats]:
+    """Hidden vectors as the ranker made them: of `entries` rows, each before it was learned, and of candidates after that."""
+    asked = max(*options.queries, COMPARED)
+    clicks = stream.take(options.npz, entries + asked)
+    rows = np.arange(entries + asked)
+    rows[entries:] -= (rows[entries:] - entries) % CANDIDATES  # one user and context asks for what the next rows show
+    for name in ("user", "useg", "ctx"):
+        setattr(clicks, name, getattr(clicks, name)[rows])
     ranker, found = FactorizationMachine(factors=options.factors), []
-    for feedback in batches(stream.take(options.npz, rows), WRITE, rows):
+    for feedback in batches(clicks, WRITE, entries + asked):
         ranker.score(feedback)
         assert feedback.hidden is not None
         found.append(feedback.hidden)
-        ranker.learn(feedback)
-    return np.concatenate(found)
+        if sum(map(len, found)) <= entries:
+            ranker.learn(feedback)
+    keys = np.concatenate(found)
+    return keys[:entries], keys[entries : entries + asked]
 
 
-def _measured(keys: Floats, entries: int, options: Namespace) -> dict[str, dict[str, Any]]:
-    stored, queries = keys[:entries], keys[entries : entries + max(options.queries)]
-    width, k = options.factors, options.neighbours
+def _measured(stored: Floats, queries: Floats, options: Namespace) -> dict[str, dict[str, Any]]:
+    entries, width, k = len(stored), options.factors, options.neighbours
     memories: dict[str, tuple[ErrorMemory | ErrorSketch, int]] = {
         "flat": (ErrorMemory(entries, width), 0),
         "sketch": (ErrorSketch(width), 0),
@@ -93,7 +105,8 @@ def _measured(keys: Floats, entries: int, options: Namespace) -> dict[str, dict[
             milliseconds = {f"{n}": _fastest(read, queries[:n], options.rounds) for n in options.queries}
             recall = None
             if isinstance(memory, ErrorMemory):
-                slots = read(queries[:200])
+                some = (queries[n : n + CANDIDATES] for n in range(0, COMPARED, CANDIDATES))
+                slots = np.concatenate([read(one) for one in some])
                 true = slots if true is None else true
                 recall = float(np.mean([np.isin(mine, theirs).mean() for mine, theirs in zip(slots, true, strict=True)]))
             found[name] = {"read_ms": milliseconds, "recall": recall, "writes_per_second": rate, "bytes": memory.nbytes}
