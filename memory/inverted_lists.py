@@ -14,7 +14,8 @@ import numpy.typing as npt
 from numba import njit
 
 from memory.arrays import Floats, Ids
-from memory.lanes import LANES, TOGETHER, distances, fetch, lowest, products, reached
+from memory.blocks import compare, empty_blocks, how_close, in_blocks
+from memory.lanes import LANES, TOGETHER, fetch, lowest, reached
 
 __all__ = ["InvertedLists"]
 
@@ -48,19 +49,17 @@ class InvertedLists:
     def __init__(self, centroids: Floats, capacity: int, angular: bool) -> None:
         lists, width = centroids.shape
         blocks = capacity // LANES + lists  # at most one block of a list is not full
-        self._vectors = _aligned(blocks, width)
+        self._vectors = empty_blocks(blocks, width)
         self._slots = np.full((blocks, LANES), -1, np.int64)
         self._before = np.full(blocks, -1, np.int64)
         self._free = np.arange(blocks)
         self._tail, self._count = np.full(lists, -1, np.int64), np.zeros(lists, np.int64)
         self._home, self._at = np.full(capacity, -1, np.int32), np.full(capacity, -1, np.int64)
         self._used = np.zeros(1, np.int64)
-        self._centroids = _aligned(-(-lists // LANES), width)
-        self._close = _aligned(1, MOST + TOGETHER)[0]
+        self._centroids = in_blocks(centroids)
+        self._close = empty_blocks(1, MOST + TOGETHER)[0]
         self._angular = angular
         self._values, self._places = np.empty((MOST, 0), np.float32), np.empty((MOST, 0), np.int32)
-        for n in range(lists):
-            self._centroids[n // LANES, :, n % LANES] = centroids[n]
 
     @staticmethod
     def bytes_of(capacity: int, width: int, lists: int) -> int:
@@ -107,9 +106,7 @@ class InvertedLists:
 
     def _search(self, queries: Floats, wanted: int, probes: int) -> tuple[Floats, Ids]:
         rows, lists = len(queries), self._tail.size
-        near = np.empty((rows, self._centroids.shape[0] * LANES), np.float32)
-        _approach(queries, self._centroids, self._angular, self._close, near)
-        near = near[:, :lists]
+        near = how_close(queries, self._centroids, self._angular)[:, :lists]
         nearest = _largest(near, probes)
         looked = (near >= nearest[:, :1]).view(np.int8) + (near >= _largest(nearest, NEAR)[:, :1])
         looked = np.ascontiguousarray(looked.T)
@@ -117,7 +114,10 @@ class InvertedLists:
         room = max(ROOM, 2 * wanted) // LANES * LANES + LANES
         while True:
             if self._values.shape[1] < room:
-                self._values, self._places = _aligned(MOST, room // LANES).reshape(MOST, room), np.empty((MOST, room), np.int32)
+                self._values, self._places = (
+                    empty_blocks(MOST, room // LANES).reshape(MOST, room),
+                    np.empty((MOST, room), np.int32),
+                )
             noted = self._values[:rows], self._places[:rows], np.zeros(rows, np.int64)
             if _scan(queries, looked, *chains, self._angular, wanted, self._close, *noted):
                 break
@@ -132,14 +132,6 @@ def _largest(values: Floats, count: int) -> Floats:
     """The `count` largest of each row, the smallest of them first; all where there are fewer."""
     count = min(count, values.shape[1])
     return np.partition(values, -count, axis=1)[:, -count:]
-
-
-def _aligned(blocks: int, width: int) -> Floats:
-    """Zeros (blocks, width, LANES) at an address where 16 numbers are one line of the cache."""
-    size = 4 * blocks * width * LANES
-    raw = np.zeros(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(np.float32).reshape(blocks, width, LANES)
 
 
 # Compiled part.
@@ -178,26 +170,6 @@ def _follow(slots, places, vectors, blocks, held, before, free, used, tail, coun
 
 
 @njit(cache=True, nogil=True)
-def _compare(queries, rows, first, blocks, block, angular, close):  # type: ignore[no-untyped-def]
-    if angular:
-        products(queries, rows, first, blocks, block, close)
-    else:
-        distances(queries, rows, first, blocks, block, close)
-
-
-@njit(cache=True, nogil=True)
-def _approach(queries, centroids, angular, close, near):  # type: ignore[no-untyped-def]
-    """Closeness of queries to all centroids, (q, lists up to a whole block)."""
-    rows = np.minimum(np.arange(queries.shape[0] + TOGETHER), queries.shape[0] - 1)
-    for first in range(0, queries.shape[0], TOGETHER):
-        for block in range(centroids.shape[0]):
-            _compare(queries, rows, first, centroids, block, angular, close)
-            for side in range(min(TOGETHER, queries.shape[0] - first)):
-                for n in range(LANES):
-                    near[first + side, block * LANES + n] = close[first + side, n]
-
-
-@njit(cache=True, nogil=True)
 def _scan(queries, looked, vectors, before, tail, count, angular, wanted, close, values, places, size):  # type: ignore[no-untyped-def]
     """Note of each query at least the `wanted` closest vectors of the lists it looks at; whether there was room.
 
@@ -218,10 +190,11 @@ def _scan(queries, looked, vectors, before, tail, count, angular, wanted, close,
             while block >= 0:
                 filled = (left - 1) % LANES + 1
                 valid, following = _lanes(filled), before[block]
-                if following >= 0:
-                    fetch(vectors, following)
+                ahead = following if following >= 0 or which + 1 == tail.size else tail[which + 1]
+                if ahead >= 0:
+                    fetch(vectors, ahead)
                 for first in range(0, asked, TOGETHER):
-                    _compare(queries, asking, first, vectors, block, angular, close)
+                    compare(queries, asking, first, vectors, block, angular, close)
                 # Not within the loop above: a branch wrongly predicted would throw away the comparisons begun meanwhile.
                 for n in range(asked):
                     row = asking[n]

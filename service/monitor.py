@@ -25,6 +25,9 @@ WINDOW_ROWS = 5000
 WATCHED = 32
 """Rows of a micro-batch, at most, that quality is measured on: what a reranker says of a row costs as much as in a request."""
 
+WATCHED_PER_SECOND = 320
+"""Rows that quality is measured on in the long run; of fewer, all. Micro-batches are watched or passed over as a whole."""
+
 SHOWN_ROWS = 2000
 """Rows of each source that its click-through is the share of: few enough to see a change within seconds."""
 
@@ -81,6 +84,7 @@ class Monitor:
         self._marks: deque[dict[str, Any]] = deque(maxlen=50)
         self._refused: Counter[str] = Counter()
         self._chance = np.random.default_rng()
+        self._allowed, self._asked = float(WINDOW_ROWS), time.monotonic()
         self.events = 0
         self.corrections = 0
         self._registry = CollectorRegistry()
@@ -99,7 +103,13 @@ class Monitor:
 
         They are drawn by chance: of lists of ten, say, every place must have its turn.
         """
-        return None if rows <= WATCHED else np.sort(self._chance.choice(rows, WATCHED, replace=False))
+        now, wanted = time.monotonic(), min(rows, WATCHED)
+        self._allowed = min(self._allowed + (now - self._asked) * WATCHED_PER_SECOND, float(WINDOW_ROWS))
+        self._asked = now
+        if self._allowed < wanted:
+            return np.empty(0, np.int64)
+        self._allowed -= wanted
+        return None if wanted == rows else np.sort(self._chance.choice(rows, wanted, replace=False))
 
     def learned(
         self,
@@ -118,7 +128,7 @@ class Monitor:
         watched : (n,) int64 or None
             As `watched` chose.
         scores : mapping of learner to (n,) float32
-            What each learner had said of these before.
+            What each learner had said of these before; nothing, if there are none.
         sources : iterable of str
             Who ordered each row's impression; empty for rows without one. Length N.
         appended : iterable of float

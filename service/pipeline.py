@@ -160,9 +160,11 @@ class Pipeline(Stateful):
         feedback : Feedback
             Prepared on the way; see `prepare`.
         rows : (n,) int64 or None
-            The rows in question; None: all.
+            The rows in question; None: all. Of none, nobody is asked.
         """
         self.prepare(feedback)
+        if rows is not None and not rows.size:
+            return {}
         part = feedback if rows is None else feedback.part(rows)
         said: dict[str, Floats] = {}
         for name, retriever in self.retrievers:

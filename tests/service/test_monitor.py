@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from learners.checks import world
-from service.monitor import WATCHED, Monitor
+from service.monitor import WATCHED, WATCHED_PER_SECOND, Monitor
 from streams.batch import Feedback
 
 
@@ -50,7 +50,7 @@ def test_an_alarm_rings_when_a_learner_gets_worse_and_not_before() -> None:
 def test_of_a_large_micro_batch_some_rows_are_watched_and_every_place_has_its_turn() -> None:
     monitor = Monitor(dict)
     assert monitor.watched(WATCHED) is None
-    drawn = np.stack([monitor.watched(10 * WATCHED) for _ in range(400)])
+    drawn = np.stack([Monitor(dict).watched(10 * WATCHED) for _ in range(400)])
     assert (np.diff(drawn) > 0).all()
     by_place = np.bincount(drawn.ravel() % 10, minlength=10) / drawn.size
     assert by_place == pytest.approx(np.full(10, 0.1), abs=0.02)
@@ -61,6 +61,25 @@ def test_of_a_large_micro_batch_some_rows_are_watched_and_every_place_has_its_tu
     share = np.exp(-monitor.snapshot()["learners"]["oracle"]["logloss"])
     assert share == pytest.approx(0.9 ** right[watched].mean() * 0.1 ** (~right)[watched].mean(), rel=1e-4)
     assert monitor.snapshot()["events"] == feedback.rows
+
+
+def test_of_more_rows_than_can_be_watched_whole_batches_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monitor = Monitor(dict)
+
+    def seen(seconds: int, rows: int, batches: int) -> int:
+        watched = 0
+        for _ in range(seconds * batches):
+            now[0] += 1 / batches
+            some = monitor.watched(rows)
+            watched += rows if some is None else some.size
+        return watched
+
+    assert seen(5, rows=1, batches=100) == 500, "all of a few"
+    seen(60, rows=64, batches=80)
+    assert seen(10, rows=64, batches=80) == pytest.approx(10 * WATCHED_PER_SECOND, abs=WATCHED)
+    assert seen(10, rows=1, batches=100) == 1000, "all of a few again"
 
 
 def test_click_through_is_of_rows_that_were_shown_and_counts_each_once() -> None:

@@ -10,6 +10,7 @@ import pytest
 from learners.base import Adapter, Candidates, Exclusion, Reranker, Retriever, WeightDelta
 from learners.features import hash_id
 from learners.policy import Ucb
+from memory.stateful import digest
 from service.config import Config, ConfigError
 from service.feedback import Outcomes
 from service.pipeline import Pipeline, Refused, Stages
@@ -146,6 +147,32 @@ def test_reasons_name_the_neighbours_that_moved_the_score(make_config: Callable[
         assert all(one.age > 0 for one in reasons.neighbours), "rows of long ago"
         voted = sum(one.weight * one.label for one in reasons.neighbours)
         assert place.score == pytest.approx(0.5 * reasons.base + 0.5 * voted, abs=1e-6)
+
+
+def test_some_rows_are_predicted_as_they_are_among_all(pipeline: Pipeline, config: Config) -> None:
+    feedback = Outcomes(pipeline, config.reward).from_rows([clicked("u1", "i3"), clicked("u8", "i3"), clicked("u1", "i5")])
+    everything = {name: score.copy() for name, score in pipeline.predict(feedback).items()}
+    some = pipeline.predict(feedback, np.array([0, 2]))
+    assert {name: score.tolist() for name, score in some.items()} == {
+        name: score[[0, 2]].tolist() for name, score in everything.items()
+    }
+    assert np.array_equal(feedback.base, everything["fm"]), "all rows are prepared for learning"
+    assert feedback.hidden is not None and len(feedback.hidden) == 3
+    assert pipeline.predict(feedback, np.empty(0, np.int64)) == {}
+
+
+def test_what_is_learned_does_not_depend_on_what_was_predicted(config: Config) -> None:
+    states = []
+    for rows in (None, np.array([1]), np.empty(0, np.int64)):
+        pipeline = build_pipeline(config)
+        for event in two_tribes(0, 0):
+            pipeline.apply(event)
+        for n in range(40):
+            feedback = Outcomes(pipeline, config.reward).from_rows([clicked(f"u{n % 7}", f"i{n % 5}"), clicked("u8", "i3")])
+            pipeline.predict(feedback, rows)
+            pipeline.learn(feedback)
+        states.append(digest(pipeline.state_dict()))
+    assert len(set(states)) == 1
 
 
 def test_scores_before_any_reranking_are_what_rerankers_learn_from(pipeline: Pipeline, config: Config) -> None:
