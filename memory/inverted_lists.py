@@ -15,7 +15,7 @@ from numba import njit
 
 from memory.arrays import Floats, Ids
 from memory.blocks import compare, empty_blocks, how_close, in_blocks
-from memory.lanes import LANES, TOGETHER, fetch, lowest, reached
+from memory.lanes import LANES, TOGETHER, fetch, packed, reached
 
 __all__ = ["InvertedLists"]
 
@@ -58,6 +58,8 @@ class InvertedLists:
         self._used = np.zeros(1, np.int64)
         self._centroids = in_blocks(centroids)
         self._close = empty_blocks(1, MOST + TOGETHER)[0]
+        self._lanes = _numbers(1, LANES)
+        self._lanes[0] = np.arange(LANES)
         self._angular = angular
         self._values, self._places = np.empty((MOST, 0), np.float32), np.empty((MOST, 0), np.int32)
 
@@ -114,18 +116,21 @@ class InvertedLists:
         room = max(ROOM, 2 * wanted) // LANES * LANES + LANES
         while True:
             if self._values.shape[1] < room:
-                self._values, self._places = (
-                    empty_blocks(MOST, room // LANES).reshape(MOST, room),
-                    np.empty((MOST, room), np.int32),
-                )
+                self._values = empty_blocks(MOST, room // LANES).reshape(MOST, room)
+                self._places = _numbers(MOST, room)
             noted = self._values[:rows], self._places[:rows], np.zeros(rows, np.int64)
-            if _scan(queries, looked, *chains, self._angular, wanted, self._close, *noted):
+            if _scan(queries, looked, *chains, self._angular, wanted, self._close, self._lanes, *noted):
                 break
             room *= 4  # more than these are equally close
         close = np.full((rows, int(noted[2].max())), -np.inf, np.float32)
         found = np.full(close.shape, -1, np.int64)
         _told(*noted, self._slots, close, found)
         return close, found
+
+
+def _numbers(rows: int, count: int) -> npt.NDArray[np.int32]:
+    """Zeros (rows, count), where each 16 are one line of the cache."""
+    return empty_blocks(rows, count // LANES).reshape(rows, count).view(np.int32)
 
 
 def _largest(values: Floats, count: int) -> Floats:
@@ -170,7 +175,7 @@ def _follow(slots, places, vectors, blocks, held, before, free, used, tail, coun
 
 
 @njit(cache=True, nogil=True)
-def _scan(queries, looked, vectors, before, tail, count, angular, wanted, close, values, places, size):  # type: ignore[no-untyped-def]
+def _scan(queries, looked, vectors, before, tail, count, angular, wanted, close, lanes, values, places, size):  # type: ignore[no-untyped-def]
     """Note of each query at least the `wanted` closest vectors of the lists it looks at; whether there was room.
 
     Each list is compared with all queries that look at it, block by block; first those that are near (2), then the others (1).
@@ -201,15 +206,10 @@ def _scan(queries, looked, vectors, before, tail, count, angular, wanted, close,
                     bits = reached(close, n, bar[row]) & valid
                     if bits == 0:
                         continue
-                    kept = size[row]
-                    while bits != 0:
-                        lane = lowest(bits)
-                        values[row, kept], places[row, kept] = close[n, lane], block * LANES + lane
-                        kept += 1
-                        bits &= bits - np.uint64(1)
-                    size[row] = kept
-                    if kept > room - LANES:
-                        size[row], bar[row] = _strike_out(values[row], places[row], kept, wanted)
+                    packed(lanes, 0, bits, np.int32(block * LANES), places[row], size[row])
+                    size[row] += packed(close, n, bits, np.float32(0.0), values[row], size[row])
+                    if size[row] > room - LANES:
+                        size[row], bar[row] = _strike_out(values[row], places[row], size[row], wanted)
                         if size[row] > room - LANES:
                             return False
                 block, left = following, left - filled
@@ -236,11 +236,8 @@ def _strike_out(values, places, size, wanted):  # type: ignore[no-untyped-def]
     kept = 0
     for start in range(0, size, LANES):
         bits = reached(values, start // LANES, low) & _lanes(size - start)
-        while bits != 0:
-            n = start + lowest(bits)
-            values[kept], places[kept] = values[n], places[n]
-            kept += 1
-            bits &= bits - np.uint64(1)
+        packed(places, start // LANES, bits, np.int32(0), places, kept)
+        kept += packed(values, start // LANES, bits, np.float32(0.0), values, kept)
     return kept, low
 
 

@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import extending
 from numba.core import cgutils, types
 
-__all__ = ["LANES", "TOGETHER", "distances", "fetch", "lowest", "products", "reached"]
+__all__ = ["LANES", "TOGETHER", "distances", "fetch", "packed", "products", "reached"]
 
 LANES = 16
 """Vectors side by side."""
@@ -137,13 +137,31 @@ def reached(typing: Any, numbers: Any, row: Any, least: Any) -> Any:
 
 
 @intrinsic
-def lowest(typing: Any, bits: Any) -> Any:
-    """Number of the lowest bit that is set in `bits`, uint64, not 0."""
+def packed(typing: Any, numbers: Any, row: Any, bits: Any, more: Any, into: Any, at: Any) -> Any:
+    """Write those of a row of `LANES` float32 or int32 whose bits are set, each plus `more`, side by side; count them.
+
+    They go into the numbers from `at` on, where `LANES` are written in any case: which ones come last is left open. The row may
+    be one of the same numbers that does not begin before `at`.
+    """
 
     def generate(context: Any, build: Builder, signature: Any, arguments: Any) -> Value:
-        return build.cttz(arguments[0], ir.IntType(1)(1))
+        source, target = (context.make_array(signature.args[n])(context, build, arguments[n]).data for n in (0, 4))
+        row = ir.VectorType(source.type.pointee, LANES)
+        mask = ir.VectorType(ir.IntType(1), LANES)
+        values = build.load(
+            build.bitcast(build.gep(source, [build.mul(arguments[1], WORD(LANES))]), row.as_pointer()), align=64
+        )
+        add = build.fadd if source.type.pointee == FLOAT else build.add
+        values = add(values, _all(build, arguments[3]))
+        name = f"llvm.experimental.vector.compress.v{LANES}{'f32' if source.type.pointee == FLOAT else 'i32'}"
+        kind = ir.FunctionType(row, [row, mask, row])
+        compress = cgutils.get_or_insert_function(build.module, kind, name)  # type: ignore[no-untyped-call]
+        chosen = build.bitcast(build.trunc(arguments[2], ir.IntType(LANES)), mask)
+        together = build.call(compress, [values, chosen, row(ir.Undefined)])
+        build.store(together, build.bitcast(build.gep(target, [arguments[5]]), row.as_pointer()), align=4)
+        return build.ctpop(arguments[2])
 
-    return types.int64(types.uint64), generate
+    return types.int64(numbers, types.int64, types.uint64, numbers.dtype, into, types.int64), generate
 
 
 def _load(build: Builder, numbers: Value, offset: Value) -> Value:
@@ -152,7 +170,8 @@ def _load(build: Builder, numbers: Value, offset: Value) -> Value:
 
 def _all(build: Builder, number: Value) -> Value:
     """The number in every lane."""
-    nothing = ROW(ir.Undefined)
+    row = ir.VectorType(number.type, LANES)
+    nothing = row(ir.Undefined)
     first = build.insert_element(nothing, number, ir.IntType(32)(0))
     return build.shuffle_vector(first, nothing, ir.VectorType(ir.IntType(32), LANES)([0] * LANES))
 

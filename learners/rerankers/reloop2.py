@@ -117,7 +117,7 @@ class ReLoop2(Reranker):
         capacity: Count = 50_000,
         index: Literal["ivf", "flat"] = "ivf",
         lists: Count | None = None,
-        probes: Count = 48,
+        probes: Count = 24,
         device: Literal["cpu", "cuda"] = "cpu",
         least_error: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         clear_every: Annotated[int, Field(ge=0)] = 0,

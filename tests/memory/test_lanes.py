@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from memory.lanes import LANES, TOGETHER, distances, fetch, lowest, products, reached
+from memory.lanes import LANES, TOGETHER, distances, fetch, packed, products, reached
 
 
 @njit
@@ -25,8 +25,8 @@ def bits_of(numbers, row, least):  # type: ignore[no-untyped-def]
 
 
 @njit
-def lowest_of(bits):  # type: ignore[no-untyped-def]
-    return lowest(bits)
+def pack(numbers, row, bits, more, into, at):  # type: ignore[no-untyped-def]
+    return packed(numbers, row, bits, more, into, at)
 
 
 def aligned(*shape: int) -> np.ndarray:
@@ -67,5 +67,23 @@ def test_which_numbers_are_large_enough() -> None:
     assert bits_of(numbers, 1, np.float32(0)) == ((1 << LANES) - 1) ^ (1 << 3)
 
 
-def test_the_lowest_bit() -> None:
-    assert [lowest_of(np.uint64(bits)) for bits in (1, 0b1000, 0b10100, 1 << 63)] == [0, 3, 2, 63]
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_numbers_with_a_bit_are_put_side_by_side(kind: type) -> None:
+    numbers, into = aligned(2, LANES).view(kind), np.full(40, -1, kind)
+    numbers[1] = np.arange(LANES)
+    assert pack(numbers, 1, np.uint64(0b1000_0000_0001_0110), kind(100), into, 5) == 4
+    assert into[5:9].tolist() == [101, 102, 104, 115]
+    assert (into[:5] == -1).all() and (into[5 + LANES :] == -1).all()
+    assert pack(numbers, 1, np.uint64(0), kind(0), into, 9) == 0
+    assert into[5:9].tolist() == [101, 102, 104, 115]
+    assert pack(numbers, 1, np.uint64((1 << LANES) - 1), kind(0), into, 9) == LANES
+    assert into[5 : 9 + LANES].tolist() == [101, 102, 104, 115, *range(LANES)]
+
+
+def test_numbers_may_be_put_where_they_come_from() -> None:
+    numbers = aligned(3, LANES).reshape(-1)
+    numbers[:] = np.arange(3 * LANES)
+    kept = 0
+    for row in range(3):
+        kept += pack(numbers, row, np.uint64(0b1010_1010_1010_1010), np.float32(0), numbers, kept)
+    assert numbers[:kept].tolist() == list(range(1, 3 * LANES, 2))
