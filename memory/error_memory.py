@@ -83,7 +83,7 @@ class ErrorMemory(Stateful):
         kind: Kind = "flat",
         device: Device = "cpu",
         lists: int | None = None,
-        probes: int = 48,
+        probes: int = 24,
         dtype: type[np.floating[Any]] = np.float32,
     ) -> None:
         self.index = VectorIndex(

@@ -88,7 +88,7 @@ class VectorIndex(Stateful):
         kind: Kind = "flat",
         device: Device = "cpu",
         lists: int | None = None,
-        probes: int = 48,
+        probes: int = 24,
         dtype: type[np.floating[Any]] = np.float32,
     ) -> None:
         for name, value in (("capacity", capacity), ("width", width), ("probes", probes)):
