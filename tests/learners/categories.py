@@ -81,6 +81,21 @@ def base_scores(seed: int, shift: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return hidden.astype(np.float32), (1 / (1 + np.exp(-(hidden @ outer + at)))).astype(np.float32), label
 
 
+@cache
+def learning_scores(seed: int, shift: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `base_scores`, of a base model whose last layer goes on learning from every batch once its labels are told."""
+    hidden, _, label = base_scores(seed, shift)
+    _, _, outer, bias = trained(seed)
+    base = np.empty(STREAM)
+    for start in range(0, STREAM, BATCH):
+        rows, told = slice(start, start + BATCH), slice(max(start - BATCH, 0), start)
+        if start:
+            slope = (1 / (1 + np.exp(-(hidden[told] @ outer + bias))) - label[told]) / BATCH
+            outer, bias = outer - 0.5 * (hidden[told].T @ slope), bias - 0.5 * slope.sum()
+        base[rows] = 1 / (1 + np.exp(-(hidden[rows] @ outer + bias)))
+    return hidden, base.astype(np.float32), label
+
+
 def rows_of(hidden: np.ndarray, base: np.ndarray, label: np.ndarray, first: int = 0) -> Feedback:
     n = len(base)
     numbers = np.arange(first, first + n)
@@ -89,9 +104,9 @@ def rows_of(hidden: np.ndarray, base: np.ndarray, label: np.ndarray, first: int 
     return feedback
 
 
-def run(reranker: Reranker, seed: int, shift: str, delay: int = 1) -> Outcome:
-    """Serve batches of 100; labels are told `delay` batches later."""
-    hidden, base, label = base_scores(seed, shift)
+def run(reranker: Reranker, seed: int, shift: str, delay: int = 1, learning: bool = False) -> Outcome:
+    """Serve batches of 100; labels are told `delay` batches later, to the base model, too, if it is `learning`."""
+    hidden, base, label = (learning_scores if learning else base_scores)(seed, shift)
     parts = [slice(start, start + BATCH) for start in range(0, STREAM, BATCH)]
     served = []
     for n, part in enumerate(parts):

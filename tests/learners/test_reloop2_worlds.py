@@ -45,6 +45,15 @@ def test_drift(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_over_a_base_that_learns_it_is_better_than_either_alone(seed: int) -> None:
+    both, memory = (run(reloop2(weight=0.9), seed, "drift", learning=learning) for learning in (True, False))
+    loss = [log_loss(score, both.label)[SHIFT:].mean() for score in (both.score, both.base, memory.score)]
+    assert loss[0] < loss[1] - 0.007
+    assert loss[0] < loss[2] - 0.003
+    assert auc_after(both, both.score) > max(auc_after(both, both.base), auc_after(memory, memory.score))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_label_shift(seed: int) -> None:
     outcome = run(reloop2(), seed, "label")
     assert loss_after(outcome) <= -0.05
