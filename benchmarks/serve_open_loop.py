@@ -65,7 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--checkpoint-every", type=float, default=30.0, help="seconds (default: %(default)s)")
     parser.add_argument("--factors", type=int, default=32)
-    parser.add_argument("--reloop2", action="store_true", help="with the error memory over the ranker")
+    parser.add_argument(
+        "--reloop2", nargs="?", const="", help="with the error memory over the ranker, and these lines of its table"
+    )
     parser.add_argument("--users", type=int, default=2000)
     parser.add_argument("--items", type=int, default=1000)
     options = parser.parse_args(arguments)
@@ -74,7 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
     clicks = stream.make(50_000, users=options.users, items=options.items)
     with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as folder:
         config = Path(folder) / "serve.toml"
-        config.write_text(CONFIG.format(folder=folder, **vars(options)) + ("[rerankers.reloop2]\n" if options.reloop2 else ""))
+        rerankers = "" if options.reloop2 is None else f"[rerankers.reloop2]\n{options.reloop2}\n"
+        config.write_text(CONFIG.format(folder=folder, **vars(options)) + rerankers)
         with service.running(Path(folder), config, "serve", core=options.pin) as (address, pid):
             rounds = _rounds(address, pid, clicks, options, rng)
     figures = _summary(rounds)
