@@ -155,7 +155,8 @@ class InvertedFile(Stateful):
         queries, sample = _even(slots, QUERIES), _even(slots, SAMPLE)
         depth = min(max(round(k * sample.size / slots.size), 1), sample.size - 1)
         q = _of(vectors, queries)
-        near = _probed(q, self.centroids["now"], self._angular, min(probes, self._lists))
+        close, last = self._near(q, "now"), max(self._lists - probes, 0)
+        near = close >= np.partition(close, last, axis=1)[:, last, None]
         return float(_found(q, queries, _of(vectors, sample), sample, self.places["now"][sample], near, self._angular, depth))
 
     def imbalance(self) -> float:
@@ -224,10 +225,13 @@ class InvertedFile(Stateful):
         return waiting
 
     def _nearest(self, vectors: npt.NDArray[np.float32], side: str) -> Places:
-        blocks = in_blocks(self.centroids[side])
-        near = how_close(np.ascontiguousarray(vectors, np.float32), blocks, self._angular)[:, : self._lists]
-        nearest: Places = np.argmax(near, axis=1).astype(np.int32)
+        nearest: Places = np.argmax(self._near(vectors, side), axis=1).astype(np.int32)
         return nearest
+
+    def _near(self, vectors: npt.NDArray[np.float32], side: str) -> npt.NDArray[np.float32]:
+        """How close vectors (n, width) are to each centroid, (n, lists)."""
+        blocks = in_blocks(self.centroids[side])
+        return how_close(np.ascontiguousarray(vectors, np.float32), blocks, self._angular)[:, : self._lists]
 
 
 def _even(slots: Ids, size: int) -> Ids:
@@ -279,19 +283,6 @@ def _centre(centroids, total, count, angular):  # type: ignore[no-untyped-def]
                 centroids[n, k] = total[n, k] * scale
     total[...] = 0.0
     count[...] = 0
-
-
-@njit(cache=True, nogil=True)
-def _probed(vectors, centroids, angular, probes):  # type: ignore[no-untyped-def]
-    """Whether each list is among the `probes` nearest of each vector, (n, lists) bool."""
-    near = np.zeros((vectors.shape[0], centroids.shape[0]), np.bool_)
-    close = np.empty(centroids.shape[0], np.float32)
-    for row in range(vectors.shape[0]):
-        for n in range(centroids.shape[0]):
-            close[n] = -closeness(vectors, row, centroids, n, angular)
-        for n in np.argsort(close)[:probes]:
-            near[row, n] = True
-    return near
 
 
 @njit(cache=True, nogil=True)

@@ -130,18 +130,11 @@ class Pipeline(Stateful):
         skipped = self.score(batch)
         return [self._answers.answer(n, one, batch, self.version, self.lag, skipped) for n, one in enumerate(asked)]
 
-    def score(self, batch: Batch, said: dict[str, Floats] | None = None) -> list[str]:
-        """Adapt, rank and rerank: fill ``batch.score``, ``base`` and ``hidden``; return the names of stages that were skipped.
-
-        Parameters
-        ----------
-        batch : Batch
-        said : dict or None
-            Takes the scores as the ranker and each reranker left them, by name.
-        """
+    def score(self, batch: Batch) -> list[str]:
+        """Adapt, rank and rerank: fill ``batch.score``, ``base`` and ``hidden``. Return the names of skipped stages."""
         skipped: list[str] = []
         self._rank(batch, skipped)
-        self._rerank(batch, {} if said is None else said, skipped)
+        self._rerank(batch, skipped)
         return skipped
 
     def prepare(self, feedback: Feedback) -> None:
@@ -172,8 +165,7 @@ class Pipeline(Stateful):
             said[name] = part.score.copy()
         assert part.base is not None, "prepared above"
         part.score, part.uncertainty = part.base.copy(), None
-        self._rerank(part, said, [])
-        return said
+        return said | self._rerank(part, [])
 
     def observe(self, batch: Batch) -> None:
         """Let every learner see rows that were shown, before their outcome is known."""
@@ -269,9 +261,9 @@ class Pipeline(Stateful):
             raise FloatingPointError(f"{self.ranker_name}: a score is not finite")
         batch.base = batch.score.copy()
 
-    def _rerank(self, batch: Batch, said: dict[str, Floats], skipped: list[str]) -> None:
-        """Let rerankers replace the ranker's ``score``, and take down in `said` what each of them, and the ranker, says."""
-        said[self.ranker_name] = batch.score.copy()
+    def _rerank(self, batch: Batch, skipped: list[str]) -> dict[str, Floats]:
+        """Let rerankers replace the ranker's ``score``; what the ranker and each of them say, by name."""
+        said = {self.ranker_name: batch.score.copy()}
         for name, reranker in self.rerankers:
             try:
                 score = reranker.rerank(batch)
@@ -280,6 +272,7 @@ class Pipeline(Stateful):
             except Exception:
                 self._skip(name, skipped)
             said[name] = batch.score.copy()
+        return said
 
     def _skip(self, name: str, skipped: list[str]) -> None:
         self.skipped[name] += 1

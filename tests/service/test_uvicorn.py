@@ -11,34 +11,19 @@ import httpx
 import pytest
 
 from tests.service.processes import DEADLINE, Process, command, environment, serving, settle
+from tests.worlds import SMALL
 
-CONFIG = """
-[stream]
-url = "lmdb://{folder}"
-batch_rows = 16
-[features]
-user = {{ id = "category" }}
-item = {{ id = "category", colour = "category" }}
-[ranker.fm]
-factors = 4
-bits = 10
-[retrievers.popularity]
-capacity = 100
-[items]
-capacity = 100
-[users]
-capacity = 100
-[history]
-capacity = 100
-"""
+
+def written(path: Path, data: Path) -> Path:
+    """A config of a service with its log in `data`."""
+    path.write_text(f'[stream]\nurl = "lmdb://{data}"\nbatch_rows = 16\n{SMALL}')
+    return path
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("service")
-    path = folder / "service.toml"
-    path.write_text(CONFIG.format(folder=folder / "data"))
-    return path
+    return written(folder / "service.toml", folder / "data")
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +93,7 @@ def test_a_second_writer_and_a_taken_port_are_refused_by_name(running: Process, 
     assert str(running.process.pid) in second.stderr and "already writes" in second.stderr
     assert "Traceback" not in second.stderr
     port = running.url.rsplit(":", 1)[1]
-    other = tmp_path / "other.toml"
-    other.write_text(CONFIG.format(folder=tmp_path / "data"))
+    other = written(tmp_path / "other.toml", tmp_path / "data")
     taken = subprocess.run(
         command("serve", "--config", str(other), "--port", port),
         env=environment(),
@@ -123,8 +107,7 @@ def test_a_second_writer_and_a_taken_port_are_refused_by_name(running: Process, 
 
 
 def test_it_stops_in_good_order_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    config = tmp_path / "service.toml"
-    config.write_text(CONFIG.format(folder=tmp_path / "data"))
+    config = written(tmp_path / "service.toml", tmp_path / "data")
     with serving(config, tmp_path) as running, httpx.Client(base_url=running.url, timeout=DEADLINE) as other:
         assert other.put("/v1/items/c", json={"attributes": {"colour": "red"}}).json() == {"visible": True}
         other.post("/v1/events", json=[{"type": "interaction", "user": "u", "item": "c"}]).raise_for_status()
