@@ -127,7 +127,7 @@ def _fill(memory: ErrorMemory | ErrorSketch, keys: Floats, k: int) -> float:
     rate = len(keys) / (time.perf_counter() - start)
     if isinstance(memory, ErrorMemory):
         while memory.index.training:
-            memory.index.maintain(k)
+            memory.index.maintain(k, WRITE)
     return rate
 
 

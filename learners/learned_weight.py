@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from memory.arrays import Arrays
 from memory.stateful import Stateful
@@ -87,14 +88,10 @@ class LearnedWeight(Stateful):
         """
         if self._sample == 1:
             return np.arange(label.size), np.ones(label.size)
-        likely = np.clip(score.astype(np.float64), CERTAIN, 1.0 - CERTAIN)
-        slope = np.maximum(np.abs(label - likely) / (likely * (1.0 - likely)), 1.0)
-        chance = np.rint(np.minimum(slope * self._sample / 2, 1.0) * UNIT).astype(np.int64)
-        passed = self.clock["chance"][0] + np.cumsum(chance)
-        self.clock["chance"][:] = (self.clock["chance"] + chance.sum()) % UNIT
+        rows, times = np.empty(label.size, np.int64), np.empty(label.size)
+        taken, self.clock["chance"][0] = _take(score, label, self._sample / 2, self.clock["chance"][0], rows, times)
         self.clock.mark()
-        rows = np.flatnonzero(passed // UNIT > (passed - chance) // UNIT)
-        return rows, UNIT / chance[rows]
+        return rows[:taken], times[:taken]
 
     def charge(self, score: Floats, errors: Values, label: Floats, times: Values, rows: int) -> None:
         """Charge every model the log loss of the scores that it would have made.
@@ -110,12 +107,37 @@ class LearnedWeight(Stateful):
         rows : int
             That they were taken from.
         """
-        told, loss = label[:, None], np.zeros_like(self.trust["loss"])
-        for one, error in zip(loss, errors, strict=True):
-            scores = np.clip(score[:, None] + error[:, None] * WEIGHTS, CERTAIN, 1.0 - CERTAIN)
-            # No matrix product: how it rounds may depend on the number of threads, and a resumed state must be the same to the
-            # bit.
-            one -= (times[:, None] * (told * np.log(scores) + (1.0 - told) * np.log1p(-scores))).sum(axis=0)
-        self.trust["loss"][...] = self.trust["loss"] * 0.5 ** (rows / self._half_life) + loss
-        self.trust["loss"][...] -= self.trust["loss"].min()
+        loss = self.trust["loss"] * 0.5 ** (rows / self._half_life)
+        _charge(score, errors, label, times, loss)
+        self.trust["loss"][...] = loss - loss.min()
         self.trust.mark()
+
+
+# Compiled part. It keeps the interpreter's lock: to get it back may take longer than the work, while others run.
+
+
+@njit(cache=True)
+def _take(score, label, share, passed, rows, times):  # type: ignore[no-untyped-def]
+    taken = 0
+    for row in range(score.size):
+        likely = min(max(np.float64(score[row]), CERTAIN), 1.0 - CERTAIN)
+        slope = max(abs(label[row] - likely) / (likely * (1.0 - likely)), 1.0)
+        chance = np.int64(np.rint(min(slope * share, 1.0) * UNIT))
+        passed += chance
+        if passed >= UNIT:
+            passed -= UNIT
+            rows[taken], times[taken] = row, UNIT / chance
+            taken += 1
+    return taken, passed
+
+
+@njit(cache=True)
+def _charge(score, errors, label, times, loss):  # type: ignore[no-untyped-def]
+    for one in range(loss.shape[0]):
+        for row in range(score.size):
+            for n in range(WEIGHTS.size):
+                scored = min(max(score[row] + errors[one, row] * WEIGHTS[n], CERTAIN), 1.0 - CERTAIN)
+                if label[row] > 0.0:
+                    loss[one, n] -= times[row] * label[row] * np.log(scored)
+                if label[row] < 1.0:
+                    loss[one, n] -= times[row] * (1.0 - label[row]) * np.log1p(-scored)

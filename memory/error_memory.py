@@ -11,7 +11,7 @@ M. Charikar, "Similarity Estimation Techniques from Rounding Algorithms", STOC 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ __all__ = ["ErrorMemory", "ErrorSketch", "Evidence"]
 Doubles = npt.NDArray[np.float64]
 
 SMALLEST = 1e-30
-"""Weight of a new row below which decayed counters are scaled back."""
+"""Weight of a new row below which decayed counters are scaled back, and of all rows that counts as none."""
 
 
 @dataclass(slots=True)
@@ -42,16 +42,19 @@ class Evidence:
         To the query; -inf where there is none.
     label, base_score : (q, K) array
         What came of it, and what the model had said; 0 where there is none.
+    age : (q, K) int64
+        Rows written since: 0 for the last one. 0 of a group, which nobody knows the age of.
     """
 
     slots: Ids
     similarity: Vectors
     label: Vectors
     base_score: Vectors
+    age: Ids
 
     def of(self, queries: Ids) -> Evidence:
         """The part of it for these queries (n,), in their order."""
-        return Evidence(self.slots[queries], self.similarity[queries], self.label[queries], self.base_score[queries])
+        return Evidence(*(getattr(self, field.name)[queries] for field in fields(self)))
 
 
 class ErrorMemory(Stateful):
@@ -146,20 +149,15 @@ class ErrorMemory(Stateful):
         self.rows["version"][slots] = self.clock["version"][0]
         self.rows.mark(slots)
         self.index.write(slots, keys[last])
-        self.index.maintain(k)
+        self.index.maintain(k, slots.size)
 
     def read(self, queries: Vectors, k: int) -> Evidence:
         """The `k` rows whose keys are most similar to each of `queries` (q, width), the most similar first."""
         slots, similarity = self.index.search(queries, k)
-        none = slots < 0
-        label, base_score = self.rows["label"][slots], self.rows["base_score"][slots]
-        label[none] = base_score[none] = 0
-        return Evidence(slots, similarity, label, base_score)
-
-    def age(self, slots: Ids) -> Ids:
-        """Rows written since those in `slots`, of their shape: 0 for the last one."""
-        age: Ids = (self.clock["place"][0] - 1 - slots) % self.capacity
-        return age
+        label, base_score = np.zeros_like(similarity), np.zeros_like(similarity)
+        age = np.zeros_like(slots)
+        _recall(slots, self.rows["label"], self.rows["base_score"], self.clock["place"][0], label, base_score, age)
+        return Evidence(slots, similarity, label, base_score, age)
 
     def forget(self, users: Ids) -> None:
         """Erase the rows of `users` (n,)."""
@@ -223,7 +221,7 @@ class ErrorSketch(Stateful):
         found = np.empty((len(keys), len(self.planes)), np.int64)
         count = self.clock["count"][0] if self._centred else 0.0
         centre = self.clock["total"][0] / count if count else np.zeros(keys.shape[1])
-        _hash(keys.astype(np.float64), centre, self.planes, found)
+        _hash(keys, centre, self.planes, found)
         return found
 
     def write(self, keys: Vectors, label: Vectors, base_score: Vectors) -> None:
@@ -248,12 +246,11 @@ class ErrorSketch(Stateful):
         The similarity is the bucket's share of all that was written (0 to 1).
         """
         buckets = self.buckets(queries)
-        count, label, base_score = np.moveaxis(self.sums["sums"][buckets], -1, 0)
-        none = count <= 0
-        weight = np.where(none, 1.0, count)
-        written = max(float(self.clock["count"][0]), 1e-300)
-        share = np.where(none, -np.inf, count * self.clock["unit"][0] / written)
-        return Evidence(np.where(none, -1, buckets), share, label / weight, base_score / weight)
+        share, label, base_score = np.zeros((3, *buckets.shape))
+        found = Evidence(np.full_like(buckets, -1), share, label, base_score, np.zeros_like(buckets))
+        weight = self.clock["unit"][0] / max(self.clock["count"][0], SMALLEST)
+        _tell(buckets, self.sums["sums"], weight, found.slots, share, label, base_score)
+        return found
 
     def clear(self) -> None:
         """Empty all buckets; the mean of the keys stays."""
@@ -261,25 +258,54 @@ class ErrorSketch(Stateful):
         self.sums.mark()
 
 
-# Compiled part.
+# Compiled part. It keeps the interpreter's lock: to get it back may take longer than the work, while others run.
 
 
-@njit(cache=True, nogil=True)
-def _hash(keys: Doubles, centre: Doubles, planes: Doubles, found: Ids) -> None:
+@njit(cache=True)
+def _recall(slots, labels, base_scores, place, label, base_score, age):  # type: ignore[no-untyped-def]
+    for row in range(slots.shape[0]):
+        for n in range(slots.shape[1]):
+            slot = slots[row, n]
+            if slot >= 0:
+                label[row, n], base_score[row, n] = labels[slot], base_scores[slot]
+                age[row, n] = place - 1 - slot + (labels.size if slot >= place else 0)
+
+
+@njit(cache=True)
+def _hash(keys, centre, planes, found):  # type: ignore[no-untyped-def]
+    """All planes side by side, dimension after dimension: sums as if each were made alone, and many at a time."""
     arrays, bits, width = planes.shape
+    turned, products = np.empty((width, arrays * bits)), np.empty(arrays * bits)
+    for a in range(arrays):
+        for b in range(bits):
+            turned[:, a * bits + b] = planes[a, b]
     for row in range(keys.shape[0]):
+        products[:] = 0.0
+        for k in range(width):
+            along = keys[row, k] - centre[k]
+            for n in range(products.size):
+                products[n] += turned[k, n] * along
         for a in range(arrays):
             bucket = np.int64(0)
             for b in range(bits):
-                product = 0.0
-                for k in range(width):
-                    product += planes[a, b, k] * (keys[row, k] - centre[k])
-                if product > 0.0:
-                    bucket |= np.int64(1) << b
+                bucket |= np.int64(products[a * bits + b] > 0.0) << b
             found[row, a] = (a << bits) + bucket
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
+def _tell(buckets, sums, weight, slots, similarity, label, base_score):  # type: ignore[no-untyped-def]
+    for row in range(buckets.shape[0]):
+        for a in range(buckets.shape[1]):
+            bucket = buckets[row, a]
+            count = sums[bucket, 0]
+            if count > 0.0:
+                slots[row, a], similarity[row, a] = bucket, count * weight
+                label[row, a], base_score[row, a] = sums[bucket, 1] / count, sums[bucket, 2] / count
+            else:
+                similarity[row, a] = -np.inf
+
+
+@njit(cache=True)
 def _add(buckets: Ids, label: Floats, base_score: Floats, unit: float, sums: Doubles, dirty: npt.NDArray[np.bool_]) -> None:
     for row in range(buckets.shape[0]):
         for bucket in buckets[row]:

@@ -20,15 +20,15 @@ import numpy.typing as npt
 from numba import njit
 
 from memory.arrays import Arrays, Bools, Ids
-from memory.blocks import how_close, in_blocks
+from memory.blocks import how_close, in_blocks, nearest
 from memory.stateful import Stateful
 
 __all__ = ["InvertedFile", "closeness"]
 
 Places = npt.NDArray[np.int32]
 
-WORK = 1 << 23
-"""Multiplications of one turn: half a millisecond."""
+WORK = 1 << 16
+"""Multiplications of a turn for each row written, a few microseconds: as much is due whatever the size of the batches."""
 
 POINTS = 16
 """Vectors a list is trained from: more hardly moves the centroids, and every one of them costs a turn's work."""
@@ -119,7 +119,7 @@ class InvertedFile(Stateful):
             self.places[side][slots] = -1
         self.places.mark(slots)
 
-    def turn(self, vectors: npt.NDArray[Any], alive: Bools, probes: int, k: int) -> Ids:
+    def turn(self, vectors: npt.NDArray[Any], alive: Bools, probes: int, k: int, rows: int) -> Ids:
         """Do a bounded part of what is due: train, or check whether training is due.
 
         Parameters
@@ -128,13 +128,15 @@ class InvertedFile(Stateful):
         alive : (capacity,) bool
         probes, k : int
             As `recall`.
+        rows : int
+            Written since the last turn.
 
         Returns
         -------
         (n,) int64
             Slots that got a place under the new centroids in this turn. `generation` grows with the last of them.
         """
-        phase, budget = self.clock["phase"], max(WORK // (self._lists * self._width), 1)
+        phase, budget = self.clock["phase"], max(WORK * rows // (self._lists * self._width), 1)
         if phase[0] == IDLE:
             self._begin_if_due(vectors, alive, probes, k)
         elif phase[0] == CENTROIDS:
@@ -155,9 +157,13 @@ class InvertedFile(Stateful):
         queries, sample = _even(slots, QUERIES), _even(slots, SAMPLE)
         depth = min(max(round(k * sample.size / slots.size), 1), sample.size - 1)
         q = _of(vectors, queries)
-        close, last = self._near(q, "now"), max(self._lists - probes, 0)
-        near = close >= np.partition(close, last, axis=1)[:, last, None]
-        return float(_found(q, queries, _of(vectors, sample), sample, self.places["now"][sample], near, self._angular, depth))
+        near = how_close(q, in_blocks(self.centroids["now"]), self._angular)[:, : self._lists]
+        last = max(self._lists - probes, 0)
+        looked = near >= np.partition(near, last, axis=1)[:, last, None]
+        close = how_close(q, in_blocks(_of(vectors, sample)), self._angular)[:, : sample.size]
+        close[sample == queries[:, None]] = -np.inf
+        best = close >= np.partition(close, -depth, axis=1)[:, -depth, None]
+        return float(np.count_nonzero(best & looked[:, self.places["now"][sample]]) / np.count_nonzero(best))
 
     def imbalance(self) -> float:
         """How many times as many vectors a search looks at as if all lists were equally long; NaN without vectors in lists."""
@@ -225,13 +231,8 @@ class InvertedFile(Stateful):
         return waiting
 
     def _nearest(self, vectors: npt.NDArray[np.float32], side: str) -> Places:
-        nearest: Places = np.argmax(self._near(vectors, side), axis=1).astype(np.int32)
-        return nearest
-
-    def _near(self, vectors: npt.NDArray[np.float32], side: str) -> npt.NDArray[np.float32]:
-        """How close vectors (n, width) are to each centroid, (n, lists)."""
-        blocks = in_blocks(self.centroids[side])
-        return how_close(np.ascontiguousarray(vectors, np.float32), blocks, self._angular)[:, : self._lists]
+        queries = np.ascontiguousarray(vectors, np.float32)
+        return nearest(queries, in_blocks(self.centroids[side]), self._lists, self._angular)
 
 
 def _even(slots: Ids, size: int) -> Ids:
@@ -283,28 +284,3 @@ def _centre(centroids, total, count, angular):  # type: ignore[no-untyped-def]
                 centroids[n, k] = total[n, k] * scale
     total[...] = 0.0
     count[...] = 0
-
-
-@njit(cache=True, nogil=True)
-def _found(vectors, slots, sample, sample_slots, places, near, angular, depth):  # type: ignore[no-untyped-def]
-    """Share of each vector's `depth` nearest of the sample, itself left out, that lie in lists near it."""
-    best, place = np.empty(depth, np.float32), np.empty(depth, np.int32)
-    hits = total = 0
-    for row in range(vectors.shape[0]):
-        kept = 0
-        for n in range(sample.shape[0]):
-            if sample_slots[n] == slots[row]:
-                continue
-            close = closeness(vectors, row, sample, n, angular)
-            if kept == depth and close <= best[depth - 1]:
-                continue
-            at = kept if kept < depth else depth - 1
-            while at > 0 and best[at - 1] < close:
-                best[at], place[at] = best[at - 1], place[at - 1]
-                at -= 1
-            best[at], place[at] = close, places[n]
-            kept = min(kept + 1, depth)
-        for n in range(kept):
-            hits += near[row, place[n]]
-        total += kept
-    return hits / total

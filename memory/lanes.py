@@ -22,7 +22,7 @@ LANES = 16
 TOGETHER = 4
 """Queries compared with them at once."""
 
-FLOAT, WORD = ir.FloatType(), ir.IntType(64)
+FLOAT, SHORT, WORD = ir.FloatType(), ir.IntType(16), ir.IntType(64)
 ROW = ir.VectorType(FLOAT, LANES)
 
 Builder = Any
@@ -50,18 +50,20 @@ def _comparison(name: str, text: str, step: Callable[[Builder, Value, Value, Val
                 name: context.make_array(kinds[name])(context, build, given[name])
                 for name in ("queries", "rows", "blocks", "close")
             }
-            width = _width(build, arrays["blocks"])
+            rows = _width(build, arrays["blocks"])
+            width = _dimensions(build, arrays["blocks"])
             sides = range(TOGETHER)
             rows_of = [build.load(build.gep(arrays["rows"].data, [build.add(given["first"], WORD(n))])) for n in sides]
             query = [build.gep(arrays["queries"].data, [build.mul(row, width)]) for row in rows_of]
-            start = build.gep(arrays["blocks"].data, [build.mul(given["block"], build.mul(width, WORD(LANES)))])
+            start = build.gep(arrays["blocks"].data, [build.mul(given["block"], build.mul(rows, WORD(LANES)))])
+            scale = _scale(build, start, width)
             before = build.block
             loop, after = build.append_basic_block("dimension"), build.append_basic_block("compared")
             build.branch(loop)
             build.position_at_end(loop)
             d = build.phi(WORD)
             totals = [build.phi(ROW) for _ in sides]
-            vectors = _load(build, start, build.mul(d, WORD(LANES)))
+            vectors = _floats(build, _load(build, start, build.mul(d, WORD(LANES))), scale)
             sums = [step(build, _all(build, build.load(build.gep(query[n], [d]))), vectors, totals[n]) for n in sides]
             following = build.add(d, WORD(1))
             d.add_incoming(WORD(0), before)
@@ -93,8 +95,9 @@ _TEXT = """{} of `TOGETHER` queries and the `LANES` vectors of a block.
     rows : (n,) int64
     first : int
         Compared are the queries ``rows[first : first + TOGETHER]``.
-    blocks : (b, width, LANES) float32
-        At an address divisible by 64, where 16 numbers are one line of the cache.
+    blocks : (b, width, LANES) float32, or (b, width + 2, LANES) int16
+        At an address divisible by 64, where 16 float32 are one line of the cache. Of int16 the last two rows are `LANES`
+        float32, by which the numbers of each vector are to be multiplied.
     block : int
     close : (n, LANES) float32
         Takes the results in the same rows as `rows`; at such an address, too.
@@ -110,13 +113,15 @@ def fetch(typing: Any, blocks: Any, block: Any) -> Any:
 
     def generate(context: Any, build: Builder, signature: Any, arguments: Any) -> Value:
         array = context.make_array(signature.args[0])(context, build, arguments[0])
-        width = _width(build, array)
-        start = build.mul(arguments[1], width)
+        together = 2 if array.data.type.pointee == SHORT else 1
+        rows = _width(build, array)
+        start = build.mul(arguments[1], rows)
         byte = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
         prefetch = cgutils.get_or_insert_function(build.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
-        with cgutils.for_range(build, width) as loop:
-            line = build.gep(array.data, [build.mul(build.add(start, loop.index), WORD(LANES))])
+        with cgutils.for_range(build, build.udiv(build.add(rows, WORD(together - 1)), WORD(together))) as loop:
+            row = build.add(start, build.mul(loop.index, WORD(together)))
+            line = build.gep(array.data, [build.mul(row, WORD(LANES))])
             build.call(prefetch, [build.bitcast(line, byte), *(ir.IntType(32)(n) for n in (0, 3, 1))])
         return context.get_dummy_value()
 
@@ -165,7 +170,23 @@ def packed(typing: Any, numbers: Any, row: Any, bits: Any, more: Any, into: Any,
 
 
 def _load(build: Builder, numbers: Value, offset: Value) -> Value:
-    return build.load(build.bitcast(build.gep(numbers, [offset]), ROW.as_pointer()), align=64)
+    kind = numbers.type.pointee
+    row = ir.VectorType(kind, LANES).as_pointer()
+    return build.load(build.bitcast(build.gep(numbers, [offset]), row), align=LANES * (2 if kind == SHORT else 4))
+
+
+def _scale(build: Builder, block: Value, width: Value) -> Value | None:
+    """Of the vectors of a block of int16; None for float32."""
+    if block.type.pointee == FLOAT:
+        return None
+    place = build.gep(block, [build.mul(width, WORD(LANES))])
+    return build.load(build.bitcast(place, ROW.as_pointer()), align=32)
+
+
+def _floats(build: Builder, row: Value, scale: Value | None) -> Value:
+    if scale is None:
+        return row
+    return build.fmul(build.sitofp(build.sext(row, ir.VectorType(ir.IntType(32), LANES)), ROW), scale)
 
 
 def _all(build: Builder, number: Value) -> Value:
@@ -178,3 +199,8 @@ def _all(build: Builder, number: Value) -> Value:
 
 def _width(build: Builder, blocks: Value) -> Value:
     return build.extract_value(blocks.shape, 1)
+
+
+def _dimensions(build: Builder, blocks: Value) -> Value:
+    rows = _width(build, blocks)
+    return rows if blocks.data.type.pointee == FLOAT else build.sub(rows, WORD(2))

@@ -41,6 +41,10 @@ SLACK = 16
 """Candidates beyond those asked for."""
 
 
+CACHE = 1 << 20
+"""Bytes of vectors that a processor keeps near. Beyond that, lists for cosines hold vectors rounded to 16 bits."""
+
+
 class VectorIndex(Stateful):
     """A fixed number of slots, each empty or with a vector, and search for the most similar.
 
@@ -147,42 +151,39 @@ class VectorIndex(Stateful):
             In the index's dtype; -inf where the slot is -1.
         """
         queries = self._scaled(queries)
+        if "now" in self._lists and queries.dtype == np.float32:
+            # What a list says of a vector depends on nothing else: in float32 there is nothing to settle.
+            similarity, slots = self._lists["now"].search(queries, k, self.probes)
+            return slots, similarity
         slots = np.full((len(queries), k), -1, np.int64)
         similarity = np.full((len(queries), k), -np.inf, queries.dtype)
         if len(self) and slots.size:
             few = np.ascontiguousarray(queries, np.float32)
-            if "now" in self._lists:
-                # All that are as close as the last one found are among them, and what a list says of a vector depends on
-                # nothing else: in float32 there is nothing to settle.
-                wanted = k if queries.dtype == np.float32 else k + SLACK
-                close, found = self._lists["now"].search(few, min(wanted, self._end), self.probes)
-                if queries.dtype == np.float32:
-                    _take(np.argsort(-close, axis=1), found, close, slots, similarity)
-                else:
-                    self._settle(queries, found, slots, similarity)
-                return slots, similarity
-            wanted = min(k + SLACK, self._end)
-            close, found = self._compare_all(few, wanted)
-            self._settle(queries, found, slots, similarity)
-            # Of fewer candidates than wanted there are no more; otherwise others may be as close as the last one.
-            border = (found[:, -1] >= 0) & (wanted < self._end) & (close[:, -1] == close[:, min(k, wanted) - 1])
-            for row in np.flatnonzero(border):
-                one, alive = slice(row, row + 1), np.flatnonzero(self.rows["alive"][: self._end])[None, :]
-                self._settle(queries[one], alive, slots[one], similarity[one])
+            if "now" not in self._lists:
+                self._search_all(queries, few, slots, similarity)
+            else:
+                wanted = k + SLACK
+                close, found = self._lists["now"].search(few, wanted, self.probes)
+                while wanted < self._end and (close[:, -1] == close[:, k - 1]).any():
+                    wanted *= 4
+                    close, found = self._lists["now"].search(few, wanted, self.probes)
+                self._settle(queries, found, slots, similarity)
         return slots, similarity
 
-    def maintain(self, k: int) -> None:
+    def maintain(self, k: int, rows: int) -> None:
         """Do a bounded part of what keeps search fast and good; call it after every write. It counts as learning.
 
         Parameters
         ----------
         k : int
             Recall is watched for this many neighbours.
+        rows : int
+            Written since it was called last.
         """
         if self._inverted is None:
             return
         generation = self._inverted.generation
-        moved = self._inverted.turn(self.rows["vector"], self.rows["alive"], self.probes, k)
+        moved = self._inverted.turn(self.rows["vector"], self.rows["alive"], self.probes, k, rows)
         if self._inverted.generation == generation:
             self._mirror("next", moved)
         else:
@@ -230,20 +231,35 @@ class VectorIndex(Stateful):
         """Bytes of the arrays, and of the lists' copies of them at most: two, while lists are trained anew."""
         inverted = self._inverted
         return super().nbytes + (
-            0 if inverted is None else 2 * InvertedLists.bytes_of(self.capacity, self.width, inverted.lists)
+            0 if inverted is None else 2 * InvertedLists.bytes_of(self.capacity, self.width, inverted.lists, self._short)
         )
 
     @property
     def _inverted(self) -> InvertedFile | None:
         return getattr(self, "inverted", None)
 
+    @property
+    def _short(self) -> bool:
+        return self.similarity == "cosine" and 4 * self.capacity * self.width > CACHE
+
     def _scaled(self, vectors: Vectors) -> Vectors:
         vectors = np.ascontiguousarray(vectors, self.rows["vector"].dtype)
         if self.similarity != "cosine":
             return vectors
-        length = np.sqrt(np.einsum("nk,nk->n", vectors, vectors))[:, None]
-        scaled: Vectors = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+        scaled = np.zeros_like(vectors)
+        _scale(vectors, scaled)
         return scaled
+
+    def _search_all(self, queries: Vectors, few: Floats, slots: Ids, similarity: Vectors) -> None:
+        wanted = min(slots.shape[1] + SLACK, self._end)
+        close, found = self._compare_all(few, wanted)
+        self._settle(queries, found, slots, similarity)
+        # Of fewer candidates than wanted there are no more; otherwise others may be as close as the last one.
+        last = close[:, min(slots.shape[1], wanted) - 1]
+        border = (found[:, -1] >= 0) & (wanted < self._end) & (close[:, -1] == last)
+        for row in np.flatnonzero(border):
+            one, alive = slice(row, row + 1), np.flatnonzero(self.rows["alive"][: self._end])[None, :]
+            self._settle(queries[one], alive, slots[one], similarity[one])
 
     def _settle(self, queries: Vectors, candidates: Ids, slots: Ids, similarity: Vectors) -> None:
         """Of each query's `candidates` (q, n) the most similar, by similarities computed here, in order."""
@@ -285,7 +301,7 @@ class VectorIndex(Stateful):
         if side not in self._lists:
             # Until there are lists, all are in one.
             centroids = inverted.centroids[side] if trained else np.zeros((1, self.width), np.float32)
-            self._lists[side] = InvertedLists(centroids, self.capacity, self.similarity != "l2")
+            self._lists[side] = InvertedLists(centroids, self.capacity, self.similarity != "l2", self._short)
         places = inverted.places[side][slots] if trained else np.where(self.rows["alive"][slots], np.int32(0), np.int32(-1))
         self._lists[side].follow(slots, places, self.rows["vector"])
 
@@ -307,6 +323,19 @@ def _on_gpu(capacity: int, width: int) -> GpuVectors:
 
 
 # Compiled part.
+
+
+@njit(cache=True)
+def _scale(vectors, scaled):  # type: ignore[no-untyped-def]
+    """Give vectors length 1, but those of length 0."""
+    for row in range(vectors.shape[0]):
+        length = vectors[row, 0] * vectors[row, 0]
+        for k in range(1, vectors.shape[1]):
+            length += vectors[row, k] * vectors[row, k]
+        length = np.sqrt(length)
+        if length > 0:
+            for k in range(vectors.shape[1]):
+                scaled[row, k] = vectors[row, k] / length
 
 
 @njit(cache=True, nogil=True)

@@ -8,7 +8,6 @@ arXiv 2306.08808.
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,13 +17,14 @@ import numpy.typing as npt
 from pydantic import Field
 
 from learners.base import Neighbours, Reranker
+from learners.compensation import attention, estimate_error
 from learners.learned_weight import LearnedWeight
 from learners.registry import register
 from memory.arrays import Arrays
 from memory.error_memory import ErrorMemory, ErrorSketch, Evidence
 from streams.batch import Batch, Bools, Feedback, Floats, Ids
 
-__all__ = ["ReLoop2", "attention", "estimate_error"]
+__all__ = ["ReLoop2"]
 
 Count = Annotated[int, Field(gt=0)]
 Values = npt.NDArray[Any]
@@ -114,10 +114,10 @@ class ReLoop2(Reranker):
         neighbours: Annotated[int, Field(gt=0, le=1000)] = 70,
         temperature: Annotated[float, Field(gt=0)] = 0.1,
         similarity: Literal["cosine", "inner_product", "l2"] = "cosine",
-        capacity: Count = 50_000,
+        capacity: Count = 30_000,
         index: Literal["ivf", "flat"] = "ivf",
         lists: Count | None = None,
-        probes: Count = 24,
+        probes: Count = 12,
         device: Literal["cpu", "cuda"] = "cpu",
         least_error: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         clear_every: Annotated[int, Field(ge=0)] = 0,
@@ -136,11 +136,11 @@ class ReLoop2(Reranker):
                 capacity, width, similarity=similarity, kind=index, device=device, lists=lists, probes=probes
             )
         self.clock = Arrays(learned=np.zeros(1, np.int64))
-        self._ages = 1 if memory == "sketch" or weight != "learned" else ages
-        self.learned = LearnedWeight(self._ages, half_life, sample) if weight == "learned" else None
+        self._horizons = [capacity >> age for age in range(1 if memory == "sketch" or weight != "learned" else ages)]
+        self.learned = LearnedWeight(len(self._horizons), half_life, sample) if weight == "learned" else None
         self._fixed = np.array([0.0 if weight == "learned" else weight])
         self._gamma, self._neighbours = gamma, neighbours
-        self._temperature = math.nan if memory == "sketch" and reading == "count" else temperature
+        self._temperature = None if memory == "sketch" and reading == "count" else temperature
         self._least_error, self._clear_every = least_error, clear_every
         self._reads = self._hits = self._left_out = 0
         self._moved = 0.0
@@ -158,15 +158,15 @@ class ReLoop2(Reranker):
 
     def rerank(self, batch: Batch) -> Floats:
         """Scores moved by the errors on similar rows, (N,) float32 in [0, 1]; without any, the batch's own."""
-        score, weight = batch.score.copy(), self.weight
+        score, weights = batch.score.copy(), self._weights
         self._reads += batch.rows
-        if weight == 0 or not len(self.memory) or not batch.rows:
+        if not weights.any() or not len(self.memory) or not batch.rows:
             return score
         hidden = _finite(_hidden(batch))
         evidence = self._read(hidden)
         self._last = weakref.ref(hidden), evidence
-        error, hit = estimate_error(score, evidence, self._attention(evidence), self._gamma)
-        score[hit] = np.clip(score + weight * error, 0.0, 1.0)[hit]
+        errors, hit = self._estimate(score, evidence)
+        score[hit] = np.clip(score + (weights[:, None] * errors).sum(axis=0), 0.0, 1.0)[hit]
         self._hits += int(np.count_nonzero(hit))
         self._moved += float(np.abs(score - batch.score).sum())
         return score
@@ -213,7 +213,7 @@ class ReLoop2(Reranker):
             label=evidence.label.astype(np.float32),
             age=np.where(none, 0.0, age),
             similarity=np.where(none, 0, evidence.similarity).astype(np.float32),
-            weight=self._attention(evidence).astype(np.float32),
+            weight=self._attention(evidence),
         )
 
     def forget(self, users: Ids) -> None:
@@ -252,7 +252,7 @@ class ReLoop2(Reranker):
         }
         if isinstance(self.memory, ErrorMemory):
             figures |= {
-                "horizon": self._horizon(self.memory.capacity),
+                "horizon": float(self._weights @ self._horizons / self.weight) if self.weight else 0.0,
                 "fill": len(self.memory) / self.memory.capacity,
                 "recall": self.memory.index.last_recall,
             }
@@ -261,80 +261,23 @@ class ReLoop2(Reranker):
     def _weigh(self, learned: LearnedWeight, hidden: Floats, base: Floats, label: Floats) -> None:
         """Learn lambda from what these rows' neighbours say of them, before they are remembered themselves."""
         rows, times = learned.sample(base, label)
-        errors = np.zeros((self._ages, rows.size))
+        errors = np.zeros((len(self._horizons), rows.size))
         if rows.size:
             known = self._last[1] if self._last is not None and self._last[0]() is hidden else None
             evidence = self._read(hidden[rows]) if known is None else known.of(rows)
-            for age, weights in enumerate(self._attentions(evidence)):
-                errors[age], _ = estimate_error(base[rows], evidence, weights, self._gamma)
+            errors, _ = self._estimate(base[rows], evidence)
         learned.charge(base[rows], errors, label[rows], times, label.size)
 
     def _read(self, hidden: Floats) -> Evidence:
         return self.memory.read(hidden) if isinstance(self.memory, ErrorSketch) else self.memory.read(hidden, self._neighbours)
 
-    def _attentions(self, evidence: Evidence) -> list[Values]:
-        """Attention over the neighbours of each age (q, K); over those of the age before where none is so recent."""
-        found = [attention(evidence.similarity, None if math.isnan(self._temperature) else self._temperature)]
-        if self._ages > 1 and isinstance(self.memory, ErrorMemory):
-            age = self.memory.age(evidence.slots)
-            for halvings in range(1, self._ages):
-                recent = np.where(age < self.memory.capacity >> halvings, found[0], 0.0)
-                total = recent.sum(axis=1, keepdims=True)
-                found.append(np.where(total > 0, recent / np.where(total > 0, total, 1.0), found[-1]))
-        return found
+    def _estimate(self, score: Floats, evidence: Evidence) -> tuple[Values, Bools]:
+        return estimate_error(score, evidence, self._gamma, self._temperature, self._horizons[1:])
 
-    def _horizon(self, capacity: int) -> float:
-        weights = self._weights
-        return float((weights * (capacity >> np.arange(self._ages))).sum() / weights.sum()) if weights.any() else 0.0
-
-    def _attention(self, evidence: Evidence) -> Values:
-        """Attention of all ages together, in proportion to their weights."""
-        found, weights = self._attentions(evidence), self._weights
-        if len(found) == 1 or not weights.sum():
-            return found[0]
-        return np.asarray(sum(one * weight for one, weight in zip(found, weights / weights.sum(), strict=True)))
-
-
-def attention(similarity: Values, temperature: float | None) -> Values:
-    """Weights over K outcomes, (q, K) float64, of similarities (q, K): -inf gets 0, the others sum to 1 (equation 12).
-
-    Parameters
-    ----------
-    similarity : (q, K) array
-    temperature : float or None
-        Of the softmax; None: in proportion to the similarities, which must be positive then.
-    """
-    present = similarity > -np.inf
-    close = np.where(present, similarity, 0.0).astype(np.float64)
-    if temperature is not None:
-        best = np.max(close, axis=1, initial=-np.inf, where=present, keepdims=True)
-        close = np.where(present, np.exp((close - np.where(present, best, 0.0)) / temperature), 0.0)
-    total = close.sum(axis=1, keepdims=True)
-    return close / np.where(total > 0, total, 1.0)
-
-
-def estimate_error(score: Values, evidence: Evidence, weights: Values, gamma: float) -> tuple[Values, Bools]:
-    """How much too low the scores seem to be, by similar rows (equations 11 and 13).
-
-    Parameters
-    ----------
-    score : (q,) array
-    evidence : Evidence
-        Of K rows for each of q.
-    weights : (q, K) float64
-        See `attention`.
-    gamma : float
-        See `ReLoop2`.
-
-    Returns
-    -------
-    error : (q,) float64
-    hit : (q,) bool
-        Where there was anything to go by; elsewhere the error is 0.
-    """
-    label, base = (weights * evidence.label).sum(axis=1), (weights * evidence.base_score).sum(axis=1)
-    hit: Bools = np.any(evidence.slots >= 0, axis=1)
-    return np.where(hit, gamma * (label - score) + (1.0 - gamma) * (label - base), 0.0), hit
+    def _attention(self, evidence: Evidence) -> Floats:
+        """Attention over neighbours of all ages together, (q, K)."""
+        found = attention(evidence, self._temperature, self._horizons[1:])
+        return np.average(found, axis=1, weights=self._weights if self.weight else None).astype(np.float32)
 
 
 def _hidden(batch: Batch) -> Floats:

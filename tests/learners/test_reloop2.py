@@ -11,8 +11,9 @@ import torch
 
 from learners.base import Reranker
 from learners.checks import check_learner
+from learners.compensation import attention, estimate_error
 from learners.registry import ConfigError, build
-from learners.rerankers.reloop2 import ReLoop2, attention, estimate_error
+from learners.rerankers.reloop2 import ReLoop2
 from learners.worlds import cut, feedback_of, world
 from memory.error_memory import ErrorMemory, ErrorSketch
 from memory.stateful import digest
@@ -42,14 +43,15 @@ def test_golden_neighbours(name: str, similarity: Any, k: int) -> None:
     none = np.zeros(n, np.int64)
     memory.write(golden["H"], golden["y"], golden["yb"], timestamp=none * 1.0, user=none, item=none, k=k)
     evidence = memory.read(golden["Q"], k)
-    weights = attention(evidence.similarity, 0.1)
-    close(weights, golden[f"{name}_k{k}/a"])
-    close((weights * evidence.label).sum(1), golden[f"{name}_k{k}/ybar"])
-    close((weights * evidence.base_score).sum(1), golden[f"{name}_k{k}/ybbar"])
+    temperature = 0.1
+    weights = attention(evidence, temperature)
+    close(weights[:, 0], golden[f"{name}_k{k}/a"])
+    close((weights[:, 0] * evidence.label).sum(1), golden[f"{name}_k{k}/ybar"])
+    close((weights[:, 0] * evidence.base_score).sum(1), golden[f"{name}_k{k}/ybbar"])
     for weight in (0.4, 0.9):
         for gamma in (0.0, 0.5, 1.0):
             key = f"{name}_k{k}_lam{weight}_gam{gamma}"
-            error, hit = estimate_error(golden["ybq"], evidence, weights, gamma)
+            (error,), hit = estimate_error(golden["ybq"], evidence, gamma, temperature)
             close(error, golden[f"{key}/y_err"])
             close(golden["ybq"] + weight * error, golden[f"{key}/y_raw"])
             assert hit.all()
@@ -104,10 +106,11 @@ def test_golden_sketch(written: int, reading: Any) -> None:
         learner.memory.planes[...] = sketch.planes[...] = golden["W"]
         sketch.write(golden["H"][:written], golden["y"][:written], golden["yb"][:written])
         evidence = sketch.read(golden["Q"])
-        weights = attention(evidence.similarity, 0.1 if reading == "softmax" else None)
-        error, hit = estimate_error(golden["ybq"], evidence, weights, gamma)
+        temperature = 0.1 if reading == "softmax" else None
+        weights = attention(evidence, temperature)
+        (error,), hit = estimate_error(golden["ybq"], evidence, gamma, temperature)
         assert np.array_equal(hit, golden[f"{key}/hit"])
-        close(weights[hit], golden[f"{key}/a"].T[hit])
+        close(weights[hit, 0], golden[f"{key}/a"].T[hit])
         close(error[hit], golden[f"{key}/y_err"][hit])
         close(np.clip(golden["ybq"] + weight * error, 0, 1), golden[f"{key}/y_pred"])
         learner.learn(rows(golden["H"][:written], golden["yb"][:written], golden["y"][:written]))

@@ -92,7 +92,7 @@ def change_vectors(store: VectorIndex, rng: np.random.Generator) -> None:
     slots = rng.permutation(store.capacity)[:5]
     store.write(slots, rng.normal(size=(5, 3)))
     store.delete(slots[:1])
-    store.maintain(2)
+    store.maintain(2, rows=5)
 
 
 def change_errors(store: ErrorMemory, rng: np.random.Generator) -> None:

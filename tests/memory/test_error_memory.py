@@ -57,10 +57,12 @@ def test_what_is_read_is_what_was_written() -> None:
 
 
 def test_age_is_the_number_of_rows_written_since() -> None:
-    memory = ErrorMemory(5, 4)
-    write(memory, np.random.default_rng(0).normal(size=(7, 4)))
+    memory, keys = ErrorMemory(5, 4), np.random.default_rng(0).normal(size=(7, 4))
+    write(memory, keys)
     assert memory.rows["item"].tolist() == [1005, 1006, 1002, 1003, 1004]
-    assert memory.age(np.array([[1, 0], [4, 2]])).tolist() == [[0, 1], [2, 4]]
+    evidence = memory.read(keys[2:].astype(np.float32), 1)
+    assert evidence.slots[:, 0].tolist() == [2, 3, 4, 0, 1]
+    assert evidence.age[:, 0].tolist() == [4, 3, 2, 1, 0]
 
 
 def test_evidence_can_be_had_for_some_of_the_queries() -> None:

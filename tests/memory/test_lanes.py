@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numba import njit
 
+from memory.blocks import LARGEST, empty_blocks, put
 from memory.lanes import LANES, TOGETHER, distances, fetch, packed, products, reached
 
 
@@ -47,6 +48,24 @@ def test_four_queries_and_sixteen_vectors(width: int, angular: bool) -> None:
     true = (told[0] * told[1]).sum(2) if angular else -np.square(told[0] - told[1]).sum(2)
     assert close == pytest.approx(true, rel=1e-5, abs=1e-5)
     assert np.array_equal(close[:, 0], close[:, 2]), "the same query, whatever its side"
+
+
+@pytest.mark.parametrize("angular", [True, False])
+@pytest.mark.parametrize("width", [1, 6, 33])
+def test_vectors_of_whole_numbers_with_a_scale_of_their_own(width: int, angular: bool) -> None:
+    rng = np.random.default_rng(width)
+    vectors, blocks = rng.normal(size=(3 * LANES, width)).astype(np.float32), empty_blocks(3, width + 2, np.int16)
+    vectors[7] = 0
+    vectors[20] *= 1e-20
+    for n, vector in enumerate(vectors):
+        put(vector, blocks, n // LANES, n % LANES, True)
+    queries, close = rng.normal(size=(TOGETHER, width)).astype(np.float32), aligned(3, TOGETHER, LANES)
+    compared(queries, np.arange(TOGETHER), blocks, angular, close)
+    step = np.abs(vectors).max(axis=1, keepdims=True) / LARGEST
+    rounded = np.rint(np.divide(vectors, step, out=np.zeros_like(vectors), where=step > 0)) * step
+    assert (np.abs(rounded - vectors) <= 0.51 * step).all()
+    true = queries @ rounded.T if angular else -np.square(queries[:, None] - rounded).sum(-1)
+    assert close.swapaxes(0, 1).reshape(TOGETHER, -1) == pytest.approx(true, rel=1e-5, abs=1e-5)
 
 
 def test_a_vector_is_as_close_in_every_lane() -> None:

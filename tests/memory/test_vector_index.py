@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from memory import digest, inverted_file
+from memory import digest, inverted_file, vector_index
 from memory.gpu_vectors import GpuVectors
 from memory.vector_index import SLACK, VectorIndex
 
@@ -42,7 +42,7 @@ def make(request: pytest.FixtureRequest) -> Make:
 @pytest.fixture
 def small_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training takes some sixty turns."""
-    monkeypatch.setattr(inverted_file, "WORK", 8 * WIDTH * 15)
+    monkeypatch.setattr(inverted_file, "WORK", 8 * WIDTH * 15 // 4)
 
 
 def vectors(seed: int, rows: int, centre: float = 0.0) -> np.ndarray:
@@ -51,7 +51,7 @@ def vectors(seed: int, rows: int, centre: float = 0.0) -> np.ndarray:
 
 def write(index: VectorIndex, slots: np.ndarray, rows: np.ndarray) -> None:
     index.write(slots, rows)
-    index.maintain(k=5)
+    index.maintain(k=5, rows=len(rows))
 
 
 def fill(index: VectorIndex, rows: np.ndarray, at_once: int = 50) -> None:
@@ -238,6 +238,21 @@ def test_estimated_recall_is_close_to_true_recall() -> None:
         assert index.recall(10) == pytest.approx(true, abs=0.12)
 
 
+def test_lists_too_large_for_the_cache_hold_rounded_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_index, "CACHE", 4 * CAPACITY * WIDTH - 1)
+    index, again = (VectorIndex(CAPACITY, WIDTH, kind="ivf", lists=8, probes=8) for _ in range(2))
+    stored, queries = vectors(0, CAPACITY), vectors(1, 30)
+    fill(index, stored)
+    fill(index, stored[::-1])
+    slots, close = index.search(queries, 10)
+    want_slots, want_close = expected("cosine", stored[::-1], queries, 10)
+    assert np.mean(slots == want_slots) > 0.99
+    assert 1e-7 < np.abs(close - want_close).max() < 3e-5, "rounded, and not far off"
+    again.load_state_dict(index.state_dict())
+    for one, other in zip((slots, close), again.search(queries, 10), strict=True):
+        assert np.array_equal(one, other), "what is restored has lists of another history"
+
+
 @pytest.mark.usefixtures("small_turns")
 def test_lists_are_made_anew_when_the_vectors_have_moved() -> None:
     index = VectorIndex(CAPACITY, WIDTH, kind="ivf", similarity="l2", lists=8, probes=1)
@@ -252,17 +267,18 @@ def test_lists_are_made_anew_when_the_vectors_have_moved() -> None:
     assert index.inverted.imbalance() < 2 * imbalance
 
 
-def test_a_turn_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_turn_does_as_much_as_the_rows_written_call_for(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many slots there are, a turn moves no more than its work allows."""
     monkeypatch.setattr(inverted_file, "WORK", 8 * WIDTH * 10)
     index = VectorIndex(CAPACITY, WIDTH, kind="ivf", lists=8)
-    fill(index, clusters(0, CAPACITY))
+    index.write(np.arange(CAPACITY), clusters(0, CAPACITY))
     moved = []
     while not index.inverted.generation:
         before = np.count_nonzero(index.inverted.places["next"] >= 0)
-        index.maintain(5)
+        index.maintain(5, rows)
         moved.append(np.count_nonzero(index.inverted.places["next"] >= 0) - before)
-    assert max(moved) == 10
+    assert max(moved) == 10 * rows
 
 
 def test_sizes_and_devices_are_refused_by_name() -> None:

@@ -24,7 +24,7 @@ MakeConfig = Callable[..., Config]
 @pytest.fixture(autouse=True)
 def lists_are_trained_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each training takes many turns, and the next one is due once a quarter of the slots has been overwritten."""
-    monkeypatch.setattr(inverted_file, "WORK", 4 * WIDTH * 25)
+    monkeypatch.setattr(inverted_file, "WORK", 4 * WIDTH * 3)
     monkeypatch.setattr(inverted_file, "DROP", -1.0)
 
 

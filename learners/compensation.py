@@ -1,0 +1,124 @@
+"""How much too low scores seem to be, by what came of similar rows: the arithmetic of ReLoop2.
+
+References
+----------
+J. Zhu et al., "ReLoop2: Building Self-Adaptive Recommendation Models via Responsive Error Compensation Loop", KDD 2023,
+arXiv 2306.08808.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from memory.error_memory import Evidence
+from streams.batch import Bools
+
+__all__ = ["attention", "estimate_error"]
+
+Values = npt.NDArray[Any]
+
+
+def attention(evidence: Evidence, temperature: float | None, horizons: Sequence[int] = ()) -> Values:
+    """How much each of K earlier outcomes counts (equation 12).
+
+    Parameters
+    ----------
+    evidence : Evidence
+        Of K outcomes for each of q rows.
+    temperature : float or None
+        Of the softmax over the similarities; None: in proportion to the similarities, which must be positive then.
+    horizons : sequence of int, falling
+        Rows.
+
+    Returns
+    -------
+    (q, 1 + h, K) float64
+        Over all outcomes; then, for each of the h horizons, over those younger than that, or as for the horizon before where
+        none is. Each sums to 1, or is 0 where there are no outcomes.
+    """
+    weights = np.zeros((len(evidence.slots), 1 + len(horizons), evidence.slots.shape[1]))
+    _attention(evidence.similarity, evidence.age, *_numbers(temperature, horizons), weights)
+    return weights
+
+
+def estimate_error(
+    score: Values, evidence: Evidence, gamma: float, temperature: float | None, horizons: Sequence[int] = ()
+) -> tuple[Values, Bools]:
+    """How much too low the scores seem to be, by similar rows (equations 11 and 13).
+
+    Parameters
+    ----------
+    score : (q,) array
+    gamma : float
+        1: errors against what came of similar rows; 0: the errors that the ranker made on them.
+    evidence, temperature, horizons
+        As for `attention`.
+
+    Returns
+    -------
+    error : (1 + h, q) float64
+        With the attention over all outcomes, and over those younger than each of the h horizons.
+    hit : (q,) bool
+        Where there was anything to go by; elsewhere the error is 0.
+    """
+    error, hit = np.zeros((1 + len(horizons), len(score))), np.zeros(len(score), np.bool_)
+    outcomes = evidence.similarity, evidence.age, evidence.label, evidence.base_score
+    _estimate(score, *outcomes, *_numbers(temperature, horizons), gamma, error, hit)
+    return error, hit
+
+
+def _numbers(temperature: float | None, horizons: Sequence[int]) -> tuple[float, Values]:
+    return math.nan if temperature is None else temperature, np.array(horizons, np.int64)
+
+
+# Compiled part. It keeps the interpreter's lock: to get it back may take longer than the work, while others run.
+
+
+@njit(cache=True)
+def _attend(similarity, age, temperature, horizons, weights):  # type: ignore[no-untyped-def]
+    """Attention of one row, (1 + h, K); whether it has outcomes."""
+    best, total = -np.inf, 0.0
+    for n in range(similarity.size):
+        best = max(best, similarity[n])
+    if best == -np.inf:
+        return False
+    for n in range(similarity.size):
+        close = similarity[n]
+        weights[0, n] = 0.0 if close == -np.inf else close if np.isnan(temperature) else np.exp((close - best) / temperature)
+        total += weights[0, n]
+    for n in range(similarity.size):
+        weights[0, n] /= total
+    for one in range(horizons.size):
+        total = 0.0
+        for n in range(similarity.size):
+            total += weights[0, n] * (age[n] < horizons[one])
+        for n in range(similarity.size):
+            weights[one + 1, n] = weights[0, n] * (age[n] < horizons[one]) / total if total > 0.0 else weights[one, n]
+    return True
+
+
+@njit(cache=True)
+def _attention(similarity, age, temperature, horizons, weights):  # type: ignore[no-untyped-def]
+    for row in range(similarity.shape[0]):
+        _attend(similarity[row], age[row], temperature, horizons, weights[row])
+
+
+@njit(cache=True)
+def _estimate(score, similarity, age, labels, base_scores, temperature, horizons, gamma, error, hit):  # type: ignore[no-untyped-def]
+    weights = np.empty((1 + horizons.size, similarity.shape[1]))
+    for row in range(score.size):
+        hit[row] = _attend(similarity[row], age[row], temperature, horizons, weights)
+        if not hit[row]:
+            continue
+        for one in range(error.shape[0]):
+            label = base = 0.0
+            for n in range(similarity.shape[1]):
+                label += weights[one, n] * labels[row, n]
+                base += weights[one, n] * base_scores[row, n]
+            error[one, row] = gamma * (label - score[row]) + (1.0 - gamma) * (label - base)
