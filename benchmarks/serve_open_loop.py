@@ -2,6 +2,8 @@
 
 ``freshet serve`` runs as a process of its own; this process is its clients. Beside the rankings, a few requests of an endpoint
 that does nothing tell what the machine, the network stack and the web server alone cost in the same seconds.
+
+With ``--reloop2`` a second service has ReLoop2 over its ranker, and takes its turns between those of the first.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +26,14 @@ from benchmarks.client import Plan, arrivals, call, drive, http
 __all__ = ["main"]
 
 MODES = ("not learning", "learning")
+RELOOP2 = ", reloop2"
 FLOOR = "GET", "/healthz"
 FRESH = re.compile(r'freshet_freshness_seconds_bucket\{le="([^"]+)"\} (\S+)')
 LEARNED = re.compile(r"^freshet_learned_rows_total (\S+)", re.MULTILINE)
 
 CONFIG = """
 [stream]
-url = "lmdb://{folder}/data"
+url = "lmdb://{data}"
 batch_rows = {batch_rows}
 remembered = {remembered}
 [features]
@@ -74,12 +78,14 @@ def main(arguments: list[str] | None = None) -> None:
     before = measure.machine()
     rng = np.random.default_rng(1)
     clicks = stream.make(50_000, users=options.users, items=options.items)
-    with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as folder:
-        config = Path(folder) / "serve.toml"
-        rerankers = "" if options.reloop2 is None else f"[rerankers.reloop2]\n{options.reloop2}\n"
-        config.write_text(CONFIG.format(folder=folder, **vars(options)) + rerankers)
-        with service.running(Path(folder), config, "serve", core=options.pin) as (address, pid):
-            rounds = _rounds(address, pid, clicks, options, rng)
+    with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as folder, ExitStack() as running:
+        services = {}
+        for name in ("", RELOOP2) if options.reloop2 is not None else ("",):
+            config = Path(folder) / f"serve{name.strip(', ')}.toml"
+            rerankers = f"[rerankers.reloop2]\n{options.reloop2}\n" if name else ""
+            config.write_text(CONFIG.format(data=Path(folder) / f"data{name.strip(', ')}", **vars(options)) + rerankers)
+            services[name] = running.enter_context(service.running(Path(folder), config, "serve", core=options.pin))
+        rounds = _rounds(services, clicks, options, rng)
     figures = _summary(rounds)
     _show(figures, options)
     measure.finish("serve_open_loop", options, before, figures)
@@ -88,21 +94,25 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _rounds(
-    address: str, pid: int, clicks: stream.Clicks, options: Namespace, rng: np.random.Generator
+    services: dict[str, tuple[str, int]], clicks: stream.Clicks, options: Namespace, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
-    rankings = service.rankings(address, clicks, options, rng, log=not options.no_log, shown=options.shown)
-    warming = service.events(address, service.interactions(clicks, 20 * options.post, "warm"), options.post)
-    service.prepare(address, clicks, [*warming, *rankings[:20]])
-    service.settle(address)
+    asked = {}
+    for name, (address, _) in services.items():
+        rankings = service.rankings(address, clicks, options, rng, log=not options.no_log, shown=options.shown)
+        warming = service.events(address, service.interactions(clicks, 20 * options.post, "warm"), options.post)
+        service.prepare(address, clicks, [*warming, *rankings[:20]])
+        service.settle(address)
+        asked[name] = rankings
     rounds = []
     for turn in range(options.rounds):
         for mode in MODES:
-            measure.err.print(f"round {turn + 1} of {options.rounds}: {mode}")
-            posts = []
-            if mode == "learning":
-                count = round(options.events / options.post * options.seconds) * options.post
-                posts = service.events(address, service.interactions(clicks, count, str(turn)), options.post)
-            rounds.append({"mode": mode, **_run(address, pid, rankings, posts, options, rng)})
+            for name, (address, pid) in services.items():
+                measure.err.print(f"round {turn + 1} of {options.rounds}: {mode}{name}")
+                posts = []
+                if mode == "learning":
+                    count = round(options.events / options.post * options.seconds) * options.post
+                    posts = service.events(address, service.interactions(clicks, count, str(turn)), options.post)
+                rounds.append({"mode": mode + name, **_run(address, pid, asked[name], posts, options, rng)})
     return rounds
 
 
@@ -148,10 +158,12 @@ def _metrics(address: str) -> tuple[float, list[tuple[float, float]]]:
 
 
 def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    modes = {}
+    modes: dict[str, dict[str, Any]] = {}
     problems = []
-    for mode in MODES:
-        mine = [one for one in rounds if one["mode"] == mode]
+    by_mode: dict[str, list[dict[str, Any]]] = {}
+    for one in rounds:
+        by_mode.setdefault(one["mode"], []).append(one)
+    for mode, mine in by_mode.items():
         names = list(mine[0]["latency"])
         modes[mode] = {
             **{name: service.quantiles([x for one in mine for x in one["latency"][name]]) for name in names},
@@ -161,32 +173,27 @@ def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         }
         failed = {name: found for name, found in modes[mode]["failures"].items() if found}
         problems += [f"{mode}: {name} failed: {found}" for name, found in failed.items()]
-    learning = [one for one in rounds if one["mode"] == "learning"]
-    posted, learned = sum(one["posted"] for one in learning), sum(one["learned"] for one in learning)
-    if posted != learned:
-        problems.append(f"{posted} events were accepted and {learned:.0f} learned")
-    ratios = [_ratio(a, b) for a, b in zip(rounds[::2], rounds[1::2], strict=True)]
-    quiet, busy = modes["not learning"], modes["learning"]
-    return {
-        **modes,
-        "events": {
-            "posted": posted,
-            "learned": learned,
-            "seconds_behind_at_the_end": max(one["seconds_behind_at_the_end"] for one in learning),
-        },
-        "freshness_ms": _freshness([one["fresh"] for one in learning]),
-        "ratios": {
-            "p99 learning / not learning": busy["rank"]["p99_ms"] / quiet["rank"]["p99_ms"],
-            "p99 learning / not learning, by round": ratios,
-            "p99 rank / floor, not learning": quiet["rank"]["p99_ms"] / quiet["floor"]["p99_ms"],
-            "p99 rank / floor, learning": busy["rank"]["p99_ms"] / busy["floor"]["p99_ms"],
-        },
-        "problems": problems,
-    }
-
-
-def _ratio(quiet: dict[str, Any], busy: dict[str, Any]) -> float:
-    return float(np.quantile(busy["latency"]["rank"], 0.99) / np.quantile(quiet["latency"]["rank"], 0.99))
+        posted, learned = sum(one["posted"] for one in mine), sum(one["learned"] for one in mine)
+        if posted:
+            modes[mode]["learned"] = {
+                "rows": posted,
+                "seconds_behind_at_the_end": max(one["seconds_behind_at_the_end"] for one in mine),
+                "freshness_ms": _freshness([one["fresh"] for one in mine]),
+            }
+        if posted != learned:
+            problems.append(f"{mode}: {posted} events were accepted and {learned:.0f} learned")
+    quiet, busy = MODES
+    pairs = [(busy, quiet)] + [(mode + RELOOP2, mode) for mode in MODES if mode + RELOOP2 in modes]
+    ratios: dict[str, Any] = {}
+    for mode, base in pairs:
+        ratios[f"p99 {mode} / {base}"] = modes[mode]["rank"]["p99_ms"] / modes[base]["rank"]["p99_ms"]
+        ratios[f"p99 {mode} / {base}, by round"] = [
+            float(np.quantile(a["latency"]["rank"], 0.99) / np.quantile(b["latency"]["rank"], 0.99))
+            for a, b in zip(by_mode[mode], by_mode[base], strict=True)
+        ]
+    for mode in modes:
+        ratios[f"p99 rank / floor, {mode}"] = modes[mode]["rank"]["p99_ms"] / modes[mode]["floor"]["p99_ms"]
+    return {"modes": modes, "ratios": ratios, "problems": problems}
 
 
 def _added(counts: list[dict[str, int]]) -> dict[str, int]:
@@ -208,33 +215,29 @@ def _freshness(histograms: list[list[tuple[float, float]]]) -> dict[str, float]:
 
 
 def _show(figures: dict[str, Any], options: Namespace) -> None:
-    rows = []
-    for mode in MODES:
-        for name in ("rank", "floor", "events", "client_late"):
-            if name in figures[mode]:
-                found = figures[mode][name]
-                failures = sum(figures[mode]["failures"].get(name, {}).values())
-                rows.append([f"{mode}: {name}", *found.values(), failures])
+    rows = [
+        [f"{mode}: {name}", *told[name].values(), sum(told["failures"].get(name, {}).values())]
+        for mode, told in figures["modes"].items()
+        for name in ("rank", "floor", "events", "client_late")
+        if name in told
+    ]
     measure.table(
         f"Latency in ms from the planned arrival: {options.rate:g} rankings/s of {options.candidates}, {options.arrivals}; "
         f"learning {options.events:g} events/s",
         ["", "requests", "p50", "p90", "p99", "p99.9", "max", "failures"],
         rows,
     )
-    events, fresh, ratios = figures["events"], figures["freshness_ms"], figures["ratios"]
-    measure.table(
-        "While learning",
-        ["", "value"],
-        [
-            ["events accepted", events["posted"]],
-            ["rows learned", int(events["learned"])],
-            ["seconds behind at the end", events["seconds_behind_at_the_end"]],
-            ["event to score, p50 ms", fresh["p50"]],
-            ["event to score, p99 ms", fresh["p99"]],
-            *([f"server's CPU share, {mode}", figures[mode]["server_cpu_share"]] for mode in MODES),
-            *([name, value] for name, value in ratios.items() if not isinstance(value, list)),
-        ],
-    )
+    rows = []
+    for mode, told in figures["modes"].items():
+        rows.append([f"{mode}: server's CPU share", told["server_cpu_share"]])
+        if "learned" in told:
+            fresh = told["learned"]["freshness_ms"]
+            rows.append([f"{mode}: rows learned", told["learned"]["rows"]])
+            rows.append([f"{mode}: seconds behind at the end", told["learned"]["seconds_behind_at_the_end"]])
+            rows.append([f"{mode}: event to score, p50 ms", fresh["p50"]])
+            rows.append([f"{mode}: event to score, p99 ms", fresh["p99"]])
+    rows += [[name, value] for name, value in figures["ratios"].items() if not isinstance(value, list)]
+    measure.table("Beside", ["", "value"], rows)
 
 
 if __name__ == "__main__":

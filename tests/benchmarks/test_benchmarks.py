@@ -126,13 +126,19 @@ def test_memory_read(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_serve_open_loop(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = "--rounds 1 --seconds 1 --rate 20 --candidates 20 --events 200 --post 20 --floor-rate 10 --users 60 --items 40"
-    figures = figures_of(serve_open_loop.main, sizes, capsys)
+    figures = figures_of(serve_open_loop.main, f"{sizes} --reloop2 'capacity = 100'", capsys)
     assert figures["problems"] == []
-    assert figures["events"]["posted"] == figures["events"]["learned"] == 200
-    for mode in ("not learning", "learning"):
-        assert figures[mode]["rank"]["count"] == 20
-        assert 0 < figures[mode]["rank"]["p50_ms"] <= figures[mode]["rank"]["p99_ms"]
-    assert figures["freshness_ms"]["p99"] > 0
+    assert figures["modes"].keys() == {"not learning", "not learning, reloop2", "learning", "learning, reloop2"}
+    for mode, told in figures["modes"].items():
+        assert told["rank"]["count"] == 20
+        assert 0 < told["rank"]["p50_ms"] <= told["rank"]["p99_ms"]
+        assert ("learned" in told) == mode.startswith("learning")
+        if "learned" in told:
+            assert told["learned"]["rows"] == 200
+            assert told["learned"]["freshness_ms"]["p99"] > 0
+    p99 = {mode: told["rank"]["p99_ms"] for mode, told in figures["modes"].items()}
+    ratio = figures["ratios"]["p99 learning, reloop2 / learning"]
+    assert ratio == pytest.approx(p99["learning, reloop2"] / p99["learning"])
 
 
 def test_kafka_ingest(capsys: pytest.CaptureFixture[str]) -> None:
