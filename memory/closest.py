@@ -73,24 +73,10 @@ def ordered(values, slots, size, close, found):  # type: ignore[no-untyped-def]
     for n in range(size):
         number = bits[n] if bits[n] != NEGATIVE_ZERO else np.int32(0)
         keys[n] = (np.int64(_rising(number) ^ np.int32(-1)) << 32) | slots[n]
-    _sort(keys)
+    keys.sort()
     for n in range(min(size, found.size)):
         told[n] = _rising(np.int32(keys[n] >> 32) ^ np.int32(-1))
         found[n] = keys[n] & 0xFFFFFFFF
-
-
-@njit(cache=True, nogil=True)
-def _sort(keys):  # type: ignore[no-untyped-def]
-    """D. Shell's sort: for a hundred keys as fast as numba's own, which takes seconds to compile."""
-    gap = keys.size
-    while gap > 1:
-        gap = max(gap * 5 // 11, 1)
-        for n in range(gap, keys.size):
-            key, at = keys[n], n
-            while at >= gap and keys[at - gap] > key:
-                keys[at] = keys[at - gap]
-                at -= gap
-            keys[at] = key
 
 
 @njit(cache=True, nogil=True)

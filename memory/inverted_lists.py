@@ -61,7 +61,7 @@ class InvertedLists:
         self._centroids = in_blocks(centroids)
         self._near = empty_blocks(TOGETHER, len(self._centroids)).reshape(TOGETHER, -1)
         self._close = empty_blocks(1, MOST + TOGETHER)[0]
-        self._lanes = _numbers(1, LANES)
+        self._lanes = empty_blocks(1, 1, np.int32)[0]
         self._lanes[0] = np.arange(LANES)
         self._angular = angular
         self._values, self._places = np.empty((MOST, 0), np.float32), np.empty((MOST, 0), np.int32)
@@ -112,16 +112,11 @@ class InvertedLists:
         while True:
             if self._values.shape[1] < room:
                 self._values = empty_blocks(MOST, room // LANES).reshape(MOST, room)
-                self._places = _numbers(MOST, room)
+                self._places = empty_blocks(MOST, room // LANES, np.int32).reshape(MOST, room)
             space = self._near, self._close, self._lanes, self._values, self._places
             if _search(queries, self._centroids, *chains, self._angular, probes, *space, close, slots):
                 return
             room *= 4  # more than these are equally close
-
-
-def _numbers(rows: int, count: int) -> npt.NDArray[np.int32]:
-    """Zeros (rows, count), where each 16 are one line of the cache."""
-    return empty_blocks(rows, count // LANES).reshape(rows, count).view(np.int32)
 
 
 # Compiled part.
