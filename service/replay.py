@@ -25,7 +25,7 @@ from service.logs import data_folder, open_log
 from service.order import ByTime, Following, Order
 from service.pipeline import Pipeline
 from service.runtime import build_pipeline, joiners
-from service.signing import read_key
+from service.signing import Signer
 from service.trainer import Trainer
 from streams.block import Block
 from streams.dead_letters import DeadLetters
@@ -159,7 +159,9 @@ def replay(
 
 def builder_for_log(config: Config, pipeline: Pipeline) -> FeedbackBuilder:
     """Builder of the rows of a log: it believes the impressions of the service whose data folder the config names."""
-    return FeedbackBuilder(pipeline, config.reward, read_key(data_folder(config, needed=False)), config.fingerprint)
+    return FeedbackBuilder(
+        pipeline, config.reward, Signer.of_reader(data_folder(config, needed=False)).believes, config.fingerprint
+    )
 
 
 def rest_of(reader: Trainer) -> Iterator[Joined]:

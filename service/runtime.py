@@ -248,7 +248,7 @@ def open_runtime(config: Config) -> Runtime:
             ledger = Ledger(LmdbLog(config.checkpoints / LEDGER, max_bytes=LEDGER_BYTES, sync=True))
         if config.weights.url is not None:
             publisher = Publisher(open_weights(config), config.weights.every)
-        monitor, signer = Monitor(lambda: runtime.gauges()), Signer.of_folder(folder)
+        monitor, signer = Monitor(lambda: runtime.gauges()), Signer.of_writer(folder)
         trainer = Trainer(
             pipeline,
             FeedbackBuilder(pipeline, config.reward, signer.believes, config.fingerprint),
@@ -311,6 +311,6 @@ def open_replica(config: Config) -> Runtime:
         dead = opened.enter_context(closing(open_dead_letters(config, None)))
         monitor = Monitor(lambda: runtime.gauges())
         replica = Replica(pipeline, lambda: open_weights(config, readonly=True), config.checkpoints)
-        signer = Signer.of_folder(data_folder(config))
+        signer = Signer.of_reader(data_folder(config))
         runtime = Runtime(config, pipeline, replica, log, dead, monitor, signer, opened.pop_all())
     return runtime

@@ -15,7 +15,7 @@ import msgspec
 from streams.codec import encode
 from streams.events import Impression
 
-__all__ = ["Believes", "Signer", "nobody", "read_key"]
+__all__ = ["Believes", "Signer", "nobody"]
 
 Believes = Callable[[Impression], bool]
 
@@ -30,19 +30,20 @@ class Signer:
 
     Parameters
     ----------
-    key : bytes
-        Shared by all processes of one service, and known to nobody else.
+    key : bytes or callable returning bytes or None
+        Shared by all processes of one service, and known to nobody else. A callable is asked when the key is first needed, and
+        again while it has none: until then nothing is signed.
 
     Notes
     -----
     The signature is BLAKE2b (RFC 7693) with a key over the encoded event, 16 bytes.
     """
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes | Callable[[], bytes | None]) -> None:
         self._key = key
 
     @classmethod
-    def of_folder(cls, folder: Path | None) -> Signer:
+    def of_writer(cls, folder: Path | None) -> Signer:
         """Signer with the key of a data folder, which is made when it is missing; None: a key for this process alone.
 
         Raises
@@ -53,18 +54,23 @@ class Signer:
         if folder is None:
             return cls(secrets.token_bytes(_KEY_BYTES))
         folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f".{FILE}.{os.getpid()}.{secrets.token_hex(4)}"
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
+        file = folder / FILE
+        if not file.exists():
+            beside = folder / f".{FILE}.{secrets.token_hex(8)}"
+            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as made:
+                made.write(secrets.token_bytes(_KEY_BYTES))
+                made.flush()
+                os.fsync(made.fileno())
             # A link does not replace a file: of several processes that start at once, the first one's key is everybody's.
             with suppress(FileExistsError):
-                os.link(beside, folder / FILE)
-        finally:
+                os.link(beside, file)
             beside.unlink()
-        return cls((folder / FILE).read_bytes())
+        return cls(file.read_bytes())
+
+    @classmethod
+    def of_reader(cls, folder: Path | None) -> Signer:
+        """Signer with the key that the writer of a data folder makes, perhaps later."""
+        return cls(lambda: None if folder is None else _read(folder))
 
     def sign(self, impression: Impression) -> Impression:
         """The same impression with a signature of all that it says.
@@ -74,25 +80,35 @@ class Signer:
         streams.codec.BadEvent
             For an impression that JSON cannot carry.
         """
-        return msgspec.structs.replace(impression, signature=self._digest(impression))
+        key = self._known()
+        return impression if key is None else msgspec.structs.replace(impression, signature=_digest(impression, key))
 
     def believes(self, impression: Impression) -> bool:
         """Whether this impression was signed with this key, and not changed since."""
-        return bool(impression.signature) and hmac.compare_digest(impression.signature, self._digest(impression))
+        key = self._known() if impression.signature else None
+        return key is not None and hmac.compare_digest(impression.signature, _digest(impression, key))
 
-    def _digest(self, impression: Impression) -> bytes:
-        unsigned = msgspec.structs.replace(impression, signature=b"")
-        return hashlib.blake2b(encode(unsigned), key=self._key, digest_size=_SIGNATURE_BYTES).digest()
+    def _known(self) -> bytes | None:
+        if callable(self._key):
+            found = self._key()
+            if found is None:
+                return None
+            self._key = found
+        return self._key
+
+
+def _digest(impression: Impression, key: bytes) -> bytes:
+    unsigned = msgspec.structs.replace(impression, signature=b"")
+    return hashlib.blake2b(encode(unsigned), key=key, digest_size=_SIGNATURE_BYTES).digest()
+
+
+def _read(folder: Path) -> bytes | None:
+    try:
+        return (folder / FILE).read_bytes()
+    except OSError:
+        return None
 
 
 def nobody(impression: Impression) -> bool:
     """Believe no impression: for whoever has no key."""
     return False
-
-
-def read_key(folder: Path | None) -> Believes:
-    """Whom a reader of a log believes: the key of the data folder tells, if there is one that can be read."""
-    try:
-        return nobody if folder is None else Signer((folder / FILE).read_bytes()).believes
-    except OSError:
-        return nobody

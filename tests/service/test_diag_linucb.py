@@ -39,7 +39,7 @@ class Service:
 
     def __init__(self, config: Config) -> None:
         self.pipeline, self.log = build_pipeline(config), MemoryLog()
-        self.signer = Signer.of_folder(None)
+        self.signer = Signer.of_writer(None)
         builder = FeedbackBuilder(self.pipeline, config.reward, self.signer.believes)
         admission = Admission(config.reward, 1e9)
         self.trainer = Trainer(self.pipeline, builder, joiners(config, 1), self.log, DeadLetters(MemoryLog()), admission)

@@ -112,7 +112,7 @@ def test_an_impression_carries_the_rows_it_was_scored_on(pipeline: Pipeline, con
     logged = unpack_rows(impression.features, pipeline.featurizer.schema, 2, pipeline.featurizer.columns)
     assert logged is not None
     pipeline.apply(ItemUpdate(item="i3", attributes={"colour": "green"}))
-    signer = Signer.of_folder(None)
+    signer = Signer.of_writer(None)
     builder = FeedbackBuilder(pipeline, config.reward, signer.believes)
     feedback = builder.from_rows(acted_on_all(signer.sign(impression)))
     assert (feedback.features == logged[0]).all(), "trained on what served, not on what the item became"
@@ -124,7 +124,7 @@ def test_rows_logged_under_another_config_are_computed_anew_and_counted(pipeline
     _, impression = answer(pipeline, RankRequest(user="u1", items=["i3"]))
     assert impression is not None
     other = impression.features[:3] + b"!" + impression.features[4:]
-    signer = Signer.of_folder(None)
+    signer = Signer.of_writer(None)
     builder = FeedbackBuilder(pipeline, config.reward, signer.believes)
     logged_elsewhere = signer.sign(Impression(request_id="x", user="u1", items=("i3",), features=other))
     feedback = builder.from_rows(acted_on_all(logged_elsewhere))
