@@ -46,7 +46,7 @@ def toml(tmp_path: Path, text: str) -> str:
         ('[features]\nitem = { id = "category" }\n[ranker.fm]', '[ranker.fm]\n[features.item]\nid = { type = "category" }'),
         ("[retrievers.popularity]\n[ranker.fm]", "[ranker.fm]\n[retrievers.popularity]"),
         (
-            '[ranker.river_model]\nmodel = "river.linear_model.LogisticRegression"\nparameters = { l2 = 0.1, intercept_lr = 0.01 }',
+            "[ranker.river_model]\nbits = 22\nparameters = { l2 = 0.1, intercept_lr = 0.01 }",
             "[ranker.river_model]\nparameters = { intercept_lr = 0.01, l2 = 0.1 }",
         ),
         ("", "[ranker.fm]"),

@@ -132,9 +132,7 @@ def test_a_store_of_another_version_is_passed_over(
         ("positions", {"7": {"next": 0, "rewind": 0}}, "it has a partition 7, and the log has [0]"),
     ],
 )
-def test_odd_metadata_are_passed_over(
-    key: str, value: object, says: str, make_config: MakeConfig, tmp_path: Path
-) -> None:
+def test_odd_metadata_are_passed_over(key: str, value: object, says: str, make_config: MakeConfig, tmp_path: Path) -> None:
     log = filled(EVENTS)
     whole = learned(make_config(), log).checkpoint()
     meta = {name: kept for name, kept in (whole.meta | {key: value}).items() if kept is not None or name == "log"}
@@ -211,9 +209,7 @@ def shown_and_clicked(count: int) -> list[Event]:
         now = START + 5 * n
         events.append(Impression(request_id=f"r{n}", user=f"u{n}", items=("a", "b"), timestamp=now))
         if n:
-            events.append(
-                Interaction(id=f"c{n}", request_id=f"r{n - 1}", user=f"u{n - 1}", item="b", timestamp=now + 2)
-            )
+            events.append(Interaction(id=f"c{n}", request_id=f"r{n - 1}", user=f"u{n - 1}", item="b", timestamp=now + 2))
     return events
 
 
@@ -228,10 +224,10 @@ def test_after_going_back_past_a_trim_the_state_is_kept_and_what_is_missing_is_n
     log.trim({0: 260})
     back = trainer(make_config(), log, tmp_path)
     assert (back.digest(), back.pipeline.version, back.next) == (first.digest(), first.pipeline.version, {0: 260})
-    missing = 260 - positions.rewind
+    rewind, missing = positions.rewind, 260 - positions.rewind
     assert back.notices[0] == (
-        f"the log begins at record 260, and the checkpoint goes on at record 200 and needs those from {positions.rewind} on: "
-        f"{missing} records are missing, 60 that were never learned and {missing - 60} that later outcomes were to be joined with"
+        f"the log begins at record 260, and the checkpoint goes on at record 200 and needs those from {rewind} on: {missing} "
+        f"records are missing, 60 that were never learned and {missing - 60} that later outcomes were to be joined with"
     )
     assert back.failures == {MISSING: missing}
     assert back.status()["epoch"] > first.status()["epoch"], "a history of its own"

@@ -19,6 +19,7 @@ from streams.dead_letters import DeadLetters
 from streams.lmdb_log import LmdbLog
 from streams.log import MemoryLog
 from tests.service.conftest import records
+from tests.service.running import serving
 from tests.service.test_replica import World, follow, states
 from tests.worlds import busy_world
 
@@ -107,7 +108,7 @@ def test_a_ledger_that_cannot_be_followed_costs_the_order_and_not_the_state(
     else:
         world.kept = MemoryLog()
         wrong = Ledger(world.kept)
-        wrong.start({partition: 0 for partition in range(3)})
+        wrong.start(dict.fromkeys(range(3), 0))
         beyond = MemoryLog(3)
         beyond.append(records(list(busy_world(seed=9, length=900))))
         wrong.note(beyond.read(beyond.begin(), 10_000))
@@ -223,3 +224,23 @@ def test_a_log_on_disk_keeps_its_identity(tmp_path: Path) -> None:
     log.close()
     assert LmdbLog(tmp_path / "log").identity == identity
     assert LmdbLog(tmp_path / "other").identity != identity
+
+
+@pytest.mark.anyio
+async def test_an_operator_sees_what_is_missing(make_config: MakeConfig, tmp_path: Path) -> None:
+    """A log trimmed under another config, over HTTP: the service is ready, and says and counts what its state lacks."""
+    config = make_config(tmp_path / "data")
+    async with serving(config) as service:
+        service.runtime.log.append(records(list(busy_world(seed=1, length=40))))
+        await service.learned()
+    log = LmdbLog(tmp_path / "data" / "events")
+    log.append(records(list(busy_world(seed=2, length=40))))
+    begin = log.end()[0] - 10
+    log.trim({0: begin})
+    log.close()
+    async with serving(config) as service:
+        await service.learned()
+        assert (await service.send("GET", "/readyz")).status_code == 200
+        (notice,) = (await service.send("GET", "/v1/status")).json()["notices"]
+        assert f"the log begins at record {begin}, and the checkpoint goes on at record" in notice
+        assert 'freshet_failures_total{what="records_missing"}' in (await service.send("GET", "/metrics")).text
