@@ -16,7 +16,7 @@ from service.pipeline import Pipeline
 from streams.batch import Floats, Ids
 from streams.decisions import Decision
 from streams.events import Impression
-from streams.join import Row
+from streams.joined import Row
 
 __all__ = ["Chooser", "Counterfactual", "OfPolicy", "Shares", "Unknown"]
 
@@ -200,9 +200,9 @@ class Counterfactual:
             if not row.kind:  # left alone: dated at the end of its window, whether or not the log goes that far
                 continue
             self._reached = max(self._reached, row.timestamp)
-            noted = None if row.impression is None else self._noted.get(row.impression.request_id)
-            if noted is not None and row.place < noted.reward.size:
-                noted.reward[row.place] = np.fmax(noted.reward[row.place], worth)
+            noted = None if row.shown is None else self._noted.get(row.shown.impression.request_id)
+            if noted is not None and row.position < noted.reward.size:
+                noted.reward[row.position] = np.fmax(noted.reward[row.position], worth)
         # Clicks come before what was left alone: only together do they say how large rewards are.
         while self._open and self._is_old(self._open[0]):
             noted = self._open.popleft()

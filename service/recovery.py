@@ -18,9 +18,10 @@ from memory import checkpoint as checkpoints
 from memory.checkpoint import Checkpoint
 from memory.stateful import versions
 from service.ledger import Ledger, Run
+from service.notes import Notes, take_notes
 from service.pipeline import Pipeline
 from service.weights import Publisher
-from streams.join import Position
+from streams.joined import Position
 from streams.log import Log, Offsets
 
 __all__ = ["MISSING", "PASSED_OVER", "About", "Start", "about", "check", "recover"]
@@ -72,6 +73,8 @@ class Start:
         Whether that is a new one, which replicas have to be given a checkpoint of.
     runs : iterator of Run or None
         The order in which the records were taken before, as far as it is known.
+    notes : dict
+        What was noted of waiting impressions; see `service.notes`.
     notices : list of str
         What an operator should know.
     failures : Counter
@@ -82,6 +85,7 @@ class Start:
     epoch: int
     anew: bool = True
     runs: Iterator[Run] | None = None
+    notes: Notes = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
 
@@ -126,8 +130,12 @@ def check(found: Checkpoint, pipeline: Pipeline, identity: str | None, folder: P
     for name, version in versions(pipeline).items():
         if (other := said.versions.get(name)) != version:
             raise ValueError(f"{name}: its state_version is {other!r}, and that of this program is {version!r}")
+    try:
+        _, state = take_notes(found.state)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"notes of waiting impressions: {error}; another program wrote them") from error
     with checkpoints.trust(folder):
-        pipeline.check_state_dict(found.state)
+        pipeline.check_state_dict(state)
 
 
 def recover(
@@ -183,8 +191,9 @@ def _newest(folder: Path, log: Log, end: Offsets, pipeline: Pipeline, start: Sta
         start.failures[PASSED_OVER] += 1
         start.notices.append(f"{error}. It is passed over and kept as {error.path.name}{error.suffix}")
     if found is not None:
+        start.notes, state = take_notes(found.state)
         with checkpoints.trust(folder):
-            pipeline.load_state_dict(found.state)
+            pipeline.load_state_dict(state)
     return found
 
 

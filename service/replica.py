@@ -10,6 +10,7 @@ from typing import Any
 
 from memory import checkpoint as checkpoints
 from memory.stateful import digest
+from service.notes import take_notes
 from service.pipeline import Pipeline
 from service.recovery import PASSED_OVER, about, check
 from service.weights import Assembler, BadChange, Change
@@ -166,7 +167,7 @@ class Replica:
             self._once("waiting for a newer checkpoint")
             return False
         with checkpoints.trust(self._folder):
-            self.pipeline.load_state_dict(found.state)
+            self.pipeline.load_state_dict(take_notes(found.state)[1])
         self.pipeline.version, self.pipeline.as_of = found.version, said.as_of
         self._epoch, self._folded = said.epoch, said.folded
         self.next = {partition: position.next for partition, position in said.positions.items()}

@@ -15,13 +15,14 @@ from memory.history import History
 from service.admission import Admission
 from service.config import Config, ConfigError
 from service.engine import Engine
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
 from service.folder import become_writer, keep_to
 from service.ledger import Ledger
 from service.logs import data_folder, open_dead_letters, open_log, open_membership, open_weights
 from service.monitor import Monitor
 from service.pipeline import Pipeline
 from service.replica import Replica
+from service.signing import Signer
 from service.trainer import Trainer
 from service.updater import Updater
 from service.weights import Publisher
@@ -120,6 +121,8 @@ class Runtime:
         Events.
     dead : DeadLetters
     monitor : Monitor
+    signer : Signer
+        Of the impressions made here.
     held : ExitStack
         What is closed at the end.
     """
@@ -132,10 +135,12 @@ class Runtime:
         log: Log,
         dead: DeadLetters,
         monitor: Monitor,
+        signer: Signer,
         held: ExitStack,
     ) -> None:
         self.config, self.pipeline, self.updater, self.log, self.dead = config, pipeline, updater, log, dead
         self.monitor, self._held, self._fingerprint = monitor, held, config.fingerprint
+        self.signer = signer
         monitor.watch(dead.gauges)
         self.engine = Engine(pipeline, updater, batch_requests=config.server.batch_requests)
         self._stopped = False
@@ -243,10 +248,10 @@ def open_runtime(config: Config) -> Runtime:
             ledger = Ledger(LmdbLog(config.checkpoints / LEDGER, max_bytes=LEDGER_BYTES, sync=True))
         if config.weights.url is not None:
             publisher = Publisher(open_weights(config), config.weights.every)
-        monitor = Monitor(lambda: runtime.gauges())
+        monitor, signer = Monitor(lambda: runtime.gauges()), Signer.of_folder(folder)
         trainer = Trainer(
             pipeline,
-            Outcomes(pipeline, config.reward),
+            FeedbackBuilder(pipeline, config.reward, signer.believes, config.fingerprint),
             joiners(config, partitions),
             log,
             dead,
@@ -262,7 +267,7 @@ def open_runtime(config: Config) -> Runtime:
             publisher=publisher,
         )
         updater = _as_member(config, trainer, log) if grouped else trainer
-        runtime = Runtime(config, pipeline, updater, log, dead, monitor, opened.pop_all())
+        runtime = Runtime(config, pipeline, updater, log, dead, monitor, signer, opened.pop_all())
     return runtime
 
 
@@ -306,5 +311,6 @@ def open_replica(config: Config) -> Runtime:
         dead = opened.enter_context(closing(open_dead_letters(config, None)))
         monitor = Monitor(lambda: runtime.gauges())
         replica = Replica(pipeline, lambda: open_weights(config, readonly=True), config.checkpoints, log.identity)
-        runtime = Runtime(config, pipeline, replica, log, dead, monitor, opened.pop_all())
+        signer = Signer.of_folder(data_folder(config))
+        runtime = Runtime(config, pipeline, replica, log, dead, monitor, signer, opened.pop_all())
     return runtime

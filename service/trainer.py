@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -22,18 +22,20 @@ from memory import checkpoint as checkpoints
 from memory.checkpoint import Checkpoint
 from memory.stateful import digest, versions
 from service.admission import Admission
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
+from service.fold import Fold
 from service.intake import POLL, Intake
 from service.ledger import Ledger
 from service.monitor import Monitor
+from service.notes import notes_of, put_back, with_notes
 from service.order import AsRead, Following, Order
 from service.pipeline import Pipeline
 from service.recovery import recover
 from service.ticks import Clock
 from service.weights import Change, Publisher
-from streams.batch import Feedback
 from streams.dead_letters import DeadLetters
-from streams.join import Joined, Joiner
+from streams.join import Joiner
+from streams.joined import Joined
 from streams.log import Log, Offsets
 
 __all__ = ["Trainer"]
@@ -51,7 +53,7 @@ class Trainer:
     ----------
     pipeline : Pipeline
         The state to fold into.
-    outcomes : Outcomes
+    builder : FeedbackBuilder
         How joined rows become feedback.
     make_joiner : callable returning a Joiner
         Called once a partition.
@@ -102,7 +104,7 @@ class Trainer:
     def __init__(
         self,
         pipeline: Pipeline,
-        outcomes: Outcomes,
+        builder: FeedbackBuilder,
         make_joiner: Callable[[], Joiner],
         log: Log,
         dead: DeadLetters,
@@ -120,8 +122,9 @@ class Trainer:
         publisher: Publisher | None = None,
         order: Order | None = None,
     ) -> None:
-        self.pipeline, self.outcomes, self.log, self.dead = pipeline, outcomes, log, dead
+        self.pipeline, self.builder, self.log, self.dead = pipeline, builder, log, dead
         self.monitor = monitor
+        self._fold = Fold(pipeline, builder, None if monitor is None else monitor.quality)
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
         self.caught_up = False
@@ -153,6 +156,7 @@ class Trainer:
         if start.runs is not None:
             self.intake.order = Following(self.log, self._poll, start.runs, self.intake.order)
         self.intake.open(start.positions)
+        put_back(start.notes, self.intake.joiners)
         self._saved = self.intake.folded
         self._goal = self.log.end()
         if self._publisher is not None:
@@ -195,14 +199,6 @@ class Trainer:
         while self.turn():
             pass
 
-    def batches(self) -> Iterator[Feedback]:
-        """Feedback of the whole log, batch by batch, for a caller who predicts and learns by itself (a replay)."""
-        self.restore()
-        for joined in self.intake.batches():
-            feedback = self.outcomes.take(joined)
-            if feedback is not None:
-                yield feedback
-
     def settle(self) -> None:
         """Learn the batches that are complete: after that, state and positions go together."""
         while self.intake.ready:
@@ -222,8 +218,8 @@ class Trainer:
             return None
         if self._ledger is not None:
             self._ledger.flush()
-        saved = self.checkpoint()
-        path = checkpoints.save(self._folder, saved, self._keep)
+        saved, notes = self.checkpoint(), notes_of(self.intake.joiners)
+        path = checkpoints.save(self._folder, with_notes(saved, notes), self._keep)
         self._saved = self.intake.folded
         self._keep_in_mind(saved)
         self._trim()
@@ -265,7 +261,7 @@ class Trainer:
             failures["weights"] = self._publisher.failures
         return {
             "lag": self.lag(),
-            "joiner": dict(self.intake.counts) | {"recomputed": self.outcomes.recomputed},
+            "joiner": dict(self.intake.counts) | {"recomputed": self.builder.recomputed},
             "failures": failures,
         }
 
@@ -275,17 +271,10 @@ class Trainer:
         return {"joiner": self.intake.nbytes}
 
     def _learn(self, joined: Joined) -> None:
-        feedback = self.outcomes.take(joined)
-        if feedback is not None:
-            if self.monitor is None:
-                self.pipeline.prepare(feedback)
-                self.pipeline.learn(feedback)
-            else:
-                watched = self.monitor.watched(feedback.rows)
-                said = self.pipeline.predict(feedback, watched)
-                self.pipeline.learn(feedback)
-                sources = ["" if row.impression is None else row.impression.source or "client" for row in joined.rows]
-                self.monitor.learned(feedback, watched, said, sources, self.intake.appended)
+        feedback = self._fold.joined(joined)
+        if feedback is not None and self.monitor is not None:
+            sources = ["" if row.shown is None else row.shown.impression.source or "client" for row in joined.rows]
+            self.monitor.learned(feedback, sources, self.intake.appended)
         self.intake.appended = []
 
     def _publish_if_due(self) -> None:
@@ -307,10 +296,11 @@ class Trainer:
         self._finish_save()
         if not self._write_order_down():
             return
-        copied = self.checkpoint()
+        copied, notes = self.checkpoint(), notes_of(self.intake.joiners)
         self._saved_at, self._saved = time.monotonic(), self.intake.folded
         self._keep_in_mind(copied)
-        self._saving = self._saver.submit(checkpoints.save, self._folder, copied, self._keep)
+        folder, keep = self._folder, self._keep
+        self._saving = self._saver.submit(lambda: checkpoints.save(folder, with_notes(copied, notes), keep))
 
     def _finish_save(self) -> None:
         """Wait for a save in the background; when it failed, the checkpoints before are as they were, and it is counted."""

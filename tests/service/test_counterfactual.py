@@ -15,7 +15,7 @@ from learners.features import hash_id, hash_ids
 from learners.policy import Greedy, PlackettLuce, Ucb
 from service.config import Config
 from service.counterfactual import Counterfactual, OfPolicy, Shares, Unknown
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
 from service.ope import Decisions
 from service.pipeline import Pipeline, Stages
 from service.runtime import build_pipeline
@@ -23,15 +23,18 @@ from service.schemas import RankRequest, RecommendRequest
 from streams.batch import Batch, Floats
 from streams.decisions import Decision
 from streams.events import Impression
-from streams.join import Row
+from streams.joined import Row, Shown
 from tests.worlds import two_tribes
 
 ITEMS = tuple(f"i{n}" for n in range(10))
 
 
 def clicked(user: str, item: str, impression: Impression | None = None, kind: str = "click", value: float = 1.0) -> Row:
-    place = -1 if impression is None else impression.items.index(item)
-    return Row(user, item, kind, value, 100.0, impression, place, False, {})
+    row = Row(user=user, item=item, kind=kind, value=value, timestamp=100.0)
+    if impression is not None:
+        row.shown = Shown(impression=impression, timestamp=impression.timestamp)
+        row.position = impression.items.index(item)
+    return row
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def make_pipeline(make_config: Callable[..., Config]) -> Callable[..., Pipeline]
         for event in two_tribes(0, 0):
             pipeline.apply(event)
         rows = [clicked(f"u{n}", f"i{item}") for item in range(5) for n in range(5 - item)]
-        feedback = Outcomes(pipeline, config.reward).from_rows(rows)
+        feedback = FeedbackBuilder(pipeline, config.reward).from_rows(rows)
         pipeline.predict(feedback)
         pipeline.learn(feedback)
         return pipeline

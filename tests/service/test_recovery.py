@@ -13,7 +13,7 @@ from learners.rankers.fm import FactorizationMachine
 from memory import Checkpoint, KeyIndex, checkpoint
 from service.admission import Admission
 from service.config import Config
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
 from service.recovery import MISSING, PASSED_OVER
 from service.runtime import build_pipeline, joiners
 from service.trainer import Trainer
@@ -40,7 +40,7 @@ def trainer(config: Config, log: Log, folder: Path | None = None, **keywords: An
     pipeline = build_pipeline(config)
     dead, admission = DeadLetters(MemoryLog()), Admission(config.reward, config.stream.max_skew)
     made = Trainer(
-        pipeline, Outcomes(pipeline, config.reward), joiners(config, 1), log, dead, admission, folder=folder, **keywords
+        pipeline, FeedbackBuilder(pipeline, config.reward), joiners(config, 1), log, dead, admission, folder=folder, **keywords
     )
     made.restore()
     return made
