@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -239,8 +240,8 @@ async def test_an_operator_sees_what_is_missing(make_config: MakeConfig, tmp_pat
     log.trim({0: begin})
     log.close()
     async with serving(config) as service:
-        await service.learned()
-        assert (await service.send("GET", "/readyz")).status_code == 200
+        while (await service.send("GET", "/readyz")).status_code != 200:
+            await asyncio.sleep(0.01)
         (notice,) = (await service.send("GET", "/v1/status")).json()["notices"]
         assert f"the log begins at record {begin}, and the checkpoint goes on at record" in notice
         assert 'freshet_failures_total{what="records_missing"}' in (await service.send("GET", "/metrics")).text
