@@ -51,13 +51,13 @@ def remarks(one: Replay) -> Iterator[str]:
     """What a reader of the figures must know of this stream."""
     if one.open_rows:
         yield (
-            f"{one.name}: the log's records do not close the last {one.open_rows:,} rows; they are measured, but the digest is of the "
-            "state before them, which is that of a service that has read the log"
+            f"{one.name}: the log's records do not close the last {one.open_rows:,} rows; they are measured, but the digest "
+            "is of the state before them, which is that of a service that has read the log"
         )
     if one.recomputed:
         yield (
-            f"{one.name}: {one.recomputed:,} rows of impressions carry numbers of another config, or are not signed with the key in "
-            "the log's data folder; they were scored as of when the impression was read"
+            f"{one.name}: {one.recomputed:,} rows of impressions carry numbers of another config, or are not signed with the "
+            "key in the log's data folder; they were scored as of when the impression was read"
         )
 
 
