@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from learners.features import hash_ids
+from service.calibration import calibrated
 from service.config import Config, ConfigError
 from service.counterfactual import Chooser, Counterfactual, OfPolicy, Shares, Unknown
 from service.feedback import FeedbackBuilder
@@ -54,7 +55,7 @@ class Evaluated:
     request_ids : list of str
         Of the impressions, in the order of the log.
     decisions : Decisions
-        Of these impressions.
+        Of these impressions, with calibrated predictions.
     """
 
     policy: str
@@ -138,7 +139,7 @@ def evaluate(
         found = noted.decisions()
         if found is None:
             raise NotEvaluable(_nothing(config.stream.url, noted, window))
-        ids, decisions = found
+        ids, decisions = found[0], calibrated(found[1])
         return Evaluated(
             policy=config.name,
             log=config.stream.url,
