@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from learners import features
+from learners.base import Adapter, Ranker, Reranker, Retriever
 from learners.features import Featurizer, Side
 from learners.registry import ConfigError
+from service.fingerprint import fingerprint_of
 
 __all__ = ["Config", "ConfigError", "RewardRule", "Role", "load", "parse"]
 
@@ -237,6 +239,9 @@ _INDECISIVE = (
 )
 """Keys of ``[stream]`` that say where events are, not what becomes of them."""
 
+_LEARNERS: dict[type, str] = {Retriever: "retrievers", Ranker: "ranker", Adapter: "adapters", Reranker: "rerankers"}
+"""Sections of the learners that have a state, in the order in which they learn."""
+
 
 class Config(_Tables):
     """A whole configuration.
@@ -251,11 +256,20 @@ class Config(_Tables):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that decides what the state becomes."""
+        """Hash of everything that decides what the state becomes, defaults included; see `service.fingerprint`.
+
+        Raises
+        ------
+        ConfigError
+            For a learner that there is not.
+        """
         decisive = self.model_dump(exclude={"name", "checkpoint", "weights", "dead_letters", "server", "policy"})
         for key in _INDECISIVE:
             del decisive["stream"][key]
-        return str(xxhash.xxh3_64_hexdigest(repr(decisive).encode()))
+        # The same fields can be written in several ways; the order of fields is that of columns.
+        decisive["features"] = [asdict(field) for field in self._fields()], self.features.crosses
+        learners = {role: decisive.pop(section) for role, section in _LEARNERS.items()}
+        return fingerprint_of(decisive, learners)
 
     @property
     def folder(self) -> Path | None:
@@ -281,20 +295,23 @@ class Config(_Tables):
         ConfigError
             For a cross of fields that are not there.
         """
+        try:
+            return Featurizer(self._fields(), self.features.crosses)
+        except ValueError as error:
+            raise ConfigError("features", str(error)) from error
+
+    def _fields(self) -> list[features.Field]:
+        """Fields of ``[features]``, in its order."""
         sides: tuple[tuple[Side, dict[str, Kind | FieldType]], ...] = (
             ("user", self.features.user),
             ("item", self.features.item),
             ("context", self.features.context),
         )
-        fields = [
+        return [
             features.Field(side=side, name=name, **({"type": kind} if isinstance(kind, str) else kind.model_dump()))
             for side, named in sides
             for name, kind in named.items()
         ]
-        try:
-            return Featurizer(fields, self.features.crosses)
-        except ValueError as error:
-            raise ConfigError("features", str(error)) from error
 
 
 def parse(document: Mapping[str, Any], name: str = "default") -> Config:

@@ -226,7 +226,7 @@ _LABELLED = {
     "joiner": ("outcome", "What the joiner met"),
     "failures": (
         "what",
-        "What could not be written or read: ticks, checkpoints, dead letters, events put off, the log",
+        "What could not be written or read: ticks, checkpoints, dead letters, events put off, the log, records missing in it",
     ),
     "evictions": ("store", "Entries that gave way for want of capacity"),
     "memory_bytes": ("store", "Memory of each store"),

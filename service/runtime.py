@@ -139,7 +139,7 @@ class Runtime:
         held: ExitStack,
     ) -> None:
         self.config, self.pipeline, self.updater, self.log, self.dead = config, pipeline, updater, log, dead
-        self.monitor, self._held = monitor, held
+        self.monitor, self._held, self._fingerprint = monitor, held, config.fingerprint
         self.signer = signer
         monitor.watch(dead.gauges)
         self.engine = Engine(pipeline, updater, batch_requests=config.server.batch_requests)
@@ -192,7 +192,7 @@ class Runtime:
             "adapters": list(pipeline.adapters.named),
             "rerankers": list(pipeline.rerankers.named),
             "policy": pipeline.policy_name,
-            "fingerprint": self.config.fingerprint,
+            "fingerprint": self._fingerprint,
             "memory_bytes": self._memory(),
             "notices": list(self.updater.notices),
         }
@@ -239,9 +239,9 @@ def open_runtime(config: Config) -> Runtime:
         else:
             opened.enter_context(become_writer(folder))
             log = opened.enter_context(closing(open_log(config)))
-            if (identity := getattr(log, "identity", None)) is not None:
-                keep_to(folder, identity)
+        since = 0.0 if folder is None or log.identity is None else keep_to(folder, log.identity)
         dead = opened.enter_context(closing(open_dead_letters(config, folder)))
+        dead.since = since
         partitions, grouped = len(log.end()), config.stream.group is not None
         ledger = publisher = None
         if partitions > 1 and not grouped and config.checkpoints is not None:
@@ -310,7 +310,7 @@ def open_replica(config: Config) -> Runtime:
         log = opened.enter_context(closing(open_log(config)))
         dead = opened.enter_context(closing(open_dead_letters(config, None)))
         monitor = Monitor(lambda: runtime.gauges())
-        replica = Replica(pipeline, lambda: open_weights(config, readonly=True), config.checkpoints)
+        replica = Replica(pipeline, lambda: open_weights(config, readonly=True), config.checkpoints, log.identity)
         signer = Signer.of_reader(data_folder(config))
         runtime = Runtime(config, pipeline, replica, log, dead, monitor, signer, opened.pop_all())
     return runtime

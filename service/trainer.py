@@ -19,22 +19,23 @@ from pathlib import Path
 from typing import Any
 
 from memory import checkpoint as checkpoints
-from memory.checkpoint import Checkpoint, CorruptCheckpoint
-from memory.stateful import digest
+from memory.checkpoint import Checkpoint
+from memory.stateful import digest, versions
 from service.admission import Admission
 from service.feedback import FeedbackBuilder
 from service.fold import Fold
 from service.intake import POLL, Intake
 from service.ledger import Ledger
 from service.monitor import Monitor
-from service.notes import Notes, notes_of, put_back, take_notes, with_notes
+from service.notes import notes_of, put_back, with_notes
 from service.order import AsRead, Following, Order
 from service.pipeline import Pipeline
+from service.recovery import recover
 from service.ticks import Clock
 from service.weights import Change, Publisher
 from streams.dead_letters import DeadLetters
 from streams.join import Joiner
-from streams.joined import Joined, Position
+from streams.joined import Joined
 from streams.log import Log, Offsets
 
 __all__ = ["Trainer"]
@@ -146,38 +147,21 @@ class Trainer:
         return self.intake.next
 
     def restore(self) -> None:
-        """Continue from the newest checkpoint that can be trusted, else start at the beginning of the log."""
-        found, corrupt = (None, list[CorruptCheckpoint]()) if self._folder is None else checkpoints.latest(self._folder)
-        for error in corrupt:
-            self.notice(str(error))
-        begin = self.log.begin()
-        positions = {partition: Position(next=offset, rewind=offset) for partition, offset in begin.items()}
-        noted: Notes = {}
-        if found is None:
-            self._epoch = int(time.time() * 1000)
-            if self._ledger is not None:
-                self._ledger.clear()
-            for partition, offset in begin.items():
-                if offset > 0:
-                    where = f"partition {partition} of the log" if len(begin) > 1 else "the log"
-                    self.notice(f"{where} begins at record {offset}: what was trimmed before it is not in the state")
-        else:
-            assert self._folder is not None
-            noted, state = take_notes(found.state)
-            with checkpoints.trust(self._folder):
-                self.pipeline.load_state_dict(state)
-            self.pipeline.version, self._epoch = found.version, found.meta["epoch"]
-            positions |= {int(partition): Position(**position) for partition, position in found.meta["positions"].items()}
-            if self._ledger is not None:
-                runs = self._ledger.runs(found.meta["ledger"])
-                self.intake.order = Following(self.log, self._poll, runs, self.intake.order)
-        self.intake.open(positions)
-        put_back(noted, self.intake.joiners)
+        """Continue from the newest checkpoint that fits, else start at the beginning of the log; see `service.recovery`."""
+        start = recover(self._folder, self.log, self.pipeline, self._ledger, self._publisher)
+        for text in start.notices:
+            self.notice(text)
+        self.failures += start.failures
+        self._epoch = start.epoch
+        if start.runs is not None:
+            self.intake.order = Following(self.log, self._poll, start.runs, self.intake.order)
+        self.intake.open(start.positions)
+        put_back(start.notes, self.intake.joiners)
         self._saved = self.intake.folded
         self._goal = self.log.end()
         if self._publisher is not None:
             self._publisher.start(self.intake.folded)
-            if found is None or not self._publisher.keeps(found.meta["weights"]):
+            if start.anew:
                 # Replicas begin with a checkpoint, also those that come before anything was learned.
                 self._saved = -1
                 self.save()
@@ -367,6 +351,8 @@ class Trainer:
             "ledger": self.intake.order.mark,
             "weights": 0 if self._publisher is None else self._publisher.offset,
             "as_of": self.intake.as_of,
+            "log": self.log.identity,
+            "versions": versions(self.pipeline),
         }
         return Checkpoint(self.pipeline.version, self.pipeline.state_dict(), meta)
 
