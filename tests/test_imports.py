@@ -21,7 +21,7 @@ DOORS = {
     # Pictures of a replay, and of an evaluation.
     "matplotlib": {"service.ope_report", "service.report"},
     "pickle": {"memory.blob"},
-    "prometheus_client": {"service.live_quality"},
+    "prometheus_client": {"service.monitor"},
     "river": {"learners.rankers.river_model", "service.live_quality"},
     "safetensors": {"memory.checkpoint"},
     "starlette": {"service.app"},
