@@ -203,6 +203,13 @@ class Server(_Section):
         Seconds that outcomes wait for a batch to fill before a tick closes it.
     batch_requests : int
         Most requests that are scored together.
+    queue : int
+        Most requests that wait to be scored; more are answered 503 with ``Retry-After`` at once, instead of all being late.
+    timeout : float
+        Seconds that a request waits for its answer; then it is answered 503, and no longer scored.
+    learning_share : float
+        Least share of the engine's time that learning gets while there is something to learn, however many requests come.
+        0: requests always go first, and enough of them keep it from learning at all.
     """
 
     host: str = "127.0.0.1"
@@ -211,6 +218,9 @@ class Server(_Section):
     max_events: Count = 10_000
     flush: Positive = 0.02
     batch_requests: Count = 16
+    queue: Count = 256
+    timeout: Positive = 10.0
+    learning_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
 
 class _Tables(_Section):

@@ -1,4 +1,4 @@
-"""The one thread that owns the models: requests first, then one bounded learn turn, then requests again."""
+"""The one thread that owns the models: requests first, one bounded learn turn, then requests again; learning keeps its share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import logging
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,10 +14,11 @@ from typing import Any, TypeVar
 
 from service.pipeline import Pipeline
 from service.schemas import RankingResponse, RankRequest, RecommendRequest
+from service.share import Share
 from service.updater import Updater
 from streams.events import Impression
 
-__all__ = ["Behind", "Engine", "Stopped"]
+__all__ = ["Behind", "Engine", "Overloaded", "Stopped"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +37,10 @@ class Behind(Stopped):
     """The engine does not answer yet: its state is older than one that somebody may have seen."""
 
 
+class Overloaded(RuntimeError):
+    """So many requests wait already that another one would only be late."""
+
+
 class Engine:
     """Runs a pipeline and what keeps it up to date on one thread.
 
@@ -44,6 +50,12 @@ class Engine:
     updater : Updater
     batch_requests : int
         Most requests that are scored together.
+    queue : int
+        Most requests that wait to be scored; more are refused at once.
+    learning_share : float
+        Least share of the thread's busy time that learning gets while there is something to learn; see `Share`.
+    clock : callable returning float
+        Seconds, to share time by.
     on_failure : callable or None
         Told, on the engine's thread, when it dies.
 
@@ -59,10 +71,14 @@ class Engine:
         updater: Updater,
         *,
         batch_requests: int = 16,
+        queue: int = 256,
+        learning_share: float = 0.2,
+        clock: Callable[[], float] = time.perf_counter,
         on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         self._pipeline, self._updater = pipeline, updater
-        self._batch_requests, self.on_failure = batch_requests, on_failure
+        self._batch_requests, self._queue, self.on_failure = batch_requests, queue, on_failure
+        self._share = Share(learning_share, clock)
         self._waiting: deque[tuple[RankRequest | RecommendRequest, Future[Answer]]] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
@@ -94,9 +110,14 @@ class Engine:
         ------
         Behind
             Where the state is not to be shown yet.
+        Overloaded
+            Where `queue` requests wait already.
         """
         if not (self._updater.caught_up or self._updater.serves_behind):
             raise Behind("catching up with the one who learns; ask another replica, or try again shortly")
+        if len(self._waiting) >= self._queue:
+            problem = f"queue: {self._queue} requests already wait to be ranked"
+            raise Overloaded(f"{problem}; send fewer at once, or add replicas")
         future: Future[Answer] = Future()
         self._enqueue(self._waiting, (request, future))
         return future
@@ -106,6 +127,13 @@ class Engine:
         future: Future[_Result] = Future()
         self._enqueue(self._calls, (function, future))
         return future
+
+    def gauges(self) -> dict[str, Any]:
+        """Numbers for the monitor; called from any thread."""
+        return {
+            "waiting": len(self._waiting),
+            "engine_seconds": {"serve": self._share.served, "learn": self._share.learned},
+        }
 
     def wake(self) -> None:
         """Say that the log has grown."""
@@ -127,7 +155,7 @@ class Engine:
             gc.freeze()
             while not self._stopping:
                 self._serve()
-                if not self._updater.turn():
+                if not self._share.learn(self._updater.turn):
                     self._rest(self._updater.idle())
         except BaseException as error:
             _log.exception("the engine stops: what it was doing failed")
@@ -138,24 +166,32 @@ class Engine:
                 self.on_failure(error)
 
     def _serve(self) -> None:
-        while self._calls:
+        """Answer what waits, until nothing does or a learn turn is due."""
+        for _ in range(len(self._calls)):
             function, called = self._calls.popleft()
             if called.set_running_or_notify_cancel():
-                _resolve(called, function)
-        while self._waiting:
-            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_requests))]
-            batch = [(request, future) for request, future in taken if future.set_running_or_notify_cancel()]
-            if not batch:
-                continue
-            try:
-                answers = self._pipeline.rank([request for request, _ in batch])
-            except Exception:
-                # One request may have spoiled the batch for the others: each alone.
-                for request, future in batch:
-                    _resolve(future, lambda request=request: self._pipeline.rank([request])[0])  # type: ignore[misc]
-            else:
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    future.set_result(answer)
+                self._share.serve(lambda called=called, function=function: _resolve(called, function))  # type: ignore[misc]
+        while self._waiting and not self._share.due:
+            self._share.serve(self._rank)
+
+    def _rank(self) -> None:
+        """Score one batch of requests. Who has given up waiting is passed over before anything is scored."""
+        batch: list[tuple[RankRequest | RecommendRequest, Future[Answer]]] = []
+        while self._waiting and len(batch) < self._batch_requests:
+            request, future = self._waiting.popleft()
+            if future.set_running_or_notify_cancel():
+                batch.append((request, future))
+        if not batch:
+            return
+        try:
+            answers = self._pipeline.rank([request for request, _ in batch])
+        except Exception:
+            # One request may have spoiled the batch for the others: each alone.
+            for request, future in batch:
+                _resolve(future, lambda request=request: self._pipeline.rank([request])[0])  # type: ignore[misc]
+        else:
+            for (_, future), answer in zip(batch, answers, strict=True):
+                future.set_result(answer)
 
     def _rest(self, seconds: float) -> None:
         """Sleep until somebody calls, at most so long."""

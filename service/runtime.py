@@ -137,7 +137,15 @@ class Runtime:
         self.config, self.pipeline, self.updater, self.log, self.dead = config, pipeline, updater, log, dead
         self.monitor, self._held = monitor, held
         monitor.watch(dead.gauges)
-        self.engine = Engine(pipeline, updater, batch_requests=config.server.batch_requests)
+        server = config.server
+        self.engine = Engine(
+            pipeline,
+            updater,
+            batch_requests=server.batch_requests,
+            queue=server.queue,
+            learning_share=server.learning_share,
+        )
+        monitor.watch(self.engine.gauges)
         self._stopped = False
 
     def start(self) -> None:

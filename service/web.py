@@ -13,18 +13,15 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from service.config import Server
-from service.engine import Stopped
+from service.engine import Overloaded, Stopped
 from service.pipeline import Refused
 from service.schemas import Problem
 from streams.codec import BadEvent, decode_as
 
 __all__ = ["Desk", "Failure", "Request", "Response", "Route", "decoded", "json", "streamed"]
 
-ANSWER_SECONDS = 10.0
-"""After which a request that the engine has not come to is given up."""
-
 MOST_ASKING = 1000
-"""Requests that may wait for the engine at once; more are turned away rather than all of them being late."""
+"""Requests of all kinds that may wait for the engine at once."""
 
 Route = tuple[str, str, Callable[[Request], Awaitable[Response]]]
 """Method, path, handler."""
@@ -93,15 +90,15 @@ class Desk:
             raise Failure(503, f"{MOST_ASKING} requests already wait; send fewer at once", retry=True)
         self._asking += 1
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                # Shielded: the engine answers what it has been asked, whether or not somebody still waits.
-                return await asyncio.shield(asyncio.wrap_future(ask()))
+            async with asyncio.timeout(self._limits.timeout):
+                # When the time is up, this cancels the future, and the engine passes over it.
+                return await asyncio.wrap_future(ask())
         except Refused as error:
             raise Failure(422, str(error), error.field) from error
-        except Stopped as error:
+        except (Stopped, Overloaded) as error:
             raise Failure(503, str(error), retry=True) from error
         except TimeoutError as error:
-            raise Failure(503, f"no answer within {ANSWER_SECONDS:.0f} s: the engine is busy", retry=True) from error
+            raise Failure(503, f"no answer within timeout = {self._limits.timeout:g} s: the engine is busy", retry=True) from error
         except Exception as error:
             _log.exception("a request failed in the engine")
             raise Failure(503, f"the ranking failed ({type(error).__name__}: {error})", retry=True) from error
