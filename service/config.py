@@ -21,6 +21,10 @@ __all__ = ["Config", "ConfigError", "RewardRule", "Role", "load", "parse"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Keywords = dict[str, Any]
+HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[\w.-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$")]
+"""A name or an address without a port and without brackets."""
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+"""What browsers call a site: scheme, name, and the port if it is not the scheme's own."""
 
 Role = Literal["embedded", "trainer", "replica"]
 """What a process does: learn and serve, learn for others, or serve what another has learned."""
@@ -195,6 +199,13 @@ class Server(_Section):
     ----------
     host, port
         Where it listens. It has no authentication of its own: put it behind something that has before binding it wider.
+    hosts : tuple of str
+        Names, without a port, that requests may be addressed to, beside `host`, ``localhost``, ``127.0.0.1`` and ``::1``: what
+        a proxy in front passes on as ``Host``. ``*.example.com`` is any name below it, ``*`` any name. Where `host` is
+        ``0.0.0.0`` or ``::``, any IP address is one of them. Other requests are answered 421, but for ``/healthz``,
+        ``/readyz`` and ``/metrics``.
+    origins : tuple of str
+        Origins, as ``https://shop.example``, whose pages may ask and command the service from a browser (CORS); ``*``: all.
     max_body : int
         Bytes of a request body.
     max_events : int
@@ -214,6 +225,8 @@ class Server(_Section):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    hosts: tuple[HostName, ...] = Field(default=(), strict=False)
+    origins: tuple[Origin, ...] = Field(default=(), strict=False)
     max_body: Count = 4 << 20
     max_events: Count = 10_000
     flush: Positive = 0.02

@@ -1,4 +1,4 @@
-"""The one thread that owns the models: requests first, one bounded learn turn, then requests again; learning keeps its share."""
+"""The one thread that owns the models: requests first, then a bounded learn turn; learning keeps its share."""
 
 from __future__ import annotations
 

@@ -12,10 +12,11 @@ import msgspec
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
+from service import bodies
 from service.config import Server
 from service.engine import Overloaded, Stopped
+from service.failures import Failure
 from service.pipeline import Refused
-from service.schemas import Problem
 from streams.codec import BadEvent, decode_as
 
 __all__ = ["Desk", "Failure", "Request", "Response", "Route", "decoded", "json", "streamed"]
@@ -33,24 +34,6 @@ _Document = TypeVar("_Document", bound=msgspec.Struct)
 _Result = TypeVar("_Result")
 
 
-class Failure(Exception):
-    """An answer that is a `Problem`.
-
-    Parameters
-    ----------
-    status : int
-    error : str
-        What is wrong and what to do.
-    field : str or None
-    retry : bool
-        Whether the same request may succeed a little later.
-    """
-
-    def __init__(self, status: int, error: str, field: str | None = None, retry: bool = False) -> None:
-        super().__init__(error)
-        self.status, self.problem, self.retry = status, Problem(error=error, field=field), retry
-
-
 class Desk:
     """Takes requests in, and has the engine answer them.
 
@@ -64,19 +47,8 @@ class Desk:
         self._asking = 0
 
     async def body(self, request: Request) -> bytes:
-        """Body of a request, within `max_body`."""
-        limit = self._limits.max_body
-        too_large = Failure(413, f"body: more than max_body = {limit} bytes; send less at once, or raise it in [server]")
-        declared = request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > limit:
-            raise too_large
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise too_large
-            parts.append(part)
-        return b"".join(parts)
+        """Body of a request, JSON within `max_body`; see `service.bodies.read`."""
+        return await bodies.read(request.headers, request.stream(), self._limits.max_body)
 
     async def answer(self, ask: Callable[[], Future[_Result]]) -> _Result:
         """What the engine answers, or why it does not.
@@ -98,7 +70,9 @@ class Desk:
         except (Stopped, Overloaded) as error:
             raise Failure(503, str(error), retry=True) from error
         except TimeoutError as error:
-            raise Failure(503, f"no answer within timeout = {self._limits.timeout:g} s: the engine is busy", retry=True) from error
+            raise Failure(
+                503, f"no answer within timeout = {self._limits.timeout:g} s: the engine is busy", retry=True
+            ) from error
         except Exception as error:
             _log.exception("a request failed in the engine")
             raise Failure(503, f"the ranking failed ({type(error).__name__}: {error})", retry=True) from error
