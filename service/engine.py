@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from service.pipeline import Pipeline
 from service.schemas import RankingResponse, RankRequest, RecommendRequest
 from service.share import Share
+from service.steps import Steps
 from service.updater import Updater
 from streams.events import Impression
 
@@ -24,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 Answer = tuple[RankingResponse, Impression | None]
 _Result = TypeVar("_Result")
+_Walk = Callable[[], Generator[None, None, Any]]
 
 SWITCH_INTERVAL = 0.0005
 """Seconds after which a Python thread that wants to run gets its turn; the default of 5 ms would be most of a request."""
@@ -81,6 +83,8 @@ class Engine:
         self._share = Share(learning_share, clock)
         self._waiting: deque[tuple[RankRequest | RecommendRequest, Future[Answer]]] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._walks: deque[tuple[_Walk, Future[Any]]] = deque()
+        self._walking: tuple[Steps[Any], Future[Any]] | None = None
         self._changed = threading.Condition()
         self._stopping = False
         self._awake = False
@@ -128,6 +132,15 @@ class Engine:
         self._enqueue(self._calls, (function, future))
         return future
 
+    def walk(self, steps: Callable[[], Generator[None, None, _Result]]) -> Future[_Result]:
+        """Take the steps of a generator on the engine's thread, some at a time between requests, in place of learn turns.
+
+        From its first step to its last nothing changes the state. The future has what it returns.
+        """
+        future: Future[_Result] = Future()
+        self._enqueue(self._walks, (steps, future))
+        return future
+
     def gauges(self) -> dict[str, Any]:
         """Numbers for the monitor; called from any thread."""
         return {
@@ -155,7 +168,7 @@ class Engine:
             gc.freeze()
             while not self._stopping:
                 self._serve()
-                if not self._share.learn(self._updater.turn):
+                if not self._share.learn(self._turn):
                     self._rest(self._updater.idle())
         except BaseException as error:
             _log.exception("the engine stops: what it was doing failed")
@@ -173,6 +186,24 @@ class Engine:
                 self._share.serve(lambda called=called, function=function: _resolve(called, function))  # type: ignore[misc]
         while self._waiting and not self._share.due:
             self._share.serve(self._rank)
+
+    def _turn(self) -> bool:
+        """Go on with a walk that was asked for, else learn; False when there is nothing to do."""
+        while self._walking is None and self._walks:
+            steps, future = self._walks.popleft()
+            if future.set_running_or_notify_cancel():
+                self._walking = Steps(steps()), future
+        if self._walking is None:
+            return self._updater.turn()
+        walk, future = self._walking
+        try:
+            if walk.turn():
+                self._walking = None
+                future.set_result(walk.result)
+        except Exception as error:
+            self._walking = None
+            future.set_exception(error)
+        return True
 
     def _rank(self) -> None:
         """Score one batch of requests. Who has given up waiting is passed over before anything is scored."""
@@ -196,16 +227,20 @@ class Engine:
     def _rest(self, seconds: float) -> None:
         """Sleep until somebody calls, at most so long."""
         with self._changed:
-            if seconds > 0 and not (self._waiting or self._calls or self._stopping or self._awake):
+            if seconds > 0 and not (self._waiting or self._calls or self._walks or self._stopping or self._awake):
                 self._changed.wait(seconds)
             self._awake = False
 
     def _refuse_waiting(self) -> None:
-        for queue in (self._waiting, self._calls):
+        stopped = Stopped("the engine stopped before it came to this request")
+        for queue in (self._waiting, self._calls, self._walks):
             while queue:
                 _, future = queue.popleft()
                 if future.set_running_or_notify_cancel():
-                    future.set_exception(Stopped("the engine stopped before it came to this request"))
+                    future.set_exception(stopped)
+        if self._walking is not None:
+            self._walking[1].set_exception(stopped)
+            self._walking = None
 
 
 def _resolve(future: Future[Any], function: Callable[[], Any]) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from memory import checkpoint as checkpoints
 from memory.checkpoint import Checkpoint
+from memory.stateful import finished
 from service.trainer import Trainer
 from streams.join import Position
 from streams.kafka_group import Commit, Fenced
@@ -261,7 +262,7 @@ class Member:
         self._committed = self.trainer.intake.folded
 
     def _checkpoint(self, number: int) -> Checkpoint:
-        made = self.trainer.checkpoint()
+        made = finished(self.trainer.checkpoint())
         return Checkpoint(number, made.state, made.meta | {"version": made.version})
 
     def _path(self, number: int) -> Path:

@@ -1,7 +1,6 @@
 """The one writer: folds the log into the state, one micro-batch a turn.
 
 The order at every step, which is what makes a crash lose and repeat nothing:
-
 1. read records from the trainer's own offsets, and note in which order; 2. decode, refuse, join (a function of the records
 alone); 3. score the batch; 4. learn; 5. only between batches: write the order down, then publish what has changed, or save
 state and position together, in one file.
@@ -12,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 from memory import checkpoint as checkpoints
 from memory.checkpoint import Checkpoint, CorruptCheckpoint
-from memory.stateful import digest
+from memory.stateful import digest, finished
 from service.admission import Admission
 from service.feedback import Outcomes
 from service.intake import POLL, Intake
@@ -28,6 +27,7 @@ from service.ledger import Ledger
 from service.monitor import Monitor
 from service.order import AsRead, Following, Order
 from service.pipeline import Pipeline
+from service.steps import Steps
 from service.ticks import Clock
 from service.weights import Change, Publisher
 from streams.batch import Feedback
@@ -119,8 +119,7 @@ class Trainer:
         publisher: Publisher | None = None,
         order: Order | None = None,
     ) -> None:
-        self.pipeline, self.outcomes, self.log, self.dead = pipeline, outcomes, log, dead
-        self.monitor = monitor
+        self.pipeline, self.outcomes, self.log, self.dead, self.monitor = pipeline, outcomes, log, dead, monitor
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
         self.caught_up = False
@@ -131,6 +130,7 @@ class Trainer:
         self._ledger, self._publisher, self._epoch = ledger, publisher, 0
         self._folder, self._every, self._keep = folder, every, keep
         self._saved, self._saved_at = -1, time.monotonic()
+        self._copying: Steps[Checkpoint] | None = None
         self._saving: Future[Path] | None = None
         self._retain, self._kept = retain, deque[dict[str, Any]](maxlen=keep)
         self._saver = ThreadPoolExecutor(1, "checkpoint")
@@ -177,7 +177,9 @@ class Trainer:
                 self.save()
 
     def turn(self) -> bool:
-        """Learn one micro-batch, or read a few records towards one; False when the log has nothing more, or is cut off."""
+        """Learn one micro-batch, or read or copy a little; False when the log has nothing more, or is cut off."""
+        if self._copying is not None:
+            return self._copy_on(self._copying)
         try:
             more = self.intake.read_on()
         except ConnectionError as error:
@@ -230,13 +232,15 @@ class Trainer:
         OSError
             When it cannot be written; the checkpoints before stay as they are.
         """
+        while self._copying is not None:
+            self._copy_on(self._copying)
         self.settle()
         self._finish_save()
         if self._folder is None or self.intake.folded == self._saved:
             return None
         if self._ledger is not None:
             self._ledger.flush()
-        saved = self.checkpoint()
+        saved = finished(self.checkpoint())
         path = checkpoints.save(self._folder, saved, self._keep)
         self._saved = self.intake.folded
         self._keep_in_mind(saved)
@@ -314,17 +318,23 @@ class Trainer:
         publisher.publish(Change(self._epoch, at.folded, self.pipeline.version, dict(at.next), at.as_of, state))
 
     def _save_if_due(self) -> None:
-        """Copy the state here, between two batches; write the copy on another thread."""
+        """Begin to copy the state here, between two batches; the copy is written on another thread."""
         due = time.monotonic() - self._saved_at >= self._every and self.intake.folded != self._saved
         if self._folder is None or not due or not (self._saving is None or self._saving.done()):
             return
         self._finish_save()
         if not self._write_order_down():
             return
-        copied = self.checkpoint()
         self._saved_at, self._saved = time.monotonic(), self.intake.folded
-        self._keep_in_mind(copied)
-        self._saving = self._saver.submit(checkpoints.save, self._folder, copied, self._keep)
+        self._copying = Steps(self.checkpoint())
+
+    def _copy_on(self, copying: Steps[Checkpoint]) -> bool:
+        if copying.turn():
+            assert self._folder is not None
+            self._copying = None
+            self._keep_in_mind(copying.result)
+            self._saving = self._saver.submit(checkpoints.save, self._folder, copying.result, self._keep)
+        return True
 
     def _finish_save(self) -> None:
         """Wait for a save in the background; when it failed, the checkpoints before are as they were, and it is counted."""
@@ -366,8 +376,8 @@ class Trainer:
             return False
         return True
 
-    def checkpoint(self) -> Checkpoint:
-        """Copy of the state with its place in the log; valid when no batch is ready."""
+    def checkpoint(self) -> Generator[None, None, Checkpoint]:
+        """Copy the state with its place in the log in short steps (see `Stateful.copying`); valid when no batch is ready."""
         meta = {
             "epoch": self._epoch,
             "folded": self.intake.folded,
@@ -376,7 +386,8 @@ class Trainer:
             "weights": 0 if self._publisher is None else self._publisher.offset,
             "as_of": self.intake.as_of,
         }
-        return Checkpoint(self.pipeline.version, self.pipeline.state_dict(), meta)
+        state = yield from self.pipeline.copying()
+        return Checkpoint(self.pipeline.version, state, meta)
 
     def failed(self, what: str, error: OSError) -> None:
         """Count something that could not be done, and say it."""

@@ -56,15 +56,18 @@ class Desk:
         Parameters
         ----------
         ask : callable
-            Hands a request or a call to the engine.
+            Hands a request or a call to the engine. When the time is up its future is cancelled, and the engine passes over it.
         """
+        return await self.wait(lambda: asyncio.wrap_future(ask()))
+
+    async def wait(self, ask: Callable[[], asyncio.Future[_Result]]) -> _Result:
+        """What somebody answers within `timeout`, or why not; the future is cancelled then."""
         if self._asking >= MOST_ASKING:
             raise Failure(503, f"{MOST_ASKING} requests already wait; send fewer at once", retry=True)
         self._asking += 1
         try:
             async with asyncio.timeout(self._limits.timeout):
-                # When the time is up, this cancels the future, and the engine passes over it.
-                return await asyncio.wrap_future(ask())
+                return await ask()
         except Refused as error:
             raise Failure(422, str(error), error.field) from error
         except (Stopped, Overloaded) as error:

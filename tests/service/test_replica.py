@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from memory.stateful import finished
 from service.admission import Admission
 from service.config import Config
 from service.feedback import Outcomes
@@ -104,7 +105,7 @@ def test_one_that_comes_late_begins_with_a_checkpoint_and_needs_nothing_from_bef
     for _ in range(40):
         trainer.turn()
     trainer.save()
-    world.weights.trim({0: trainer.checkpoint().meta["weights"]})
+    world.weights.trim({0: finished(trainer.checkpoint()).meta["weights"]})
     replica = world.replica()
     follow(replica)
     trainer.drain()
