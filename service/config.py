@@ -216,6 +216,9 @@ class Server(_Section):
         Most requests that are scored together.
     queue : int
         Most requests that wait to be scored; more are answered 503 with ``Retry-After`` at once, instead of all being late.
+    max_wait : float
+        Seconds that a request may be expected to wait to be scored, by what requests took lately; else it is answered 503 with
+        ``Retry-After`` at once, unless no more than `batch_requests` wait.
     timeout : float
         Seconds that a request waits for its answer; then it is answered 503, and no longer scored.
     learning_share : float
@@ -232,6 +235,7 @@ class Server(_Section):
     flush: Positive = 0.02
     batch_requests: Count = 16
     queue: Count = 256
+    max_wait: Positive = 1.0
     timeout: Positive = 10.0
     learning_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
 

@@ -30,6 +30,9 @@ _Walk = Callable[[], Generator[None, None, Any]]
 SWITCH_INTERVAL = 0.0005
 """Seconds after which a Python thread that wants to run gets its turn; the default of 5 ms would be most of a request."""
 
+RECENT = 0.2
+"""Weight of the last batch in what a request takes (an exponentially weighted mean)."""
+
 
 class Stopped(RuntimeError):
     """The engine no longer answers: it was stopped, or a learner failed (then the failure is the cause)."""
@@ -54,6 +57,9 @@ class Engine:
         Most requests that are scored together.
     queue : int
         Most requests that wait to be scored; more are refused at once.
+    max_wait : float
+        Seconds that a request may have to wait for those before it, by what they took lately; else it is refused at once.
+        Where no more wait than are scored together, it is taken all the same.
     learning_share : float
         Least share of the thread's busy time that learning gets while there is something to learn; see `Share`.
     clock : callable returning float
@@ -74,13 +80,15 @@ class Engine:
         *,
         batch_requests: int = 16,
         queue: int = 256,
+        max_wait: float = 1.0,
         learning_share: float = 0.2,
         clock: Callable[[], float] = time.perf_counter,
         on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         self._pipeline, self._updater = pipeline, updater
         self._batch_requests, self._queue, self.on_failure = batch_requests, queue, on_failure
-        self._share = Share(learning_share, clock)
+        self._share, self._clock = Share(learning_share, clock), clock
+        self._max_wait, self._slowness = max_wait * (1.0 - learning_share), 0.0
         self._waiting: deque[tuple[RankRequest | RecommendRequest, Future[Answer]]] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._walks: deque[tuple[_Walk, Future[Any]]] = deque()
@@ -115,13 +123,14 @@ class Engine:
         Behind
             Where the state is not to be shown yet.
         Overloaded
-            Where `queue` requests wait already.
+            Where too many requests wait already.
         """
         if not (self._updater.caught_up or self._updater.serves_behind):
             raise Behind("catching up with the one who learns; ask another replica, or try again shortly")
-        if len(self._waiting) >= self._queue:
-            problem = f"queue: {self._queue} requests already wait to be ranked"
-            raise Overloaded(f"{problem}; send fewer at once, or add replicas")
+        waiting = len(self._waiting)
+        most = self._queue if waiting * self._slowness <= self._max_wait else self._batch_requests
+        if waiting >= most:
+            raise Overloaded(f"{waiting} requests already wait to be ranked; send fewer at once, or add replicas")
         future: Future[Answer] = Future()
         self._enqueue(self._waiting, (request, future))
         return future
@@ -214,6 +223,7 @@ class Engine:
                 batch.append((request, future))
         if not batch:
             return
+        start = self._clock()
         try:
             answers = self._pipeline.rank([request for request, _ in batch])
         except Exception:
@@ -223,6 +233,7 @@ class Engine:
         else:
             for (_, future), answer in zip(batch, answers, strict=True):
                 future.set_result(answer)
+        self._slowness += RECENT * ((self._clock() - start) / len(batch) - self._slowness)
 
     def _rest(self, seconds: float) -> None:
         """Sleep until somebody calls, at most so long."""

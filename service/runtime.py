@@ -144,6 +144,7 @@ class Runtime:
             updater,
             batch_requests=server.batch_requests,
             queue=server.queue,
+            max_wait=server.max_wait,
             learning_share=server.learning_share,
         )
         monitor.watch(self.engine.gauges)

@@ -118,6 +118,9 @@ class Updater:
     def restore(self) -> None:
         pass
 
+    def idle(self) -> float:
+        return 0.001
+
     def turn(self) -> bool:
         self.time.spend(0.004)
         self.turns += 1
@@ -149,7 +152,7 @@ def test_the_engine_takes_learn_turns_though_requests_never_cease() -> None:
 
 @pytest.fixture
 def runtime(make_config: Callable[..., Config]) -> Iterator[Runtime]:
-    opened = open_runtime(make_config(server={"queue": 64, "flush": 0.001}))
+    opened = open_runtime(make_config(server={"queue": 64, "max_wait": 1e9, "flush": 0.001}))
     yield opened
     opened.stop()
 
@@ -178,6 +181,36 @@ def test_sixty_clients_in_a_closed_loop_do_not_keep_it_from_learning(runtime: Ru
     stopping.set()
     assert rows >= 500, "everything is learned while they ask"
     assert answered[0] > 60 and seconds["serve"] > 0
+
+
+def test_a_request_that_would_wait_too_long_is_refused_at_once() -> None:
+    time, over = Time(), threading.Event()
+    pipeline = Pipeline(time)
+    updater = Updater(time, lambda: None)
+    updater.turn = lambda: False  # type: ignore[method-assign]
+    engine = Engine(pipeline, updater, batch_requests=4, learning_share=0.5, max_wait=0.1, clock=time)  # type: ignore[arg-type]
+    counts: list[int] = []
+
+    def fill() -> None:
+        """Once it is known what a request takes: ask until one more is refused."""
+        if pipeline.ranked < 400:
+            engine.submit(RankRequest(user="u", items=["a"]))
+        elif not counts:
+            waiting = 0
+            with pytest.raises(Overloaded, match="already wait"):
+                while True:
+                    waiting = engine.gauges()["waiting"]
+                    engine.submit(RankRequest(user="u", items=["a"]))
+            counts.append(waiting)
+            over.set()
+
+    pipeline.again = fill
+    fill()
+    engine.start()
+    assert over.wait(PATIENCE)
+    engine.stop()
+    # Each takes 2 ms, and learning may take as much again: 100 ms are 25 requests.
+    assert counts[0] == pytest.approx(25, abs=2)
 
 
 def test_more_than_may_wait_are_refused_at_once_and_who_gave_up_is_never_ranked(
