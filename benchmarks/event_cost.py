@@ -98,6 +98,7 @@ class _Shop:
             np.repeat(users, pipeline.history.length),
             self._rng.choice(items, rows),
             np.full(rows, self._now),
+            np.ones(rows, np.int32),
             np.ones(rows, np.bool_),
         )
         self.fill()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-__all__ = ["Copying", "State", "Stateful", "copied", "digest", "finished"]
+__all__ = ["Copying", "State", "Stateful", "copied", "digest", "finished", "versions"]
 
 State = dict[str, npt.NDArray[np.generic]]
 """Flat mapping of dotted names to arrays."""
@@ -29,6 +29,11 @@ class Stateful:
     An attribute takes part when it is itself a `Stateful`; every other attribute is configuration or scratch. Leaves (the
     stores of this package) override `copying`, the other methods that deal with the state, and `stores`.
     """
+
+    state_version: ClassVar[int | str] = 1
+    """What saved state has to have in common with the class that loads it. Raise it whenever the names, shapes or meaning of
+    what is kept change, or when the same events lead to other values: old states are then left alone instead of misread. Where
+    another library keeps the state, name that library's version too."""
 
     def children(self) -> Iterator[tuple[str, Stateful]]:
         """Attributes that hold state, by name, in order of assignment."""
@@ -127,6 +132,15 @@ def digest(state: Mapping[str, npt.NDArray[np.generic]]) -> str:
         hasher.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
         hasher.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data if array.size else b"")
     return str(hasher.hexdigest())
+
+
+def versions(state: Stateful, prefix: str = "") -> dict[str, int | str]:
+    """`Stateful.state_version` of everything that a composite is made of, by dotted name."""
+    found: dict[str, int | str] = {}
+    for name, child in state.children():
+        found[f"{prefix}{name}"] = child.state_version
+        found |= versions(child, f"{prefix}{name}.")
+    return found
 
 
 def _prefixed(parts: Mapping[str, State]) -> State:

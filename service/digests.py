@@ -11,8 +11,8 @@ from service.runtime import Runtime
 
 __all__ = ["Digests"]
 
-REST = 4
-"""Times as long as a digest took, nobody gets the next one: learning stands still while the state is copied for it."""
+REST, LONGEST_REST = 4.0, 5.0
+"""Times as long as a digest took, and so many seconds at most, nobody gets the next one: learning stands still for the copy."""
 
 
 class Digests:
@@ -45,4 +45,4 @@ class Digests:
             return status | {"digest": await asyncio.to_thread(digest, state)}
         finally:
             now = time.monotonic()
-            self._not_before = now + REST * (now - start)
+            self._not_before = now + min(REST * (now - start), LONGEST_REST)

@@ -17,9 +17,8 @@ from typing import Any, Protocol
 
 from memory import checkpoint as checkpoints
 from memory.checkpoint import Checkpoint
-from memory.stateful import finished
 from service.trainer import Trainer
-from streams.join import Position
+from streams.joined import Position
 from streams.kafka_group import Commit, Fenced
 from streams.log import Offsets
 
@@ -262,7 +261,7 @@ class Member:
         self._committed = self.trainer.intake.folded
 
     def _checkpoint(self, number: int) -> Checkpoint:
-        made = finished(self.trainer.checkpoint())
+        made = self.trainer.checkpoint()
         return Checkpoint(number, made.state, made.meta | {"version": made.version})
 
     def _path(self, number: int) -> Path:

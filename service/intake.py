@@ -12,7 +12,8 @@ from service.order import Order
 from streams.codec import BadEvent, decode
 from streams.dead_letters import DeadLetters
 from streams.events import Event, Interaction
-from streams.join import Joined, Joiner, Position
+from streams.join import Joiner
+from streams.joined import Joined, Position
 from streams.log import Log, Offsets, Record
 
 __all__ = ["POLL", "Intake"]
@@ -159,6 +160,11 @@ class Intake:
         while self.read_on():
             if self.ready:
                 yield self.ready.popleft()
+
+    def finish(self) -> Iterator[Joined]:
+        """End of a log to which nothing is added: the open batches, every window closed."""
+        for joiner in self.joiners.values():
+            yield from joiner.finish()
 
     def lag(self) -> int:
         """Records of the log that have not been folded."""

@@ -21,8 +21,8 @@ DOORS = {
     # Pictures of a replay, and of an evaluation.
     "matplotlib": {"service.ope_report", "service.report"},
     "pickle": {"memory.blob"},
-    "prometheus_client": {"service.monitor"},
-    "river": {"learners.rankers.river_model", "service.monitor"},
+    "prometheus_client": {"service.live_quality"},
+    "river": {"learners.rankers.river_model", "service.live_quality"},
     "safetensors": {"memory.checkpoint"},
     "starlette": {"service.app"},
     # Pairs the centroids of two epochs.

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from memory.stateful import finished
 from service.admission import Admission
 from service.config import Config
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
 from service.ledger import Ledger
 from service.replica import Replica
 from service.runtime import build_pipeline, joiners
@@ -50,7 +49,7 @@ class World:
         pipeline = build_pipeline(self.config)
         made = Trainer(
             pipeline,
-            Outcomes(pipeline, self.config.reward),
+            FeedbackBuilder(pipeline, self.config.reward),
             joiners(self.config, len(self.events.end())),
             self.events,
             DeadLetters(MemoryLog()),
@@ -105,7 +104,7 @@ def test_one_that_comes_late_begins_with_a_checkpoint_and_needs_nothing_from_bef
     for _ in range(40):
         trainer.turn()
     trainer.save()
-    world.weights.trim({0: finished(trainer.checkpoint()).meta["weights"]})
+    world.weights.trim({0: trainer.checkpoint().meta["weights"]})
     replica = world.replica()
     follow(replica)
     trainer.drain()

@@ -12,7 +12,6 @@ import pytest
 from learners.rerankers.reloop2 import ReLoop2
 from memory import inverted_file
 from memory.error_memory import ErrorMemory
-from memory.stateful import finished
 from service.config import Config
 from service.pipeline import Pipeline
 from tests.service.test_replica import World, follow, states
@@ -79,7 +78,7 @@ def test_one_that_joins_at_any_moment_has_the_same_memory(world: World) -> None:
     while more:
         more = [trainer.turn() for _ in range(9)][-1]
         trainer.save()
-        world.weights.trim({0: finished(trainer.checkpoint()).meta["weights"]})
+        world.weights.trim({0: trainer.checkpoint().meta["weights"]})
         late = world.replica()
         follow(late)
         one, other = states(trainer, late)
