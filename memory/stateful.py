@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-__all__ = ["State", "Stateful", "digest", "versions"]
+__all__ = ["Copying", "State", "Stateful", "copied", "digest", "finished", "versions"]
 
 State = dict[str, npt.NDArray[np.generic]]
 """Flat mapping of dotted names to arrays."""
+
+_Result = TypeVar("_Result")
+
+Copying = Generator[None, None, State]
+"""A copy of a state while it is being taken: each step costs a few milliseconds at most, the last one returns the copy."""
+
+PIECE = 4 << 20
+"""Bytes copied in a step: one to three milliseconds, where the memory for them is fetched first."""
 
 
 class Stateful:
     """Base of everything that has state: walks its own attributes, so that a composite writes no saving code.
 
     An attribute takes part when it is itself a `Stateful`; every other attribute is configuration or scratch. Leaves (the
-    stores of this package) override the four methods and `stores`.
+    stores of this package) override `copying`, the other methods that deal with the state, and `stores`.
     """
 
     state_version: ClassVar[int | str] = 1
@@ -40,7 +48,14 @@ class Stateful:
 
     def state_dict(self) -> State:
         """Copy of the whole state. The same state gives the same bytes, however it came about."""
-        return _prefixed({name: child.state_dict() for name, child in self.children()})
+        return finished(self.copying())
+
+    def copying(self) -> Copying:
+        """Take the copy that `state_dict` returns in short steps. Nobody may change the state from the first to the last."""
+        parts: dict[str, State] = {}
+        for name, child in self.children():
+            parts[name] = yield from child.copying()
+        return _prefixed(parts)
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Replace the whole state by a copy of `state`.
@@ -83,6 +98,30 @@ class Stateful:
     def nbytes(self) -> int:
         """Memory held, in bytes; fixed by the capacities, not by what has been stored."""
         return sum(child.nbytes for _, child in self.children())
+
+
+def finished(steps: Generator[None, None, _Result]) -> _Result:
+    """Take all steps of a generator at once; what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
+
+
+def copied(
+    array: npt.NDArray[Any], rows: npt.NDArray[np.integer[Any]] | None = None
+) -> Generator[None, None, npt.NDArray[Any]]:
+    """Copy an array, or these rows of it, in short steps."""
+    size = len(array) if rows is None else rows.size
+    copy = np.empty((size, *array.shape[1:]), array.dtype)
+    step = max(PIECE // max(copy[:1].nbytes, 1), 1)
+    for start in range(0, size, step):
+        part = slice(start, start + step)
+        copy[part] = array[part if rows is None else rows[part]]
+        yield
+    return copy
 
 
 def digest(state: Mapping[str, npt.NDArray[np.generic]]) -> str:

@@ -23,6 +23,9 @@ __all__ = ["Config", "ConfigError", "RewardRule", "Role", "load", "parse"]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Keywords = dict[str, Any]
+HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[\w.-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$")]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+"""What browsers call a site: scheme, name, and the port if it is not the scheme's own. A host name has no port here."""
 
 Role = Literal["embedded", "trainer", "replica"]
 """What a process does: learn and serve, learn for others, or serve what another has learned."""
@@ -197,6 +200,12 @@ class Server(_Section):
     ----------
     host, port
         Where it listens. It has no authentication of its own: put it behind something that has before binding it wider.
+    hosts : tuple of str
+        Names, without a port, that requests may be addressed to, beside `host`, ``localhost``, ``127.0.0.1`` and ``::1``: what
+        a proxy passes on as ``Host``. ``*.example.com`` is any name below it, ``*`` any name. Where `host` is ``0.0.0.0`` or
+        ``::``, any IP address is one. Others are answered 421, except on ``/healthz``, ``/readyz`` and ``/metrics``.
+    origins : tuple of str
+        Origins, as ``https://shop.example``, whose pages may ask and command the service from a browser (CORS); ``*``: all.
     max_body : int
         Bytes of a request body.
     max_events : int
@@ -205,14 +214,27 @@ class Server(_Section):
         Seconds that outcomes wait for a batch to fill before a tick closes it.
     batch_requests : int
         Most requests that are scored together.
+    queue, max_wait
+        Most requests that wait to be scored, and most seconds that one more would wait, by what they took lately (but as many
+        as are scored together may wait). Others are answered 503 with ``Retry-After`` at once, instead of all being late.
+    timeout : float
+        Seconds that a request waits for its answer; then it is answered 503, and no longer scored.
+    learning_share : float
+        Least share of the engine's time that learning gets while it has something to learn; 0: requests always go first.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    hosts: tuple[HostName, ...] = Field(default=(), strict=False)
+    origins: tuple[Origin, ...] = Field(default=(), strict=False)
     max_body: Count = 4 << 20
     max_events: Count = 10_000
     flush: Positive = 0.02
     batch_requests: Count = 16
+    queue: Count = 256
+    max_wait: Positive = 1.0
+    timeout: Positive = 10.0
+    learning_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
 
 class _Tables(_Section):

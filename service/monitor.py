@@ -218,8 +218,10 @@ _GAUGES = {
     "version": "Micro-batches learned since the first event",
     "lag": "Records of the log not learned yet",
     "lag_seconds": "Age of the oldest record not learned yet",
+    "waiting": "Requests that wait to be scored",
 }
 _LABELLED = {
+    "engine_seconds": ("work", "Time that the thread of the models spent: serve, learn"),
     "refused": ("status", "Requests that were not granted"),
     "dead": ("reason", "Dead letters"),
     "skipped": ("stage", "Optional stages that failed and were left out of an answer"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,25 +15,32 @@ from memory.stateful import State
 from streams.join import Joiner
 from streams.joined import Snapshot
 
-__all__ = ["Notes", "notes_of", "put_back", "take_notes", "with_notes"]
+__all__ = ["Notes", "noting", "put_back", "take_notes", "with_notes"]
 
 Notes = dict[int, dict[str, Snapshot]]
 """Snapshots by partition and request id."""
+
+TOGETHER = 5_000
+"""Waiting impressions that are looked at in one step."""
 
 _KEY = "waiting"
 """Name among the arrays of a checkpoint; no learner or store has it."""
 
 
-def notes_of(joiners: Mapping[int, Joiner]) -> Notes:
-    """Snapshots that must be saved; they never change, so they can be written on another thread."""
-    return {
-        partition: {
-            shown.impression.request_id: shown.snapshot
-            for shown in joiner.shown()
-            if shown.snapshot is not None and not shown.snapshot.logged
-        }
-        for partition, joiner in joiners.items()
-    }
+def noting(joiners: Mapping[int, Joiner]) -> Generator[None, None, Notes]:
+    """Collect the snapshots that must be saved, in short steps between which the joiners must not change.
+
+    The snapshots themselves never change, so they can be written on another thread.
+    """
+    notes: Notes = {}
+    for partition, joiner in joiners.items():
+        noted = notes.setdefault(partition, {})
+        for n, shown in enumerate(joiner.shown()):
+            if shown.snapshot is not None and not shown.snapshot.logged:
+                noted[shown.impression.request_id] = shown.snapshot
+            if n % TOGETHER == 0:
+                yield
+    return notes
 
 
 def with_notes(checkpoint: Checkpoint, notes: Notes) -> Checkpoint:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +12,7 @@ from learners import registry
 from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
 from memory.catalog import Catalog
 from memory.history import History
+from memory.stateful import State
 from service.admission import Admission
 from service.config import Config, ConfigError
 from service.engine import Engine
@@ -142,7 +143,16 @@ class Runtime:
         self.monitor, self._held, self._fingerprint = monitor, held, config.fingerprint
         self.signer = signer
         monitor.watch(dead.gauges)
-        self.engine = Engine(pipeline, updater, batch_requests=config.server.batch_requests)
+        server = config.server
+        self.engine = Engine(
+            pipeline,
+            updater,
+            batch_requests=server.batch_requests,
+            queue=server.queue,
+            max_wait=server.max_wait,
+            learning_share=server.learning_share,
+        )
+        monitor.watch(self.engine.gauges)
         self._stopped = False
 
     def start(self) -> None:
@@ -169,16 +179,10 @@ class Runtime:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
-    def status(self, digest: bool = False) -> dict[str, Any]:
-        """Where this process stands; on the engine's thread.
-
-        Parameters
-        ----------
-        digest : bool
-            Add the fingerprint of the whole state (it reads all of it).
-        """
+    def status(self) -> dict[str, Any]:
+        """Where this process stands; on the engine's thread."""
         pipeline = self.pipeline
-        status = {
+        return {
             "name": self.config.name,
             "role": self.updater.role,
             "version": pipeline.version,
@@ -196,7 +200,12 @@ class Runtime:
             "memory_bytes": self._memory(),
             "notices": list(self.updater.notices),
         }
-        return status | {"digest": self.updater.digest()} if digest else status
+
+    def copying(self) -> Generator[None, None, tuple[dict[str, Any], State]]:
+        """Where this process stands, and a copy of the whole state there; on the engine's thread, see `Engine.walk`."""
+        status = self.status()
+        state = yield from self.pipeline.copying()
+        return status, state
 
     def gauges(self) -> dict[str, Any]:
         """Numbers for the monitor."""

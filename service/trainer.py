@@ -1,7 +1,6 @@
 """The one writer: folds the log into the state, one micro-batch a turn.
 
 The order at every step, which is what makes a crash lose and repeat nothing:
-
 1. read records from the trainer's own offsets, and note in which order; 2. decode, refuse, join (a function of the records
 alone); 3. score the batch; 4. learn; 5. only between batches: write the order down, then publish what has changed, or save
 state and position together, in one file.
@@ -12,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -20,17 +19,18 @@ from typing import Any
 
 from memory import checkpoint as checkpoints
 from memory.checkpoint import Checkpoint
-from memory.stateful import digest, versions
+from memory.stateful import digest, finished, versions
 from service.admission import Admission
 from service.feedback import FeedbackBuilder
 from service.fold import Fold
 from service.intake import POLL, Intake
 from service.ledger import Ledger
 from service.monitor import Monitor
-from service.notes import notes_of, put_back, with_notes
+from service.notes import Notes, noting, put_back, with_notes
 from service.order import AsRead, Following, Order
 from service.pipeline import Pipeline
 from service.recovery import recover
+from service.steps import Steps
 from service.ticks import Clock
 from service.weights import Change, Publisher
 from streams.dead_letters import DeadLetters
@@ -135,6 +135,7 @@ class Trainer:
         self._ledger, self._publisher, self._epoch = ledger, publisher, 0
         self._folder, self._every, self._keep = folder, every, keep
         self._saved, self._saved_at = -1, time.monotonic()
+        self._copying: Steps[tuple[Checkpoint, Notes]] | None = None
         self._saving: Future[Path] | None = None
         self._retain, self._kept = retain, deque[dict[str, Any]](maxlen=keep)
         self._saver = ThreadPoolExecutor(1, "checkpoint")
@@ -167,7 +168,9 @@ class Trainer:
                 self.save()
 
     def turn(self) -> bool:
-        """Learn one micro-batch, or read a few records towards one; False when the log has nothing more, or is cut off."""
+        """Learn one micro-batch, or read or copy a little; False when the log has nothing more, or is cut off."""
+        if self._copying is not None:
+            return self._copy_on(self._copying)
         try:
             more = self.intake.read_on()
         except ConnectionError as error:
@@ -212,13 +215,15 @@ class Trainer:
         OSError
             When it cannot be written; the checkpoints before stay as they are.
         """
+        while self._copying is not None:
+            self._copy_on(self._copying)
         self.settle()
         self._finish_save()
         if self._folder is None or self.intake.folded == self._saved:
             return None
         if self._ledger is not None:
             self._ledger.flush()
-        saved, notes = self.checkpoint(), notes_of(self.intake.joiners)
+        saved, notes = finished(self._copy())
         path = checkpoints.save(self._folder, with_notes(saved, notes), self._keep)
         self._saved = self.intake.folded
         self._keep_in_mind(saved)
@@ -289,18 +294,25 @@ class Trainer:
         publisher.publish(Change(self._epoch, at.folded, self.pipeline.version, dict(at.next), at.as_of, state))
 
     def _save_if_due(self) -> None:
-        """Copy the state here, between two batches; write the copy on another thread."""
+        """Begin to copy the state here, between two batches; the copy is written on another thread."""
         due = time.monotonic() - self._saved_at >= self._every and self.intake.folded != self._saved
         if self._folder is None or not due or not (self._saving is None or self._saving.done()):
             return
         self._finish_save()
         if not self._write_order_down():
             return
-        copied, notes = self.checkpoint(), notes_of(self.intake.joiners)
         self._saved_at, self._saved = time.monotonic(), self.intake.folded
-        self._keep_in_mind(copied)
-        folder, keep = self._folder, self._keep
-        self._saving = self._saver.submit(lambda: checkpoints.save(folder, with_notes(copied, notes), keep))
+        self._copying = Steps(self._copy())
+
+    def _copy_on(self, copying: Steps[tuple[Checkpoint, Notes]]) -> bool:
+        if copying.turn():
+            copied, notes = copying.result
+            self._copying = None
+            self._keep_in_mind(copied)
+            assert self._folder is not None
+            folder, keep = self._folder, self._keep
+            self._saving = self._saver.submit(lambda: checkpoints.save(folder, with_notes(copied, notes), keep))
+        return True
 
     def _finish_save(self) -> None:
         """Wait for a save in the background; when it failed, the checkpoints before are as they were, and it is counted."""
@@ -344,6 +356,10 @@ class Trainer:
 
     def checkpoint(self) -> Checkpoint:
         """Copy of the state with its place in the log; valid when no batch is ready."""
+        return finished(self._copy())[0]
+
+    def _copy(self) -> Generator[None, None, tuple[Checkpoint, Notes]]:
+        """The same and what was noted of impressions, in short steps; see `Stateful.copying`."""
         meta = {
             "epoch": self._epoch,
             "folded": self.intake.folded,
@@ -354,7 +370,9 @@ class Trainer:
             "log": self.log.identity,
             "versions": versions(self.pipeline),
         }
-        return Checkpoint(self.pipeline.version, self.pipeline.state_dict(), meta)
+        state = yield from self.pipeline.copying()
+        notes = yield from noting(self.intake.joiners)
+        return Checkpoint(self.pipeline.version, state, meta), notes
 
     def failed(self, what: str, error: OSError) -> None:
         """Count something that could not be done, and say it."""

@@ -309,10 +309,14 @@ class Joiner:
         self._ended.append(waiting)
 
     def _forget(self, user: str) -> None:
-        """Let go of the user's impressions without learning from them."""
-        for waiting in [waiting for waiting in self._known.values() if waiting.impression.user == user]:
+        """Let go of the user's impressions without learning from them; one pass, for a user may have most of them."""
+        gone = [waiting for waiting in self._known.values() if waiting.impression.user == user]
+        if not gone:
+            return
+        for waiting in gone:
             self._unknow(waiting)
-            (self._closed if waiting in self._closed else self._open).remove(waiting)
+        self._open = deque(waiting for waiting in self._open if waiting.impression.user != user)
+        self._closed = deque(waiting for waiting in self._closed if waiting.impression.user != user)
 
     def _unknow(self, waiting: Shown) -> None:
         del self._known[waiting.impression.request_id]

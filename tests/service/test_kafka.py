@@ -24,7 +24,7 @@ from streams.kafka import KafkaLog
 from streams.log import Record
 from tests.broker import Broker
 from tests.service.on_topic import on, running, until
-from tests.service.processes import DEADLINE, serving, settle
+from tests.service.processes import DEADLINE, JSON, serving, settle
 from tests.worlds import SMALL, busy_world
 
 MakeConfig = Callable[..., Config]
@@ -75,7 +75,7 @@ def test_killed_again_and_again_it_learns_every_event_once(broker: Broker, tmp_p
                     if sent in fatal:
                         fatal.remove(sent)
                         threading.Timer(0.01, process.process.kill).start()
-                    client.post("/v1/events", content=bodies[sent]).raise_for_status()
+                    client.post("/v1/events", content=bodies[sent], headers=JSON).raise_for_status()
                     sent += 1
                     time.sleep(0.02)
                 status = settle(client)

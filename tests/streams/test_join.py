@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -106,6 +108,40 @@ def test_forgetting_a_user_drops_waiting_impressions_unlearned() -> None:
     joiner = Joiner(window=10, lateness=0, batch_rows=1)
     events = [shown("r", 100, "a", user="gone"), shown("s", 100, "b"), Forget(user="gone"), Tick(timestamp=200)]
     assert outcomes(fold(joiner, *events)) == [("b", "", False)]
+
+
+class Passes(deque[Any]):
+    """Counts how often it is gone through."""
+
+    def __init__(self, *entries: Any) -> None:
+        super().__init__(*entries)
+        self.passes = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.passes += 1
+        return super().__iter__()
+
+    def __contains__(self, entry: object) -> bool:
+        self.passes += 1
+        return super().__contains__(entry)
+
+    def remove(self, entry: Any) -> None:
+        self.passes += 1
+        super().remove(entry)
+
+
+def test_forgetting_goes_through_what_waits_once_however_much_of_it_is_the_users() -> None:
+    joiner = Joiner(window=10, lateness=1000, batch_rows=1)
+    closed = [shown(f"c{n}", 50 + n / 100, "a", user="vw"[n % 2]) for n in range(200)]
+    fold(joiner, *closed, *(shown(f"r{n}", 100 + n / 100, "a", user="vw"[n % 2]) for n in range(200)))
+    held = joiner.nbytes
+    waits = [Passes(joiner._open), Passes(joiner._closed)]
+    joiner._open, joiner._closed = waits
+    fold(joiner, Forget(user="v"), start=400)
+    assert [one.passes for one in waits] == [1, 1]
+    assert joiner.nbytes < held
+    left = [row.user for joined in fold(joiner, Tick(timestamp=200), start=401) for row in joined.rows]
+    assert left == ["w"] * 100
 
 
 def test_rows_of_an_impression_stand_together_with_their_positions_and_its_time() -> None:
