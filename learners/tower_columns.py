@@ -60,9 +60,7 @@ def _salted(keys: Ids, salt: int) -> Ids:
 
 
 def _attributes(catalog: Catalog, keys: Ids) -> tuple[Ids, Floats]:
-    slots = catalog.find(keys)
-    features, values = catalog.encoded
-    return features[slots], values[slots] * (slots >= 0)[:, None].astype(np.float32)
+    return catalog.encoded_at(catalog.find(keys))
 
 
 def _joined(*parts: tuple[Ids, Floats] | None) -> tuple[Ids, Floats]:

@@ -75,12 +75,14 @@ class Outcomes:
         """Rows of a recorded file, as `from_rows` would make them of the same interactions one by one."""
         user_keys, user_names = self._hashed(block.user)
         item_keys, item_names = self._hashed(block.item)
+        context = self._block_context(block)
+        self._pipeline.contexts.add(*context)
         return self._feedback(
             user_keys[block.user.codes],
             item_keys[block.item.codes],
             (user_names[block.user.codes], item_names[block.item.codes]),
             block.timestamp,
-            self._block_context(block),
+            context,
             self._block_reward(block),
         )
 

@@ -14,12 +14,13 @@ from learners.base import Adapter, Catalogues, Policy, Ranker, Reranker, Retriev
 from learners.features import Featurizer, hash_id, hash_ids
 from memory.catalog import Catalog
 from memory.history import History
+from memory.moments import Moments
 from memory.stateful import Stateful
 from service.answers import Answers
 from service.candidates import Asked, Finder
 from service.schemas import RankingResponse, RankRequest, RecommendRequest
 from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
-from streams.events import Event, Forget, Impression, ItemUpdate, UserUpdate
+from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, UserUpdate
 
 __all__ = ["Pipeline", "Refused", "Stages"]
 
@@ -68,6 +69,8 @@ class Pipeline(Stateful):
 
     Attributes
     ----------
+    contexts : Moments
+        What the numbers of contexts are standardised by.
     version : int
         Micro-batches learned.
     as_of : float
@@ -92,6 +95,7 @@ class Pipeline(Stateful):
     ) -> None:
         self.featurizer = featurizer
         self.users, self.items, self.history = users, items, history
+        self.contexts = Moments(featurizer.context_numbers)
         self.retrievers, self.adapters, self.rerankers = Stages(retrievers), Stages(adapters), Stages(rerankers)
         self.ranker_name, self.ranker = ranker
         self.policy_name, self.policy = policy
@@ -198,7 +202,7 @@ class Pipeline(Stateful):
         yield from self.rerankers
 
     def apply(self, event: Event) -> None:
-        """Take an update of the catalogues to heart; other events pass without effect."""
+        """Take an update of the catalogues, and the numbers of a context, to heart; other events pass without effect."""
         if isinstance(event, ItemUpdate):
             key = hash_id(event.item)
             if event.deleted:
@@ -222,9 +226,22 @@ class Pipeline(Stateful):
             self.history.forget(np.array([key]))
             for _, learner in self.learners():
                 learner.forget(np.array([key]))
+        elif self.contexts.columns.size and isinstance(event, Impression | Interaction):
+            # An interaction with a ranking has the context of that, which has been counted.
+            if isinstance(event, Impression) or event.request_id is None:
+                self.contexts.add(*self.featurizer.encode_context([event.context]))
 
     def requests(self, user: Ids, timestamp: Times, context: tuple[Ids, Floats]) -> Requests:
-        """Who asks, with the history as of now; `context` as the featurizer encoded it."""
+        """Who asks, with the history as of now.
+
+        Parameters
+        ----------
+        user : (B,) int64
+        timestamp : (B,) float64
+        context : (keys, values)
+            As the featurizer encoded it; the numbers among the values are standardised in place.
+        """
+        self.contexts.standardize(*context)
         return Requests(
             user=user,
             timestamp=timestamp,

@@ -63,8 +63,8 @@ def build_pipeline(config: Config) -> Pipeline:
         )
     return Pipeline(
         featurizer=featurizer,
-        users=Catalog(config.users.capacity, featurizer.user_columns),
-        items=Catalog(config.items.capacity, featurizer.item_columns),
+        users=Catalog(config.users.capacity, featurizer.user_columns, featurizer.user_numbers),
+        items=Catalog(config.items.capacity, featurizer.item_columns, featurizer.item_numbers),
         history=History(config.history.capacity, config.history.length),
         retrievers=retrievers,
         ranker=ranker,
