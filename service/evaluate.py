@@ -124,6 +124,8 @@ def evaluate(
             batches, dead = _from_events(recording, config, pipeline), recording.dead
         else:
             batches, dead = _from_decisions(config, pipeline, noted, importance)
+        if not is_log:
+            pipeline.isolation.reports.append(lambda problem: dead.put("poison", problem, b"", source=config.stream.url))
         try:
             for joined in batches:
                 noted.shown(joined.shown, importance)

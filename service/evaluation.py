@@ -103,7 +103,9 @@ class Evaluation:
         self.rows = 0
 
     def saw(self, feedback: Feedback, said: Mapping[str, Floats]) -> None:
-        """Take a batch that has been predicted and not learned; see `Pipeline.predict`."""
+        """Take a batch that has been predicted and not learned; see `Pipeline.predict`. Rows that nobody scored do not count."""
+        if not said:
+            return
         self._user.append(feedback.user[feedback.request])
         self._reward.append(feedback.reward)
         for name, score in said.items():

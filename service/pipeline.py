@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from learners.base import Adapter, Catalogues, Policy, Ranker, Reranker, Retriever, WeightDelta
+from learners.base import Adapter, Catalogues, Learner, Policy, Ranker, Reranker, Retriever, WeightDelta
 from learners.features import Featurizer, hash_id, hash_ids
 from memory.catalog import Catalog
 from memory.history import History
@@ -18,6 +18,7 @@ from memory.moments import Moments
 from memory.stateful import Stateful
 from service.answers import Answers
 from service.candidates import Asked, Finder
+from service.isolation import Isolation
 from service.schemas import RankingResponse, RankRequest, RecommendRequest
 from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, UserUpdate
@@ -43,8 +44,9 @@ class Stages(Stateful, Generic[_Stage]):
         self.named = dict(named)
 
     def children(self) -> Iterator[tuple[str, Stateful]]:
-        """The learners."""
-        yield from self.named.items()
+        """The learners; a dot in a name (of a module) would take it for two."""
+        for name, stage in self.named.items():
+            yield name.replace(".", "/"), stage
 
     def __iter__(self) -> Iterator[tuple[str, _Stage]]:
         return iter(self.named.items())
@@ -75,6 +77,8 @@ class Pipeline(Stateful):
         Micro-batches learned.
     as_of : float
         Unix seconds: what was appended to the log before has been learned, or is no longer to be; 0 when that is not known.
+    isolation : Isolation
+        Runs the learners where they follow the log: batches that one of them cannot take do not stop the others.
     skipped : Counter
         Failures of optional stages, by name: an adapter or a reranker that raised or returned a number that is not finite.
     """
@@ -106,6 +110,7 @@ class Pipeline(Stateful):
         self._answers = Answers(featurizer, items, retrievers, ranker, rerankers, policy)
         self.version = 0
         self.as_of = 0.0
+        self.isolation = Isolation()
         self.skipped: Counter[str] = Counter()
 
     @property
@@ -144,10 +149,12 @@ class Pipeline(Stateful):
     def prepare(self, feedback: Feedback) -> None:
         """Let the ranker fill ``score``, ``base`` and ``hidden`` of rows that nobody has learned from yet: what learning needs.
 
-        What retrievers and rerankers say of the rows (see `predict`) makes no difference to what is learned from them.
+        What retrievers and rerankers say of the rows (see `predict`) makes no difference to what is learned from them. Where the
+        ranker fails, ``base`` stays None.
         """
         feedback.uncertainty = None
-        self._rank(feedback, [])
+        if not self.isolation.run(self.ranker_name, "score", self._rank, feedback, []):
+            feedback.base = feedback.hidden = None
 
     def predict(self, feedback: Feedback, rows: Ids | None = None) -> dict[str, Floats]:
         """What each retriever, the ranker and each reranker say of rows that nobody has learned from yet, by name.
@@ -155,17 +162,21 @@ class Pipeline(Stateful):
         Parameters
         ----------
         feedback : Feedback
-            Prepared on the way; see `prepare`.
+            Prepared on the way; see `prepare`. Of rows that the ranker cannot score nobody says anything.
         rows : (n,) int64 or None
             The rows in question; None: all. Of none, nobody is asked.
         """
         self.prepare(feedback)
-        if rows is not None and not rows.size:
+        if feedback.base is None or (rows is not None and not rows.size):
             return {}
         part = feedback if rows is None else feedback.part(rows)
         said: dict[str, Floats] = {}
         for name, retriever in self.retrievers:
-            retriever.score(part)
+            try:
+                retriever.score(part)
+            except Exception:
+                self._skip(name, [])
+                part.score[:] = 0.0
             said[name] = part.score.copy()
         assert part.base is not None, "prepared above"
         part.score, part.uncertainty = part.base.copy(), None
@@ -173,13 +184,17 @@ class Pipeline(Stateful):
 
     def observe(self, batch: Batch) -> None:
         """Let every learner see rows that were shown, before their outcome is known."""
-        for _, learner in self.learners():
-            learner.observe(batch)
+        for name, learner in self.learners():
+            self.isolation.run(name, "observe", learner.observe, batch)
 
     def learn(self, feedback: Feedback) -> None:
-        """Let every learner learn, in config order, from rows that have been scored; then remember them in the history."""
-        for _, learner in self.learners():
-            learner.learn(feedback)
+        """Let every learner learn, in config order, from rows that have been prepared; then remember them in the history.
+
+        From rows that the ranker could not score (``base`` is None) only retrievers learn: the others need the score.
+        """
+        for name, learner in self.learners():
+            if feedback.base is not None or isinstance(learner, Retriever):
+                self.isolation.run(name, "learn from", learner.learn, feedback)
         acted = feedback.touched
         self.history.append(
             feedback.user[feedback.request[acted]],
@@ -208,12 +223,10 @@ class Pipeline(Stateful):
             if event.deleted:
                 self.items.ensure(np.array([key]), [event.item])
                 self.items.delete(key)
-                for _, learner in self.learners():
-                    learner.remove(np.array([key]))
+                self._tell("remove", lambda learner: learner.remove(np.array([key])))
             else:
                 self.items.put(key, event.item, event.attributes, *self.featurizer.encode_item(event.attributes))
-                for _, learner in self.learners():
-                    learner.add(np.array([key]))
+                self._tell("add", lambda learner: learner.add(np.array([key])))
         elif isinstance(event, UserUpdate):
             key = hash_id(event.user)
             if event.deleted:
@@ -224,8 +237,7 @@ class Pipeline(Stateful):
             key = hash_id(event.user)
             self.users.forget(key)
             self.history.forget(np.array([key]))
-            for _, learner in self.learners():
-                learner.forget(np.array([key]))
+            self._tell("forget", lambda learner: learner.forget(np.array([key])))
         elif self.contexts.columns.size and isinstance(event, Impression | Interaction):
             # An interaction with a ranking has the context of that, which has been counted.
             if isinstance(event, Impression) or event.request_id is None:
@@ -249,6 +261,10 @@ class Pipeline(Stateful):
             context=context[0],
             context_values=context[1],
         )
+
+    def _tell(self, doing: str, tell: Callable[[Learner], None]) -> None:
+        for name, learner in self.learners():
+            self.isolation.run(name, doing, tell, learner)
 
     def _ask(self, request: RankRequest | RecommendRequest) -> Asked:
         if request.by is not None and request.by not in self.retrievers.named:

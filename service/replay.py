@@ -104,11 +104,16 @@ def replay(
         pipeline = build_pipeline(config)
         outcomes = Outcomes(pipeline, config.reward)
         evaluation = Evaluation(pipeline, k, window)
-        scheme = urlsplit(config.stream.url).scheme
+        stream = config.stream.url
+        scheme = urlsplit(stream).scheme
         if scheme == "file":
             recording = open_stream(config)
             batches, total, dead = _from_recording(recording, pipeline, outcomes, config), recording.rows, recording.dead
             _check_kind(config)
+            # Of a file the place is the row: the last of the batch.
+            pipeline.isolation.reports.append(
+                lambda problem: dead.put("poison", problem, b"", source=stream, offset=evaluation.rows - 1)
+            )
         elif scheme in ("lmdb", "kafka"):
             dead = DeadLetters(MemoryLog())
             batches, total = open_reader(opened, config, pipeline, outcomes, dead, ledger).batches(), None

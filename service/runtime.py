@@ -200,6 +200,7 @@ class Runtime:
             "version": pipeline.version,
             "lag_seconds": pipeline.lag,
             "skipped": dict(pipeline.skipped),
+            "poisoned": dict(pipeline.isolation.counts),
             "figures": {name: dict(learner.figures()) for name, learner in pipeline.learners()},
             "bases": dict.fromkeys(pipeline.rerankers.named, pipeline.ranker_name),
             "evictions": {
