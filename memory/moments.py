@@ -24,8 +24,8 @@ Values = npt.NDArray[np.float64]
 _NOTHING: Values = np.zeros(0)
 
 LARGEST = 3.0
-"""Standard deviations at which a number is clipped. On MovieLens 100K, fm with age and year: log loss .6055 at 10 and at 5, .6052 at
-3; smaller ones gain a little more there, and would tell fewer prices apart."""
+"""Standard deviations at which a number is clipped. On MovieLens 100K, fm with age and year: log loss .6055 at 10 and at 5,
+.6052 at 3; smaller ones gain a little more there, and would tell fewer prices apart."""
 
 MEMORY = 10_000
 """Numbers after which an old one counts 1/e: enough for a steady mean, few enough to follow a drift."""

@@ -75,7 +75,9 @@ class Admission:
             raise BadEvent("value", _too_large(event.value))
         worth = self._rewards[event.kind]
         if not isinstance(worth, RewardRule) and not abs(worth * event.value) <= _MOST:
-            raise BadEvent("value", f"{event.value} times {worth}, the worth of {event.kind!r}, is beyond {_MOST:.3g}; send less")
+            raise BadEvent(
+                "value", f"{event.value} times {worth}, the worth of {event.kind!r}, is beyond {_MOST:.3g}; send less"
+            )
 
 
 def check_numbers(where: str, values: Mapping[str, Attribute]) -> None:
@@ -94,7 +96,9 @@ def check_numbers(where: str, values: Mapping[str, Attribute]) -> None:
 def _check_all(name: str, numbers: Iterable[float], least: float, most: float) -> None:
     for place, number in enumerate(numbers):
         if not least <= number <= most:
-            raise BadEvent(f"{name}[{place}]", f"{number} is not from {least:.3g} to {most:.3g}; correct it, or leave {name} out")
+            raise BadEvent(
+                f"{name}[{place}]", f"{number} is not from {least:.3g} to {most:.3g}; correct it, or leave {name} out"
+            )
 
 
 def _too_large(value: float) -> str:

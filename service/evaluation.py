@@ -103,7 +103,7 @@ class Evaluation:
         self.rows = 0
 
     def saw(self, feedback: Feedback, said: Mapping[str, Floats]) -> None:
-        """Take a batch that has been predicted and not learned; see `Pipeline.predict`. Rows that nobody scored do not count."""
+        """Take a batch that has been predicted and not learned, see `Pipeline.predict`; rows nobody scored do not count."""
         if not said:
             return
         self._user.append(feedback.user[feedback.request])

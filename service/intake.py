@@ -156,7 +156,7 @@ class Intake:
                 yield self.ready.popleft()
 
     def poisoned(self, reason: str) -> None:
-        """Put the record that was folded last to the dead letters (once): somebody could not take it, or the batch it completed."""
+        """Put the record that was folded last to the dead letters: a learner could not take it, or the batch it completed."""
         record = self._last
         if record is not None and record.offset > self._reported.get(record.partition, -1):
             self._bury("poison", reason, record)

@@ -55,8 +55,8 @@ class Isolation:
             raise
         except Exception as error:
             self.counts[name] += 1
-            problem = f"{name}: could not {doing} what this record says, or the batch it completed ({type(error).__name__}: {error})"
+            why = f"{type(error).__name__}: {error}"
             for report in self.reports:
-                report(f"{problem}; {name} goes on without")
+                report(f"{name} could not {doing} this record, or the batch that it completed, and goes on without ({why})")
             return False
         return True

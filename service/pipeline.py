@@ -6,7 +6,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -149,8 +149,8 @@ class Pipeline(Stateful):
     def prepare(self, feedback: Feedback) -> None:
         """Let the ranker fill ``score``, ``base`` and ``hidden`` of rows that nobody has learned from yet: what learning needs.
 
-        What retrievers and rerankers say of the rows (see `predict`) makes no difference to what is learned from them. Where the
-        ranker fails, ``base`` stays None.
+        What retrievers and rerankers say of the rows (see `predict`) makes no difference to what is learned from them. Where
+        the ranker fails, ``base`` stays None.
         """
         feedback.uncertainty = None
         if not self.isolation.run(self.ranker_name, "score", self._rank, feedback, []):
@@ -238,10 +238,8 @@ class Pipeline(Stateful):
             self.users.forget(key)
             self.history.forget(np.array([key]))
             self._tell("forget", lambda learner: learner.forget(np.array([key])))
-        elif self.contexts.columns.size and isinstance(event, Impression | Interaction):
-            # An interaction with a ranking has the context of that, which has been counted.
-            if isinstance(event, Impression) or event.request_id is None:
-                self.contexts.add(*self.featurizer.encode_context([event.context]))
+        elif self.contexts.columns.size and _has_context(event):
+            self.contexts.add(*self.featurizer.encode_context([event.context]))
 
     def requests(self, user: Ids, timestamp: Times, context: tuple[Ids, Floats]) -> Requests:
         """Who asks, with the history as of now.
@@ -310,6 +308,11 @@ class Pipeline(Stateful):
     def _skip(self, name: str, skipped: list[str]) -> None:
         self.skipped[name] += 1
         skipped.append(name)
+
+
+def _has_context(event: Event) -> TypeGuard[Impression | Interaction]:
+    """Whether an event has a context of its own; an interaction with a ranking has that of the ranking."""
+    return isinstance(event, Impression) or (isinstance(event, Interaction) and event.request_id is None)
 
 
 def _check_finite(arrays: WeightDelta) -> None:

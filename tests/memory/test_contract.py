@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from memory.moments import Moments
 from memory import Arrays, Blob, Catalog, Column, History, KeyIndex, Stateful, Table, digest, trusting
 from memory.error_memory import ErrorMemory, ErrorSketch
+from memory.moments import Moments
 from memory.vector_index import VectorIndex
 
 ROWS = 7

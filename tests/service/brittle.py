@@ -76,4 +76,3 @@ class BrittleRanker(Ranker):
 
     def learn(self, feedback: Feedback) -> None:
         self.learned.take(feedback.item)
-

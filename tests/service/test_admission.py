@@ -42,7 +42,7 @@ def interaction(**more: Any) -> Interaction:
     ],
 )
 def test_what_float32_cannot_hold_is_refused_by_its_field(event: Event, field: str) -> None:
-    with pytest.raises(BadEvent, match="correct it|send") as refused:
+    with pytest.raises(BadEvent, match=r"correct it|send") as refused:
         ADMISSION.check(event, now=0.0)
     assert refused.value.field == field
     assert refused.value.kind == "not_an_event"

@@ -1,4 +1,4 @@
-"""Numbers without mean and scale are standardised alike, however the same events come: at once, one by one, again, elsewhere."""
+"""Numbers without mean and scale are standardised alike, however the same events come: at once, one by one, elsewhere."""
 
 from __future__ import annotations
 
@@ -187,7 +187,10 @@ def test_live_replay_and_restart_agree_on_true_and_1(make_config: MakeConfig, tm
     rng = random.Random(3)
     events: list[Event] = [
         Interaction(
-            user=f"u{rng.randrange(9)}", item=f"i{rng.randrange(9)}", context={"x": rng.choice([True, 1, 1.0, "1"])}, timestamp=1e9 + n
+            user=f"u{rng.randrange(9)}",
+            item=f"i{rng.randrange(9)}",
+            context={"x": rng.choice([True, 1, 1.0, "1"])},
+            timestamp=1e9 + n,
         )
         for n in range(400)
     ]
@@ -219,7 +222,14 @@ def test_ages_and_years_do_not_spoil_the_machine(tmp_path: Path) -> None:
         for n in range(4000):
             item = int(rng.integers(0, 50))
             value = int(rng.random() < (0.8 if item >= 25 else 0.2))
-            event = {"type": "interaction", "user": "u", "item": f"i{item}", "kind": "click", "value": value, "timestamp": 2.0 + n}
+            event = {
+                "type": "interaction",
+                "user": "u",
+                "item": f"i{item}",
+                "kind": "click",
+                "value": value,
+                "timestamp": 2.0 + n,
+            }
             file.write(json.dumps(event) + "\n")
     document = {"stream": {"url": f"file:{path}"}, "features": {"item": {"year": "number"}}, "ranker": {"fm": {}}}
     quality = replay(parse(document), k=0).quality["fm"]

@@ -166,9 +166,15 @@ async def test_the_service_stays_up_and_starts_again(make_config: MakeConfig, tm
             while not service.runtime.updater.caught_up:
                 await asyncio.sleep(0.01)
             assert (await service.send("GET", "/readyz")).status_code == 200
-            assert [item["item"] for item in (await service.recommend("bob", n=9, log=False))["items"]] == ["a", UNLEARNABLE, "b"]
+            assert [item["item"] for item in (await service.recommend("bob", n=9, log=False))["items"]] == [
+                "a",
+                UNLEARNABLE,
+                "b",
+            ]
             letters = [letter for letter in service.letters() if letter.kind == "poison"]
-            assert [(letter.partition, letter.offset >= 2) for letter in letters] == [(0, True)], "told once, whatever is restarted"
+            assert [(letter.partition, letter.offset >= 2) for letter in letters] == [(0, True)], (
+                "told once, whatever is restarted"
+            )
             status = (await service.send("GET", "/v1/status?digest=1")).json()
             digests.append(status["digest"])
             if life == 0:
