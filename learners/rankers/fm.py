@@ -17,11 +17,15 @@ from numba import njit
 from pydantic import Field
 
 from learners.base import Ranker, WeightDelta
+from learners.bounds import bounded
 from learners.registry import register
 from memory.arrays import Arrays
 from streams.batch import Batch, Feedback, Floats
 
 __all__ = ["FactorizationMachine"]
+
+STEEPEST = np.float32(3.0)
+"""Slope past which constant steps do not grow: without it large numbers make larger weights, and these larger slopes."""
 
 
 @register("fm")
@@ -83,16 +87,16 @@ class FactorizationMachine(Ranker):
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
         """Fill ``score`` with the click probability and ``hidden`` (N, k) with sum_{i<j} of v_i x_i * v_j x_j."""
         hidden = np.empty((batch.rows, self.rows["weights"].shape[1] - 1), np.float32)
-        _score(batch.features, batch.values, self.intercept["weights"], self.rows["weights"], batch.score, hidden)
+        _score(batch.features, bounded(batch.values), self.intercept["weights"], self.rows["weights"], batch.score, hidden)
         batch.hidden = hidden
 
     def learn(self, feedback: Feedback) -> None:
         """Learn from rows in order; the label is the reward clipped to [0, 1]."""
         _learn(
             feedback.features,
-            feedback.values,
+            bounded(feedback.values),
             feedback.reward,
-            feedback.weight,
+            bounded(feedback.weight),
             self.intercept["weights"],
             self.intercept["squares"],
             self.rows["weights"],
@@ -109,7 +113,7 @@ class FactorizationMachine(Ranker):
     def explain(self, batch: Batch) -> Floats:
         """Contribution of each column to the log-odds, (N, F): its weight plus half of each pair it is in."""
         contributions = np.empty(batch.features.shape, np.float32)
-        _explain(batch.features, batch.values, self.rows["weights"], contributions)
+        _explain(batch.features, bounded(batch.values), self.rows["weights"], contributions)
         return contributions
 
 
@@ -185,10 +189,10 @@ def _learn(  # type: ignore[no-untyped-def]
                     square[k + 1] += part * part
                     row[k + 1] -= factor_step * part / np.sqrt(square[k + 1])
             else:
-                row[0] -= step * gradient
+                row[0] -= step * min(max(gradient, -STEEPEST), STEEPEST)
                 for k in range(width):
                     part = gradient * (total[k] - row[k + 1] * x) + l2 * row[k + 1]
-                    row[k + 1] -= factor_step * part
+                    row[k + 1] -= factor_step * min(max(part, -STEEPEST), STEEPEST)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
