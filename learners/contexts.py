@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from memory.jit import njit
 from streams.batch import Ids
 
 __all__ = ["contexts"]

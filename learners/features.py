@@ -14,9 +14,9 @@ from typing import Literal
 
 import numpy as np
 import xxhash
-from numba import njit
 
 from memory.catalog import Catalog
+from memory.jit import njit
 from streams.batch import Batch, Floats, Ids, Requests
 
 __all__ = ["Featurizer", "Field", "Side", "hash_id", "hash_ids"]
