@@ -232,8 +232,11 @@ def demo(
     port: Annotated[int, typer.Option(help="Port on localhost; 0 picks a free one.")] = 8000,
 ) -> None:
     """Watch a service learn: simulated visitors with tastes that shift, and a live page."""
+    import logging
+
     from service.demo import run_demo
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     run_demo(seconds=seconds, port=port)
 
 
