@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from memory.blob import trusting
 from service.config import Config, FieldType, RewardRule
 from service.monitor import Monitor
 from service.pipeline import Pipeline
@@ -61,9 +62,9 @@ class Rehearsal:
         for turn in range(3):
             yield "rank", self._rank
             yield "clicks, and what was left alone", partial(self._react, turn)
-        yield "save and load", lambda: self._pipeline.load_state_dict(self._pipeline.state_dict())
+        yield "save and load", self._load
         yield "learn after loading", lambda: self._fold(self._interactions(100))
-        yield "ship changes", lambda: self._pipeline.apply_changes(self._pipeline.take_changes())
+        yield "ship changes", self._ship
         yield "forget and delete", self._forget
         yield "rank after all that", self._rank
         yield "learn after all that", lambda: self._fold(self._interactions(100))
@@ -140,6 +141,14 @@ class Rehearsal:
         self._fold([], later=self._config.stream.window + 1.0)
         self._fold(made[-1:], later=self._config.stream.window + 1.0)
         self._monitor.snapshot()
+
+    def _load(self) -> None:
+        with trusting():  # it is this process's own state
+            self._pipeline.load_state_dict(self._pipeline.state_dict())
+
+    def _ship(self) -> None:
+        with trusting():
+            self._pipeline.apply_changes(self._pipeline.take_changes())
 
     def _forget(self) -> None:
         self._fold([Forget(user="u1"), UserUpdate(user="u2", deleted=True), ItemUpdate(item="i1", deleted=True)])
