@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from memory.jit import njit
 from streams.batch import Floats
 
 __all__ = ["LARGEST", "bounded", "finite"]

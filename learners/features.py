@@ -14,9 +14,9 @@ from typing import Literal
 
 import numpy as np
 import xxhash
-from numba import njit
 
 from memory.catalog import Catalog
+from memory.jit import njit
 from memory.moments import Values as Moment
 from memory.moments import standardized
 from streams.batch import Batch, Floats, Ids, Requests

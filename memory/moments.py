@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from memory.arrays import Arrays, Floats, Ids
+from memory.jit import njit
 from memory.stateful import Stateful
 
 __all__ = ["LARGEST", "Moments", "standardized"]

@@ -97,7 +97,8 @@ class FeedbackBuilder:
         """Rows of impressions before their outcome is known, one request an impression; each must have been noted."""
         request, item, position = _rows_of(shown)
         requests = self._requests_of(shown)
-        features, values = self._features_of(shown)
+        # Copies: what is read from bytes cannot be written to, and would be compiled for apart.
+        features, values = map(np.array, self._features_of(shown))
         return Batch(**requests.columns(), item=item, request=request, position=position, features=features, values=values)
 
     def from_rows(self, rows: Sequence[Row]) -> Feedback:

@@ -13,13 +13,13 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 import numpy as np
-from numba import njit
 from pydantic import Field
 
 from learners.base import Ranker, WeightDelta
 from learners.bounds import bounded
 from learners.registry import register
 from memory.arrays import Arrays
+from memory.jit import njit
 from memory.table import Column, Table
 from streams.batch import Batch, Feedback, Floats, Ids
 

@@ -10,16 +10,16 @@ K. Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
-from numba import njit
 from pydantic import Field
 
 from learners.base import Ranker, WeightDelta
 from learners.bounds import bounded
 from learners.registry import register
 from memory.arrays import Arrays
+from memory.jit import njit
 from streams.batch import Batch, Feedback, Floats
 
 __all__ = ["FactorizationMachine"]
@@ -60,6 +60,8 @@ class FactorizationMachine(Ranker):
     ----------
     See the module.
     """
+
+    checks_parameters: ClassVar[dict[str, object]] = {"bits": 12}
 
     def __init__(
         self,

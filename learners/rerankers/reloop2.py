@@ -106,6 +106,8 @@ class ReLoop2(Reranker):
 
     needs_hidden: ClassVar[bool] = True
     checks_parameters: ClassVar[dict[str, object]] = {"width": 8, "capacity": 100, "lists": 4, "neighbours": 10}
+    # A memory that outgrows the processor's cache holds vectors of another type, which is compiled for anew.
+    rehearsals: ClassVar[tuple[dict[str, object], ...]] = (checks_parameters, {"lists": 4})
 
     def __init__(
         self,

@@ -16,7 +16,6 @@ from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
@@ -24,6 +23,7 @@ from learners.bounds import bounded
 from learners.registry import register
 from learners.selection import best
 from memory.arrays import Arrays
+from memory.jit import njit
 from memory.key_index import KeyIndex
 from streams.batch import Batch, Bools, Feedback, Floats, Ids, Requests
 

@@ -12,13 +12,13 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.registry import register
 from learners.selection import best
 from memory.arrays import Arrays
+from memory.jit import njit
 from memory.table import Column, Table
 from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
 
