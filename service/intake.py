@@ -24,6 +24,8 @@ POLL = 512
 FOLD_SECONDS = 0.005
 """Longest that one turn goes on to fold records, though more were read: some cost milliseconds. No result depends on it."""
 
+_DONE = object()
+
 
 class Intake:
     """Folds records into one joiner a partition.
@@ -75,6 +77,7 @@ class Intake:
         self._log, self._dead, self._admission, self._make_joiner, self._apply = log, dead, admission, make_joiner, apply
         self._source = source
         self._buffer: deque[Record] = deque()
+        self._folding: Iterator[None] | None = None
         self._reached: dict[int, float] = {}
         self._read_at = 0.0
         self._reported: Offsets = {}
@@ -92,6 +95,11 @@ class Intake:
         return min((min(upto, self._waiting.get(p, upto)) for p, upto in self._upto.items()), default=0.0)
 
     @property
+    def whole(self) -> bool:
+        """Whether no batch is ready and no record is folded by half: only then do positions and state go together."""
+        return not self.ready and self._folding is None
+
+    @property
     def pending(self) -> bool:
         """Whether a batch is open in a partition, and waits for more rows or a tick."""
         return any(joiner.pending for joiner in self.joiners.values())
@@ -107,7 +115,7 @@ class Intake:
         return sum(joiner.nbytes for joiner in self.joiners.values())
 
     def positions(self) -> dict[int, Position]:
-        """Place in each partition; whole only when nothing is ready."""
+        """Place in each partition; see `whole`."""
         # A joiner does not hear of records that cannot be learned from.
         return {p: replace(joiner.position(), next=self.next[p]) for p, joiner in self.joiners.items()}
 
@@ -132,6 +140,7 @@ class Intake:
         self.ready.clear()
         self.appended = []
         self._buffer.clear()
+        self._folding = None
 
     def read_on(self) -> bool:
         """Fold records until a batch is complete or the turn is over; False when there is neither batch nor record.
@@ -143,18 +152,29 @@ class Intake:
         """
         if self.ready:
             return True
-        if not self._buffer:
+        if self._folding is None and not self._buffer:
             self._read_some()
-        some = bool(self._buffer)
+        some = self._folding is not None or bool(self._buffer)
         until = time.perf_counter() + FOLD_SECONDS
-        while self._buffer and not self.ready:
-            self._fold(self._buffer.popleft())
+        while not self.ready and (self._folding is not None or self._buffer):
+            if self._folding is None:
+                self._folding = self._fold(self._buffer.popleft())
+            if next(self._folding, _DONE) is _DONE:
+                self._folding = None
             if time.perf_counter() > until:
                 break
-        if not self._buffer:
+        if self._folding is None and not self._buffer:
             for partition, now in self._reached.items():
                 self._upto[partition] = max(self._upto[partition], now)
         return some
+
+    def rest(self) -> Iterator[Joined]:
+        """The batches that are complete, and those of the record at hand: after that, everything is `whole`."""
+        while not self.whole:
+            if not self.ready and self._folding is not None and next(self._folding, _DONE) is _DONE:
+                self._folding = None
+            while self.ready:
+                yield self.ready.popleft()
 
     def batches(self) -> Iterator[Joined]:
         """All batches up to the end of the log."""
@@ -188,7 +208,8 @@ class Intake:
         end = self._log.end()
         self._reached = {partition: known[partition] for partition, offset in last.items() if offset >= end[partition]}
 
-    def _fold(self, record: Record) -> None:
+    def _fold(self, record: Record) -> Iterator[None]:
+        """Fold a record in small steps."""
         partition, offset = record.partition, record.offset
         self._last = record
         self.next[partition] = offset + 1
@@ -201,12 +222,20 @@ class Intake:
             self.appended.append(record.timestamp)
         self._apply(event)
         joiner = self.joiners[partition]
-        before, done = joiner.pending, joiner.push(offset, record.timestamp, event)
-        self.ready.extend(done)
+        before, done = joiner.pending, False
+        for _ in joiner.steps(offset, record.timestamp, event):
+            done |= self._take(joiner)
+            yield
+        done |= self._take(joiner)
         if not joiner.pending:
             self._waiting.pop(partition, None)
         elif done or not before:
             self._waiting[partition] = record.timestamp
+
+    def _take(self, joiner: Joiner) -> bool:
+        done = joiner.take()
+        self.ready.extend(done)
+        return bool(done)
 
     def _read(self, record: Record, *, report: bool) -> Event | None:
         """Decode a record, or send it to the dead letters (once: not when a restart passes it again)."""

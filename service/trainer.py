@@ -182,7 +182,7 @@ class Trainer:
         self._cut_off = False
         if self.intake.ready:
             self._learn(self.intake.ready.popleft())
-        if not self.intake.ready:
+        if self.intake.whole:
             self.pipeline.as_of = self.intake.as_of
             self.caught_up = self.caught_up or all(self.next[partition] >= end for partition, end in self._goal.items())
             self._publish_if_due()
@@ -205,8 +205,8 @@ class Trainer:
 
     def settle(self) -> None:
         """Learn the batches that are complete: after that, state and positions go together."""
-        while self.intake.ready:
-            self._learn(self.intake.ready.popleft())
+        for joined in self.intake.rest():
+            self._learn(joined)
 
     def save(self) -> Path | None:
         """Write a checkpoint now, if anything was folded since the last one, and wait until it is safe.
@@ -356,7 +356,7 @@ class Trainer:
         return True
 
     def checkpoint(self) -> Checkpoint:
-        """Copy of the state with its place in the log; valid when no batch is ready."""
+        """Copy of the state with its place in the log; valid when the intake is whole."""
         return finished(self._copy())[0]
 
     def _copy(self) -> Generator[None, None, tuple[Checkpoint, Notes]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from streams.events import Event, Forget, Impression, Interaction, Tick
 from streams.joined import Joined, Position, Row, Shown
@@ -123,23 +123,37 @@ class Joiner:
         event : Event
             What it says. Updates of items and users pass without effect: they are not joined.
         """
-        self._fold(offset, appended, event)
+        for _ in self.steps(offset, appended, event):
+            pass
+        return self.take()
+
+    def steps(self, offset: int, appended: float, event: Event) -> Iterator[None]:
+        """Take the next record as `push` does, in small steps: a window can end for a hundred thousand impressions at once.
+
+        `take` has the batches that are complete. Before the last step nothing else may be asked.
+        """
+        yield from self._fold(offset, appended, event)
         if isinstance(event, Tick) and self.pending:
             self._cut()
-        return self._take()
+
+    def take(self) -> list[Joined]:
+        """Batches that have been completed since the last call."""
+        ready, self._ready = self._ready, []
+        return ready
 
     def shown(self) -> Iterator[Shown]:
         """Impressions that outcomes may still come of, or that outcomes of the open batch come of; some come twice."""
         yield from self._known.values()
         yield from (row.shown for row in self._rows if row.shown is not None)
 
-    def finish(self) -> list[Joined]:
-        """End of a finite stream: close every window and the last batch, whatever its length."""
+    def finish(self) -> Iterator[Joined]:
+        """End of a finite stream: close every window and the last batch, whatever its length; batches one after the other."""
         while self._open:
             self._close(self._open.popleft())
+            yield from self.take()
         if self.pending or self._ended:
             self._cut()
-        return self._take()
+        yield from self.take()
 
     def position(self) -> Position:
         """What to keep in a checkpoint; valid between two pushes."""
@@ -160,7 +174,8 @@ class Joiner:
         self._clear((position.rewind, position.watermark))
         self._cutting = False
         for offset, appended, event in records:
-            self._fold(offset, appended, event)
+            for _ in self._fold(offset, appended, event):
+                pass
         self._next = position.next
         del self._rows[: len(self._rows) - position.rows]
         del self._shown[: len(self._shown) - position.shown]
@@ -169,28 +184,28 @@ class Joiner:
         self._cutting = True
         self.counts = counted
 
-    def _fold(self, offset: int, appended: float, event: Event) -> None:
+    def _fold(self, offset: int, appended: float, event: Event) -> Iterator[None]:
         self._next = offset + 1
         timestamp = event.timestamp or appended
         if isinstance(event, Interaction):
-            self._advance(timestamp)
+            yield from self._advance(timestamp)
             if not event.id or self._is_new(self._seen_ids, event.id, self._sight(offset)):
                 self._interact(event, timestamp)
                 if len(self._seen_ids) > self._ids:
                     self._seen_ids.popitem(last=False)
         elif isinstance(event, Impression):
-            self._advance(timestamp)
+            yield from self._advance(timestamp)
             seen = self._sight(offset)
             if self._is_new(self._seen_requests, event.request_id, seen):
                 self._show(event, timestamp, seen)
                 if len(self._seen_requests) > self._capacity:
                     self._let_go(self._seen_requests.popitem(last=False)[0])
         elif isinstance(event, Tick):
-            self._advance(timestamp)
+            yield from self._advance(timestamp)
         elif isinstance(event, Forget):
-            self._forget(event.user)
+            yield from self._forget(event.user)
 
-    def _advance(self, timestamp: float) -> None:
+    def _advance(self, timestamp: float) -> Iterator[None]:
         """Reach an event time: close and drop what has outlived its span."""
         if timestamp <= self._watermark:
             return
@@ -201,16 +216,15 @@ class Joiner:
             waiting = self._open.popleft()
             self._close(waiting)
             self._closed.append(waiting)
+            yield
         while self._closed and self._closed[0].seen[1] <= past_memory:
             self._unknow(self._closed.popleft())
+            yield
         for memory in (self._seen_requests, self._seen_ids):
-            outlived = []
-            for key, seen in memory.items():
-                if seen[1] > past_memory:
-                    break
-                outlived.append(key)
-            for key in outlived:
-                del memory[key]
+            while memory and next(iter(memory.values()))[1] <= past_memory:
+                for key in [key for key, seen in islice(memory.items(), STEP) if seen[1] <= past_memory]:
+                    del memory[key]
+                yield
 
     def _oldest(self) -> tuple[_Seen | None, _Seen | None, _Seen | None]:
         """The oldest remembered ids, and the oldest known impression, as far as there are any."""
@@ -308,15 +322,17 @@ class Joiner:
                 self._added()
         self._ended.append(waiting)
 
-    def _forget(self, user: str) -> None:
+    def _forget(self, user: str) -> Iterator[None]:
         """Let go of the user's impressions without learning from them; one pass, for a user may have most of them."""
-        gone = [waiting for waiting in self._known.values() if waiting.impression.user == user]
-        if not gone:
-            return
-        for waiting in gone:
-            self._unknow(waiting)
-        self._open = deque(waiting for waiting in self._open if waiting.impression.user != user)
-        self._closed = deque(waiting for waiting in self._closed if waiting.impression.user != user)
+        for queue in (self._closed, self._open):
+            for n in range(len(queue)):
+                waiting = queue.popleft()
+                if waiting.impression.user == user:
+                    self._unknow(waiting)
+                else:
+                    queue.append(waiting)
+                if n % STEP == STEP - 1:
+                    yield
 
     def _unknow(self, waiting: Shown) -> None:
         del self._known[waiting.impression.request_id]
@@ -333,10 +349,6 @@ class Joiner:
         self._ready.append(Joined(self._shown, _together(self._rows), self._ended))
         self._shown, self._rows, self._ended, self._batch_needs = [], [], [], None
 
-    def _take(self) -> list[Joined]:
-        ready, self._ready = self._ready, []
-        return ready
-
 
 def _together(rows: list[Row]) -> list[Row]:
     """The same rows, those of one impression beside each other: they are one request."""
@@ -346,6 +358,9 @@ def _together(rows: list[Row]) -> list[Row]:
         return rows
     return [rows[n] for n in sorted(range(len(rows)), key=order.__getitem__)]
 
+
+STEP = 500
+"""Remembered records that are looked through between two steps."""
 
 _ID_BYTES = 300
 """Of a remembered id: its text, a tuple, and its place in the memory, about."""

@@ -100,7 +100,7 @@ class World:
         """Let every window end, and learn all there is."""
         self.now += 1000.0
         self.append(Tick(timestamp=self.now), Tick(timestamp=self.now))
-        while self.trainer.lag() or self.trainer.intake.ready:
+        while self.trainer.lag() or not self.trainer.intake.whole:
             self.trainer.turn()
 
     def append(self, *events: Event) -> None:

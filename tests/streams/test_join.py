@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streams.events import Event, Forget, Impression, Interaction, Tick
-from streams.join import Joiner
+from streams.join import STEP, Joiner
 from streams.joined import Joined, Row
 
 
@@ -110,38 +110,61 @@ def test_forgetting_a_user_drops_waiting_impressions_unlearned() -> None:
     assert outcomes(fold(joiner, *events)) == [("b", "", False)]
 
 
-class Passes(deque[Any]):
-    """Counts how often it is gone through."""
+class Looked(deque[Any]):
+    """Counts the entries that were looked at."""
 
-    def __init__(self, *entries: Any) -> None:
-        super().__init__(*entries)
-        self.passes = 0
+    looked = 0
+
+    def popleft(self) -> Any:
+        self.looked += 1
+        return super().popleft()
 
     def __iter__(self) -> Iterator[Any]:
-        self.passes += 1
+        self.looked += len(self)
         return super().__iter__()
 
     def __contains__(self, entry: object) -> bool:
-        self.passes += 1
+        self.looked += len(self)
         return super().__contains__(entry)
 
     def remove(self, entry: Any) -> None:
-        self.passes += 1
+        self.looked += len(self)
         super().remove(entry)
 
 
-def test_forgetting_goes_through_what_waits_once_however_much_of_it_is_the_users() -> None:
+def test_forgetting_looks_at_what_waits_once_however_much_of_it_is_the_users() -> None:
     joiner = Joiner(window=10, lateness=1000, batch_rows=1)
     closed = [shown(f"c{n}", 50 + n / 100, "a", user="vw"[n % 2]) for n in range(200)]
     fold(joiner, *closed, *(shown(f"r{n}", 100 + n / 100, "a", user="vw"[n % 2]) for n in range(200)))
     held = joiner.nbytes
-    waits = [Passes(joiner._open), Passes(joiner._closed)]
+    waits = [Looked(joiner._open), Looked(joiner._closed)]
     joiner._open, joiner._closed = waits
     fold(joiner, Forget(user="v"), start=400)
-    assert [one.passes for one in waits] == [1, 1]
+    assert [one.looked for one in waits] == [200, 200]
     assert joiner.nbytes < held
     left = [row.user for joined in fold(joiner, Tick(timestamp=200), start=401) for row in joined.rows]
     assert left == ["w"] * 100
+
+
+def test_one_record_that_ends_everything_is_taken_in_small_steps() -> None:
+    """A window that ends for all, then the memory of all, then a user with all of it: no step does more than a little."""
+    most = 3 * STEP
+    joiner = Joiner(window=10, lateness=10, batch_rows=64, capacity=10 * most, ids=10 * most)
+    for at in range(most):
+        joiner.push(2 * at, 0.0, shown(f"r{at}", 100, "a", "b"))
+        joiner.push(2 * at + 1, 0.0, click("z", 100, id=f"i{at}"))
+    steps = joiner.steps(2 * most, 0.0, Tick(timestamp=111))
+    rows = [sum(len(joined.rows) for joined in joiner.take()) for _ in steps]
+    assert len(rows) == most and max(rows) <= 64, "an impression a step"
+    left = joiner.nbytes
+    for _ in joiner.steps(2 * most + 1, 0.0, Tick(timestamp=121)):
+        assert left - joiner.nbytes <= STEP * 300, "an impression, or some ids, a step"
+        left = joiner.nbytes
+    assert left == joiner.nbytes == 0
+    for at in range(most):
+        joiner.push(2 * most + 2 + at, 0.0, shown(f"s{at}", 122, "a"))
+    assert len(list(joiner.steps(5 * most, 0.0, Forget(user="u")))) == most // STEP
+    assert joiner.push(5 * most + 1, 0.0, Tick(timestamp=140))[0].rows == []
 
 
 def test_rows_of_an_impression_stand_together_with_their_positions_and_its_time() -> None:
