@@ -75,9 +75,10 @@ def test_records_that_cost_much_do_not_make_a_turn_long(make_config: MakeConfig,
     trainer.restore()
     events = list(two_tribes(0, 200))
     runtime.log.append(records(events))
-    for folded in range(1, 201):
+    for _ in range(200):
+        before = trainer.next[0]
         assert trainer.turn()
-        assert trainer.next[0] == folded
+        assert trainer.next[0] - before in (0, 1), "a record at most; one that ends windows takes several turns"
     trainer.drain()
     monkeypatch.setattr("service.intake.FOLD_SECONDS", 1e9)
     other = open_runtime(make_config())
