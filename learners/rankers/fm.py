@@ -41,7 +41,6 @@ class FactorizationMachine(Ranker):
 
     A row's x is made from its values in two steps: each value is divided by the largest magnitude seen under its key, then
     the row is divided by its Euclidean length. So neither the unit of a number nor the number of columns matters to a step.
-    A value that is not finite counts as absent.
 
     The slope of a row's log loss is divided by 1 + S / 4, where S is what a slope of 1 would move the log-odds by. So no row is
     overshot, however large the steps.
@@ -130,23 +129,13 @@ class FactorizationMachine(Ranker):
         return contributions
 
 
-@njit(cache=True, nogil=True)  # not fastmath, which may take anything for finite
-def _raise_scales(keys, values, scales):  # type: ignore[no-untyped-def]
-    """Raise the scale of each key to the magnitude of its value."""
-    mask = scales.shape[0] - 1
-    for c in range(keys.size):
-        at, magnitude = keys[c] & mask, abs(values[c])
-        if scales[at] < magnitude < np.inf:
-            scales[at] = magnitude
-
-
-@njit(cache=True, nogil=True)  # not fastmath, which divides by multiplying with 1 / scale, and that overflows
+@njit(cache=True, nogil=True)  # not fastmath: that divides by multiplying with 1 / scale, which overflows
 def _normalize(keys, values, scales, x):  # type: ignore[no-untyped-def]
     """Fill `x` with the values in units of their keys' scales, the row of unit length."""
     mask = scales.shape[0] - 1
     length = np.float32(0.0)
     for c in range(keys.size):
-        value = values[c] if np.isfinite(values[c]) else np.float32(0.0)
+        value = values[c]
         if value != np.float32(0.0):
             scale = max(scales[keys[c] & mask], abs(value))
             value = np.float32(1.0) if value == scale else value / scale
@@ -223,7 +212,9 @@ def _learn(  # type: ignore[no-untyped-def]
     x, lengths = np.empty(columns, np.float32), np.empty(columns, np.float32)
     for n in range(features.shape[0]):
         keys = features[n]
-        _raise_scales(keys, values[n], scales)
+        for c in range(columns):
+            at = keys[c] & mask
+            scales[at] = max(scales[at], abs(values[n, c]))
         _normalize(keys, values[n], scales, x)
         linear = intercept[0] + _sum_vectors(keys, x, rows, total, squared)
         label = min(max(reward[n], np.float32(0.0)), one)
