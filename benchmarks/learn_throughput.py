@@ -114,7 +114,8 @@ def batches(clicks: stream.Clicks, rows: int, most: int) -> list[Feedback]:
                 reward=clicks.label[part],
                 propensity=np.full(size, np.nan, np.float32),
                 weight=ones[part, 0].copy(),
-                touched=np.ones(size, np.bool_),
+                kind=np.ones(size, np.int32),
+                outcome_time=np.zeros(size),
                 correction=np.zeros(size, np.bool_),
             )
         )

@@ -19,7 +19,7 @@ from benchmarks import measure, stream, vw
 from benchmarks.measure import Cost
 from service.config import Config, parse
 from service.evaluation import Evaluation
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
 from service.pipeline import Pipeline
 from service.quality import auc, log_loss
 from service.replay import Replay, replay
@@ -28,8 +28,8 @@ __all__ = ["main"]
 
 STAGES = {
     "catalogue updates": (Pipeline, "apply"),
-    "assemble features": (Outcomes, "from_block"),
-    "assemble features, row by row": (Outcomes, "from_rows"),
+    "assemble features": (FeedbackBuilder, "from_block"),
+    "assemble features, row by row": (FeedbackBuilder, "from_rows"),
     "predict": (Pipeline, "predict"),
     "evaluate": (Evaluation, "saw"),
     "learn": (Pipeline, "learn"),

@@ -35,10 +35,11 @@ def embedded(config: str, folder: str) -> str:
 def ask(path: str, body: object = None) -> dict[str, object]:
     """Ask until there is an answer; the first ones may be that it is busy compiling."""
     data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(URL + path, data, {"Content-Type": "application/json"})
     until = time.monotonic() + DEADLINE
     while True:
         try:
-            with urllib.request.urlopen(URL + path, data, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return dict(json.load(answer))
         except (urllib.error.URLError, ConnectionError):
             if time.monotonic() > until:

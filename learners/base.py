@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from memory.catalog import Catalog
 from memory.stateful import Stateful
-from streams.batch import Batch, Clusters, Feedback, Floats, Ids, Requests, Times
+from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
 
 __all__ = [
     "Adapter",
@@ -137,6 +137,9 @@ class Learner(Stateful, ABC):
     digest_stable: ClassVar[bool] = True
     """Whether equal learners have equal bytes; False where another library keeps the state (then compare what they return)."""
 
+    name: str = ""
+    """What the config calls it; set before anything else is called. ``Requests.carried`` has its bytes under this name."""
+
     def learn(self, feedback: Feedback) -> None:
         """Learn from rows whose outcome is known, in row order."""
 
@@ -148,6 +151,14 @@ class Learner(Stateful, ABC):
 
     def connect(self, catalogues: Catalogues) -> None:
         """Take note of where users and items are described; called at most once, before anything else."""
+
+    def carry(self, requests: Requests) -> list[bytes] | None:
+        """Bytes that this learner wants back when it learns from these requests, one each of B; None: nothing.
+
+        They are logged with what is shown, and come back in ``carried`` under this learner's name when its outcome is learned.
+        What serves the same requests gets them, too.
+        """
+        return None
 
     def add(self, items: Ids) -> None:
         """Take note that these items (hashed ids) have come into the catalogue, or that their attributes have changed."""
@@ -173,10 +184,6 @@ class Retriever(Learner):
 
     knows_uncertainty: ClassVar[bool] = False
     optimism: float = 0.0
-
-    def clusters(self, requests: Requests) -> Clusters | None:
-        """Clusters that requests belong to, to be logged with what is shown; None for one that does not learn by cluster."""
-        return None
 
     @abstractmethod
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:

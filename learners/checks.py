@@ -318,7 +318,7 @@ def _taught(make: Make) -> Learner:
 
 def _arrays(batch: Requests) -> Outputs:
     pairs = ((field.name, getattr(batch, field.name)) for field in fields(batch))
-    return {name: array for name, array in pairs if array is not None}
+    return {name: array for name, array in pairs if isinstance(array, np.ndarray)}
 
 
 def _spoil(arrays: Outputs) -> None:

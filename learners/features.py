@@ -19,7 +19,7 @@ from numba import njit
 from memory.catalog import Catalog
 from streams.batch import Batch, Floats, Ids, Requests
 
-__all__ = ["Featurizer", "Field", "Side", "hash_id", "hash_ids"]
+__all__ = ["Featurizer", "Field", "Side", "hash_id", "hash_ids", "hash_kind"]
 
 Side = Literal["user", "item", "context"]
 Value = str | float | bool | list[str]
@@ -35,6 +35,12 @@ def hash_ids(texts: Sequence[str]) -> Ids:
     hashed = np.fromiter(map(xxhash.xxh3_64_intdigest, map(str.encode, texts)), np.uint64, len(texts)).view(np.int64)
     hashed[hashed == 0] = 1
     return hashed
+
+
+@lru_cache(1024)
+def hash_kind(text: str) -> int:
+    """Hash the kind of an interaction to 31 bits; 0 only for no kind, as of an item that was left alone."""
+    return (hash_id(text) & 0x7FFFFFFF) or 1 if text else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
 from learners.blas import one_thread
 
-__all__ = ["FOLDERS", "ConfigError", "available", "build", "check_keywords", "find", "register"]
+__all__ = ["FOLDERS", "ConfigError", "available", "build", "check_keywords", "defaults", "find", "register"]
 
 FOLDERS: dict[type, str] = {Retriever: "retrievers", Ranker: "rankers", Adapter: "adapters", Reranker: "rerankers"}
 """Folder of each role's files; policies are all in ``learners/policy.py``."""
@@ -138,6 +138,15 @@ def find(role: type, name: str, where: str = "") -> type:
             f"module {module!r} must register one {role.__name__} and has {has}; put @register on the class, one in a module",
         )
     return found[name]
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """Keywords of a constructor that can be left out, with the values that they have then."""
+    return {
+        name: parameter.default
+        for name, parameter in _parameters(cls).items()
+        if parameter.default is not inspect.Parameter.empty
+    }
 
 
 def check_keywords(cls: type, keywords: Mapping[str, object], where: str) -> dict[str, Any]:

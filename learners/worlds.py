@@ -38,7 +38,8 @@ def feedback_of(
         reward=np.array(reward, np.float32),
         propensity=np.full(n, np.nan, np.float32),
         weight=np.ones(n, np.float32) if weight is None else np.array(weight, np.float32),
-        touched=np.ones(n, np.bool_),
+        kind=np.ones(n, np.int32),
+        outcome_time=np.arange(n, dtype=np.float64) if timestamp is None else np.array(timestamp, np.float64),
         correction=np.zeros(n, np.bool_),
     )
 
@@ -122,7 +123,8 @@ def world(seed: int = 0, rows: int = 240, users: int = 24, items: int = 30, firs
         reward=reward,
         propensity=rng.uniform(0.1, 1.0, rows).astype(np.float32),
         weight=np.ones(rows, np.float32),
-        touched=reward > 0,
+        kind=(reward > 0).astype(np.int32),
+        outcome_time=1.7e9 + np.cumsum(rng.exponential(10.0, rows)),
         correction=np.zeros(rows, np.bool_),
     )
 
@@ -131,11 +133,11 @@ def cut(feedback: Feedback, start: int, stop: int) -> Feedback:
     """Copy of rows `start` to `stop` with the requests they belong to."""
     stop = min(stop, feedback.rows)
     held = np.unique(feedback.request[start:stop])
-    of_requests = {field.name for field in fields(Requests)}
-    parts: dict[str, Any] = {}
+    parts: dict[str, Any] = feedback.columns(held)
     for field in fields(Feedback):
-        value = getattr(feedback, field.name)
-        parts[field.name] = None if value is None else value[held] if field.name in of_requests else value[start:stop].copy()
+        if field.name not in parts:
+            value = getattr(feedback, field.name)
+            parts[field.name] = None if value is None else value[start:stop].copy()
     parts["request"] = np.searchsorted(held, feedback.request[start:stop])
     return Feedback(**parts)
 

@@ -3,7 +3,7 @@
 from memory.arrays import Arrays
 from memory.blob import Blob, UntrustedPickle, trusting
 from memory.catalog import Catalog
-from memory.checkpoint import Checkpoint, CorruptCheckpoint
+from memory.checkpoint import Checkpoint, CorruptCheckpoint, UnfitCheckpoint, UnusableCheckpoint
 from memory.history import History
 from memory.key_index import KeyIndex
 from memory.stateful import State, Stateful, digest
@@ -21,7 +21,9 @@ __all__ = [
     "State",
     "Stateful",
     "Table",
+    "UnfitCheckpoint",
     "UntrustedPickle",
+    "UnusableCheckpoint",
     "digest",
     "trusting",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memory.stateful import State, Stateful
+from memory.stateful import Copying, State, Stateful, copied
 
 __all__ = ["Arrays", "Bools", "Floats", "Ids", "check_fit"]
 
@@ -88,12 +88,13 @@ class Arrays(Stateful):
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self
 
-    def state_dict(self) -> State:
-        """Copies of the arrays; of arrays that can be made again, changed rows only, ascending, under ``"rows"`` (n,) int64."""
-        if self._make is None:
-            return {name: array.copy() for name, array in self._arrays.items()}
-        rows = np.flatnonzero(self._shipped | self.dirty)
-        return {"rows": rows, **{name: array[rows] for name, array in self._arrays.items()}}
+    def copying(self) -> Copying:
+        """Copy the arrays; of arrays that can be made again, changed rows only, ascending, under ``"rows"`` (n,) int64."""
+        rows = None if self._make is None else np.flatnonzero(self._shipped | self.dirty)
+        state: State = {} if rows is None else {"rows": rows}
+        for name, array in self._arrays.items():
+            state[name] = yield from copied(array, rows)
+        return state
 
     def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Raise ValueError unless names, shapes and types are this store's."""

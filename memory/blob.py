@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.arrays import check_fit
-from memory.stateful import State, Stateful
+from memory.stateful import Copying, State, Stateful
 
 __all__ = ["Blob", "UntrustedPickle", "trusting"]
 
@@ -65,8 +65,9 @@ class Blob(Stateful):
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self
 
-    def state_dict(self) -> State:
-        """``pickle`` (n,) uint8."""
+    def copying(self) -> Copying:
+        """Copy ``pickle`` (n,) uint8, in one step: half an object cannot be pickled."""
+        yield
         return {"pickle": np.frombuffer(self._pickled(), np.uint8).copy()}
 
     def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from memory.arrays import Arrays, Bools, Floats, Ids, check_fit
 from memory.slotted import Slotted
-from memory.stateful import State, Stateful
+from memory.stateful import Copying, State, Stateful
 
 __all__ = ["Catalog"]
 
@@ -19,6 +19,9 @@ ENTRY_BYTES = 512
 """Assumed for the name and the attributes of one item when memory is stated up front."""
 
 BLANK = ("", b"{}")
+
+TOGETHER = 2_000
+"""Entries that are written as JSON in one step of a copy."""
 
 
 class Catalog(Slotted):
@@ -173,8 +176,12 @@ class _Texts(Stateful):
     def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
         yield prefix.rstrip("."), self
 
-    def state_dict(self) -> State:
-        return {"json": self._pack(sorted(self._entries))}
+    def copying(self) -> Copying:
+        slots, parts = sorted(self._entries), []
+        for start in range(0, len(slots), TOGETHER):
+            parts.append(self._pack(slots[start : start + TOGETHER])[1:-1])
+            yield
+        return {"json": np.frombuffer(b"[" + b",".join(parts) + b"]", np.uint8).copy()}
 
     def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         self._unpack(state)
@@ -189,7 +196,7 @@ class _Texts(Stateful):
     def take_changes(self) -> State:
         slots = sorted(self._dirty)
         self._dirty.clear()
-        return {"json": self._pack(slots)} if slots else {}
+        return {"json": np.frombuffer(self._pack(slots), np.uint8).copy()} if slots else {}
 
     def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
         if changes:
@@ -199,9 +206,9 @@ class _Texts(Stateful):
     def nbytes(self) -> int:
         return max(ENTRY_BYTES * self._capacity, self._used)
 
-    def _pack(self, slots: list[int]) -> npt.NDArray[np.uint8]:
+    def _pack(self, slots: list[int]) -> bytes:
         entries = [(slot, name, msgspec.Raw(document)) for slot in slots for name, document in [self.entry(slot)]]
-        return np.frombuffer(msgspec.json.encode(entries), np.uint8).copy()
+        return msgspec.json.encode(entries)
 
     def _unpack(self, state: Mapping[str, npt.NDArray[np.generic]]) -> list[tuple[int, str, msgspec.Raw]]:
         check_fit("Catalog", state, {"json": np.empty(0, np.uint8)}, rows=state["json"].size if "json" in state else 0)

@@ -1,7 +1,8 @@
 """Checkpoints: one file a version, whole or not there at all, believed only when its digests hold.
 
 A file is in the safetensors format. Its metadata has one entry, ``checkpoint``: the digest of a JSON text, a space and that
-text, which holds the version, the caller's own data and the digest of the arrays, so that an altered byte is noticed anywhere.
+text, which holds its own format, the version, the caller's data and the digest of the arrays, so that an altered byte is
+noticed anywhere.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import contextlib
 import json
 import os
 import stat
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import xxhash
@@ -22,9 +24,24 @@ from safetensors import SafetensorError, safe_open
 from memory.blob import trusting
 from memory.stateful import State, digest
 
-__all__ = ["Checkpoint", "CorruptCheckpoint", "latest", "load", "path_of", "prune", "save", "trust", "trusted"]
+__all__ = [
+    "Checkpoint",
+    "CorruptCheckpoint",
+    "UnfitCheckpoint",
+    "UnusableCheckpoint",
+    "latest",
+    "load",
+    "path_of",
+    "prune",
+    "save",
+    "trust",
+    "trusted",
+]
 
 PATTERN = "checkpoint-*.safetensors"
+
+FORMAT = 1
+"""Of the JSON text in the metadata."""
 
 _KINDS = {np.dtype("?"): "BOOL"} | {
     np.dtype(f"<{kind}{size}"): f"{name}{8 * size}"
@@ -53,8 +70,8 @@ class Checkpoint:
     meta: dict[str, Any]
 
 
-class CorruptCheckpoint(Exception):
-    """A file that is not the checkpoint that was written.
+class UnusableCheckpoint(Exception):
+    """A file that a state cannot be loaded from.
 
     Attributes
     ----------
@@ -62,12 +79,31 @@ class CorruptCheckpoint(Exception):
         The file, as it was named when it was read.
     reason : str
         What is wrong with it.
+    suffix : str
+        What its name is given by `latest`, so that it is kept and not tried again.
     """
 
+    suffix: ClassVar[str]
+    remedy: ClassVar[str]
+
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}; use the checkpoint before it, or restore this one from a backup")
+        super().__init__(f"{path}: {reason}; {self.remedy}")
         self.path = path
         self.reason = reason
+
+
+class CorruptCheckpoint(UnusableCheckpoint):
+    """A file that is not the checkpoint that was written."""
+
+    suffix = ".corrupt"
+    remedy = "use the checkpoint before it, or restore this one from a backup"
+
+
+class UnfitCheckpoint(UnusableCheckpoint):
+    """A whole checkpoint, but of another program, configuration or log."""
+
+    suffix = ".unfit"
+    remedy = "use the checkpoint before it, or the program, the config and the log that it was written with"
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
@@ -133,6 +169,8 @@ def load(path: Path) -> Checkpoint:
     ------
     CorruptCheckpoint
         When it is cut short, altered, or no checkpoint of this program.
+    UnfitCheckpoint
+        When it is of a format that this program does not know.
     OSError
         When it is not there or cannot be read.
     """
@@ -149,36 +187,48 @@ def load(path: Path) -> Checkpoint:
     if fingerprint != _digest(text):
         raise CorruptCheckpoint(path, "its metadata were altered")
     about = json.loads(text)
+    if about.get("format") != FORMAT:
+        raise UnfitCheckpoint(path, f"its format is {about.get('format')!r}, and this program reads {FORMAT}")
     if about["state"] != digest(state):
         raise CorruptCheckpoint(path, "its arrays were altered")
     return Checkpoint(about["version"], state, about["meta"])
 
 
-def latest(folder: Path) -> tuple[Checkpoint | None, list[CorruptCheckpoint]]:
-    """Newest checkpoint that verifies, and what was wrong with newer ones.
+def latest(
+    folder: Path, check: Callable[[Checkpoint], None] | None = None, *, set_aside: bool = True
+) -> tuple[Checkpoint | None, list[UnusableCheckpoint]]:
+    """Newest checkpoint that verifies and fits, and what was wrong with newer ones.
 
-    Those are renamed to ``*.corrupt`` where the folder allows it, and kept for inspection.
+    Parameters
+    ----------
+    folder : Path
+    check : callable or None
+        Raises ValueError for a checkpoint that does not fit.
+    set_aside : bool
+        Rename those that cannot be used to ``*.corrupt`` or ``*.unfit`` where the folder allows it; they are kept for
+        inspection, and are not in the way of new ones. For the folder's writer only.
 
     Returns
     -------
     checkpoint : Checkpoint or None
-        None when there is none that verifies.
-    corrupt : list of CorruptCheckpoint
+        None when there is none that verifies and fits.
+    unusable : list of UnusableCheckpoint
         Newer files that were passed over, newest first.
     """
-    corrupt: list[CorruptCheckpoint] = []
+    unusable: list[UnusableCheckpoint] = []
     passed: set[Path] = set()
     while paths := [path for path in _paths(folder) if path not in passed]:
         passed.add(paths[-1])
         try:
-            return load(paths[-1]), corrupt
+            return _checked(paths[-1], check), unusable
         except FileNotFoundError:
             continue  # pruned meanwhile by its writer, so a newer one may be there: look again
-        except CorruptCheckpoint as error:
-            corrupt.append(error)
-            with contextlib.suppress(OSError):
-                error.path.replace(error.path.with_name(f"{error.path.name}.corrupt"))
-    return None, corrupt
+        except UnusableCheckpoint as error:
+            unusable.append(error)
+            if set_aside:
+                with contextlib.suppress(OSError):
+                    error.path.replace(error.path.with_name(f"{error.path.name}{error.suffix}"))
+    return None, unusable
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -199,6 +249,16 @@ def trust(folder: Path) -> AbstractContextManager[None]:
     return trusting() if trusted(folder) else nullcontext()
 
 
+def _checked(path: Path, check: Callable[[Checkpoint], None] | None) -> Checkpoint:
+    found = load(path)
+    try:
+        if check is not None:
+            check(found)
+    except ValueError as error:
+        raise UnfitCheckpoint(path, str(error)) from error
+    return found
+
+
 def _pieces(checkpoint: Checkpoint) -> list[bytes | memoryview]:
     """The file in the format of safetensors: its header, then the arrays' own memory.
 
@@ -208,7 +268,7 @@ def _pieces(checkpoint: Checkpoint) -> list[bytes | memoryview]:
     for name, array in state.items():
         if array.dtype not in _KINDS:
             raise ValueError(f"{name}: arrays of {array.dtype} cannot be written; keep numbers")
-    about = {"version": checkpoint.version, "state": digest(state), "meta": checkpoint.meta}
+    about = {"format": FORMAT, "version": checkpoint.version, "state": digest(state), "meta": checkpoint.meta}
     try:
         text = json.dumps(about)
     except (TypeError, ValueError) as error:

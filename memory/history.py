@@ -12,6 +12,7 @@ from memory.slotted import Slotted
 __all__ = ["History"]
 
 Times = npt.NDArray[np.float64]
+Kinds = npt.NDArray[np.int32]
 
 
 class History(Slotted):
@@ -33,12 +34,14 @@ class History(Slotted):
         self.rings = Arrays(
             item=np.zeros((capacity, length), np.int64),
             timestamp=np.zeros((capacity, length), np.float64),
+            kind=np.zeros((capacity, length), np.int32),
             positive=np.zeros((capacity, length), np.bool_),
             count=np.zeros(capacity, np.int64),
         )
-        self._raw = self.rings["item"], self.rings["timestamp"], self.rings["positive"], self.rings["count"]
+        rings = self.rings
+        self._raw = rings["item"], rings["timestamp"], rings["kind"], rings["positive"], rings["count"]
 
-    def append(self, user: Ids, item: Ids, timestamp: Times, positive: Bools) -> None:
+    def append(self, user: Ids, item: Ids, timestamp: Times, kind: Kinds, positive: Bools) -> None:
         """Add one interaction per row, in row order. Rows whose user or item is 0 are left out.
 
         Parameters
@@ -47,20 +50,31 @@ class History(Slotted):
             Hashed ids.
         timestamp : (N,) float64
             Unix seconds; kept, not sorted by.
+        kind : (N,) int32
+            Hashed kinds of the interactions.
         positive : (N,) bool
             Whether the reward was positive.
         """
         slots, fresh = self.index.insert(user)
         item = np.ascontiguousarray(item, np.int64)
         timestamp = np.ascontiguousarray(timestamp, np.float64)
+        kind = np.ascontiguousarray(kind, np.int32)
         positive = np.ascontiguousarray(positive, np.bool_)
-        _append(slots, fresh, *self._raw, item, timestamp, positive, self.rings.dirty)
+        _append(slots, fresh, *self._raw, item, timestamp, kind, positive, self.rings.dirty)
 
-    def recent(self, user: Ids, length: int) -> Ids:
-        """Last items with a positive reward, newest first, padded with 0: (B, length) int64 for users (B,)."""
-        out = np.zeros((user.size, length), np.int64)
-        _recent(self.index.find(user), self.rings["item"], self.rings["positive"], self.rings["count"], out)
-        return out
+    def recent(self, user: Ids, length: int) -> tuple[Ids, Times, Kinds]:
+        """Last interactions with a positive reward of users (B,), newest first, padded with 0.
+
+        Returns
+        -------
+        item : (B, length) int64
+        timestamp : (B, length) float64
+        kind : (B, length) int32
+        """
+        shape = user.size, length
+        item, timestamp, kind = np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape, np.int32)
+        _recent(self.index.find(user), *self._raw, item, timestamp, kind)
+        return item, timestamp, kind
 
     def seen(self, user: Ids) -> tuple[Ids, Ids]:
         """Different items still remembered, whatever their reward, for users (B,).
@@ -90,7 +104,7 @@ class History(Slotted):
         self.rings.mark(slots)
 
 
-# Compiled part. Rings: items int64 (capacity, L), times float64 (capacity, L), positives bool (capacity, L), and counts int64
+# Compiled part. Rings: items int64, times float64, kinds int32, positives bool, each (capacity, L), and counts int64
 # (capacity,) of interactions ever added, so that the next goes to place count % L.
 
 
@@ -100,10 +114,12 @@ def _append(
     fresh: Bools,
     items: Ids,
     times: Times,
+    kinds: Kinds,
     positives: Bools,
     counts: Ids,
     item: Ids,
     timestamp: Times,
+    kind: Kinds,
     positive: Bools,
     dirty: Bools,
 ) -> None:
@@ -114,6 +130,7 @@ def _append(
         if fresh[row]:  # in row order, so that a user evicted by the same batch leaves nothing to the next one
             items[slot] = 0
             times[slot] = 0.0
+            kinds[slot] = 0
             positives[slot] = False
             counts[slot] = 0
             dirty[slot] = True
@@ -122,13 +139,24 @@ def _append(
         place = counts[slot] % items.shape[1]
         items[slot, place] = item[row]
         times[slot, place] = timestamp[row]
+        kinds[slot, place] = kind[row]
         positives[slot, place] = positive[row]
         counts[slot] += 1
         dirty[slot] = True
 
 
 @njit(cache=True, nogil=True)
-def _recent(slots: Ids, items: Ids, positives: Bools, counts: Ids, out: Ids) -> None:
+def _recent(
+    slots: Ids,
+    items: Ids,
+    times: Times,
+    kinds: Kinds,
+    positives: Bools,
+    counts: Ids,
+    item: Ids,
+    timestamp: Times,
+    kind: Kinds,
+) -> None:
     length = items.shape[1]
     for row in range(slots.size):
         slot = slots[row]
@@ -136,11 +164,13 @@ def _recent(slots: Ids, items: Ids, positives: Bools, counts: Ids, out: Ids) -> 
             continue
         found, place = 0, counts[slot] % length
         for _ in range(min(counts[slot], length)):
-            if found == out.shape[1]:
+            if found == item.shape[1]:
                 break
             place = (place if place > 0 else length) - 1
             if positives[slot, place]:
-                out[row, found] = items[slot, place]
+                item[row, found] = items[slot, place]
+                timestamp[row, found] = times[slot, place]
+                kind[row, found] = kinds[slot, place]
                 found += 1
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numba import njit
 
 from memory.arrays import Bools, Ids, check_fit
-from memory.stateful import State, Stateful
+from memory.stateful import Copying, State, Stateful, copied
 
 __all__ = ["KeyIndex"]
 
@@ -116,9 +116,10 @@ class KeyIndex(Stateful):
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self
 
-    def state_dict(self) -> State:
-        """``keys`` (capacity,) int64 and ``order`` (capacity,) int32, all slots from the longest untouched to the newest."""
-        return {"keys": self._keys.copy(), "order": _order(self._links)}
+    def copying(self) -> Copying:
+        """Copy ``keys`` (capacity,) int64 and ``order`` (capacity,) int32: all slots, the longest untouched first."""
+        keys = yield from copied(self._keys)
+        return {"keys": keys, "order": _order(self._links)}
 
     def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Raise ValueError unless `state` is an index of this capacity, sound in itself."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from memory.arrays import Arrays, check_fit
 from memory.key_index import KeyIndex
-from memory.stateful import State, Stateful
+from memory.stateful import Copying, State, Stateful, copied
 
 __all__ = ["Slotted"]
 
@@ -47,13 +47,17 @@ class Slotted(Stateful):
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self
 
-    def state_dict(self) -> State:
-        """Index, and the rows of used slots in ascending order of slot."""
+    def copying(self) -> Copying:
+        """Copy the index, and the rows of used slots in ascending order of slot."""
         used = np.flatnonzero(self.index.keys)
         state: State = {}
         for name, child in self.children():
-            part = {key: child[key][used] for key in child} if isinstance(child, Arrays) else child.state_dict()
-            state |= {f"{name}.{key}": array for key, array in part.items()}
+            if isinstance(child, Arrays):
+                for key in child:
+                    state[f"{name}.{key}"] = yield from copied(child[key], used)
+            else:
+                part = yield from child.copying()
+                state |= {f"{name}.{key}": array for key, array in part.items()}
         return state
 
     def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:

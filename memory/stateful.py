@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-__all__ = ["State", "Stateful", "digest"]
+__all__ = ["Copying", "State", "Stateful", "copied", "digest", "finished", "versions"]
 
 State = dict[str, npt.NDArray[np.generic]]
 """Flat mapping of dotted names to arrays."""
+
+_Result = TypeVar("_Result")
+
+Copying = Generator[None, None, State]
+"""A copy of a state while it is being taken: each step costs a few milliseconds at most, the last one returns the copy."""
+
+PIECE = 4 << 20
+"""Bytes copied in a step: one to three milliseconds, where the memory for them is fetched first."""
 
 
 class Stateful:
     """Base of everything that has state: walks its own attributes, so that a composite writes no saving code.
 
     An attribute takes part when it is itself a `Stateful`; every other attribute is configuration or scratch. Leaves (the
-    stores of this package) override the four methods and `stores`.
+    stores of this package) override `copying`, the other methods that deal with the state, and `stores`.
     """
+
+    state_version: ClassVar[int | str] = 1
+    """What saved state has to have in common with the class that loads it. Raise it whenever the names, shapes or meaning of
+    what is kept change, or when the same events lead to other values: old states are then left alone instead of misread. Where
+    another library keeps the state, name that library's version too."""
 
     def children(self) -> Iterator[tuple[str, Stateful]]:
         """Attributes that hold state, by name, in order of assignment."""
@@ -34,7 +48,14 @@ class Stateful:
 
     def state_dict(self) -> State:
         """Copy of the whole state. The same state gives the same bytes, however it came about."""
-        return _prefixed({name: child.state_dict() for name, child in self.children()})
+        return finished(self.copying())
+
+    def copying(self) -> Copying:
+        """Take the copy that `state_dict` returns in short steps. Nobody may change the state from the first to the last."""
+        parts: dict[str, State] = {}
+        for name, child in self.children():
+            parts[name] = yield from child.copying()
+        return _prefixed(parts)
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Replace the whole state by a copy of `state`.
@@ -79,6 +100,30 @@ class Stateful:
         return sum(child.nbytes for _, child in self.children())
 
 
+def finished(steps: Generator[None, None, _Result]) -> _Result:
+    """Take all steps of a generator at once; what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
+
+
+def copied(
+    array: npt.NDArray[Any], rows: npt.NDArray[np.integer[Any]] | None = None
+) -> Generator[None, None, npt.NDArray[Any]]:
+    """Copy an array, or these rows of it, in short steps."""
+    size = len(array) if rows is None else rows.size
+    copy = np.empty((size, *array.shape[1:]), array.dtype)
+    step = max(PIECE // max(copy[:1].nbytes, 1), 1)
+    for start in range(0, size, step):
+        part = slice(start, start + step)
+        copy[part] = array[part if rows is None else rows[part]]
+        yield
+    return copy
+
+
 def digest(state: Mapping[str, npt.NDArray[np.generic]]) -> str:
     """Fingerprint of a state: names, types, shapes and bytes (xxh3, 128 bits, hexadecimal)."""
     hasher = xxhash.xxh3_128()
@@ -87,6 +132,15 @@ def digest(state: Mapping[str, npt.NDArray[np.generic]]) -> str:
         hasher.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
         hasher.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data if array.size else b"")
     return str(hasher.hexdigest())
+
+
+def versions(state: Stateful, prefix: str = "") -> dict[str, int | str]:
+    """`Stateful.state_version` of everything that a composite is made of, by dotted name."""
+    found: dict[str, int | str] = {}
+    for name, child in state.children():
+        found[f"{prefix}{name}"] = child.state_version
+        found |= versions(child, f"{prefix}{name}.")
+    return found
 
 
 def _prefixed(parts: Mapping[str, State]) -> State:

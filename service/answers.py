@@ -11,8 +11,8 @@ from learners.features import Featurizer, hash_id
 from memory.catalog import Catalog
 from service.candidates import Asked
 from service.schemas import Neighbour, RankedItem, RankingResponse, Reasons
-from streams.batch import Batch, Clusters, Ids, pack_rows
-from streams.events import Impression, LoggedClusters
+from streams.batch import Batch, Floats, Ids, pack_history, pack_rows
+from streams.events import Impression
 
 __all__ = ["Answers"]
 
@@ -107,7 +107,9 @@ class Answers:
             source=response.source,
             version=response.version,
             context=one.request.context,
-            clusters=None if chosen.clusters is None else _logged(chosen.clusters),
+            history=pack_history(chosen.history[0], chosen.history_time[0], chosen.history_kind[0]),
+            carried={name: told[0] for name, told in chosen.carried.items()},
+            base=b"" if one.request.by or not self._rerankers else _base(chosen).astype("<f4").tobytes(),
             timestamp=float(chosen.timestamp[0]),
         )
 
@@ -121,7 +123,7 @@ class Answers:
             by_retriever[name] = chosen.score
         chosen.score = given
         found = [reranker.explain(chosen) for reranker in self._rerankers.values()]
-        assert chosen.base is not None, "rows that a policy chose from have been scored"
+        base = _base(chosen)
         reasons = []
         for row in range(chosen.rows):
             contributions: dict[str, float] = {}
@@ -133,7 +135,7 @@ class Answers:
             reasons.append(
                 Reasons(
                     retrievers=scores,
-                    base=float(chosen.base[row]),
+                    base=float(base[row]),
                     contributions=contributions,
                     neighbours=[one for of_all in found if of_all is not None for one in self._neighbours(of_all, row)],
                 )
@@ -159,16 +161,9 @@ class Answers:
         return name
 
 
-def _logged(clusters: Clusters) -> LoggedClusters | None:
-    """Clusters of the first request."""
-    named = clusters.index[0] >= 0
-    return LoggedClusters(
-        index=tuple(clusters.index[0, named].tolist()),
-        weight=tuple(clusters.weight[0, named].tolist()),
-        epoch=int(clusters.epoch[0]),
-        schema=int(clusters.schema[0]),
-        graph=int(clusters.graph[0]),
-    )
+def _base(chosen: Batch) -> Floats:
+    assert chosen.base is not None, "rows that a policy chose from have been scored"
+    return chosen.base
 
 
 def _rows_of(batch: Batch, n: int) -> Batch:

@@ -16,10 +16,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from service import openapi
 from service.event_routes import EventRoutes
+from service.guard import Guard, Hosts
 from service.ingest import Ingest
 from service.live import Live
 from service.monitor import Monitor
@@ -36,7 +38,7 @@ STATIC = Path(__file__).parent / "static"
 SECURITY = {"Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'", "X-Content-Type-Options": "nosniff"}
 
 
-def create_app(runtime: Runtime, *, serves: bool = True) -> FastAPI:
+def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None) -> FastAPI:
     """Build the application around a runtime, which it starts and stops.
 
     Parameters
@@ -45,6 +47,8 @@ def create_app(runtime: Runtime, *, serves: bool = True) -> FastAPI:
         From `service.runtime.open_runtime`, not started.
     serves : bool
         False: who runs the process can look at it, and that is all; nothing is ranked or appended here.
+    host : str or None
+        What is listened on, if it is not what the config says.
     """
     limits = runtime.config.server
     live, desk = Live(runtime.monitor.snapshot), Desk(limits)
@@ -78,6 +82,11 @@ def create_app(runtime: Runtime, *, serves: bool = True) -> FastAPI:
         app.add_exception_handler(failure, answer)
     for method, path, handler in routes:
         app.add_route(path, handler, methods=[method])
+    if limits.origins:
+        methods = ["GET", "POST", "PUT", "DELETE"]
+        app.add_middleware(CORSMiddleware, allow_origins=limits.origins, allow_methods=methods, allow_headers=["content-type"])
+    hosts = Hosts(limits.host if host is None else host, limits.hosts)
+    app.add_middleware(Guard, hosts=hosts, origins=limits.origins, refused=runtime.monitor.refuse)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app
 
@@ -97,8 +106,7 @@ async def _failed(monitor: Monitor, request: Request, error: Exception) -> Respo
     assert isinstance(error, Failure)
     monitor.refuse(error.status)
     response = json(error.problem, error.status)
-    if error.retry:
-        response.headers["Retry-After"] = "1"
+    response.headers.update(error.headers)
     return response
 
 

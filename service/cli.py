@@ -127,6 +127,8 @@ def replay(
     else:
         out.print(reports.table(done, top))
     for one in done:
+        for line in reports.remarks(one):
+            err.print(line, markup=False, highlight=False)
         for reason, count in one.dead.items():
             err.print(f"{one.name}: {count} bad rows left out ({reason}); `freshet validate` names them")
     if report is not None:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from learners import features
+from learners.base import Adapter, Ranker, Reranker, Retriever
 from learners.features import Featurizer, Side
 from learners.registry import ConfigError
+from service.fingerprint import fingerprint_of
 
 __all__ = ["Config", "ConfigError", "RewardRule", "Role", "load", "parse"]
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Keywords = dict[str, Any]
+HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[\w.-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$")]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+"""What browsers call a site: scheme, name, and the port if it is not the scheme's own. A host name has no port here."""
 
 Role = Literal["embedded", "trainer", "replica"]
 """What a process does: learn and serve, learn for others, or serve what another has learned."""
@@ -195,6 +200,12 @@ class Server(_Section):
     ----------
     host, port
         Where it listens. It has no authentication of its own: put it behind something that has before binding it wider.
+    hosts : tuple of str
+        Names, without a port, that requests may be addressed to, beside `host`, ``localhost``, ``127.0.0.1`` and ``::1``: what
+        a proxy passes on as ``Host``. ``*.example.com`` is any name below it, ``*`` any name. Where `host` is ``0.0.0.0`` or
+        ``::``, any IP address is one. Others are answered 421, except on ``/healthz``, ``/readyz`` and ``/metrics``.
+    origins : tuple of str
+        Origins, as ``https://shop.example``, whose pages may ask and command the service from a browser (CORS); ``*``: all.
     max_body : int
         Bytes of a request body.
     max_events : int
@@ -203,14 +214,27 @@ class Server(_Section):
         Seconds that outcomes wait for a batch to fill before a tick closes it.
     batch_requests : int
         Most requests that are scored together.
+    queue, max_wait
+        Most requests that wait to be scored, and most seconds that one more would wait, by what they took lately (but as many
+        as are scored together may wait). Others are answered 503 with ``Retry-After`` at once, instead of all being late.
+    timeout : float
+        Seconds that a request waits for its answer; then it is answered 503, and no longer scored.
+    learning_share : float
+        Least share of the engine's time that learning gets while it has something to learn; 0: requests always go first.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    hosts: tuple[HostName, ...] = Field(default=(), strict=False)
+    origins: tuple[Origin, ...] = Field(default=(), strict=False)
     max_body: Count = 4 << 20
     max_events: Count = 10_000
     flush: Positive = 0.02
     batch_requests: Count = 16
+    queue: Count = 256
+    max_wait: Positive = 1.0
+    timeout: Positive = 10.0
+    learning_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
 
 
 class _Tables(_Section):
@@ -237,6 +261,9 @@ _INDECISIVE = (
 )
 """Keys of ``[stream]`` that say where events are, not what becomes of them."""
 
+_LEARNERS: dict[type, str] = {Retriever: "retrievers", Ranker: "ranker", Adapter: "adapters", Reranker: "rerankers"}
+"""Sections of the learners that have a state, in the order in which they learn."""
+
 
 class Config(_Tables):
     """A whole configuration.
@@ -251,11 +278,20 @@ class Config(_Tables):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that decides what the state becomes."""
+        """Hash of everything that decides what the state becomes, defaults included; see `service.fingerprint`.
+
+        Raises
+        ------
+        ConfigError
+            For a learner that there is not.
+        """
         decisive = self.model_dump(exclude={"name", "checkpoint", "weights", "dead_letters", "server", "policy"})
         for key in _INDECISIVE:
             del decisive["stream"][key]
-        return str(xxhash.xxh3_64_hexdigest(repr(decisive).encode()))
+        # The same fields can be written in several ways; the order of fields is that of columns.
+        decisive["features"] = [asdict(field) for field in self._fields()], self.features.crosses
+        learners = {role: decisive.pop(section) for role, section in _LEARNERS.items()}
+        return fingerprint_of(decisive, learners)
 
     @property
     def folder(self) -> Path | None:
@@ -281,20 +317,23 @@ class Config(_Tables):
         ConfigError
             For a cross of fields that are not there.
         """
+        try:
+            return Featurizer(self._fields(), self.features.crosses)
+        except ValueError as error:
+            raise ConfigError("features", str(error)) from error
+
+    def _fields(self) -> list[features.Field]:
+        """Fields of ``[features]``, in its order."""
         sides: tuple[tuple[Side, dict[str, Kind | FieldType]], ...] = (
             ("user", self.features.user),
             ("item", self.features.item),
             ("context", self.features.context),
         )
-        fields = [
+        return [
             features.Field(side=side, name=name, **({"type": kind} if isinstance(kind, str) else kind.model_dump()))
             for side, named in sides
             for name, kind in named.items()
         ]
-        try:
-            return Featurizer(fields, self.features.crosses)
-        except ValueError as error:
-            raise ConfigError("features", str(error)) from error
 
 
 def parse(document: Mapping[str, Any], name: str = "default") -> Config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +16,7 @@ from service.pipeline import Pipeline
 from streams.batch import Floats, Ids
 from streams.decisions import Decision
 from streams.events import Impression
-from streams.join import Row
+from streams.joined import Row
 
 __all__ = ["Chooser", "Counterfactual", "OfPolicy", "Shares", "Unknown"]
 
@@ -100,31 +100,7 @@ class _Noted:
     importance: float
     propensity: Sequence[float]
     told: Values  # (4, places): target, predicted, expected, own
-    raw: Floats  # (places,): predicted, as the ranker said it
     reward: Values
-
-
-class _Scale:
-    """What the ranker's predictions have to be multiplied by to be as large as the rewards that came of them lately.
-
-    A ranker that starts from nothing predicts one half for a while, and a click may be one in two hundred. Before anything is
-    known it is 0: then nothing is predicted, and the doubly robust estimate is that of IPS.
-    """
-
-    HALF_LIFE = 20
-    """Rewards other than 0 after which an outcome counts half: enough to know the ratio by a fifth, however rare they are."""
-
-    def __init__(self) -> None:
-        self._paid = self._foretold = 0.0
-
-    @property
-    def factor(self) -> float:
-        return max(self._paid / self._foretold, 0.0) if self._foretold > 0 else 0.0
-
-    def add(self, reward: Values, foretold: Floats) -> None:
-        kept = 0.5 ** (np.count_nonzero(reward) / self.HALF_LIFE)
-        self._paid = kept * self._paid + float(reward.sum())
-        self._foretold = kept * self._foretold + float(foretold.sum())
 
 
 class Counterfactual:
@@ -133,7 +109,7 @@ class Counterfactual:
     Parameters
     ----------
     pipeline : Pipeline
-        Scores the candidates; predicts rewards, by its ranker alone, on the scale of the latest outcomes.
+        Scores the candidates; predicts rewards, by its ranker alone, on whatever scale that has.
     chooser : Chooser
         The policy that is evaluated.
     places : int or None
@@ -165,8 +141,6 @@ class Counterfactual:
         self._pipeline, self._chooser, self._places, self._chain, self._window = pipeline, chooser, places, chain, window
         self._rng = np.random.default_rng(seed)
         self._noted: dict[str, _Noted] = {}
-        self._open: deque[_Noted] = deque()
-        self._scale = _Scale()
         self._reached = 0.0
         self.left_out: Counter[str] = Counter()
 
@@ -200,16 +174,15 @@ class Counterfactual:
             if not row.kind:  # left alone: dated at the end of its window, whether or not the log goes that far
                 continue
             self._reached = max(self._reached, row.timestamp)
-            noted = None if row.impression is None else self._noted.get(row.impression.request_id)
-            if noted is not None and row.place < noted.reward.size:
-                noted.reward[row.place] = np.fmax(noted.reward[row.place], worth)
-        # Clicks come before what was left alone: only together do they say how large rewards are.
-        while self._open and self._is_old(self._open[0]):
-            noted = self._open.popleft()
-            self._scale.add(np.nan_to_num(noted.reward), noted.raw)
+            noted = None if row.shown is None else self._noted.get(row.shown.impression.request_id)
+            if noted is not None and row.position < noted.reward.size:
+                noted.reward[row.position] = np.fmax(noted.reward[row.position], worth)
 
     def decisions(self) -> tuple[list[str], Decisions] | None:
-        """Everything noted whose outcome is known: request ids, and the decisions; None when there are not any."""
+        """Everything noted whose outcome is known: request ids, and the decisions; None when there are not any.
+
+        Predictions are the ranker's, on its own scale; see `service.calibration`.
+        """
         old = [noted for noted in self._noted.values() if self._is_old(noted)]
         self.left_out["young"] = len(self._noted) - len(old)
         if not old:
@@ -230,22 +203,20 @@ class Counterfactual:
 
     def _note(self, usable: Sequence[Impression], importance: Mapping[str, float]) -> None:
         items = [np.concatenate((hash_ids(one.items), np.frombuffer(one.unshown, "<i8"))) for one in usable]
-        ends, factor = np.cumsum([0, *(candidates.size for candidates in items)]), self._scale.factor
+        ends = np.cumsum([0, *(candidates.size for candidates in items)])
         score, predicted, uncertainty = self._score(usable, np.concatenate(items), np.diff(ends))
         for n, impression in enumerate(usable):
             rows = slice(ends[n], ends[n + 1])
             errors = None if uncertainty is None else uncertainty[rows]
-            told = self._tell(impression, items[n], score[rows], errors, factor * predicted[rows])
-            noted = self._noted[impression.request_id] = _Noted(
+            told = self._tell(impression, items[n], score[rows], errors, predicted[rows])
+            self._noted[impression.request_id] = _Noted(
                 impression.request_id,
                 impression.timestamp,
                 importance.get(impression.request_id, 1.0),
                 impression.propensities[: told.shape[1]],
                 told,
-                predicted[rows][: told.shape[1]].copy(),
                 np.full(told.shape[1], np.nan),
             )
-            self._open.append(noted)
 
     def _is_old(self, noted: _Noted) -> bool:
         return noted.timestamp <= self._reached - self._window

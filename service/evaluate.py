@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain as joined_to
 from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,20 +13,21 @@ from urllib.parse import urlsplit
 import msgspec
 
 from learners.features import hash_ids
+from service.calibration import calibrated
 from service.config import Config, ConfigError
 from service.counterfactual import Chooser, Counterfactual, OfPolicy, Shares, Unknown
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
+from service.fold import Fold
 from service.ope import Decisions, NotEvaluable
 from service.pipeline import Pipeline
-from service.replay import open_reader, open_stream
+from service.replay import builder_for_log, open_reader, open_stream, rest_of
 from service.runtime import build_pipeline, joiners
-from service.trainer import Trainer
 from service.verdict import OffPolicy, judge
 from streams.block import Block
 from streams.dead_letters import DeadLetters
 from streams.decisions import Decision, open_decisions
 from streams.events import Impression
-from streams.join import Joined, Row
+from streams.joined import Joined, Row, Shown
 from streams.log import MemoryLog
 from streams.recorded import Recording
 
@@ -53,7 +55,7 @@ class Evaluated:
     request_ids : list of str
         Of the impressions, in the order of the log.
     decisions : Decisions
-        Of these impressions.
+        Of these impressions, with calibrated predictions.
     """
 
     policy: str
@@ -108,37 +110,36 @@ def evaluate(
     with ExitStack() as opened:
         pipeline = build_pipeline(config)
         worth = {"reward": 1.0, "click": 1.0} | config.reward
-        outcomes = Outcomes(pipeline, worth)
         is_log, is_events = urlsplit(config.stream.url).scheme in ("lmdb", "kafka"), config.stream.format == "events"
         window = config.stream.window if is_log or is_events else 0.0
         chooser = OfPolicy(pipeline.policy) if chooser is None else chooser
         noted = Counterfactual(pipeline, chooser, places=places, chain=chain, window=window, seed=seed)
         dead = DeadLetters(MemoryLog())
         importance: dict[str, float] = {}
+        builder = builder_for_log(config, pipeline) if is_log else FeedbackBuilder(pipeline, worth)
         if is_log:
-            reader = open_reader(opened, config, pipeline, outcomes, dead, ledger)
+            reader = open_reader(opened, config, pipeline, builder, dead, ledger)
             reader.restore()
-            batches = _to_the_end(reader)
+            batches: Iterator[Joined] = joined_to(reader.intake.batches(), rest_of(reader))
         elif is_events:
             recording = open_stream(config)
             batches, dead = _from_events(recording, config, pipeline), recording.dead
         else:
             batches, dead = _from_decisions(config, pipeline, noted, importance)
+        fold = Fold(pipeline, builder)
         try:
             for joined in batches:
-                noted.shown(joined.shown, importance)
+                noted.shown([one.impression for one in joined.shown], importance)
                 importance.clear()
-                feedback = outcomes.take(joined)
+                feedback = fold.joined(joined)
                 if feedback is not None:
                     noted.happened(joined.rows, feedback.reward)
-                    pipeline.predict(feedback)
-                    pipeline.learn(feedback)
         except Unknown as error:
             raise NotEvaluable(f"{config.stream.url}: {error}") from error
         found = noted.decisions()
         if found is None:
             raise NotEvaluable(_nothing(config.stream.url, noted, window))
-        ids, decisions = found
+        ids, decisions = found[0], calibrated(found[1])
         return Evaluated(
             policy=config.name,
             log=config.stream.url,
@@ -163,13 +164,6 @@ def policy_of_log(path: Path, *, strict: bool = False) -> Shares:
     """
     log = open_decisions(path, format="open_bandit", strict=strict)
     return Shares(one for one in log.read() if isinstance(one, Decision))
-
-
-def _to_the_end(reader: Trainer) -> Iterator[Joined]:
-    """Batches of a log, the open ones at its end included: nothing follows that they would have to wait for."""
-    yield from reader.intake.batches()
-    for joiner in reader.intake.joiners.values():
-        yield from joiner.finish()
 
 
 def _from_events(recording: Recording, config: Config, pipeline: Pipeline) -> Iterator[Joined]:
@@ -197,7 +191,7 @@ def _from_decisions(
     log = open_decisions(Path(parts.netloc + parts.path), format=config.stream.format, strict=config.stream.strict)
 
     def batches() -> Iterator[Joined]:
-        batch, seen = Joined([], []), set[str]()
+        batch, seen = Joined([], [], []), set[str]()
         for one in log.read():
             if isinstance(one, Decision):
                 if one.impression.request_id in seen:
@@ -206,11 +200,11 @@ def _from_decisions(
                 seen.add(one.impression.request_id)
                 impression = _impression(one)
                 importance[impression.request_id] = one.importance
-                batch.shown.append(impression)
-                batch.rows.extend(_rows(impression, one))
+                batch.shown.append(Shown(impression=impression, timestamp=impression.timestamp))
+                batch.rows.extend(_rows(batch.shown[-1], one))
             if len(batch.rows) >= config.stream.batch_rows or (batch.rows and not isinstance(one, Decision)):
                 yield batch
-                batch = Joined([], [])
+                batch = Joined([], [], [])
             if not isinstance(one, Decision):
                 pipeline.apply(one)
         if batch.rows:
@@ -223,10 +217,19 @@ def _impression(decision: Decision) -> Impression:
     return msgspec.structs.replace(decision.impression, unshown=hash_ids(decision.others).astype("<i8").tobytes())
 
 
-def _rows(impression: Impression, decision: Decision) -> Iterator[Row]:
-    for place, (item, reward) in enumerate(zip(impression.items, decision.rewards, strict=True)):
-        when = impression.timestamp
-        yield Row(impression.user, item, decision.kind, reward, when, impression, place, False, impression.context)
+def _rows(shown: Shown, decision: Decision) -> Iterator[Row]:
+    impression = shown.impression
+    for position, (item, reward) in enumerate(zip(impression.items, decision.rewards, strict=True)):
+        yield Row(
+            user=impression.user,
+            item=item,
+            kind=decision.kind,
+            value=reward,
+            timestamp=impression.timestamp,
+            shown=shown,
+            position=position,
+            context=impression.context,
+        )
 
 
 def _nothing(url: str, noted: Counterfactual, window: float) -> str:

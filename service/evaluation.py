@@ -1,18 +1,20 @@
-"""Progressive validation: every row is predicted before anything learns from it."""
+"""Progressive validation: every row is predicted when it is ranked, before anything learns from its outcome."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from learners.base import Exclusion
+from service.fold import Scored
 from service.pipeline import Pipeline
-from service.quality import Window, auc, gain, grouped_auc, log_loss
-from streams.batch import Bools, Feedback, Floats, Ids, Requests
+from service.quality import Window, auc, gain, grouped_auc, impression_auc, log_loss
+from streams.batch import Feedback, Floats, Ids, Requests
 
 __all__ = ["Curve", "Evaluation", "Quality", "TopN"]
 
@@ -29,13 +31,16 @@ class Curve:
 
 @dataclass(slots=True, kw_only=True)
 class Quality:
-    """How well one learner scored.
+    """How well one learner scored, or what was served.
 
     Attributes
     ----------
-    auc, gauc, log_loss : float
-        Over all rows; gAUC is the mean of the users' own AUC weighted by their rows. Log loss is NaN for a retriever: its
-        scores are an order, not probabilities.
+    rows : int
+        Rows that it is measured on.
+    auc, gauc, impression_auc, log_loss : float
+        Over these rows; gAUC is the mean of the users' own AUC weighted by their rows, the impression AUC the plain mean of the
+        impressions' own, NaN where there are none. Log loss is NaN for a retriever: its scores are an order, not
+        probabilities.
     gain, margin : float
         Of a reranker: how much lower its log loss is than that of the ranker alone, and half the width of the 95 % confidence
         interval. NaN for others.
@@ -43,8 +48,10 @@ class Quality:
         Over sliding windows.
     """
 
+    rows: int
     auc: float
     gauc: float
+    impression_auc: float
     log_loss: float
     gain: float
     margin: float
@@ -88,58 +95,80 @@ class Evaluation:
     -----
     Hit rate and NDCG: for each row with a positive reward, before learning, every retriever orders the whole catalogue
     without the items that the user is known to have; ``recommend`` is what the service would answer: all retrievers'
-    candidates in the order of the ranker. It keeps every prediction until the end: 16 bytes a row and 4 more for each learner.
+    candidates in the order of the ranker. It keeps every prediction until the end: 20 bytes a row and 4 more for each learner.
+
+    Rows of impressions count when the impression's window has ended, with the outcome that is worth most at each position; a
+    later outcome revises it.
     """
 
     def __init__(self, pipeline: Pipeline, k: int = 10, window: int = 10_000) -> None:
         self._pipeline, self._window = pipeline, window
         self._k = k if pipeline.retrievers.named else 0
-        self._user: list[Ids] = []
-        self._reward: list[Floats] = []
-        self._said: dict[str, list[Floats]] = {}
+        self._chunks: list[Scored] = []
+        self._starts: list[int] = []
         self._gain: dict[str, list[Floats]] = {}
         self._known: dict[int, dict[int, None]] = {}
         self._recent = Window(window)
         self.rows = 0
 
-    def saw(self, feedback: Feedback, said: Mapping[str, Floats]) -> None:
-        """Take a batch that has been predicted and not learned; see `Pipeline.predict`."""
-        self._user.append(feedback.user[feedback.request])
-        self._reward.append(feedback.reward)
-        for name, score in said.items():
-            self._said.setdefault(name, []).append(score)
-        self._recent.add(said[self._pipeline.last_name], np.clip(feedback.reward, 0.0, 1.0))
-        self.rows += feedback.rows
+    def choose_impressions(self, sizes: Sequence[int]) -> Sequence[int]:
+        """All of them."""
+        return range(len(sizes))
+
+    def choose_rows(self, rows: int) -> Ids | None:
+        """All of them."""
+        return None
+
+    def before_learning(self, feedback: Feedback) -> None:
+        """Let every order of the catalogue be tested on the batch."""
         if self._k:
             self._test(feedback)
+
+    def add(self, scored: Scored) -> int:
+        """Take rows that were predicted, with their outcome; see `service.fold.Measure`."""
+        first = self.rows
+        self._chunks.append(scored)
+        self._starts.append(first)
+        last = scored.predictions.get(self._pipeline.last_name)
+        if last is not None:
+            self._recent.add(last, np.clip(scored.reward, 0.0, 1.0), scored.impression, first)
+        self.rows += scored.user.size
+        return first
+
+    def revise(self, number: int, reward: float) -> None:
+        """Let another outcome of a row count."""
+        at = bisect_right(self._starts, number) - 1
+        self._chunks[at].reward[number - self._starts[at]] = reward
 
     def recent(self) -> dict[str, float]:
         """AUC and log-loss over the last window, as served, for a progress bar."""
         return {"auc": self._recent.auc(), "logloss": self._recent.log_loss()}
 
     def quality(self) -> dict[str, Quality]:
-        """Quality of each learner's scores, by name."""
-        if not self.rows:
-            return {}
-        user, reward = np.concatenate(self._user), np.concatenate(self._reward)
-        label, positive = np.clip(reward, 0.0, 1.0), reward > 0
-        base = np.concatenate(self._said[self._pipeline.ranker_name])
-        return {
-            name: self._quality(name, np.concatenate(said), base, user, label, positive) for name, said in self._said.items()
-        }
+        """Quality of each learner's scores, by name, and of the scores that were served where the log has them."""
+        names = dict.fromkeys(name for chunk in self._chunks for name in chunk.predictions)
+        return {name: self._quality(name) for name in names}
 
     def top_n(self) -> dict[str, TopN]:
         """Quality of each order of the catalogue, by name."""
         return {name: self._top_n(np.concatenate(gain)) for name, gain in self._gain.items()}
 
-    def _quality(self, name: str, score: Floats, base: Floats, user: Ids, label: Floats, positive: Bools) -> Quality:
-        calibrated = name not in self._pipeline.retrievers.named
-        loss = log_loss(score, label) if calibrated else np.full(score.size, np.nan)
-        reranked = name in self._pipeline.rerankers.named
-        mean, margin = gain(score, base, label) if reranked else (math.nan, math.nan)
+    def _quality(self, name: str) -> Quality:
+        chunks = [chunk for chunk in self._chunks if name in chunk.predictions]
+        score = np.concatenate([chunk.predictions[name] for chunk in chunks])
+        reward = np.concatenate([chunk.reward for chunk in chunks])
+        label, positive = np.clip(reward, 0.0, 1.0), reward > 0
+        loss = np.full(score.size, np.nan) if name in self._pipeline.retrievers.named else log_loss(score, label)
+        mean = margin = math.nan
+        if name in self._pipeline.rerankers.named:
+            mean, margin = gain(
+                score, np.concatenate([chunk.predictions[self._pipeline.ranker_name] for chunk in chunks]), label
+            )
         return Quality(
+            rows=score.size,
             auc=auc(score, positive),
-            gauc=grouped_auc(user, score, positive),
+            gauc=grouped_auc(np.concatenate([chunk.user for chunk in chunks]), score, positive),
+            impression_auc=impression_auc(np.concatenate([chunk.impression for chunk in chunks]), score, positive),
             log_loss=float(loss.mean()),
             gain=mean,
             margin=margin,

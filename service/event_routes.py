@@ -140,7 +140,8 @@ class EventRoutes:
         return json({entries.noun: name, "attributes": attributes})
 
     async def forget(self, request: Request) -> Response:
-        """Remove all that is kept for a user."""
+        """Remove all that is kept for a user. The body says nothing, but has to be declared as any other."""
+        await self._desk.body(request)
         return await self._change(Forget(user=request.path_params["id"]))
 
     def _elements(self, body: bytes) -> list[msgspec.Raw]:

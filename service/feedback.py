@@ -2,234 +2,285 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from learners.features import hash_ids
+from learners.features import hash_ids, hash_kind
+from service.blocks import BlockReader
 from service.config import RewardRule
 from service.pipeline import Pipeline
-from streams.batch import Batch, Clusters, Feedback, Floats, Ids, unpack_rows
-from streams.block import Block, Column
-from streams.events import Impression
-from streams.join import Joined, Row
+from service.rewards import Rewards
+from service.signing import Believes, nobody
+from streams.batch import (
+    Batch,
+    Feedback,
+    Floats,
+    Ids,
+    Kinds,
+    Requests,
+    Times,
+    pack_history,
+    pack_rows,
+    unpack_history,
+    unpack_rows,
+)
+from streams.block import Block
+from streams.joined import Row, Shown, Snapshot
 
-__all__ = ["Outcomes"]
+__all__ = ["FeedbackBuilder"]
 
 _Names = Sequence[str] | npt.NDArray[np.object_]
 
-_KEPT = 64
-"""Dictionaries of columns whose hashes are kept: more than one recorded file has, few enough to bound memory."""
 
-
-class Outcomes:
+class FeedbackBuilder:
     """Makes `Feedback` for a pipeline: hashes ids, prices outcomes, finds or computes feature rows.
+
+    Rows of an impression are given with all that their ranking was scored on: features, history, time, and what learners put
+    aside. Where the log does not say it in a way that can be believed, it is noted when the impression is first seen, before
+    anything is learned from it.
 
     Parameters
     ----------
     pipeline : Pipeline
-        Whose catalogues and featurizer to use. Ids not seen before enter its catalogues.
+        Whose catalogues and featurizer to use. Users, and items that somebody acted on, enter its catalogues.
     rewards : mapping of kind to float or RewardRule
         What an interaction is worth: a number times its value, or a rule on its value.
+    believes : callable
+        Whether the service made an impression; see `service.signing`.
+    config : str
+        Fingerprint of the pipeline's configuration: impressions of this one say how it scored them.
 
     Attributes
     ----------
     recomputed : int
-        Rows whose logged features were of another config, so that features as of now took their place.
+        Rows whose logged features were of another config, or of another service, so that those of when the impression was
+        first seen took their place.
     """
 
-    def __init__(self, pipeline: Pipeline, rewards: Mapping[str, float | RewardRule]) -> None:
-        self._pipeline = pipeline
-        self._rewards = dict(rewards)
-        self._hashes: dict[int, tuple[list[str], Ids, npt.NDArray[np.object_]]] = {}
-        self._context: dict[tuple[str, int], tuple[list[str], Any]] = {}
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        rewards: Mapping[str, float | RewardRule],
+        believes: Believes = nobody,
+        config: str = "",
+    ) -> None:
+        self._pipeline, self._believes, self.config = pipeline, believes, config
+        self._rewards = Rewards(rewards)
+        self._blocks = BlockReader(pipeline.featurizer, self._rewards)
         self.recomputed = 0
 
-    def take(self, joined: Joined) -> Feedback | None:
-        """Let the pipeline observe what was shown; return the rows whose outcome is known, if there are any."""
-        if joined.shown:
-            self._pipeline.observe(self.from_shown(joined.shown))
-        return self.from_rows(joined.rows) if joined.rows else None
+    def note(self, shown: Iterable[Shown]) -> None:
+        """See to it that each impression has its `Snapshot`."""
+        missing = [one for one in shown if one.snapshot is None]
+        incomplete = []
+        for one in missing:
+            impression = one.impression
+            believed = self._believes(impression)
+            whole = believed and self._unpacked(impression.features, len(impression.items)) is not None
+            one.snapshot = Snapshot(
+                features=impression.features if whole else b"",
+                history=impression.history if believed else b"",
+                carried=impression.carried if believed else {},
+                believed=believed,
+                logged=whole,
+            )
+            if not whole:
+                incomplete.append(one)
+                self.recomputed += len(impression.items) if impression.features else 0
+        if incomplete:
+            self._complete(incomplete)
+
+    def from_shown(self, shown: Sequence[Shown]) -> Batch:
+        """Rows of impressions before their outcome is known, one request an impression; each must have been noted."""
+        request, item, position = _rows_of(shown)
+        requests = self._requests_of(shown)
+        features, values = self._features_of(shown)
+        return Batch(**requests.columns(), item=item, request=request, position=position, features=features, values=values)
 
     def from_rows(self, rows: Sequence[Row]) -> Feedback:
-        """Rows of a joiner, in their order; each is a request of its own."""
-        users, items = [row.user for row in rows], [row.item for row in rows]
-        context = self._pipeline.featurizer.encode_context([row.context for row in rows])
-        feedback = self._feedback(
-            hash_ids(users),
-            hash_ids(items),
-            (users, items),
-            np.array([row.timestamp for row in rows], np.float64),
-            context,
-            np.array([self._reward(row.kind, row.value) for row in rows], np.float32),
-        )
-        feedback.touched = np.array([row.kind != "" for row in rows], np.bool_)
-        feedback.correction = np.array([row.correction for row in rows], np.bool_)
-        self._take_logged(rows, feedback)
-        feedback.clusters = _clusters([row.impression for row in rows])
-        return feedback
-
-    def from_block(self, block: Block) -> Feedback:
-        """Rows of a recorded file, as `from_rows` would make them of the same interactions one by one."""
-        user_keys, user_names = self._hashed(block.user)
-        item_keys, item_names = self._hashed(block.item)
-        return self._feedback(
-            user_keys[block.user.codes],
-            item_keys[block.item.codes],
-            (user_names[block.user.codes], item_names[block.item.codes]),
-            block.timestamp,
-            self._block_context(block),
-            self._block_reward(block),
-        )
-
-    def from_shown(self, shown: Sequence[Impression]) -> Batch:
-        """Rows of impressions before their outcome is known, one request an impression."""
-        pipeline = self._pipeline
-        names = [item for impression in shown for item in impression.items]
-        user, item = hash_ids([impression.user for impression in shown]), hash_ids(names)
-        timestamp = np.array([impression.timestamp for impression in shown], np.float64)
-        context = pipeline.featurizer.encode_context([impression.context for impression in shown])
-        request = np.repeat(np.arange(len(shown)), [len(impression.items) for impression in shown])
-        pipeline.items.ensure(item, names)
-        requests = pipeline.requests(user, timestamp, context)
-        batch = pipeline.featurizer.batch(requests, request, item, pipeline.users, pipeline.items)
-        at = 0
-        for impression in shown:
-            places = slice(at, at + len(impression.items))
-            at = places.stop
-            logged = self._logged(impression)
-            if logged is not None:
-                batch.features[places], batch.values[places] = logged
-        return batch
-
-    def _feedback(
-        self,
-        user: Ids,
-        item: Ids,
-        names: tuple[_Names, _Names],
-        timestamp: npt.NDArray[np.float64],
-        context: tuple[Ids, Floats],
-        reward: Floats,
-    ) -> Feedback:
-        pipeline, rows = self._pipeline, item.size
-        pipeline.users.ensure(user, names[0])
-        pipeline.items.ensure(item, names[1])
-        requests = pipeline.requests(user, timestamp, context)
-        request = np.arange(rows)
-        features, values = pipeline.featurizer.rows(requests, request, item, pipeline.users, pipeline.items)
+        """Rows of a joiner, in their order. Those of one impression are one request, others are requests of their own."""
+        self.note(row.shown for row in rows if row.shown is not None)
+        begins = [n for n, row in enumerate(rows) if n == 0 or row.shown is None or row.shown is not rows[n - 1].shown]
+        heads = [rows[n] for n in begins]
+        request = np.repeat(np.arange(len(heads)), np.diff([*begins, len(rows)]))
+        user_names, item_names = [row.user for row in heads], [row.item for row in rows]
+        user, item = hash_ids(user_names), hash_ids(item_names)
+        kind = np.array([hash_kind(row.kind) for row in rows], np.int32)
+        self._enter(user, user_names, item, item_names, kind)
+        requests = self._requests(heads, user)
+        features, values = self._rows_features(rows, heads, begins, requests, request, item)
+        propensity = [
+            row.shown.impression.propensities[row.position] if row.shown and row.shown.impression.propensities else np.nan
+            for row in rows
+        ]
         return Feedback(
             **requests.columns(),
             item=item,
             request=request,
+            position=np.array([row.position for row in rows], np.int64),
             features=features,
             values=values,
-            reward=reward,
+            reward=np.array([self._rewards.of(row.kind, row.value) for row in rows], np.float32),
+            propensity=np.array(propensity, np.float32),
+            weight=np.ones(len(rows), np.float32),
+            kind=kind,
+            outcome_time=np.array([row.timestamp for row in rows], np.float64),
+            correction=np.array([row.correction for row in rows], np.bool_),
+        )
+
+    def from_block(self, block: Block) -> Feedback:
+        """Rows of a recorded file, as `from_rows` would make them of the same interactions one by one."""
+        pipeline, read = self._pipeline, self._blocks.read(block)
+        rows = block.rows
+        self._enter(read.user, read.user_names, read.item, read.item_names, read.kind)
+        requests = pipeline.requests(read.user, block.timestamp, read.context)
+        request = np.arange(rows)
+        features, values = pipeline.featurizer.rows(requests, request, read.item, pipeline.users, pipeline.items)
+        return Feedback(
+            **requests.columns(),
+            item=read.item,
+            request=request,
+            features=features,
+            values=values,
+            reward=read.reward,
             propensity=np.full(rows, np.nan, np.float32),
             weight=np.ones(rows, np.float32),
-            touched=np.ones(rows, np.bool_),
+            kind=read.kind,
+            outcome_time=block.timestamp,
             correction=np.zeros(rows, np.bool_),
         )
 
-    def _reward(self, kind: str, value: float) -> float:
-        if not kind:
-            return 0.0
-        rule = self._rewards[kind]
-        if isinstance(rule, RewardRule):
-            return rule.then if value >= rule.at_least else rule.otherwise
-        return rule * value
+    def _enter(self, user: Ids, users: _Names, item: Ids, items: _Names, kind: Kinds) -> None:
+        """Let users into the catalogue, and items that somebody acted on: what was only ranked may be a typing mistake."""
+        self._pipeline.users.ensure(user, users)
+        acted = kind != 0
+        if acted.all():
+            self._pipeline.items.ensure(item, items)
+        elif acted.any():
+            self._pipeline.items.ensure(item[acted], [items[n] for n in np.flatnonzero(acted).tolist()])
 
-    def _block_reward(self, block: Block) -> Floats:
-        if isinstance(block.kind, str):
-            return self._rewards_of(block.kind, block.value)
-        reward = np.zeros(block.rows, np.float32)
-        for code, kind in enumerate(block.kind.names):
-            rows = block.kind.codes == code
-            if rows.any():
-                reward[rows] = self._rewards_of(kind, block.value[rows])
-        return reward
+    def _complete(self, shown: Sequence[Shown]) -> None:
+        """Note as of now what the log does not say of these impressions in a way that can be believed."""
+        pipeline = self._pipeline
+        request, item, _ = _rows_of(shown)
+        requests = pipeline.requests(*self._who(shown))
+        for n, one in enumerate(shown):
+            assert one.snapshot is not None, "made by `note`"
+            if one.snapshot.believed:
+                self._put_history(requests, slice(n, n + 1), [one.snapshot.history])
+        features, values = pipeline.featurizer.rows(requests, request, item, pipeline.users, pipeline.items)
+        carried = pipeline.carry(requests)
+        at = 0
+        for n, one in enumerate(shown):
+            assert one.snapshot is not None, "made by `note`"
+            rows, known = slice(at, at + len(one.impression.items)), one.snapshot
+            at = rows.stop
+            history = pack_history(requests.history[n], requests.history_time[n], requests.history_kind[n])
+            one.snapshot = Snapshot(
+                features=pack_rows(pipeline.featurizer.schema, features[rows], values[rows]),
+                history=known.history if known.believed else history,
+                carried=known.carried if known.believed else {name: told[n] for name, told in carried.items()},
+                believed=known.believed,
+            )
 
-    def _rewards_of(self, kind: str, value: npt.NDArray[np.float64]) -> Floats:
-        rule = self._rewards[kind]
-        if isinstance(rule, RewardRule):
-            return np.where(value >= rule.at_least, np.float32(rule.then), np.float32(rule.otherwise))
-        return (rule * value).astype(np.float32)
+    def _who(self, shown: Sequence[Shown]) -> tuple[Ids, Times, tuple[Ids, Floats]]:
+        """User, time and context of impressions."""
+        return (
+            hash_ids([one.impression.user for one in shown]),
+            np.array([one.timestamp for one in shown], np.float64),
+            self._pipeline.featurizer.encode_context([one.impression.context for one in shown]),
+        )
 
-    def _block_context(self, block: Block) -> tuple[Ids, Floats]:
-        columns = self._pipeline.featurizer.context_columns
-        keys, values = np.zeros((block.rows, columns), np.int64), np.zeros((block.rows, columns), np.float32)
-        for name, column in block.context.items():
-            if isinstance(column, Column):
-                encoded, codes = self._encoded(name, column.names), column.codes
-            else:
-                distinct, inverse = np.unique(column, return_inverse=True)
-                encoded = self._pipeline.featurizer.encode_context_column(name, distinct.tolist())
-                codes = np.where(np.isnan(column), -1, inverse)
-            if encoded is not None:
-                where, few_keys, few_values = encoded
-                keys[:, where], values[:, where] = few_keys[codes], few_values[codes]
-        return keys, values
+    def _requests_of(self, shown: Sequence[Shown]) -> Requests:
+        user, timestamp, context = self._who(shown)
+        made = self._empty_requests(user, timestamp, context)
+        self._put_snapshots(made, np.arange(len(shown)), shown)
+        return made
 
-    def _encoded(self, name: str, names: list[str]) -> Any:
-        known = self._context.get((name, id(names)))
-        if known is None:
-            known = names, self._pipeline.featurizer.encode_context_column(name, names)
-            _keep(self._context, (name, id(names)), known)
-        return known[1]
+    def _requests(self, heads: Sequence[Row], user: Ids) -> Requests:
+        """Requests of rows: of an impression as it was ranked, of others as of now."""
+        timestamp = np.array([row.timestamp if row.shown is None else row.shown.timestamp for row in heads], np.float64)
+        context = self._pipeline.featurizer.encode_context([row.context for row in heads])
+        ranked = np.array([row.shown is not None for row in heads], np.bool_)
+        if not ranked.any():
+            return self._pipeline.requests(user, timestamp, context)
+        made = self._empty_requests(user, timestamp, context)
+        free = np.flatnonzero(~ranked)
+        if free.size:
+            recent = self._pipeline.history.recent(user[free], self._pipeline.recent)
+            made.history[free], made.history_time[free], made.history_kind[free] = recent
+        self._put_snapshots(made, np.flatnonzero(ranked), [row.shown for row in heads if row.shown is not None])
+        return made
 
-    def _hashed(self, column: Column) -> tuple[Ids, npt.NDArray[np.object_]]:
-        known = self._hashes.get(id(column.names))
-        if known is None:
-            # Holding the list keeps its id from being given to another one.
-            known = column.names, hash_ids(column.names), np.array(column.names, object)
-            _keep(self._hashes, id(column.names), known)
-        return known[1], known[2]
+    def _empty_requests(self, user: Ids, timestamp: Times, context: tuple[Ids, Floats]) -> Requests:
+        return Requests(
+            user=user,
+            timestamp=timestamp,
+            history=np.zeros((user.size, self._pipeline.recent), np.int64),
+            context=context[0],
+            context_values=context[1],
+        )
 
-    def _logged(self, impression: Impression) -> tuple[Ids, Floats] | None:
-        """Feature rows as of serving time; None when they were not logged, or under another config (counted)."""
+    def _put_snapshots(self, requests: Requests, where: Ids, shown: Sequence[Shown]) -> None:
+        """Put history and what learners put aside into the requests at `where`."""
+        snapshots = [one.snapshot for one in shown if one.snapshot is not None]
+        assert len(snapshots) == len(shown), "impressions are noted before their rows are made"
+        self._put_history(requests, where, [one.history for one in snapshots])
+        for name in dict.fromkeys(name for one in snapshots for name in one.carried):
+            told = requests.carried.setdefault(name, [b""] * requests.user.size)
+            for n, one in zip(where.tolist(), snapshots, strict=True):
+                told[n] = one.carried.get(name, b"")
+
+    def _put_history(self, requests: Requests, where: Ids | slice, packed: Sequence[bytes]) -> None:
+        item, time, kind = unpack_history(packed, self._pipeline.recent)
+        requests.history[where], requests.history_time[where], requests.history_kind[where] = item, time, kind
+
+    def _rows_features(
+        self,
+        rows: Sequence[Row],
+        heads: Sequence[Row],
+        begins: Sequence[int],
+        requests: Requests,
+        request: Ids,
+        item: Ids,
+    ) -> tuple[Ids, Floats]:
+        """Feature rows: of an impression as it was ranked, of others as of now."""
+        pipeline = self._pipeline
+        columns = pipeline.featurizer.columns
+        features, values = np.empty((len(rows), columns), np.int64), np.empty((len(rows), columns), np.float32)
+        free = np.array([n for n, row in enumerate(rows) if row.shown is None], np.int64)
+        if free.size:
+            few = Requests(**requests.columns(request[free]))
+            told = pipeline.featurizer.rows(few, np.arange(free.size), item[free], pipeline.users, pipeline.items)
+            features[free], values[free] = told
+        for head, begin, end in zip(heads, begins, [*begins[1:], len(rows)], strict=True):
+            if head.shown is not None:
+                keys, numbers = self._features_of([head.shown])
+                positions = [row.position for row in rows[begin:end]]
+                features[begin:end], values[begin:end] = keys[positions], numbers[positions]
+        return features, values
+
+    def _features_of(self, shown: Sequence[Shown]) -> tuple[Ids, Floats]:
+        """Feature rows of noted impressions, one after the other."""
+        parts = []
+        for one in shown:
+            part = None if one.snapshot is None else self._unpacked(one.snapshot.features, len(one.impression.items))
+            assert part is not None, "a snapshot is of this pipeline's columns"
+            parts.append(part)
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([keys for keys, _ in parts]), np.concatenate([numbers for _, numbers in parts])
+
+    def _unpacked(self, packed: bytes, rows: int) -> tuple[Ids, Floats] | None:
         featurizer = self._pipeline.featurizer
-        rows = unpack_rows(impression.features, featurizer.schema, len(impression.items), featurizer.columns)
-        if rows is None and impression.features:
-            self.recomputed += len(impression.items)
-        return rows
-
-    def _take_logged(self, rows: Sequence[Row], feedback: Feedback) -> None:
-        """Put features and propensities as of serving time into the rows that have an impression."""
-        unpacked: dict[str, tuple[Ids, Floats] | None] = {}
-        for n, row in enumerate(rows):
-            impression = row.impression
-            if impression is None:
-                continue
-            if impression.request_id not in unpacked:
-                unpacked[impression.request_id] = self._logged(impression)
-            logged = unpacked[impression.request_id]
-            if logged is not None:
-                feedback.features[n], feedback.values[n] = logged[0][row.place], logged[1][row.place]
-            if impression.propensities:
-                feedback.propensity[n] = impression.propensities[row.place]
+        return unpack_rows(packed, featurizer.schema, rows, featurizer.columns)
 
 
-def _clusters(impressions: Sequence[Impression | None]) -> Clusters | None:
-    """Clusters that were logged with the impression of each request, in epoch 0 where there are none."""
-    logged = [None if impression is None else impression.clusters for impression in impressions]
-    most = max((min(len(one.index), len(one.weight)) for one in logged if one is not None), default=0)
-    if not most:
-        return None
-    size = len(logged)
-    found = Clusters(
-        index=np.full((size, most), -1),
-        weight=np.zeros((size, most)),
-        **{name: np.zeros(size, np.int64) for name in ("epoch", "schema", "graph")},
-    )
-    for n, one in enumerate(logged):
-        if one is not None and len(one.index) == len(one.weight):
-            found.index[n, : len(one.index)], found.weight[n, : len(one.weight)] = one.index, one.weight
-            found.epoch[n], found.schema[n], found.graph[n] = one.epoch, one.schema, one.graph
-    return found
-
-
-def _keep(known: dict[Any, Any], key: Any, value: Any) -> None:
-    if len(known) >= _KEPT:
-        del known[next(iter(known))]
-    known[key] = value
+def _rows_of(shown: Sequence[Shown]) -> tuple[Ids, Ids, Ids]:
+    """Request, item and position of the rows of impressions, each (N,) int64."""
+    sizes = [len(one.impression.items) for one in shown]
+    request = np.repeat(np.arange(len(shown)), sizes)
+    item = hash_ids([item for one in shown for item in one.impression.items])
+    return request, item, np.concatenate([np.arange(size) for size in sizes]) if sizes else request

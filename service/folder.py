@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import IO
 
@@ -49,20 +50,36 @@ def become_writer(folder: Path) -> IO[str]:
     return lock
 
 
-def keep_to(folder: Path, stream: str) -> None:
-    """Refuse a folder whose checkpoints count the records of another stream; the first one to come leaves its name there.
+def keep_to(folder: Path, stream: str) -> float:
+    """Refuse a folder that belongs to a log of another name; the first one to come leaves its name there.
+
+    Parameters
+    ----------
+    folder : Path
+    stream : str
+        `Log.identity`.
+
+    Returns
+    -------
+    float
+        Unix seconds since when the folder belongs to this log: 0, unless another one was made anew in its place.
 
     Raises
     ------
     ConfigError
-        Naming both streams.
+        Naming both logs.
     """
     file = folder / "stream"
-    if not file.exists():
-        file.write_text(stream)
-    elif (known := file.read_text()) != stream:
+    written = file.read_text() if file.exists() else ""
+    known, _, since = (written or stream).partition("\n")
+    if known.split()[0] != stream.split()[0]:
         problem = (
             f"folder = {str(folder)!r}: its checkpoints belong to the topic {known!r}, and this one is {stream!r} (its name, "
             "and what differs when a topic is made anew); give this one a folder of its own"
         )
         raise ConfigError("checkpoint", problem)
+    if known != stream:
+        since = str(time.time())
+    if known != stream or not written:
+        file.write_text(f"{stream}\n{since}")
+    return float(since or 0)

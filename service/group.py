@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from memory import checkpoint as checkpoints
 from memory.checkpoint import Checkpoint
 from service.trainer import Trainer
-from streams.join import Position
+from streams.joined import Position
 from streams.kafka_group import Commit, Fenced
 from streams.log import Offsets
 

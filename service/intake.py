@@ -12,13 +12,17 @@ from service.order import Order
 from streams.codec import BadEvent, decode
 from streams.dead_letters import DeadLetters
 from streams.events import Event, Interaction
-from streams.join import Joined, Joiner, Position
+from streams.join import Joiner
+from streams.joined import Joined, Position
 from streams.log import Log, Offsets, Record
 
 __all__ = ["POLL", "Intake"]
 
 POLL = 512
-"""Records read at once: enough to make a read cheap, few enough to keep a turn short. No result depends on it."""
+"""Records read at once: enough to make a read cheap. No result depends on it."""
+
+FOLD_SECONDS = 0.005
+"""Longest that one turn goes on to fold records, though more were read: some cost milliseconds. No result depends on it."""
 
 
 class Intake:
@@ -129,7 +133,7 @@ class Intake:
         self._buffer.clear()
 
     def read_on(self) -> bool:
-        """Fold records until a batch is complete, at most one poll of them; False when there is neither batch nor record.
+        """Fold records until a batch is complete or the turn is over; False when there is neither batch nor record.
 
         Raises
         ------
@@ -141,8 +145,11 @@ class Intake:
         if not self._buffer:
             self._read_some()
         some = bool(self._buffer)
+        until = time.perf_counter() + FOLD_SECONDS
         while self._buffer and not self.ready:
             self._fold(self._buffer.popleft())
+            if time.perf_counter() > until:
+                break
         if not self._buffer:
             for partition, now in self._reached.items():
                 self._upto[partition] = max(self._upto[partition], now)
@@ -153,6 +160,11 @@ class Intake:
         while self.read_on():
             if self.ready:
                 yield self.ready.popleft()
+
+    def finish(self) -> Iterator[Joined]:
+        """End of a log to which nothing is added: the open batches, every window closed."""
+        for joiner in self.joiners.values():
+            yield from joiner.finish()
 
     def lag(self) -> int:
         """Records of the log that have not been folded."""

@@ -2,6 +2,15 @@
 
 Everything is a ratio of two sums over impressions, which are drawn independently of each other; what is inside an impression
 is not.
+
+Where rewards are rare, many logs lack the click at a large weight that a few have, and no resample of such a log has it.
+So each end of an interval is computed with one more impression than the log has: the worst, or the best, that could have
+occurred. It is drawn as often as a bootstrap draws one row. It widens an interval in proportion to 1 / m.
+
+References
+----------
+M. Fay, E. Feuer, "Confidence Intervals for Directly Standardized Rates: a Method Based on the Gamma Distribution", Statistics
+in Medicine 16 (1997): the upper end for weighted counts has one more event, of the largest weight.
 """
 
 from __future__ import annotations
@@ -12,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLOCKS", "Terms", "bernstein", "bootstrap", "running_errors", "standard_error"]
+__all__ = ["BLOCKS", "Terms", "bernstein", "bootstrap", "running_ends", "running_errors", "standard_error"]
 
 Values = npt.NDArray[np.float64]
 
@@ -31,11 +40,15 @@ class Terms:
     spread : float
         Difference between the largest and the smallest that `over` can be; NaN for an estimate that is no mean, because
         what is below the line is random too.
+    lowest, highest : (float, float)
+        What one more impression adds to both sums when it goes as badly, or as well, as it can.
     """
 
     over: Values
     under: Values
     spread: float = math.nan
+    lowest: tuple[float, float] = (0.0, 0.0)
+    highest: tuple[float, float] = (0.0, 0.0)
 
     @property
     def value(self) -> float:
@@ -69,6 +82,21 @@ def running_errors(terms: Terms, at: npt.NDArray[np.int64]) -> tuple[Values, Val
     return value, np.where(at > 1, error, np.nan)
 
 
+def running_ends(terms: Terms, at: npt.NDArray[np.int64], reach: float) -> tuple[Values, Values]:
+    """Ends of the large-sample interval after the first ``at[i]`` impressions, two (points,) float64.
+
+    `reach` is in standard errors; NaN where there is none yet.
+    """
+    value, error = running_errors(terms, at)
+    over, under = terms.over.cumsum()[at - 1], terms.under.cumsum()[at - 1]
+    ends = []
+    for (more_over, more_under), away in ((terms.lowest, -reach), (terms.highest, reach)):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            moved = (over + more_over) / (under + more_under)
+            ends.append(moved + away * np.hypot(error, (more_over - value * more_under) / under))
+    return ends[0], ends[1]
+
+
 def bernstein(terms: Terms, level: float) -> tuple[float, float]:
     """Two-sided empirical Bernstein interval of a mean; NaN for a ratio of two random sums.
 
@@ -90,8 +118,8 @@ def bernstein(terms: Terms, level: float) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def bootstrap(terms: list[Terms], resamples: int, rng: np.random.Generator) -> Values:
-    """Estimates from impressions drawn with replacement, the same draws for all.
+def bootstrap(terms: list[Terms], resamples: int, rng: np.random.Generator) -> tuple[Values, Values]:
+    """Estimates from impressions drawn with replacement, the same draws for all: one set for each end of an interval.
 
     Parameters
     ----------
@@ -103,8 +131,9 @@ def bootstrap(terms: list[Terms], resamples: int, rng: np.random.Generator) -> V
 
     Returns
     -------
-    (resamples, len(terms)) float64
-        NaN where a draw has nothing below the line.
+    ((resamples, len(terms)) float64, (resamples, len(terms)) float64)
+        Draws for the lower end, with ``terms.lowest`` among the impressions, and for the upper end, with ``terms.highest``. NaN
+        where a draw has nothing below the line.
 
     References
     ----------
@@ -116,5 +145,12 @@ def bootstrap(terms: list[Terms], resamples: int, rng: np.random.Generator) -> V
     sums = np.empty((resamples, columns.shape[1]))
     for draw in range(resamples):
         sums[draw] = np.bincount(rng.integers(len(columns), size=len(columns)), minlength=len(columns)) @ columns
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(sums[:, 1::2] != 0, sums[:, ::2] / sums[:, 1::2], np.nan)
+    times = rng.poisson(1.0, (resamples, 1))
+    lowest = np.concatenate([one.lowest for one in terms])
+    highest = np.concatenate([one.highest for one in terms])
+    return _ratios(sums + times * lowest), _ratios(sums + times * highest)
+
+
+def _ratios(sums: Values) -> Values:
+    over, under = sums[:, ::2], sums[:, 1::2]
+    return np.divide(over, under, out=np.full_like(over, np.nan), where=under != 0)

@@ -30,8 +30,14 @@ DEAD_BYTES, DEAD_IN_MEMORY = 256 << 20, 10_000
 """Most dead letters that are kept: bytes of a log on disk, and letters in memory that wait for a topic."""
 
 
-def data_folder(config: Config) -> Path | None:
+def data_folder(config: Config, *, needed: bool = True) -> Path | None:
     """Folder that one process writes to: the embedded log's, or where a Kafka topic's checkpoints and dead letters go.
+
+    Parameters
+    ----------
+    config : Config
+    needed : bool
+        False: None where the config names no folder.
 
     Raises
     ------
@@ -46,6 +52,8 @@ def data_folder(config: Config) -> Path | None:
     if scheme != "kafka":
         problem = f"url = {config.stream.url!r}: serving needs lmdb:///folder, kafka://host:port/topic or memory://"
         raise ConfigError("stream", problem)
+    if config.checkpoint.folder is None and not needed:
+        return None
     if config.checkpoint.folder is None:
         problem = "folder: missing; with a Kafka topic, name a folder for checkpoints and dead letters"
         raise ConfigError("checkpoint", problem)

@@ -12,21 +12,11 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from river.drift import ADWIN
 
-from service.quality import Window
-from streams.batch import Feedback, Floats, Ids, Times
+from service.live_quality import LiveQuality
+from streams.batch import Feedback, Times
 
 __all__ = ["Monitor"]
-
-WINDOW_ROWS = 5000
-"""Rows of the sliding windows of quality: half a minute to some minutes of a busy site."""
-
-WATCHED = 32
-"""Rows of a micro-batch, at most, that quality is measured on: what a reranker says of a row costs as much as in a request."""
-
-WATCHED_PER_SECOND = 320
-"""Rows that quality is measured on in the long run; of fewer, all. Micro-batches are watched or passed over as a whole."""
 
 SHOWN_ROWS = 2000
 """Rows of each source that its click-through is the share of: few enough to see a change within seconds."""
@@ -34,28 +24,7 @@ SHOWN_ROWS = 2000
 RECENT_SECONDS = 10.0
 """Span of the rates and quantiles that are shown."""
 
-ALARM_SECONDS = 30.0
-"""How long an alarm counts as recent."""
-
 LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
-
-
-class _Quality:
-    """Prequential quality of one learner, and its drift alarm."""
-
-    def __init__(self) -> None:
-        self.window = Window(WINDOW_ROWS)
-        self.detector = ADWIN()  # type: ignore[no-untyped-call]
-        self.alarms = 0
-        self.last_alarm = float("-inf")
-
-    def add(self, score: Floats, label: Floats) -> None:
-        self.window.add(score, label)
-        # ADWIN wants a bounded loss; its mean over a micro-batch keeps the detector off the hot path's per-row cost.
-        self.detector.update(float(np.square(np.clip(score, 0.0, 1.0) - label).mean()))  # type: ignore[no-untyped-call]
-        if self.detector.drift_detected:
-            self.alarms += 1
-            self.last_alarm = time.time()
 
 
 class Monitor:
@@ -67,24 +36,22 @@ class Monitor:
         Numbers that others keep (``lag``, ``memory_bytes``, ``skipped``, ``dead``, ``joiner``, ...), read when asked for.
         ``bases`` names, for each reranker, the ranker over which its gain is taken.
 
-    Notes
-    -----
-    Quality is prequential: rows, of a large micro-batch some, are scored before any learner learns from it. The alarm is ADWIN
-    (A. Bifet, R. Gavalda, "Learning from Time-Changing Data with Adaptive Windowing", SDM 2007) on the squared error.
+    Attributes
+    ----------
+    quality : LiveQuality
+        To be told what was predicted and what came of it.
     """
 
     def __init__(self, gauges: Callable[[], Mapping[str, Any]]) -> None:
         self._gauges = [gauges]
         self._lock = threading.Lock()
-        self._quality: dict[str, _Quality] = {}
+        self.quality = LiveQuality()
         self._clicked: dict[str, deque[bool]] = {}
         self._impressions: Counter[str] = Counter()
         self._learned: deque[tuple[float, int, Times]] = deque()
         self._latency: deque[tuple[float, float]] = deque(maxlen=20_000)
         self._marks: deque[dict[str, Any]] = deque(maxlen=50)
         self._refused: Counter[str] = Counter()
-        self._chance = np.random.default_rng()
-        self._allowed, self._asked = float(WINDOW_ROWS), time.monotonic()
         self.events = 0
         self.corrections = 0
         self._registry = CollectorRegistry()
@@ -98,48 +65,23 @@ class Monitor:
         self._fresh_sum = 0.0
         self._registry.register(_Families(self))
 
-    def watched(self, rows: int) -> Ids | None:
-        """Choose the rows of a micro-batch that quality is to be measured on, (n,) int64 in order; None: all of them.
-
-        They are drawn by chance: of lists of ten, say, every place must have its turn.
-        """
-        now, wanted = time.monotonic(), min(rows, WATCHED)
-        self._allowed = min(self._allowed + (now - self._asked) * WATCHED_PER_SECOND, float(WINDOW_ROWS))
-        self._asked = now
-        if self._allowed < wanted:
-            return np.empty(0, np.int64)
-        self._allowed -= wanted
-        return None if wanted == rows else np.sort(self._chance.choice(rows, wanted, replace=False))
-
-    def learned(
-        self,
-        feedback: Feedback,
-        watched: Ids | None,
-        scores: Mapping[str, Floats],
-        sources: Iterable[str],
-        appended: Iterable[float],
-    ) -> None:
+    def learned(self, feedback: Feedback, sources: Iterable[str], appended: Iterable[float]) -> None:
         """Note a micro-batch that has just been learned.
 
         Parameters
         ----------
         feedback : Feedback
             N rows.
-        watched : (n,) int64 or None
-            As `watched` chose.
-        scores : mapping of learner to (n,) float32
-            What each learner had said of these before; nothing, if there are none.
         sources : iterable of str
             Who ordered each row's impression; empty for rows without one. Length N.
         appended : iterable of float
             When the records behind the batch were appended, Unix seconds.
         """
         now = time.time()
-        label = np.clip(feedback.reward, 0.0, 1.0)
         with self._lock:
-            for name, score in scores.items():
-                self._quality.setdefault(name, _Quality()).add(score, label if watched is None else label[watched])
-            for source, positive, correction in zip(sources, (label > 0).tolist(), feedback.correction.tolist(), strict=True):
+            for source, positive, correction in zip(
+                sources, (feedback.reward > 0).tolist(), feedback.correction.tolist(), strict=True
+            ):
                 if source and not correction:
                     self._clicked.setdefault(source, deque(maxlen=SHOWN_ROWS)).append(positive)
                     self._impressions[source] += 1
@@ -185,24 +127,11 @@ class Monitor:
         now = time.time()
         # Whoever learns waits for the lock: under it everything is only copied.
         with self._lock:
-            windows = {name: quality.window.copy() for name, quality in self._quality.items()}
-            alarms = {
-                name: {"alarms": quality.alarms, "alarm": now - quality.last_alarm < ALARM_SECONDS}
-                for name, quality in self._quality.items()
-            }
             sources = {
                 name: {"ctr": sum(rows) / len(rows), "rows": self._impressions[name]} for name, rows in self._clicked.items()
             }
             learned = [batch for batch in self._learned if batch[0] > now - RECENT_SECONDS]
             latency, marks, refused = list(self._latency), list(self._marks), dict(self._refused)
-        learners = {
-            name: {"auc": _number(window.auc()), "logloss": _number(window.log_loss()), **alarms[name]}
-            for name, window in windows.items()
-        }
-        for name, base in gauges.pop("bases", {}).items():
-            if name in windows and base in windows:
-                mean, margin = windows[name].gain(windows[base])
-                learners[name] |= {"gain": _number(mean), "gain_margin": _number(margin)}
         return {
             "time": now,
             "events": self.events,
@@ -210,7 +139,7 @@ class Monitor:
             "learn_rate": sum(rows for _, rows, _ in learned) / RECENT_SECONDS,
             "freshness": _quantiles(np.concatenate([np.empty(0), *(fresh for _, _, fresh in learned)])),
             "latency": _quantiles(_recent(latency, now)),
-            "learners": learners,
+            "learners": self.quality.snapshot(gauges.pop("bases", {})),
             "sources": sources,
             "marks": marks,
             "refused": refused,
@@ -280,6 +209,7 @@ class _Families(Collector):
 
 _QUALITIES = {
     "auc": "AUC over the last rows",
+    "impression_auc": "Mean AUC of the impressions among the last rows",
     "logloss": "Logistic loss over the last rows",
     "gain": "How much lower a reranker's logistic loss is than the ranker's, over the last rows",
     "gain_margin": "Half the width of the 95 % confidence interval of the gain",
@@ -288,23 +218,21 @@ _GAUGES = {
     "version": "Micro-batches learned since the first event",
     "lag": "Records of the log not learned yet",
     "lag_seconds": "Age of the oldest record not learned yet",
+    "waiting": "Requests that wait to be scored",
 }
 _LABELLED = {
+    "engine_seconds": ("work", "Time that the thread of the models spent: serve, learn"),
     "refused": ("status", "Requests that were not granted"),
     "dead": ("reason", "Dead letters"),
     "skipped": ("stage", "Optional stages that failed and were left out of an answer"),
     "joiner": ("outcome", "What the joiner met"),
     "failures": (
         "what",
-        "What could not be written or read: ticks, checkpoints, dead letters, events put off, the log",
+        "What could not be written or read: ticks, checkpoints, dead letters, events put off, the log, records missing in it",
     ),
     "evictions": ("store", "Entries that gave way for want of capacity"),
     "memory_bytes": ("store", "Memory of each store"),
 }
-
-
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _recent(samples: list[tuple[float, float]], now: float) -> Times:

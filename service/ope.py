@@ -17,6 +17,7 @@ __all__ = [
     "Decisions",
     "NotEvaluable",
     "choose_clip",
+    "clipped_bounds",
     "direct",
     "doubly_robust",
     "effective_sample_size",
@@ -110,7 +111,7 @@ def importance_weights(ratio: Values, start: Rows) -> tuple[Values, Values]:
 
 def logged(decisions: Decisions) -> Terms:
     """Mean reward that the log itself has: the value of the logging policy."""
-    return _mean(decisions, decisions.reward, _width(decisions.reward) * float(_stands_for(decisions).max()))
+    return _weighted(decisions, np.ones_like(decisions.reward), 1.0, 0.0)
 
 
 def ips(decisions: Decisions, clip: float = math.inf) -> Terms:
@@ -121,12 +122,23 @@ def ips(decisions: Decisions, clip: float = math.inf) -> Terms:
     D. Horvitz, D. Thompson, "A Generalization of Sampling Without Replacement from a Finite Universe", JASA 47 (1952).
     E. Ionides, "Truncated Importance Sampling", Journal of Computational and Graphical Statistics 17 (2008).
     """
+    return _weighted(decisions, np.minimum(decisions.weights[0], clip), clip, 0.0)
+
+
+def clipped_bounds(decisions: Decisions, clip: float) -> tuple[Terms, Terms]:
+    """Means below and above the policy's value, from weights cut off at `clip`: what was cut off earned least, or most.
+
+    Weights have a mean of 1, so those cut off lack ``1 - mean(min(w, clip))``. That share is given the smallest and the largest
+    reward of the log (0 among them): the value lies between, however large the weights are that the log does not show.
+
+    References
+    ----------
+    L. Bottou et al., "Counterfactual Reasoning and Learning Systems", JMLR 14 (2013): inner and outer confidence
+    intervals.
+    """
     weight = np.minimum(decisions.weights[0], clip)
-    # Known beforehand with a clip; without one, the largest that has occurred has to do.
-    most = float(decisions.per_impression(weight).max())
-    if math.isfinite(clip):
-        most = clip * float(_stands_for(decisions).max())
-    return _mean(decisions, weight * decisions.reward, most * _width(decisions.reward))
+    low, high = _range(decisions.reward)
+    return _weighted(decisions, weight, clip, low), _weighted(decisions, weight, clip, high)
 
 
 def snips(decisions: Decisions) -> Terms:
@@ -136,19 +148,17 @@ def snips(decisions: Decisions) -> Terms:
     ----------
     A. Swaminathan, T. Joachims, "The Self-Normalized Estimator for Counterfactual Learning", NIPS 2015, equation (9).
     """
-    weight = decisions.weights[0]
-    return Terms(decisions.per_impression(weight * decisions.reward), decisions.per_impression(weight))
+    return _normalised(decisions, decisions.weights[0])
 
 
 def direct(decisions: Decisions) -> Terms:
-    """Direct method: what the model predicts for the evaluated policy. As right as the model.
+    """Direct method: what the model predicts for the evaluated policy. As right as the model, which no interval knows.
 
     References
     ----------
     A. Beygelzimer, J. Langford, "The Offset Tree for Learning with Partial Labels", KDD 2009, section 6.
     """
-    over = decisions.per_impression(decisions.own)
-    return _mean(decisions, decisions.own, float(np.ptp(over)))
+    return Terms(decisions.per_impression(decisions.own), _stands_for(decisions))
 
 
 def doubly_robust(decisions: Decisions) -> Terms:
@@ -162,10 +172,16 @@ def doubly_robust(decisions: Decisions) -> Terms:
     """
     weight, above = decisions.weights
     residual = decisions.reward - decisions.predicted
-    most = float(decisions.per_impression(weight).max())
-    baseline = decisions.per_impression(above * decisions.expected)
-    spread = most * _width(residual) + float(np.ptp(baseline))
-    return _mean(decisions, above * decisions.expected + weight * residual, spread)
+    baseline, under = decisions.per_impression(above * decisions.expected), _stands_for(decisions)
+    low, high = _range(residual)
+    heaviest, most = _heaviest(decisions, weight)
+    return Terms(
+        baseline + decisions.per_impression(weight * residual),
+        under,
+        spread=most * (high - low) + float(np.ptp(baseline)),
+        lowest=(float(baseline.min()) + most * low, float(under[heaviest])),
+        highest=(float(baseline.max()) + most * high, float(under[heaviest])),
+    )
 
 
 def rejection(decisions: Decisions, rng: np.random.Generator) -> Terms:
@@ -180,7 +196,7 @@ def rejection(decisions: Decisions, rng: np.random.Generator) -> Terms:
     """
     weight = decisions.weights[0]
     kept = (rng.random(weight.size) * weight.max(initial=0.0) < weight).astype(np.float64)
-    return Terms(decisions.per_impression(kept * decisions.reward), decisions.per_impression(kept))
+    return _normalised(decisions, kept)
 
 
 def effective_sample_size(weight: Values) -> float:
@@ -195,38 +211,69 @@ def effective_sample_size(weight: Values) -> float:
 
 
 def choose_clip(decisions: Decisions) -> float:
-    """Where to clip the weights: the smallest bound that is not contradicted by a larger one.
+    """Where to clip the weights: the bound whose estimate has the smallest mean squared error, as far as the log can tell.
 
-    Bounds go down from the largest weight by halves to 1, which trades variance for bias. As long as the intervals
-    (estimate +- 2 standard errors) of all bounds so far have a point in common, no bias is seen that is larger than those.
+    Bounds go down from the largest weight by halves to 1. The bias of each is estimated by how far it lies from the estimate
+    without a clip, the variance by the squared standard error.
 
     References
     ----------
-    Y. Su, P. Srinath, A. Krishnamurthy, "Adaptive Estimator Selection for Off-Policy Evaluation", ICML 2020, algorithm 1
-    (SLOPE), with the standard error as width.
+    Y.-X. Wang, A. Agarwal, M. Dudík, "Optimal and Adaptive Off-policy Evaluation in Contextual Bandits", ICML 2017: the
+    threshold of smallest estimated mean squared error.
     """
-    clip = chosen = max(float(decisions.weights[0].max(initial=0.0)), 1.0)
-    low, high = -math.inf, math.inf
+    clip = max(float(decisions.weights[0].max(initial=0.0)), 1.0)
+    unbiased = ips(decisions).value
+    chosen, smallest = clip, math.inf
     while True:
         terms = ips(decisions, clip)
-        reach = 2 * standard_error(terms)
-        low, high = max(low, terms.value - reach), min(high, terms.value + reach)
-        if not low <= high:
-            return chosen
-        chosen = clip
+        # Equal errors: the smaller bound, which is calmer on the next log. Of one impression no error is known.
+        error = (terms.value - unbiased) ** 2 + standard_error(terms) ** 2
+        if error <= smallest:
+            chosen, smallest = clip, error
         if clip == 1.0:
             return chosen
         clip = max(clip / 2, 1.0)
 
 
-def _mean(decisions: Decisions, values: Values, spread: float) -> Terms:
-    return Terms(decisions.per_impression(values), _stands_for(decisions), spread)
+def _weighted(decisions: Decisions, weight: Values, bound: float, missing: float) -> Terms:
+    """Mean of ``missing + weight * (reward - missing)``: weight below a mean of 1 has the reward `missing`.
+
+    `bound` is how large weights can be, if that is known beforehand. If it is infinite, the largest that occurred stands in.
+    """
+    under = _stands_for(decisions)
+    low, high = _range(decisions.reward)
+    heaviest, most = _heaviest(decisions, weight)
+    base = missing * float(under[heaviest])
+    # At least 1: impressions of different lengths have different shares of `missing`, too.
+    largest = max(bound, 1.0) * float(under.max()) if math.isfinite(bound) else most
+    return Terms(
+        decisions.per_impression(missing + weight * (decisions.reward - missing)),
+        under,
+        spread=largest * (high - low),
+        lowest=(base + most * (low - missing), float(under[heaviest])),
+        highest=(base + most * (high - missing), float(under[heaviest])),
+    )
+
+
+def _normalised(decisions: Decisions, weight: Values) -> Terms:
+    """Mean reward weighted by `weight`."""
+    low, high = _range(decisions.reward)
+    _, most = _heaviest(decisions, weight)
+    over, under = decisions.per_impression(weight * decisions.reward), decisions.per_impression(weight)
+    return Terms(over, under, lowest=(most * low, most), highest=(most * high, most))
+
+
+def _heaviest(decisions: Decisions, weight: Values) -> tuple[int, float]:
+    """The impression that weighs most, and its weight: the sum over its places."""
+    total = decisions.per_impression(weight)
+    heaviest = int(total.argmax())
+    return heaviest, float(total[heaviest])
 
 
 def _stands_for(decisions: Decisions) -> Values:
     return decisions.per_impression(np.ones_like(decisions.reward))
 
 
-def _width(values: Values) -> float:
-    """Difference between the largest and the smallest, 0 among them."""
-    return max(float(values.max()), 0.0) - min(float(values.min()), 0.0)
+def _range(values: Values) -> tuple[float, float]:
+    """The smallest and the largest, 0 among them."""
+    return min(float(values.min()), 0.0), max(float(values.max()), 0.0)

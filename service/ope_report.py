@@ -26,8 +26,8 @@ LABELS = {
     "dm": "direct method",
     "dr": "doubly robust",
 }
-DRAWN = ("clipped", "snips", "dr")
-"""Estimates in the picture; the others would hide them."""
+DRAWN = ("snips", "dr")
+"""Estimates in the picture; the others, or how wide their intervals are, would hide them."""
 
 
 def table(evaluated: Evaluated) -> Table:
@@ -40,8 +40,7 @@ def table(evaluated: Evaluated) -> Table:
         shown.add_column(name, justify="right")
     for name, one in result.estimates.items():
         label = f"{LABELS[name]} at {result.clip:.4g}" if name == "clipped" else LABELS[name]
-        sure = "" if math.isnan(one.bernstein_low) else _interval(one.bernstein_low, one.bernstein_high)
-        shown.add_row(label, _text(one.value), _interval(one.low, one.high), sure)
+        shown.add_row(label, _text(one.value), _interval(one.low, one.high), _interval(one.bernstein_low, one.bernstein_high))
     return shown
 
 
@@ -134,7 +133,7 @@ def _verdict(result: OffPolicy) -> str:
 
 
 def _interval(low: float, high: float) -> str:
-    return f"{_text(low)} to {_text(high)}"
+    return "none" if math.isnan(low) or math.isnan(high) else f"{_text(low)} to {_text(high)}"
 
 
 def _text(value: float) -> str:

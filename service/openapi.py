@@ -50,7 +50,11 @@ def document(version: str, max_body: int, max_events: int, *, serves: bool = Tru
             "title": "Freshet",
             "version": version,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            "description": f"A recommender that learns from every event. Bodies are JSON, at most {max_body} bytes.",
+            "description": (
+                "A recommender that learns from every event. Bodies are JSON and say so (`Content-Type: application/json`), at "
+                f"most {max_body} bytes, plain or with `Content-Encoding: gzip` or `deflate`. Any request may be answered 421 "
+                "(its `Host` is not in `[server] hosts`), one that changes something 403 (the page of another origin sent it)."
+            ),
         },
         "paths": (_serving(event, max_events) if serves else {}) | _OPERATIONS,
         "components": {"schemas": components | structs if serves else structs},
@@ -73,7 +77,7 @@ def _serving(event: Mapping[str, Any], max_events: int) -> dict[str, Any]:
                     "202": ("All accepted: they will be learned", "EventResults"),
                     "207": ("Some accepted", "EventResults"),
                     "422": ("None accepted", "EventResults"),
-                    **_problems("400", "413", "503", "507"),
+                    **_problems("400", "413", "415", "503", "507"),
                 },
             )
         },
@@ -81,14 +85,22 @@ def _serving(event: Mapping[str, Any], max_events: int) -> dict[str, Any]:
         "/v1/recommend": {"post": _ranking("Find and order items for a user", "RecommendRequest")},
         "/v1/items/{id}": _entry("item", "ItemDocument"),
         "/v1/users/{id}": _entry("user", "UserDocument"),
-        "/v1/users/{id}/forget": {"post": _operation("Remove all that is kept for a user", parameters=_ID, answers=_WRITTEN)},
+        "/v1/users/{id}/forget": {
+            "post": _operation(
+                "Remove all that is kept for a user",
+                "Without a body, but with `Content-Type: application/json`.",
+                parameters=_ID,
+                answers=_WRITTEN | _problems("415"),
+            )
+        },
     }
 
 
 _PROBLEMS = {
     "400": "The body is not JSON",
     "404": "There is no such item or user",
-    "413": "The body is larger, or has more events, than is taken at once",
+    "413": "The body, decompressed, is larger or has more events than is taken at once",
+    "415": "The body is not declared as `application/json`, or compressed in another way than gzip and deflate",
     "422": "A field is wrong: which, and what to send instead",
     "503": "The engine does not answer, or the log cannot be written, now",
     "507": "The log or its disk is full",
@@ -137,13 +149,15 @@ def _ranking(summary: str, request: str) -> dict[str, Any]:
     return _operation(
         summary,
         body=_ref(request),
-        answers={"200": ("The ranking", "RankingResponse"), **_problems("400", "413", "422", "503")},
+        answers={"200": ("The ranking", "RankingResponse"), **_problems("400", "413", "415", "422", "503")},
     )
 
 
 def _entry(noun: str, struct: str) -> dict[str, Any]:
     return {
-        "put": _operation(f"Add or replace the {noun}", parameters=_ID, body=_ref(struct), answers=_WRITTEN),
+        "put": _operation(
+            f"Add or replace the {noun}", parameters=_ID, body=_ref(struct), answers=_WRITTEN | _problems("400", "413", "415")
+        ),
         "get": _operation(f"Attributes of the {noun}", parameters=_ID, answers=_FOUND[struct]),
         "delete": _operation(f"Delete the {noun}", parameters=_ID, answers=_WRITTEN),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+from service.digests import Digests
 from service.live import Live
 from service.runtime import Runtime
 from service.web import Desk, Failure, Request, Response, Route, json, streamed
@@ -24,6 +25,7 @@ class OperationRoutes:
 
     def __init__(self, runtime: Runtime, desk: Desk, live: Live) -> None:
         self._runtime, self._desk, self._live = runtime, desk, live
+        self._digests = Digests(runtime)
 
     def routes(self) -> Iterable[Route]:
         """Every route here."""
@@ -37,8 +39,9 @@ class OperationRoutes:
 
     async def status(self, request: Request) -> Response:
         """Where this process stands."""
-        digest = request.query_params.get("digest") == "1"
-        return json(await self._desk.answer(lambda: self._runtime.engine.call(lambda: self._runtime.status(digest=digest))))
+        if request.query_params.get("digest") == "1":
+            return json(await self._desk.wait(lambda: asyncio.shield(self._digests.ask())))
+        return json(await self._desk.answer(lambda: self._runtime.engine.call(self._runtime.status)))
 
     async def stream(self, request: Request) -> Response:
         """Server-sent events for the live page."""

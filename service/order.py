@@ -48,7 +48,7 @@ class AsRead:
     def __init__(self, log: Log, poll: int, ledger: Ledger | None = None) -> None:
         self._log, self._poll, self._ledger = log, poll, ledger
         self._started = False
-        self.mark = 0
+        self.mark = 0 if ledger is None else ledger.end
 
     def take(self, offsets: Offsets) -> Sequence[Record]:
         """See `Order.take`."""
@@ -80,7 +80,7 @@ class Following:
         self._runs = iter(runs)
         self._run = next(self._runs, None)
         self._read: dict[int, deque[Record]] = {}
-        self.mark = 0
+        self.mark = self._run.mark if self._run is not None else 0 if after is None else after.mark
 
     def take(self, offsets: Offsets) -> Sequence[Record]:
         """See `Order.take`.

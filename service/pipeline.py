@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from learners.base import Adapter, Catalogues, Policy, Ranker, Reranker, Retriever, WeightDelta
+from learners.base import Adapter, Catalogues, Learner, Policy, Ranker, Reranker, Retriever, WeightDelta
 from learners.features import Featurizer, hash_id, hash_ids
 from memory.catalog import Catalog
 from memory.history import History
@@ -72,6 +72,8 @@ class Pipeline(Stateful):
         Micro-batches learned.
     as_of : float
         Unix seconds: what was appended to the log before has been learned, or is no longer to be; 0 when that is not known.
+    observes : bool
+        Whether a learner learns from rows before their outcome is known; see `observe`.
     skipped : Counter
         Failures of optional stages, by name: an adapter or a reranker that raised or returned a number that is not finite.
     """
@@ -96,8 +98,10 @@ class Pipeline(Stateful):
         self.ranker_name, self.ranker = ranker
         self.policy_name, self.policy = policy
         self.recent = recent
-        for _, learner in self.learners():
+        for name, learner in self.learners():
+            learner.name = name
             learner.connect(Catalogues(users, items))
+        self.observes = any(type(learner).observe is not Learner.observe for _, learner in self.learners())
         self._finder = Finder(retrievers, items, history)
         self._answers = Answers(featurizer, items, retrievers, ranker, rerankers, policy)
         self.version = 0
@@ -137,28 +141,28 @@ class Pipeline(Stateful):
         self._rerank(batch, skipped)
         return skipped
 
-    def prepare(self, feedback: Feedback) -> None:
+    def prepare(self, batch: Batch) -> None:
         """Let the ranker fill ``score``, ``base`` and ``hidden`` of rows that nobody has learned from yet: what learning needs.
 
         What retrievers and rerankers say of the rows (see `predict`) makes no difference to what is learned from them.
         """
-        feedback.uncertainty = None
-        self._rank(feedback, [])
+        batch.uncertainty = None
+        self._rank(batch, [])
 
-    def predict(self, feedback: Feedback, rows: Ids | None = None) -> dict[str, Floats]:
+    def predict(self, batch: Batch, rows: Ids | None = None) -> dict[str, Floats]:
         """What each retriever, the ranker and each reranker say of rows that nobody has learned from yet, by name.
 
         Parameters
         ----------
-        feedback : Feedback
+        batch : Batch
             Prepared on the way; see `prepare`.
         rows : (n,) int64 or None
             The rows in question; None: all. Of none, nobody is asked.
         """
-        self.prepare(feedback)
+        self.prepare(batch)
         if rows is not None and not rows.size:
             return {}
-        part = feedback if rows is None else feedback.part(rows)
+        part = batch if rows is None else batch.part(rows)
         said: dict[str, Floats] = {}
         for name, retriever in self.retrievers:
             retriever.score(part)
@@ -176,11 +180,13 @@ class Pipeline(Stateful):
         """Let every learner learn, in config order, from rows that have been scored; then remember them in the history."""
         for _, learner in self.learners():
             learner.learn(feedback)
-        acted = feedback.touched
+        acted = np.flatnonzero(feedback.touched)
+        acted = acted[np.argsort(feedback.outcome_time[acted], kind="stable")]
         self.history.append(
             feedback.user[feedback.request[acted]],
             feedback.item[acted],
-            feedback.timestamp[feedback.request[acted]],
+            feedback.outcome_time[acted],
+            feedback.kind[acted],
             feedback.reward[acted] > 0,
         )
         self.version += 1
@@ -225,13 +231,21 @@ class Pipeline(Stateful):
 
     def requests(self, user: Ids, timestamp: Times, context: tuple[Ids, Floats]) -> Requests:
         """Who asks, with the history as of now; `context` as the featurizer encoded it."""
+        item, time_, kind = self.history.recent(user, self.recent)
         return Requests(
             user=user,
             timestamp=timestamp,
-            history=self.history.recent(user, self.recent),
+            history=item,
+            history_time=time_,
+            history_kind=kind,
             context=context[0],
             context_values=context[1],
         )
+
+    def carry(self, requests: Requests) -> dict[str, list[bytes]]:
+        """What learners want back when they learn from these requests, by name; see `Learner.carry`."""
+        told = ((name, learner.carry(requests)) for name, learner in self.learners())
+        return {name: carried for name, carried in told if carried is not None}
 
     def _ask(self, request: RankRequest | RecommendRequest) -> Asked:
         if request.by is not None and request.by not in self.retrievers.named:
@@ -242,8 +256,7 @@ class Pipeline(Stateful):
         user = hash_ids([one.request.user for one in asked])
         context = self.featurizer.encode_context([one.request.context for one in asked])
         requests = self.requests(user, np.full(user.size, time.time()), context)
-        found = (retriever.clusters(requests) for _, retriever in self.retrievers)
-        requests.clusters = next((clusters for clusters in found if clusters is not None), None)
+        requests.carried = self.carry(requests)
         return requests
 
     def _rank(self, batch: Batch, skipped: list[str]) -> None:

@@ -8,7 +8,7 @@ from numba import njit
 
 from streams.batch import Bools, Floats, Ids
 
-__all__ = ["Window", "auc", "gain", "grouped_auc", "log_loss"]
+__all__ = ["Window", "auc", "gain", "grouped_auc", "impression_auc", "log_loss"]
 
 _Doubles = npt.NDArray[np.float64]
 
@@ -49,10 +49,30 @@ def grouped_auc(group: Ids, score: Floats, positive: Bools) -> float:
     float
         NaN when no group has both classes.
     """
-    groups, code = np.unique(group, return_inverse=True)
-    packed = _packed(score, positive) + (code << 33)
-    packed.sort()
-    return float(_grouped_auc_of_sorted(packed, np.searchsorted(packed >> 33, np.arange(groups.size + 1))))
+    return _grouped(group, score, positive, by_rows=True)
+
+
+def impression_auc(impression: Ids, score: Floats, positive: Bools) -> float:
+    """Mean of the impressions' own AUC, each counting once; those with one class are left out.
+
+    Parameters
+    ----------
+    impression : (n,) int64
+        Number of the impression of each row; rows of none, -1, are left out.
+    score : (n,) float32
+    positive : (n,) bool
+
+    Returns
+    -------
+    float
+        NaN when no impression has both classes.
+
+    References
+    ----------
+    F. Wu et al., "MIND: A Large-scale Dataset for News Recommendation", ACL 2020, section 5.1: the AUC of its leaderboard.
+    """
+    ranked = impression >= 0
+    return _grouped(impression[ranked], score[ranked], positive[ranked], by_rows=False)
 
 
 def log_loss(score: Floats, label: Floats) -> _Doubles:
@@ -92,20 +112,37 @@ class Window:
 
     def __init__(self, length: int) -> None:
         self._score, self._label = np.zeros(length, np.float32), np.zeros(length, np.float32)
+        self._impression, self._number = np.full(length, -1), np.full(length, -1)
         self._count = 0
 
-    def add(self, score: Floats, label: Floats) -> None:
-        """Append rows; the oldest give way."""
+    def add(self, score: Floats, label: Floats, impression: Ids, first: int) -> None:
+        """Append rows; the oldest give way.
+
+        Parameters
+        ----------
+        score, label : (n,) float32
+        impression : (n,) int64
+            Number of the impression of each row; -1 for rows without one.
+        first : int
+            Number of the first of these rows; the others follow.
+        """
         length = self._score.size
-        score, label = score[-length:], label[-length:]
-        places = (self._count + np.arange(score.size)) % length
-        self._score[places], self._label[places] = score, label
-        self._count += score.size
+        left_out = max(score.size - length, 0)
+        places = (self._count + np.arange(score.size - left_out)) % length
+        self._score[places], self._label[places] = score[left_out:], label[left_out:]
+        self._impression[places] = impression[left_out:]
+        self._number[places] = first + np.arange(left_out, score.size)
+        self._count += score.size - left_out
+
+    def revise(self, number: int, label: float) -> None:
+        """Give the row of this number another label, if it is held."""
+        self._label[self._number == number] = label
 
     def copy(self) -> Window:
         """The same rows, of which additions to this window change nothing."""
         made = Window(0)
         made._score, made._label, made._count = self._score.copy(), self._label.copy(), self._count
+        made._impression, made._number = self._impression.copy(), self._number.copy()
         return made
 
     @property
@@ -117,13 +154,28 @@ class Window:
         """AUC of the rows held, see `auc`."""
         return auc(self._score[: self.rows], self._label[: self.rows] > 0)
 
+    def impression_auc(self) -> float:
+        """Mean AUC of the impressions held, see `impression_auc`."""
+        rows = slice(self.rows)
+        return impression_auc(self._impression[rows], self._score[rows], self._label[rows] > 0)
+
     def log_loss(self) -> float:
         """Mean logistic loss of the rows held; NaN when there are none."""
         return float(log_loss(self._score[: self.rows], self._label[: self.rows]).mean()) if self.rows else float("nan")
 
     def gain(self, base: Window) -> tuple[float, float]:
-        """`gain` over the scores that `base` holds of the same rows."""
-        return gain(self._score[: self.rows], base._score[: self.rows], self._label[: self.rows])
+        """`gain` over the scores of `base`, on the rows that both hold."""
+        _, mine, its = np.intersect1d(
+            self._number[: self.rows], base._number[: base.rows], assume_unique=True, return_indices=True
+        )
+        return gain(self._score[mine], base._score[its], self._label[mine])
+
+
+def _grouped(group: Ids, score: Floats, positive: Bools, *, by_rows: bool) -> float:
+    groups, code = np.unique(group, return_inverse=True)
+    packed = _packed(score, positive) + (code << 33)
+    packed.sort()
+    return float(_grouped_auc_of_sorted(packed, np.searchsorted(packed >> 33, np.arange(groups.size + 1)), by_rows))
 
 
 def _packed(score: Floats, positive: Bools) -> Ids:
@@ -151,12 +203,13 @@ def _auc_of_sorted(packed):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _grouped_auc_of_sorted(packed, start):  # type: ignore[no-untyped-def]
+def _grouped_auc_of_sorted(packed, start, by_rows):  # type: ignore[no-untyped-def]
     total = weight = 0.0
     for group in range(start.size - 1):
         rows = start[group + 1] - start[group]
         own = _auc_of_sorted(packed[start[group] : start[group + 1]])
         if not np.isnan(own):
-            total += own * rows
-            weight += rows
+            counts = rows if by_rows else 1
+            total += own * counts
+            weight += counts
     return total / weight if weight > 0.0 else np.nan

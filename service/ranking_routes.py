@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable
 from functools import partial
 
+import msgspec
+
 from service.ingest import Ingest, LogBusy, entry
 from service.runtime import Runtime
 from service.schemas import RankRequest, RecommendRequest
@@ -29,6 +31,7 @@ class RankingRoutes:
 
     def __init__(self, runtime: Runtime, desk: Desk, ingest: Ingest) -> None:
         self._runtime, self._desk, self._ingest = runtime, desk, ingest
+        self._fingerprint = runtime.config.fingerprint
 
     def routes(self) -> Iterable[Route]:
         """Every route here."""
@@ -49,7 +52,8 @@ class RankingRoutes:
 
     async def _log(self, impression: Impression) -> None:
         """Without it, what follows from this ranking will be learned as if nothing had been shown."""
-        key, value = entry(impression)
+        named = msgspec.structs.replace(impression, config=self._fingerprint)
+        key, value = entry(self._runtime.signer.sign(named))
         try:
             self._ingest.post([(key, value)])
         except LogBusy as error:

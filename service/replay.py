@@ -17,24 +17,25 @@ from memory.stateful import digest
 from service.admission import Admission
 from service.config import Config, ConfigError
 from service.evaluation import Evaluation, Quality, TopN
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
+from service.fold import Fold
 from service.intake import POLL
 from service.ledger import Ledger
-from service.logs import open_log
+from service.logs import data_folder, open_log
 from service.order import ByTime, Following, Order
 from service.pipeline import Pipeline
 from service.runtime import build_pipeline, joiners
+from service.signing import Signer
 from service.trainer import Trainer
-from streams.batch import Feedback
 from streams.block import Block
 from streams.dead_letters import DeadLetters
 from streams.events import Event
-from streams.join import Joined
+from streams.joined import Joined
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 from streams.recorded import ColumnMap, Recording, open_recording
 
-__all__ = ["Replay", "open_reader", "open_stream", "replay"]
+__all__ = ["Replay", "builder_for_log", "open_reader", "open_stream", "replay", "rest_of"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,7 +47,12 @@ class Replay:
     name : str
         Of the configuration.
     rows : int
-        Rows predicted and learned.
+        Rows predicted and measured: every record to the end of the stream.
+    open_rows : int
+        Of a log: rows learned after the state of `digest`, since nothing in the log says that their batch or window has ended.
+        A service that reads the log has not learned them yet.
+    recomputed : int
+        Rows whose impression carries numbers that cannot be believed or are of another config.
     seconds : float
         Wall time of the loop: read, decode, featurize, predict, evaluate, learn.
     cpu_seconds : float
@@ -58,13 +64,15 @@ class Replay:
     dead : dict
         Bad rows or records, by reason.
     digest : str
-        Fingerprint of the state at the end.
+        Fingerprint of the state at the end; of a log, of the state of a service that has read it.
     memory_bytes : dict
         By store.
     """
 
     name: str
     rows: int
+    open_rows: int
+    recomputed: int
     seconds: float
     cpu_seconds: float
     quality: dict[str, Quality]
@@ -102,42 +110,71 @@ def replay(
     """
     with ExitStack() as opened:
         pipeline = build_pipeline(config)
-        outcomes = Outcomes(pipeline, config.reward)
         evaluation = Evaluation(pipeline, k, window)
         scheme = urlsplit(config.stream.url).scheme
         if scheme == "file":
             recording = open_stream(config)
-            batches, total, dead = _from_recording(recording, pipeline, outcomes, config), recording.rows, recording.dead
             _check_kind(config)
+            builder, dead, total = FeedbackBuilder(pipeline, config.reward), recording.dead, recording.rows
+            reader = None
         elif scheme in ("lmdb", "kafka"):
-            dead = DeadLetters(MemoryLog())
-            batches, total = open_reader(opened, config, pipeline, outcomes, dead, ledger).batches(), None
+            builder, dead, total = builder_for_log(config, pipeline), DeadLetters(MemoryLog()), None
+            reader = open_reader(opened, config, pipeline, builder, dead, ledger)
         else:
             raise ConfigError(
                 "stream", f"url = {config.stream.url!r}: a replay needs file:PATH, lmdb:///folder or kafka://host:port/topic"
             )
+        fold = Fold(pipeline, builder, evaluation)
         with _Bar(console, config.name, total, evaluation) as bar:
             wall, cpu = time.perf_counter(), time.process_time()
-            for feedback in batches:
-                evaluation.saw(feedback, pipeline.predict(feedback))
-                pipeline.learn(feedback)
-                bar.advance()
+            fingerprint, open_rows = "", 0
+            if reader is None:
+                for _ in _fold_recording(recording, pipeline, fold, config):
+                    bar.advance()
+            else:
+                reader.restore()
+                for joined in reader.intake.batches():
+                    fold.joined(joined)
+                    bar.advance()
+                fingerprint = digest(pipeline.state_dict())
+                for joined in rest_of(reader):
+                    open_rows += len(joined.rows)
+                    fold.joined(joined)
+                    bar.advance()
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return Replay(
         name=config.name,
         rows=evaluation.rows,
+        open_rows=open_rows,
+        recomputed=builder.recomputed,
         seconds=wall,
         cpu_seconds=cpu,
         quality=evaluation.quality(),
         top_n=evaluation.top_n(),
         dead=dict(dead.counts),
-        digest=digest(pipeline.state_dict()),
+        digest=fingerprint or digest(pipeline.state_dict()),
         memory_bytes={name: store.nbytes for name, store in pipeline.stores()},
     )
 
 
+def builder_for_log(config: Config, pipeline: Pipeline) -> FeedbackBuilder:
+    """Builder of the rows of a log: it believes the impressions of the service whose data folder the config names."""
+    return FeedbackBuilder(
+        pipeline, config.reward, Signer.of_reader(data_folder(config, needed=False)).believes, config.fingerprint
+    )
+
+
+def rest_of(reader: Trainer) -> Iterator[Joined]:
+    """What a log holds behind the last batch that its records close: nothing follows that it would have to wait for."""
+    if isinstance(reader.intake.order, Following):
+        # Records that the ledger's trainer had not come to.
+        reader.intake.order = ByTime(reader.log, POLL)
+        yield from reader.intake.batches()
+    yield from reader.intake.finish()
+
+
 def open_reader(
-    opened: ExitStack, config: Config, pipeline: Pipeline, outcomes: Outcomes, dead: DeadLetters, ledger: Path | None
+    opened: ExitStack, config: Config, pipeline: Pipeline, builder: FeedbackBuilder, dead: DeadLetters, ledger: Path | None
 ) -> Trainer:
     """Open the log that ``[stream] url`` names, to be folded by the caller; `ledger` as in `replay`.
 
@@ -151,7 +188,7 @@ def open_reader(
     log = opened.enter_context(closing(open_log(config, readonly=True)))
     admission = Admission(config.reward, config.stream.max_skew)
     order = ByTime(log, POLL) if ledger is None else _as_written(opened, log, ledger)
-    return Trainer(pipeline, outcomes, joiners(config, len(log.end())), log, dead, admission, order=order)
+    return Trainer(pipeline, builder, joiners(config, len(log.end())), log, dead, admission, order=order)
 
 
 def _as_written(opened: ExitStack, log: Log, folder: Path) -> Order:
@@ -191,15 +228,20 @@ def _check_kind(config: Config) -> None:
         raise ConfigError("reward", f"{stream.kind!r} (the kind of [stream]) has no worth; there are {sorted(config.reward)}")
 
 
-def _from_recording(recording: Recording, pipeline: Pipeline, outcomes: Outcomes, config: Config) -> Iterator[Feedback]:
-    """Micro-batches of a recorded file, cut where a log of the same events would be cut."""
+def _fold_recording(recording: Recording, pipeline: Pipeline, fold: Fold, config: Config) -> Iterator[None]:
+    """Fold the micro-batches of a recorded file, cut where a log of the same events would be cut."""
     joiner, rows = joiners(config, 1)(), config.stream.batch_rows
     offset = count()
 
-    def one_by_one(events: Iterable[Event]) -> Iterator[Feedback]:
+    def one_by_one(events: Iterable[Event]) -> Iterator[None]:
         for event in events:
             pipeline.apply(event)
-            yield from _taken(outcomes, joiner.push(next(offset), event.timestamp, event))
+            yield from fold_all(joiner.push(next(offset), event.timestamp, event))
+
+    def fold_all(batches: Iterable[Joined]) -> Iterator[None]:
+        for joined in batches:
+            fold.joined(joined)
+            yield
 
     for event in recording.events():
         if not isinstance(event, Block):
@@ -210,16 +252,10 @@ def _from_recording(recording: Recording, pipeline: Pipeline, outcomes: Outcomes
         stop = start + (event.rows - start) // rows * rows
         yield from one_by_one(event.slice(0, start).interactions())
         for at in range(start, stop, rows):
-            yield outcomes.from_block(event.slice(at, at + rows))
+            fold.block(event.slice(at, at + rows))
+            yield
         yield from one_by_one(event.slice(stop, event.rows).interactions())
-    yield from _taken(outcomes, joiner.finish())
-
-
-def _taken(outcomes: Outcomes, batches: Iterable[Joined]) -> Iterator[Feedback]:
-    for joined in batches:
-        feedback = outcomes.take(joined)
-        if feedback is not None:
-            yield feedback
+    yield from fold_all(joiner.finish())
 
 
 class _Bar:

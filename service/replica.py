@@ -10,7 +10,9 @@ from typing import Any
 
 from memory import checkpoint as checkpoints
 from memory.stateful import digest
+from service.notes import take_notes
 from service.pipeline import Pipeline
+from service.recovery import PASSED_OVER, about, check
 from service.weights import Assembler, BadChange, Change
 from streams.log import Log, Offsets, Record
 
@@ -43,6 +45,8 @@ class Replica:
         Opens the weights log to read it; FileNotFoundError: it is not there yet.
     folder : Path
         Where the trainer's checkpoints are. Nothing is written there.
+    events : str or None
+        `Log.identity` of the log of events: a checkpoint of another one is passed over.
 
     Attributes
     ----------
@@ -62,14 +66,14 @@ class Replica:
     serves_behind = False
     """Somebody else has a newer state, and may have shown it to the same user."""
 
-    def __init__(self, pipeline: Pipeline, open_log: Callable[[], Log], folder: Path) -> None:
+    def __init__(self, pipeline: Pipeline, open_log: Callable[[], Log], folder: Path, events: str | None = None) -> None:
         self.pipeline = pipeline
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
         self.loads = 0
         self.caught_up = False
         self.next: Offsets = {}
-        self._open_log, self._folder = open_log, folder
+        self._open_log, self._folder, self._events = open_log, folder, events
         self._log: Log | None = None
         self._epoch, self._folded = -1, -1
         self._wanted = -1
@@ -79,6 +83,7 @@ class Replica:
         self._parts = Assembler()
         self._buffer: deque[Record] = deque()
         self._loading = True
+        self._passed_over: deque[str] = deque(maxlen=50)
 
     def restore(self) -> None:
         """Nothing to do before the first turn: what it begins with may not be there yet."""
@@ -145,23 +150,28 @@ class Replica:
 
     def _load(self) -> bool:
         """Load the newest checkpoint, unless it is of no use; False then."""
-        found, corrupt = checkpoints.latest(self._folder)
-        for error in corrupt:
-            self._once(str(error))
+        found, unusable = checkpoints.latest(
+            self._folder, lambda one: check(one, self.pipeline, self._events, self._folder), set_aside=False
+        )
+        for text in map(str, unusable):
+            if text not in self._passed_over:
+                self._passed_over.append(text)
+                self.failures[PASSED_OVER] += 1
+                self._once(text)
         if found is None:
             remedy = "run `freshet train` with the same config file, and let it be the same folder"
             self._once(f"{self._folder}: no checkpoint of this configuration yet; {remedy}")
             return False
-        epoch, folded = found.meta["epoch"], found.meta["folded"]
-        if epoch < self._wanted or (epoch, folded) < (self._epoch, self._folded):
+        said = about(found)
+        if said.epoch < self._wanted or (said.epoch, said.folded) < (self._epoch, self._folded):
             self._once("waiting for a newer checkpoint")
             return False
         with checkpoints.trust(self._folder):
-            self.pipeline.load_state_dict(found.state)
-        self.pipeline.version, self.pipeline.as_of = found.version, found.meta["as_of"]
-        self._epoch, self._folded = epoch, folded
-        self.next = {int(partition): position["next"] for partition, position in found.meta["positions"].items()}
-        self._at, self._parts = found.meta["weights"], Assembler()
+            self.pipeline.load_state_dict(take_notes(found.state)[1])
+        self.pipeline.version, self.pipeline.as_of = found.version, said.as_of
+        self._epoch, self._folded = said.epoch, said.folded
+        self.next = {partition: position.next for partition, position in said.positions.items()}
+        self._at, self._parts = said.weights, Assembler()
         self._buffer.clear()
         self._loading = False
         self.loads += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,25 +17,27 @@ from service.replay import Replay
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["as_json", "finite", "table", "write"]
+__all__ = ["as_json", "finite", "remarks", "table", "write"]
 
 
 def table(replays: Sequence[Replay], k: int) -> Table:
     """Put replays side by side: a row for each learner of each configuration."""
-    shown = Table(title="Progressive validation: every row is predicted, then learned")
+    shown = Table(title="Progressive validation: every row is predicted when it is ranked, before its outcome is learned")
     shown.add_column("config")
     shown.add_column("learner")
     with_lists = any(one.top_n for one in replays)
     lists = (f"hit rate@{k}", f"NDCG@{k}") if with_lists else ()
     with_gain = any(not math.isnan(quality.gain) for one in replays for quality in one.quality.values())
     gains = ("gain",) if with_gain else ()
-    for name in ("AUC", "gAUC", "log loss", *gains, *lists, "rows/s"):
+    with_impressions = any(not math.isnan(quality.impression_auc) for one in replays for quality in one.quality.values())
+    of_impressions = ("impression AUC",) if with_impressions else ()
+    for name in ("AUC", "gAUC", *of_impressions, "log loss", *gains, *lists, "rows/s"):
         shown.add_column(name, justify="right")
     for one in replays:
         for learner in dict.fromkeys([*one.quality, *one.top_n]):
             quality, top = one.quality.get(learner), one.top_n.get(learner)
-            figures = [math.nan] * 3 if quality is None else [quality.auc, quality.gauc, quality.log_loss]
-            cells = [_text(figure) for figure in figures]
+            names = ("auc", "gauc", "impression_auc", "log_loss") if with_impressions else ("auc", "gauc", "log_loss")
+            cells = [_text(math.nan if quality is None else getattr(quality, name)) for name in names]
             if with_gain:
                 cells.append("" if quality is None or math.isnan(quality.gain) else f"{quality.gain:.4f} ±{quality.margin:.4f}")
             if with_lists:
@@ -43,6 +45,20 @@ def table(replays: Sequence[Replay], k: int) -> Table:
             rate = f"{one.rows / one.seconds:,.0f}" if one.seconds else ""
             shown.add_row(one.name, learner, *cells, rate)
     return shown
+
+
+def remarks(one: Replay) -> Iterator[str]:
+    """What a reader of the figures must know of this stream."""
+    if one.open_rows:
+        yield (
+            f"{one.name}: the log's records do not close the last {one.open_rows:,} rows; they are measured, but the digest "
+            "is of the state before them, which is that of a service that has read the log"
+        )
+    if one.recomputed:
+        yield (
+            f"{one.name}: {one.recomputed:,} rows of impressions carry numbers of another config, or are not signed with the "
+            "key in the log's data folder; they were scored as of when the impression was read"
+        )
 
 
 def as_json(replays: Sequence[Replay]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Any, Self
@@ -12,16 +12,18 @@ from learners import registry
 from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
 from memory.catalog import Catalog
 from memory.history import History
+from memory.stateful import State
 from service.admission import Admission
 from service.config import Config, ConfigError
 from service.engine import Engine
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
 from service.folder import become_writer, keep_to
 from service.ledger import Ledger
 from service.logs import data_folder, open_dead_letters, open_log, open_membership, open_weights
 from service.monitor import Monitor
 from service.pipeline import Pipeline
 from service.replica import Replica
+from service.signing import Signer
 from service.trainer import Trainer
 from service.updater import Updater
 from service.weights import Publisher
@@ -120,6 +122,8 @@ class Runtime:
         Events.
     dead : DeadLetters
     monitor : Monitor
+    signer : Signer
+        Of the impressions made here.
     held : ExitStack
         What is closed at the end.
     """
@@ -132,12 +136,23 @@ class Runtime:
         log: Log,
         dead: DeadLetters,
         monitor: Monitor,
+        signer: Signer,
         held: ExitStack,
     ) -> None:
         self.config, self.pipeline, self.updater, self.log, self.dead = config, pipeline, updater, log, dead
-        self.monitor, self._held = monitor, held
+        self.monitor, self._held, self._fingerprint = monitor, held, config.fingerprint
+        self.signer = signer
         monitor.watch(dead.gauges)
-        self.engine = Engine(pipeline, updater, batch_requests=config.server.batch_requests)
+        server = config.server
+        self.engine = Engine(
+            pipeline,
+            updater,
+            batch_requests=server.batch_requests,
+            queue=server.queue,
+            max_wait=server.max_wait,
+            learning_share=server.learning_share,
+        )
+        monitor.watch(self.engine.gauges)
         self._stopped = False
 
     def start(self) -> None:
@@ -164,16 +179,10 @@ class Runtime:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
-    def status(self, digest: bool = False) -> dict[str, Any]:
-        """Where this process stands; on the engine's thread.
-
-        Parameters
-        ----------
-        digest : bool
-            Add the fingerprint of the whole state (it reads all of it).
-        """
+    def status(self) -> dict[str, Any]:
+        """Where this process stands; on the engine's thread."""
         pipeline = self.pipeline
-        status = {
+        return {
             "name": self.config.name,
             "role": self.updater.role,
             "version": pipeline.version,
@@ -187,11 +196,16 @@ class Runtime:
             "adapters": list(pipeline.adapters.named),
             "rerankers": list(pipeline.rerankers.named),
             "policy": pipeline.policy_name,
-            "fingerprint": self.config.fingerprint,
+            "fingerprint": self._fingerprint,
             "memory_bytes": self._memory(),
             "notices": list(self.updater.notices),
         }
-        return status | {"digest": self.updater.digest()} if digest else status
+
+    def copying(self) -> Generator[None, None, tuple[dict[str, Any], State]]:
+        """Where this process stands, and a copy of the whole state there; on the engine's thread, see `Engine.walk`."""
+        status = self.status()
+        state = yield from self.pipeline.copying()
+        return status, state
 
     def gauges(self) -> dict[str, Any]:
         """Numbers for the monitor."""
@@ -234,19 +248,19 @@ def open_runtime(config: Config) -> Runtime:
         else:
             opened.enter_context(become_writer(folder))
             log = opened.enter_context(closing(open_log(config)))
-            if (identity := getattr(log, "identity", None)) is not None:
-                keep_to(folder, identity)
+        since = 0.0 if folder is None or log.identity is None else keep_to(folder, log.identity)
         dead = opened.enter_context(closing(open_dead_letters(config, folder)))
+        dead.since = since
         partitions, grouped = len(log.end()), config.stream.group is not None
         ledger = publisher = None
         if partitions > 1 and not grouped and config.checkpoints is not None:
             ledger = Ledger(LmdbLog(config.checkpoints / LEDGER, max_bytes=LEDGER_BYTES, sync=True))
         if config.weights.url is not None:
             publisher = Publisher(open_weights(config), config.weights.every)
-        monitor = Monitor(lambda: runtime.gauges())
+        monitor, signer = Monitor(lambda: runtime.gauges()), Signer.of_writer(folder)
         trainer = Trainer(
             pipeline,
-            Outcomes(pipeline, config.reward),
+            FeedbackBuilder(pipeline, config.reward, signer.believes, config.fingerprint),
             joiners(config, partitions),
             log,
             dead,
@@ -262,7 +276,7 @@ def open_runtime(config: Config) -> Runtime:
             publisher=publisher,
         )
         updater = _as_member(config, trainer, log) if grouped else trainer
-        runtime = Runtime(config, pipeline, updater, log, dead, monitor, opened.pop_all())
+        runtime = Runtime(config, pipeline, updater, log, dead, monitor, signer, opened.pop_all())
     return runtime
 
 
@@ -305,6 +319,7 @@ def open_replica(config: Config) -> Runtime:
         log = opened.enter_context(closing(open_log(config)))
         dead = opened.enter_context(closing(open_dead_letters(config, None)))
         monitor = Monitor(lambda: runtime.gauges())
-        replica = Replica(pipeline, lambda: open_weights(config, readonly=True), config.checkpoints)
-        runtime = Runtime(config, pipeline, replica, log, dead, monitor, opened.pop_all())
+        replica = Replica(pipeline, lambda: open_weights(config, readonly=True), config.checkpoints, log.identity)
+        signer = Signer.of_reader(data_folder(config))
+        runtime = Runtime(config, pipeline, replica, log, dead, monitor, signer, opened.pop_all())
     return runtime

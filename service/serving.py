@@ -62,7 +62,9 @@ def run(
         runtime = open_replica(config) if role == "replica" else open_runtime(config)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         server = Server(
-            create_app(runtime, serves=role != "trainer"), listening, None if started is None else lambda: started(address)
+            create_app(runtime, serves=role != "trainer", host=host),
+            listening,
+            None if started is None else lambda: started(address),
         )
 
         def end(_: BaseException) -> None:

@@ -1,7 +1,6 @@
 """The one writer: folds the log into the state, one micro-batch a turn.
 
 The order at every step, which is what makes a crash lose and repeat nothing:
-
 1. read records from the trainer's own offsets, and note in which order; 2. decode, refuse, join (a function of the records
 alone); 3. score the batch; 4. learn; 5. only between batches: write the order down, then publish what has changed, or save
 state and position together, in one file.
@@ -12,27 +11,31 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from memory import checkpoint as checkpoints
-from memory.checkpoint import Checkpoint, CorruptCheckpoint
-from memory.stateful import digest
+from memory.checkpoint import Checkpoint
+from memory.stateful import digest, finished, versions
 from service.admission import Admission
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
+from service.fold import Fold
 from service.intake import POLL, Intake
 from service.ledger import Ledger
 from service.monitor import Monitor
+from service.notes import Notes, noting, put_back, with_notes
 from service.order import AsRead, Following, Order
 from service.pipeline import Pipeline
+from service.recovery import recover
+from service.steps import Steps
 from service.ticks import Clock
 from service.weights import Change, Publisher
-from streams.batch import Feedback
 from streams.dead_letters import DeadLetters
-from streams.join import Joined, Joiner, Position
+from streams.join import Joiner
+from streams.joined import Joined
 from streams.log import Log, Offsets
 
 __all__ = ["Trainer"]
@@ -50,7 +53,7 @@ class Trainer:
     ----------
     pipeline : Pipeline
         The state to fold into.
-    outcomes : Outcomes
+    builder : FeedbackBuilder
         How joined rows become feedback.
     make_joiner : callable returning a Joiner
         Called once a partition.
@@ -101,7 +104,7 @@ class Trainer:
     def __init__(
         self,
         pipeline: Pipeline,
-        outcomes: Outcomes,
+        builder: FeedbackBuilder,
         make_joiner: Callable[[], Joiner],
         log: Log,
         dead: DeadLetters,
@@ -119,8 +122,9 @@ class Trainer:
         publisher: Publisher | None = None,
         order: Order | None = None,
     ) -> None:
-        self.pipeline, self.outcomes, self.log, self.dead = pipeline, outcomes, log, dead
+        self.pipeline, self.builder, self.log, self.dead = pipeline, builder, log, dead
         self.monitor = monitor
+        self._fold = Fold(pipeline, builder, None if monitor is None else monitor.quality)
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
         self.caught_up = False
@@ -131,6 +135,7 @@ class Trainer:
         self._ledger, self._publisher, self._epoch = ledger, publisher, 0
         self._folder, self._every, self._keep = folder, every, keep
         self._saved, self._saved_at = -1, time.monotonic()
+        self._copying: Steps[tuple[Checkpoint, Notes]] | None = None
         self._saving: Future[Path] | None = None
         self._retain, self._kept = retain, deque[dict[str, Any]](maxlen=keep)
         self._saver = ThreadPoolExecutor(1, "checkpoint")
@@ -143,41 +148,29 @@ class Trainer:
         return self.intake.next
 
     def restore(self) -> None:
-        """Continue from the newest checkpoint that can be trusted, else start at the beginning of the log."""
-        found, corrupt = (None, list[CorruptCheckpoint]()) if self._folder is None else checkpoints.latest(self._folder)
-        for error in corrupt:
-            self.notice(str(error))
-        begin = self.log.begin()
-        positions = {partition: Position(next=offset, rewind=offset) for partition, offset in begin.items()}
-        if found is None:
-            self._epoch = int(time.time() * 1000)
-            if self._ledger is not None:
-                self._ledger.clear()
-            for partition, offset in begin.items():
-                if offset > 0:
-                    where = f"partition {partition} of the log" if len(begin) > 1 else "the log"
-                    self.notice(f"{where} begins at record {offset}: what was trimmed before it is not in the state")
-        else:
-            assert self._folder is not None
-            with checkpoints.trust(self._folder):
-                self.pipeline.load_state_dict(found.state)
-            self.pipeline.version, self._epoch = found.version, found.meta["epoch"]
-            positions |= {int(partition): Position(**position) for partition, position in found.meta["positions"].items()}
-            if self._ledger is not None:
-                runs = self._ledger.runs(found.meta["ledger"])
-                self.intake.order = Following(self.log, self._poll, runs, self.intake.order)
-        self.intake.open(positions)
+        """Continue from the newest checkpoint that fits, else start at the beginning of the log; see `service.recovery`."""
+        start = recover(self._folder, self.log, self.pipeline, self._ledger, self._publisher)
+        for text in start.notices:
+            self.notice(text)
+        self.failures += start.failures
+        self._epoch = start.epoch
+        if start.runs is not None:
+            self.intake.order = Following(self.log, self._poll, start.runs, self.intake.order)
+        self.intake.open(start.positions)
+        put_back(start.notes, self.intake.joiners)
         self._saved = self.intake.folded
         self._goal = self.log.end()
         if self._publisher is not None:
             self._publisher.start(self.intake.folded)
-            if found is None or not self._publisher.keeps(found.meta["weights"]):
+            if start.anew:
                 # Replicas begin with a checkpoint, also those that come before anything was learned.
                 self._saved = -1
                 self.save()
 
     def turn(self) -> bool:
-        """Learn one micro-batch, or read a few records towards one; False when the log has nothing more, or is cut off."""
+        """Learn one micro-batch, or read or copy a little; False when the log has nothing more, or is cut off."""
+        if self._copying is not None:
+            return self._copy_on(self._copying)
         try:
             more = self.intake.read_on()
         except ConnectionError as error:
@@ -209,14 +202,6 @@ class Trainer:
         while self.turn():
             pass
 
-    def batches(self) -> Iterator[Feedback]:
-        """Feedback of the whole log, batch by batch, for a caller who predicts and learns by itself (a replay)."""
-        self.restore()
-        for joined in self.intake.batches():
-            feedback = self.outcomes.take(joined)
-            if feedback is not None:
-                yield feedback
-
     def settle(self) -> None:
         """Learn the batches that are complete: after that, state and positions go together."""
         while self.intake.ready:
@@ -230,14 +215,16 @@ class Trainer:
         OSError
             When it cannot be written; the checkpoints before stay as they are.
         """
+        while self._copying is not None:
+            self._copy_on(self._copying)
         self.settle()
         self._finish_save()
         if self._folder is None or self.intake.folded == self._saved:
             return None
         if self._ledger is not None:
             self._ledger.flush()
-        saved = self.checkpoint()
-        path = checkpoints.save(self._folder, saved, self._keep)
+        saved, notes = finished(self._copy())
+        path = checkpoints.save(self._folder, with_notes(saved, notes), self._keep)
         self._saved = self.intake.folded
         self._keep_in_mind(saved)
         self._trim()
@@ -279,7 +266,7 @@ class Trainer:
             failures["weights"] = self._publisher.failures
         return {
             "lag": self.lag(),
-            "joiner": dict(self.intake.counts) | {"recomputed": self.outcomes.recomputed},
+            "joiner": dict(self.intake.counts) | {"recomputed": self.builder.recomputed},
             "failures": failures,
         }
 
@@ -289,17 +276,10 @@ class Trainer:
         return {"joiner": self.intake.nbytes}
 
     def _learn(self, joined: Joined) -> None:
-        feedback = self.outcomes.take(joined)
-        if feedback is not None:
-            if self.monitor is None:
-                self.pipeline.prepare(feedback)
-                self.pipeline.learn(feedback)
-            else:
-                watched = self.monitor.watched(feedback.rows)
-                said = self.pipeline.predict(feedback, watched)
-                self.pipeline.learn(feedback)
-                sources = ["" if row.impression is None else row.impression.source or "client" for row in joined.rows]
-                self.monitor.learned(feedback, watched, said, sources, self.intake.appended)
+        feedback = self._fold.joined(joined)
+        if feedback is not None and self.monitor is not None:
+            sources = ["" if row.shown is None else row.shown.impression.source or "client" for row in joined.rows]
+            self.monitor.learned(feedback, sources, self.intake.appended)
         self.intake.appended = []
 
     def _publish_if_due(self) -> None:
@@ -314,17 +294,25 @@ class Trainer:
         publisher.publish(Change(self._epoch, at.folded, self.pipeline.version, dict(at.next), at.as_of, state))
 
     def _save_if_due(self) -> None:
-        """Copy the state here, between two batches; write the copy on another thread."""
+        """Begin to copy the state here, between two batches; the copy is written on another thread."""
         due = time.monotonic() - self._saved_at >= self._every and self.intake.folded != self._saved
         if self._folder is None or not due or not (self._saving is None or self._saving.done()):
             return
         self._finish_save()
         if not self._write_order_down():
             return
-        copied = self.checkpoint()
         self._saved_at, self._saved = time.monotonic(), self.intake.folded
-        self._keep_in_mind(copied)
-        self._saving = self._saver.submit(checkpoints.save, self._folder, copied, self._keep)
+        self._copying = Steps(self._copy())
+
+    def _copy_on(self, copying: Steps[tuple[Checkpoint, Notes]]) -> bool:
+        if copying.turn():
+            copied, notes = copying.result
+            self._copying = None
+            self._keep_in_mind(copied)
+            assert self._folder is not None
+            folder, keep = self._folder, self._keep
+            self._saving = self._saver.submit(lambda: checkpoints.save(folder, with_notes(copied, notes), keep))
+        return True
 
     def _finish_save(self) -> None:
         """Wait for a save in the background; when it failed, the checkpoints before are as they were, and it is counted."""
@@ -368,6 +356,10 @@ class Trainer:
 
     def checkpoint(self) -> Checkpoint:
         """Copy of the state with its place in the log; valid when no batch is ready."""
+        return finished(self._copy())[0]
+
+    def _copy(self) -> Generator[None, None, tuple[Checkpoint, Notes]]:
+        """The same and what was noted of impressions, in short steps; see `Stateful.copying`."""
         meta = {
             "epoch": self._epoch,
             "folded": self.intake.folded,
@@ -375,8 +367,12 @@ class Trainer:
             "ledger": self.intake.order.mark,
             "weights": 0 if self._publisher is None else self._publisher.offset,
             "as_of": self.intake.as_of,
+            "log": self.log.identity,
+            "versions": versions(self.pipeline),
         }
-        return Checkpoint(self.pipeline.version, self.pipeline.state_dict(), meta)
+        state = yield from self.pipeline.copying()
+        notes = yield from noting(self.intake.joiners)
+        return Checkpoint(self.pipeline.version, state, meta), notes
 
     def failed(self, what: str, error: OSError) -> None:
         """Count something that could not be done, and say it."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 
 import numpy as np
+import numpy.typing as npt
 
 from service import ope
 from service.evaluation import Curve
-from service.intervals import Terms, bernstein, bootstrap, running_errors, standard_error
+from service.intervals import Terms, Values, bernstein, bootstrap, running_ends, running_errors, standard_error
 from service.ope import Decisions
 
 __all__ = ["Estimate", "OffPolicy", "Running", "judge"]
@@ -40,9 +41,10 @@ class Estimate:
     ----------
     value : float
     low, high : float
-        Bootstrap interval.
+        Bootstrap interval of the policy's value; NaN where how far the estimate is off is not known: of ``dm``, and of all when
+        no reward has occurred.
     bernstein_low, bernstein_high : float
-        Empirical Bernstein interval; NaN for estimates that are no means (``replay``, ``snips``).
+        Empirical Bernstein interval; NaN for the same, and for estimates that are no means (``replay``, ``snips``).
     running : Running
         The estimate over the log, with large-sample intervals.
     """
@@ -131,18 +133,27 @@ def judge(
         "dm": ope.direct(decisions),
         "dr": ope.doubly_robust(decisions),
     }
-    draws = bootstrap(list(terms.values()), RESAMPLES, rng)
-    names = list(terms)
-    gain = draws[:, names.index("snips")] - draws[:, names.index("logged")]
-    difference = terms["snips"].value - terms["logged"].value, *_quantiles(gain, confidence)
+    bounds = {name: (one, one) for name, one in terms.items()}
+    bounds["clipped"] = ope.clipped_bounds(decisions, clip)
+    lower, upper = bootstrap([one for pair in bounds.values() for one in pair], RESAMPLES, rng)
+    draws = {name: (lower[:, 2 * n], upper[:, 2 * n + 1]) for n, name in enumerate(bounds)}
+    # The direct method is off by as much as the ranker is; and without a reward nobody knows how large one would be.
+    unknown = set(terms) if not decisions.reward.any() else {"dm"}
+    gain = [draws["snips"][end] - draws["logged"][end] for end in (0, 1)]
+    difference = terms["snips"].value - terms["logged"].value, *_ends(gain[0], gain[1], confidence)
     weights = Terms(terms["snips"].under, terms["logged"].under)
     size = ope.effective_sample_size(weights.over)
     reasons = _reasons(size, floor, weights)
+    if not decisions.reward.any():
+        reasons.append("reward: all are 0, so nothing says what another choice would earn; log more, or see [reward]")
     return OffPolicy(
         impressions=decisions.start.size,
         rows=decisions.reward.size,
         confidence=confidence,
-        estimates={name: _estimate(one, draws[:, n], confidence) for n, (name, one) in enumerate(terms.items())},
+        estimates={
+            name: _without_interval(one) if name in unknown else _estimate(one, bounds[name], draws[name], confidence)
+            for name, one in terms.items()
+        },
         difference=difference,
         effective_sample_size=size,
         largest_weight=float(weight.max()),
@@ -155,23 +166,48 @@ def judge(
     )
 
 
-def _estimate(terms: Terms, draws: np.ndarray, confidence: float) -> Estimate:
-    low, high = _quantiles(draws, confidence)
-    sure_low, sure_high = bernstein(terms, confidence)
+def _estimate(terms: Terms, bounds: tuple[Terms, Terms], draws: tuple[Values, Values], confidence: float) -> Estimate:
+    """With intervals from the low end of what bounds the value from below to the high end of what bounds it from above."""
+    low, high = _ends(*draws, confidence)
+    at = _points(terms)
+    value, _ = running_errors(terms, at)
+    reach = NormalDist().inv_cdf((1 + confidence) / 2)
+    running = [running_ends(one, at, reach)[end].tolist() for end, one in enumerate(bounds)]
+    return Estimate(
+        value=terms.value,
+        low=low,
+        high=high,
+        bernstein_low=bernstein(bounds[0], confidence)[0],
+        bernstein_high=bernstein(bounds[1], confidence)[1],
+        running=Running(Curve(at.tolist(), value.tolist()), *running),
+    )
+
+
+def _without_interval(terms: Terms) -> Estimate:
+    at = _points(terms)
+    value, none = running_errors(terms, at)[0].tolist(), [math.nan] * at.size
+    return Estimate(
+        value=terms.value,
+        low=math.nan,
+        high=math.nan,
+        bernstein_low=math.nan,
+        bernstein_high=math.nan,
+        running=Running(Curve(at.tolist(), value), none, none),
+    )
+
+
+def _points(terms: Terms) -> npt.NDArray[np.int64]:
+    """Numbers of impressions at which the running estimate is kept."""
     m = terms.over.size
-    at = np.unique(np.linspace(1, m, min(POINTS, m)).astype(np.int64))
-    value, error = running_errors(terms, at)
-    reach = NormalDist().inv_cdf((1 + confidence) / 2) * error
-    running = Running(Curve(at.tolist(), value.tolist()), (value - reach).tolist(), (value + reach).tolist())
-    return Estimate(value=terms.value, low=low, high=high, bernstein_low=sure_low, bernstein_high=sure_high, running=running)
+    return np.unique(np.linspace(1, m, min(POINTS, m)).astype(np.int64))
 
 
-def _quantiles(draws: np.ndarray, confidence: float) -> tuple[float, float]:
-    known = draws[np.isfinite(draws)]
-    if not known.size:
+def _ends(lower: Values, upper: Values, confidence: float) -> tuple[float, float]:
+    """Percentiles of the draws for either end; NaN where there are none."""
+    below, above = lower[np.isfinite(lower)], upper[np.isfinite(upper)]
+    if not below.size or not above.size:
         return math.nan, math.nan
-    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return float(np.quantile(below, (1 - confidence) / 2)), float(np.quantile(above, (1 + confidence) / 2))
 
 
 def _reasons(size: float, floor: float, weights: Terms) -> list[str]:

@@ -12,19 +12,17 @@ import msgspec
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
+from service import bodies
 from service.config import Server
-from service.engine import Stopped
+from service.engine import Overloaded, Stopped
+from service.failures import Failure
 from service.pipeline import Refused
-from service.schemas import Problem
 from streams.codec import BadEvent, decode_as
 
 __all__ = ["Desk", "Failure", "Request", "Response", "Route", "decoded", "json", "streamed"]
 
-ANSWER_SECONDS = 10.0
-"""After which a request that the engine has not come to is given up."""
-
 MOST_ASKING = 1000
-"""Requests that may wait for the engine at once; more are turned away rather than all of them being late."""
+"""Requests of all kinds that may wait for the engine at once."""
 
 Route = tuple[str, str, Callable[[Request], Awaitable[Response]]]
 """Method, path, handler."""
@@ -34,24 +32,6 @@ _log = logging.getLogger(__name__)
 
 _Document = TypeVar("_Document", bound=msgspec.Struct)
 _Result = TypeVar("_Result")
-
-
-class Failure(Exception):
-    """An answer that is a `Problem`.
-
-    Parameters
-    ----------
-    status : int
-    error : str
-        What is wrong and what to do.
-    field : str or None
-    retry : bool
-        Whether the same request may succeed a little later.
-    """
-
-    def __init__(self, status: int, error: str, field: str | None = None, retry: bool = False) -> None:
-        super().__init__(error)
-        self.status, self.problem, self.retry = status, Problem(error=error, field=field), retry
 
 
 class Desk:
@@ -67,19 +47,8 @@ class Desk:
         self._asking = 0
 
     async def body(self, request: Request) -> bytes:
-        """Body of a request, within `max_body`."""
-        limit = self._limits.max_body
-        too_large = Failure(413, f"body: more than max_body = {limit} bytes; send less at once, or raise it in [server]")
-        declared = request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > limit:
-            raise too_large
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise too_large
-            parts.append(part)
-        return b"".join(parts)
+        """Body of a request, JSON within `max_body`; see `service.bodies.read`."""
+        return await bodies.read(request.headers, request.stream(), self._limits.max_body)
 
     async def answer(self, ask: Callable[[], Future[_Result]]) -> _Result:
         """What the engine answers, or why it does not.
@@ -87,21 +56,26 @@ class Desk:
         Parameters
         ----------
         ask : callable
-            Hands a request or a call to the engine.
+            Hands a request or a call to the engine. When the time is up its future is cancelled, and the engine passes over it.
         """
+        return await self.wait(lambda: asyncio.wrap_future(ask()))
+
+    async def wait(self, ask: Callable[[], asyncio.Future[_Result]]) -> _Result:
+        """What somebody answers within `timeout`, or why not; the future is cancelled then."""
         if self._asking >= MOST_ASKING:
             raise Failure(503, f"{MOST_ASKING} requests already wait; send fewer at once", retry=True)
         self._asking += 1
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                # Shielded: the engine answers what it has been asked, whether or not somebody still waits.
-                return await asyncio.shield(asyncio.wrap_future(ask()))
+            async with asyncio.timeout(self._limits.timeout):
+                return await ask()
         except Refused as error:
             raise Failure(422, str(error), error.field) from error
-        except Stopped as error:
+        except (Stopped, Overloaded) as error:
             raise Failure(503, str(error), retry=True) from error
         except TimeoutError as error:
-            raise Failure(503, f"no answer within {ANSWER_SECONDS:.0f} s: the engine is busy", retry=True) from error
+            raise Failure(
+                503, f"no answer within timeout = {self._limits.timeout:g} s: the engine is busy", retry=True
+            ) from error
         except Exception as error:
             _log.exception("a request failed in the engine")
             raise Failure(503, f"the ranking failed ({type(error).__name__}: {error})", retry=True) from error

@@ -36,6 +36,9 @@ _LENGTH = struct.Struct("<I")
 _UNFINISHED = 4
 """Changes that are put together at a time: more than one only where a broker writes late what it was sent twice."""
 
+_AT_ONCE = 20
+"""Records read at once that are of changes made before."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -126,6 +129,17 @@ def unpack(whole: bytes) -> Change:
     return Change(header.epoch, header.folded, header.version, header.next, header.as_of, state, header.since)
 
 
+def _epoch(value: bytes) -> int | None:
+    """Epoch of the change that a record is the first part of; None of other parts, and of what is no change."""
+    try:
+        _, part, _ = _HEAD.unpack_from(value)
+        (length,) = _LENGTH.unpack_from(value, _HEAD.size)
+        at = _HEAD.size + _LENGTH.size
+        return None if part else msgspec.msgpack.decode(value[at : at + length], type=_Header).epoch
+    except (struct.error, msgspec.MsgspecError):
+        return None
+
+
 class Assembler:
     """Puts changes together from their parts, whatever a broker has written twice or late."""
 
@@ -183,9 +197,25 @@ class Publisher:
         self.offset = log.end()[0]
         self.failures = 0
 
-    def keeps(self, offset: int) -> bool:
-        """Whether a checkpoint that says this `offset` can be continued from the log."""
-        return self._log.begin()[0] <= offset <= self._log.end()[0]
+    def goes_on(self, offset: int, epoch: int) -> bool:
+        """Whether the log keeps what follows a checkpoint with this `offset`, and nothing of it is of a newer history.
+
+        It is where another config has published since: its followers know of the newer one, and would wait for it.
+
+        Raises
+        ------
+        ConnectionError
+            As `Log.read`.
+        """
+        end = self._log.end()[0]
+        if not self._log.begin()[0] <= offset <= end:
+            return False
+        while offset < end:
+            records = self._log.read({0: offset}, _AT_ONCE)
+            if any((_epoch(record.value) or 0) > epoch for record in records):
+                return False
+            offset = records[-1].offset + 1 if records else offset
+        return True
 
     def start(self, folded: int) -> None:
         """Say from which place in the history on there will be changes."""

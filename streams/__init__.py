@@ -8,7 +8,8 @@ from streams.batch import Batch, Feedback, Requests
 from streams.block import Block, Column
 from streams.codec import BadEvent, decode, encode, partition_key
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, Tick, UserUpdate
-from streams.join import Joined, Joiner, Position, Row
+from streams.join import Joiner
+from streams.joined import Joined, Position, Row, Shown
 from streams.log import Log, LogFull, MemoryLog, Offsets, Record
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Record",
     "Requests",
     "Row",
+    "Shown",
     "Tick",
     "UserUpdate",
     "decode",

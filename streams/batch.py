@@ -6,53 +6,33 @@ the history, H the width of a ranker's hidden vector.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Batch", "Bools", "Clusters", "Feedback", "Floats", "Ids", "Requests", "Times", "pack_rows", "unpack_rows"]
+__all__ = [
+    "Batch",
+    "Bools",
+    "Feedback",
+    "Floats",
+    "Ids",
+    "Kinds",
+    "Requests",
+    "Times",
+    "pack_history",
+    "pack_rows",
+    "unpack_history",
+    "unpack_rows",
+]
 
 Ids = npt.NDArray[np.int64]
+Kinds = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 Times = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-
-
-@dataclass(slots=True, kw_only=True)
-class Clusters:
-    """Soft membership of requests in a retriever's clusters, as of serving time.
-
-    Attributes
-    ----------
-    index : (B, K) int64
-        Numbers of the clusters; -1 for none.
-    weight : (B, K) float64
-        Weight of each, 0 for none.
-    epoch : (B,) int64
-        In which the numbers mean what they mean; 0: nothing is known.
-    schema : (B,) int64
-        Fingerprint of the clusters, so that those of another config or another history are recognised.
-    graph : (B,) int64
-        Version of the graph from clusters to items.
-    """
-
-    index: Ids
-    weight: Times
-    epoch: Ids
-    schema: Ids
-    graph: Ids
-
-    def of(self, chosen: Ids | slice) -> Clusters:
-        """Those of the chosen requests."""
-        return Clusters(
-            index=self.index[chosen],
-            weight=self.weight[chosen],
-            epoch=self.epoch[chosen],
-            schema=self.schema[chosen],
-            graph=self.graph[chosen],
-        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,12 +47,16 @@ class Requests:
         Unix seconds.
     history : (B, L) int64
         The user's last items with a positive reward, newest first, padded with 0.
+    history_time : (B, L) float64
+        When each of them was acted on, Unix seconds; 0 where there is none. Zeros unless given.
+    history_kind : (B, L) int32
+        Hashed kind of each interaction; 0 where there is none. Zeros unless given.
     context : (B, C) int64
         Hashed keys of the context columns; 0 where absent.
     context_values : (B, C) float32
         Value of each context column; 0 where absent.
-    clusters : Clusters or None
-        What the retriever that learns by cluster took the requests for when they were served.
+    carried : dict of str to list of bytes, each of length B
+        What learners put aside when the requests were served, by the learner's name; empty bytes where they did not.
     """
 
     user: Ids
@@ -80,7 +64,15 @@ class Requests:
     history: Ids
     context: Ids
     context_values: Floats
-    clusters: Clusters | None = None
+    history_time: Times = field(default_factory=lambda: np.empty(0))
+    history_kind: Kinds = field(default_factory=lambda: np.empty(0, np.int32))
+    carried: dict[str, list[bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.history_time.shape != self.history.shape:
+            self.history_time = np.zeros(self.history.shape)
+        if self.history_kind.shape != self.history.shape:
+            self.history_kind = np.zeros(self.history.shape, np.int32)
 
     def columns(self, chosen: Ids | slice = slice(None)) -> dict[str, Any]:
         """Request columns of the chosen requests by name, to make other `Requests`, or a `Batch`, of them."""
@@ -90,7 +82,9 @@ class Requests:
             "history": self.history[chosen],
             "context": self.context[chosen],
             "context_values": self.context_values[chosen],
-            "clusters": None if self.clusters is None else self.clusters.of(chosen),
+            "history_time": self.history_time[chosen],
+            "history_kind": self.history_kind[chosen],
+            "carried": {name: _chosen(told, chosen) for name, told in self.carried.items()},
         }
 
 
@@ -104,6 +98,8 @@ class Batch(Requests):
         Hashed item ids.
     request : (N,) int64
         Index of each row's request, 0 <= request < B, non-decreasing.
+    position : (N,) int64
+        Position at which the item was shown, from 0; -1 where it was not shown, or is yet to be. -1 unless given.
     features : (N, F) int64
         Hashed feature key of each column; 0 where absent.
     values : (N, F) float32
@@ -122,12 +118,16 @@ class Batch(Requests):
     request: Ids
     features: Ids
     values: Floats
+    position: Ids = field(default_factory=lambda: np.empty(0, np.int64))
     score: Floats = field(default_factory=lambda: np.empty(0, np.float32))
     uncertainty: Floats | None = None
     hidden: Floats | None = None
     base: Floats | None = None
 
     def __post_init__(self) -> None:
+        Requests.__post_init__(self)
+        if self.position.size != self.item.size:
+            self.position = np.full(self.item.size, -1)
         if self.score.size != self.item.size:
             self.score = np.zeros(self.item.size, np.float32)
 
@@ -144,6 +144,7 @@ class Batch(Requests):
             request=self.request[rows],
             features=self.features[rows],
             values=self.values[rows],
+            position=self.position[rows],
             score=self.score[rows],
             base=None if self.base is None else self.base[rows],
             hidden=None if self.hidden is None else self.hidden[rows],
@@ -155,16 +156,20 @@ class Batch(Requests):
 class Feedback(Batch):
     """Rows whose outcome is known.
 
+    The request columns, features and positions are those of the ranking, whenever the outcome came.
+
     Attributes
     ----------
     reward : (N,) float32
         What the outcome was worth; 0 for an item that was shown and left alone.
     propensity : (N,) float32
-        Probability with which the item was put at its place; NaN when it was not logged.
+        Probability with which the item was put at its position; NaN when it was not logged.
     weight : (N,) float32
         Importance of the row in learning.
-    touched : (N,) bool
-        Whether the user acted on the item (False: shown and left alone).
+    kind : (N,) int32
+        Hashed kind of the interaction; 0 for an item that was shown and left alone.
+    outcome_time : (N,) float64
+        When the outcome came, Unix seconds: of the interaction, or the end of the window.
     correction : (N,) bool
         Whether this row revises an outcome that was already learned (a late or a second interaction).
     """
@@ -172,8 +177,15 @@ class Feedback(Batch):
     reward: Floats
     propensity: Floats
     weight: Floats
-    touched: Bools
+    kind: Kinds
+    outcome_time: Times
     correction: Bools
+
+    @property
+    def touched(self) -> Bools:
+        """Whether the user acted on the item, (N,) bool; False: it was shown and left alone."""
+        touched: Bools = self.kind != 0
+        return touched
 
 
 def pack_rows(schema: int, features: Ids, values: Floats) -> bytes:
@@ -211,3 +223,56 @@ def unpack_rows(packed: bytes, schema: int, rows: int, columns: int) -> tuple[Id
     features = np.frombuffer(packed, "<i8", cells, 8).reshape(rows, columns)
     values = np.frombuffer(packed, "<f4", cells, 8 + 8 * cells).reshape(rows, columns)
     return features, values
+
+
+_ENTRY = np.dtype([("item", "<i8"), ("time", "<f8"), ("kind", "<i4")])
+
+
+def pack_history(item: Ids, time: Times, kind: Kinds) -> bytes:
+    """Pack the history of one request for `Impression.history`; padding is left out.
+
+    Parameters
+    ----------
+    item : (L,) int64
+        Newest first, padded with 0.
+    time : (L,) float64
+        Unix seconds.
+    kind : (L,) int32
+        Hashed kinds.
+
+    Returns
+    -------
+    bytes
+        20 bytes an interaction, little-endian.
+    """
+    entries = np.empty(np.count_nonzero(item), _ENTRY)
+    there = item != 0
+    entries["item"], entries["time"], entries["kind"] = item[there], time[there], kind[there]
+    return entries.tobytes()
+
+
+def unpack_history(packed: Sequence[bytes], length: int) -> tuple[Ids, Times, Kinds]:
+    """Undo `pack_history` for several requests.
+
+    Parameters
+    ----------
+    packed : sequence of bytes, length B
+    length : int
+        Interactions wanted of each: older ones are left out, missing ones are padding.
+
+    Returns
+    -------
+    (item (B, length) int64, time (B, length) float64, kind (B, length) int32)
+    """
+    item, time = np.zeros((len(packed), length), np.int64), np.zeros((len(packed), length))
+    kind = np.zeros((len(packed), length), np.int32)
+    for row, data in enumerate(packed):
+        count = min(len(data) // _ENTRY.itemsize, length)
+        if count:
+            entries = np.frombuffer(data, _ENTRY, count)
+            item[row, :count], time[row, :count], kind[row, :count] = entries["item"], entries["time"], entries["kind"]
+    return item, time, kind
+
+
+def _chosen(told: list[bytes], chosen: Ids | slice) -> list[bytes]:
+    return told[chosen] if isinstance(chosen, slice) else [told[n] for n in chosen.tolist()]

@@ -54,6 +54,7 @@ class _Place(msgspec.Struct):
     source: str = ""
     partition: int = -1
     offset: int = -1
+    timestamp: float = 0.0
 
 
 _ENCODER = msgspec.json.Encoder()
@@ -77,11 +78,14 @@ class DeadLetters:
         Letters put, by kind, since construction.
     lost : int
         Letters that could not be kept because the log was full or failed; they are in `counts` all the same.
+    since : float
+        Unix seconds: letters put before tell of records of another log than the one that is read now.
     """
 
     def __init__(self, log: Log | None = None, forwarder: Forwarder | None = None) -> None:
         self.counts: Counter[str] = Counter()
         self.lost = 0
+        self.since = 0.0
         self._counting = threading.Lock()
         self._log, self._forwarder = log, forwarder
         self._recent: deque[DeadLetter] = deque(maxlen=_IN_MEMORY)
@@ -131,14 +135,14 @@ class DeadLetters:
         return letters[-limit:] if limit > 0 else []
 
     def reported(self, source: str) -> Offsets:
-        """Highest offset of each partition of a source that there is a letter for.
+        """Highest offset of each partition of a source that there is a letter for, put after `since`.
 
         A reader that passes records again, after a restart, need not put them again.
         """
         found: Offsets = {}
         places = (_PLACES.decode(record.value) for record in self._records()) if self._log is not None else self._recent
         for place in places:
-            if place.source == source:
+            if place.source == source and place.timestamp >= self.since:
                 found[place.partition] = max(found.get(place.partition, -1), place.offset)
         return found
 

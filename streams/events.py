@@ -19,7 +19,6 @@ __all__ = [
     "Interaction",
     "ItemUpdate",
     "Kind",
-    "LoggedClusters",
     "Scalar",
     "Tick",
     "Timestamp",
@@ -45,30 +44,6 @@ class _Event(
     timestamp: Timestamp = 0.0
 
 
-class LoggedClusters(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """The user's clusters, as a retriever that learns by cluster saw them when it served.
-
-    Attributes
-    ----------
-    index : tuple of int, length K
-        Numbers of the clusters.
-    weight : tuple of float, length K
-        Weight of each.
-    epoch : int
-        In which the numbers mean what they mean.
-    schema : int
-        Fingerprint of the clusters.
-    graph : int
-        Version of the graph from clusters to items.
-    """
-
-    index: Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**31)], ...], Meta(max_length=64)]
-    weight: Annotated[tuple[Annotated[float, Meta(ge=0.0, le=1.0)], ...], Meta(max_length=64)]
-    epoch: Annotated[int, Meta(ge=0, lt=2**31)]
-    schema: Annotated[int, Meta(ge=0, lt=2**53)]
-    graph: Annotated[int, Meta(ge=0, lt=2**53)] = 0
-
-
 class Impression(_Event, frozen=True, tag="impression"):
     """Items shown to a user, with the feature rows they were scored on.
 
@@ -83,7 +58,7 @@ class Impression(_Event, frozen=True, tag="impression"):
     features : bytes
         The n feature rows as of serving time, packed by ``streams.batch.pack_rows``; empty when the client ranked by itself.
     scores, propensities : tuple of float, length n or 0
-        Score of each item, and the probability that it was put at its place given the places above it.
+        Score of each item, and the probability that it was put at its position given the positions above it.
     unshown : bytes
         The candidates that were not shown, as hashed ids of 8 bytes, little-endian: with the shown ones they are what the
         policy chose among. Empty when all were shown, or when the client ranked by itself.
@@ -93,10 +68,19 @@ class Impression(_Event, frozen=True, tag="impression"):
         Version of the state that scored.
     context : dict
         Request context (device, page, ...), as the client sent it.
-    clusters : LoggedClusters or None
-        What the items' outcomes are to be counted for, by a retriever that learns by cluster.
+    history : bytes
+        The user's last interactions as the ranking saw them, packed by ``streams.batch.pack_history``; empty when there were
+        none, or when the client ranked by itself.
+    carried : dict of str to bytes
+        What learners want back when they learn from this ranking, by the learner's name in the config.
+    base : bytes
+        The ranker's own score of each item, float32, little-endian; empty when no reranker changed it.
+    config : str
+        Fingerprint of the configuration that scored.
+    signature : bytes
+        Proof that the service made this ranking: only then are `features`, `history`, `carried`, `scores` and `base` believed.
     timestamp : float
-        Unix seconds.
+        When it was ranked, Unix seconds.
     """
 
     request_id: Id
@@ -109,7 +93,11 @@ class Impression(_Event, frozen=True, tag="impression"):
     source: str = ""
     version: int = 0
     context: dict[str, Scalar] = field(default_factory=dict)
-    clusters: LoggedClusters | None = None
+    history: bytes = b""
+    carried: dict[str, bytes] = field(default_factory=dict)
+    base: bytes = b""
+    config: str = ""
+    signature: bytes = b""
 
 
 class Interaction(_Event, frozen=True, tag="interaction"):

@@ -7,82 +7,13 @@ of the log, never because a poll came back short. So a replay of the log joins a
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
-from msgspec import Struct
+from streams.events import Event, Forget, Impression, Interaction, Tick
+from streams.joined import Joined, Position, Row, Shown
 
-from streams.events import Event, Forget, Impression, Interaction, Scalar, Tick
-
-__all__ = ["Joined", "Joiner", "Position", "Row"]
-
-
-class Row(Struct, gc=False):
-    """One outcome: a user did something with an item, or was shown it and left it alone.
-
-    Attributes
-    ----------
-    user, item : str
-        Ids.
-    kind : str
-        Kind of the interaction; empty for an item left alone.
-    value : float
-        Strength of the interaction.
-    timestamp : float
-        Event time, Unix seconds.
-    impression : Impression or None
-        Where the item was shown, if it was.
-    place : int
-        Place of the item in the impression; -1 without one.
-    correction : bool
-        Whether this place has already left with another outcome.
-    context : dict
-        Context of an interaction without an impression.
-    """
-
-    user: str
-    item: str
-    kind: str
-    value: float
-    timestamp: float
-    impression: Impression | None
-    place: int
-    correction: bool
-    context: dict[str, Scalar]
-
-
-class Joined(NamedTuple):
-    """A batch: what was shown (for who learns without labels), and outcomes, each in the order of the log."""
-
-    shown: list[Impression]
-    rows: list[Row]
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Whole state of a reader of one partition, small enough for a checkpoint.
-
-    Pushing the records from `rewind` up to `next` through a new joiner, and keeping only the last `rows` outcomes and `shown`
-    impressions that come out, gives back the joiner as it was.
-
-    Attributes
-    ----------
-    next : int
-        Offset of the next record to read.
-    rewind : int
-        Offset from which to push again.
-    watermark : float
-        Event time that had been reached at `rewind`.
-    rows, shown : int
-        Length of the batch that was still open.
-    """
-
-    next: int = 0
-    rewind: int = 0
-    watermark: float = 0.0
-    rows: int = 0
-    shown: int = 0
+__all__ = ["Joiner"]
 
 
 _Mark = tuple[int, float]
@@ -91,14 +22,6 @@ _Mark = tuple[int, float]
 _Seen = tuple[int, float, int, float]
 """A remembered record, and the one to go back to for it. Flat and exactly a tuple: then Python's cyclic garbage collector,
 which would stop everything for a tenth of a second over 100,000 nested ones, leaves it alone."""
-
-
-class _Waiting(Struct, gc=False, eq=False):
-    """An impression, when it was seen, and its places that were touched (a bit each)."""
-
-    impression: Impression
-    seen: _Seen
-    touched: int = 0
 
 
 class Joiner:
@@ -122,8 +45,8 @@ class Joiner:
     ----------
     counts : Counter
         ``impressions``, ``interactions``, ``duplicates`` (dropped), ``late`` (joined after the window), ``repeated`` (a second
-        interaction with one place), ``unjoined`` (its impression is not known any more, or never showed the item: learned
-        as if it had none), ``let_go`` (closed early for want of capacity).
+        interaction with one position), ``unjoined`` (its impression is not known any more, was another user's, or never
+        showed the item: learned as if it had none), ``let_go`` (closed early for want of capacity).
 
     Notes
     -----
@@ -147,16 +70,17 @@ class Joiner:
 
     def _clear(self, start: _Mark) -> None:
         self._next, self._watermark = start
-        self._open: deque[_Waiting] = deque()  # within the window
-        self._closed: deque[_Waiting] = deque()  # past the window but still known to late interactions; older than the open
-        self._known: dict[str, _Waiting] = {}
+        self._open: deque[Shown] = deque()  # within the window
+        self._closed: deque[Shown] = deque()  # past the window but still known to late interactions; older than the open
+        self._known: dict[str, Shown] = {}
         self._bytes = 0  # of the known impressions
         # Ids of impressions and of interactions, in order of when they were last seen. (A plain dict would look for its first
         # key past all that were deleted.)
         self._seen_requests: OrderedDict[str, _Seen] = OrderedDict()
         self._seen_ids: OrderedDict[str, _Seen] = OrderedDict()
         self._rows: list[Row] = []
-        self._shown: list[Impression] = []
+        self._shown: list[Shown] = []
+        self._ended: list[Shown] = []  # impressions whose window has ended since the last batch
         self._batch_needs: _Mark | None = None  # where to go back to for the open batch
         self._ready: list[Joined] = []
         self._cutting = True
@@ -204,11 +128,16 @@ class Joiner:
             self._cut()
         return self._take()
 
+    def shown(self) -> Iterator[Shown]:
+        """Impressions that outcomes may still come of, or that outcomes of the open batch come of; some come twice."""
+        yield from self._known.values()
+        yield from (row.shown for row in self._rows if row.shown is not None)
+
     def finish(self) -> list[Joined]:
         """End of a finite stream: close every window and the last batch, whatever its length."""
         while self._open:
             self._close(self._open.popleft())
-        if self.pending:
+        if self.pending or self._ended:
             self._cut()
         return self._take()
 
@@ -235,6 +164,7 @@ class Joiner:
         self._next = position.next
         del self._rows[: len(self._rows) - position.rows]
         del self._shown[: len(self._shown) - position.shown]
+        self._ended.clear()
         self._batch_needs = (position.rewind, position.watermark) if self.pending else None
         self._cutting = True
         self.counts = counted
@@ -252,7 +182,7 @@ class Joiner:
             self._advance(timestamp)
             seen = self._sight(offset)
             if self._is_new(self._seen_requests, event.request_id, seen):
-                self._show(event, seen)
+                self._show(event, timestamp, seen)
                 if len(self._seen_requests) > self._capacity:
                     self._let_go(self._seen_requests.popitem(last=False)[0])
         elif isinstance(event, Tick):
@@ -325,51 +255,70 @@ class Joiner:
         else:
             self._closed.remove(waiting)
 
-    def _show(self, impression: Impression, seen: _Seen) -> None:
+    def _show(self, impression: Impression, timestamp: float, seen: _Seen) -> None:
         self.counts["impressions"] += 1
-        waiting = _Waiting(impression, seen)
+        waiting = Shown(impression=impression, timestamp=timestamp, seen=seen)
         self._known[impression.request_id] = waiting
         self._bytes += _size(impression)
         self._open.append(waiting)
-        self._shown.append(impression)
+        self._shown.append(waiting)
         self._added()
 
     def _interact(self, event: Interaction, timestamp: float) -> None:
         self.counts["interactions"] += 1
-        impression, place, correction, context = None, -1, False, event.context
-        if event.request_id is not None:
-            waiting = self._known.get(event.request_id)
-            if waiting is None or event.item not in waiting.impression.items:
-                self.counts["unjoined"] += 1
-            else:
-                impression, context = waiting.impression, waiting.impression.context
-                place = impression.items.index(event.item)
-                late = waiting.seen[1] <= self._watermark - self._window
-                again = bool(waiting.touched >> place & 1)
-                correction = late or again
-                if correction:
-                    self.counts["repeated" if again else "late"] += 1
-                waiting.touched |= 1 << place
-        self._rows.append(
-            Row(event.user, event.item, event.kind, event.value, timestamp, impression, place, correction, context)
+        row = Row(
+            user=event.user, item=event.item, kind=event.kind, value=event.value, timestamp=timestamp, context=event.context
         )
+        if event.request_id is not None:
+            self._join(row, self._known.get(event.request_id))
+        self._rows.append(row)
         self._added()
 
-    def _close(self, waiting: _Waiting) -> None:
-        """Let the untouched places of an impression leave, as of the end of its window."""
+    def _join(self, row: Row, waiting: Shown | None) -> None:
+        """Connect an interaction with the impression that it answers."""
+        if waiting is None or row.user != waiting.impression.user or row.item not in waiting.impression.items:
+            self.counts["unjoined"] += 1
+            return
+        row.shown, row.context = waiting, waiting.impression.context
+        row.position = waiting.impression.items.index(row.item)
+        late = waiting.seen[1] <= self._watermark - self._window
+        again = bool(waiting.touched >> row.position & 1)
+        row.correction = late or again
+        if row.correction:
+            self.counts["repeated" if again else "late"] += 1
+        waiting.touched |= 1 << row.position
+
+    def _close(self, waiting: Shown) -> None:
+        """Let the untouched positions of an impression leave, as of the end of its window."""
         impression, ends = waiting.impression, waiting.seen[1] + self._window
-        for place, item in enumerate(impression.items):
-            if not waiting.touched >> place & 1:
-                self._rows.append(Row(impression.user, item, "", 0.0, ends, impression, place, False, impression.context))
+        for position, item in enumerate(impression.items):
+            if not waiting.touched >> position & 1:
+                self._rows.append(
+                    Row(
+                        user=impression.user,
+                        item=item,
+                        kind="",
+                        value=0.0,
+                        timestamp=ends,
+                        shown=waiting,
+                        position=position,
+                        context=impression.context,
+                    )
+                )
                 self._added()
+        self._ended.append(waiting)
 
     def _forget(self, user: str) -> None:
-        """Let go of the user's impressions without learning from them."""
-        for waiting in [waiting for waiting in self._known.values() if waiting.impression.user == user]:
+        """Let go of the user's impressions without learning from them; one pass, for a user may have most of them."""
+        gone = [waiting for waiting in self._known.values() if waiting.impression.user == user]
+        if not gone:
+            return
+        for waiting in gone:
             self._unknow(waiting)
-            (self._closed if waiting in self._closed else self._open).remove(waiting)
+        self._open = deque(waiting for waiting in self._open if waiting.impression.user != user)
+        self._closed = deque(waiting for waiting in self._closed if waiting.impression.user != user)
 
-    def _unknow(self, waiting: _Waiting) -> None:
+    def _unknow(self, waiting: Shown) -> None:
         del self._known[waiting.impression.request_id]
         self._bytes -= _size(waiting.impression)
 
@@ -381,12 +330,21 @@ class Joiner:
             self._cut()
 
     def _cut(self) -> None:
-        self._ready.append(Joined(self._shown, self._rows))
-        self._shown, self._rows, self._batch_needs = [], [], None
+        self._ready.append(Joined(self._shown, _together(self._rows), self._ended))
+        self._shown, self._rows, self._ended, self._batch_needs = [], [], [], None
 
     def _take(self) -> list[Joined]:
         ready, self._ready = self._ready, []
         return ready
+
+
+def _together(rows: list[Row]) -> list[Row]:
+    """The same rows, those of one impression beside each other: they are one request."""
+    first: dict[int, int] = {}
+    order = [n if row.shown is None else first.setdefault(id(row.shown), n) for n, row in enumerate(rows)]
+    if all(one <= other for one, other in pairwise(order)):
+        return rows
+    return [rows[n] for n in sorted(range(len(rows)), key=order.__getitem__)]
 
 
 _ID_BYTES = 300

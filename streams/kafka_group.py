@@ -13,7 +13,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetad
 from kafka import errors as failures
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from streams.join import Position
+from streams.joined import Position
 from streams.kafka_clients import started
 from streams.kafka_errors import NotAllowed, explain, said
 from streams.kafka_options import Settings

@@ -8,8 +8,9 @@ import struct
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -47,6 +48,11 @@ class LmdbLog:
         Number of partitions, fixed when the folder is made. A reader takes the number that it finds.
     readonly : bool
         Read what another process writes.
+
+    Attributes
+    ----------
+    identity : str or None
+        See `Log.identity`; kept in the log. None where a writer has not given it one yet.
 
     Raises
     ------
@@ -98,6 +104,7 @@ class LmdbLog:
         try:
             self._fill_up()
             self._partitions = self._open_partitions(partitions, readonly)
+            self.identity = self._identify()
         except BaseException:
             self._env.close()
             raise
@@ -235,6 +242,17 @@ class LmdbLog:
                     self._env.open_db(b"partition-%d" % partition, transaction)
                 transaction.put(b"partitions", _COUNT.pack(partitions))
         return [self._env.open_db(b"partition-%d" % partition, create=False) for partition in range(found)]
+
+    def _identify(self) -> str | None:
+        """Read the log's identity; a writer gives one to a log that has none."""
+        with self._reading() as transaction:
+            found = transaction.get(b"identity")
+        if found is None and not self._readonly:
+            # A full log is to open all the same; it gets its identity at an opening at which there is room.
+            with suppress(LogFull), self._writing() as transaction:
+                transaction.put(b"identity", uuid.uuid4().hex.encode(), overwrite=False)
+                found = transaction.get(b"identity")
+        return f"lmdb {bytes(found).decode()}" if found else None
 
     def _make_folder(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

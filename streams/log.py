@@ -56,6 +56,13 @@ class Record(NamedTuple):
 class Log(Protocol):
     """An append-only, partitioned sequence of records."""
 
+    @property
+    def identity(self) -> str | None:
+        """Name of this very log: another one where a log is made anew in its place. None: it ends with the process.
+
+        The first word is the same for both.
+        """
+
     def append(self, records: Iterable[tuple[bytes, bytes]]) -> Offsets:
         """Append (key, value) pairs, in order and all or none; return the next offset of each partition afterwards.
 
@@ -101,6 +108,8 @@ class Log(Protocol):
 
 class MemoryLog:
     """A log in a list, for tests and for trying things out; where `most` is given, of at most so many records."""
+
+    identity: str | None = None
 
     def __init__(self, partitions: int = 1, most: int | None = None) -> None:
         self._most = most

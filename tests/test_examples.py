@@ -72,7 +72,8 @@ def test_the_readme_s_requests_get_the_answers_that_it_shows(tmp_path: Path) -> 
     with serving(config, tmp_path) as process, httpx.Client(base_url=process.url, timeout=DEADLINE) as client:
         for command, expected in zip(commands, shown, strict=True):
             path = re.sub(r"^http://localhost:\d+", "", next(word for word in command if word.startswith("http")))
-            answer = client.post(path, content=command[command.index("-d") + 1])
+            headers = dict(command[at + 1].split(": ") for at, word in enumerate(command) if word == "-H")
+            answer = client.post(path, content=command[command.index("-d") + 1], headers=headers)
             assert answer.status_code in (200, 202), answer.text
             learned(client)
             assert shape(answer.json()) == shape(expected)

@@ -22,7 +22,7 @@ DOORS = {
     "matplotlib": {"service.ope_report", "service.report"},
     "pickle": {"memory.blob"},
     "prometheus_client": {"service.monitor"},
-    "river": {"learners.rankers.river_model", "service.monitor"},
+    "river": {"learners.rankers.river_model", "service.live_quality"},
     "safetensors": {"memory.checkpoint"},
     "starlette": {"service.app"},
     # Pairs the centroids of two epochs.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterator
+from importlib import metadata
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -53,6 +54,8 @@ class RiverModel(Ranker):
     See the module.
     """
 
+    # A pickled model keeps the defaults of the river that made it, and another one may have others, or not read it at all.
+    state_version: ClassVar[int | str] = f"1, river {metadata.version('river')}"
     digest_stable: ClassVar[bool] = False
     checks_exempt: ClassVar[dict[str, str]] = {"check_memory_is_bounded": "how large a model grows is river's own affair"}
 

@@ -20,14 +20,14 @@ import xxhash
 from pydantic import Field
 
 from learners.base import Candidates, Catalogues, Exclusion, Retriever
-from learners.contexts import contexts
+from learners.contexts import Contexts, contexts, pack_contexts, unpack_contexts
 from learners.registry import register
 from learners.tower_columns import TowerColumns
 from learners.towers import FrozenTowers, Towers, TowerShape
 from memory.arrays import Arrays
 from memory.centroids import Centroids
 from memory.cluster_graph import ClusterGraph
-from streams.batch import Batch, Clusters, Feedback, Ids, Requests
+from streams.batch import Batch, Feedback, Ids, Requests
 
 __all__ = ["DiagLinUcb"]
 
@@ -173,7 +173,12 @@ class DiagLinUcb(Retriever):
         """Take note of where attributes are found."""
         self._columns.catalogues = catalogues
 
-    def clusters(self, requests: Requests) -> Clusters | None:
+    def carry(self, requests: Requests) -> list[bytes] | None:
+        """Contexts of requests as of now, which their outcomes are to be counted for; None before the first epoch."""
+        found = self.contexts(requests)
+        return None if found is None else pack_contexts(found)
+
+    def contexts(self, requests: Requests) -> Contexts | None:
         """Contexts of requests as of now; None before the first epoch."""
         epoch = self.centroids.epoch
         if not epoch:
@@ -181,7 +186,7 @@ class DiagLinUcb(Retriever):
         vectors = self.frozen.users(self._columns.users(requests)).astype(np.float64)
         index, weight = contexts(vectors @ self.centroids.vectors.T, self.nearest, self.temperature, self.w_min)
         known = {"epoch": epoch, "schema": self.schemas["schema"][epoch % _EPOCHS], "graph": self.graph.version}
-        return Clusters(index=index, weight=weight, **{name: np.full(index.shape[0], one) for name, one in known.items()})
+        return Contexts(index=index, weight=weight, **{name: np.full(index.shape[0], one) for name, one in known.items()})
 
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
         """At most `k` items of the graph per request by score + alpha * uncertainty; a hash of the request breaks ties."""
@@ -266,17 +271,18 @@ class DiagLinUcb(Retriever):
         """Mass of a new edge, as much as it was worth when nothing had decayed."""
         return self._prior * self._widening() ** 2
 
-    def _contexts(self, requests: Requests) -> Clusters | None:
+    def _contexts(self, requests: Requests) -> Contexts | None:
         """Contexts of requests: as of serving time where they are given and still known, as of now for the others."""
-        given = requests.clusters
-        if given is None or not self.centroids.epoch:
-            return self.clusters(requests)
+        carried = requests.carried.get(self.name)
+        if carried is None or not self.centroids.epoch:
+            return self.contexts(requests)
+        given = unpack_contexts(carried)
         ours = (given.epoch > max(self.centroids.epoch - _EPOCHS, 0)) & (given.epoch <= self.centroids.epoch)
         ours &= given.schema == self.schemas["schema"][given.epoch % _EPOCHS]
-        ours &= (given.index < len(self.centroids)).all(axis=1)
+        ours &= ((given.index >= -1) & (given.index < len(self.centroids))).all(axis=1)
         # A number that has passed to another cluster since then is not the one that was meant.
         gone = (given.index >= 0) & (self.centroids.born[given.index * ours[:, None]] > given.epoch[:, None])
-        found = Clusters(
+        found = Contexts(
             index=np.where(gone, -1, given.index),
             weight=given.weight.copy(),
             epoch=given.epoch,
@@ -286,14 +292,14 @@ class DiagLinUcb(Retriever):
         if ours.all():
             return found
         others = np.flatnonzero(~ours)
-        computed = self.clusters(Requests(**requests.columns(others)))
+        computed = self.contexts(Requests(**requests.columns(others)))
         assert computed is not None, "there are clusters"
         width = max(found.index.shape[1], computed.index.shape[1])
         found.index, found.weight = _widened(found.index, width, -1), _widened(found.weight, width, 0)
         found.index[others], found.weight[others] = _widened(computed.index, width, -1), _widened(computed.weight, width, 0)
         return found
 
-    def _count(self, feedback: Feedback, found: Clusters) -> None:
+    def _count(self, feedback: Feedback, found: Contexts) -> None:
         request, growth = feedback.request, self._growth(feedback)
         self.graph.update(
             found.index[request],

@@ -15,6 +15,7 @@ from benchmarks import (
     bandit,
     bandit_stream,
     click_through,
+    event_cost,
     kafka_ingest,
     learn_throughput,
     memory_read,
@@ -122,6 +123,13 @@ def test_memory_read(capsys: pytest.CaptureFixture[str]) -> None:
         assert kinds["flat"]["recall"] == kinds["ivf, 1000 probes"]["recall"] == 1.0
         assert 0 < kinds["ivf, 2 probes"]["recall"] < 1
         assert all(milliseconds > 0 for kind in kinds.values() for milliseconds in kind["read_ms"].values())
+
+
+def test_event_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = figures_of(event_cost.main, "--rounds 1 --users 60 --items 40 --waiting 30 --rows 500", capsys)
+    assert figures["state_bytes"] > 0 and len(figures["events"]) == 15
+    for spent in figures["events"].values():
+        assert 0 < spent["longest_cpu_ms"] <= spent["all_cpu_ms"]
 
 
 def test_serve_open_loop(capsys: pytest.CaptureFixture[str]) -> None:

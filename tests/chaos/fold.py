@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from service.admission import Admission
 from service.config import Config
-from service.feedback import Outcomes
+from service.fold import Fold
 from service.intake import POLL
 from service.ledger import Ledger
 from service.logs import open_log
 from service.order import Following, Order
-from service.replay import replay
+from service.replay import builder_for_log, replay
 from service.runtime import LEDGER, build_pipeline, joiners
 from service.trainer import Trainer
 from streams.dead_letters import DeadLetters
@@ -44,14 +44,13 @@ def fold(config: Config) -> Folded:
             ledger = Ledger(opened.enter_context(closing(LmdbLog(folder, readonly=True))))
             order = Following(log, POLL, ledger.runs(), None)
         pipeline, dead = build_pipeline(config), DeadLetters(MemoryLog())
-        outcomes, admission = Outcomes(pipeline, config.reward), Admission(config.reward, config.stream.max_skew)
-        trainer = Trainer(pipeline, outcomes, joiners(config, len(log.end())), log, dead, admission, order=order)
+        builder, admission = builder_for_log(config, pipeline), Admission(config.reward, config.stream.max_skew)
+        trainer = Trainer(pipeline, builder, joiners(config, len(log.end())), log, dead, admission, order=order)
+        folded = Fold(pipeline, builder)
         trainer.restore()
         for joined in trainer.intake.batches():
             clicks.update((row.user, row.item, row.timestamp) for row in joined.rows if row.kind)
-            feedback = outcomes.take(joined)
-            if feedback is not None:
-                pipeline.learn(feedback)
+            folded.joined(joined)
         digest, counts = trainer.digest(), trainer.intake.counts
         done = Folded(digest, counts, Counter(dead.counts), clicks, dict(trainer.next))
         trainer.close()

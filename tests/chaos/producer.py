@@ -148,7 +148,7 @@ class Producer:
 
     def _accepts(self, client: httpx.Client, address: str, body: bytes) -> bool:
         try:
-            answer = client.post(f"{address}/v1/events", content=body)
+            answer = client.post(f"{address}/v1/events", content=body, headers={"Content-Type": "application/json"})
         except httpx.TransportError:
             return False
         if answer.status_code == 202:

@@ -233,7 +233,7 @@ async def served() -> AsyncIterator[httpx.AsyncClient]:
     """The service with one of everything, after some events."""
     runtime = open_runtime(configs.parse({"features": {"user": {"id": "category"}, "item": {"id": "category"}}}))
     app = create_app(runtime)
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test", timeout=60)
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost", timeout=60)
     async with app.router.lifespan_context(app), client:
         yield client
 
@@ -253,7 +253,7 @@ def named() -> set[str]:
 @pytest.mark.anyio
 async def test_what_is_watched_is_measured() -> None:
     async with served() as client:
-        (await client.post("/v1/events", content=msgspec.json.encode(list(busy_world(seed=1, length=60))))).raise_for_status()
+        (await client.post("/v1/events", json=msgspec.to_builtins(list(busy_world(seed=1, length=60))))).raise_for_status()
         (await client.post("/v1/rank", json={"user": "u1", "items": ["i1", "i2"]})).raise_for_status()
         text = (await client.get("/metrics")).text
     families = {family.name: family for family in text_string_to_metric_families(text)}

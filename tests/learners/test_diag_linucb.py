@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from learners.base import Exclusion
+from learners.contexts import Contexts, pack_contexts, unpack_contexts
 from learners.features import hash_ids
 from learners.retrievers.diag_linucb import DiagLinUcb
 from learners.worlds import feedback_of, requests_of, world
 from memory.stateful import digest
-from streams.batch import Clusters, Feedback
+from streams.batch import Batch, Feedback
 from tests.learners.test_towers import GROUPS, catalogues, likes
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "diag_linucb.npz")
@@ -41,8 +42,13 @@ def shown(t: slice, items: np.ndarray, reward: np.ndarray, **changed: Any) -> Fe
     feedback = feedback_of(user=np.arange(items.size) + 100, item=KEYS[items], reward=reward)
     epoch = np.ones(items.size, np.int64)
     logged = {"epoch": epoch, "schema": 0 * epoch, "graph": epoch} | changed
-    feedback.clusters = Clusters(index=GOLDEN["ctx_idx"][t], weight=GOLDEN["ctx_w"][t], **logged)
+    carry(feedback, Contexts(index=GOLDEN["ctx_idx"][t], weight=GOLDEN["ctx_w"][t], **logged))
     return feedback
+
+
+def carry(batch: Batch, found: Contexts) -> None:
+    """Let the batch carry these contexts for a learner without a name."""
+    batch.carried = {"": pack_contexts(found)}
 
 
 def sums(learner: DiagLinUcb) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +102,7 @@ def test_contexts_of_other_clusters_are_computed_anew() -> None:
     part, items = slice(0, 3), GOLDEN["prior_choice"][:3]
     now = learner_of_golden()
     plain = shown(part, items, np.ones(3))
-    plain.clusters = None
+    plain.carried = {}
     now.learn(plain)
     three = np.ones(3, np.int64)
     for changed in ({"schema": 7 * three}, {"epoch": 2 * three}, {"epoch": 0 * three}):
@@ -105,8 +111,9 @@ def test_contexts_of_other_clusters_are_computed_anew() -> None:
         for one, two in zip(sums(now), sums(other), strict=True):
             assert np.array_equal(one, two)
     other, beyond = learner_of_golden(), shown(part, items, np.ones(3))
-    assert beyond.clusters is not None
-    beyond.clusters.index = beyond.clusters.index + 6
+    found = unpack_contexts(beyond.carried[""])
+    found.index = found.index + 6
+    carry(beyond, found)
     other.learn(beyond)
     assert np.array_equal(sums(now)[0], sums(other)[0])
     taken = learner_of_golden()
@@ -148,16 +155,17 @@ def test_forgetting_keeps_means_and_widens_bounds() -> None:
     later = shown(slice(0, 1), np.array([0]), np.zeros(1))
     later.timestamp[:], later.item[:] = 1e9 + day, 0
     fading.learn(later)
-    asked = [shown(slice(0, 1), np.arange(ITEMS), np.zeros(ITEMS)) for _ in range(2)]
+    users = np.arange(ITEMS) + 100
+    asked = [feedback_of(user=users, item=KEYS[:ITEMS], reward=np.zeros(ITEMS)) for _ in range(2)]
     for batch, learner in zip(asked, (fading, lasting), strict=True):
-        assert batch.clusters is not None
-        batch.clusters = Clusters(
+        found = Contexts(
             index=np.repeat(GOLDEN["ctx_idx"][:1], ITEMS, axis=0),
             weight=np.repeat(GOLDEN["ctx_w"][:1], ITEMS, axis=0),
             epoch=np.ones(ITEMS, np.int64),
             schema=np.zeros(ITEMS, np.int64),
             graph=np.ones(ITEMS, np.int64),
         )
+        carry(batch, found)
         learner.score(batch)
     np.testing.assert_allclose(asked[0].score, asked[1].score, rtol=1e-6)
     np.testing.assert_allclose(asked[0].uncertainty, asked[1].uncertainty * np.sqrt(2), rtol=1e-6)
@@ -199,7 +207,7 @@ def test_users_of_a_group_get_its_items() -> None:
     found = learner.retrieve(requests_of(users), 3, Exclusion.none(users.size))
     right = np.array([group[int(item)] for item in found.item]) == found.request % GROUPS
     assert right.mean() > 0.95
-    names = learner.clusters(requests_of(users))
+    names = learner.contexts(requests_of(users))
     assert names is not None
     np.testing.assert_allclose(names.weight.sum(axis=1), 1)
     assert len({tuple(names.index[n::GROUPS, 0]) for n in range(GROUPS)}) == GROUPS
@@ -263,7 +271,7 @@ def test_a_large_graph_is_made_over_several_turns_and_has_the_closest_in_the_end
 def test_nothing_is_retrieved_before_there_are_clusters() -> None:
     learner = DiagLinUcb(first=1000)
     learner.learn(world(1))
-    assert learner.clusters(requests_of([1])) is None
+    assert learner.contexts(requests_of([1])) is None
     assert learner.retrieve(requests_of([1]), 5, Exclusion.none(1)).item.size == 0
 
 
@@ -276,5 +284,5 @@ def test_settings_that_cannot_work_are_refused() -> None:
 
 def test_strangers_have_a_context_too() -> None:
     learner, _, _ = epochs()
-    stranger = learner.clusters(requests_of(hash_ids(["nobody"])))
+    stranger = learner.contexts(requests_of(hash_ids(["nobody"])))
     assert stranger is not None and stranger.weight.sum() == pytest.approx(1)

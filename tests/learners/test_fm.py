@@ -24,7 +24,8 @@ def rows(features: np.ndarray, values: np.ndarray, reward: np.ndarray) -> Feedba
         reward=reward.astype(np.float32),
         propensity=np.full(n, np.nan, np.float32),
         weight=np.ones(n, np.float32),
-        touched=np.ones(n, np.bool_),
+        kind=np.ones(n, np.int32),
+        outcome_time=np.zeros(n),
         correction=np.zeros(n, np.bool_),
     )
 

@@ -66,7 +66,8 @@ def change_table(store: Table, rng: np.random.Generator) -> None:
 
 
 def change_history(store: History, rng: np.random.Generator) -> None:
-    store.append(keys_of(rng), keys_of(rng), rng.uniform(size=ROWS), rng.uniform(size=ROWS) < 0.5)
+    kind = rng.integers(1, 4, ROWS).astype(np.int32)
+    store.append(keys_of(rng), keys_of(rng), rng.uniform(size=ROWS), kind, rng.uniform(size=ROWS) < 0.5)
     store.forget(keys_of(rng)[:1])
 
 

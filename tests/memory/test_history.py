@@ -8,9 +8,13 @@ import pytest
 from memory import History
 
 
+def kinds(user: np.ndarray) -> np.ndarray:
+    return (np.arange(user.size) % 3 + 1).astype(np.int32)
+
+
 def append(history: History, rows: list[tuple[int, int, bool]]) -> None:
     user, item, positive = (np.array(column) for column in zip(*rows, strict=True))
-    history.append(user, item, np.arange(len(rows), dtype=np.float64), positive)
+    history.append(user, item, np.arange(len(rows), dtype=np.float64), kinds(user), positive)
 
 
 @pytest.mark.parametrize(("capacity", "length", "users"), [(50, 4, 30), (8, 5, 30), (1, 1, 3), (3, 20, 6)])
@@ -22,7 +26,7 @@ def test_equals_a_dict_of_deques(capacity: int, length: int, users: int) -> None
         n = int(rng.integers(0, 40))  # often more users in a batch than there is room for
         user, item = rng.integers(1, users, n), rng.integers(1, 12, n)
         timestamp, positive = turn + rng.uniform(size=n), rng.uniform(size=n) < 0.6
-        history.append(user, item, timestamp, positive)
+        history.append(user, item, timestamp, kinds(user), positive)
         for u, *entry in zip(user.tolist(), item.tolist(), timestamp.tolist(), positive.tolist(), strict=True):
             if u not in model:
                 if len(model) == capacity:
@@ -37,7 +41,7 @@ def test_equals_a_dict_of_deques(capacity: int, length: int, users: int) -> None
                 model.pop(u, None)
         asked = rng.integers(1, users, 9)
         items, start = history.seen(asked)
-        recent = history.recent(asked, 6)
+        recent = history.recent(asked, 6)[0]
         assert recent.shape == (9, 6)
         assert start[-1] == items.size
         for row, u in enumerate(asked.tolist()):
@@ -50,10 +54,17 @@ def test_equals_a_dict_of_deques(capacity: int, length: int, users: int) -> None
         assert len(history) == len(model)
 
 
+def test_recent_tells_when_and_how() -> None:
+    history = History(4, 3)
+    append(history, [(1, 10, True), (1, 11, False), (1, 12, True)])
+    item, timestamp, kind = history.recent(np.array([1]), 3)
+    assert (item.tolist(), timestamp.tolist(), kind.tolist()) == ([[12, 10, 0]], [[2.0, 0.0, 0.0]], [[3, 1, 0]])
+
+
 def test_recent_is_newest_first_and_positives_only() -> None:
     history = History(4, 3)
     append(history, [(1, 10, True), (1, 11, True), (1, 12, False), (1, 13, True), (2, 20, False)])
-    assert history.recent(np.array([1, 2, 3]), 4).tolist() == [[13, 11, 0, 0], [0] * 4, [0] * 4]
+    assert history.recent(np.array([1, 2, 3]), 4)[0].tolist() == [[13, 11, 0, 0], [0] * 4, [0] * 4]
     items, start = history.seen(np.array([3, 1, 2, 1]))
     assert items.tolist() == [11, 12, 13, 20, 11, 12, 13]
     assert start.tolist() == [0, 0, 3, 4, 7]
@@ -62,13 +73,13 @@ def test_recent_is_newest_first_and_positives_only() -> None:
 def test_a_user_evicted_within_a_batch_leaves_nothing_to_the_next() -> None:
     history = History(1, 3)
     append(history, [(1, 10, True), (1, 11, True), (2, 20, True)])
-    assert history.recent(np.array([1, 2]), 3).tolist() == [[0, 0, 0], [20, 0, 0]]
+    assert history.recent(np.array([1, 2]), 3)[0].tolist() == [[0, 0, 0], [20, 0, 0]]
 
 
 def test_rows_without_user_or_item_are_left_out() -> None:
     history = History(3, 2)
     append(history, [(0, 10, True), (1, 0, True), (1, 11, True)])
-    assert history.recent(np.array([0, 1]), 2).tolist() == [[0, 0], [11, 0]]
+    assert history.recent(np.array([0, 1]), 2)[0].tolist() == [[0, 0], [11, 0]]
 
 
 def test_forgetting_erases_the_bytes() -> None:
@@ -82,8 +93,8 @@ def test_forgetting_erases_the_bytes() -> None:
 def test_no_rows_and_no_requests() -> None:
     history = History(3, 2)
     none = np.empty(0, np.int64)
-    history.append(none, none, np.empty(0), np.empty(0, np.bool_))
-    assert history.recent(none, 4).shape == (0, 4)
+    history.append(none, none, np.empty(0), kinds(none), np.empty(0, np.bool_))
+    assert history.recent(none, 4)[0].shape == (0, 4)
     assert [part.tolist() for part in history.seen(none)] == [[], [0]]
 
 

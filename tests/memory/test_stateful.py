@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memory import Arrays, Stateful, digest
+from memory import Arrays, Catalog, Stateful, digest
 
 
 def test_the_digest_sees_names_types_shapes_and_bytes() -> None:
@@ -91,3 +91,32 @@ def test_arrays_that_cannot_be_a_store_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=problem):
             Arrays(**arrays)
+
+
+def test_a_copy_is_taken_in_steps_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memory.stateful.PIECE", 1000)
+    monkeypatch.setattr("memory.catalog.TOGETHER", 3)
+    whole = Stateful()
+    whole.plain = Arrays(w=np.arange(1000.0).reshape(100, 10))  # type: ignore[attr-defined]
+    whole.made = Arrays.made_by(lambda: {"w": np.zeros((100, 10))})  # type: ignore[attr-defined]
+    whole.made["w"][30:] = 1  # type: ignore[attr-defined]
+    whole.made.mark(np.arange(30, 100))  # type: ignore[attr-defined]
+    whole.items = Catalog(10, 1)  # type: ignore[attr-defined]
+    for key in range(1, 9):
+        whole.items.put(key, f"i{key}", {"n": key}, np.array([key]), np.ones(1, np.float32))  # type: ignore[attr-defined]
+    steps, count = whole.copying(), 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            copy = end.value
+            break
+        count += 1
+    # 8,000 bytes and 5,600 bytes of arrays in steps of 960 bytes (twelve rows), five small arrays, eight texts in threes.
+    assert count == 9 + 6 + 4 + 3
+    assert digest(copy) == digest(whole.state_dict())
+    assert copy["plain.w"].tolist() == np.arange(1000.0).reshape(100, 10).tolist()
+    assert copy["made.rows"].tolist() == list(range(30, 100))
+    again = Catalog(10, 1)
+    again.load_state_dict({name.removeprefix("items."): array for name, array in copy.items() if name.startswith("items.")})
+    assert [again.get(key) for key in (1, 8)] == [{"n": 1}, {"n": 8}]

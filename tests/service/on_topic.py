@@ -32,7 +32,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Runtime, httpx.AsyncCli
     app = create_app(runtime)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as client:
             yield runtime, client
 
 

@@ -29,16 +29,35 @@ def one_place(n: int, seed: int, model: np.ndarray | None = None, told: np.ndarr
     told : (contexts, actions) or None
         What the log says the propensities are; None: the truth.
     """
+    return _drawn(n, seed, REWARD, LOGGING, TARGET, REWARD if model is None else model, LOGGING if told is None else told)
+
+
+RARE = _RNG.gamma(2.0, 0.005, (3, 30))
+"""Probability of a click, about one in a hundred, where the logging policy hardly shows what the other one shows."""
+_SKEWED = 0.97 * _RNG.dirichlet(np.full(30, 0.6), 3) + 0.03 / 30
+RARE_VALUE = float(RARE.mean())
+RARE_LOGGED = float((_SKEWED * RARE).sum(axis=1).mean())
+
+
+def rare(n: int, seed: int) -> Decisions:
+    """Decisions with few clicks and weights up to about 30: the evaluated policy is uniform. The model predicts nothing."""
+    uniform = np.full_like(RARE, 1 / 30)
+    return _drawn(n, seed, RARE, _SKEWED, uniform, np.zeros_like(RARE), _SKEWED)
+
+
+def _drawn(
+    n: int, seed: int, reward: np.ndarray, logging: np.ndarray, target: np.ndarray, model: np.ndarray, told: np.ndarray
+) -> Decisions:
     rng = np.random.default_rng(seed)
-    model, told = REWARD if model is None else model, LOGGING if told is None else told
-    context = rng.integers(CONTEXTS, size=n)
-    action = (rng.random(n)[:, None] > LOGGING[context].cumsum(axis=1)).sum(axis=1).clip(max=ACTIONS - 1)
-    expected = (TARGET * model).sum(axis=1)[context]
+    contexts, actions = reward.shape
+    context = rng.integers(contexts, size=n)
+    action = (rng.random(n)[:, None] > logging[context].cumsum(axis=1)).sum(axis=1).clip(max=actions - 1)
+    expected = (target * model).sum(axis=1)[context]
     return Decisions(
         start=np.arange(n),
-        reward=(rng.random(n) < REWARD[context, action]).astype(float),
+        reward=(rng.random(n) < reward[context, action]).astype(float),
         propensity=told[context, action],
-        target=TARGET[context, action],
+        target=target[context, action],
         importance=np.ones(n),
         predicted=model[context, action],
         expected=expected,

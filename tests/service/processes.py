@@ -13,6 +13,9 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parents[2]
+JSON = {"Content-Type": "application/json"}
+"""Of a post whose body is bytes."""
+
 DEADLINE = 120.0
 """Seconds until a process that says nothing is taken for stuck; the first start compiles."""
 

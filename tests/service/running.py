@@ -23,6 +23,8 @@ class Service:
         self.runtime, self._client = runtime, client
 
     async def send(self, method: str, path: str, body: Any = None, **more: Any) -> httpx.Response:
+        """Send a request; bytes are sent as they are, declared as JSON, as everything is that has a body or is posted."""
+        more["headers"] = {"Content-Type": "application/json"} | more.get("headers", {})
         if isinstance(body, bytes):
             more["content"] = body
         elif body is not None:
@@ -59,11 +61,13 @@ class Service:
 
 
 @asynccontextmanager
-async def serving(config: Config, raise_errors: bool = True, serves: bool = True) -> AsyncIterator[Service]:
+async def serving(
+    config: Config, raise_errors: bool = True, serves: bool = True, host: str | None = None
+) -> AsyncIterator[Service]:
     runtime = open_runtime(config)
-    app = create_app(runtime, serves=serves)
+    app = create_app(runtime, serves=serves, host=host)
     transport = httpx.ASGITransport(app, raise_app_exceptions=raise_errors)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield Service(runtime, client)
 
 

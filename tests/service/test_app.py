@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -75,3 +76,35 @@ async def test_a_dead_engine_is_a_503_and_not_ready(make_config: MakeConfig) -> 
         assert (await service.send("GET", "/healthz")).status_code == 200
         # What is in the log is safe: it will be learned after a restart.
         assert (await service.post("/v1/events", click("u", "b"))).status_code == 202
+
+
+async def test_overload_is_answered_at_once_and_who_gave_up_is_not_ranked(make_config: MakeConfig) -> None:
+    async with serving(make_config(server={"queue": 2, "timeout": 1.0})) as service:
+        ranked: list[str] = []
+        rank = service.runtime.pipeline.rank
+
+        def noted(requests: Any) -> Any:
+            ranked.extend(request.user for request in requests)
+            return rank(requests)
+
+        service.runtime.pipeline.rank = noted  # type: ignore[method-assign]
+        gate = threading.Event()
+        busy = service.runtime.engine.call(gate.wait)
+        waiting = [asyncio.create_task(service.post("/v1/recommend", {"user": f"u{n}"})) for n in range(2)]
+        while service.runtime.engine.gauges()["waiting"] < 2:
+            await asyncio.sleep(0.001)
+        refused = await service.post("/v1/recommend", {"user": "late"})
+        assert not any(one.done() for one in waiting), "refused before anybody's time is up"
+        assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
+        assert "2 requests already wait" in refused.json()["error"]
+        for one in waiting:
+            answer = await one
+            assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+            assert "timeout = 1 s" in answer.json()["error"]
+        gate.set()
+        await asyncio.to_thread(busy.result)
+        while (await service.post("/v1/recommend", {"user": "next"})).status_code != 200:
+            await asyncio.sleep(0.01)
+        assert set(ranked) == {"next"}
+        metrics = (await service.send("GET", "/metrics")).text
+        assert "freshet_waiting 0.0" in metrics and 'freshet_engine_seconds_total{work="serve"}' in metrics

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -15,7 +13,7 @@ from learners.features import hash_id, hash_ids
 from learners.policy import Greedy, PlackettLuce, Ucb
 from service.config import Config
 from service.counterfactual import Counterfactual, OfPolicy, Shares, Unknown
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
 from service.ope import Decisions
 from service.pipeline import Pipeline, Stages
 from service.runtime import build_pipeline
@@ -23,15 +21,18 @@ from service.schemas import RankRequest, RecommendRequest
 from streams.batch import Batch, Floats
 from streams.decisions import Decision
 from streams.events import Impression
-from streams.join import Row
+from streams.joined import Row, Shown
 from tests.worlds import two_tribes
 
 ITEMS = tuple(f"i{n}" for n in range(10))
 
 
 def clicked(user: str, item: str, impression: Impression | None = None, kind: str = "click", value: float = 1.0) -> Row:
-    place = -1 if impression is None else impression.items.index(item)
-    return Row(user, item, kind, value, 100.0, impression, place, False, {})
+    row = Row(user=user, item=item, kind=kind, value=value, timestamp=100.0)
+    if impression is not None:
+        row.shown = Shown(impression=impression, timestamp=impression.timestamp)
+        row.position = impression.items.index(item)
+    return row
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def make_pipeline(make_config: Callable[..., Config]) -> Callable[..., Pipeline]
         for event in two_tribes(0, 0):
             pipeline.apply(event)
         rows = [clicked(f"u{n}", f"i{item}") for item in range(5) for n in range(5 - item)]
-        feedback = Outcomes(pipeline, config.reward).from_rows(rows)
+        feedback = FeedbackBuilder(pipeline, config.reward).from_rows(rows)
         pipeline.predict(feedback)
         pipeline.learn(feedback)
         return pipeline
@@ -51,21 +52,9 @@ def make_pipeline(make_config: Callable[..., Config]) -> Callable[..., Pipeline]
     return make
 
 
-def on_scale(pipeline: Pipeline, noted: Counterfactual) -> Counterfactual:
-    """The same, after a ranking whose outcome was as predicted."""
-    response, impression = pipeline.rank([RankRequest(user="u9", items=list(ITEMS))])[0]
-    assert impression is not None
-    noted.shown([impression])
-    rows = [clicked("u9", item, impression) for item in impression.items]
-    noted.happened(rows, np.array([ranked.score for ranked in response.items], np.float32))
-    return noted
-
-
-def told_of_the_rest(noted: Counterfactual) -> Decisions:
-    """All decisions but those of `on_scale`."""
+def decided(noted: Counterfactual) -> Decisions:
     _, found = noted.decisions() or pytest.fail("nothing noted")
-    columns = ("reward", "propensity", "target", "importance", "predicted", "expected", "own")
-    return replace(found, start=found.start[1:] - 10, **{name: getattr(found, name)[10:] for name in columns})
+    return found
 
 
 def answers(pipeline: Pipeline, n: int = 4) -> list[Impression]:
@@ -117,9 +106,9 @@ def test_what_is_told_follows_from_the_scores_of_all_candidates(make_pipeline: C
     response, _ = pipeline.rank([RankRequest(user=impression.user, items=list(ITEMS), log=False)])[0]
     score = {ranked.item: ranked.score for ranked in response.items}
     chances = {item: np.exp(score[item] / 0.5) for item in ITEMS}
-    noted = on_scale(pipeline, Counterfactual(pipeline, OfPolicy(PlackettLuce(0.5)), chain=False))
+    noted = Counterfactual(pipeline, OfPolicy(PlackettLuce(0.5)), chain=False)
     noted.shown([impression])
-    decisions = told_of_the_rest(noted)
+    decisions = decided(noted)
     first, second = impression.items
     left = sum(chances.values()) - chances[first]
     assert decisions.target == pytest.approx([chances[first] / sum(chances.values()), chances[second] / left], rel=1e-5)
@@ -138,9 +127,9 @@ def test_the_policys_own_list_goes_its_own_way(make_pipeline: Callable[..., Pipe
     assert len({ranked.score for ranked in best}) == 10
     shown = best[-1].item, best[0].item
     unshown = hash_ids([ranked.item for ranked in best[1:-1]]).tobytes()
-    noted = on_scale(pipeline, Counterfactual(pipeline, OfPolicy(Greedy())))
+    noted = Counterfactual(pipeline, OfPolicy(Greedy()))
     noted.shown([Impression(request_id="r", user="u1", items=shown, propensities=(0.1, 0.2), unshown=unshown)])
-    decisions = told_of_the_rest(noted)
+    decisions = decided(noted)
     assert decisions.target.tolist() == [0.0, 1.0]
     assert decisions.own == pytest.approx([best[0].score, best[1].score])
     assert decisions.expected == pytest.approx([best[0].score, best[0].score])
@@ -214,44 +203,6 @@ def test_a_young_click_is_left_out_like_what_was_left_alone(make_pipeline: Calla
     assert decisions.reward.tolist() == [0.0] * 5
 
 
-def test_predictions_come_to_the_scale_of_the_rewards(make_pipeline: Callable[..., Pipeline]) -> None:
-    """Before the first outcome nothing is predicted; then as much as was paid, however far off the ranker is."""
-    pipeline = make_pipeline()
-    one, other, last = answers(pipeline)[:3]
-    noted = Counterfactual(pipeline, OfPolicy(pipeline.policy))
-    noted.shown([one])
-    noted.happened([clicked(one.user, item, one) for item in one.items], 0.1 * np.array(one.scores, np.float32))
-    noted.shown([other])
-    assert predicted(noted) == pytest.approx([0.0] * 4 + [0.1 * score for score in other.scores])
-    noted.happened([clicked(other.user, item, other) for item in other.items], np.full(4, -1, np.float32))
-    noted.shown([last])
-    assert predicted(noted)[8:] == [0.0] * 4, "rewards below 0 are none of a ranker's predictions"
-
-
-def test_predictions_wait_for_what_was_left_alone(make_pipeline: Callable[..., Pipeline]) -> None:
-    """A click comes at once, and what was left alone after the window: by the clicks alone every item would be clicked."""
-    pipeline = make_pipeline()
-    shown = [msgspec.structs.replace(one, timestamp=100.0 + n) for n, one in enumerate(answers(pipeline)[:8])]
-    noted = Counterfactual(pipeline, OfPolicy(pipeline.policy), window=4.0)
-    for impression in shown[:4]:
-        noted.shown([impression])
-        noted.happened([clicked(impression.user, impression.items[0], impression)], np.ones(1, np.float32))
-    noted.shown([shown[5]])
-    noted.happened([], np.empty(0, np.float32))
-    noted.shown([shown[6]])
-    noted.shown([msgspec.structs.replace(shown[7], timestamp=200.0)])
-    # When the last but one came, the first two were old: one click in four places each.
-    factor = 2 / (sum(shown[0].scores) + sum(shown[1].scores))
-    told = predicted(noted)
-    assert told[:20] == [0.0] * 20
-    assert told[20:] == pytest.approx([factor * score for score in shown[6].scores], rel=0.05)
-
-
-def predicted(noted: Counterfactual) -> list[float]:
-    _, found = noted.decisions() or pytest.fail("nothing noted")
-    return [float(value) for value in found.predicted]
-
-
 class Sure(Retriever):
     """Knows every item's standard error: the number in its name."""
 
@@ -291,12 +242,12 @@ def test_uncertainty_comes_from_the_retriever_that_knows_it(make_pipeline: Calla
 def test_rewards_are_predicted_by_the_ranker_whatever_rerankers_do(make_pipeline: Callable[..., Pipeline]) -> None:
     pipeline = make_pipeline()
     impression = answers(pipeline, n=10)[0]
-    plain = on_scale(pipeline, Counterfactual(pipeline, OfPolicy(Greedy())))
+    plain = Counterfactual(pipeline, OfPolicy(Greedy()))
     plain.shown([impression])
-    turned = on_scale(pipeline, Counterfactual(pipeline, OfPolicy(Greedy())))
+    turned = Counterfactual(pipeline, OfPolicy(Greedy()))
     pipeline.rerankers = Stages({"upside": Upside()})
     turned.shown([impression])
-    before, after = told_of_the_rest(plain), told_of_the_rest(turned)
+    before, after = decided(plain), decided(turned)
     assert after.predicted == pytest.approx(before.predicted)
     assert before.target[0] == 1.0 and after.target[0] == 0.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,18 +12,20 @@ import msgspec
 import numpy as np
 import pytest
 
+from learners.contexts import Contexts, pack_contexts, unpack_contexts
 from learners.features import hash_id
 from learners.retrievers.diag_linucb import DiagLinUcb
 from service import config as configs
 from service.admission import Admission
 from service.config import Config
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
 from service.runtime import build_pipeline, joiners
 from service.schemas import RankRequest, RecommendRequest
+from service.signing import Signer
 from service.trainer import Trainer
 from streams.codec import decode, encode, partition_key
 from streams.dead_letters import DeadLetters
-from streams.events import Event, Impression, Interaction, LoggedClusters, UserUpdate
+from streams.events import Event, Impression, Interaction, UserUpdate
 from streams.log import MemoryLog
 from streams.simulator import Population
 from tests.worlds import START, busy_world
@@ -36,8 +39,10 @@ class Service:
 
     def __init__(self, config: Config) -> None:
         self.pipeline, self.log = build_pipeline(config), MemoryLog()
-        outcomes, admission = Outcomes(self.pipeline, config.reward), Admission(config.reward, 1e9)
-        self.trainer = Trainer(self.pipeline, outcomes, joiners(config, 1), self.log, DeadLetters(MemoryLog()), admission)
+        self.signer = Signer.of_writer(None)
+        builder = FeedbackBuilder(self.pipeline, config.reward, self.signer.believes)
+        admission = Admission(config.reward, 1e9)
+        self.trainer = Trainer(self.pipeline, builder, joiners(config, 1), self.log, DeadLetters(MemoryLog()), admission)
         self.trainer.restore()
 
     def append(self, *events: Event) -> None:
@@ -65,6 +70,10 @@ def service(make_config: Callable[..., Config]) -> Service:
     return made
 
 
+def context_of(impression: Impression) -> Contexts:
+    return unpack_contexts([impression.carried["diag_linucb"]])
+
+
 def edge(bandit: DiagLinUcb, cluster: int, item: str) -> tuple[float, float] | None:
     slot = int(bandit.graph.items.find(np.array([hash_id(item)]))[0])
     places = np.flatnonzero(bandit.graph.slot == slot)
@@ -77,17 +86,18 @@ def test_a_click_is_counted_for_the_clusters_of_serving_time(service: Service) -
     bandit = service.bandit
     impression = service.recommend("u1", n=3, by="diag_linucb", request_id="r")
     assert decode(encode(impression)) == impression
-    logged = impression.clusters
-    assert logged is not None and sum(logged.weight) == pytest.approx(1)
-    assert (logged.epoch, logged.graph) == (bandit.centroids.epoch, bandit.graph.version)
-    impression = msgspec.structs.replace(impression, timestamp=START + 1e6)
+    logged = context_of(impression)
+    assert logged.weight.sum() == pytest.approx(1)
+    assert (logged.epoch[0], logged.graph[0]) == (bandit.centroids.epoch, bandit.graph.version)
+    impression = service.signer.sign(msgspec.structs.replace(impression, timestamp=START + 1e6))
     service.append(UserUpdate(user="u1", attributes={"tribe": "blue"}), impression)
-    now = service.recommend("u1", n=1).clusters
-    assert now is not None and (now.index, now.weight) != (logged.index, logged.weight)
-    before = [edge(bandit, cluster, impression.items[0]) for cluster in logged.index]
+    now = context_of(service.recommend("u1", n=1))
+    assert now.index.tolist() != logged.index.tolist() or now.weight.tolist() != logged.weight.tolist()
+    clusters = logged.index[0][logged.index[0] >= 0].tolist()
+    before = [edge(bandit, cluster, impression.items[0]) for cluster in clusters]
     service.append(Interaction(id="c", request_id="r", user="u1", item=impression.items[0], timestamp=START + 1e6 + 1))
     assert any(before)
-    for cluster, weight, known in zip(logged.index, logged.weight, before, strict=True):
+    for cluster, weight, known in zip(clusters, logged.weight[0].tolist(), before, strict=False):
         found = edge(bandit, cluster, impression.items[0])
         assert (found is None) == (known is None)
         if found is not None and known is not None:
@@ -96,13 +106,18 @@ def test_a_click_is_counted_for_the_clusters_of_serving_time(service: Service) -
 
 def test_what_a_client_made_up_is_counted_as_if_nothing_had_been_logged(service: Service) -> None:
     impression = service.recommend("u1", n=3)
-    forged = LoggedClusters(index=(2**31 - 1, 1), weight=(1.0, 0.5), epoch=1, schema=5)
-    lopsided = LoggedClusters(index=(1, 2), weight=(1.0,), epoch=1, schema=5)
-    for n, clusters in enumerate((forged, lopsided)):
-        made_up = msgspec.structs.replace(impression, request_id=f"m{n}", clusters=clusters, timestamp=START + 1e6 * (n + 1))
-        service.append(made_up)
+    context = context_of(impression)
+    one = np.ones(1, np.int64)
+    forged = Contexts(index=np.array([[2**31 - 1, 1]]), weight=np.array([[1e30, np.nan]]), epoch=one, schema=5 * one, graph=one)
+    heavy = replace(context, weight=context.weight * 1e30)
+    for n, told in enumerate((pack_contexts(forged)[0], pack_contexts(heavy)[0], b"lopsided")):
+        made_up = msgspec.structs.replace(
+            impression, request_id=f"m{n}", carried={"diag_linucb": told}, timestamp=START + 1e6 * (n + 1)
+        )
+        stolen = service.signer.sign(impression).signature
+        service.append(made_up, msgspec.structs.replace(made_up, request_id=f"s{n}", signature=stolen))
     service.append(msgspec.structs.replace(impression, request_id="last", timestamp=START + 1e7))
-    assert np.isfinite(service.bandit.graph.mass).all()
+    assert service.bandit.graph.mass.max() < 1e6
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,14 @@ import pytest
 from memory import checkpoint as checkpoints
 from service.admission import Admission
 from service.config import Config
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
 from service.group import Member, name_of
 from service.runtime import build_pipeline, joiners
 from service.trainer import Trainer
 from streams.codec import encode
 from streams.dead_letters import DeadLetters
 from streams.events import ItemUpdate, Tick
-from streams.join import Position
+from streams.joined import Position
 from streams.kafka_group import Commit, Fenced
 from streams.log import MemoryLog, key_to
 from tests.service.conftest import records
@@ -129,7 +129,7 @@ class World:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         pipeline = build_pipeline(self.config)
-        outcomes = Outcomes(pipeline, self.config.reward)
+        outcomes = FeedbackBuilder(pipeline, self.config.reward)
         admission = Admission(self.config.reward, self.config.stream.max_skew)
         dead = DeadLetters(MemoryLog())
         trainer = Trainer(pipeline, outcomes, joiners(self.config, PARTITIONS), self.log, dead, admission, poll=20)
@@ -164,7 +164,7 @@ def alone(world: World) -> float:
     """What one trainer counts that learns from everything."""
     pipeline = build_pipeline(world.config)
     admission = Admission(world.config.reward, world.config.stream.max_skew)
-    outcomes, dead = Outcomes(pipeline, world.config.reward), DeadLetters(MemoryLog())
+    outcomes, dead = FeedbackBuilder(pipeline, world.config.reward), DeadLetters(MemoryLog())
     trainer = Trainer(pipeline, outcomes, joiners(world.config, PARTITIONS), world.log, dead, admission)
     trainer.restore()
     trainer.drain()

@@ -24,7 +24,7 @@ from streams.kafka import KafkaLog
 from streams.log import Record
 from tests.broker import Broker
 from tests.service.on_topic import on, running, until
-from tests.service.processes import DEADLINE, serving, settle
+from tests.service.processes import DEADLINE, JSON, serving, settle
 from tests.worlds import SMALL, busy_world
 
 MakeConfig = Callable[..., Config]
@@ -75,7 +75,7 @@ def test_killed_again_and_again_it_learns_every_event_once(broker: Broker, tmp_p
                     if sent in fatal:
                         fatal.remove(sent)
                         threading.Timer(0.01, process.process.kill).start()
-                    client.post("/v1/events", content=bodies[sent]).raise_for_status()
+                    client.post("/v1/events", content=bodies[sent], headers=JSON).raise_for_status()
                     sent += 1
                     time.sleep(0.02)
                 status = settle(client)
@@ -222,3 +222,31 @@ def test_a_folder_keeps_to_its_topic(broker: Broker, tmp_path: Path, make_config
     with pytest.raises(ConfigError, match=f"its checkpoints belong to the topic '{first} .*', and this one is '{second} "):
         open_runtime(make_config(**on(broker, second, tmp_path)))
     open_runtime(make_config(**on(broker, first, tmp_path))).stop()
+
+
+def test_a_topic_made_anew_is_folded_from_its_beginning(own_broker: Broker, tmp_path: Path, make_config: MakeConfig) -> None:
+    """What was learned from the one before counts other records: it is passed over by name, and the service starts."""
+    topic = own_broker.topic()
+    config = make_config(**on(own_broker, topic, tmp_path))
+    click = encode(Interaction(user="u1", item="i1", id="c1", timestamp=time.time()))
+
+    def fold(value: bytes) -> tuple[Runtime, list[bytes], dict[str, int]]:
+        runtime = open_runtime(config)
+        runtime.log.append([(b"u1", one) for one in (value, click)])
+        with runtime:
+            limit = time.monotonic() + 20
+            while not runtime.pipeline.version and time.monotonic() < limit:
+                time.sleep(0.02)
+            return runtime, [letter.value for letter in runtime.dead.read()], runtime.updater.gauges()["failures"]
+
+    first, letters, failures = fold(b"bad")
+    assert (letters, failures) == ([b"bad"], {})
+    assert not first.updater.notices
+    own_broker.delete(topic)
+    own_broker.topic(name=topic)
+    second, letters, failures = fold(b"worse")
+    assert second.engine.failure is None
+    assert second.updater.next[0] <= first.updater.next[0], "from its beginning"
+    assert "log: it counts the records of" in second.updater.notices[0]
+    assert failures["checkpoint_passed_over"] >= 1
+    assert letters == [b"bad", b"worse"], "of the same offset, but another topic"

@@ -17,7 +17,7 @@ from service.replay import replay
 from streams.codec import decode
 from streams.events import Event, Interaction
 from streams.lmdb_log import LmdbLog
-from tests.service.processes import DEADLINE, serving, settle
+from tests.service.processes import DEADLINE, JSON, serving, settle
 from tests.worlds import SMALL, busy_world
 
 CONFIG = """
@@ -68,7 +68,7 @@ def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
                         doomed = True
                         del fatal[0]
                         threading.Timer(rng.uniform(0.0, 0.02), process.process.kill).start()
-                    client.post("/v1/events", content=bodies[sent]).raise_for_status()
+                    client.post("/v1/events", content=bodies[sent], headers=JSON).raise_for_status()
                     sent += 1
                     time.sleep(0.02)
                 status = settle(client)

@@ -10,7 +10,7 @@ import pytest
 from memory import inverted_file
 from service.admission import Admission
 from service.config import Config
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
 from service.replay import replay
 from service.runtime import build_pipeline, joiners
 from service.trainer import Trainer
@@ -33,7 +33,7 @@ def fill(log: Log, events: list[Event], at_once: int = 1000) -> Log:
 
 def trainer(config: Config, log: Log, *, poll: int = 512, folder: Path | None = None) -> Trainer:
     pipeline = build_pipeline(config)
-    outcomes = Outcomes(pipeline, config.reward)
+    outcomes = FeedbackBuilder(pipeline, config.reward)
     dead = DeadLetters(MemoryLog())
     admission = Admission(config.reward, config.stream.max_skew)
     return Trainer(pipeline, outcomes, joiners(config, 1), log, dead, admission, folder=folder, poll=poll)

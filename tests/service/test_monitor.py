@@ -9,7 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from learners.checks import world
-from service.monitor import WATCHED, WATCHED_PER_SECOND, Monitor
+from service.fold import Scored
+from service.monitor import Monitor
 from streams.batch import Feedback
 
 
@@ -19,6 +20,10 @@ def batch(rng: np.random.Generator, accuracy: float, rows: int = 64) -> tuple[Fe
     feedback.reward = rng.integers(0, 2, rows).astype(np.float32)
     right = rng.random(rows) < accuracy
     return feedback, {"oracle": np.where(right == (feedback.reward > 0), 0.9, 0.1).astype(np.float32)}
+
+
+def scored(feedback: Feedback, said: dict[str, np.ndarray]) -> Scored:
+    return Scored(feedback.user[feedback.request], feedback.reward, np.full(feedback.rows, -1), said)
 
 
 def samples(monitor: Monitor) -> dict[tuple[str, str], float]:
@@ -34,59 +39,24 @@ def test_an_alarm_rings_when_a_learner_gets_worse_and_not_before() -> None:
     monitor, rng = Monitor(dict), np.random.default_rng(0)
     for _ in range(150):
         feedback, said = batch(rng, 0.9)
-        monitor.learned(feedback, None, said, [""] * feedback.rows, [])
+        monitor.quality.add(scored(feedback, said))
     before = monitor.snapshot()["learners"]["oracle"]
     assert before["alarms"] == 0
     assert before["auc"] == pytest.approx(0.9, abs=0.03)
     for _ in range(100):
         feedback, said = batch(rng, 0.5)
-        monitor.learned(feedback, None, said, [""] * feedback.rows, [])
+        monitor.quality.add(scored(feedback, said))
     after = monitor.snapshot()["learners"]["oracle"]
     assert after["alarms"] >= 1
     assert after["alarm"]
     assert after["auc"] == pytest.approx(0.5, abs=0.03)
 
 
-def test_of_a_large_micro_batch_some_rows_are_watched_and_every_place_has_its_turn() -> None:
-    monitor = Monitor(dict)
-    assert monitor.watched(WATCHED) is None
-    drawn = np.stack([Monitor(dict).watched(10 * WATCHED) for _ in range(400)])
-    assert (np.diff(drawn) > 0).all()
-    by_place = np.bincount(drawn.ravel() % 10, minlength=10) / drawn.size
-    assert by_place == pytest.approx(np.full(10, 0.1), abs=0.02)
-    feedback, said = batch(np.random.default_rng(0), 0.9)
-    watched = np.arange(0, feedback.rows, 2)
-    monitor.learned(feedback, watched, {name: score[watched] for name, score in said.items()}, [""] * feedback.rows, [])
-    right = (said["oracle"] > 0.5) == (feedback.reward > 0)
-    share = np.exp(-monitor.snapshot()["learners"]["oracle"]["logloss"])
-    assert share == pytest.approx(0.9 ** right[watched].mean() * 0.1 ** (~right)[watched].mean(), rel=1e-4)
-    assert monitor.snapshot()["events"] == feedback.rows
-
-
-def test_of_more_rows_than_can_be_watched_whole_batches_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monitor = Monitor(dict)
-
-    def seen(seconds: int, rows: int, batches: int) -> int:
-        watched = 0
-        for _ in range(seconds * batches):
-            now[0] += 1 / batches
-            some = monitor.watched(rows)
-            watched += rows if some is None else some.size
-        return watched
-
-    assert seen(5, rows=1, batches=100) == 500, "all of a few"
-    seen(60, rows=64, batches=80)
-    assert seen(10, rows=64, batches=80) == pytest.approx(10 * WATCHED_PER_SECOND, abs=WATCHED)
-    assert seen(10, rows=1, batches=100) == 1000, "all of a few again"
-
-
 def test_click_through_is_of_rows_that_were_shown_and_counts_each_once() -> None:
     monitor, feedback = Monitor(dict), world(0, rows=6)
     feedback.reward = np.array([1, 0, 0, 0, 1, 1], np.float32)
     feedback.correction = np.array([0, 0, 0, 0, 0, 1], np.bool_)
-    monitor.learned(feedback, None, {}, ["fm", "fm", "fm", "fm", "", "fm"], [])
+    monitor.learned(feedback, ["fm", "fm", "fm", "fm", "", "fm"], [])
     shown = monitor.snapshot()
     assert shown["sources"] == {"fm": {"ctr": 0.25, "rows": 4}}
     assert shown["events"] == 6
@@ -95,7 +65,7 @@ def test_click_through_is_of_rows_that_were_shown_and_counts_each_once() -> None
 
 def test_freshness_is_the_age_of_events_when_they_become_visible() -> None:
     monitor, now = Monitor(dict), time.time()
-    monitor.learned(world(0, rows=2), None, {}, ["", ""], [now - 0.5, now - 0.5, now - 40.0])
+    monitor.learned(world(0, rows=2), ["", ""], [now - 0.5, now - 0.5, now - 40.0])
     fresh = monitor.snapshot()["freshness"]
     assert 0.5 <= fresh["p50"] < 30
     assert fresh["p99"] > 30
@@ -136,7 +106,7 @@ def test_a_reranker_s_gain_and_what_learners_tell_are_exported() -> None:
     for _ in range(20):
         feedback, said = batch(rng, 0.9)
         coin = np.full(feedback.rows, 0.5, np.float32)
-        monitor.learned(feedback, None, {"base": coin, "better": said["oracle"]}, [""] * feedback.rows, [])
+        monitor.quality.add(scored(feedback, {"base": coin, "better": said["oracle"]}))
     learners = monitor.snapshot()["learners"]
     assert learners["better"]["gain"] == pytest.approx(learners["base"]["logloss"] - learners["better"]["logloss"])
     assert 0 < learners["better"]["gain_margin"] < learners["better"]["gain"]

@@ -154,6 +154,38 @@ def test_the_clip_is_chosen_between_bias_and_variance() -> None:
     assert ope.choose_clip(one_place(200, 4)) < chosen
 
 
+def test_the_clip_is_not_so_low_that_most_of_the_value_is_cut_off() -> None:
+    """Clicks are so few that the intervals of all clips overlap, and a clip of 1 would lose half of the value."""
+    chosen = [ope.choose_clip(one_place(100, seed)) for seed in range(50)]
+    assert np.median(chosen) > 2
+    value = np.mean([ope.ips(one_place(100, seed), clip).value for seed, clip in enumerate(chosen)])
+    assert abs(value - VALUE) < 0.15 * VALUE
+
+
+def test_the_bounds_of_clipped_weights_hold_the_value_between_them() -> None:
+    for clip in (0.5, 1.0, 2.0, 100.0):
+        bounds = np.array([[one.value for one in ope.clipped_bounds(one_place(300, seed), clip)] for seed in SEEDS])
+        slack = 4 * bounds.std(axis=0) / math.sqrt(len(bounds))
+        assert bounds[:, 0].mean() - slack[0] < VALUE < bounds[:, 1].mean() + slack[1]
+    decisions = replace(by_hand(), reward=np.array([-1.0, 0.0, 1.0, 0.0, 1.0]))
+    weight = np.array([0.5, 1.0, 1.5, 1.5, 1.0])
+    low, high = ope.clipped_bounds(decisions, 1.5)
+    assert low.value == pytest.approx(np.average(-1 + weight * (decisions.reward + 1), weights=decisions.importance))
+    assert high.value == pytest.approx(np.average(1 + weight * (decisions.reward - 1), weights=decisions.importance))
+
+
+def test_one_more_impression_is_the_heaviest_one_with_the_worst_and_the_best_reward() -> None:
+    decisions = replace(by_hand(), reward=np.array([-1.0, 0.0, 2.0, 0.0, 1.0]))
+    ips, snips, logged = ope.ips(decisions), ope.snips(decisions), ope.logged(decisions)
+    # The second impression weighs 4 (one place that stands for two), the others 1.5 and 3.
+    assert (ips.lowest, ips.highest) == ((-4.0, 2.0), (8.0, 2.0))
+    assert (snips.lowest, snips.highest) == ((-4.0, 4.0), (8.0, 4.0))
+    assert (logged.lowest, logged.highest) == ((-2.0, 2.0), (4.0, 2.0))
+    dr = ope.doubly_robust(decisions)
+    # Baselines are 0.2, 0.6 and 1.4; residuals from -1.5 to 1.5.
+    assert dr.lowest == pytest.approx((0.2 - 4 * 1.5, 2.0)) and dr.highest == pytest.approx((1.4 + 4 * 1.5, 2.0))
+
+
 def test_a_log_that_keeps_a_sample_counts_it_as_often_as_it_stands_for() -> None:
     decisions = one_place(400, 5)
     twice = replace(decisions, importance=np.where(np.arange(400) < 200, 2.0, 1.0))

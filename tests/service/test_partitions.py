@@ -11,7 +11,7 @@ import pytest
 
 from service.admission import Admission
 from service.config import Config, ConfigError
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
 from service.ledger import Ledger
 from service.order import Following
 from service.replay import replay
@@ -40,7 +40,7 @@ def trainer(config: Config, log: Log, dead: DeadLetters | None = None, **keyword
     pipeline = build_pipeline(config)
     made = Trainer(
         pipeline,
-        Outcomes(pipeline, config.reward),
+        FeedbackBuilder(pipeline, config.reward),
         joiners(config, len(log.end())),
         log,
         dead or DeadLetters(MemoryLog()),

@@ -12,24 +12,33 @@ from learners.features import hash_id
 from learners.policy import Ucb
 from memory.stateful import digest
 from service.config import Config, ConfigError
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
 from service.pipeline import Pipeline, Refused, Stages
 from service.runtime import build_pipeline
 from service.schemas import RankingResponse, RankRequest, RecommendRequest
+from service.signing import Signer
 from streams.batch import Batch, Floats, Requests, unpack_rows
 from streams.events import Forget, Impression, ItemUpdate, UserUpdate
-from streams.join import Row
+from streams.joined import Row, Shown
 from tests.worlds import two_tribes
 
 RED, BLUE = [f"i{n}" for n in range(5)], [f"i{n}" for n in range(5, 10)]
 
 
 def clicked(user: str, item: str, value: float = 1.0) -> Row:
-    return Row(user, item, "click", value, 100.0, None, -1, False, {})
+    return Row(user=user, item=item, kind="click", value=value, timestamp=100.0)
+
+
+def acted_on_all(impression: Impression) -> list[Row]:
+    shown = Shown(impression=impression, timestamp=impression.timestamp)
+    return [
+        Row(user=impression.user, item=item, kind="click", value=1.0, timestamp=0.0, shown=shown, position=position)
+        for position, item in enumerate(impression.items)
+    ]
 
 
 def learn(pipeline: Pipeline, config: Config, *rows: Row) -> None:
-    feedback = Outcomes(pipeline, config.reward).from_rows(rows)
+    feedback = FeedbackBuilder(pipeline, config.reward).from_rows(rows)
     pipeline.predict(feedback)
     pipeline.learn(feedback)
 
@@ -103,22 +112,23 @@ def test_an_impression_carries_the_rows_it_was_scored_on(pipeline: Pipeline, con
     logged = unpack_rows(impression.features, pipeline.featurizer.schema, 2, pipeline.featurizer.columns)
     assert logged is not None
     pipeline.apply(ItemUpdate(item="i3", attributes={"colour": "green"}))
-    outcomes = Outcomes(pipeline, config.reward)
-    rows = [Row("u1", item, "click", 1.0, 0.0, impression, place, False, {}) for place, item in enumerate(impression.items)]
-    feedback = outcomes.from_rows(rows)
+    signer = Signer.of_writer(None)
+    builder = FeedbackBuilder(pipeline, config.reward, signer.believes)
+    feedback = builder.from_rows(acted_on_all(signer.sign(impression)))
     assert (feedback.features == logged[0]).all(), "trained on what served, not on what the item became"
     assert feedback.propensity.tolist() == pytest.approx(list(impression.propensities))
-    assert outcomes.recomputed == 0
+    assert builder.recomputed == 0
 
 
 def test_rows_logged_under_another_config_are_computed_anew_and_counted(pipeline: Pipeline, config: Config) -> None:
     _, impression = answer(pipeline, RankRequest(user="u1", items=["i3"]))
     assert impression is not None
     other = impression.features[:3] + b"!" + impression.features[4:]
-    outcomes = Outcomes(pipeline, config.reward)
-    logged_elsewhere = Impression(request_id="x", user="u1", items=("i3",), features=other)
-    feedback = outcomes.from_rows([Row("u1", "i3", "", 0.0, 0.0, logged_elsewhere, 0, False, {})])
-    assert outcomes.recomputed == 1
+    signer = Signer.of_writer(None)
+    builder = FeedbackBuilder(pipeline, config.reward, signer.believes)
+    logged_elsewhere = signer.sign(Impression(request_id="x", user="u1", items=("i3",), features=other))
+    feedback = builder.from_rows(acted_on_all(logged_elsewhere))
+    assert builder.recomputed == 1
     assert (
         feedback.features[0] == unpack_rows(impression.features, pipeline.featurizer.schema, 1, feedback.features.shape[1])[0]
     ).all()  # type: ignore[index]
@@ -150,7 +160,9 @@ def test_reasons_name_the_neighbours_that_moved_the_score(make_config: Callable[
 
 
 def test_some_rows_are_predicted_as_they_are_among_all(pipeline: Pipeline, config: Config) -> None:
-    feedback = Outcomes(pipeline, config.reward).from_rows([clicked("u1", "i3"), clicked("u8", "i3"), clicked("u1", "i5")])
+    feedback = FeedbackBuilder(pipeline, config.reward).from_rows(
+        [clicked("u1", "i3"), clicked("u8", "i3"), clicked("u1", "i5")]
+    )
     everything = {name: score.copy() for name, score in pipeline.predict(feedback).items()}
     some = pipeline.predict(feedback, np.array([0, 2]))
     assert {name: score.tolist() for name, score in some.items()} == {
@@ -168,7 +180,9 @@ def test_what_is_learned_does_not_depend_on_what_was_predicted(config: Config) -
         for event in two_tribes(0, 0):
             pipeline.apply(event)
         for n in range(40):
-            feedback = Outcomes(pipeline, config.reward).from_rows([clicked(f"u{n % 7}", f"i{n % 5}"), clicked("u8", "i3")])
+            feedback = FeedbackBuilder(pipeline, config.reward).from_rows(
+                [clicked(f"u{n % 7}", f"i{n % 5}"), clicked("u8", "i3")]
+            )
             pipeline.predict(feedback, rows)
             pipeline.learn(feedback)
         states.append(digest(pipeline.state_dict()))
@@ -177,7 +191,7 @@ def test_what_is_learned_does_not_depend_on_what_was_predicted(config: Config) -
 
 def test_scores_before_any_reranking_are_what_rerankers_learn_from(pipeline: Pipeline, config: Config) -> None:
     """Whatever the rerankers make of a score, and in a batch that the ranker is about to learn from."""
-    feedback = Outcomes(pipeline, config.reward).from_rows([clicked("u1", "i3"), clicked("u8", "i3")])
+    feedback = FeedbackBuilder(pipeline, config.reward).from_rows([clicked("u1", "i3"), clicked("u8", "i3")])
     said = pipeline.predict(feedback)
     assert list(said) == ["popularity", "diag_linucb", "fm", "reloop2"]
     assert not np.array_equal(said["fm"], said["reloop2"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.quality import Window, auc, gain, grouped_auc, log_loss
+from service.quality import Window, auc, gain, grouped_auc, impression_auc, log_loss
 
 
 def brute_force(score: np.ndarray, positive: np.ndarray) -> float:
@@ -42,14 +42,26 @@ def test_log_loss_is_finite_at_the_ends() -> None:
     np.testing.assert_allclose(loss, [np.log(2), -np.log(1e-7), 0], atol=1e-6)
 
 
+def add(window: Window, score: np.ndarray, label: np.ndarray, first: int = 0) -> None:
+    window.add(score, label, np.full(score.size, -1), first)
+
+
+def test_the_impression_auc_counts_each_impression_once() -> None:
+    impression = np.array([0, 0, 0, 0, 1, 1, 2, 2, -1, -1])
+    score = np.array([4, 3, 2, 1, 1, 2, 5, 6, 9, 1], np.float32)
+    positive = np.array([1, 0, 0, 1, 1, 0, 0, 0, 0, 1], np.bool_)
+    assert impression_auc(impression, score, positive) == (0.5 + 0.0) / 2
+    assert np.isnan(impression_auc(impression[6:], score[6:], positive[6:]))
+
+
 def test_a_window_holds_the_last_rows_only() -> None:
     window = Window(4)
     assert np.isnan(window.auc())
-    window.add(np.array([9, 9, 9], np.float32), np.array([0, 0, 0], np.float32))
-    window.add(np.array([0.9, 0.1, 0.8, 0.2], np.float32), np.array([1, 0, 1, 0], np.float32))
+    add(window, np.array([9, 9, 9], np.float32), np.array([0, 0, 0], np.float32))
+    add(window, np.array([0.9, 0.1, 0.8, 0.2], np.float32), np.array([1, 0, 1, 0], np.float32), first=3)
     assert window.rows == 4
     assert window.auc() == 1.0
-    window.add(np.arange(10, dtype=np.float32), np.array([0, 1] * 5, np.float32))
+    add(window, np.arange(10, dtype=np.float32), np.array([0, 1] * 5, np.float32), first=7)
     assert window.auc() == brute_force(np.array([6, 7, 8, 9.0]), np.array([False, True, False, True]))
 
 
@@ -74,6 +86,6 @@ def test_gain_of_windows_is_that_of_the_rows_they_hold() -> None:
     one, base = Window(500), Window(500)
     score, other = rng.uniform(0.1, 0.9, 700).astype(np.float32), rng.uniform(0.1, 0.9, 700).astype(np.float32)
     label = (rng.random(700) < 0.5).astype(np.float32)
-    one.add(score, label)
-    base.add(other, label)
+    add(one, score, label)
+    add(base, other, label)
     assert one.gain(base)[0] == pytest.approx(gain(score[-500:], other[-500:], label[-500:])[0])

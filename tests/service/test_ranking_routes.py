@@ -87,3 +87,13 @@ async def test_by_gives_the_order_of_a_baseline(service: Service) -> None:
     ranking = await service.recommend("stranger", by="popularity")
     assert ranking["source"] == "popularity"
     assert [place["item"] for place in ranking["items"]] == ["b", "c", "a"]
+
+
+async def test_what_was_only_ranked_is_not_recommended_to_others(service: Service) -> None:
+    """A typing mistake in a request is no item of the shop; what somebody acted on is one, described or not."""
+    await service.post("/v1/events", {"type": "item", "item": "real"})
+    told = (await service.post("/v1/rank", {"user": "ann", "items": ["real", "tpyo", "liked"]})).json()
+    await service.post("/v1/events", click("ann", "liked", request_id=told["request_id"]))
+    await service.impressions(1)
+    await service.learned()
+    assert {place["item"] for place in (await service.recommend("bob", n=10))["items"]} == {"real", "liked"}

@@ -14,7 +14,8 @@ import pytest
 
 from service import report
 from service.config import Config, ConfigError, parse
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
+from service.fold import Fold
 from service.replay import open_stream, replay
 from service.runtime import build_pipeline, joiners
 from streams.block import Block
@@ -71,14 +72,11 @@ def one_by_one(config: Config) -> str:
     from memory.stateful import digest
 
     pipeline = build_pipeline(config)
-    outcomes, joiner = Outcomes(pipeline, config.reward), joiners(config, 1)()
+    fold, joiner = Fold(pipeline, FeedbackBuilder(pipeline, config.reward)), joiners(config, 1)()
 
     def learn(joiner_output: list[Any]) -> None:
         for joined in joiner_output:
-            feedback = outcomes.take(joined)
-            assert feedback is not None
-            pipeline.predict(feedback)
-            pipeline.learn(feedback)
+            assert fold.joined(joined) is not None
 
     offset = 0
     for event in open_stream(config).events():

@@ -10,7 +10,7 @@ import pytest
 
 from service.admission import Admission
 from service.config import Config
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
 from service.ledger import Ledger
 from service.replica import Replica
 from service.runtime import build_pipeline, joiners
@@ -49,7 +49,7 @@ class World:
         pipeline = build_pipeline(self.config)
         made = Trainer(
             pipeline,
-            Outcomes(pipeline, self.config.reward),
+            FeedbackBuilder(pipeline, self.config.reward),
             joiners(self.config, len(self.events.end())),
             self.events,
             DeadLetters(MemoryLog()),

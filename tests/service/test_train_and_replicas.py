@@ -65,7 +65,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def client(process: Process) -> httpx.Client:
-    return httpx.Client(base_url=process.url, timeout=DEADLINE)
+    return httpx.Client(base_url=process.url, timeout=DEADLINE, headers={"Content-Type": "application/json"})
 
 
 def until(what: str, true: Any) -> Any:

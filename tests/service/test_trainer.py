@@ -11,7 +11,7 @@ import pytest
 from memory import checkpoint
 from service.admission import Admission
 from service.config import Config
-from service.feedback import Outcomes
+from service.feedback import FeedbackBuilder
 from service.monitor import Monitor
 from service.runtime import build_pipeline, joiners
 from service.trainer import Trainer
@@ -48,7 +48,7 @@ def make_trainer(make_config: Callable[..., Config]) -> Callable[..., Trainer]:
         pipeline = build_pipeline(config)
         return Trainer(
             pipeline,
-            Outcomes(pipeline, config.reward),
+            FeedbackBuilder(pipeline, config.reward),
             joiners(config, 1),
             log,
             dead or DeadLetters(MemoryLog()),

@@ -34,7 +34,7 @@ def running(config: Path) -> Iterator[Process]:
 
 @pytest.fixture
 def client(running: Process) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running.url, timeout=DEADLINE) as client:
+    with httpx.Client(base_url=running.url, timeout=DEADLINE, headers={"Content-Type": "application/json"}) as client:
         yield client
 
 

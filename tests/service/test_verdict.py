@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from service.calibration import calibrated
+from service.ope import Decisions
 from service.verdict import judge
-from tests.service.ope_worlds import LOGGED, VALUE, equal, one_place
+from tests.service.ope_worlds import LOGGED, RARE_LOGGED, RARE_VALUE, REWARD, VALUE, equal, list_value, lists, one_place, rare
 
 
 def test_a_better_policy_is_found_better_and_a_worse_one_worse() -> None:
@@ -34,13 +38,60 @@ def test_the_same_policy_is_undecided_with_all_its_sample() -> None:
 def test_every_estimate_lies_in_its_intervals_and_ends_its_curve() -> None:
     found = judge(one_place(800, 3))
     for name, one in found.estimates.items():
-        assert one.low <= one.value <= one.high
         assert one.running.value.row[-1] == 800
         assert one.running.value.value[-1] == pytest.approx(one.value)
+        if name == "dm":
+            continue
+        assert one.low <= one.value <= one.high
+        assert one.running.low[-1] <= one.value <= one.running.high[-1]
         if name in ("replay", "snips"):
             assert math.isnan(one.bernstein_low) and math.isnan(one.bernstein_high)
         else:
             assert one.bernstein_low < one.low and one.high < one.bernstein_high
+
+
+WORLDS: dict[str, tuple[Callable[[int], Decisions], float, float]] = {
+    "one place": (lambda seed: one_place(300, seed), VALUE, LOGGED),
+    "rare clicks": (lambda seed: rare(1500, seed), RARE_VALUE, RARE_LOGGED),
+    "lists": (lambda seed: lists(100, seed, model=0.6), list_value(1), list_value(0)),
+}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_interval_that_is_given_holds_the_truth_at_least_as_often_as_it_says(
+    world: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 200 at 95 %, 10 may miss, and 9 more by chance (3 standard deviations)."""
+    monkeypatch.setattr("service.verdict.RESAMPLES", 200)
+    make, value, logged = WORLDS[world]
+    missed: Counter[str] = Counter()
+    for seed in range(200):
+        found = judge(calibrated(make(seed)), seed=seed)
+        for name, one in found.estimates.items():
+            truth = logged if name == "logged" else value
+            ends = {
+                name: (one.low, one.high),
+                f"{name}, Bernstein": (one.bernstein_low, one.bernstein_high),
+                f"{name}, running": (one.running.low[-1], one.running.high[-1]),
+            }
+            missed.update(which for which, (low, high) in ends.items() if truth < low or truth > high)
+        _, low, high = found.difference
+        missed["difference"] += not low <= value - logged <= high
+    assert all(count <= 19 for count in missed.values()), missed
+
+
+def test_the_direct_method_has_no_interval() -> None:
+    """It is as wrong as the ranker, by how much nobody knows; here by a factor of two."""
+    one = judge(one_place(4000, 3, model=2 * REWARD)).estimates["dm"]
+    assert one.value == pytest.approx(2 * VALUE, rel=0.05)
+    assert all(map(math.isnan, (one.low, one.high, one.bernstein_low, one.bernstein_high, *one.running.low, *one.running.high)))
+
+
+def test_without_a_reward_there_is_neither_interval_nor_verdict() -> None:
+    found = judge(replace(one_place(800, 3), reward=np.zeros(800)))
+    assert found.verdict == "refused"
+    assert any("reward: all are 0" in reason for reason in found.reasons)
+    assert all(math.isnan(one.low) and math.isnan(one.bernstein_high) for one in found.estimates.values())
 
 
 def test_below_the_floor_there_is_no_verdict() -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-from streams.join import Position
+from streams.joined import Position
 from streams.kafka_group import Fenced, Membership
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from streams.join import Position
+from streams.joined import Position
 from streams.kafka_group import Commit, Membership
 from tests.broker import GIVEN
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from streams.events import Event, Forget, Impression, Interaction, Tick
-from streams.join import Joined, Joiner
+from streams.join import Joiner
+from streams.joined import Joined, Row
 
 
 def shown(request: str, time: float, *items: str, user: str = "u") -> Impression:
@@ -31,7 +34,7 @@ def outcomes(batches: list[Joined]) -> list[tuple[str, str, bool]]:
 
 def test_positive_leaves_on_arrival_and_the_untouched_at_the_end_of_the_window() -> None:
     joiner = Joiner(window=10, lateness=10, batch_rows=1)
-    assert fold(joiner, shown("r", 100, "a", "b", "c"))[0].shown[0].request_id == "r"
+    assert fold(joiner, shown("r", 100, "a", "b", "c"))[0].shown[0].impression.request_id == "r"
     assert outcomes(joiner.push(1, 0.0, click("b", 105, "r"))) == [("b", "click", False)]
     assert outcomes(joiner.push(2, 0.0, Tick(timestamp=109.9))) == []
     left_alone = joiner.push(3, 0.0, Tick(timestamp=110))
@@ -52,7 +55,7 @@ def test_interaction_past_lateness_or_with_an_item_not_shown_passes_without_its_
     joiner = Joiner(window=10, lateness=10, batch_rows=1)
     batches = fold(joiner, shown("r", 100, "a"), click("z", 101, "r"), click("a", 121, "r"))
     rows = [row for joined in batches for row in joined.rows]
-    assert [(row.item, row.impression is None) for row in rows] == [("z", True), ("a", False), ("a", True)]
+    assert [(row.item, row.shown is None) for row in rows] == [("z", True), ("a", False), ("a", True)]
     assert joiner.counts["unjoined"] == 2
 
 
@@ -107,6 +110,72 @@ def test_forgetting_a_user_drops_waiting_impressions_unlearned() -> None:
     assert outcomes(fold(joiner, *events)) == [("b", "", False)]
 
 
+class Passes(deque[Any]):
+    """Counts how often it is gone through."""
+
+    def __init__(self, *entries: Any) -> None:
+        super().__init__(*entries)
+        self.passes = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.passes += 1
+        return super().__iter__()
+
+    def __contains__(self, entry: object) -> bool:
+        self.passes += 1
+        return super().__contains__(entry)
+
+    def remove(self, entry: Any) -> None:
+        self.passes += 1
+        super().remove(entry)
+
+
+def test_forgetting_goes_through_what_waits_once_however_much_of_it_is_the_users() -> None:
+    joiner = Joiner(window=10, lateness=1000, batch_rows=1)
+    closed = [shown(f"c{n}", 50 + n / 100, "a", user="vw"[n % 2]) for n in range(200)]
+    fold(joiner, *closed, *(shown(f"r{n}", 100 + n / 100, "a", user="vw"[n % 2]) for n in range(200)))
+    held = joiner.nbytes
+    waits = [Passes(joiner._open), Passes(joiner._closed)]
+    joiner._open, joiner._closed = waits
+    fold(joiner, Forget(user="v"), start=400)
+    assert [one.passes for one in waits] == [1, 1]
+    assert joiner.nbytes < held
+    left = [row.user for joined in fold(joiner, Tick(timestamp=200), start=401) for row in joined.rows]
+    assert left == ["w"] * 100
+
+
+def test_rows_of_an_impression_stand_together_with_their_positions_and_its_time() -> None:
+    joiner = Joiner(window=10, lateness=10, batch_rows=100)
+    events = [shown("r", 100, "a", "b"), shown("s", 101, "c", "d"), click("d", 102, "s"), click("b", 103, "r")]
+    (batch,) = fold(joiner, *events, click("q", 104), click("c", 105, "s"), Tick(timestamp=112))
+    assert [(row.item, row.position, row.timestamp) for row in batch.rows] == [
+        *[("d", 1, 102), ("c", 0, 105)],
+        *[("b", 1, 103), ("a", 0, 110)],
+        ("q", -1, 104),
+    ]
+    assert [row.shown.timestamp for row in batch.rows if row.shown is not None] == [101, 101, 100, 100]
+    assert [one.impression.request_id for one in batch.closed] == ["r", "s"]
+
+
+def test_an_interaction_of_another_user_passes_without_the_impression() -> None:
+    joiner = Joiner(window=10, lateness=10, batch_rows=1)
+    batches = fold(joiner, shown("r", 100, "a", user="u"), click("a", 101, "r", user="thief"), Tick(timestamp=111))
+    rows = [row for joined in batches for row in joined.rows]
+    assert [(row.user, row.shown is None) for row in rows] == [("thief", True), ("u", False)]
+
+
+def told(joined: Joined) -> tuple[list[str], list[tuple[object, ...]]]:
+    """A batch as plain values."""
+    rows = [
+        (*(getattr(row, name) for name in FIELDS), row.shown and (row.shown.impression.request_id, row.shown.timestamp))
+        for row in joined.rows
+    ]
+    return [one.impression.request_id for one in joined.shown], rows
+
+
+FIELDS = [name for name in Row.__struct_fields__ if name != "shown"]
+
+
 def random_stream(seed: int, length: int) -> Iterator[Event]:
     """Impressions, clicks in and out of time, duplicates of both, events out of order, forgets and ticks."""
     rng = random.Random(seed)
@@ -142,7 +211,7 @@ def test_a_joiner_restored_at_any_point_goes_on_as_if_never_stopped(seed: int, c
     positions, batches = [], []
     for at, event in enumerate(events):
         positions.append(whole.position())
-        batches.append(whole.push(at, 0.0, event))
+        batches.append(list(map(told, whole.push(at, 0.0, event))))
     assert sum(map(len, batches)) > 50
     for cut in range(0, len(events), 7):
         # Killed again and again: each life starts from a position that the life before it wrote.
@@ -152,7 +221,7 @@ def test_a_joiner_restored_at_any_point_goes_on_as_if_never_stopped(seed: int, c
             restored = Joiner(**settings)
             restored.restore(position, ((at, 0.0, events[at]) for at in range(position.rewind, position.next)))
             for at in range(start, stop):
-                assert restored.push(at, 0.0, events[at]) == batches[at], f"cut at {cut}, {start}; record {at}"
+                assert list(map(told, restored.push(at, 0.0, events[at]))) == batches[at], f"cut at {cut}, {start}; record {at}"
             position, start = restored.position(), stop
 
 

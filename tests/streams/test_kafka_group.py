@@ -14,7 +14,7 @@ import pytest
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as failures
 
-from streams.join import Position
+from streams.joined import Position
 from streams.kafka_errors import NoBroker, NotAllowed
 from streams.kafka_group import LARGEST, Commit, Fenced
 from tests.broker import GIVEN, Broker

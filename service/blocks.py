@@ -1,0 +1,124 @@
+"""Columns of recorded files: hashed, priced and encoded, without an object a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from learners.features import Featurizer, hash_ids, hash_kind
+from service.rewards import Rewards
+from streams.batch import Floats, Ids, Kinds
+from streams.block import Block, Column
+
+__all__ = ["BlockReader", "ReadBlock"]
+
+_Objects = npt.NDArray[np.object_]
+
+_KEPT = 64
+"""Dictionaries of columns whose hashes are kept: more than one recorded file has, few enough to bound memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadBlock:
+    """Columns of N rows.
+
+    Attributes
+    ----------
+    user, item : (N,) int64
+        Hashed ids.
+    user_names, item_names : (N,) object
+        Ids.
+    context : ((N, C) int64, (N, C) float32)
+        As the featurizer encodes it.
+    kind : (N,) int32
+        Hashed kinds.
+    reward : (N,) float32
+    """
+
+    user: Ids
+    item: Ids
+    user_names: _Objects
+    item_names: _Objects
+    context: tuple[Ids, Floats]
+    kind: Kinds
+    reward: Floats
+
+
+class BlockReader:
+    """Reads blocks; what it computes from a column's dictionary is kept as long as blocks share it.
+
+    Parameters
+    ----------
+    featurizer : Featurizer
+    rewards : Rewards
+    """
+
+    def __init__(self, featurizer: Featurizer, rewards: Rewards) -> None:
+        self._featurizer, self._rewards = featurizer, rewards
+        self._hashes: dict[int, tuple[list[str], Ids, _Objects]] = {}
+        self._context: dict[tuple[str, int], tuple[list[str], Any]] = {}
+
+    def read(self, block: Block) -> ReadBlock:
+        """Columns of a block's rows."""
+        user_keys, user_names = self._hashed(block.user)
+        item_keys, item_names = self._hashed(block.item)
+        kind, reward = self._outcome(block)
+        return ReadBlock(
+            user=user_keys[block.user.codes],
+            item=item_keys[block.item.codes],
+            user_names=user_names[block.user.codes],
+            item_names=item_names[block.item.codes],
+            context=self._encode_context(block),
+            kind=kind,
+            reward=reward,
+        )
+
+    def _outcome(self, block: Block) -> tuple[Kinds, Floats]:
+        if isinstance(block.kind, str):
+            kind = np.full(block.rows, hash_kind(block.kind), np.int32)
+            return kind, self._rewards.of_many(block.kind, block.value)
+        kind, reward = np.zeros(block.rows, np.int32), np.zeros(block.rows, np.float32)
+        for code, name in enumerate(block.kind.names):
+            rows = block.kind.codes == code
+            if rows.any():
+                kind[rows], reward[rows] = hash_kind(name), self._rewards.of_many(name, block.value[rows])
+        return kind, reward
+
+    def _encode_context(self, block: Block) -> tuple[Ids, Floats]:
+        columns = self._featurizer.context_columns
+        keys, values = np.zeros((block.rows, columns), np.int64), np.zeros((block.rows, columns), np.float32)
+        for name, column in block.context.items():
+            if isinstance(column, Column):
+                encoded, codes = self._encoded(name, column.names), column.codes
+            else:
+                distinct, inverse = np.unique(column, return_inverse=True)
+                encoded = self._featurizer.encode_context_column(name, distinct.tolist())
+                codes = np.where(np.isnan(column), -1, inverse)
+            if encoded is not None:
+                where, few_keys, few_values = encoded
+                keys[:, where], values[:, where] = few_keys[codes], few_values[codes]
+        return keys, values
+
+    def _encoded(self, name: str, names: list[str]) -> Any:
+        known = self._context.get((name, id(names)))
+        if known is None:
+            known = names, self._featurizer.encode_context_column(name, names)
+            _keep(self._context, (name, id(names)), known)
+        return known[1]
+
+    def _hashed(self, column: Column) -> tuple[Ids, _Objects]:
+        known = self._hashes.get(id(column.names))
+        if known is None:
+            # Holding the list keeps its id from being given to another one.
+            known = column.names, hash_ids(column.names), np.array(column.names, object)
+            _keep(self._hashes, id(column.names), known)
+        return known[1], known[2]
+
+
+def _keep(known: dict[Any, Any], key: Any, value: Any) -> None:
+    if len(known) >= _KEPT:
+        del known[next(iter(known))]
+    known[key] = value

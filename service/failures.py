@@ -1,0 +1,32 @@
+"""An answer that is a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from service.schemas import Problem
+
+__all__ = ["Failure"]
+
+
+class Failure(Exception):
+    """An answer that is a `Problem`.
+
+    Parameters
+    ----------
+    status : int
+    error : str
+        What is wrong and what to do.
+    field : str or None
+    retry : bool
+        Whether the same request may succeed a little later.
+    headers : mapping of str to str or None
+        Further headers of the answer.
+    """
+
+    def __init__(
+        self, status: int, error: str, field: str | None = None, retry: bool = False, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(error)
+        self.status, self.problem = status, Problem(error=error, field=field)
+        self.headers = dict(headers or {}) | ({"Retry-After": "1"} if retry else {})

@@ -1,0 +1,208 @@
+"""Predict, then learn: what trainer, replay and evaluation do with a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from learners.features import hash_ids
+from service.feedback import FeedbackBuilder
+from service.pipeline import Pipeline
+from streams.batch import Feedback, Floats, Ids
+from streams.block import Block
+from streams.joined import Joined, Row, Shown
+
+__all__ = ["SERVING", "Fold", "Measure", "Scored"]
+
+SERVING = "serving"
+"""Name of the scores that were served, as the log has them, whichever configuration made them."""
+
+
+class Scored:
+    """Rows that were predicted, with their outcome.
+
+    Parameters
+    ----------
+    user : (n,) int64
+    reward : (n,) float32
+    impression : (n,) int64
+        Number of the impression that each row is of; -1 for rows without one.
+    predictions : dict of learner to (n,) float32
+    """
+
+    __slots__ = ("impression", "predictions", "reward", "user")
+
+    def __init__(self, user: Ids, reward: Floats, impression: Ids, predictions: dict[str, Floats]) -> None:
+        self.user, self.reward, self.impression, self.predictions = user, reward, impression, predictions
+
+
+class Measure(Protocol):
+    """Whoever measures the quality of predictions."""
+
+    def choose_impressions(self, sizes: Sequence[int]) -> Sequence[int]:
+        """Indices of the impressions, of so many rows each, that learners are to be asked about, ascending."""
+
+    def choose_rows(self, rows: int) -> Ids | None:
+        """Indices of the rows without an impression that learners are to be asked about, ascending; None: all."""
+
+    def before_learning(self, feedback: Feedback) -> None:
+        """Look at a batch that nobody has learned from."""
+
+    def add(self, scored: Scored) -> int:
+        """Take rows in; returns the number of the first of them, for `revise`."""
+
+    def revise(self, number: int, reward: float) -> None:
+        """Take note that the outcome of a row was another one."""
+
+
+class _Measured:
+    """What is kept of an impression until its outcome is known: predictions, rewards so far, and where they were added."""
+
+    __slots__ = ("first", "predictions", "reward")
+
+    def __init__(self, predictions: dict[str, Floats], rows: int) -> None:
+        self.predictions = predictions
+        self.reward = np.zeros(rows, np.float32)
+        self.first = -1
+
+
+class Fold:
+    """Folds batches into a pipeline, and has predictions measured.
+
+    A row's prediction is that of its ranking, and never knows of the row's own outcome or of those beside it: the scores that
+    the log has, where this configuration made them, else those of when the impression is first seen. Rows without an
+    impression are predicted just before they are learned.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    builder : FeedbackBuilder
+    measure : Measure or None
+        None: nothing is measured.
+    """
+
+    def __init__(self, pipeline: Pipeline, builder: FeedbackBuilder, measure: Measure | None = None) -> None:
+        self._pipeline, self._builder, self._measure = pipeline, builder, measure
+        self._impressions = 0
+
+    def joined(self, joined: Joined) -> Feedback | None:
+        """Fold a batch of a joiner; returns the rows that were learned, if there were any, in the order of ``joined.rows``."""
+        self._builder.note(joined.shown)
+        if joined.shown:
+            self._look(joined.shown)
+        feedback = None
+        if joined.rows:
+            feedback = self._builder.from_rows(joined.rows)
+            free = np.array([n for n, row in enumerate(joined.rows) if row.shown is None], np.int64)
+            self._learn(feedback, free)
+            if self._measure is not None:
+                self._note_outcomes(self._measure, joined.rows, feedback.reward)
+        if self._measure is not None:
+            self._add_closed(self._measure, joined.closed)
+        return feedback
+
+    def block(self, block: Block) -> Feedback:
+        """Fold rows of a recorded file; returns them."""
+        feedback = self._builder.from_block(block)
+        self._learn(feedback, None)
+        return feedback
+
+    def _look(self, shown: Sequence[Shown]) -> None:
+        """Note predictions of impressions that have come, and let learners observe them."""
+        measure = self._measure
+        chosen = [] if measure is None else measure.choose_impressions([len(one.impression.items) for one in shown])
+        if self._pipeline.observes:
+            batch = self._builder.from_shown(shown)
+            if chosen:
+                rows = np.flatnonzero(np.isin(batch.request, chosen))
+                self._keep([shown[n] for n in chosen], self._pipeline.predict(batch, rows))
+            self._pipeline.observe(batch)
+        elif chosen:
+            some = [shown[n] for n in chosen]
+            self._keep(some, self._pipeline.predict(self._builder.from_shown(some)))
+        if measure is not None:
+            for one in shown:
+                self._put_logged(one)
+
+    def _keep(self, shown: Sequence[Shown], predictions: dict[str, Floats]) -> None:
+        at = 0
+        for one in shown:
+            rows = slice(at, at + len(one.impression.items))
+            at = rows.stop
+            one.measured = _Measured({name: said[rows] for name, said in predictions.items()}, rows.stop - rows.start)
+
+    def _put_logged(self, shown: Shown) -> None:
+        """Let scores that the log has take the place of predictions, where the service made them."""
+        impression, pipeline = shown.impression, self._pipeline
+        if shown.snapshot is None or not shown.snapshot.believed or not impression.scores:
+            return
+        logged = np.array(impression.scores, np.float32)
+        said: dict[str, Floats] = {}
+        by_retriever = impression.source in pipeline.retrievers.named
+        if not by_retriever:
+            said[SERVING] = logged
+        if impression.config == self._builder.config:
+            if by_retriever:
+                said[impression.source] = logged
+            elif impression.source == pipeline.ranker_name:
+                said[pipeline.last_name] = logged
+                if pipeline.last_name != pipeline.ranker_name and len(impression.base) == 4 * logged.size:
+                    said[pipeline.ranker_name] = np.frombuffer(impression.base, "<f4").astype(np.float32)
+        if shown.measured is None:
+            shown.measured = _Measured(said, logged.size)
+        else:
+            shown.measured.predictions |= said
+
+    def _learn(self, feedback: Feedback, free: Ids | None) -> None:
+        """Predict the rows at `free`, (n,) int64 or None for all; then let everybody learn all rows."""
+        measure, pipeline = self._measure, self._pipeline
+        if measure is None:
+            pipeline.prepare(feedback)
+            pipeline.learn(feedback)
+            return
+        chosen = measure.choose_rows(feedback.rows if free is None else free.size)
+        rows = free if chosen is None else chosen if free is None else free[chosen]
+        predictions = pipeline.predict(feedback, rows)
+        measure.before_learning(feedback)
+        pipeline.learn(feedback)
+        if predictions:
+            user, reward = feedback.user[feedback.request], feedback.reward
+            if rows is not None:
+                user, reward = user[rows], reward[rows]
+            measure.add(Scored(user, reward, np.full(user.size, -1), predictions))
+
+    def _note_outcomes(self, measure: Measure, rows: Sequence[Row], reward: Floats) -> None:
+        """Of several outcomes at one position, the one that is worth most counts."""
+        for row, worth in zip(rows, reward.tolist(), strict=True):
+            measured = None if row.shown is None else row.shown.measured
+            if measured is not None and worth > measured.reward[row.position]:
+                measured.reward[row.position] = worth
+                if measured.first >= 0:
+                    measure.revise(measured.first + row.position, worth)
+
+    def _add_closed(self, measure: Measure, closed: Sequence[Shown]) -> None:
+        """Have impressions measured whose outcome is known, those about which the same learners were asked together."""
+        alike: dict[frozenset[str], list[Shown]] = {}
+        for one in closed:
+            if one.measured is not None:
+                alike.setdefault(frozenset(one.measured.predictions), []).append(one)
+        for some in alike.values():
+            sizes = [one.measured.reward.size for one in some]
+            numbers = self._impressions + np.arange(len(some))
+            self._impressions += len(some)
+            first = measure.add(
+                Scored(
+                    np.repeat(hash_ids([one.impression.user for one in some]), sizes),
+                    np.concatenate([one.measured.reward for one in some]),
+                    np.repeat(numbers, sizes),
+                    {
+                        name: np.concatenate([one.measured.predictions[name] for one in some])
+                        for name in some[0].measured.predictions
+                    },
+                )
+            )
+            for one, size in zip(some, sizes, strict=True):
+                one.measured.first = first
+                first += size

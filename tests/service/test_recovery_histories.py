@@ -1,0 +1,247 @@
+"""A restart that cannot go on as before begins a history of its own, and replicas and the ledger go with it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from memory import Checkpoint, checkpoint
+from service.config import Config, ConfigError
+from service.folder import keep_to
+from service.ledger import Ledger
+from service.recovery import MISSING, PASSED_OVER
+from service.replica import Replica
+from service.runtime import build_pipeline, open_runtime
+from streams.dead_letters import DeadLetters
+from streams.lmdb_log import LmdbLog
+from streams.log import MemoryLog
+from tests.service.conftest import records
+from tests.service.running import serving
+from tests.service.test_replica import World, follow, states
+from tests.worlds import busy_world
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_after_a_trim_replicas_and_the_ledger_have_the_new_history(
+    partitions: int, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    world = World(make_config(), tmp_path, partitions)
+    first, replica = world.trainer(), world.replica()
+    for _ in range(30):
+        first.turn()
+    first.save()
+    for _ in range(10):
+        first.turn()
+    follow(replica)
+    world.events.trim({partition: end - 20 for partition, end in world.events.end().items()})
+    back = world.trainer()
+    assert back.status()["epoch"] > first.status()["epoch"]
+    assert back.failures[MISSING] > 0
+    assert len(back.notices) == partitions
+    back.drain()
+    follow(replica)
+    one, other = states(back, replica)
+    assert one == other
+    assert replica.loads == 2
+    back._write_order_down()
+    again = world.trainer(poll=7)  # killed before its next checkpoint: the ledger has the order
+    again.drain()
+    assert again.digest() == back.digest()
+    assert again.status()["epoch"] == back.status()["epoch"]
+    assert not again.notices
+
+
+def test_going_back_to_a_config_while_another_one_published_is_a_new_history(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Changes of the other config lie between: who follows them knows a newer epoch, and would wait for it for ever."""
+    world = World(make_config(), tmp_path / "a", partitions=1)
+    other = World(make_config(ranker={"fm": {"factors": 2, "bits": 10}}), tmp_path / "b", partitions=1)
+    other.events, other.weights = world.events, world.weights
+    first = world.trainer()
+    for _ in range(30):
+        first.turn()
+    first.save()
+    time.sleep(0.002)  # an epoch is the time in milliseconds
+    between = other.trainer()
+    between.drain()
+    late = world.replica()
+    follow(late)
+    assert "waiting for a newer checkpoint" in late.notices[-1]
+    back = world.trainer()
+    assert back.status()["epoch"] > between.status()["epoch"]
+    assert not back.notices, "nothing is missing"
+    back.drain()
+    follow(late)
+    one, copy = states(back, late)
+    assert one == copy
+    assert back.digest() == learned_alone(world)
+
+
+def learned_alone(world: World) -> str:
+    alone = World(world.config, world.folder / "alone", partitions=1)
+    alone.events = world.events
+    trainer = alone.trainer()
+    trainer.drain()
+    return trainer.digest()
+
+
+@pytest.mark.parametrize("how", ["emptied", "of another log"])
+def test_a_ledger_that_cannot_be_followed_costs_the_order_and_not_the_state(
+    how: str, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    world = World(make_config(), tmp_path, partitions=3)
+    first = world.trainer()
+    for _ in range(30):
+        first.turn()
+    first.save()
+    version = first.pipeline.version
+    for _ in range(5):
+        first.turn()
+    first._write_order_down()
+    if how == "emptied":
+        Ledger(world.kept).clear()
+        says = "keeps offsets"
+    else:
+        world.kept = MemoryLog()
+        wrong = Ledger(world.kept)
+        wrong.start(dict.fromkeys(range(3), 0))
+        beyond = MemoryLog(3)
+        beyond.append(records(list(busy_world(seed=9, length=900))))
+        wrong.note(beyond.read(beyond.begin(), 10_000))
+        wrong.flush()
+        says = "its tail was lost"
+        newest = max(tmp_path.glob("*.safetensors"))
+        whole = checkpoint.load(newest)
+        checkpoint.save(tmp_path, Checkpoint(whole.version, whole.state, whole.meta | {"ledger": 0}))
+    back = world.trainer()
+    assert back.pipeline.version == version
+    assert back.failures == {"ledger": 1}
+    assert says in back.notices[0]
+    assert back.status()["epoch"] > first.status()["epoch"]
+    back.drain()
+    assert back.lag() == 0
+
+
+def test_a_replica_passes_over_a_checkpoint_that_does_not_fit_and_touches_nothing(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    world = World(make_config(), tmp_path, partitions=1)
+    trainer = world.trainer()
+    trainer.drain()
+    path = trainer.save()
+    assert path is not None
+    replica = Replica(build_pipeline(world.config), lambda: world.weights, tmp_path, "lmdb of somebody else")
+    for _ in range(3):
+        assert not replica.turn()
+    files = sorted(tmp_path.glob("checkpoint-*"))
+    assert path in files
+    assert all(file.suffix == ".safetensors" for file in files)
+    assert replica.failures == {PASSED_OVER: len(files)}, "each is counted once"
+    assert "log: it counts the records of None, and this log is 'lmdb of somebody else'" in replica.notices[0]
+    assert "no checkpoint of this configuration yet" in replica.notices[-1]
+    assert replica.loads == 0
+
+
+def test_a_replica_begins_with_the_newest_checkpoint_that_fits(make_config: MakeConfig, tmp_path: Path) -> None:
+    world = World(make_config(), tmp_path, partitions=1)
+    trainer = world.trainer()
+    for _ in range(20):
+        trainer.turn()
+    trainer.save()
+    older = trainer.pipeline.version
+    trainer.drain()
+    whole = trainer.checkpoint()
+    del whole.state["items.index.keys"]
+    newest = checkpoint.save(tmp_path, whole)
+    replica = world.replica()
+    replica.turn()
+    assert replica.loads == 1
+    assert replica.pipeline.version == older + 1, "that, and one change"
+    assert newest.name in replica.notices[0]
+    follow(replica)
+    one, other = states(trainer, replica)
+    assert one == other
+
+
+def test_a_log_made_anew_is_folded_and_its_bad_records_are_reported(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(tmp_path / "data", checkpoint={"folder": str(tmp_path / "state")})
+
+    def life(letters: list[bytes]) -> tuple[list[bytes], dict[str, int], str]:
+        runtime = open_runtime(config)
+        if letters:
+            runtime.log.append([*((b"", letter) for letter in letters), *records(list(busy_world(seed=1, length=40)))])
+        trainer = runtime.updater
+        trainer.restore()
+        while trainer.turn():
+            pass
+        trainer.save()
+        found = [letter.value for letter in runtime.dead.read()], trainer.gauges()["failures"], "\n".join(trainer.notices)
+        trainer.close()
+        runtime._held.close()
+        return found
+
+    assert life([b"bad"]) == ([b"bad"], {}, "")
+    assert life([]) == ([b"bad"], {}, "")
+    for file in (tmp_path / "data" / "events").iterdir():
+        file.unlink()
+    letters, failures, notices = life([b"worse"])
+    assert letters == [b"bad", b"worse"], "of the same partition and offset, but another log"
+    assert failures[PASSED_OVER] >= 1
+    assert "log: it counts the records of 'lmdb " in notices
+    assert life([]) == ([b"bad", b"worse"], {}, "")
+
+
+def test_a_folder_is_the_one_of_its_log_however_often_that_is_made_anew(tmp_path: Path) -> None:
+    assert keep_to(tmp_path, "topic 1") == keep_to(tmp_path, "topic 1") == 0
+    before = time.time()
+    since = keep_to(tmp_path, "topic 2")
+    assert before <= since <= time.time()
+    assert keep_to(tmp_path, "topic 2") == since
+    with pytest.raises(ConfigError, match="belong to the topic 'topic 2', and this one is 'other 2'"):
+        keep_to(tmp_path, "other 2")
+    (tmp_path / "stream").write_text("")  # the disk was full
+    assert keep_to(tmp_path, "other 2") == 0
+
+
+def test_letters_of_another_log_are_not_reported_ones() -> None:
+    letters = DeadLetters(MemoryLog())
+    letters.put("not_json", "?", b"x", source="log", partition=0, offset=9)
+    assert letters.reported("log") == {0: 9}
+    letters.since = time.time() + 1
+    assert letters.reported("log") == {}
+
+
+def test_a_log_on_disk_keeps_its_identity(tmp_path: Path) -> None:
+    log = LmdbLog(tmp_path / "log")
+    identity = log.identity
+    assert identity is not None
+    assert identity.startswith("lmdb ")
+    log.append([(b"", b"1")])
+    log.close()
+    assert LmdbLog(tmp_path / "log").identity == identity
+    assert LmdbLog(tmp_path / "other").identity != identity
+
+
+@pytest.mark.anyio
+async def test_an_operator_sees_what_is_missing(make_config: MakeConfig, tmp_path: Path) -> None:
+    """A log trimmed under another config, over HTTP: the service is ready, and says and counts what its state lacks."""
+    config = make_config(tmp_path / "data")
+    async with serving(config) as service:
+        service.runtime.log.append(records(list(busy_world(seed=1, length=40))))
+        await service.learned()
+    log = LmdbLog(tmp_path / "data" / "events")
+    log.append(records(list(busy_world(seed=2, length=40))))
+    begin = log.end()[0] - 10
+    log.trim({0: begin})
+    log.close()
+    async with serving(config) as service:
+        while (await service.send("GET", "/readyz")).status_code != 200:
+            await asyncio.sleep(0.01)
+        (notice,) = (await service.send("GET", "/v1/status")).json()["notices"]
+        assert f"the log begins at record {begin}, and the checkpoint goes on at record" in notice
+        assert 'freshet_failures_total{what="records_missing"}' in (await service.send("GET", "/metrics")).text

@@ -1,0 +1,65 @@
+"""Only what the service made is believed."""
+
+from __future__ import annotations
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from service.signing import FILE, Signer
+from streams.codec import decode, encode
+from streams.events import Impression
+
+MADE = Impression(
+    request_id="r",
+    user="u",
+    items=("a", "b"),
+    features=b"\x00\x01",
+    scores=(0.1, 0.30000001192092896),
+    propensities=(0.975, 1.0),
+    context={"device": "tv", "x": 1e300, "y": True},
+    carried={"diag_linucb": b"abc"},
+    history=b"xyz",
+    version=3,
+    timestamp=1.7e9 + 1 / 3,
+)
+
+
+def test_what_went_through_the_log_is_believed_and_what_was_changed_is_not() -> None:
+    signer = Signer.of_writer(None)
+    signed = decode(encode(signer.sign(MADE)))
+    assert isinstance(signed, Impression) and signer.believes(signed)
+    changes = {
+        **dict.fromkeys(("features", "history", "base", "unshown", "signature"), b"1"),
+        **dict.fromkeys(("request_id", "user", "source", "config"), "x"),
+        **{"items": ("b", "a"), "scores": (0.1, 0.4), "propensities": (1.0, 1.0)},
+        **{"context": {}, "carried": {}, "version": 4, "timestamp": 1.0},
+    }
+    assert changes.keys() == set(Impression.__struct_fields__), "a new field must be signed, too"
+    for name, value in changes.items():
+        assert not signer.believes(msgspec.structs.replace(signed, **{name: value})), name
+
+
+def test_nobody_else_s_signature_is_believed() -> None:
+    assert not Signer.of_writer(None).believes(Signer.of_writer(None).sign(MADE))
+    assert not Signer.of_writer(None).believes(MADE)
+
+
+def test_processes_that_start_at_once_have_one_key_which_others_cannot_read(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        signers = list(pool.map(Signer.of_writer, [tmp_path / "data"] * 8))
+    assert all(one.believes(other.sign(MADE)) for one in signers for other in signers)
+    assert [file.name for file in (tmp_path / "data").iterdir()] == [FILE]
+    assert stat.S_IMODE((tmp_path / "data" / FILE).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("folder", [None, "data"])
+def test_a_replica_signs_as_soon_as_the_writer_has_made_the_key(folder: str | None, tmp_path: Path) -> None:
+    there = None if folder is None else tmp_path / folder
+    replica = Signer.of_reader(there)
+    assert replica.sign(MADE) == MADE
+    writer = Signer.of_writer(there)
+    assert writer.believes(replica.sign(MADE)) == (folder is not None)
