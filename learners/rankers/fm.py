@@ -18,7 +18,7 @@ K. Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numba import njit
@@ -69,6 +69,9 @@ class FactorizationMachine(Ranker):
     ----------
     See the module.
     """
+
+    state_version: ClassVar[int | str] = 2
+    """1 had a sum of squares for each weight, and no scales."""
 
     def __init__(
         self,

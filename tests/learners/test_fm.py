@@ -131,8 +131,7 @@ def first_move(columns: int, **keywords: float) -> float:
 
 @pytest.mark.parametrize("columns", [1, 2, 5, 20, 200])
 def test_a_row_moves_as_far_whatever_the_number_of_its_columns(columns: int) -> None:
-    """Of categories alike: from nothing, as far as the intercept and one column of value 1 go with their steps, or a little more
-    (a sum of squares that is spread over many columns grows less in each)."""
+    """As far as the intercept and one column of value 1, or a little more: sums of squares grow less in each of many columns."""
     share = 0.5 / (1 + 2 * 0.7 / np.sqrt(0.15) / 4) * 0.7  # slope of the even chance, damped, times the step
     least = share * 2 / np.sqrt(0.15 + 0.25)
     most = share * (1 / np.sqrt(0.15 + 0.25) + 1 / np.sqrt(0.15))
@@ -194,7 +193,9 @@ def test_hidden_sums_to_the_pairs() -> None:
     model.score(feedback)
     assert feedback.hidden is not None
     reference = Reference(model)
-    units = np.stack([reference.unit(keys & 255, values) for keys, values in zip(feedback.features, feedback.values, strict=True)])
+    units = np.stack(
+        [reference.unit(keys & 255, values) for keys, values in zip(feedback.features, feedback.values, strict=True)]
+    )
     linear = (model.rows["weights"][feedback.features & 255, 0] * units).sum(1)
     odds = np.log(feedback.score / (1 - feedback.score))
     np.testing.assert_allclose(feedback.hidden.sum(1), odds - linear - model.intercept["weights"][0], atol=2e-4)
