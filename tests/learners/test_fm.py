@@ -131,7 +131,7 @@ def first_move(columns: int, **keywords: float) -> float:
 
 @pytest.mark.parametrize("columns", [1, 2, 5, 20, 200])
 def test_a_row_moves_as_far_whatever_the_number_of_its_columns(columns: int) -> None:
-    """As far as the intercept and one column of value 1, or a little more: sums of squares grow less in each of many columns."""
+    """As far as the intercept and one column of value 1, or a little more: each of many has a smaller sum of squares."""
     share = 0.5 / (1 + 2 * 0.7 / np.sqrt(0.15) / 4) * 0.7  # slope of the even chance, damped, times the step
     least = share * 2 / np.sqrt(0.15 + 0.25)
     most = share * (1 / np.sqrt(0.15 + 0.25) + 1 / np.sqrt(0.15))
