@@ -6,16 +6,17 @@ A learner class may declare ``checks_parameters: ClassVar[dict[str, object]]``, 
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from learners.base import Adapter, Exclusion, Learner, Neighbours, Policy, Ranker, Reranker, Retriever
+from learners.answers import PLACES, Make, Outputs, check_answers, outputs, teach
+from learners.base import Adapter, Exclusion, Learner, Policy, Ranker, Reranker, Retriever
+from learners.extremes import check_extremes
 from learners.worlds import batch_of, cut, world
 from memory.blob import trusting
 from memory.stateful import Stateful, digest
@@ -23,39 +24,12 @@ from streams.batch import Batch, Feedback, Requests
 
 __all__ = ["check_learner", "checks_for", "outputs", "world"]
 
-Make = Callable[[], Learner]
-Outputs = dict[str, npt.NDArray[Any]]
-
-_ROWS, _K = 240, 7
-_INTEGERS = {"retrieved item", "retrieved request", "neighbours item"}
-
-
-def outputs(learner: Learner, feedback: Feedback, k: int = _K) -> Outputs:
-    """Everything that a learner answers to these rows, whatever its role; the rows are copied first."""
-    batch = batch_of(feedback)
-    told: Outputs = {}
-    if isinstance(learner, Retriever | Ranker):
-        batch.uncertainty = batch.hidden = batch.base = None
-        learner.score(batch)
-        told = {"score": batch.score, "uncertainty": batch.uncertainty, "hidden": batch.hidden}  # type: ignore[dict-item]
-    if isinstance(learner, Ranker):
-        told["explain"] = learner.explain(batch)  # type: ignore[assignment]
-    if isinstance(learner, Retriever):
-        found = learner.retrieve(batch, k, Exclusion.none(batch.user.size))
-        told |= {f"retrieved {field.name}": getattr(found, field.name) for field in fields(found)}
-    if isinstance(learner, Adapter):
-        told |= {f"delta {name}": np.asarray(array) for name, array in learner.adapt(batch).items()}
-    if isinstance(learner, Reranker):
-        told["reranked"] = learner.rerank(batch)
-        moved_by = learner.explain(batch)
-        if moved_by is not None:
-            told |= {f"neighbours {field.name}": getattr(moved_by, field.name) for field in fields(moved_by)}
-    return {name: array for name, array in told.items() if array is not None}
+_ROWS = 240
 
 
 def check_serves_before_learning(make: Make) -> None:
     """A learner that knows nothing answers all the same."""
-    _check_answers(make(), world(1))
+    check_answers(make(), world(1))
 
 
 def check_serving_changes_nothing(make: Make) -> None:
@@ -94,7 +68,7 @@ def check_inputs_are_left_alone(make: Make) -> None:
     elif isinstance(learner, Adapter):
         learner.adapt(batch)
     elif isinstance(learner, Retriever):
-        found = learner.retrieve(batch, _K, exclude)
+        found = learner.retrieve(batch, PLACES, exclude)
         assert np.array_equal(exclude.item, batch.item), "retrieve wrote to the exclusions"
         _spoil({field.name: getattr(found, field.name) for field in fields(found)})
     _same(_arrays(batch), untouched, "serving wrote to its input")
@@ -128,8 +102,8 @@ def check_save_and_load(make: Make) -> None:
     with trusting():
         other.load_state_dict(state)
     _same_learner(learner, other, "a loaded learner differs from the saved one; is there state outside of memory's stores?")
-    _teach(learner, world(6))
-    _teach(other, world(6))
+    teach(learner, world(6))
+    teach(other, world(6))
     _same_learner(learner, other, "a loaded learner goes on differently; is there state outside of memory's stores?")
     assert digest(state) == written, "a saved state changed when learning went on: state_dict must copy"
 
@@ -139,13 +113,13 @@ def check_followers_keep_up(make: Make) -> None:
     leader, follower = make(), make()
     feedback, strangers = world(7), world(8, first=100)
     steps: list[Callable[[], None]] = [
-        lambda: _teach(leader, cut(feedback, 0, 100)),
-        lambda: _teach(leader, cut(feedback, 100, 240)),
+        lambda: teach(leader, cut(feedback, 0, 100)),
+        lambda: teach(leader, cut(feedback, 100, 240)),
         lambda: leader.forget(feedback.user[:20]),
         lambda: leader.remove(feedback.item[:20]),
         lambda: None,
-        lambda: _teach(leader, strangers),
-        lambda: _teach(leader, feedback),
+        lambda: teach(leader, strangers),
+        lambda: teach(leader, feedback),
     ]
     for step in steps:
         step()
@@ -157,18 +131,18 @@ def check_followers_keep_up(make: Make) -> None:
 def check_strangers_and_empty_batches(make: Make) -> None:
     """Unknown users and items, and no rows at all, are ordinary input."""
     for learner in (make(), _taught(make)):
-        _check_answers(learner, world(2, first=700))
+        check_answers(learner, world(2, first=700))
         before = _digest(learner)
         empty = cut(world(1), 0, 0)
-        _teach(learner, empty)
+        teach(learner, empty)
         learner.forget(empty.user)
         learner.remove(empty.item)
         assert before is None or before == _digest(learner), "an empty batch changed the state"
-        _check_answers(learner, empty)
+        check_answers(learner, empty)
         learner.forget(np.array([12345, 0]))
         learner.remove(np.array([12345, 0]))
-        _teach(learner, world(2, first=700))
-        _check_answers(learner, world(2, first=700))
+        teach(learner, world(2, first=700))
+        check_answers(learner, world(2, first=700))
 
 
 def check_memory_is_bounded(make: Make) -> None:
@@ -176,7 +150,7 @@ def check_memory_is_bounded(make: Make) -> None:
     learner = make()
     held, kept = [], []
     for part in range(11):
-        _teach(learner, world(part, first=1000 * part))
+        teach(learner, world(part, first=1000 * part))
         outputs(learner, world(part, first=1000 * part))
         held.append(learner.nbytes)
         kept.append(_clutter(learner))
@@ -187,8 +161,8 @@ def check_memory_is_bounded(make: Make) -> None:
 def check_answers_after_learning(make: Make) -> None:
     """Shapes, types and finite numbers, once there is something to answer from."""
     learner = _taught(make)
-    _check_answers(learner, world(1))
-    _check_answers(learner, cut(world(1), 5, 6))
+    check_answers(learner, world(1))
+    check_answers(learner, cut(world(1), 5, 6))
 
 
 def check_forgetting_and_removing(make: Make) -> None:
@@ -197,12 +171,12 @@ def check_forgetting_and_removing(make: Make) -> None:
     feedback = world(5)
     learner.forget(np.unique(feedback.user)[::2])
     learner.remove(np.unique(feedback.item)[::2])
-    _check_answers(learner, world(1))
+    check_answers(learner, world(1))
     if isinstance(learner, Retriever):
         found = learner.retrieve(feedback, 100, Exclusion.none(feedback.user.size))
         assert not np.isin(found.item, np.unique(feedback.item)[::2]).any(), "a removed item was retrieved"
-    _teach(learner, feedback)
-    _check_answers(learner, world(1))
+    teach(learner, feedback)
+    check_answers(learner, world(1))
 
 
 def check_retrieval(make: Make) -> None:
@@ -210,7 +184,7 @@ def check_retrieval(make: Make) -> None:
     learner = _taught(make)
     assert isinstance(learner, Retriever)
     feedback = world(5)
-    for k in (0, 1, _K, 1000):
+    for k in (0, 1, PLACES, 1000):
         start = np.searchsorted(feedback.request, np.arange(feedback.user.size + 1))
         for exclude in (Exclusion.none(feedback.user.size), Exclusion(feedback.item, start)):
             found = learner.retrieve(feedback, k, exclude)
@@ -229,9 +203,9 @@ def check_retrieval(make: Make) -> None:
                     else (score + learner.optimism * found.uncertainty[mine])
                 )
                 assert np.all(bound[1:] <= bound[:-1] + 1e-5), "candidates are not best first"
-            if k == _K:
+            if k == PLACES:
                 _check_rescored(learner, feedback, found.item, found.request, found.score)
-    found = learner.retrieve(feedback, _K, Exclusion.none(feedback.user.size))
+    found = learner.retrieve(feedback, PLACES, Exclusion.none(feedback.user.size))
     assert found.item.size, "nothing was retrieved after learning"
 
 
@@ -280,6 +254,7 @@ _EVERY: list[Callable[[Make], None]] = [
     check_memory_is_bounded,
     check_answers_after_learning,
     check_forgetting_and_removing,
+    check_extremes,
     check_documented,
 ]
 
@@ -303,16 +278,11 @@ def check_learner(make: Callable[[], Learner | Policy]) -> None:
         check(make)
 
 
-def _teach(learner: Learner, feedback: Feedback) -> None:
-    learner.observe(batch_of(feedback))
-    learner.learn(copy.deepcopy(feedback))
-
-
 def _taught(make: Make) -> Learner:
     learner = make()
     feedback = world(5)
     for start in range(0, _ROWS, 60):
-        _teach(learner, cut(feedback, start, start + 60))
+        teach(learner, cut(feedback, start, start + 60))
     return learner
 
 
@@ -341,40 +311,6 @@ def _same(one: Outputs, other: Outputs, complaint: str) -> None:
     assert one.keys() == other.keys(), complaint
     for name in one:
         assert np.array_equal(one[name], other[name], equal_nan=one[name].dtype.kind == "f"), f"{complaint} ({name})"
-
-
-def _check_answers(learner: Learner, feedback: Feedback) -> None:
-    n, b = feedback.rows, feedback.user.size
-    told = outputs(learner, feedback)
-    found = told["retrieved item"].size if "retrieved item" in told else 0
-    shapes: dict[str, Sequence[int | None]] = {
-        "score": (n,),
-        "uncertainty": (n,),
-        "hidden": (n, None),
-        "explain": (n, feedback.features.shape[1]),
-        "reranked": (n,),
-        **{f"neighbours {field.name}": (n, None) for field in fields(Neighbours)},
-        "retrieved item": (found,),
-        "retrieved request": (found,),
-        "retrieved score": (found,),
-        "retrieved uncertainty": (found,),
-    }
-    for name, array in told.items():
-        wanted = np.int64 if name in _INTEGERS else np.float64 if name == "neighbours age" else np.float32
-        assert array.dtype == wanted, f"{name} is {array.dtype}, not {np.dtype(wanted)}"
-        if name in shapes:
-            fits = len(array.shape) == len(shapes[name]) and all(
-                w in (None, g) for w, g in zip(shapes[name], array.shape, strict=True)
-            )
-            assert fits, f"{name} has shape {array.shape}, not {tuple(shapes[name])}"
-        assert not np.isnan(array).any(), f"{name} has NaN"
-        # An infinite uncertainty means: never tried.
-        assert "uncertainty" in name or np.isfinite(array).all(), f"{name} has infinities"
-        assert "uncertainty" not in name or (array >= 0).all(), f"{name} is negative"
-    if found:
-        request = told["retrieved request"]
-        assert 0 <= request.min() <= request.max() < b, "candidates of requests that were not made"
-        assert (told["retrieved item"] != 0).all(), "item 0, which means none, was retrieved"
 
 
 def _check_rescored(

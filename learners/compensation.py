@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from memory.error_memory import Evidence
+from memory.jit import njit
 from streams.batch import Bools
 
 __all__ = ["attention", "estimate_error"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from memory.jit import njit
 from streams.batch import Ids
 
 __all__ = ["Contexts", "contexts", "pack_contexts", "unpack_contexts"]

@@ -14,15 +14,22 @@ from typing import Literal
 
 import numpy as np
 import xxhash
-from numba import njit
 
 from memory.catalog import Catalog
+from memory.jit import njit
+from memory.moments import Values as Moment
+from memory.moments import standardized
 from streams.batch import Batch, Floats, Ids, Requests
 
 __all__ = ["Featurizer", "Field", "Side", "hash_id", "hash_ids", "hash_kind"]
 
 Side = Literal["user", "item", "context"]
 Value = str | float | bool | list[str]
+
+LARGEST = 1e6
+"""Where a number with a mean and scale of its own is clipped: what is larger is a mistake, and its square still a float32."""
+
+_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def hash_id(text: str) -> int:
@@ -54,14 +61,15 @@ class Field:
     name : str
         Name of the attribute.
     type : {"category", "number", "bucket", "tags"}
-        ``category``: one column, one key per value. ``number``: one column, the number itself, as (x - mean) / scale.
+        ``category``: one column, one key per value. ``number``: one column, the number, standardised.
         ``bucket``: a category of floor(x / width). ``tags``: a list of categories, each with value 1 / sqrt(its length).
     width : float
         Width of a bucket.
     most : int
         Columns of a ``tags`` field; tags past that are ignored.
-    mean, scale : float
-        Of a ``number``.
+    mean, scale : float or None
+        Of a ``number``, which becomes (x - mean) / scale; one of them alone: with mean 0 or scale 1. None of them: the mean
+        and standard deviation of what came so far, see `memory.moments`.
     """
 
     side: Side
@@ -69,8 +77,13 @@ class Field:
     type: Literal["category", "number", "bucket", "tags"] = "category"
     width: float = 1.0
     most: int = 8
-    mean: float = 0.0
-    scale: float = 1.0
+    mean: float | None = None
+    scale: float | None = None
+
+    @property
+    def online(self) -> bool:
+        """Whether it is a number that is standardised by what came so far: it is encoded as it came."""
+        return self.type == "number" and self.mean is None and self.scale is None
 
     @property
     def label(self) -> str:
@@ -101,10 +114,17 @@ class Field:
                 keys[0], values[0] = self._key(_text(scalar)), 1.0
             case "number" | "bucket", str() | bool() | float() | int() as scalar:
                 number = _number(scalar)
-                if math.isfinite(number):
-                    bucketed = self.type == "bucket"
-                    keys[0] = self._key(_text(float(number // self.width)) if bucketed else "")
-                    values[0] = 1.0 if bucketed else (number - self.mean) / self.scale
+                if self.type == "bucket" and math.isfinite(number):
+                    keys[0], values[0] = self._key(_text(float(number // self.width))), 1.0
+                elif self.type == "number" and abs(number) <= _FLOAT32:
+                    # -0.0 is another pattern of bits than 0.0, and equal to it: one of them must not stand for the other.
+                    keys[0], values[0] = self._key(""), self._scaled(number) + 0.0
+
+    def _scaled(self, number: float) -> float:
+        if self.online:
+            return number
+        scaled = (number - (self.mean or 0.0)) / (1.0 if self.scale is None else self.scale)
+        return min(max(scaled, -LARGEST), LARGEST)
 
     def _key(self, text: str) -> int:
         return hash_id(f"{self.label}={text}")
@@ -119,6 +139,11 @@ class Featurizer:
         Columns come in the order user ids, item ids, user, item, context, crosses.
     crosses : sequence of str
         Pairs of field labels, as in ``"user.id * item.genres"``; each pair of their columns becomes one more column.
+
+    Attributes
+    ----------
+    context_part : slice
+        Where the columns of the context lie in a feature row.
 
     Raises
     ------
@@ -136,14 +161,23 @@ class Featurizer:
         self.user_columns, self.item_columns, self.context_columns = (
             sum(f.columns for f in side) for side in (self._users, self._items, self._context)
         )
+        self.user_numbers, self.item_numbers, self.context_numbers = (
+            _online(side) for side in (self._users, self._items, self._context)
+        )
+        before = len(ids) + self.user_columns
+        numbers = [len(ids) + column for column in self.user_numbers] + [before + column for column in self.item_numbers]
+        self._numbers = np.array(numbers, np.int64)
+        context = before + self.item_columns
+        self.context_part = slice(context, context + self.context_columns)
         names = [f.label for f in sorted(ids, key=lambda f: f.side, reverse=True)]
         names += [f.label for side in (self._users, self._items, self._context) for f in side for _ in range(f.columns)]
         pairs = [pair for cross in crosses for pair in _cross(names, cross)]
         self._pairs = np.array(pairs, np.int64).reshape(-1, 2)
         self.names: tuple[str, ...] = (*names, *(f"{names[a]} * {names[b]}" for a, b in pairs))
         self._salts = np.array([hash_id("user.id="), hash_id("item.id=")], np.int64)
-        # Few different contexts make up most of a stream; the cache is bounded, and only a cache.
-        self._encode_context = lru_cache(4096)(lambda items: _encode(self._context, dict(items)))
+        # Few different contexts make up most of a stream; the cache is bounded, and only a cache. Python takes true, 1 and 1.0
+        # for one key, and they are not one category: the types are part of it.
+        self._encode_context = lru_cache(4096)(lambda items, types: _encode(self._context, dict(items)))
         described = repr((self.fields, tuple(crosses)))
         self.schema = hash_id(described)
 
@@ -161,13 +195,14 @@ class Featurizer:
         return _encode(self._items, attributes)
 
     def encode_context(self, contexts: Sequence[Mapping[str, Value]]) -> tuple[Ids, Floats]:
-        """Columns of requests' context: keys (B, C) and values (B, C)."""
+        """Columns of requests' context: keys (B, C) and values (B, C), numbers as they came."""
         keys = np.zeros((len(contexts), self.context_columns), np.int64)
         values = np.zeros((len(contexts), self.context_columns), np.float32)
         if self._context:
             for row, context in enumerate(contexts):
                 if context:
-                    keys[row], values[row] = self._encode_context(tuple(context.items()))
+                    types = tuple(map(type, context.values()))
+                    keys[row], values[row] = self._encode_context(tuple(context.items()), types)
         return keys, values
 
     def encode_context_column(self, name: str, distinct: Sequence[Value]) -> tuple[slice, Ids, Floats] | None:
@@ -200,7 +235,7 @@ class Featurizer:
         request, item : (N,) int64
             The pairs: index of the request, hashed id of the item.
         users, items : Catalog
-            Encoded attributes; users and items that are not there have none.
+            Encoded attributes, and what their numbers are standardised by; users and items that are not there have none.
 
         Returns
         -------
@@ -223,10 +258,19 @@ class Featurizer:
             self._has_item_id,
             self._salts,
             self._pairs,
+            self._numbers,
+            *self._moments(users, items),
             features,
             values,
         )
         return features, values
+
+    def _moments(self, users: Catalog, items: Catalog) -> tuple[Moment, Moment]:
+        """Mean and variance of the numbers of users and items, in the order of `_numbers`."""
+        if not self._numbers.size:
+            return users.moments.known
+        mean, variance = (np.concatenate(pair) for pair in zip(users.moments.known, items.moments.known, strict=True))
+        return mean, variance
 
     def batch(self, requests: Requests, request: Ids, item: Ids, users: Catalog, items: Catalog) -> Batch:
         """Make the batch of request-item pairs, with its feature rows; see `rows`."""
@@ -264,6 +308,12 @@ def _encode(fields: Sequence[Field], attributes: Mapping[str, Value]) -> tuple[I
     return keys, values
 
 
+def _online(fields: Sequence[Field]) -> tuple[int, ...]:
+    """Columns of the numbers that are standardised by what came so far, among the columns of these fields."""
+    columns = [field for field in fields for _ in range(field.columns)]
+    return tuple(column for column, field in enumerate(columns) if field.online)
+
+
 def _cross(names: Sequence[str], cross: str) -> list[tuple[int, int]]:
     labels = [label.strip() for label in cross.split("*")]
     unknown = [label for label in labels if label not in names]
@@ -288,7 +338,7 @@ def _mix(key, salt):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _assemble(  # type: ignore[no-untyped-def]
     user, request, item, user_slot, item_slot, user_keys, user_values, item_keys, item_values, context, context_values,
-    has_user_id, has_item_id, salts, pairs, features, values,
+    has_user_id, has_item_id, salts, pairs, numbers, mean, variance, features, values,
 ):  # fmt: skip
     users, items, contexts = user_keys.shape[1], item_keys.shape[1], context.shape[1]
     for n in range(item.size):
@@ -318,6 +368,9 @@ def _assemble(  # type: ignore[no-untyped-def]
             features[n, at + c] = context[b, c]
             values[n, at + c] = context_values[b, c]
         at += contexts
+        for m in range(numbers.size):
+            if features[n, numbers[m]] != 0:
+                values[n, numbers[m]] = standardized(np.float64(values[n, numbers[m]]), mean[m], variance[m])
         for p in range(pairs.shape[0]):
             left, right = pairs[p, 0], pairs[p, 1]
             value = values[n, left] * values[n, right]

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from memory.jit import njit
 from streams.batch import Ids
 
 __all__ = ["all_win_probabilities", "win_probabilities"]

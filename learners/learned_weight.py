@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from memory.arrays import Arrays
+from memory.jit import njit
 from memory.stateful import Stateful
 from streams.batch import Floats, Ids
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 import numpy as np
-from numba import njit
 from pydantic import Field
 
 from learners.base import Policy, Ranking, Values
 from learners.gaussian import all_win_probabilities, win_probabilities
 from learners.registry import register
+from memory.jit import njit
 from streams.batch import Bools, Floats, Ids
 
 __all__ = ["EpsilonGreedy", "Greedy", "PlackettLuce", "Thompson", "TopKRandom", "Ucb"]

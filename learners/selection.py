@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from memory.jit import njit
 from streams.batch import Ids
 
 __all__ = ["best"]

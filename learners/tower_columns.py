@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from learners.base import Catalogues
+from learners.bounds import bounded
 from memory.catalog import Catalog
 from streams.batch import Floats, Ids, Requests
 
@@ -60,12 +61,10 @@ def _salted(keys: Ids, salt: int) -> Ids:
 
 
 def _attributes(catalog: Catalog, keys: Ids) -> tuple[Ids, Floats]:
-    slots = catalog.find(keys)
-    features, values = catalog.encoded
-    return features[slots], values[slots] * (slots >= 0)[:, None].astype(np.float32)
+    return catalog.encoded_at(catalog.find(keys))
 
 
 def _joined(*parts: tuple[Ids, Floats] | None) -> tuple[Ids, Floats]:
     given = [part for part in parts if part is not None]
     keys = np.concatenate([part[0] for part in given], axis=1)
-    return keys, np.concatenate([part[1] for part in given], axis=1).astype(np.float32)
+    return keys, bounded(np.concatenate([part[1] for part in given], axis=1).astype(np.float32))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from learners.bounds import bounded
 from learners.tower_columns import TowerColumns
 from memory.arrays import Arrays, Bools, Floats, Ids
 from memory.stateful import Stateful
@@ -183,7 +184,8 @@ class Towers(_Network):
         others = torch.from_numpy(liked)[who]
         others[torch.arange(what.numel()), what] = False
         loss = functional.cross_entropy(scores.masked_fill(others, -torch.inf), what, reduction="none")
-        weights = torch.from_numpy(share)
+        share = bounded(share)
+        weights = torch.from_numpy(share / share.max())  # their size makes no difference, and might be as small as it gets
         ((loss * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
         self._descend(rows, table, layers)
 

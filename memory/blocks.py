@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from memory.arrays import Floats
+from memory.jit import njit
 from memory.lanes import LANES, TOGETHER, distances, products
 
 __all__ = ["LARGEST", "compare", "compare_all", "empty_blocks", "how_close", "in_blocks", "nearest", "put"]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.arrays import Arrays, Bools, Floats, Ids, check_fit
+from memory.moments import Moments
 from memory.slotted import Slotted
 from memory.stateful import Copying, State, Stateful
 
@@ -33,9 +34,11 @@ class Catalog(Slotted):
         Items at most, deleted ones included.
     columns : int
         Feature columns of an item.
+    numbers : sequence of int
+        Those of them that are standardised by what all items put so far had there.
     """
 
-    def __init__(self, capacity: int, columns: int) -> None:
+    def __init__(self, capacity: int, columns: int, numbers: Sequence[int] = ()) -> None:
         if columns < 0:
             raise ValueError(f"columns: {columns}; give 0 or more")
         super().__init__(capacity)
@@ -45,6 +48,7 @@ class Catalog(Slotted):
             dead=np.zeros(capacity, np.bool_),
         )
         self.texts = _Texts(capacity)
+        self.moments = Moments(numbers)
 
     def put(self, key: int, name: str, attributes: Mapping[str, Any], features: Ids, values: Floats) -> None:
         """Add an item or replace it; a deleted one is alive again.
@@ -60,7 +64,7 @@ class Catalog(Slotted):
         features : (columns,) int64
             Hashed feature keys, derived from the attributes by the caller.
         values : (columns,) float32
-            Their values.
+            Their values, numbers as they came.
 
         Raises
         ------
@@ -75,6 +79,7 @@ class Catalog(Slotted):
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"attributes: {error}; give what JSON can say") from error
         self._write(self._touch(key), name, document, features, values)
+        self.moments.add(features[None], values[None])
 
     def ensure(self, keys: Ids, names: Sequence[str] | npt.NDArray[np.object_]) -> None:
         """Add the unknown ones of `keys` (N,), alive, without attributes; all known ones count as touched."""
@@ -134,8 +139,18 @@ class Catalog(Slotted):
 
     @property
     def encoded(self) -> tuple[Ids, Floats]:
-        """Feature keys (capacity, columns) int64 and values (capacity, columns) float32 by slot; live, not to be written to."""
+        """Feature keys (capacity, columns) int64 and values (capacity, columns) float32 by slot; live, not to be written to.
+
+        Numbers are as they came: `encoded_at` has them standardised.
+        """
         return self.rows["features"], self.rows["values"]
+
+    def encoded_at(self, slots: Ids) -> tuple[Ids, Floats]:
+        """Feature keys (n, columns) and values (n, columns), numbers standardised as of now; zeros at slot -1."""
+        keys, values = self.rows["features"][slots], self.rows["values"][slots]
+        keys[slots < 0], values[slots < 0] = 0, 0.0
+        self.moments.standardize(keys, values)
+        return keys, values
 
     def _slot(self, key: int) -> int:
         return int(self.index.find(np.array([key]))[0])

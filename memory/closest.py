@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from memory.jit import njit
 from memory.lanes import LANES, packed, reached
 
 __all__ = ["EXACT", "first_lanes", "largest", "least", "ordered", "strike_out"]

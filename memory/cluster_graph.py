@@ -7,11 +7,11 @@ to the cluster, and the sums. An item's slot is its place in `items`, the corpus
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from memory import graph_scores
 from memory.arrays import Arrays, Bools, Floats, Ids
 from memory.graph_scores import NONE, Edges, Slots, Values
+from memory.jit import njit
 from memory.key_index import KeyIndex
 from memory.stateful import Stateful
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from memory.arrays import Arrays, Floats, Ids
+from memory.jit import njit
 from memory.stateful import Stateful
 from memory.vector_index import Device, Kind, Similarity, VectorIndex, Vectors
 

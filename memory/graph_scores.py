@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from memory.arrays import Bools, Floats, Ids
+from memory.jit import njit
 
 __all__ = ["NONE", "Edges", "Slots", "Values", "bounds", "retrieve"]
 

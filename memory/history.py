@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from memory.arrays import Arrays, Bools, Ids
+from memory.jit import njit
 from memory.slotted import Slotted
 
 __all__ = ["History"]

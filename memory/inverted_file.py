@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from memory.arrays import Arrays, Bools, Ids
 from memory.blocks import how_close, in_blocks, nearest
+from memory.jit import njit
 from memory.stateful import Stateful
 
 __all__ = ["InvertedFile", "closeness"]

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from memory.arrays import Floats, Ids
 from memory.blocks import compare, compare_all, empty_blocks, in_blocks, put
 from memory.closest import EXACT, first_lanes, largest, least, ordered, strike_out
+from memory.jit import njit
 from memory.lanes import LANES, TOGETHER, fetch, packed, reached
 
 __all__ = ["InvertedLists"]

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from memory.arrays import Arrays, Bools, Ids
+from memory.jit import njit
 from memory.slotted import Slotted
 
 __all__ = ["Column", "Table"]

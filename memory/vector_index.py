@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import faiss
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from memory.arrays import Arrays, Floats, Ids
 from memory.inverted_file import InvertedFile, closeness
 from memory.inverted_lists import InvertedLists
+from memory.jit import njit
 from memory.stateful import Stateful
 
 if TYPE_CHECKING:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
 
+import numpy as np
+
+from service.config import RewardRule
 from streams.codec import BadEvent
-from streams.events import Event, Impression, Interaction
+from streams.events import Attribute, Event, Impression, Interaction, ItemUpdate, UserUpdate
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "check_numbers"]
+
+_MOST = float(np.finfo(np.float32).max)
 
 
 class Admission:
@@ -15,14 +20,14 @@ class Admission:
 
     Parameters
     ----------
-    kinds : collection of str
-        Kinds of interactions that ``[reward]`` prices.
+    rewards : mapping of kind to float or RewardRule
+        What ``[reward]`` says an interaction is worth.
     max_skew : float
         Seconds that an event may be dated ahead.
     """
 
-    def __init__(self, kinds: Collection[str], max_skew: float) -> None:
-        self._kinds, self._max_skew = frozenset(kinds), max_skew
+    def __init__(self, rewards: Mapping[str, float | RewardRule], max_skew: float) -> None:
+        self._rewards, self._max_skew = dict(rewards), max_skew
 
     def check(self, event: Event, now: float) -> None:
         """Let an event pass, or say why not.
@@ -47,15 +52,54 @@ class Admission:
                 kind="future",
             )
         if isinstance(event, Interaction):
-            if event.kind not in self._kinds:
-                known = ", ".join(sorted(self._kinds))
-                raise BadEvent(
-                    "kind", f"{event.kind!r} is not in [reward]; there are {known}: send one, or add it", kind="kind"
-                )
+            self._check_reward(event)
+            check_numbers("context", event.context)
         elif isinstance(event, Impression):
             for name, numbers in (("scores", event.scores), ("propensities", event.propensities)):
                 if numbers and len(numbers) != len(event.items):
                     problem = f"{len(numbers)} for {len(event.items)} items; send one for each item, or leave it out"
                     raise BadEvent(name, problem)
+            _check_all("scores", event.scores, -_MOST, _MOST)
+            _check_all("propensities", event.propensities, 0.0, 1.0)
+            check_numbers("context", event.context)
             if len(event.unshown) % 8:
                 raise BadEvent("unshown", f"{len(event.unshown)} bytes; send 8 for each candidate, or leave it out")
+        elif isinstance(event, ItemUpdate | UserUpdate):
+            check_numbers("attributes", event.attributes)
+
+    def _check_reward(self, event: Interaction) -> None:
+        if event.kind not in self._rewards:
+            known = ", ".join(sorted(self._rewards))
+            raise BadEvent("kind", f"{event.kind!r} is not in [reward]; there are {known}: send one, or add it", kind="kind")
+        if not abs(event.value) <= _MOST:
+            raise BadEvent("value", _too_large(event.value))
+        worth = self._rewards[event.kind]
+        if not isinstance(worth, RewardRule) and not abs(worth * event.value) <= _MOST:
+            raise BadEvent(
+                "value", f"{event.value} times {worth}, the worth of {event.kind!r}, is beyond {_MOST:.3g}; send less"
+            )
+
+
+def check_numbers(where: str, values: Mapping[str, Attribute]) -> None:
+    """Let attributes or a context pass, unless a number in them is too large for what learners calculate with (float32).
+
+    Raises
+    ------
+    BadEvent
+        Naming the field, as in ``context.price``.
+    """
+    for name, value in values.items():
+        if isinstance(value, float) and not abs(value) <= _MOST:
+            raise BadEvent(f"{where}.{name}", _too_large(value))
+
+
+def _check_all(name: str, numbers: Iterable[float], least: float, most: float) -> None:
+    for place, number in enumerate(numbers):
+        if not least <= number <= most:
+            raise BadEvent(
+                f"{name}[{place}]", f"{number} is not from {least:.3g} to {most:.3g}; correct it, or leave {name} out"
+            )
+
+
+def _too_large(value: float) -> str:
+    return f"{value} is beyond {_MOST:.3g}, the largest number that is learned from; send a smaller one, or text"

@@ -1,4 +1,4 @@
-"""The command line: ``freshet serve | train | replay | evaluate | validate | topics | demo``."""
+"""The command line: ``freshet serve | train | warmup | replay | evaluate | validate | topics | demo``."""
 
 from __future__ import annotations
 
@@ -93,6 +93,21 @@ def train(
 ) -> None:
     """Learn from the events that come in, and publish what changes for replicas. Over HTTP: status, health and metrics."""
     _run(config, host, port, "trainer", folder)
+
+
+@app.command()
+def warmup(config: ConfigFile = None) -> None:
+    """Compile what the config's learners compute with, as every start does before it is ready, and keep it: for an image.
+
+    The learners are taken through events, rankings and clicks, in memory; whatever fails is told, with an exit code.
+    """
+    import logging
+
+    from service.warmup import warm_up
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if warm_up(_load(config)):
+        raise typer.Exit(ExitCode.ENGINE)
 
 
 @app.command()
@@ -219,8 +234,11 @@ def demo(
     port: Annotated[int, typer.Option(help="Port on localhost; 0 picks a free one.")] = 8000,
 ) -> None:
     """Watch a service learn: simulated visitors with tastes that shift, and a live page."""
+    import logging
+
     from service.demo import run_demo
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     run_demo(seconds=seconds, port=port)
 
 

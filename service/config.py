@@ -22,6 +22,8 @@ __all__ = ["Config", "ConfigError", "RewardRule", "Role", "load", "parse"]
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+Single = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]
+"""A number that learners can calculate with: finite as a float32."""
 Keywords = dict[str, Any]
 HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[\w.-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$")]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
@@ -110,8 +112,8 @@ class FieldType(_Section):
     type: Literal["category", "number", "bucket", "tags"]
     width: Positive = 1.0
     most: Annotated[int, Field(gt=0, le=64)] = 8
-    mean: float = 0.0
-    scale: Positive = 1.0
+    mean: Single | None = None
+    scale: Positive | None = None
 
 
 Kind = Literal["category", "number", "bucket", "tags"]
@@ -130,8 +132,8 @@ class RewardRule(_Section):
     """Worth of a kind by a threshold on the interaction's value."""
 
     at_least: float
-    then: float = 1.0
-    otherwise: float = 0.0
+    then: Single = 1.0
+    otherwise: Single = 0.0
 
 
 class Capacity(_Section):
@@ -240,7 +242,7 @@ class Server(_Section):
 class _Tables(_Section):
     stream: Stream = Stream()
     features: Features = Features()
-    reward: dict[str, float | RewardRule] = Field(default={"click": 1.0, "rating": RewardRule(at_least=4.0)}, strict=False)
+    reward: dict[str, Single | RewardRule] = Field(default={"click": 1.0, "rating": RewardRule(at_least=4.0)}, strict=False)
     users: Capacity = Capacity()
     items: Capacity = Capacity()
     history: HistorySize = HistorySize()

@@ -69,6 +69,10 @@ class Engine:
 
     Attributes
     ----------
+    prepare : callable or None
+        Called first of all, on the engine's thread, with a function that tells whether to leave off, for the engine is to stop.
+    preparing : bool
+        Whether that is still going on.
     failure : BaseException or None
         What killed the engine.
     """
@@ -97,10 +101,13 @@ class Engine:
         self._stopping = False
         self._awake = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.prepare: Callable[[Callable[[], bool]], object] | None = None
+        self.preparing = False
         self.failure: BaseException | None = None
 
     def start(self) -> None:
-        """Start the thread: it restores the state, catches up, and serves all the while."""
+        """Start the thread: it prepares and restores the state, then catches up, and serves all the while."""
+        self.preparing = self.prepare is not None
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._thread.start()
 
@@ -172,6 +179,9 @@ class Engine:
 
     def _run(self) -> None:
         try:
+            if self.prepare is not None:
+                self.prepare(lambda: self._stopping)
+                self.preparing = False
             self._updater.restore()
             # What has been loaded by now stays: looking through it for cycles, again and again, would stop all threads.
             gc.freeze()

@@ -127,6 +127,8 @@ def evaluate(
         else:
             batches, dead = _from_decisions(config, pipeline, noted, importance)
         fold = Fold(pipeline, builder)
+        if not is_log:
+            pipeline.isolation.reports.append(lambda problem: dead.put("poison", problem, b"", source=config.stream.url))
         try:
             for joined in batches:
                 noted.shown([one.impression for one in joined.shown], importance)

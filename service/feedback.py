@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from learners.base import Learner
 from learners.features import hash_ids, hash_kind
 from service.blocks import BlockReader
 from service.config import RewardRule
@@ -96,7 +97,8 @@ class FeedbackBuilder:
         """Rows of impressions before their outcome is known, one request an impression; each must have been noted."""
         request, item, position = _rows_of(shown)
         requests = self._requests_of(shown)
-        features, values = self._features_of(shown)
+        # Copies: what is read from bytes cannot be written to, and would be compiled for apart.
+        features, values = map(np.array, self._features_of(shown))
         return Batch(**requests.columns(), item=item, request=request, position=position, features=features, values=values)
 
     def from_rows(self, rows: Sequence[Row]) -> Feedback:
@@ -134,6 +136,7 @@ class FeedbackBuilder:
         """Rows of a recorded file, as `from_rows` would make them of the same interactions one by one."""
         pipeline, read = self._pipeline, self._blocks.read(block)
         rows = block.rows
+        pipeline.contexts.add(*read.context)
         self._enter(read.user, read.user_names, read.item, read.item_names, read.kind)
         requests = pipeline.requests(read.user, block.timestamp, read.context)
         request = np.arange(rows)
@@ -165,13 +168,16 @@ class FeedbackBuilder:
         """Note as of now what the log does not say of these impressions in a way that can be believed."""
         pipeline = self._pipeline
         request, item, _ = _rows_of(shown)
-        requests = pipeline.requests(*self._who(shown))
+        context = pipeline.featurizer.encode_context([one.impression.context for one in shown])
+        requests = pipeline.requests(*_who(shown), context)
         for n, one in enumerate(shown):
             assert one.snapshot is not None, "made by `note`"
             if one.snapshot.believed:
                 self._put_history(requests, slice(n, n + 1), [one.snapshot.history])
         features, values = pipeline.featurizer.rows(requests, request, item, pipeline.users, pipeline.items)
-        carried = pipeline.carry(requests)
+        carried: dict[str, list[bytes]] = {}
+        for name, learner in pipeline.learners():
+            pipeline.isolation.run(name, "put aside what it needs of", _carry, carried, learner, requests)
         at = 0
         for n, one in enumerate(shown):
             assert one.snapshot is not None, "made by `note`"
@@ -185,46 +191,43 @@ class FeedbackBuilder:
                 believed=known.believed,
             )
 
-    def _who(self, shown: Sequence[Shown]) -> tuple[Ids, Times, tuple[Ids, Floats]]:
-        """User, time and context of impressions."""
-        return (
-            hash_ids([one.impression.user for one in shown]),
-            np.array([one.timestamp for one in shown], np.float64),
-            self._pipeline.featurizer.encode_context([one.impression.context for one in shown]),
-        )
-
     def _requests_of(self, shown: Sequence[Shown]) -> Requests:
-        user, timestamp, context = self._who(shown)
-        made = self._empty_requests(user, timestamp, context)
+        """Requests of noted impressions, as they were ranked."""
+        made = self._empty_requests(*_who(shown))
         self._put_snapshots(made, np.arange(len(shown)), shown)
         return made
 
     def _requests(self, heads: Sequence[Row], user: Ids) -> Requests:
         """Requests of rows: of an impression as it was ranked, of others as of now."""
         timestamp = np.array([row.timestamp if row.shown is None else row.shown.timestamp for row in heads], np.float64)
-        context = self._pipeline.featurizer.encode_context([row.context for row in heads])
-        ranked = np.array([row.shown is not None for row in heads], np.bool_)
-        if not ranked.any():
-            return self._pipeline.requests(user, timestamp, context)
-        made = self._empty_requests(user, timestamp, context)
+        pipeline, ranked = self._pipeline, np.array([row.shown is not None for row in heads], np.bool_)
         free = np.flatnonzero(~ranked)
-        if free.size:
-            recent = self._pipeline.history.recent(user[free], self._pipeline.recent)
-            made.history[free], made.history_time[free], made.history_kind[free] = recent
+        context = pipeline.featurizer.encode_context([row.context for row in heads if row.shown is None])
+        now = pipeline.requests(user[free], timestamp[free], context)
+        if free.size == len(heads):
+            return now
+        made = self._empty_requests(user, timestamp)
+        made.history[free], made.history_time[free], made.history_kind[free] = now.history, now.history_time, now.history_kind
+        made.context[free], made.context_values[free] = now.context, now.context_values
         self._put_snapshots(made, np.flatnonzero(ranked), [row.shown for row in heads if row.shown is not None])
         return made
 
-    def _empty_requests(self, user: Ids, timestamp: Times, context: tuple[Ids, Floats]) -> Requests:
+    def _empty_requests(self, user: Ids, timestamp: Times) -> Requests:
+        rows, columns = user.size, self._pipeline.featurizer.context_columns
         return Requests(
             user=user,
             timestamp=timestamp,
-            history=np.zeros((user.size, self._pipeline.recent), np.int64),
-            context=context[0],
-            context_values=context[1],
+            history=np.zeros((rows, self._pipeline.recent), np.int64),
+            context=np.zeros((rows, columns), np.int64),
+            context_values=np.zeros((rows, columns), np.float32),
         )
 
     def _put_snapshots(self, requests: Requests, where: Ids, shown: Sequence[Shown]) -> None:
-        """Put history and what learners put aside into the requests at `where`."""
+        """Put context, history and what learners put aside into the requests at `where`."""
+        part = self._pipeline.featurizer.context_part
+        for n, ranked in zip(where.tolist(), shown, strict=True):
+            keys, values = self._features_of([ranked])
+            requests.context[n], requests.context_values[n] = keys[0, part], values[0, part]
         snapshots = [one.snapshot for one in shown if one.snapshot is not None]
         assert len(snapshots) == len(shown), "impressions are noted before their rows are made"
         self._put_history(requests, where, [one.history for one in snapshots])
@@ -276,6 +279,18 @@ class FeedbackBuilder:
     def _unpacked(self, packed: bytes, rows: int) -> tuple[Ids, Floats] | None:
         featurizer = self._pipeline.featurizer
         return unpack_rows(packed, featurizer.schema, rows, featurizer.columns)
+
+
+def _who(shown: Sequence[Shown]) -> tuple[Ids, Times]:
+    """User and time of impressions."""
+    user = hash_ids([one.impression.user for one in shown])
+    return user, np.array([one.timestamp for one in shown], np.float64)
+
+
+def _carry(carried: dict[str, list[bytes]], learner: Learner, requests: Requests) -> None:
+    told = learner.carry(requests)
+    if told is not None:
+        carried[learner.name] = told
 
 
 def _rows_of(shown: Sequence[Shown]) -> tuple[Ids, Ids, Ids]:

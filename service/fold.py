@@ -186,7 +186,7 @@ class Fold:
         """Have impressions measured whose outcome is known, those about which the same learners were asked together."""
         alike: dict[frozenset[str], list[Shown]] = {}
         for one in closed:
-            if one.measured is not None:
+            if one.measured is not None and one.measured.predictions:
                 alike.setdefault(frozenset(one.measured.predictions), []).append(one)
         for some in alike.values():
             sizes = [one.measured.reward.size for one in some]

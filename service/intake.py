@@ -79,6 +79,7 @@ class Intake:
         self._read_at = 0.0
         self._reported: Offsets = {}
         self._gone: Counter[str] = Counter()
+        self._last: Record | None = None
 
     @property
     def folded(self) -> int:
@@ -166,6 +167,12 @@ class Intake:
         for joiner in self.joiners.values():
             yield from joiner.finish()
 
+    def poisoned(self, reason: str) -> None:
+        """Put the record that was folded last to the dead letters: a learner could not take it, or the batch it completed."""
+        record = self._last
+        if record is not None and record.offset > self._reported.get(record.partition, -1):
+            self._bury("poison", reason, record)
+
     def lag(self) -> int:
         """Records of the log that have not been folded."""
         end = self._log.end()
@@ -183,6 +190,7 @@ class Intake:
 
     def _fold(self, record: Record) -> None:
         partition, offset = record.partition, record.offset
+        self._last = record
         self.next[partition] = offset + 1
         # The clock of whoever appended it may be ahead.
         self._upto[partition] = max(self._upto[partition], min(record.timestamp, self._read_at))
@@ -207,11 +215,12 @@ class Intake:
             self._admission.check(event, record.timestamp)
         except BadEvent as error:
             if report:
-                self._dead.put(
-                    error.kind, str(error), record.value, source=self._source, partition=record.partition, offset=record.offset
-                )
+                self._bury(error.kind, str(error), record)
             return None
         return event
+
+    def _bury(self, kind: str, reason: str, record: Record) -> None:
+        self._dead.put(kind, reason, record.value, source=self._source, partition=record.partition, offset=record.offset)
 
     def _readable(self, partition: int, start: int, stop: int) -> Iterator[tuple[int, float, Event]]:
         while start < stop:

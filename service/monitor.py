@@ -225,6 +225,7 @@ _LABELLED = {
     "refused": ("status", "Requests that were not granted"),
     "dead": ("reason", "Dead letters"),
     "skipped": ("stage", "Optional stages that failed and were left out of an answer"),
+    "poisoned": ("learner", "Batches, and changes of items and users, that a learner could not take"),
     "joiner": ("outcome", "What the joiner met"),
     "failures": (
         "what",

@@ -182,7 +182,7 @@ _OPERATIONS = {
     "/healthz": {"get": _operation("Whether the process lives", answers={"200": ("It does", None)})},
     "/readyz": {
         "get": _operation(
-            "Whether it answers and has caught up with the log",
+            "Whether it answers without compiling first, and has caught up with the log",
             answers={"200": ("It has", None), **_problems("503")},
         )
     },

@@ -54,10 +54,12 @@ class OperationRoutes:
         return json({"status": "alive"})
 
     async def ready(self, request: Request) -> Response:
-        """Say whether the engine answers and has caught up."""
+        """Say whether the engine answers without having to compile anything, and has caught up."""
         engine = self._runtime.engine
         if engine.failure is not None:
             raise Failure(503, f"the engine has stopped: {engine.failure!r}; see the log of the service")
+        if engine.preparing:
+            raise Failure(503, "compiling and loading what the learners compute with; try again shortly", retry=True)
         if not self._runtime.updater.caught_up:
             raise Failure(503, "restoring the state and catching up with the log; try again shortly", retry=True)
         return json({"status": "ready"})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Generic, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -14,12 +14,14 @@ from learners.base import Adapter, Catalogues, Learner, Policy, Ranker, Reranker
 from learners.features import Featurizer, hash_id, hash_ids
 from memory.catalog import Catalog
 from memory.history import History
+from memory.moments import Moments
 from memory.stateful import Stateful
 from service.answers import Answers
 from service.candidates import Asked, Finder
+from service.isolation import Isolation
 from service.schemas import RankingResponse, RankRequest, RecommendRequest
 from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
-from streams.events import Event, Forget, Impression, ItemUpdate, UserUpdate
+from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, UserUpdate
 
 __all__ = ["Pipeline", "Refused", "Stages"]
 
@@ -42,8 +44,9 @@ class Stages(Stateful, Generic[_Stage]):
         self.named = dict(named)
 
     def children(self) -> Iterator[tuple[str, Stateful]]:
-        """The learners."""
-        yield from self.named.items()
+        """The learners; a dot in a name (of a module) would take it for two."""
+        for name, stage in self.named.items():
+            yield name.replace(".", "/"), stage
 
     def __iter__(self) -> Iterator[tuple[str, _Stage]]:
         return iter(self.named.items())
@@ -68,12 +71,16 @@ class Pipeline(Stateful):
 
     Attributes
     ----------
+    contexts : Moments
+        What the numbers of contexts are standardised by.
     version : int
         Micro-batches learned.
     as_of : float
         Unix seconds: what was appended to the log before has been learned, or is no longer to be; 0 when that is not known.
     observes : bool
         Whether a learner learns from rows before their outcome is known; see `observe`.
+    isolation : Isolation
+        Runs the learners where they follow the log: batches that one of them cannot take do not stop the others.
     skipped : Counter
         Failures of optional stages, by name: an adapter or a reranker that raised or returned a number that is not finite.
     """
@@ -94,6 +101,7 @@ class Pipeline(Stateful):
     ) -> None:
         self.featurizer = featurizer
         self.users, self.items, self.history = users, items, history
+        self.contexts = Moments(featurizer.context_numbers)
         self.retrievers, self.adapters, self.rerankers = Stages(retrievers), Stages(adapters), Stages(rerankers)
         self.ranker_name, self.ranker = ranker
         self.policy_name, self.policy = policy
@@ -106,6 +114,7 @@ class Pipeline(Stateful):
         self._answers = Answers(featurizer, items, retrievers, ranker, rerankers, policy)
         self.version = 0
         self.as_of = 0.0
+        self.isolation = Isolation()
         self.skipped: Counter[str] = Counter()
 
     @property
@@ -144,10 +153,12 @@ class Pipeline(Stateful):
     def prepare(self, batch: Batch) -> None:
         """Let the ranker fill ``score``, ``base`` and ``hidden`` of rows that nobody has learned from yet: what learning needs.
 
-        What retrievers and rerankers say of the rows (see `predict`) makes no difference to what is learned from them.
+        What retrievers and rerankers say of the rows (see `predict`) makes no difference to what is learned from them. Where
+        the ranker fails, ``base`` stays None.
         """
         batch.uncertainty = None
-        self._rank(batch, [])
+        if not self.isolation.run(self.ranker_name, "score", self._rank, batch, []):
+            batch.base = batch.hidden = None
 
     def predict(self, batch: Batch, rows: Ids | None = None) -> dict[str, Floats]:
         """What each retriever, the ranker and each reranker say of rows that nobody has learned from yet, by name.
@@ -155,17 +166,21 @@ class Pipeline(Stateful):
         Parameters
         ----------
         batch : Batch
-            Prepared on the way; see `prepare`.
+            Prepared on the way; see `prepare`. Of rows that the ranker cannot score nobody says anything.
         rows : (n,) int64 or None
             The rows in question; None: all. Of none, nobody is asked.
         """
         self.prepare(batch)
-        if rows is not None and not rows.size:
+        if batch.base is None or (rows is not None and not rows.size):
             return {}
         part = batch if rows is None else batch.part(rows)
         said: dict[str, Floats] = {}
         for name, retriever in self.retrievers:
-            retriever.score(part)
+            try:
+                retriever.score(part)
+            except Exception:
+                self._skip(name, [])
+                part.score[:] = 0.0
             said[name] = part.score.copy()
         assert part.base is not None, "prepared above"
         part.score, part.uncertainty = part.base.copy(), None
@@ -173,13 +188,17 @@ class Pipeline(Stateful):
 
     def observe(self, batch: Batch) -> None:
         """Let every learner see rows that were shown, before their outcome is known."""
-        for _, learner in self.learners():
-            learner.observe(batch)
+        for name, learner in self.learners():
+            self.isolation.run(name, "observe", learner.observe, batch)
 
     def learn(self, feedback: Feedback) -> None:
-        """Let every learner learn, in config order, from rows that have been scored; then remember them in the history."""
-        for _, learner in self.learners():
-            learner.learn(feedback)
+        """Let every learner learn, in config order, from rows that have been prepared; then remember them in the history.
+
+        From rows that the ranker could not score (``base`` is None) only retrievers learn: the others need the score.
+        """
+        for name, learner in self.learners():
+            if feedback.base is not None or isinstance(learner, Retriever):
+                self.isolation.run(name, "learn from", learner.learn, feedback)
         acted = np.flatnonzero(feedback.touched)
         acted = acted[np.argsort(feedback.outcome_time[acted], kind="stable")]
         self.history.append(
@@ -204,18 +223,16 @@ class Pipeline(Stateful):
         yield from self.rerankers
 
     def apply(self, event: Event) -> None:
-        """Take an update of the catalogues to heart; other events pass without effect."""
+        """Take an update of the catalogues, and the numbers of a context, to heart; other events pass without effect."""
         if isinstance(event, ItemUpdate):
             key = hash_id(event.item)
             if event.deleted:
                 self.items.ensure(np.array([key]), [event.item])
                 self.items.delete(key)
-                for _, learner in self.learners():
-                    learner.remove(np.array([key]))
+                self._tell("remove", lambda learner: learner.remove(np.array([key])))
             else:
                 self.items.put(key, event.item, event.attributes, *self.featurizer.encode_item(event.attributes))
-                for _, learner in self.learners():
-                    learner.add(np.array([key]))
+                self._tell("add", lambda learner: learner.add(np.array([key])))
         elif isinstance(event, UserUpdate):
             key = hash_id(event.user)
             if event.deleted:
@@ -226,11 +243,21 @@ class Pipeline(Stateful):
             key = hash_id(event.user)
             self.users.forget(key)
             self.history.forget(np.array([key]))
-            for _, learner in self.learners():
-                learner.forget(np.array([key]))
+            self._tell("forget", lambda learner: learner.forget(np.array([key])))
+        elif self.contexts.columns.size and _has_context(event):
+            self.contexts.add(*self.featurizer.encode_context([event.context]))
 
     def requests(self, user: Ids, timestamp: Times, context: tuple[Ids, Floats]) -> Requests:
-        """Who asks, with the history as of now; `context` as the featurizer encoded it."""
+        """Who asks, with the history as of now.
+
+        Parameters
+        ----------
+        user : (B,) int64
+        timestamp : (B,) float64
+        context : (keys, values)
+            As the featurizer encoded it; the numbers among the values are standardised in place.
+        """
+        self.contexts.standardize(*context)
         item, time_, kind = self.history.recent(user, self.recent)
         return Requests(
             user=user,
@@ -246,6 +273,10 @@ class Pipeline(Stateful):
         """What learners want back when they learn from these requests, by name; see `Learner.carry`."""
         told = ((name, learner.carry(requests)) for name, learner in self.learners())
         return {name: carried for name, carried in told if carried is not None}
+
+    def _tell(self, doing: str, tell: Callable[[Learner], None]) -> None:
+        for name, learner in self.learners():
+            self.isolation.run(name, doing, tell, learner)
 
     def _ask(self, request: RankRequest | RecommendRequest) -> Asked:
         if request.by is not None and request.by not in self.retrievers.named:
@@ -290,6 +321,11 @@ class Pipeline(Stateful):
     def _skip(self, name: str, skipped: list[str]) -> None:
         self.skipped[name] += 1
         skipped.append(name)
+
+
+def _has_context(event: Event) -> TypeGuard[Impression | Interaction]:
+    """Whether an event has a context of its own; an interaction with a ranking has that of the ranking."""
+    return isinstance(event, Impression) or (isinstance(event, Interaction) and event.request_id is None)
 
 
 def _check_finite(arrays: WeightDelta) -> None:

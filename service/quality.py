@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from memory.jit import njit
 from streams.batch import Bools, Floats, Ids
 
 __all__ = ["Window", "auc", "gain", "grouped_auc", "impression_auc", "log_loss"]

@@ -9,10 +9,12 @@ from functools import partial
 
 import msgspec
 
+from service.admission import check_numbers
 from service.ingest import Ingest, LogBusy, entry
 from service.runtime import Runtime
 from service.schemas import RankRequest, RecommendRequest
-from service.web import Desk, Request, Response, Route, decoded, json
+from service.web import Desk, Failure, Request, Response, Route, decoded, json
+from streams.codec import BadEvent
 from streams.events import Impression
 
 __all__ = ["RankingRoutes"]
@@ -44,6 +46,10 @@ class RankingRoutes:
         """Answer with a ranking; its impression is on the way to the log then, ahead of whatever answers it."""
         arrived = time.perf_counter()
         asked = decoded(document, await self._desk.body(request))
+        try:
+            check_numbers("context", asked.context)
+        except BadEvent as error:
+            raise Failure(422, str(error), error.field) from error
         response, impression = await self._desk.answer(lambda: self._runtime.engine.submit(asked))
         if impression is not None:
             await self._log(impression)

@@ -111,12 +111,17 @@ def replay(
     with ExitStack() as opened:
         pipeline = build_pipeline(config)
         evaluation = Evaluation(pipeline, k, window)
-        scheme = urlsplit(config.stream.url).scheme
+        stream = config.stream.url
+        scheme = urlsplit(stream).scheme
         if scheme == "file":
             recording = open_stream(config)
             _check_kind(config)
             builder, dead, total = FeedbackBuilder(pipeline, config.reward), recording.dead, recording.rows
             reader = None
+            # Of a file the place is the row: the last of the batch.
+            pipeline.isolation.reports.append(
+                lambda problem: dead.put("poison", problem, b"", source=stream, offset=evaluation.rows - 1)
+            )
         elif scheme in ("lmdb", "kafka"):
             builder, dead, total = builder_for_log(config, pipeline), DeadLetters(MemoryLog()), None
             reader = open_reader(opened, config, pipeline, builder, dead, ledger)

@@ -65,8 +65,8 @@ def build_pipeline(config: Config) -> Pipeline:
         )
     return Pipeline(
         featurizer=featurizer,
-        users=Catalog(config.users.capacity, featurizer.user_columns),
-        items=Catalog(config.items.capacity, featurizer.item_columns),
+        users=Catalog(config.users.capacity, featurizer.user_columns, featurizer.user_numbers),
+        items=Catalog(config.items.capacity, featurizer.item_columns, featurizer.item_numbers),
         history=History(config.history.capacity, config.history.length),
         retrievers=retrievers,
         ranker=ranker,
@@ -214,6 +214,7 @@ class Runtime:
             "version": pipeline.version,
             "lag_seconds": pipeline.lag,
             "skipped": dict(pipeline.skipped),
+            "poisoned": dict(pipeline.isolation.counts),
             "figures": {name: dict(learner.figures()) for name, learner in pipeline.learners()},
             "bases": dict.fromkeys(pipeline.rerankers.named, pipeline.ranker_name),
             "evictions": {

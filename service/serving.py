@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 
 from service.app import create_app
 from service.config import Config, ConfigError, Role
 from service.runtime import open_replica, open_runtime
 from service.server import Server, bind
+from service.warmup import warm_up
 
 __all__ = ["run"]
 
@@ -71,5 +73,6 @@ def run(
             server.should_exit = True
 
         runtime.engine.on_failure = end
+        runtime.engine.prepare = partial(warm_up, config)
         server.run()
     return runtime.engine.failure

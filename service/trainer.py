@@ -130,6 +130,7 @@ class Trainer:
         self.caught_up = False
         order = order or AsRead(log, poll, ledger)
         self.intake = Intake(log, order, dead, admission, make_joiner, pipeline.apply, source=remote or "log")
+        pipeline.isolation.reports += [self.intake.poisoned, self.notice]
         self.clock = Clock(log, self.intake, self.failed, remote=remote is not None)
         self._poll, self._flush = poll, flush
         self._ledger, self._publisher, self._epoch = ledger, publisher, 0

@@ -20,6 +20,8 @@ DOORS = {
     "lmdb": {"streams.lmdb_log"},
     # Pictures of a replay, and of an evaluation.
     "matplotlib": {"service.ope_report", "service.report"},
+    # The compiler, and what it is extended with.
+    "numba": {"memory.jit", "memory.lanes"},
     "pickle": {"memory.blob"},
     "prometheus_client": {"service.monitor"},
     "river": {"learners.rankers.river_model", "service.live_quality"},

@@ -13,12 +13,13 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 import numpy as np
-from numba import njit
 from pydantic import Field
 
 from learners.base import Ranker, WeightDelta
+from learners.bounds import bounded
 from learners.registry import register
 from memory.arrays import Arrays
+from memory.jit import njit
 from memory.table import Column, Table
 from streams.batch import Batch, Feedback, Floats, Ids
 
@@ -76,14 +77,14 @@ class Bias(Ranker):
         """Learn from rows in order; the label is the reward clipped to [0, 1]."""
         # No more rows at a time than a table has room for: then no row's bias gives way before the row was learned.
         most = min(self.users.capacity, self.items.capacity)
-        user = feedback.user[feedback.request]
+        user, weight = feedback.user[feedback.request], bounded(feedback.weight)
         for start in range(0, feedback.rows, most):
             part = slice(start, start + most)
             _learn(
                 self.users.insert(user[part]),
                 self.items.insert(feedback.item[part]),
                 feedback.reward[part],
-                feedback.weight[part],
+                weight[part],
                 self.everybody["bias"],
                 self.everybody["squares"],
                 self.users["bias"],

@@ -21,18 +21,22 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 import numpy as np
-from numba import njit
 from pydantic import Field
 
 from learners.base import Ranker, WeightDelta
+from learners.bounds import bounded
 from learners.registry import register
 from memory.arrays import Arrays
+from memory.jit import njit
 from streams.batch import Batch, Feedback, Floats
 
 __all__ = ["FactorizationMachine"]
 
 PRIOR = 0.15
 """AdaGrad's sums of squares before the first row. The slope of one row of an even chance adds 0.25 x^2."""
+
+FINITE = 3e38
+"""Keeps infinities and NaN out of the values; scales take care of all that is finite."""
 
 
 @register("fm")
@@ -41,6 +45,7 @@ class FactorizationMachine(Ranker):
 
     A row's x is made from its values in two steps: each value is divided by the largest magnitude seen under its key, then
     the row is divided by its Euclidean length. So neither the unit of a number nor the number of columns matters to a step.
+    One row raises that magnitude to twice what it was at most, and what is larger counts as 1: one mistake costs little.
 
     The slope of a row's log loss is divided by 1 + S / 4, where S is what a slope of 1 would move the log-odds by. So no row is
     overshot, however large the steps.
@@ -70,6 +75,7 @@ class FactorizationMachine(Ranker):
     See the module.
     """
 
+    checks_parameters: ClassVar[dict[str, object]] = {"bits": 12}
     state_version: ClassVar[int | str] = 2
     """1 had a sum of squares for each weight, and no scales."""
 
@@ -101,17 +107,17 @@ class FactorizationMachine(Ranker):
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
         """Fill ``score`` with the click probability and ``hidden`` (N, k) with sum_{i<j} of v_i x_i * v_j x_j."""
         hidden = np.empty((batch.rows, self.hidden_width), np.float32)
-        rows = self.rows
-        _score(batch.features, batch.values, self.intercept["weights"], rows["weights"], rows["scales"], batch.score, hidden)
+        rows, values = self.rows, bounded(batch.values, FINITE)
+        _score(batch.features, values, self.intercept["weights"], rows["weights"], rows["scales"], batch.score, hidden)
         batch.hidden = hidden
 
     def learn(self, feedback: Feedback) -> None:
         """Learn from rows in order; the label is the reward clipped to [0, 1], a row's weight multiplies its loss."""
         _learn(
             feedback.features,
-            feedback.values,
+            bounded(feedback.values, FINITE),
             feedback.reward,
-            feedback.weight,
+            bounded(feedback.weight),
             self.intercept["weights"],
             self.intercept["squares"],
             self.rows["weights"],
@@ -128,7 +134,8 @@ class FactorizationMachine(Ranker):
     def explain(self, batch: Batch) -> Floats:
         """Contribution of each column to the log-odds, (N, F): its weight plus half of each pair it is in."""
         contributions = np.empty(batch.features.shape, np.float32)
-        _explain(batch.features, batch.values, self.rows["weights"], self.rows["scales"], contributions)
+        values = bounded(batch.values, FINITE)
+        _explain(batch.features, values, self.rows["weights"], self.rows["scales"], contributions)
         return contributions
 
 
@@ -140,8 +147,10 @@ def _normalize(keys, values, scales, x):  # type: ignore[no-untyped-def]
     for c in range(keys.size):
         value = values[c]
         if value != np.float32(0.0):
-            scale = max(scales[keys[c] & mask], abs(value))
-            value = np.float32(1.0) if value == scale else value / scale
+            scale = scales[keys[c] & mask]
+            if scale == np.float32(0.0):
+                scale = abs(value)
+            value = np.float32(1.0) if value == scale else min(max(value / scale, np.float32(-1.0)), np.float32(1.0))
         x[c] = value
         length += value * value
     if length > np.float32(0.0):
@@ -216,8 +225,9 @@ def _learn(  # type: ignore[no-untyped-def]
     for n in range(features.shape[0]):
         keys = features[n]
         for c in range(columns):
-            at = keys[c] & mask
-            scales[at] = max(scales[at], abs(values[n, c]))
+            at, magnitude = keys[c] & mask, abs(values[n, c])
+            if magnitude > scales[at]:
+                scales[at] = magnitude if scales[at] == 0.0 else min(magnitude, np.float32(2.0) * scales[at])
         _normalize(keys, values[n], scales, x)
         linear = intercept[0] + _sum_vectors(keys, x, rows, total, squared)
         label = min(max(reward[n], np.float32(0.0)), one)

@@ -18,6 +18,7 @@ from pydantic import Field
 from river import base
 
 from learners.base import Ranker, WeightDelta
+from learners.bounds import bounded, finite
 from learners.registry import register
 from memory.blob import Blob
 from streams.batch import Batch, Feedback
@@ -83,13 +84,13 @@ class RiverModel(Ranker):
             values = (probability.get(True, 0.0) if probability else 0.5 for probability in told)
         else:
             values = (model.predict_one(x) for x in self._rows(batch))
-        batch.score = np.fromiter(values, np.float32, batch.rows)
+        batch.score = finite(np.fromiter(values, np.float64, batch.rows))
 
     def learn(self, feedback: Feedback) -> None:
         """Teach the rows in order; where the model takes no weights, rows count alike, and those of weight 0 are left out."""
         model = self.model.value
         labels = (feedback.reward > 0).tolist() if self._classifies else feedback.reward.tolist()
-        for x, y, weight in zip(self._rows(feedback), labels, feedback.weight.tolist(), strict=True):
+        for x, y, weight in zip(self._rows(feedback), labels, bounded(feedback.weight).tolist(), strict=True):
             if self._weighted:
                 model.learn_one(x, y, w=weight)
             elif weight > 0:
@@ -97,7 +98,9 @@ class RiverModel(Ranker):
 
     def _rows(self, batch: Batch) -> Iterator[dict[Any, Any]]:
         keys = (batch.features & self.mask).tolist()
-        for present, row, values in zip((batch.features != 0).tolist(), keys, batch.values.tolist(), strict=True):
+        # Linear models add values up; trees compare them, whatever their size.
+        numbers = bounded(batch.values) if self.encoding == "onehot" else batch.values
+        for present, row, values in zip((batch.features != 0).tolist(), keys, numbers.tolist(), strict=True):
             x: dict[Any, Any] = {}
             for place, there in enumerate(present):
                 if not there:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from learners.base import Neighbours, Reranker
+from learners.bounds import bounded
 from learners.compensation import attention, estimate_error
 from learners.learned_weight import LearnedWeight
 from learners.registry import register
@@ -28,6 +29,10 @@ __all__ = ["ReLoop2"]
 
 Count = Annotated[int, Field(gt=0)]
 Values = npt.NDArray[Any]
+
+
+LONGEST = 1e6
+"""Size of a number in a hidden vector past which a row is not remembered, and is looked up as if it were just that."""
 
 
 @register("reloop2")
@@ -101,6 +106,8 @@ class ReLoop2(Reranker):
 
     needs_hidden: ClassVar[bool] = True
     checks_parameters: ClassVar[dict[str, object]] = {"width": 8, "capacity": 100, "lists": 4, "neighbours": 10}
+    # A memory that outgrows the processor's cache holds vectors of another type, which is compiled for anew.
+    rehearsals: ClassVar[tuple[dict[str, object], ...]] = (checks_parameters, {"lists": 4})
 
     def __init__(
         self,
@@ -162,7 +169,7 @@ class ReLoop2(Reranker):
         self._reads += batch.rows
         if not weights.any() or not len(self.memory) or not batch.rows:
             return score
-        hidden = _finite(_hidden(batch))
+        hidden = bounded(_finite(_hidden(batch)), LONGEST)
         evidence = self._read(hidden)
         self._last = weakref.ref(hidden), evidence
         errors, hit = self._estimate(score, evidence)
@@ -174,9 +181,9 @@ class ReLoop2(Reranker):
     def learn(self, feedback: Feedback) -> None:
         """Remember rows whose outcome is known: keys and base scores as the pipeline left them before anyone learned."""
         hidden = _hidden(feedback)
-        base = feedback.score if feedback.base is None else feedback.base
+        base = np.clip(feedback.score if feedback.base is None else feedback.base, 0.0, 1.0)
         label = np.clip(feedback.reward, 0.0, 1.0)
-        finite = np.isfinite(hidden).all(axis=1)
+        finite = (np.abs(hidden) <= LONGEST).all(axis=1)
         self._left_out += int(np.count_nonzero(~finite))
         rows = np.flatnonzero(finite & (np.abs(label - base) > self._least_error if self._least_error else True))
         if self.learned is not None and finite.any() and len(self.memory):
@@ -205,7 +212,7 @@ class ReLoop2(Reranker):
         """The rows whose outcomes moved each score; None from a sketch, which has sums only."""
         if isinstance(self.memory, ErrorSketch):
             return None
-        evidence = self._read(_finite(_hidden(batch)))
+        evidence = self._read(bounded(_finite(_hidden(batch)), LONGEST))
         rows, none = self.memory.rows, evidence.slots < 0
         age = batch.timestamp[batch.request][:, None] - rows["timestamp"][evidence.slots]
         return Neighbours(

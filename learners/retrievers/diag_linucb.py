@@ -20,6 +20,7 @@ import xxhash
 from pydantic import Field
 
 from learners.base import Candidates, Catalogues, Exclusion, Retriever
+from learners.bounds import bounded, finite
 from learners.contexts import Contexts, contexts, pack_contexts, unpack_contexts
 from learners.registry import register
 from learners.tower_columns import TowerColumns
@@ -40,7 +41,8 @@ _CELLS = 1 << 20
 """Clusters times items that are compared in one turn of learning while the graph is made anew: about 10 ms."""
 
 _HIGHEST = 512.0  # half-lives past the reference after which sums are rescaled; float64 overflows at 1024
-_REFERENCE, _LATEST = 0, 1
+_STRAYS = 20  # rows in succession that must be so far from the latest before the clock follows them, ahead or back
+_REFERENCE, _LATEST, _ASTRAY = 0, 1, 2
 _SAMPLED, _EPOCH_ROWS, _LINK_ROWS, _VISITED = 0, 1, 2, 3
 
 
@@ -166,7 +168,7 @@ class DiagLinUcb(Retriever):
         self.sample = Arrays(vector=np.zeros((sample, dim), np.float32))
         self.schemas = Arrays(schema=np.zeros(_EPOCHS, np.int64))
         self.counts = Arrays(count=np.array([0, 0, 0, items]))
-        self.clock = Arrays(time=np.full((1, 2), -np.inf))
+        self.clock = Arrays(time=np.array([[-np.inf, -np.inf, 0.0]]))
         self._columns = TowerColumns()
 
     def connect(self, catalogues: Catalogues) -> None:
@@ -199,7 +201,7 @@ class DiagLinUcb(Retriever):
             found.index, found.weight, k, self.optimism * self._widening(), excluded, exclude.start, lot
         )
         uncertainty = (bonus * self._widening()).astype(np.float32)
-        return Candidates(self.graph.items.keys[slots], request, mean.astype(np.float32), uncertainty)
+        return Candidates(self.graph.items.keys[slots], request, finite(mean), uncertainty)
 
     def score(self, batch: Batch) -> None:
         """Fill ``score`` and ``uncertainty``: both 0 for items that none of the user's clusters is linked to."""
@@ -210,7 +212,7 @@ class DiagLinUcb(Retriever):
             return
         slots = self.graph.items.find(batch.item)
         mean, bonus = self.graph.bounds(found.index, found.weight, slots, batch.request)
-        batch.score[:] = np.nan_to_num(mean)
+        batch.score[:] = finite(np.nan_to_num(mean))
         batch.uncertainty[:] = np.where(np.isnan(bonus), 0.0, bonus * self._widening())
 
     def learn(self, feedback: Feedback) -> None:
@@ -312,12 +314,22 @@ class DiagLinUcb(Retriever):
 
     def _growth(self, feedback: Feedback) -> _Values:
         """What each row counts: more, the later it is."""
-        weight = feedback.weight.astype(np.float64)
+        weight = bounded(feedback.weight).astype(np.float64)
         if self.half_life == np.inf:
             return weight
         time, clock = feedback.timestamp[feedback.request], self.clock["time"][0]
         if clock[_REFERENCE] == -np.inf:
-            clock[_REFERENCE] = time[0]
+            clock[_REFERENCE] = clock[_LATEST] = time[0]
+        astray = np.abs(time - clock[_LATEST]) > _HIGHEST * self.half_life
+        clock[_ASTRAY] = clock[_ASTRAY] + time.size if astray.all() else 0.0
+        if clock[_ASTRAY] < _STRAYS:
+            time = np.where(astray, np.minimum(time, clock[_LATEST]), time)
+        else:
+            clock[_ASTRAY] = 0.0
+            if time.max() < clock[_LATEST]:
+                # The clock had been ahead: what has been counted was counted just now.
+                self.graph.scale(float(np.exp2((clock[_REFERENCE] - clock[_LATEST]) / self.half_life)))
+                clock[_REFERENCE] = clock[_LATEST] = time.max()
         clock[_LATEST] = max(clock[_LATEST], time.max())
         self.clock.mark()
         if (clock[_LATEST] - clock[_REFERENCE]) / self.half_life > _HIGHEST:
@@ -328,7 +340,7 @@ class DiagLinUcb(Retriever):
 
     def _widening(self) -> float:
         """What bonuses have grown by while the sums have decayed."""
-        reference, latest = self.clock["time"][0]
+        reference, latest, _ = self.clock["time"][0]
         return 1.0 if reference == -np.inf else float(np.exp2((latest - reference) / self.half_life / 2))
 
     def _train(self, feedback: Feedback) -> None:

@@ -16,13 +16,14 @@ from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
+from learners.bounds import bounded
 from learners.registry import register
 from learners.selection import best
 from memory.arrays import Arrays
+from memory.jit import njit
 from memory.key_index import KeyIndex
 from streams.batch import Batch, Bools, Feedback, Floats, Ids, Requests
 
@@ -127,7 +128,7 @@ class ItemKnn(Retriever):
         user = feedback.user[feedback.request]
         rows = np.flatnonzero((feedback.reward > 0) & (feedback.weight > 0) & (feedback.item != 0) & (user != 0))
         items, users = self.items.insert(feedback.item[rows]), self.users.insert(user[rows])
-        _learn(*items, *users, feedback.weight[rows], self._fade, self._state)
+        _learn(*items, *users, bounded(feedback.weight[rows]), self._fade, self._state)
 
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
         """At most `k` items per request by their score, if above 0; of equal scores, the item in the lower slot first."""

@@ -12,13 +12,13 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.registry import register
 from learners.selection import best
 from memory.arrays import Arrays
+from memory.jit import njit
 from memory.table import Column, Table
 from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
 
@@ -27,7 +27,8 @@ __all__ = ["Popularity"]
 _Values = npt.NDArray[np.float64]
 
 _HIGHEST = 512.0  # half-lives past the reference after which counts are rescaled; float64 overflows at 1024
-_REFERENCE, _LATEST = 0, 1
+_STRAYS = 20  # rows in succession that must be so far from the latest before the clock follows them, ahead or back
+_REFERENCE, _LATEST, _ASTRAY = 0, 1, 2
 
 
 @register("popularity")
@@ -35,7 +36,8 @@ class Popularity(Retriever):
     """Items by their number of positive rewards, each of which counts half after one half-life.
 
     The score is x / (1 + x), where x is the decayed count at the time of the request: 0 for an item never liked, 0.5 for one
-    liked once just now, and towards 1. Results do not depend on how the stream was cut into batches.
+    liked once just now, and towards 1. Results do not depend on how the stream was cut into batches. A date 512 half-lives from
+    the latest one is taken for a mistake, until 20 rows in succession make it: further ahead, it counts as the latest.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ class Popularity(Retriever):
         self.half_life = half_life or np.inf
         # Each reward counts 2 ** ((its time - reference) / half_life).
         self.items = Table(capacity, count=Column(None, np.float64))
-        self.clock = Arrays(time=np.full((1, 2), -np.inf))
+        self.clock = Arrays(time=np.array([[-np.inf, -np.inf, 0.0]]))
         self._slots = np.arange(capacity)
 
     def learn(self, feedback: Feedback) -> None:
@@ -92,7 +94,7 @@ class Popularity(Retriever):
 
     def _decay(self, timestamp: Times) -> _Values:
         """Factors from scaled counts to those at the last event, (B,): decaying further would only drown the order in zeros."""
-        reference, latest = self.clock["time"][0]
+        reference, latest, _ = self.clock["time"][0]
         return np.full(timestamp.size, 1.0 if reference == -np.inf else np.exp2((reference - latest) / self.half_life))
 
 
@@ -101,15 +103,27 @@ def _count(slots: Ids, timestamp: Times, weight: Floats, count: _Values, clock: 
     """Count rows in order; returns whether all counts were rescaled on the way."""
     rescaled = False
     for n in range(slots.size):
+        now = timestamp[n]
         if clock[_REFERENCE] == -np.inf:
-            clock[_REFERENCE] = timestamp[n]
-        age = (timestamp[n] - clock[_REFERENCE]) / half_life
+            clock[_REFERENCE] = clock[_LATEST] = now
+        leap = (now - clock[_LATEST]) / half_life
+        clock[_ASTRAY] = clock[_ASTRAY] + 1.0 if abs(leap) > _HIGHEST else 0.0
+        if clock[_ASTRAY] >= _STRAYS:
+            clock[_ASTRAY] = 0.0
+            if leap < 0.0:
+                # The clock had been ahead: what has been counted was counted just now.
+                count *= 2.0 ** ((clock[_REFERENCE] - clock[_LATEST]) / half_life)
+                clock[_REFERENCE] = clock[_LATEST] = now
+                rescaled = True
+        elif clock[_ASTRAY] > 0.0 and leap > 0.0:
+            now = clock[_LATEST]
+        age = (now - clock[_REFERENCE]) / half_life
         if age > _HIGHEST:
             count *= 2.0**-age
-            clock[_REFERENCE] = timestamp[n]
+            clock[_REFERENCE] = now
             age = 0.0
             rescaled = True
-        clock[_LATEST] = max(clock[_LATEST], timestamp[n])
+        clock[_LATEST] = max(clock[_LATEST], now)
         if slots[n] >= 0:
             count[slots[n]] += weight[n] * 2.0**age
     return rescaled

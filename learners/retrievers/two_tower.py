@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 import numpy as np
-from numba import njit
 from pydantic import Field
 
 from learners.base import Candidates, Catalogues, Exclusion, Retriever
 from learners.registry import register
 from learners.tower_columns import TowerColumns
 from learners.towers import Towers, TowerShape
+from memory.jit import njit
 from memory.key_index import KeyIndex
 from streams.batch import Batch, Feedback, Floats, Ids, Requests
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -26,7 +25,6 @@ from service.app import create_app
 from service.monitor import _LABELLED, Monitor
 from service.runtime import build_pipeline, open_runtime
 from service.topics import wanted
-from streams.codec import decode
 from tests.worlds import busy_world
 
 ROOT = Path(__file__).parents[2]
@@ -197,7 +195,7 @@ def test_what_is_copied_into_the_image_is_there_and_not_ignored() -> None:
     for word, rest in instructions():
         if word == "COPY" and not rest.startswith("--from"):
             copied |= set(rest.split()[:-1])
-    assert copied | {"deploy/freshet.toml", "deploy/warm.py"} == kept
+    assert copied | {"deploy/freshet.toml"} == kept
     for path in kept:
         assert (ROOT / path).exists(), path
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
@@ -209,20 +207,12 @@ def test_what_is_copied_from_a_stage_is_of_a_stage() -> None:
         assert "".join(source) in stages()
 
 
-def test_the_image_is_tried_with_the_learners_of_the_config_and_a_log_of_its_own(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("warm", DEPLOY / "warm.py")
-    assert spec is not None
-    assert spec.loader is not None
-    warm = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(warm)
-    shipped = (DEPLOY / "freshet.toml").read_text()
-    tried = configs.parse(tomllib.loads(warm.embedded(shipped, str(tmp_path))))
-    assert (tried.folder, tried.checkpoints is not None) == (tmp_path, True)
-    assert "kafka" not in tried.model_dump_json()
-    config = configs.parse(tomllib.loads(shipped))
-    assert (tried.features, tried.ranker, tried.retrievers) == (config.features, config.ranker, config.retrievers)
-    for event in warm.EVENTS:
-        decode(msgspec.json.encode(event))
+def test_the_image_is_tried_with_the_learners_of_the_config_and_without_a_broker() -> None:
+    runs = [rest for word, rest in stages()["cpu"] if word == "RUN"]
+    _, _, arguments = runs[-1].partition(" freshet ")
+    assert arguments.split() == ["warmup", "--config", "/deploy/freshet.toml"]
+    local = arguments.replace("/deploy", str(DEPLOY)).split()
+    assert get_command(cli.app).main(local, standalone_mode=False) is None, "an exit code says what failed"
 
 
 # ---- what is measured

@@ -101,7 +101,7 @@ class GoodReranker(Reranker):
         return (batch.score + self.error["total"] / np.maximum(self.error["times"], 1)).astype(np.float32)
 
     def learn(self, feedback):
-        self.error["total"][0] += np.sum(feedback.reward - feedback.score)
+        self.error["total"][0] += np.sum(np.clip(feedback.reward, 0, 1) - feedback.score)
         self.error["times"][0] += feedback.rows
         if feedback.rows:
             self.error.mark()

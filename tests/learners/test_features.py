@@ -73,11 +73,35 @@ def test_a_category_is_the_same_however_it_was_written(value: float | str) -> No
     assert values[0] == 1
 
 
-@pytest.mark.parametrize(("kind", "value"), [("number", "cheap"), ("bucket", "old"), ("number", ["x"]), ("category", ["x"])])
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("number", "cheap"),
+        ("number", "1e308"),
+        ("number", 1e39),
+        ("number", "-inf"),
+        ("bucket", "old"),
+        ("number", ["x"]),
+        ("category", ["x"]),
+    ],
+)
 def test_a_value_that_does_not_fit_is_absent(kind: str, value: str | list[str]) -> None:
     keys, values = Featurizer([Field(side="item", name="x", type=kind)]).encode_item({"x": value})  # type: ignore[arg-type]
     assert keys.tolist() == [0]
     assert values.tolist() == [0]
+
+
+@pytest.mark.parametrize(("value", "given"), [(3e38, 1e6), (-3e38, -1e6), (12.0, 1.0), ("14", 2.0), (-0.0, -5.0)])
+def test_a_number_with_a_scale_of_its_own_is_clipped(value: float | str, given: float) -> None:
+    featurizer = Featurizer([Field(side="item", name="x", type="number", mean=10, scale=2)])
+    assert featurizer.encode_item({"x": value})[1].tolist() == [given]
+
+
+def test_a_number_with_half_a_scale_is_not_standardised() -> None:
+    fields = [Field(side="item", name="x", type="number", mean=10), Field(side="item", name="y", type="number", scale=2)]
+    featurizer = Featurizer(fields)
+    assert featurizer.encode_item({"x": 12, "y": 12})[1].tolist() == [2.0, 6.0]
+    assert featurizer.item_numbers == ()
 
 
 def test_distinct_context_values_encode_as_each_row_does() -> None:

@@ -47,7 +47,8 @@ class Reference:
         self.w0, self.s0 = float(model.intercept["weights"][0]), float(model.intercept["squares"][0])
 
     def unit(self, at: np.ndarray, values: np.ndarray) -> np.ndarray:
-        x = values / np.maximum(np.maximum(self.scales[at], np.abs(values)), 1e-300)
+        scales = np.where(self.scales[at] > 0, self.scales[at], np.maximum(np.abs(values), 1e-300))
+        x = np.clip(values / scales, -1, 1)
         return x / max(np.sqrt((x**2).sum()), 1e-300)
 
     def probability(self, keys: np.ndarray, values: np.ndarray) -> float:
@@ -61,7 +62,9 @@ class Reference:
 
     def learn(self, keys: np.ndarray, values: np.ndarray, label: float, weight: float = 1.0) -> None:
         at = keys & (len(self.weights) - 1)
-        np.maximum.at(self.scales, at, np.abs(values))
+        for place, size in zip(at, np.abs(values), strict=True):
+            if size > self.scales[place]:
+                self.scales[place] = min(size, 2 * self.scales[place] or size)
         x = self.unit(at, values)
         miss = self.probability(keys, values) - label
         total = x @ self.weights[at, 1:]

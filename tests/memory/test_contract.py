@@ -11,6 +11,7 @@ import pytest
 
 from memory import Arrays, Blob, Catalog, Column, History, KeyIndex, Stateful, Table, digest, trusting
 from memory.error_memory import ErrorMemory, ErrorSketch
+from memory.moments import Moments
 from memory.vector_index import VectorIndex
 
 ROWS = 7
@@ -75,9 +76,13 @@ def change_catalog(store: Catalog, rng: np.random.Generator) -> None:
     keys = keys_of(rng)
     store.ensure(keys, [f"item {key}" for key in keys])
     key = int(rng.integers(1, 12))
-    store.put(key, f"item {key}", {"genre": ["a", "b"], "year": key}, rng.integers(1, 99, 2), np.ones(2, np.float32))
+    store.put(key, f"item {key}", {"genre": ["a", "b"], "year": key}, rng.integers(1, 99, 2), np.array([1, key], np.float32))
     store.delete(int(rng.integers(1, 12)))
     store.forget(int(rng.integers(1, 12)))
+
+
+def change_moments(store: Moments, rng: np.random.Generator) -> None:
+    store.add(keys_of(rng)[1:].reshape(-1, 2), rng.normal(5.0, 2.0, (ROWS // 2, 2)).astype(np.float32))
 
 
 def change_blob(store: Blob, rng: np.random.Generator) -> None:
@@ -158,6 +163,8 @@ CASES = {
     "sketch": Case(
         lambda: ErrorSketch(3, arrays=2, bits=3, decay=1e-9), change_sketch, lambda store: store.read(np.eye(3)), "sums.sums"
     ),
+    "moments": Case(lambda: Moments([1, 0]), change_moments, lambda store: store.known, "rows.mean"),
+    "numbers in a catalog": Case(lambda: Catalog(5, 2, [1]), change_catalog, read_catalog, "moments.rows.mean"),
     "blob": Case(lambda: Blob(Counter()), change_blob, lambda store: store.value.most_common(2), "pickle"),
     "composite": Case(Composite, change_composite, read_composite, "inner.history.rings.item"),
 }

@@ -109,22 +109,25 @@ def test_many_threads_asking_while_it_learns_all_get_whole_answers(runtime: Runt
     assert all(len(mine) == 50 and mine == sorted(mine) for mine in versions), "no caller ever saw an older state"
 
 
-def test_a_learner_that_raises_stops_the_engine_loudly(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failure", [MemoryError, ConnectionResetError, SystemExit])
+def test_what_is_not_the_batchs_fault_stops_the_engine_loudly(
+    failure: type[BaseException], runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[BaseException] = []
     runtime.engine.on_failure = told.append
 
     def broken(_: Feedback) -> None:
-        raise ArithmeticError("planted")
+        raise failure("planted")
 
     monkeypatch.setattr(runtime.pipeline.ranker, "learn", broken)
     runtime.log.append(records(list(two_tribes(0, 50))))
     runtime.engine.wake()
     runtime.engine._thread.join(PATIENCE)
-    assert isinstance(runtime.engine.failure, ArithmeticError)
+    assert isinstance(runtime.engine.failure, failure)
     assert told == [runtime.engine.failure]
     with pytest.raises(Stopped) as stopped:
         runtime.engine.submit(RankRequest(user="u", items=["a"]))
-    assert isinstance(stopped.value.__cause__, ArithmeticError)
+    assert isinstance(stopped.value.__cause__, failure)
 
 
 def test_stopping_refuses_what_still_waits(make_config: Callable[..., Config]) -> None:

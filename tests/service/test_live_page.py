@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
-from tests.service.processes import DEADLINE, Process, serving
+from tests.service.processes import DEADLINE, Process, command, environment, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
@@ -107,12 +110,12 @@ def wait_until(page: Page, script: str) -> None:
 def test_numbers_and_charts_are_alive(page: Page) -> None:
     page.wait_for_selector("#connection.live")
     wait_until(page, "Number(document.getElementById('events').textContent.replace(/,/g, '')) >= 400")
-    assert page.locator("canvas").count() == 4
+    assert page.locator("figure:not([hidden]) canvas").count() == 4
     wait_until(page, "document.querySelector('[data-chart=ctr] [role=img]').ariaLabel.includes('popularity')")
     label = page.locator("[data-chart=auc] [role=img]").get_attribute("aria-label") or ""
     assert "fm" in label and "popularity" in label
     drawn = page.evaluate(
-        """() => [...document.querySelectorAll('canvas')].map((canvas) => {
+        """() => [...document.querySelectorAll('figure:not([hidden]) canvas')].map((canvas) => {
             const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
             return new Set(new Uint32Array(data.buffer)).size;
         })"""
@@ -120,6 +123,43 @@ def test_numbers_and_charts_are_alive(page: Page) -> None:
     assert all(colours > 3 for colours in drawn), "lines, not blank sheets"
     first = page.evaluate("samples[samples.length - 1].time")
     wait_until(page, f"samples[samples.length - 1].time > {first}")
+
+
+def test_it_says_what_it_is_and_has_nothing_of_the_demonstration(page: Page) -> None:
+    page.wait_for_selector("#connection.live")
+    assert "recommends items and learns from every click" in page.locator(".about").first.inner_text()
+    wait_until(page, "learners.length && Object.keys(samples[samples.length - 1].sources).length == 2")
+    for part in ("#demo", "#against", "[data-chart=against]"):
+        assert not page.locator(part).is_visible(), part
+    sources = "{fm: {rows: 2000, ctr: 0.2}, popularity: {rows: 1000, ctr: 0.16}}"
+    assert page.evaluate(f"against({{sources: {sources}}})") == pytest.approx(0.25)
+    assert page.evaluate(f"control({{sources: {sources}}})") == "popularity"
+
+
+def test_the_demonstration_says_that_its_visitors_are_simulated_and_when_tastes_change(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with (tmp_path / "out").open("w+") as out:
+        demo = subprocess.Popen(command("demo", "--port", "0", "--seconds", "60"), env=environment(), stdout=out)
+        try:
+            until = time.monotonic() + DEADLINE
+            while not (found := re.search(r"http://\S+/", (tmp_path / "out").read_text())):
+                assert time.monotonic() < until and demo.poll() is None
+                time.sleep(0.1)
+            page = browser.new_context().new_page()
+            page.goto(found[0])
+            wait_until(page, "document.getElementById('next').textContent > 0")
+            told = page.locator("#demo").inner_text()
+            assert "The visitors are simulated." in told
+            next_change = int(re.search(r"change every 36 s,\s+next in (\d+) s", told)[1])
+            wait_until(page, f"document.getElementById('next').textContent < {next_change}")
+            assert "clicks against popularity" in page.locator("#against").inner_text()
+            wait_until(page, "/^[+\\u2212]\\d+ %$/.test(document.querySelector('#against dd').textContent)")
+            assert page.locator("[data-chart=against]").is_visible()
+            assert not page.locator("[data-chart=auc]").is_visible()
+        finally:
+            demo.terminate()
+            assert demo.wait(DEADLINE) == 0
 
 
 def test_a_ranking_is_shown_with_its_reasons(page: Page) -> None:

@@ -1,0 +1,116 @@
+"""The check that no number, however large or small, spoils a learner for everybody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from learners.answers import Make, check_answers, outputs, teach
+from learners.base import Learner
+from learners.worlds import world
+from streams.batch import Feedback
+
+__all__ = ["check_extremes"]
+
+_NUMBER = 4
+"""Column of `world` that is a number, the same one for everybody."""
+
+_LOST = 0.1
+"""AUC that a learner may lose by extremes, once it has learned as much again."""
+
+
+def check_extremes(make: Make) -> None:
+    """Numbers as large and as small as float32 holds leave the answers to others finite, and do not end the learning."""
+    twin = _taught_with(make, world(11, first=5000))
+    moves = _moves(_taught_with(make, world(11, first=5000)))
+    for name, change in _EXTREMES.items():
+        spoilt = world(11, first=5000)
+        change(spoilt)
+        learner = make()
+        teach(learner, world(5))
+        for _ in range(3):
+            teach(learner, spoilt)
+            for rows in (world(1), world(2, first=700), spoilt):
+                try:
+                    check_answers(learner, rows)
+                except (AssertionError, ArithmeticError) as error:
+                    raise AssertionError(f"after {name}: {error}; bound what is learned from") from error
+        learner = _taught_with(make, spoilt)
+        was, now = _auc(twin), _auc(learner)
+        assert now > was - _LOST, f"after {name} it learns no more: AUC {now:.3f} instead of {was:.3f}"
+        assert _moves(learner) >= moves, f"after {name} it learns no more: its answers stay as they are"
+
+
+def _taught_with(make: Make, more: Feedback) -> Learner:
+    """A learner that was taught the world, then something else, then the world again."""
+    learner = make()
+    for feedback in (world(5), more, *(world(seed) for seed in range(20, 28))):
+        teach(learner, feedback)
+    return learner
+
+
+def _auc(learner: Learner) -> float:
+    """Of its scores in the world; 0.5 for a learner without scores."""
+    feedback = world(1)
+    told = outputs(learner, feedback)
+    score = told.get("score", told.get("reranked"))
+    if score is None:
+        return 0.5
+    positive = feedback.reward > 0
+    above = score[positive][:, None] - score[~positive]
+    return float(((above > 0) + 0.5 * (above == 0)).mean())
+
+
+def _moves(learner: Learner) -> bool:
+    """Whether learning changes its answers."""
+    before = outputs(learner, world(1))
+    teach(learner, world(30))
+    after = outputs(learner, world(1))
+    return before.keys() != after.keys() or any(not np.array_equal(before[name], after[name]) for name in before)
+
+
+def _signs(rows: int) -> npt.NDArray[np.float32]:
+    signs: npt.NDArray[np.float32] = np.where(np.arange(rows) % 2, 1, -1).astype(np.float32)
+    return signs
+
+
+def _numbers(size: float) -> Callable[[Feedback], None]:
+    def change(feedback: Feedback) -> None:
+        feedback.values[:, _NUMBER] = size * _signs(feedback.rows)
+        feedback.context_values[:] = size
+
+    return change
+
+
+def _rewards(good: float, bad: float) -> Callable[[Feedback], None]:
+    def change(feedback: Feedback) -> None:
+        feedback.reward[:] = np.where(feedback.reward > 0, good, bad)
+
+    return change
+
+
+def _set(field: str, *cycle: float) -> Callable[[Feedback], None]:
+    """Put these numbers into a field, row after row."""
+
+    def change(feedback: Feedback) -> None:
+        array = getattr(feedback, field)
+        array[:] = np.resize(np.array(cycle, array.dtype), len(array)).reshape(-1, *[1] * (array.ndim - 1))
+
+    return change
+
+
+_EXTREMES: dict[str, Callable[[Feedback], None]] = {
+    **{f"features of {size}": _numbers(size) for size in (1e-45, 1e-38, 1e20, 3e38)},
+    "rewards of 1e30": _rewards(1e30, -1e30),
+    "rewards of 1e-38": _rewards(1e-38, 0.0),
+    "weights of 1e30": _set("weight", 1e30),
+    "weights of 3e38": _set("weight", 3e38),
+    "weights of 1e-45": _set("weight", 1e-45),
+    "propensities of 0": _set("propensity", 0.0, 1e-45),
+    "times of 0 and 1e11": _set("timestamp", 1.7e9, 0.0, 1e11),
+    "times of 1e11": _set("timestamp", 1e11),
+    "hidden vectors of 3e38": _set("hidden", 3e38, -3e38, 1e-45),
+    "scores of 3e38": _set("base", 3e38, -3e38, 1e-45),
+}

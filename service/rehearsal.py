@@ -1,0 +1,181 @@
+"""What a service does in its life, in a few steps, so that nothing is done for the first time when somebody waits for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from memory.blob import trusting
+from service.config import Config, FieldType, RewardRule
+from service.monitor import Monitor
+from service.pipeline import Pipeline
+from service.schemas import RankRequest, RecommendRequest
+from service.updater import Updater
+from streams.codec import encode, partition_key
+from streams.events import Attribute, Event, Forget, Interaction, ItemUpdate, Tick, UserUpdate
+from streams.log import Log
+
+__all__ = ["Rehearsal"]
+
+USERS, ITEMS = 90, 80
+"""More than the rehearsal's catalogues hold."""
+
+SHOWN = 6
+"""Places of a ranking."""
+
+_Request = RankRequest | RecommendRequest
+
+
+class Rehearsal:
+    """Events, rankings and clicks for a runtime of any config.
+
+    Arrays of one row are a case of their own throughout: numba compiles for memory layouts, and the columns of a table of one
+    row lie in memory as those of no other do.
+
+    Parameters
+    ----------
+    config : Config
+    pipeline : Pipeline
+    trainer : Updater
+        Of the pipeline, reading `log`; not restored yet.
+    log : Log
+        Empty.
+    monitor : Monitor
+        Told of what is learned.
+    """
+
+    def __init__(self, config: Config, pipeline: Pipeline, trainer: Updater, log: Log, monitor: Monitor) -> None:
+        self._config, self._pipeline, self._trainer, self._log, self._monitor = config, pipeline, trainer, log, monitor
+        self._made = 0
+
+    def steps(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """Names and functions, to be called in this order; one that fails is no reason to leave out the next."""
+        yield "restore", self._trainer.restore
+        yield "rank before anything is known", self._rank
+        yield "catalogues", lambda: self._fold([*self._users(range(USERS)), *self._items(range(ITEMS))])
+        yield "rank before anything is learned", self._rank
+        yield "learn one row", lambda: self._fold(self._interactions(1))
+        yield "rank after one row", self._rank
+        yield "learn", lambda: self._fold(self._interactions(400))
+        for turn in range(3):
+            yield "rank", self._rank
+            yield "clicks, and what was left alone", partial(self._react, turn)
+        yield "save and load", self._load
+        yield "learn after loading", lambda: self._fold(self._interactions(100))
+        yield "ship changes", self._ship
+        yield "forget and delete", self._forget
+        yield "rank after all that", self._rank
+        yield "learn after all that", lambda: self._fold(self._interactions(100))
+        yield "digest", self._trainer.digest
+        yield "monitor", self._monitor.metrics
+
+    def _fold(self, events: Sequence[Event], *, later: float = 0.0) -> None:
+        """Append events and a tick that closes their batch; let the trainer take them."""
+        tick = Tick(timestamp=time.time() + later)
+        self._log.append([(partition_key(event), encode(event)) for event in (*events, tick)])
+        while self._trainer.turn():
+            pass
+
+    def _users(self, numbers: range) -> list[Event]:
+        described = _Attributes(self._config.features.user)
+        return [UserUpdate(user=f"u{n}", attributes=described.of(n)) for n in numbers]
+
+    def _items(self, numbers: range) -> list[Event]:
+        described = _Attributes(self._config.features.item)
+        return [ItemUpdate(item=f"i{n}", attributes=described.of(n)) for n in numbers]
+
+    def _interactions(self, count: int) -> list[Event]:
+        """Of users and items known and unknown, one of each kind after the other."""
+        kinds = list(self._config.reward.items())
+        made: list[Event] = []
+        for n in range(self._made, self._made + count):
+            kind, rule = kinds[n % len(kinds)]
+            value = 1.0 if not isinstance(rule, RewardRule) else rule.at_least - (n % 3 == 0)
+            user, item = f"u{n % 7 * n % (USERS + 5)}", f"i{n * n % (ITEMS + 5)}"
+            made.append(
+                Interaction(user=user, item=item, id=f"r{n}", kind=kind, value=value, context=self._context(n), timestamp=0.0)
+            )
+        self._made += count
+        return made
+
+    def _context(self, n: int) -> dict[str, Any]:
+        return {} if n % 5 == 4 else _Attributes(self._config.features.context).of(n)
+
+    def _requests(self) -> list[list[_Request]]:
+        """Batches of requests as they may come together."""
+        one, some, all_items = ["i1"], [f"i{n}" for n in range(9)], [f"i{n}" for n in range(ITEMS + 5)]
+        asked: list[list[_Request]] = [
+            [RankRequest(user="u1", items=one, explain=True, context=self._context(1))],
+            [RankRequest(user="stranger", items=some, explain=True)],
+            [RankRequest(user=f"u{n}", items=all_items if n % 2 else some, context=self._context(n)) for n in range(6)],
+            [RecommendRequest(user="u1", n=1, candidates=1, explain=True, context=self._context(1))],
+            [RecommendRequest(user="u2", n=SHOWN, explain=True, exclude=some, context=self._context(2))],
+            [RecommendRequest(user=f"u{n}", n=SHOWN, repeat=bool(n % 2), context=self._context(n)) for n in range(6)],
+            [RecommendRequest(user="u3", n=SHOWN), RankRequest(user="u4", items=some, n=2)],
+        ]
+        for name in self._pipeline.retrievers.named:
+            asked.append([RecommendRequest(user="u1", n=SHOWN, by=name, explain=True)])
+            asked.append([RankRequest(user="u1", items=some, by=name)])
+        return asked
+
+    def _rank(self) -> None:
+        for requests in self._requests():
+            self._pipeline.rank(requests)
+
+    def _react(self, clicks: int) -> None:
+        """Show rankings, some of which get clicks in time and one too late; the others are left alone."""
+        shown = [impression for requests in self._requests() for _, impression in self._pipeline.rank(requests)]
+        impressions = [impression for impression in shown if impression is not None]
+        self._fold(impressions[:1])
+        self._fold(impressions[1:])
+        kind, rule = next(iter(self._config.reward.items()))
+        value = rule.at_least if isinstance(rule, RewardRule) else 1.0
+        made = [
+            Interaction(user=one.user, item=one.items[place], request_id=one.request_id, kind=kind, value=value)
+            for one in impressions[::2]
+            for place in range(min(clicks, len(one.items)))
+        ]
+        self._fold(made[:-1])
+        self._fold([], later=self._config.stream.window + 1.0)
+        self._fold(made[-1:], later=self._config.stream.window + 1.0)
+        self._monitor.snapshot()
+
+    def _load(self) -> None:
+        with trusting():  # it is this process's own state
+            self._pipeline.load_state_dict(self._pipeline.state_dict())
+
+    def _ship(self) -> None:
+        with trusting():
+            self._pipeline.apply_changes(self._pipeline.take_changes())
+
+    def _forget(self) -> None:
+        self._fold([Forget(user="u1"), UserUpdate(user="u2", deleted=True), ItemUpdate(item="i1", deleted=True)])
+        self._fold([*self._users(range(3)), *self._items(range(3))])
+
+
+class _Attributes:
+    """Values that the fields of a side can take.
+
+    Parameters
+    ----------
+    fields : mapping of name to kind or FieldType
+        As in the config.
+    """
+
+    def __init__(self, fields: Mapping[str, str | FieldType]) -> None:
+        self._kinds = {name: kind if isinstance(kind, str) else kind.type for name, kind in fields.items() if name != "id"}
+
+    def of(self, n: int) -> dict[str, Attribute]:
+        """Of the n-th user, item or request; now and then without the last field."""
+        made = {name: _value(kind, n) for name, kind in self._kinds.items()}
+        if n % 6 == 5 and made:
+            made.popitem()
+        return made
+
+
+def _value(kind: str, n: int) -> Attribute:
+    if kind == "tags":
+        return [f"t{n % 3}", f"t{n % 5}"]
+    return f"c{n % 4}" if kind == "category" else float(n % 9)
