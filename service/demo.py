@@ -43,7 +43,7 @@ def demo_config(folder: Path) -> Config:
             "items": {"capacity": 5_000},
             "history": {"capacity": 5_000},
             "retrievers": {CONTROL: {"capacity": 5_000, "half_life": 60.0}},
-            "ranker": {"fm": {"factors": 8, "bits": 16, "step": 0.2, "init": 0.1}},
+            "ranker": {"fm": {"factors": 8, "bits": 16}},
             "policy": {"epsilon_greedy": {"epsilon": 0.04}},
         },
         "demo",

@@ -3,8 +3,16 @@
 References
 ----------
 S. Rendle, "Factorization Machines", ICDM 2010: the model (equation 1) and its computation in linear time (lemma 3.1).
+S. Ross, P. Mineiro, J. Langford, "Normalized Online Learning", UAI 2013: values in units of the largest seen under their key.
+Y. Juan, Y. Zhuang, W.-S. Chin, C.-J. Lin, "Field-aware Factorization Machines for CTR Prediction", RecSys 2016: rows of unit
+length (section 3.2).
 J. Duchi, E. Hazan, Y. Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization", JMLR 2011:
-the step of each coordinate (diagonal AdaGrad).
+steps that shrink with the gradients seen (AdaGrad).
+D. Mudigere et al., "Software-Hardware Co-design for Fast and Scalable Training of Deep Learning Recommendation Models",
+ISCA 2022: AdaGrad with one sum for a whole vector (row-wise).
+B. Kulis, P. Bartlett, "Implicit Online Learning", ICML 2010: steps that do not overshoot.
+D. Bohning, B. Lindsay, "Monotonicity of Quadratic-Approximation Algorithms", Annals of the Institute of Statistical
+Mathematics 1988: 1/4 bounds the curvature of the logistic loss.
 K. Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML 2009: weights by hashed feature.
 """
 
@@ -24,13 +32,23 @@ from streams.batch import Batch, Feedback, Floats
 
 __all__ = ["FactorizationMachine"]
 
-STEEPEST = np.float32(3.0)
-"""Slope past which constant steps do not grow: without it large numbers make larger weights, and these larger slopes."""
+PRIOR = 0.15
+"""AdaGrad's sums of squares before the first row. The slope of one row of an even chance adds 0.25 x^2."""
+
+FINITE = 3e38
+"""Keeps infinities and NaN out of the values; scales take care of all that is finite."""
 
 
 @register("fm")
 class FactorizationMachine(Ranker):
     """Logistic factorization machine: log-odds = w0 + sum_i w_i x_i + sum_{i<j} <v_i, v_j> x_i x_j.
+
+    A row's x is made from its values in two steps: each value is divided by the largest magnitude seen under its key, then
+    the row is divided by its Euclidean length. So neither the unit of a number nor the number of columns matters to a step.
+    One row raises that magnitude to twice what it was at most, and what is larger counts as 1: one mistake costs little.
+
+    The slope of a row's log loss is divided by 1 + S / 4, where S is what a slope of 1 would move the log-odds by. So no row is
+    overshot, however large the steps.
 
     Each row of a micro-batch is predicted and learned before the next one is looked at, so the result does not depend on how
     the stream was cut into batches.
@@ -40,15 +58,11 @@ class FactorizationMachine(Ranker):
     factors : int
         Length k of each feature's vector v.
     bits : int
-        Features share 2**bits rows of weights by their hash; memory is 8 * (factors + 1) * 2**bits bytes.
+        Features share 2**bits rows of weights by their hash; memory is 4 * (factors + 4) * 2**bits bytes.
     step : float
-        Step size of the weights w.
+        Step size of the weights w and w0 (AdaGrad). Larger follows changes faster, smaller is steadier.
     factor_step : float
-        Step size of the vectors v.
-    adaptive : bool
-        True: AdaGrad, steps shrink with the gradients seen (accurate). False: constant steps (recovers fastest after a shift).
-    initial_accumulator : float
-        AdaGrad's sum of squares before the first event: smaller learns faster from few events, larger is steadier over many.
+        Step size of the vectors v (AdaGrad, one sum of squares a vector).
     l2 : float
         Weight decay of the vectors v, applied to the rows that an event touches.
     init : float
@@ -62,51 +76,56 @@ class FactorizationMachine(Ranker):
     """
 
     checks_parameters: ClassVar[dict[str, object]] = {"bits": 12}
+    state_version: ClassVar[int | str] = 2
+    """1 had a sum of squares for each weight, and no scales."""
 
     def __init__(
         self,
         factors: Annotated[int, Field(gt=0, le=1024)] = 32,
         bits: Annotated[int, Field(ge=1, le=28)] = 18,
-        step: Annotated[float, Field(gt=0)] = 0.1,
-        factor_step: Annotated[float, Field(gt=0)] = 0.1,
-        adaptive: bool = True,
-        initial_accumulator: Annotated[float, Field(gt=0)] = 0.3,
+        step: Annotated[float, Field(gt=0, le=10)] = 0.7,
+        factor_step: Annotated[float, Field(gt=0, le=10)] = 0.35,
         l2: Annotated[float, Field(ge=0)] = 0.0,
-        init: Annotated[float, Field(ge=0)] = 0.05,
+        init: Annotated[float, Field(ge=0, le=1)] = 0.1,
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
-        self.step, self.factor_step, self.adaptive, self.l2 = step, factor_step, adaptive, l2
+        self.step, self.factor_step, self.l2 = step, factor_step, l2
         self.hidden_width = factors
 
         def first() -> dict[str, Floats]:
             weights = np.zeros((1 << bits, factors + 1), np.float32)
             weights[:, 1:] = np.random.default_rng(seed).normal(0.0, init, (1 << bits, factors))
-            return {"weights": weights, "squares": np.full_like(weights, initial_accumulator)}
+            return {
+                "weights": weights,
+                "scales": np.zeros(1 << bits, np.float32),
+                "squares": np.full((1 << bits, 2), PRIOR, np.float32),
+            }
 
         self.rows = Arrays.made_by(first)
-        self.intercept = Arrays(weights=np.zeros(1, np.float32), squares=np.full(1, initial_accumulator, np.float32))
+        self.intercept = Arrays(weights=np.zeros(1, np.float32), squares=np.full(1, PRIOR, np.float32))
 
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
         """Fill ``score`` with the click probability and ``hidden`` (N, k) with sum_{i<j} of v_i x_i * v_j x_j."""
-        hidden = np.empty((batch.rows, self.rows["weights"].shape[1] - 1), np.float32)
-        _score(batch.features, bounded(batch.values), self.intercept["weights"], self.rows["weights"], batch.score, hidden)
+        hidden = np.empty((batch.rows, self.hidden_width), np.float32)
+        rows, values = self.rows, bounded(batch.values, FINITE)
+        _score(batch.features, values, self.intercept["weights"], rows["weights"], rows["scales"], batch.score, hidden)
         batch.hidden = hidden
 
     def learn(self, feedback: Feedback) -> None:
-        """Learn from rows in order; the label is the reward clipped to [0, 1]."""
+        """Learn from rows in order; the label is the reward clipped to [0, 1], a row's weight multiplies its loss."""
         _learn(
             feedback.features,
-            bounded(feedback.values),
+            bounded(feedback.values, FINITE),
             feedback.reward,
             bounded(feedback.weight),
             self.intercept["weights"],
             self.intercept["squares"],
             self.rows["weights"],
+            self.rows["scales"],
             self.rows["squares"],
             self.rows.dirty,
             self.step,
             self.factor_step,
-            self.adaptive,
             self.l2,
         )
         if feedback.rows:
@@ -115,24 +134,44 @@ class FactorizationMachine(Ranker):
     def explain(self, batch: Batch) -> Floats:
         """Contribution of each column to the log-odds, (N, F): its weight plus half of each pair it is in."""
         contributions = np.empty(batch.features.shape, np.float32)
-        _explain(batch.features, bounded(batch.values), self.rows["weights"], contributions)
+        values = bounded(batch.values, FINITE)
+        _explain(batch.features, values, self.rows["weights"], self.rows["scales"], contributions)
         return contributions
 
 
+@njit(cache=True, nogil=True)  # not fastmath: that divides by multiplying with 1 / scale, which overflows
+def _normalize(keys, values, scales, x):  # type: ignore[no-untyped-def]
+    """Fill `x` with the values in units of their keys' scales, the row of unit length."""
+    mask = scales.shape[0] - 1
+    length = np.float32(0.0)
+    for c in range(keys.size):
+        value = values[c]
+        if value != np.float32(0.0):
+            scale = scales[keys[c] & mask]
+            if scale == np.float32(0.0):
+                scale = abs(value)
+            value = np.float32(1.0) if value == scale else min(max(value / scale, np.float32(-1.0)), np.float32(1.0))
+        x[c] = value
+        length += value * value
+    if length > np.float32(0.0):
+        shrink = np.float32(1.0) / np.sqrt(length)
+        for c in range(keys.size):
+            x[c] *= shrink
+
+
 @njit(cache=True, nogil=True, fastmath=True)
-def _sum_vectors(keys, values, rows, total, squared):  # type: ignore[no-untyped-def]
+def _sum_vectors(keys, x, rows, total, squared):  # type: ignore[no-untyped-def]
     """Sum of v x over the columns into `total`, of (v x)^2 into `squared`; returns the linear part."""
     mask = rows.shape[0] - 1
     total[:] = np.float32(0.0)
     squared[:] = np.float32(0.0)
     linear = np.float32(0.0)
     for c in range(keys.size):
-        x = values[c]
-        if x != 0.0:
-            row = rows[keys[c] & mask]
-            linear += row[0] * x
+        if x[c] != 0.0:
+            at = keys[c] & mask
+            linear += rows[at, 0] * x[c]
             for k in range(total.size):
-                vx = row[k + 1] * x
+                vx = rows[at, k + 1] * x[c]
                 total[k] += vx
                 squared[k] += vx * vx
     return linear
@@ -149,65 +188,87 @@ def _probability(linear, total, squared):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _score(features, values, intercept, rows, score, hidden):  # type: ignore[no-untyped-def]
+def _score(features, values, intercept, rows, scales, score, hidden):  # type: ignore[no-untyped-def]
     width = rows.shape[1] - 1
-    total, squared = np.empty(width, np.float32), np.empty(width, np.float32)
+    total, squared, x = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(features.shape[1], np.float32)
     for n in range(features.shape[0]):
-        linear = intercept[0] + _sum_vectors(features[n], values[n], rows, total, squared)
+        _normalize(features[n], values[n], scales, x)
+        linear = intercept[0] + _sum_vectors(features[n], x, rows, total, squared)
         score[n] = _probability(linear, total, squared)
         for k in range(width):
             hidden[n, k] = np.float32(0.5) * (total[k] * total[k] - squared[k])
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _learn(  # type: ignore[no-untyped-def]
-    features, values, reward, weight, intercept, intercept_squares, rows, squares, dirty, step, factor_step, adaptive, l2,
-):  # fmt: skip
-    width, mask = rows.shape[1] - 1, rows.shape[0] - 1
-    step, factor_step, l2 = np.float32(step), np.float32(factor_step), np.float32(l2)
-    total, squared = np.empty(width, np.float32), np.empty(width, np.float32)
-    for n in range(features.shape[0]):
-        linear = intercept[0] + _sum_vectors(features[n], values[n], rows, total, squared)
-        label = min(max(reward[n], np.float32(0.0)), np.float32(1.0))
-        slope = (_probability(linear, total, squared) - label) * weight[n]
-        if adaptive:
-            intercept_squares[0] += slope * slope
-            intercept[0] -= step * slope / np.sqrt(intercept_squares[0])
-        else:
-            intercept[0] -= step * slope
-        for c in range(features.shape[1]):
-            x = values[n, c]
-            if x == 0.0:
-                continue
-            at = features[n, c] & mask
-            row, square = rows[at], squares[at]
-            dirty[at] = True
-            gradient = slope * x
-            if adaptive:
-                square[0] += gradient * gradient
-                row[0] -= step * gradient / np.sqrt(square[0])
-                for k in range(width):
-                    part = gradient * (total[k] - row[k + 1] * x) + l2 * row[k + 1]
-                    square[k + 1] += part * part
-                    row[k + 1] -= factor_step * part / np.sqrt(square[k + 1])
-            else:
-                row[0] -= step * min(max(gradient, -STEEPEST), STEEPEST)
-                for k in range(width):
-                    part = gradient * (total[k] - row[k + 1] * x) + l2 * row[k + 1]
-                    row[k + 1] -= factor_step * min(max(part, -STEEPEST), STEEPEST)
+def _slope_lengths(keys, x, rows, total, lengths):  # type: ignore[no-untyped-def]
+    """Fill `lengths` with |d log-odds / d v_c|^2 of each column c."""
+    mask = rows.shape[0] - 1
+    for c in range(keys.size):
+        length = np.float32(0.0)
+        if x[c] != 0.0:
+            at = keys[c] & mask
+            for k in range(total.size):
+                rest = total[k] - rows[at, k + 1] * x[c]
+                length += rest * rest
+        lengths[c] = length * x[c] * x[c]
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _explain(features, values, rows, contributions):  # type: ignore[no-untyped-def]
-    width, mask = rows.shape[1] - 1, rows.shape[0] - 1
+def _learn(  # type: ignore[no-untyped-def]
+    features, values, reward, weight, intercept, intercept_squares, rows, scales, squares, dirty, step, factor_step, l2,
+):  # fmt: skip
+    width, mask, columns = rows.shape[1] - 1, rows.shape[0] - 1, features.shape[1]
+    step, factor_step, l2 = np.float32(step), np.float32(factor_step), np.float32(l2)
+    one, quarter, share = np.float32(1.0), np.float32(0.25), np.float32(1.0 / width)
     total, squared = np.empty(width, np.float32), np.empty(width, np.float32)
+    x, lengths = np.empty(columns, np.float32), np.empty(columns, np.float32)
     for n in range(features.shape[0]):
-        _sum_vectors(features[n], values[n], rows, total, squared)
+        keys = features[n]
+        for c in range(columns):
+            at, magnitude = keys[c] & mask, abs(values[n, c])
+            if magnitude > scales[at]:
+                scales[at] = magnitude if scales[at] == 0.0 else min(magnitude, np.float32(2.0) * scales[at])
+        _normalize(keys, values[n], scales, x)
+        linear = intercept[0] + _sum_vectors(keys, x, rows, total, squared)
+        label = min(max(reward[n], np.float32(0.0)), one)
+        miss = _probability(linear, total, squared) - label
+        _slope_lengths(keys, x, rows, total, lengths)
+        speed = step / np.sqrt(intercept_squares[0])
+        for c in range(columns):
+            if x[c] != 0.0:
+                at = keys[c] & mask
+                speed += step * x[c] * x[c] / np.sqrt(squares[at, 0]) + factor_step * lengths[c] / np.sqrt(squares[at, 1])
+        slope = miss * weight[n] / (one + quarter * weight[n] * speed)
+        seen = miss * miss * weight[n]
+        intercept_squares[0] += seen
+        intercept[0] -= step * slope / np.sqrt(intercept_squares[0])
+        for c in range(columns):
+            if x[c] == 0.0:
+                continue
+            at = keys[c] & mask
+            dirty[at] = True
+            squares[at, 0] += seen * x[c] * x[c]
+            squares[at, 1] += seen * lengths[c] * share
+            rows[at, 0] -= step * slope * x[c] / np.sqrt(squares[at, 0])
+            rate = factor_step / np.sqrt(squares[at, 1])
+            decay = one / (one + rate * l2)
+            pull = decay * rate * slope * x[c]
+            kept = decay + pull * x[c]
+            for k in range(width):
+                rows[at, k + 1] = kept * rows[at, k + 1] - pull * total[k]
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _explain(features, values, rows, scales, contributions):  # type: ignore[no-untyped-def]
+    width, mask = rows.shape[1] - 1, rows.shape[0] - 1
+    total, squared, x = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(features.shape[1], np.float32)
+    for n in range(features.shape[0]):
+        _normalize(features[n], values[n], scales, x)
+        _sum_vectors(features[n], x, rows, total, squared)
         for c in range(features.shape[1]):
-            x = values[n, c]
             row = rows[features[n, c] & mask]
             pairs = np.float32(0.0)
             for k in range(width):
-                vx = row[k + 1] * x
+                vx = row[k + 1] * x[c]
                 pairs += vx * (total[k] - vx)
-            contributions[n, c] = row[0] * x + np.float32(0.5) * pairs
+            contributions[n, c] = row[0] * x[c] + np.float32(0.5) * pairs

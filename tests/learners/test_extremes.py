@@ -79,9 +79,9 @@ def test_one_that_is_not_is_told_what_spoilt_it(make: Callable[[], Ranker], comp
         check_extremes(make)
 
 
-@pytest.mark.parametrize("adaptive", [True, False])
-def test_the_machine_passes_with_either_kind_of_steps(adaptive: bool) -> None:
-    check_extremes(lambda: FactorizationMachine(factors=4, bits=10, adaptive=adaptive))
+@pytest.mark.parametrize("step", [0.01, 10.0])
+def test_the_machine_passes_with_small_steps_and_large_ones(step: float) -> None:
+    check_extremes(lambda: FactorizationMachine(factors=4, bits=10, step=step, factor_step=step))
 
 
 def test_bounds_are_only_for_what_is_out_of_them() -> None:

@@ -39,7 +39,7 @@ def shop(folder: Path, temperature: float) -> Config:
                 "crosses": ["user.segment * item.category", "user.segment * item.id"],
             },
             "retrievers": {"popularity": {"capacity": 100}},
-            "ranker": {"fm": {"factors": 4, "bits": 12, "step": 0.2}},
+            "ranker": {"fm": {"factors": 4, "bits": 12}},
             "policy": {"plackett_luce": {"temperature": temperature}},
             "items": {"capacity": 100},
             "users": {"capacity": 100},

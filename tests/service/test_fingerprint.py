@@ -89,7 +89,7 @@ def test_a_default_written_out_is_the_same_and_a_changed_one_is_not(monkeypatch:
 def test_a_state_version_is_part_of_it(what: type, monkeypatch: pytest.MonkeyPatch) -> None:
     fm, bias = parse({"ranker": {"fm": {}}}), parse({"ranker": {"bias": {}}})
     before = fm.fingerprint, bias.fingerprint
-    monkeypatch.setattr(what, "state_version", 2)
+    monkeypatch.setattr(what, "state_version", 99)
     assert fm.fingerprint != before[0]
     assert (bias.fingerprint != before[1]) == (what is not FactorizationMachine), "others keep theirs"
 

@@ -185,8 +185,8 @@ def test_movielens_100k_is_learned_as_well_as_by_the_best_peer() -> None:
     }
     fm = replay(parse(document | {"retrievers": {}}), k=0)
     assert fm.rows == 100_000
-    assert fm.quality["fm"].auc >= 0.764
-    assert fm.quality["fm"].log_loss <= 0.574
+    assert fm.quality["fm"].auc >= 0.766
+    assert fm.quality["fm"].log_loss <= 0.571
     knn = replay(parse(document | {"retrievers": {"item_knn": {}}, "ranker": {"bias": {}}}), k=10)
     assert knn.quality["bias"].auc >= 0.755
     assert knn.top_n["item_knn"].tests == 55_375
