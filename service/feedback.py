@@ -10,9 +10,9 @@ import numpy.typing as npt
 from learners.base import Learner
 from learners.features import hash_ids, hash_kind
 from service.blocks import BlockReader
-from service.config import RewardRule
 from service.pipeline import Pipeline
 from service.rewards import Rewards
+from service.sections import RewardRule
 from service.signing import Believes, nobody
 from streams.batch import (
     Batch,

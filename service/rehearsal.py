@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any
 
 from memory.blob import trusting
-from service.config import Config, FieldType, RewardRule
+from service.config import Config
 from service.monitor import Monitor
 from service.pipeline import Pipeline
 from service.schemas import RankRequest, RecommendRequest
+from service.sections import FieldType, RewardRule
 from service.updater import Updater
 from streams.codec import encode, partition_key
 from streams.events import Attribute, Event, Forget, Interaction, ItemUpdate, Tick, UserUpdate

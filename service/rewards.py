@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from service.config import RewardRule
+from service.sections import RewardRule
 from streams.batch import Floats
 
 __all__ = ["Rewards"]

@@ -14,9 +14,10 @@ from learners import registry
 from learners.base import Adapter, Ranker, Reranker, Retriever
 from learners.registry import ConfigError
 from memory import jit
-from service.config import Capacity, Checkpoint, Config, DeadLetterLog, Weights
+from service.config import Config
 from service.rehearsal import Rehearsal
 from service.runtime import Runtime, open_runtime
+from service.sections import Capacity, Checkpoint, DeadLetterLog, Weights
 
 __all__ = ["Interrupted", "warm_up"]
 

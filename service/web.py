@@ -13,10 +13,10 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from service import bodies
-from service.config import Server
 from service.engine import Overloaded, Stopped
 from service.failures import Failure
 from service.pipeline import Refused
+from service.sections import Server
 from streams.codec import BadEvent, decode_as
 
 __all__ = ["Desk", "Failure", "Request", "Response", "Route", "decoded", "json", "streamed"]

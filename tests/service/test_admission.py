@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from service.admission import Admission
-from service.config import Config, ConfigError, RewardRule, parse
+from service.config import Config, ConfigError, parse
+from service.sections import RewardRule
 from streams.codec import BadEvent
 from streams.events import Event, Impression, Interaction, ItemUpdate, UserUpdate
 from tests.service.running import serving

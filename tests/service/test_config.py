@@ -6,6 +6,7 @@ import pytest
 
 from service.config import ConfigError, load, parse
 from service.runtime import build_pipeline
+from service.sections import FieldType, RewardRule
 
 
 def test_the_empty_config_is_a_service() -> None:
@@ -23,9 +24,20 @@ def test_the_empty_config_is_a_service() -> None:
         ({"stream": {"ack": "never"}}, ["stream", "ack", "'never'", "'broker' or 'queued'"]),
         ({"stream": {"window": -1.0}}, ["stream", "window", "-1.0", "greater than 0"]),
         ({"server": {"port": 70000}}, ["server", "port", "70000"]),
-        ({"features": {"user": {"age": "numbr"}}}, ["features.user", "age", "numbr", "number"]),
-        ({"features": {"item": {"year": {"type": "bucket", "widht": 5.0}}}}, ["features.item.year", "widht"]),
-        ({"reward": {"click": "yes"}}, ["reward", "click", "'yes'"]),
+        ({"stream": {"columns": {"usr": "u"}}}, ["[stream.columns] usr", "there are: user, item"]),
+        (
+            {"features": {"user": {"age": "numbr"}}},
+            ["[features.user] age", "'numbr'", "'category', 'number', 'bucket' or 'tags'"],
+        ),
+        (
+            {"features": {"item": {"year": {"type": "bucket", "widht": 5.0}}}},
+            ["[features.item.year] widht", "did you mean 'width'"],
+        ),
+        ({"features": {"item": {"year": {"width": 5.0}}}}, ["[features.item.year] type: field required"]),
+        ({"features": {"item": {"table": {"type": "tags", "most": 65}}}}, ["[features.item.table] most = 65"]),
+        ({"reward": {"click": "yes"}}, ["[reward] click = 'yes'", "valid number"]),
+        ({"reward": {"plain": 1e39}}, ["[reward] plain = 1e+39"]),
+        ({"reward": {"click": {"at_leat": 3.0}}}, ["[reward.click] at_leat = 3.0", "did you mean 'at_least'"]),
         ({"ranker": {"fm": {}, "bias": {}}}, ["ranker", "exactly one"]),
         ({"policy": {}}, ["policy", "exactly one"]),
     ],
@@ -54,6 +66,15 @@ def test_a_mistake_in_a_learner_is_refused_when_it_is_built(document: dict[str, 
         build_pipeline(parse(document))
     for words in says:
         assert words in str(refused.value)
+
+
+def test_a_value_in_two_forms_is_refused_in_the_form_that_it_has() -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse({"features": {"user": {"age": "numbr"}}})
+    assert len(refused.value.problems) == 1
+    kept = parse({"reward": {"click": 1, "rating": {"at_least": 4}}, "features": {"item": {"year": {"type": "bucket"}}}})
+    assert kept.reward == {"click": 1.0, "rating": RewardRule(at_least=4.0)}
+    assert kept.features.item == {"year": FieldType(type="bucket")}
 
 
 def test_files_that_are_no_config(tmp_path: Path) -> None:

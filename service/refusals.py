@@ -1,0 +1,90 @@
+"""Why a config file is refused, in the words of that file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel, Tag, ValidationError
+from pydantic_core import ErrorDetails
+
+__all__ = ["explain"]
+
+
+def explain(error: ValidationError, tables: type[BaseModel]) -> tuple[str, list[str]]:
+    """Say what is wrong in the first section that is refused.
+
+    Parameters
+    ----------
+    error : ValidationError
+        Of `tables`.
+    tables : type of BaseModel
+        What the file was read as.
+
+    Returns
+    -------
+    section : str
+        Path of the section, as ``features.item.year``; ``config`` for the file itself.
+    problems : list of str
+        One for each key of that section that is wrong: the key, its value and the remedy.
+    """
+    problems: dict[str, list[str]] = {}
+    for detail in error.errors():
+        (*sections, key), keys = _place(detail["loc"], tables)
+        problems.setdefault(".".join(sections) or "config", []).append(_problem(detail, key, keys))
+    return next(iter(problems.items()))
+
+
+def _problem(detail: ErrorDetails, key: str, keys: Sequence[str]) -> str:
+    text = detail["msg"][:1].lower() + detail["msg"][1:]
+    if detail["type"] == "missing":
+        return f"{key}: {text}"
+    if detail["type"] == "extra_forbidden":
+        close = get_close_matches(key, keys, 1)
+        hint = f"did you mean {close[0]!r}? " if close else "remove it; "
+        text = f"no such key; {hint}there are: {', '.join(keys)}"
+    return f"{key} = {detail['input']!r}: {text}"
+
+
+def _place(loc: Sequence[str | int], tables: type[BaseModel]) -> tuple[list[str], list[str]]:
+    """Find a place as the file writes it, and the keys that its section has.
+
+    pydantic puts the tag of a union's member among the keys. A key may have the same name, so the types tell them apart.
+    """
+    path: list[str] = []
+    section: type[BaseModel] | None = None
+    kind: Any = tables
+    for part in loc:
+        members = _tagged(kind)
+        if members:
+            kind = members[part]
+            continue
+        path.append(str(part))
+        section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        if section is not None:
+            field = section.model_fields.get(str(part))
+            kind = _required(field.annotation) if field else None
+        else:
+            kind = get_args(kind)[-1] if get_origin(kind) is dict else None
+    return path, list(section.model_fields) if section else []
+
+
+def _required(kind: Any) -> Any:
+    """Type of a value that may also be left out."""
+    given = [member for member in get_args(kind) if member is not NoneType]
+    return given[0] if NoneType in get_args(kind) and len(given) == 1 else kind
+
+
+def _tagged(kind: Any) -> dict[Any, Any]:
+    """Members of a union by their tags; empty for any other type."""
+    if get_origin(kind) is not Annotated:
+        return {}
+    return {
+        note.tag: get_args(member)[0]
+        for member in get_args(get_args(kind)[0])
+        if get_origin(member) is Annotated
+        for note in get_args(member)[1:]
+        if isinstance(note, Tag)
+    }
