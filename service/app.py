@@ -1,7 +1,4 @@
-"""The application: which routes there are, what runs while it serves, and what becomes of failures.
-
-Routes are described in `service.openapi`.
-"""
+"""The application: which routes there are, what runs while it serves, and what becomes of failures."""
 
 from __future__ import annotations
 
@@ -27,9 +24,10 @@ from service.live import Live
 from service.monitor import Monitor
 from service.operation_routes import OperationRoutes
 from service.ranking_routes import RankingRoutes
+from service.routes import Route
 from service.runtime import Runtime
 from service.schemas import Problem
-from service.web import Desk, Failure, Route, json
+from service.web import Desk, Failure, json
 
 __all__ = ["create_app"]
 
@@ -52,7 +50,7 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
     """
     limits = runtime.config.server
     live, desk = Live(runtime.monitor.snapshot), Desk(limits)
-    routes: list[Route] = [*OperationRoutes(runtime, desk, live).routes(), ("GET", "/", _page)]
+    routes: list[Route] = []
     ingest = None
     if serves:
         stream = runtime.config.stream
@@ -60,6 +58,7 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
         ingest = Ingest(runtime.log, runtime.engine.wake, runtime.dead, retry=retry, buffer=stream.buffer)
         runtime.monitor.watch(ingest.gauges)
         routes += [*RankingRoutes(runtime, desk, ingest).routes(), *EventRoutes(runtime, desk, ingest).routes()]
+    routes += OperationRoutes(runtime, desk, live).routes()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -74,19 +73,21 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
             await asyncio.to_thread(runtime.stop)
 
     app = FastAPI(title="Freshet", lifespan=lifespan, redoc_url=None)
-    description = openapi.document(_version(), limits.max_body, limits.max_events, serves=serves)
+    description = openapi.document(routes, _version(), limits.max_body)
     app.openapi = lambda: description  # type: ignore[method-assign]
     app.state.live = live
     failed = partial(_failed, runtime.monitor)
     for failure, answer in ((Failure, failed), (HTTPException, _no_route), (ClientDisconnect, _gone), (Exception, _broken)):
         app.add_exception_handler(failure, answer)
-    for method, path, handler in routes:
-        app.add_route(path, handler, methods=[method])
+    for route in routes:
+        app.add_route(route.path, route.handler, methods=[route.method])
+    app.add_route("/", _page, methods=["GET"])
     if limits.origins:
         methods = ["GET", "POST", "PUT", "DELETE"]
         app.add_middleware(CORSMiddleware, allow_origins=limits.origins, allow_methods=methods, allow_headers=["content-type"])
     hosts = Hosts(limits.host if host is None else host, limits.hosts)
-    app.add_middleware(Guard, hosts=hosts, origins=limits.origins, refused=runtime.monitor.refuse)
+    probes = [route.path for route in routes if route.scope == "probe"]
+    app.add_middleware(Guard, hosts=hosts, origins=limits.origins, probes=probes, refused=runtime.monitor.refuse)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app
 

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -16,9 +16,10 @@ from learners.features import hash_id
 from memory.catalog import Catalog
 from service.admission import Admission
 from service.ingest import Entry, Ingest, LogBusy, entry
+from service.routes import Answer, Route, problems
 from service.runtime import Runtime
 from service.schemas import EventResult, EventResults, ItemDocument, UserDocument, Written
-from service.web import Desk, Failure, Request, Response, Route, decoded, json
+from service.web import Desk, Failure, Request, Response, decoded, json
 from streams.codec import BadEvent, decode, encode
 from streams.events import Event, Forget, Interaction, ItemUpdate, Tick, UserUpdate
 from streams.log import InDoubt, LogFull, Offsets, TooLarge
@@ -31,6 +32,12 @@ VISIBLE_SECONDS = 5.0
 TURN = 64
 """Events decoded before others on the event loop get their turn."""
 
+_ID = {"id": "Id, percent-encoded"}
+_WRITTEN = {
+    200: Answer("Done, and rankings show it", Written),
+    202: Answer("In the log; rankings will show it", Written),
+    **problems(422, 503, 507),
+}
 _ACCEPTED = EventResult(status="accepted")
 _RAW = msgspec.json.Decoder(list[msgspec.Raw])
 _log = logging.getLogger(__name__)
@@ -81,12 +88,69 @@ class EventRoutes:
 
     def routes(self) -> Iterable[Route]:
         """Every route here."""
-        yield "POST", "/v1/events", self.events
-        yield "POST", "/v1/users/{id:path}/forget", self.forget
-        for path, entries in (("items", _Items(self._runtime)), ("users", _Users(self._runtime))):
-            yield "PUT", f"/v1/{path}/{{id:path}}", partial(self.put, entries)
-            yield "GET", f"/v1/{path}/{{id:path}}", partial(self.get, entries)
-            yield "DELETE", f"/v1/{path}/{{id:path}}", partial(self.delete, entries)
+        most = self._runtime.config.server.max_events
+        yield Route(
+            "POST",
+            "/v1/events",
+            self.events,
+            scope="write",
+            summary="Append events: one, or a list",
+            description=(
+                "Each event is checked by itself: a bad one is kept as a dead letter and harms no other. An accepted event is "
+                'in the log when the answer comes, or (`ack = "queued"`) waits for it in memory. '
+                "`tick` events are the service's own."
+            ),
+            body=Event | Annotated[list[Event], msgspec.Meta(max_length=most)],
+            answers={
+                202: Answer("All accepted: they will be learned", EventResults),
+                207: Answer("Some accepted", EventResults),
+                422: Answer("None accepted", EventResults),
+                **problems(400, 413, 415, 503, 507),
+            },
+        )
+        yield Route(
+            "POST",
+            "/v1/users/{id:path}/forget",
+            self.forget,
+            scope="write",
+            summary="Remove all that is kept for a user",
+            description="Without a body, but with `Content-Type: application/json`.",
+            parameters=_ID,
+            answers=_WRITTEN | problems(415),
+        )
+        yield from self._entry("/v1/items/{id:path}", _Items(self._runtime))
+        yield from self._entry("/v1/users/{id:path}", _Users(self._runtime))
+
+    def _entry(self, path: str, entries: _Items | _Users) -> Iterable[Route]:
+        noun, document = entries.noun, entries.document
+        yield Route(
+            "PUT",
+            path,
+            partial(self.put, entries),
+            scope="write",
+            summary=f"Add or replace the {noun}",
+            parameters=_ID,
+            body=document,
+            answers=_WRITTEN | problems(400, 413, 415),
+        )
+        yield Route(
+            "GET",
+            path,
+            partial(self.get, entries),
+            scope="read",
+            summary=f"Attributes of the {noun}",
+            parameters=_ID,
+            answers={200: Answer("What is known", document), **problems(404, 503)},
+        )
+        yield Route(
+            "DELETE",
+            path,
+            partial(self.delete, entries),
+            scope="write",
+            summary=f"Delete the {noun}",
+            parameters=_ID,
+            answers=_WRITTEN,
+        )
 
     async def events(self, request: Request) -> Response:
         """Append one event or a list of them, each on its own merits."""

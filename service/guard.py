@@ -22,9 +22,6 @@ from service.web import json
 
 __all__ = ["Guard", "Hosts"]
 
-PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Asked by address or by whatever name by who runs the service; they change nothing."""
-
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -76,17 +73,22 @@ class Guard:
     hosts : Hosts
     origins : iterable of str
         Origins whose pages may command the service, as browsers name them; ``*``: all.
+    probes : iterable of str
+        Paths that change nothing and are asked under any name: who runs the service asks them by address.
     refused : callable
         Told the status of every refusal.
     """
 
-    def __init__(self, app: App, hosts: Hosts, origins: Iterable[str], refused: Callable[[int], None]) -> None:
+    def __init__(
+        self, app: App, hosts: Hosts, origins: Iterable[str], probes: Iterable[str], refused: Callable[[int], None]
+    ) -> None:
         self._app, self._hosts, self._refused = app, hosts, refused
+        self._probes = frozenset(probes)
         self._origins = frozenset(origin.encode() for origin in origins)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] != "http" or scope["path"] in PROBES:
+        if scope["type"] != "http" or scope["path"] in self._probes:
             await self._app(scope, receive, send)
             return
         host = origin = b""

@@ -1,49 +1,42 @@
-"""The OpenAPI page, made from the structs that the requests are decoded with."""
+"""The OpenAPI page, made from the routes and the structs that their requests are decoded with."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from service.schemas import (
-    EventResults,
-    ItemDocument,
-    Problem,
-    RankingResponse,
-    RankRequest,
-    RecommendRequest,
-    UserDocument,
-    Written,
-)
-from streams import codec
+from service.routes import Route
 
 __all__ = ["document"]
 
-_REF = "#/components/schemas/{name}"
-_STRUCTS = (RankRequest, RecommendRequest, RankingResponse, EventResults, ItemDocument, UserDocument, Written, Problem)
 
-
-def document(version: str, max_body: int, max_events: int, *, serves: bool = True) -> dict[str, Any]:
+def document(routes: Iterable[Route], version: str, max_body: int) -> dict[str, Any]:
     """OpenAPI 3.1 description of the service.
 
     Parameters
     ----------
+    routes : iterable of Route
+        Every route to be described.
     version : str
         Of the service.
     max_body : int
         Bytes of a request body.
-    max_events : int
-        Events of one post.
-    serves : bool
-        False: of a process that neither ranks nor takes events.
     """
-    event, components = codec.json_schema()
-    _, structs = msgspec.json.schema_components(_STRUCTS if serves else (Problem,), ref_template=_REF)
-    for struct in structs.values():
-        struct["description"] = inspect.cleandoc(struct.get("description", ""))
+    routes = list(routes)
+    answers = [answer.body for route in routes for answer in route.answers.values()]
+    types = [one for one in dict.fromkeys([*(route.body for route in routes), *answers]) if one is not None]
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    for component in components.values():
+        component["description"] = inspect.cleandoc(component.get("description", ""))
+    schema = dict(zip(types, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
+        paths.setdefault(path, {})[route.method.lower()] = _operation(route, path, schema)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -56,135 +49,31 @@ def document(version: str, max_body: int, max_events: int, *, serves: bool = Tru
                 "(its `Host` is not in `[server] hosts`), one that changes something 403 (the page of another origin sent it)."
             ),
         },
-        "paths": (_serving(event, max_events) if serves else {}) | _OPERATIONS,
-        "components": {"schemas": components | structs if serves else structs},
+        "paths": paths,
+        "components": {"schemas": components},
     }
 
 
-def _serving(event: Mapping[str, Any], max_events: int) -> dict[str, Any]:
-    events = {"oneOf": [event, {"type": "array", "items": event, "maxItems": max_events}]}
-    explained = (
-        "Each event is checked by itself: a bad one is kept as a dead letter and harms no other. An accepted event is in the "
-        'log when the answer comes, or (`ack = "queued"`) waits for it in memory. `tick` events are the service\'s own.'
-    )
-    return {
-        "/v1/events": {
-            "post": _operation(
-                "Append events: one, or a list",
-                explained,
-                body=events,
-                answers={
-                    "202": ("All accepted: they will be learned", "EventResults"),
-                    "207": ("Some accepted", "EventResults"),
-                    "422": ("None accepted", "EventResults"),
-                    **_problems("400", "413", "415", "503", "507"),
-                },
-            )
-        },
-        "/v1/rank": {"post": _ranking("Put given items in order for a user", "RankRequest")},
-        "/v1/recommend": {"post": _ranking("Find and order items for a user", "RecommendRequest")},
-        "/v1/items/{id}": _entry("item", "ItemDocument"),
-        "/v1/users/{id}": _entry("user", "UserDocument"),
-        "/v1/users/{id}/forget": {
-            "post": _operation(
-                "Remove all that is kept for a user",
-                "Without a body, but with `Content-Type: application/json`.",
-                parameters=_ID,
-                answers=_WRITTEN | _problems("415"),
-            )
-        },
-    }
-
-
-_PROBLEMS = {
-    "400": "The body is not JSON",
-    "404": "There is no such item or user",
-    "413": "The body, decompressed, is larger or has more events than is taken at once",
-    "415": "The body is not declared as `application/json`, or compressed in another way than gzip and deflate",
-    "422": "A field is wrong: which, and what to send instead",
-    "503": "The engine does not answer, or the log cannot be written, now",
-    "507": "The log or its disk is full",
-}
-
-
-def _problems(*codes: str) -> dict[str, tuple[str, str | None]]:
-    return {code: (_PROBLEMS[code], "Problem") for code in codes}
-
-
-def _parameter(name: str, place: str, text: str) -> dict[str, Any]:
-    return {"name": name, "in": place, "required": place == "path", "description": text, "schema": {"type": "string"}}
-
-
-_ID = [_parameter("id", "path", "Id, percent-encoded")]
-_WRITTEN = {
-    "200": ("Done, and rankings show it", "Written"),
-    "202": ("In the log; rankings will show it", "Written"),
-    **_problems("422", "503", "507"),
-}
-
-
-def _operation(
-    summary: str,
-    description: str = "",
-    *,
-    body: Mapping[str, Any] | None = None,
-    parameters: list[dict[str, Any]] | None = None,
-    answers: Mapping[str, tuple[str, str | None]],
-) -> dict[str, Any]:
-    operation: dict[str, Any] = {"summary": summary}
-    if description:
-        operation["description"] = description
-    if parameters:
-        operation["parameters"] = parameters
-    if body is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+def _operation(route: Route, path: str, schema: Mapping[Any, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {"summary": route.summary}
+    if route.description:
+        operation["description"] = route.description
+    if route.parameters:
+        operation["parameters"] = [_parameter(name, text, path) for name, text in route.parameters.items()]
+    if route.body is not None:
+        operation["requestBody"] = {"required": True, **_content(schema[route.body])}
     operation["responses"] = {
-        code: {"description": text, **({"content": {"application/json": {"schema": _ref(struct)}}} if struct else {})}
-        for code, (text, struct) in answers.items()
+        str(code): {"description": answer.text, **(_content(schema[answer.body]) if answer.body is not None else {})}
+        for code, answer in route.answers.items()
     }
     return operation
 
 
-def _ranking(summary: str, request: str) -> dict[str, Any]:
-    return _operation(
-        summary,
-        body=_ref(request),
-        answers={"200": ("The ranking", "RankingResponse"), **_problems("400", "413", "415", "422", "503")},
-    )
+def _content(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": schema}}}
 
 
-def _entry(noun: str, struct: str) -> dict[str, Any]:
-    return {
-        "put": _operation(
-            f"Add or replace the {noun}", parameters=_ID, body=_ref(struct), answers=_WRITTEN | _problems("400", "413", "415")
-        ),
-        "get": _operation(f"Attributes of the {noun}", parameters=_ID, answers=_FOUND[struct]),
-        "delete": _operation(f"Delete the {noun}", parameters=_ID, answers=_WRITTEN),
-    }
-
-
-_FOUND = {name: {"200": ("What is known", name), **_problems("404", "503")} for name in ("ItemDocument", "UserDocument")}
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": _REF.format(name=name)}
-
-
-_OPERATIONS = {
-    "/v1/status": {
-        "get": _operation(
-            "Where this process stands",
-            parameters=[_parameter("digest", "query", "1: add the fingerprint of the whole state")],
-            answers={"200": ("Status", None), **_problems("503")},
-        )
-    },
-    "/v1/live": {"get": _operation("Server-sent events: what the live page draws", answers={"200": ("Stream", None)})},
-    "/healthz": {"get": _operation("Whether the process lives", answers={"200": ("It does", None)})},
-    "/readyz": {
-        "get": _operation(
-            "Whether it answers without compiling first, and has caught up with the log",
-            answers={"200": ("It has", None), **_problems("503")},
-        )
-    },
-    "/metrics": {"get": _operation("Metrics in Prometheus' text format", answers={"200": ("Metrics", None)})},
-}
+def _parameter(name: str, text: str, path: str) -> dict[str, Any]:
+    inside = f"{{{name}}}" in path
+    place = "path" if inside else "query"
+    return {"name": name, "in": place, "required": inside, "description": text, "schema": {"type": "string"}}

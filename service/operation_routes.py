@@ -7,8 +7,10 @@ from collections.abc import Iterable
 
 from service.digests import Digests
 from service.live import Live
+from service.routes import Answer, Route, problems
 from service.runtime import Runtime
-from service.web import Desk, Failure, Request, Response, Route, json, streamed
+from service.schemas import Problem
+from service.web import Desk, Failure, Request, Response, json, streamed
 
 __all__ = ["OperationRoutes"]
 
@@ -29,12 +31,46 @@ class OperationRoutes:
 
     def routes(self) -> Iterable[Route]:
         """Every route here."""
-        return (
-            ("GET", "/v1/status", self.status),
-            ("GET", "/v1/live", self.stream),
-            ("GET", "/healthz", self.alive),
-            ("GET", "/readyz", self.ready),
-            ("GET", "/metrics", self.metrics),
+        yield Route(
+            "GET",
+            "/v1/status",
+            self.status,
+            scope="read",
+            summary="Where this process stands",
+            parameters={"digest": "1: add the fingerprint of the whole state"},
+            answers={200: Answer("Status"), **problems(503)},
+        )
+        yield Route(
+            "GET",
+            "/v1/live",
+            self.stream,
+            scope="read",
+            summary="Server-sent events: what the live page draws",
+            answers={200: Answer("Stream"), 503: Answer("Too many live pages are open", Problem)},
+        )
+        yield Route(
+            "GET",
+            "/healthz",
+            self.alive,
+            scope="probe",
+            summary="Whether the process lives",
+            answers={200: Answer("It does")},
+        )
+        yield Route(
+            "GET",
+            "/readyz",
+            self.ready,
+            scope="probe",
+            summary="Whether it answers without compiling first, and has caught up with the log",
+            answers={200: Answer("It has"), **problems(503)},
+        )
+        yield Route(
+            "GET",
+            "/metrics",
+            self.metrics,
+            scope="probe",
+            summary="Metrics in Prometheus' text format",
+            answers={200: Answer("Metrics")},
         )
 
     async def status(self, request: Request) -> Response:

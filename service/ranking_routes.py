@@ -11,9 +11,10 @@ import msgspec
 
 from service.admission import check_numbers
 from service.ingest import Ingest, LogBusy, entry
+from service.routes import Answer, Route, problems
 from service.runtime import Runtime
-from service.schemas import RankRequest, RecommendRequest
-from service.web import Desk, Failure, Request, Response, Route, decoded, json
+from service.schemas import RankingResponse, RankRequest, RecommendRequest
+from service.web import Desk, Failure, Request, Response, decoded, json
 from streams.codec import BadEvent
 from streams.events import Impression
 
@@ -37,9 +38,18 @@ class RankingRoutes:
 
     def routes(self) -> Iterable[Route]:
         """Every route here."""
-        return (
-            ("POST", "/v1/rank", partial(self.rank, RankRequest)),
-            ("POST", "/v1/recommend", partial(self.rank, RecommendRequest)),
+        yield self._route("/v1/rank", RankRequest, "Put given items in order for a user")
+        yield self._route("/v1/recommend", RecommendRequest, "Find and order items for a user")
+
+    def _route(self, path: str, document: type[RankRequest | RecommendRequest], summary: str) -> Route:
+        return Route(
+            "POST",
+            path,
+            partial(self.rank, document),
+            scope="write",
+            summary=summary,
+            body=document,
+            answers={200: Answer("The ranking", RankingResponse), **problems(400, 413, 415, 422, 503)},
         )
 
     async def rank(self, document: type[RankRequest | RecommendRequest], request: Request) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -19,13 +19,10 @@ from service.pipeline import Refused
 from service.sections import Server
 from streams.codec import BadEvent, decode_as
 
-__all__ = ["Desk", "Failure", "Request", "Response", "Route", "decoded", "json", "streamed"]
+__all__ = ["Desk", "Failure", "Request", "Response", "decoded", "json", "streamed"]
 
 MOST_ASKING = 1000
 """Requests of all kinds that may wait for the engine at once."""
-
-Route = tuple[str, str, Callable[[Request], Awaitable[Response]]]
-"""Method, path, handler."""
 
 _ENCODER = msgspec.json.Encoder()
 _log = logging.getLogger(__name__)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import msgspec
 
 from streams.events import Event, ItemUpdate, Tick
 
-__all__ = ["BadEvent", "decode", "decode_as", "encode", "json_schema", "partition_key"]
+__all__ = ["BadEvent", "decode", "decode_as", "encode", "partition_key"]
 
 _Document = TypeVar("_Document", bound=msgspec.Struct)
 
@@ -119,20 +118,6 @@ def decode_as(document: type[_Document], data: bytes) -> _Document:
 def partition_key(event: Event) -> bytes:
     """Key that keeps a user's events in one partition and in order: the user's id, empty for events of no user."""
     return b"" if isinstance(event, ItemUpdate | Tick) else event.user.encode()
-
-
-def json_schema() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Schema of an event for the OpenAPI page.
-
-    Returns
-    -------
-    (schema, components)
-        The union, which refers to ``#/components/schemas/<name>``, and those components by name.
-    """
-    (schema,), components = msgspec.json.schema_components([Event], ref_template="#/components/schemas/{name}")
-    for component in components.values():
-        component["description"] = inspect.cleandoc(component.get("description", ""))
-    return schema, components
 
 
 def _not_json(data: bytes | str, error: Exception, what: str) -> BadEvent:

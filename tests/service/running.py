@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 
 from service.app import create_app
 from service.config import Config
@@ -19,8 +20,8 @@ from streams.events import Event, Impression, Tick
 class Service:
     """A running app, and the runtime behind it."""
 
-    def __init__(self, runtime: Runtime, client: httpx.AsyncClient) -> None:
-        self.runtime, self._client = runtime, client
+    def __init__(self, app: FastAPI, runtime: Runtime, client: httpx.AsyncClient) -> None:
+        self.app, self.runtime, self._client = app, runtime, client
 
     async def send(self, method: str, path: str, body: Any = None, **more: Any) -> httpx.Response:
         """Send a request; bytes are sent as they are, declared as JSON, as everything is that has a body or is posted."""
@@ -68,7 +69,7 @@ async def serving(
     app = create_app(runtime, serves=serves, host=host)
     transport = httpx.ASGITransport(app, raise_app_exceptions=raise_errors)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-        yield Service(runtime, client)
+        yield Service(app, runtime, client)
 
 
 def click(user: str, item: str, **more: Any) -> dict[str, Any]:

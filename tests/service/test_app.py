@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from starlette.routing import Route
 
 from service.config import Config
+from service.routes import Route as Described
+from service.routes import Scope
 from tests.service.running import Service, click, serving
 
 MakeConfig = Callable[..., Config]
@@ -24,11 +28,35 @@ async def test_every_error_has_one_shape(service: Service) -> None:
     assert broken.status_code == 400 and "JSON" in broken.json()["error"]
 
 
-async def test_the_openapi_page_describes_every_route_by_the_structs_that_decode(service: Service) -> None:
+async def test_the_openapi_page_describes_every_route_and_nothing_else(make_config: MakeConfig) -> None:
+    undescribed = {"/", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+    for serves in (True, False):
+        async with serving(make_config(), serves=serves) as service:
+            paths = service.app.openapi()["paths"]
+            described = {(method.upper(), path) for path, operations in paths.items() for method in operations}
+            routes = [route for route in service.app.routes if isinstance(route, Route)]
+            answered = {(method, re.sub(":path}", "}", route.path)) for route in routes for method in route.methods or ()}
+            assert described == {(method, path) for method, path in answered if path not in undescribed and method != "HEAD"}
+            assert ("GET", "/healthz") in described and (("POST", "/v1/events") in described) == serves
+            assert undescribed < {path for _, path in answered}
+
+
+async def test_the_openapi_page_describes_bodies_by_the_structs_that_decode(service: Service) -> None:
     document = (await service.send("GET", "/openapi.json")).json()
     schemas = document["components"]["schemas"]
-    assert {"Impression", "Interaction", "RankRequest", "RecommendRequest", "RankingResponse", "Problem"} <= schemas.keys()
+    assert {"RankRequest", "RecommendRequest", "RankingResponse", "ItemDocument", "Written", "Problem"} <= schemas.keys()
     assert schemas["RankRequest"]["properties"]["items"]["maxItems"] == 1000
+    assert "\n    " not in schemas["Interaction"]["description"].split("\n\n")[0]
+    posted = document["paths"]["/v1/events"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    listed, single = sorted(posted["anyOf"], key=lambda one: "items" not in one)
+    assert listed == {"type": "array", "items": single, "maxItems": service.runtime.config.server.max_events}
+    events = {"Impression", "Interaction", "ItemUpdate", "UserUpdate", "Forget", "Tick"}
+    assert {one["$ref"].rsplit("/", 1)[1] for one in single["anyOf"]} == events <= schemas.keys()
+    assert single["discriminator"]["mapping"]["item"] == "#/components/schemas/ItemUpdate"
+    removing = document["paths"]["/v1/users/{id}"]["delete"]
+    (parameter,) = removing["parameters"]
+    assert (parameter["name"], parameter["in"], parameter["required"]) == ("id", "path", True)
+    assert "requestBody" not in removing and removing["responses"].keys() == {"200", "202", "422", "503", "507"}
 
     def references(node: Any) -> Iterable[str]:
         for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
@@ -42,6 +70,14 @@ async def test_the_openapi_page_describes_every_route_by_the_structs_that_decode
             answer = await service.send(method.upper(), path.replace("{id}", "x")) if path != "/v1/live" else None
             assert answer is None or answer.status_code not in (404, 405) or "there is no" in answer.text, (method, path)
     assert (await service.send("GET", "/docs")).status_code == 200
+
+
+@pytest.mark.parametrize(("method", "scope"), [("GET", "write"), ("POST", "read"), ("DELETE", "probe")])
+def test_a_route_cannot_change_something_that_the_guard_takes_for_reading(method: str, scope: Scope) -> None:
+    async def nothing(request: Any) -> Any: ...
+
+    with pytest.raises(ValueError, match=f"{method} /x: scope = '{scope}'"):
+        Described(method, "/x", nothing, scope=scope, summary="", answers={})
 
 
 async def test_a_process_that_does_not_serve_can_only_be_looked_at(make_config: MakeConfig) -> None:
