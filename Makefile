@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test chaos check format benchmark clean
+.PHONY: demo test benchmark-test chaos check format benchmark clean
 
 demo: $(READY)
 	$(BIN)/freshet demo
 
 test: check
-	$(BIN)/pytest -q -n 2 --dist worksteal
+	$(BIN)/pytest -q -n 2 --dist worksteal --ignore tests/benchmarks
+
+# The benchmarks' own tests: a short run of each.
+benchmark-test: $(READY)
+	$(BIN)/pytest -q -n 2 --dist worksteal tests/benchmarks
 
 # Trainer and replicas killed again and again, a broker disturbed; FRESHET_CHAOS_SEED repeats the acts of a run.
 chaos: $(READY)
