@@ -58,7 +58,7 @@ def _place(loc: Sequence[str | int], tables: type[BaseModel]) -> tuple[list[str]
     kind: Any = tables
     for part in loc:
         members = _tagged(kind)
-        if members:
+        if part in members:
             kind = members[part]
             continue
         path.append(str(part))
