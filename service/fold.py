@@ -27,14 +27,14 @@ class Scored:
     ----------
     user : (n,) int64
     reward : (n,) float32
-    impression : (n,) int64
-        Number of the impression that each row is of; -1 for rows without one.
+    impression : (n,) int64 or None
+        Number of the impression that each row is of; None for rows without one.
     predictions : dict of learner to (n,) float32
     """
 
     __slots__ = ("impression", "predictions", "reward", "user")
 
-    def __init__(self, user: Ids, reward: Floats, impression: Ids, predictions: dict[str, Floats]) -> None:
+    def __init__(self, user: Ids, reward: Floats, impression: Ids | None, predictions: dict[str, Floats]) -> None:
         self.user, self.reward, self.impression, self.predictions = user, reward, impression, predictions
 
 
@@ -171,7 +171,7 @@ class Fold:
             user, reward = feedback.user[feedback.request], feedback.reward
             if rows is not None:
                 user, reward = user[rows], reward[rows]
-            measure.add(Scored(user, reward, np.full(user.size, -1), predictions))
+            measure.add(Scored(user, reward, None, predictions))
 
     def _note_outcomes(self, measure: Measure, rows: Sequence[Row], reward: Floats) -> None:
         """Of several outcomes at one position, the one that is worth most counts."""
