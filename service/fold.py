@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct
 
 from learners.features import hash_ids
 from service.feedback import FeedbackBuilder
@@ -57,15 +58,15 @@ class Measure(Protocol):
         """Take note that the outcome of a row was another one."""
 
 
-class _Measured:
-    """What is kept of an impression until its outcome is known: predictions, rewards so far, and where they were added."""
+class _Measured(Struct, gc=False, eq=False):
+    """What is kept of an impression until its outcome is known: predictions, rewards so far, and where they were added.
 
-    __slots__ = ("first", "predictions", "reward")
+    There may be a hundred thousand, and Python's cyclic garbage collector would look through them again and again.
+    """
 
-    def __init__(self, predictions: dict[str, Floats], rows: int) -> None:
-        self.predictions = predictions
-        self.reward = np.zeros(rows, np.float32)
-        self.first = -1
+    predictions: dict[str, Floats]
+    reward: Floats
+    first: int = -1
 
 
 class Fold:
@@ -131,7 +132,8 @@ class Fold:
         for one in shown:
             rows = slice(at, at + len(one.impression.items))
             at = rows.stop
-            one.measured = _Measured({name: said[rows] for name, said in predictions.items()}, rows.stop - rows.start)
+            kept = {name: said[rows] for name, said in predictions.items()}
+            one.measured = _Measured(kept, np.zeros(rows.stop - rows.start, np.float32))
 
     def _put_logged(self, shown: Shown) -> None:
         """Let scores that the log has take the place of predictions, where the service made them."""
@@ -151,7 +153,7 @@ class Fold:
                 if pipeline.last_name != pipeline.ranker_name and len(impression.base) == 4 * logged.size:
                     said[pipeline.ranker_name] = np.frombuffer(impression.base, "<f4").astype(np.float32)
         if shown.measured is None:
-            shown.measured = _Measured(said, logged.size)
+            shown.measured = _Measured(said, np.zeros(logged.size, np.float32))
         else:
             shown.measured.predictions |= said
 
