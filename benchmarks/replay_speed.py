@@ -31,7 +31,7 @@ STAGES = {
     "assemble features": (FeedbackBuilder, "from_block"),
     "assemble features, row by row": (FeedbackBuilder, "from_rows"),
     "predict": (Pipeline, "predict"),
-    "evaluate": (Evaluation, "saw"),
+    "evaluate": (Evaluation, "add"),
     "learn": (Pipeline, "learn"),
 }
 """What the loop is made of; the rest of it is reading and decoding."""

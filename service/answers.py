@@ -99,10 +99,10 @@ class Answers:
         return Impression(
             request_id=response.request_id,
             user=one.request.user,
-            items=tuple(ranked.item for ranked in response.items),
+            items=tuple([ranked.item for ranked in response.items]),
             features=pack_rows(self._featurizer.schema, chosen.features, chosen.values),
-            scores=tuple(ranked.score for ranked in response.items),
-            propensities=tuple(ranked.propensity for ranked in response.items),
+            scores=tuple([ranked.score for ranked in response.items]),
+            propensities=tuple([ranked.propensity for ranked in response.items]),
             unshown=unshown.astype("<i8").tobytes(),
             source=response.source,
             version=response.version,

@@ -168,7 +168,7 @@ class Evaluation:
             rows=score.size,
             auc=auc(score, positive),
             gauc=grouped_auc(np.concatenate([chunk.user for chunk in chunks]), score, positive),
-            impression_auc=impression_auc(np.concatenate([chunk.impression for chunk in chunks]), score, positive),
+            impression_auc=impression_auc(np.concatenate([_impressions(chunk) for chunk in chunks]), score, positive),
             log_loss=float(loss.mean()),
             gain=mean,
             margin=margin,
@@ -226,6 +226,10 @@ class Evaluation:
         pipeline.score(batch)
         best = np.lexsort((-batch.score, batch.request))
         self._gain.setdefault("recommend", []).append(_gains(batch.item[best], batch.request[best], target, self._k))
+
+
+def _impressions(chunk: Scored) -> Ids:
+    return np.full(chunk.user.size, -1) if chunk.impression is None else chunk.impression
 
 
 CANDIDATES = 100

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from learners.base import Learner
 from learners.features import hash_ids, hash_kind
@@ -31,8 +30,6 @@ from streams.block import Block
 from streams.joined import Row, Shown, Snapshot
 
 __all__ = ["FeedbackBuilder"]
-
-_Names = Sequence[str] | npt.NDArray[np.object_]
 
 
 class FeedbackBuilder:
@@ -137,7 +134,8 @@ class FeedbackBuilder:
         pipeline, read = self._pipeline, self._blocks.read(block)
         rows = block.rows
         pipeline.contexts.add(*read.context)
-        self._enter(read.user, read.user_names, read.item, read.item_names, read.kind)
+        pipeline.users.ensure(read.user, read.user_names)
+        pipeline.items.ensure(read.item, read.item_names)
         requests = pipeline.requests(read.user, block.timestamp, read.context)
         request = np.arange(rows)
         features, values = pipeline.featurizer.rows(requests, request, read.item, pipeline.users, pipeline.items)
@@ -155,14 +153,12 @@ class FeedbackBuilder:
             correction=np.zeros(rows, np.bool_),
         )
 
-    def _enter(self, user: Ids, users: _Names, item: Ids, items: _Names, kind: Kinds) -> None:
+    def _enter(self, user: Ids, users: Sequence[str], item: Ids, items: Sequence[str], kind: Kinds) -> None:
         """Let users into the catalogue, and items that somebody acted on: what was only ranked may be a typing mistake."""
         self._pipeline.users.ensure(user, users)
-        acted = kind != 0
-        if acted.all():
-            self._pipeline.items.ensure(item, items)
-        elif acted.any():
-            self._pipeline.items.ensure(item[acted], [items[n] for n in np.flatnonzero(acted).tolist()])
+        acted = np.flatnonzero(kind)
+        if acted.size:
+            self._pipeline.items.ensure(item[acted], [items[n] for n in acted.tolist()])
 
     def _complete(self, shown: Sequence[Shown]) -> None:
         """Note as of now what the log does not say of these impressions in a way that can be believed."""

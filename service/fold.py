@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct
 
 from learners.features import hash_ids
 from service.feedback import FeedbackBuilder
@@ -27,14 +28,14 @@ class Scored:
     ----------
     user : (n,) int64
     reward : (n,) float32
-    impression : (n,) int64
-        Number of the impression that each row is of; -1 for rows without one.
+    impression : (n,) int64 or None
+        Number of the impression that each row is of; None for rows without one.
     predictions : dict of learner to (n,) float32
     """
 
     __slots__ = ("impression", "predictions", "reward", "user")
 
-    def __init__(self, user: Ids, reward: Floats, impression: Ids, predictions: dict[str, Floats]) -> None:
+    def __init__(self, user: Ids, reward: Floats, impression: Ids | None, predictions: dict[str, Floats]) -> None:
         self.user, self.reward, self.impression, self.predictions = user, reward, impression, predictions
 
 
@@ -57,15 +58,15 @@ class Measure(Protocol):
         """Take note that the outcome of a row was another one."""
 
 
-class _Measured:
-    """What is kept of an impression until its outcome is known: predictions, rewards so far, and where they were added."""
+class _Measured(Struct, gc=False, eq=False):
+    """What is kept of an impression until its outcome is known: predictions, rewards so far, and where they were added.
 
-    __slots__ = ("first", "predictions", "reward")
+    There may be a hundred thousand, and Python's cyclic garbage collector would look through them again and again.
+    """
 
-    def __init__(self, predictions: dict[str, Floats], rows: int) -> None:
-        self.predictions = predictions
-        self.reward = np.zeros(rows, np.float32)
-        self.first = -1
+    predictions: dict[str, Floats]
+    reward: Floats
+    first: int = -1
 
 
 class Fold:
@@ -131,7 +132,8 @@ class Fold:
         for one in shown:
             rows = slice(at, at + len(one.impression.items))
             at = rows.stop
-            one.measured = _Measured({name: said[rows] for name, said in predictions.items()}, rows.stop - rows.start)
+            kept = {name: said[rows] for name, said in predictions.items()}
+            one.measured = _Measured(kept, np.zeros(rows.stop - rows.start, np.float32))
 
     def _put_logged(self, shown: Shown) -> None:
         """Let scores that the log has take the place of predictions, where the service made them."""
@@ -151,7 +153,7 @@ class Fold:
                 if pipeline.last_name != pipeline.ranker_name and len(impression.base) == 4 * logged.size:
                     said[pipeline.ranker_name] = np.frombuffer(impression.base, "<f4").astype(np.float32)
         if shown.measured is None:
-            shown.measured = _Measured(said, logged.size)
+            shown.measured = _Measured(said, np.zeros(logged.size, np.float32))
         else:
             shown.measured.predictions |= said
 
@@ -171,7 +173,7 @@ class Fold:
             user, reward = feedback.user[feedback.request], feedback.reward
             if rows is not None:
                 user, reward = user[rows], reward[rows]
-            measure.add(Scored(user, reward, np.full(user.size, -1), predictions))
+            measure.add(Scored(user, reward, None, predictions))
 
     def _note_outcomes(self, measure: Measure, rows: Sequence[Row], reward: Floats) -> None:
         """Of several outcomes at one position, the one that is worth most counts."""

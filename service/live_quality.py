@@ -38,7 +38,7 @@ class _Quality:
         self.alarms = 0
         self.last_alarm = float("-inf")
 
-    def add(self, score: Floats, label: Floats, impression: Ids, number: int) -> None:
+    def add(self, score: Floats, label: Floats, impression: Ids | None, number: int) -> None:
         self.window.add(score, label, impression, number)
         # ADWIN wants a bounded loss; its mean over a micro-batch keeps the detector off the hot path's per-row cost.
         self.detector.update(float(np.square(np.clip(score, 0.0, 1.0) - label).mean()))  # type: ignore[no-untyped-call]

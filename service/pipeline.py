@@ -199,8 +199,11 @@ class Pipeline(Stateful):
         for name, learner in self.learners():
             if feedback.base is not None or isinstance(learner, Retriever):
                 self.isolation.run(name, "learn from", learner.learn, feedback)
-        acted = np.flatnonzero(feedback.touched)
-        acted = acted[np.argsort(feedback.outcome_time[acted], kind="stable")]
+        acted: Ids | slice = slice(None)
+        if feedback.rows > feedback.user.size or not feedback.kind.all():
+            # Rows of a ranking stand together; in the history they stand in order of time.
+            acted = np.flatnonzero(feedback.touched)
+            acted = acted[np.argsort(feedback.outcome_time[acted], kind="stable")]
         self.history.append(
             feedback.user[feedback.request[acted]],
             feedback.item[acted],

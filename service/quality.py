@@ -115,22 +115,24 @@ class Window:
         self._impression, self._number = np.full(length, -1), np.full(length, -1)
         self._count = 0
 
-    def add(self, score: Floats, label: Floats, impression: Ids, first: int) -> None:
+    def add(self, score: Floats, label: Floats, impression: Ids | None, first: int) -> None:
         """Append rows; the oldest give way.
 
         Parameters
         ----------
         score, label : (n,) float32
-        impression : (n,) int64
-            Number of the impression of each row; -1 for rows without one.
+        impression : (n,) int64 or None
+            Number of the impression of each row; None for rows without one.
         first : int
             Number of the first of these rows; the others follow.
         """
         length = self._score.size
         left_out = max(score.size - length, 0)
-        places = (self._count + np.arange(score.size - left_out)) % length
+        begin, rows = self._count % max(length, 1), score.size - left_out
+        # A slice where the rows do not go round the end: several times faster.
+        places = slice(begin, begin + rows) if begin + rows <= length else (begin + np.arange(rows)) % length
         self._score[places], self._label[places] = score[left_out:], label[left_out:]
-        self._impression[places] = impression[left_out:]
+        self._impression[places] = -1 if impression is None else impression[left_out:]
         self._number[places] = first + np.arange(left_out, score.size)
         self._count += score.size - left_out
 

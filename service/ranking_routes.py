@@ -10,12 +10,12 @@ from functools import partial
 import msgspec
 
 from service.admission import check_numbers
-from service.ingest import Ingest, LogBusy, entry
+from service.ingest import Ingest, LogBusy
 from service.routes import Answer, Route, problems
 from service.runtime import Runtime
 from service.schemas import RankingResponse, RankRequest, RecommendRequest
 from service.web import Desk, Failure, Request, Response, decoded, json
-from streams.codec import BadEvent
+from streams.codec import BadEvent, partition_key
 from streams.events import Impression
 
 __all__ = ["RankingRoutes"]
@@ -69,8 +69,8 @@ class RankingRoutes:
     async def _log(self, impression: Impression) -> None:
         """Without it, what follows from this ranking will be learned as if nothing had been shown."""
         named = msgspec.structs.replace(impression, config=self._fingerprint)
-        key, value = entry(self._runtime.signer.sign(named))
+        value = self._runtime.signer.encoded(named)
         try:
-            self._ingest.post([(key, value)])
+            self._ingest.post([(partition_key(named), value)])
         except LogBusy as error:
             await asyncio.to_thread(self._runtime.dead.put, "lost", str(error), value, source="http")

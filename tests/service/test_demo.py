@@ -45,7 +45,8 @@ def test_a_short_demo_ends_by_itself_with_a_summary() -> None:
         shares = re.search(rf"{phase} \D*(\d+\.\d) %\D*(\d+\.\d) %\D*([+-]\d+) %", told)
         assert shares, phase
         own, control, against = map(float, shares.groups())
-        assert against == pytest.approx(100 * (own / control - 1), abs=1.0)
+        # The shares are printed to a tenth of a percent: their ratio is known to as much of the control's.
+        assert against == pytest.approx(100 * (own / control - 1), abs=1.0 + 20 / control)
     assert re.search(r"recovered after\W+(not yet|\d+ s)", told)
     assert int(re.search(r"rows learned\D*(\d+)", told)[1]) > int(visits)
     assert re.search(r"event to score, p50 / p99 ms\D*\d+\.\d / \d+\.\d", told)

@@ -47,7 +47,7 @@ def topic_of(broker: Broker, topic: str) -> list[Record]:
 CONFIG = """
 [stream]
 url = "kafka://{servers}/{topic}"
-window = 20.0
+window = 0.2
 lateness = 20.0
 batch_rows = 16
 [stream.options]
@@ -68,7 +68,8 @@ def test_killed_again_and_again_it_learns_every_event_once(broker: Broker, tmp_p
     while sent < len(bodies):
         with serving(config, tmp_path) as process, httpx.Client(base_url=process.url, timeout=DEADLINE) as client:
             versions.append(client.get("/v1/status").json()["version"])
-            ask = {"user": "u1", "items": ["i1", "i8"]}
+            # Not logged, and what was left alone is learned within a moment: otherwise every item would look liked.
+            ask = {"user": "u1", "items": ["i1", "i8"], "log": False}
             unlearned = unlearned or client.post("/v1/rank", json=ask).json()
             try:
                 while sent < len(bodies):

@@ -161,7 +161,7 @@ def test_a_replica_begins_with_the_newest_checkpoint_that_fits(make_config: Make
     replica = world.replica()
     replica.turn()
     assert replica.loads == 1
-    assert replica.pipeline.version == older + 1, "that, and one change"
+    assert older < replica.pipeline.version < trainer.pipeline.version, "that, and one change"
     assert newest.name in replica.notices[0]
     follow(replica)
     one, other = states(trainer, replica)

@@ -89,7 +89,7 @@ def test_it_has_the_trainers_state_at_every_change(world: World) -> None:
     turns = 0
     while trainer.turn():
         follow(replica)
-        if not trainer.intake.ready:
+        if trainer.intake.whole:
             one, other = states(trainer, replica)
             assert one == other
         turns += 1

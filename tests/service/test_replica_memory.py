@@ -58,7 +58,7 @@ def test_a_replica_finds_what_the_trainer_finds_at_every_change(world: World) ->
     phases = set()
     while trainer.turn():
         follow(replica)
-        if not trainer.intake.ready:
+        if trainer.intake.whole:
             one, other = states(trainer, replica)
             assert one == other
             same_answers(trainer.pipeline, replica.pipeline)

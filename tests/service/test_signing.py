@@ -32,6 +32,7 @@ def test_what_went_through_the_log_is_believed_and_what_was_changed_is_not() -> 
     signer = Signer.of_writer(None)
     signed = decode(encode(signer.sign(MADE)))
     assert isinstance(signed, Impression) and signer.believes(signed)
+    assert decode(signer.encoded(MADE)) == signed
     changes = {
         **dict.fromkeys(("features", "history", "base", "unshown", "signature"), b"1"),
         **dict.fromkeys(("request_id", "user", "source", "config"), "x"),
@@ -60,6 +61,6 @@ def test_processes_that_start_at_once_have_one_key_which_others_cannot_read(tmp_
 def test_a_replica_signs_as_soon_as_the_writer_has_made_the_key(folder: str | None, tmp_path: Path) -> None:
     there = None if folder is None else tmp_path / folder
     replica = Signer.of_reader(there)
-    assert replica.sign(MADE) == MADE
+    assert replica.sign(MADE) == decode(replica.encoded(MADE)) == MADE
     writer = Signer.of_writer(there)
     assert writer.believes(replica.sign(MADE)) == (folder is not None)
