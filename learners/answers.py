@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.base import Adapter, Exclusion, Learner, Neighbours, Ranker, Reranker, Retriever
-from learners.worlds import batch_of
+from learners.worlds import batch_of, cut, world
 from streams.batch import Feedback
 
-__all__ = ["PLACES", "Make", "Outputs", "check_answers", "outputs", "teach"]
+__all__ = ["PLACES", "Make", "Outputs", "check_answers", "outputs", "taught", "teach"]
 
 Make = Callable[[], Learner]
 Outputs = dict[str, npt.NDArray[Any]]
@@ -29,6 +29,15 @@ def teach(learner: Learner, feedback: Feedback) -> None:
     """Show a learner rows, then let it learn from a copy of them."""
     learner.observe(batch_of(feedback))
     learner.learn(copy.deepcopy(feedback))
+
+
+def taught(make: Make) -> Learner:
+    """A new learner that has learned the 240 rows of ``world(5)``, 60 at a time."""
+    learner = make()
+    feedback = world(5)
+    for start in range(0, feedback.rows, 60):
+        teach(learner, cut(feedback, start, start + 60))
+    return learner
 
 
 def outputs(learner: Learner, feedback: Feedback, k: int = PLACES) -> Outputs:

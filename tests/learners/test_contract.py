@@ -24,12 +24,3 @@ def test_contract(role, name, check):
         return build(role, name, parameters)
 
     check(make)
-
-
-def test_exemptions_name_checks_and_reasons():
-    for role in FOLDERS:
-        for name in available(role):
-            cls = find(role, name)
-            every = {check.__name__ for check in checks_for(type("Bare", (cls,), {"checks_exempt": {}}))}
-            for check, reason in getattr(cls, "checks_exempt", {}).items():
-                assert check in every and len(reason) > 10
