@@ -67,7 +67,7 @@ def _check_rubbish(make: Make) -> None:
     for fill in (None, 0, 255):
         learner = taught(make)
         feedback = world(12)
-        told = learner.carry(feedback) or [b""] * feedback.user.size
+        told = list(learner.carry(feedback) or [b""] * feedback.user.size)
         for n in range(feedback.user.size):
             size = _LENGTHS[n // 3 % len(_LENGTHS)]
             rubbish = rng.bytes(size) if fill is None else bytes([fill]) * size
