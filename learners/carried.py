@@ -8,7 +8,7 @@ import numpy as np
 
 from learners.answers import Make, check_answers, taught, teach
 from learners.base import Learner
-from learners.equality import arrays_of, digest_of, same_answers, same_learner
+from learners.equality import array_fields, digest_of, same_answers, same_learner
 from learners.worlds import cut, requests_of, world
 from streams.batch import Requests
 
@@ -38,7 +38,7 @@ def check_carried(make: Make) -> None:
 def _check_bytes(learner: Learner, requests: Requests) -> None:
     untouched = copy.deepcopy(requests)
     told = learner.carry(requests)
-    same_answers(arrays_of(requests), arrays_of(untouched), "carry wrote to the requests")
+    same_answers(array_fields(requests), array_fields(untouched), "carry wrote to the requests")
     assert requests.carried == untouched.carried, "carry wrote to the requests (carried)"
     if told is not None:
         assert isinstance(told, list) and all(type(one) is bytes for one in told), (

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from learners.answers import PLACES, Make, Outputs, check_answers, outputs, taught, teach
 from learners.base import Adapter, Exclusion, Learner, Policy, Ranker, Reranker, Retriever
 from learners.carried import check_carried
-from learners.equality import arrays_of, digest_of, same_answers, same_learner
+from learners.equality import array_fields, digest_of, same_answers, same_learner
 from learners.extremes import check_extremes
 from learners.learning import check_learns
 from learners.worlds import batch_of, cut, world
@@ -53,17 +53,17 @@ def check_inputs_are_left_alone(make: Make) -> None:
     learner, twin = make(), make()
     given, pristine = world(3), world(3)
     learner.learn(given)
-    same_answers(arrays_of(given), arrays_of(pristine), "learn wrote to its input")
+    same_answers(array_fields(given), array_fields(pristine), "learn wrote to its input")
     batch = batch_of(pristine)
     learner.observe(batch)
-    same_answers(arrays_of(batch), arrays_of(batch_of(pristine)), "observe wrote to its input")
-    _spoil(arrays_of(given))
-    _spoil(arrays_of(batch))
+    same_answers(array_fields(batch), array_fields(batch_of(pristine)), "observe wrote to its input")
+    _spoil(array_fields(given))
+    _spoil(array_fields(batch))
     twin.learn(pristine)
     twin.observe(batch_of(pristine))
     same_learner(learner, twin, "a learner kept its input: writing to it afterwards changed the learner")
     batch = batch_of(world(4))
-    untouched = arrays_of(batch_of(world(4)))
+    untouched = array_fields(batch_of(world(4)))
     exclude = Exclusion(batch.item.copy(), np.searchsorted(batch.request, np.arange(batch.user.size + 1)))
     if isinstance(learner, Reranker):
         learner.rerank(batch)
@@ -73,7 +73,7 @@ def check_inputs_are_left_alone(make: Make) -> None:
         found = learner.retrieve(batch, PLACES, exclude)
         assert np.array_equal(exclude.item, batch.item), "retrieve wrote to the exclusions"
         _spoil({field.name: getattr(found, field.name) for field in fields(found)})
-    same_answers(arrays_of(batch), untouched, "serving wrote to its input")
+    same_answers(array_fields(batch), untouched, "serving wrote to its input")
     if isinstance(learner, Retriever | Ranker):
         learner.score(batch)
         for filled in ("score", "uncertainty", "hidden"):
@@ -82,7 +82,7 @@ def check_inputs_are_left_alone(make: Make) -> None:
             {name: getattr(batch, name) for name in untouched}, untouched, "score wrote to fields that are not its own"
         )
     _spoil(outputs(learner, world(4)))
-    _spoil(arrays_of(batch))
+    _spoil(array_fields(batch))
     same_learner(learner, twin, "a learner returned its own state: writing to an answer changed the learner")
 
 

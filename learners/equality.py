@@ -12,7 +12,7 @@ from learners.worlds import world
 from memory.stateful import digest
 from streams.batch import Feedback, Requests
 
-__all__ = ["arrays_of", "digest_of", "same_answers", "same_learner"]
+__all__ = ["array_fields", "digest_of", "same_answers", "same_learner"]
 
 
 def digest_of(learner: Learner) -> str | None:
@@ -20,7 +20,7 @@ def digest_of(learner: Learner) -> str | None:
     return digest(learner.state_dict()) if learner.digest_stable else None
 
 
-def arrays_of(batch: Requests) -> Outputs:
+def array_fields(batch: Requests) -> Outputs:
     """The arrays of a batch by their field's name."""
     pairs = ((field.name, getattr(batch, field.name)) for field in fields(batch))
     return {name: array for name, array in pairs if isinstance(array, np.ndarray)}
