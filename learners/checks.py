@@ -1,7 +1,8 @@
 """What every learner must do, whatever it learns: the checks that a new file is put through without being named anywhere.
 
 A learner class may declare ``checks_parameters: ClassVar[dict[str, object]]``, constructor keywords that make it small, and
-``checks_exempt: ClassVar[dict[str, str]]``, checks that cannot hold for it and why.
+``checks_exempt: ClassVar[dict[str, str]]``, checks that cannot hold for it and why. An adapter declares
+``checks_ranker: ClassVar[str]``, the ranker that it is checked with.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from learners.adaptation import check_adaptation
 from learners.answers import PLACES, Make, Outputs, check_answers, outputs, teach
 from learners.base import Adapter, Exclusion, Learner, Policy, Ranker, Reranker, Retriever
 from learners.extremes import check_extremes
+from learners.small import bound
 from learners.worlds import batch_of, cut, world
 from memory.blob import trusting
 from memory.stateful import Stateful, digest
@@ -263,7 +266,8 @@ def checks_for(cls: type) -> list[Callable[[Any], None]]:
     """Checks that a class must pass, by its role, less those it is exempt from."""
     if issubclass(cls, Policy):
         return [check_policy]
-    checks = [*_EVERY, check_retrieval] if issubclass(cls, Retriever) else _EVERY
+    of_role = {Retriever: check_retrieval, Adapter: check_adaptation}
+    checks = [*_EVERY, *(check for role, check in of_role.items() if issubclass(cls, role))]
     exempt = getattr(cls, "checks_exempt", {})
     return [check for check in checks if check.__name__ not in exempt]
 
@@ -271,11 +275,12 @@ def checks_for(cls: type) -> list[Callable[[Any], None]]:
 def check_learner(make: Callable[[], Learner | Policy]) -> None:
     """Run every check that applies.
 
-    `make` makes a new learner (or policy) each time, always alike: ``lambda: MyRanker(factors=4)``. Raises AssertionError,
-    saying what is wrong.
+    `make` makes a new learner (or policy) each time, always alike: ``lambda: MyRanker(factors=4)``; of an adapter,
+    ``lambda: MyAdapter(bind_to_world(MyRanker()))``. It is bound before anything else is called. Raises AssertionError, saying
+    what is wrong.
     """
     for check in checks_for(type(make())):
-        check(make)
+        check(bound(make))
 
 
 def _taught(make: Make) -> Learner:
