@@ -272,7 +272,7 @@ class Adapter(Learner):
     """
 
     checks_ranker: ClassVar[str] = ""
-    """Name of a ranker in ``learners/rankers`` that the contract suite builds it with."""
+    """Ranker that the contract suite builds it with, as a config names it."""
 
     def __init__(self, ranker: Ranker) -> None:
         if not ranker.adaptable():

@@ -52,6 +52,7 @@ def small(role: type, name: str) -> Learner | Policy:
     cls = find(role, name)
     keywords = dict(getattr(cls, "checks_parameters", {}))
     if issubclass(cls, Adapter):
+        assert cls.checks_ranker, f"{cls.__name__} has no checks_ranker; name the ranker that it is checked with"
         ranker = small(Ranker, cls.checks_ranker)
         assert isinstance(ranker, Ranker)
         keywords["ranker"] = bind_to_world(ranker)

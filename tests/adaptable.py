@@ -48,6 +48,8 @@ class Uniform(Adapter):
     None needed.
     """
 
+    checks_ranker = "tests.adaptable"
+
     def __init__(self, ranker: Ranker, parameter: str = "scale", by: float = 1.0) -> None:
         super().__init__(ranker)
         self.parameter, self.by = parameter, by

@@ -24,6 +24,8 @@ class PerUser(Adapter):
     None needed.
     """
 
+    checks_ranker = "tests.adaptable"
+
     def __init__(self, ranker: Ranker, by: float = 0.1) -> None:
         super().__init__(ranker)
         self.by, self.users = by, KeyIndex(16)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learners.base import LowRank
+from learners.base import Adapter, LowRank
 from learners.checks import check_learner
 from learners.delta import arrays_of, check_delta
 from learners.rankers.fm import FactorizationMachine
+from learners.small import small
 from tests.adaptable import Linear, Uniform
-from tests.per_user import PerUser
 
 SHAPES = {"weight": (3, 2), "scale": (3,)}
 
@@ -19,9 +19,10 @@ def low_rank(u: tuple[int, ...] = (4, 3, 1), v: tuple[int, ...] = (4, 2, 1)) -> 
     return LowRank(np.ones(u, np.float32), np.ones(v, np.float32))
 
 
-@pytest.mark.parametrize("cls", [Uniform, PerUser])
-def test_adapters_of_both_forms_pass_the_contract(cls):
-    check_learner(lambda: cls(Linear()))
+@pytest.mark.parametrize("module", ["tests.adaptable", "tests.per_user"])
+def test_adapters_of_both_forms_pass_the_contract(module):
+    assert isinstance(small(Adapter, module).ranker, Linear)
+    check_learner(lambda: small(Adapter, module))
 
 
 def test_a_ranker_without_parameters_is_refused():

@@ -15,6 +15,7 @@ from service.config import Config, ConfigError
 from service.pipeline import Pipeline
 from service.runtime import build_pipeline
 from service.schemas import RankRequest
+from service.warmup import warm_up
 from streams.batch import Batch
 
 UNIFORM, PER_USER = "tests.adaptable", "tests.per_user"
@@ -142,3 +143,11 @@ def test_pairs_that_do_not_fit_are_refused(
         build_pipeline(config)
     for part in parts:
         assert part in str(refused.value)
+
+
+def test_a_rehearsal_goes_through_adapters(make_config: Callable[..., Config]) -> None:
+    config = make_config(
+        ranker={UNIFORM: {}}, adapters={PER_USER: {}, UNIFORM: {}}, rerankers={}, retrievers={"popularity": {}}
+    )
+    assert warm_up(config) == []
+    assert config.fingerprint != make_config(ranker={UNIFORM: {}}, rerankers={}, retrievers={"popularity": {}}).fingerprint
