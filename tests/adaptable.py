@@ -53,17 +53,17 @@ class Uniform(Adapter):
     def __init__(self, ranker: Ranker, parameter: str = "scale", by: float = 1.0) -> None:
         super().__init__(ranker)
         self.parameter, self.by = parameter, by
-        self.shown = Arrays(rows=np.zeros(1))
+        self.shown = Arrays(times=np.zeros(1))
 
     @property
     def changes(self):
         return [self.parameter]
 
     def adapt(self, batch):
-        by = self.by if self.shown["rows"][0] else 0.0
+        by = self.by if self.shown["times"][0] else 0.0
         return {self.parameter: np.full(self.ranker.adaptable()[self.parameter], by, np.float32)}
 
     def observe(self, batch):
         if batch.rows:
-            self.shown["rows"][0] += batch.rows
+            self.shown["times"][0] += batch.rows
             self.shown.mark()
