@@ -111,7 +111,7 @@ def test_a_ranker_that_fails_by_itself_is_no_failure_of_its_adapters(make: Calla
     assert not pipeline.skipped
 
 
-def test_learning_predicts_with_what_was_served(make: Callable[..., Pipeline]) -> None:
+def test_rows_that_are_learned_are_predicted_with_the_changes(make: Callable[..., Pipeline]) -> None:
     pipeline = make(per_user={"by": 0.1})
     feedback = feedback_of(user=hash_ids(["ann", "bob"]), item=[1, 1], reward=[1.0, 0.0])
     assert pipeline.predict(feedback)["tests.adaptable"] == pytest.approx([1.2, 0.6])
