@@ -128,7 +128,7 @@ class GoodAdapter(Adapter):
 
     def observe(self, batch):
         if batch.rows:
-            self.shown["times"] += batch.rows
+            self.shown["times"][:] += batch.rows
             self.shown.mark()
 
 
@@ -290,7 +290,7 @@ def adapts_nothing(good, self, batch):
 
 def adapts_the_ranker(good, self, batch):
     good(batch)
-    self.ranker.parameters["scale"] += 1
+    self.ranker.parameters["scale"][:] += 1
 
 
 def adapts_what_it_did_not_declare(good, self, batch):
@@ -416,12 +416,7 @@ def test_exemptions():
 
 
 class Unbound(GoodRanker):
-    """Cannot answer before it is bound.
-
-    References
-    ----------
-    None needed.
-    """
+    __doc__ = GoodRanker.__doc__
 
     def bind(self, schema, catalogues, history):
         assert not hasattr(self, "columns"), "bound twice"
