@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.base import Adapter, Exclusion, Learner, Neighbours, Ranker, Reranker, Retriever
+from learners.delta import arrays_of, check_delta
 from learners.worlds import batch_of, cut, world
 from streams.batch import Feedback
 
@@ -54,7 +55,7 @@ def outputs(learner: Learner, feedback: Feedback, k: int = PLACES) -> Outputs:
         found = learner.retrieve(batch, k, Exclusion.none(batch.user.size))
         told |= {f"retrieved {field.name}": getattr(found, field.name) for field in fields(found)}
     if isinstance(learner, Adapter):
-        told |= {f"delta {name}": np.asarray(array) for name, array in learner.adapt(batch).items()}
+        told |= {f"delta {name}": np.asarray(array) for name, array in arrays_of(learner.adapt(batch))}
     if isinstance(learner, Reranker):
         told["reranked"] = learner.rerank(batch)
         moved_by = learner.explain(batch)
@@ -67,6 +68,11 @@ def check_answers(learner: Learner, feedback: Feedback) -> None:
     """Shapes, types and finite numbers of everything that a learner answers to these rows."""
     n, b = feedback.rows, feedback.user.size
     told = outputs(learner, feedback)
+    if isinstance(learner, Adapter):
+        try:
+            check_delta(learner.adapt(batch_of(feedback)), learner.changes, learner.ranker.adaptable(), b)
+        except ArithmeticError as error:
+            raise AssertionError(str(error)) from error
     found = told["retrieved item"].size if "retrieved item" in told else 0
     shapes: dict[str, Sequence[int | None]] = {
         "score": (n,),

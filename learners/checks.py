@@ -1,7 +1,8 @@
 """What every learner must do, whatever it learns: the checks that a new file is put through without being named anywhere.
 
 A learner class may declare ``checks_parameters: ClassVar[dict[str, object]]``, constructor keywords that make it small, and
-``checks_exempt: ClassVar[dict[str, str]]``, checks that cannot hold for it and why, in a sentence.
+``checks_exempt: ClassVar[dict[str, str]]``, checks that cannot hold for it and why, in a sentence. An adapter declares
+``checks_ranker: ClassVar[str]``, the ranker that it is checked with.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from learners.adaptation import check_adaptation
 from learners.answers import PLACES, Make, Outputs, check_answers, outputs, taught, teach
 from learners.base import Adapter, Exclusion, Learner, Policy, Ranker, Reranker, Retriever
 from learners.carried import check_carried
 from learners.equality import array_fields, digest_of, same_answers, same_learner
 from learners.extremes import check_extremes
 from learners.learning import check_learns
+from learners.small import bound
 from learners.worlds import batch_of, cut, world
 from memory.blob import trusting
 from memory.stateful import Stateful, digest
@@ -286,11 +289,12 @@ def checks_for(cls: type) -> list[Callable[[Any], None]]:
 def check_learner(make: Callable[[], Learner | Policy]) -> None:
     """Run every check that applies.
 
-    `make` makes a new learner (or policy) each time, always alike: ``lambda: MyRanker(factors=4)``. Raises AssertionError,
-    saying what is wrong.
+    `make` makes a new learner (or policy) each time, always alike: ``lambda: MyRanker(factors=4)``; of an adapter,
+    ``lambda: MyAdapter(bind_to_world(MyRanker()))``. It is bound before anything else is called. Raises AssertionError, saying
+    what is wrong.
     """
     for check in checks_for(type(make())):
-        check(make)
+        check(bound(make))
 
 
 def _every(cls: type) -> list[Callable[[Make], None]]:
@@ -299,6 +303,7 @@ def _every(cls: type) -> list[Callable[[Make], None]]:
         Retriever: [check_retrieval, check_learns],
         Ranker: [check_learns],
         Reranker: [check_learns],
+        Adapter: [check_adaptation],
     }
     return [*_EVERY, *(check for role, checks in of_role.items() if issubclass(cls, role) for check in checks)]
 

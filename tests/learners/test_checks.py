@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from learners import checks
+from learners.adaptation import check_adaptation
 from learners.base import Adapter, Candidates, Exclusion
 from learners.policy import Greedy
 from learners.worlds import world
 from memory.arrays import Arrays
+from tests.adaptable import Linear
 from tests.learners.honest import GoodRanker, GoodReranker, GoodRetriever
 
 
@@ -21,15 +23,18 @@ class GoodAdapter(Adapter):
     None needed.
     """
 
+    changes = ("scale",)
+
     def __init__(self) -> None:
-        self.shown = Arrays(times=np.zeros(1, np.float32))
+        super().__init__(Linear())
+        self.shown = Arrays(times=np.zeros(3, np.float32))
 
     def adapt(self, batch):
-        return {"bias": self.shown["times"].copy()}
+        return {"scale": self.shown["times"].copy()}
 
     def observe(self, batch):
         if batch.rows:
-            self.shown["times"][0] += batch.rows
+            self.shown["times"][:] += batch.rows
             self.shown.mark()
 
 
@@ -182,7 +187,28 @@ def writes_to_scores(good, self, batch):
 
 
 def returns_the_parameter(good, self, batch):
-    return {"bias": self.shown["times"]}
+    return {"scale": self.shown["times"]}
+
+
+def adapts_nothing(good, self, batch):
+    return {}
+
+
+def adapts_the_ranker(good, self, batch):
+    good(batch)
+    self.ranker.parameters["scale"][:] += 1
+
+
+def adapts_what_it_did_not_declare(good, self, batch):
+    return good(batch) | {"weight": np.zeros((3, 2), np.float32)}
+
+
+def adapts_another_shape(good, self, batch):
+    return {"scale": np.zeros((batch.user.size, 3), np.float32)}
+
+
+def adapts_to_infinity(good, self, batch):
+    return {"scale": np.full(3, np.inf, np.float32)}
 
 
 BAD = [
@@ -193,6 +219,11 @@ BAD = [
     (GoodRanker, {"score": writes_to_requests}, checks.check_inputs_are_left_alone, "wrote to fields that are not its own"),
     (GoodReranker, {"rerank": writes_to_scores}, checks.check_inputs_are_left_alone, "serving wrote to its input"),
     (GoodAdapter, {"adapt": returns_the_parameter}, checks.check_inputs_are_left_alone, "returned its own state"),
+    (GoodAdapter, {"adapt": adapts_nothing}, check_adaptation, "changes no score"),
+    (GoodAdapter, {"observe": adapts_the_ranker}, check_adaptation, "changed the ranker's state"),
+    (GoodAdapter, {"adapt": adapts_what_it_did_not_declare}, checks.check_answers_after_learning, "declared changes"),
+    (GoodAdapter, {"adapt": adapts_another_shape}, checks.check_answers_after_learning, "has shape"),
+    (GoodAdapter, {"adapt": adapts_to_infinity}, checks.check_answers_after_learning, "not finite"),
     (GoodRanker, {"learn": keeps_a_list, "score": scores_by_its_list}, checks.check_save_and_load, "a loaded learner differs"),
     (GoodRanker, {"learn": keeps_a_list, "score": scores_by_its_list}, checks.check_followers_keep_up, "a follower differs"),
     (GoodRanker, {"learn": keeps_a_list}, checks.check_memory_is_bounded, "attributes outside of memory's stores grew"),
@@ -227,7 +258,7 @@ NAMES = ["-".join(method.__name__ for method in methods.values()) + check.__name
 
 @pytest.mark.parametrize(("cls", "methods", "check", "complaint"), BAD, ids=NAMES)
 def test_planted_faults_are_caught(cls, methods, check, complaint):
-    with pytest.raises((AssertionError, IndexError), match=complaint):
+    with pytest.raises((AssertionError, IndexError, ValueError), match=complaint):
         check(planted(cls, **methods))
     assert check in checks.checks_for(cls)
 
@@ -306,6 +337,26 @@ def test_exemptions_need_a_check_and_a_reason(exempt, complaint):
     with pytest.raises(AssertionError, match=complaint):
         checks.check_exemptions(cls)
     assert checks.check_exemptions in checks.checks_for(cls)
+
+
+class Unbound(GoodRanker):
+    __doc__ = GoodRanker.__doc__
+
+    def bind(self, schema, catalogues, history):
+        assert not hasattr(self, "columns"), "bound twice"
+        self.columns = [column.name for column in schema.features]
+        self.users = catalogues.users.find(world(5).user)
+        self.history = history
+
+    def score(self, batch, delta=None):
+        assert len(self.columns) == batch.features.shape[1]
+        assert (self.users >= 0).all()
+        assert self.history.recent(batch.user, 3)[0].shape == (batch.user.size, 3)
+        super().score(batch)
+
+
+def test_learners_are_bound_before_anything_else():
+    checks.check_learner(Unbound)
 
 
 def test_learners_without_stable_bytes_are_compared_by_their_answers():

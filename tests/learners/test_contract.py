@@ -6,7 +6,8 @@ import pytest
 
 from learners.base import Learner, Policy
 from learners.checks import checks_for
-from learners.registry import FOLDERS, available, build, find
+from learners.registry import FOLDERS, available, find
+from learners.small import bound, small
 
 CASES = [
     pytest.param(role, name, check, id=f"{name}-{check.__name__}")
@@ -18,9 +19,7 @@ CASES = [
 
 @pytest.mark.parametrize(("role", "name", "check"), CASES)
 def test_contract(role, name, check):
-    parameters = getattr(find(role, name), "checks_parameters", {})
-
     def make() -> Learner | Policy:
-        return build(role, name, parameters)
+        return small(role, name)
 
-    check(make)
+    check(bound(make))
