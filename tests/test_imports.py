@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import grimp
 import pytest
 from importlinter import cli
+
+from learners.registry import FOLDERS
 
 PACKAGES = ("streams", "memory", "learners", "service")
 
@@ -50,6 +55,12 @@ def test_a_third_party_enters_by_its_door(third_party: str, graph: grimp.ImportG
 
 def test_the_contracts_are_kept() -> None:
     assert cli.lint_imports(cache_dir=None) == cli.EXIT_STATUS_SUCCESS
+
+
+def test_every_folder_of_learners_is_independent() -> None:
+    contracts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (independent,) = [contract["modules"] for contract in contracts if contract["type"] == "independence"]
+    assert set(independent) == {f"learners.{folder}.*" for folder in FOLDERS.values()}
 
 
 def test_the_fast_path_does_not_load_torch() -> None:
