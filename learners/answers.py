@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.base import Adapter, Exclusion, Learner, Neighbours, Ranker, Reranker, Retriever
-from learners.worlds import batch_of
+from learners.delta import arrays_of, check_delta
+from learners.worlds import batch_of, cut, world
 from streams.batch import Feedback
 
-__all__ = ["PLACES", "Make", "Outputs", "check_answers", "outputs", "teach"]
+__all__ = ["PLACES", "Make", "Outputs", "check_answers", "outputs", "taught", "teach"]
 
 Make = Callable[[], Learner]
 Outputs = dict[str, npt.NDArray[Any]]
@@ -31,6 +32,15 @@ def teach(learner: Learner, feedback: Feedback) -> None:
     learner.learn(copy.deepcopy(feedback))
 
 
+def taught(make: Make) -> Learner:
+    """A new learner that has learned the 240 rows of ``world(5)``, 60 at a time."""
+    learner = make()
+    feedback = world(5)
+    for start in range(0, feedback.rows, 60):
+        teach(learner, cut(feedback, start, start + 60))
+    return learner
+
+
 def outputs(learner: Learner, feedback: Feedback, k: int = PLACES) -> Outputs:
     """Everything that a learner answers to these rows, whatever its role; the rows are copied first."""
     batch = batch_of(feedback)
@@ -45,7 +55,7 @@ def outputs(learner: Learner, feedback: Feedback, k: int = PLACES) -> Outputs:
         found = learner.retrieve(batch, k, Exclusion.none(batch.user.size))
         told |= {f"retrieved {field.name}": getattr(found, field.name) for field in fields(found)}
     if isinstance(learner, Adapter):
-        told |= {f"delta {name}": np.asarray(array) for name, array in learner.adapt(batch).items()}
+        told |= {f"delta {name}": np.asarray(array) for name, array in arrays_of(learner.adapt(batch))}
     if isinstance(learner, Reranker):
         told["reranked"] = learner.rerank(batch)
         moved_by = learner.explain(batch)
@@ -58,6 +68,11 @@ def check_answers(learner: Learner, feedback: Feedback) -> None:
     """Shapes, types and finite numbers of everything that a learner answers to these rows."""
     n, b = feedback.rows, feedback.user.size
     told = outputs(learner, feedback)
+    if isinstance(learner, Adapter):
+        try:
+            check_delta(learner.adapt(batch_of(feedback)), learner.changes, learner.ranker.adaptable(), b)
+        except ArithmeticError as error:
+            raise AssertionError(str(error)) from error
     found = told["retrieved item"].size if "retrieved item" in told else 0
     shapes: dict[str, Sequence[int | None]] = {
         "score": (n,),

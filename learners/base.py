@@ -8,16 +8,19 @@ shipping it are inherited. Nothing here is asked to learn while it serves: `retr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from learners.delta import LowRank, Shapes, WeightDelta
+from learners.schema import Schema
 from memory.catalog import Catalog
+from memory.history import History
 from memory.stateful import Stateful
-from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
+from streams.batch import Batch, Feedback, Floats, Ids, Kinds, Requests, Times
 
 __all__ = [
     "Adapter",
@@ -25,20 +28,19 @@ __all__ = [
     "Catalogues",
     "Exclusion",
     "Learner",
+    "LowRank",
     "Neighbours",
     "Policy",
     "Ranker",
     "Ranking",
     "Reranker",
     "Retriever",
+    "UserHistory",
     "Values",
     "WeightDelta",
 ]
 
 Values = npt.NDArray[np.float64]
-
-WeightDelta = Mapping[str, Floats]
-"""Parameter name to a change of it: the parameter's own shape, or (B, *shape) for one change per request."""
 
 
 @dataclass(slots=True)
@@ -68,6 +70,21 @@ class Catalogues:
 
     users: Catalog
     items: Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class UserHistory:
+    """What each user did last, for learners to look up in. A learner that keeps it does not save it as its own state."""
+
+    store: History
+
+    def recent(self, user: Ids, length: int) -> tuple[Ids, Times, Kinds]:
+        """Last interactions with a positive reward of users (B,); see `memory.history.History.recent`."""
+        return self.store.recent(user, length)
+
+    def seen(self, user: Ids) -> tuple[Ids, Ids]:
+        """Different items that users (B,) acted on; see `memory.history.History.seen`."""
+        return self.store.seen(user)
 
 
 @dataclass(slots=True)
@@ -149,8 +166,23 @@ class Learner(Stateful, ABC):
     def forget(self, users: Ids) -> None:
         """Remove what is kept for these users alone (hashed ids)."""
 
-    def connect(self, catalogues: Catalogues) -> None:
-        """Take note of where users and items are described; called at most once, before anything else."""
+    def bind(self, schema: Schema, catalogues: Catalogues, history: UserHistory) -> None:
+        """Take note of the columns, and of where to look things up. Called once, before any other method.
+
+        Parameters
+        ----------
+        schema : Schema
+            Names, sides, types and counts of the columns that this learner will be given.
+        catalogues : Catalogues
+            Attributes of users and items.
+        history : UserHistory
+            What each user did last, as of now.
+
+        Raises
+        ------
+        ValueError
+            When this learner cannot work with such columns; the message names the remedy.
+        """
 
     def carry(self, requests: Requests) -> list[bytes] | None:
         """Bytes that this learner wants back when it learns from these requests, one each of B; None: nothing.
@@ -209,9 +241,16 @@ class Ranker(Learner):
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
         """Fill ``batch.score`` (probability of a positive reward, or expected reward) and, if it has one, ``batch.hidden``.
 
-        `delta` changes the weights for these requests only; the registry refuses adapters for a ranker without weights to
-        change.
+        `delta` is added to the parameters for these requests only. It names none but those in `adaptable`, and fits their
+        shapes; None: nothing is added.
         """
+
+    def adaptable(self) -> Shapes:
+        """Shapes of the parameters that may be changed for a request, by name; known once `bind` was called. By default none.
+
+        Adapters are built with the ranker, and refused where this is empty.
+        """
+        return {}
 
     def explain(self, batch: Batch) -> Floats | None:
         """Contribution of each feature column to the score's log-odds, (N, F); None when the ranker cannot tell."""
@@ -219,11 +258,42 @@ class Ranker(Learner):
 
 
 class Adapter(Learner):
-    """Changes the ranker's weights for the requests at hand, never the ranker itself."""
+    """Changes the ranker's parameters for the requests at hand, never the ranker itself.
+
+    Parameters
+    ----------
+    ranker : Ranker
+        What it adapts, bound. The pipeline gives it; it is no key of the config.
+
+    Raises
+    ------
+    ValueError
+        When the ranker has nothing to adapt.
+    """
+
+    checks_ranker: ClassVar[str] = ""
+    """Ranker that the contract suite builds it with, as a config names it."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        if not ranker.adaptable():
+            name = ranker.name or type(ranker).__name__
+            raise ValueError(
+                f"ranker: {name} has no parameters that can be changed for a request; choose another, or leave the adapter out"
+            )
+        self.ranker = ranker
+
+    def children(self) -> Iterator[tuple[str, Stateful]]:
+        """Attributes that hold state; the ranker saves its own."""
+        return ((name, child) for name, child in super().children() if child is not self.ranker)
+
+    @property
+    @abstractmethod
+    def changes(self) -> Collection[str]:
+        """Parameters that `adapt` may change: names among ``ranker.adaptable()``. No two adapters may name the same one."""
 
     @abstractmethod
     def adapt(self, batch: Batch) -> WeightDelta:
-        """Weight changes for the requests of this batch."""
+        """Changes for the requests of this batch; see `learners.delta.WeightDelta`. A parameter left out stays as it is."""
 
 
 class Reranker(Learner):

@@ -1,12 +1,14 @@
 """What every learner must do, whatever it learns: the checks that a new file is put through without being named anywhere.
 
 A learner class may declare ``checks_parameters: ClassVar[dict[str, object]]``, constructor keywords that make it small, and
-``checks_exempt: ClassVar[dict[str, str]]``, checks that cannot hold for it and why.
+``checks_exempt: ClassVar[dict[str, str]]``, checks that cannot hold for it and why, in a sentence. An adapter declares
+``checks_ranker: ClassVar[str]``, the ranker that it is checked with.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -14,17 +16,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from learners.answers import PLACES, Make, Outputs, check_answers, outputs, teach
+from learners.adaptation import check_adaptation
+from learners.answers import PLACES, Make, Outputs, check_answers, outputs, taught, teach
 from learners.base import Adapter, Exclusion, Learner, Policy, Ranker, Reranker, Retriever
+from learners.carried import check_carried
+from learners.equality import array_fields, digest_of, same_answers, same_learner
 from learners.extremes import check_extremes
+from learners.learning import check_learns
+from learners.small import bound
 from learners.worlds import batch_of, cut, world
 from memory.blob import trusting
 from memory.stateful import Stateful, digest
 from streams.batch import Batch, Feedback, Requests
 
 __all__ = ["check_learner", "checks_for", "outputs", "world"]
-
-_ROWS = 240
 
 
 def check_serves_before_learning(make: Make) -> None:
@@ -34,16 +39,16 @@ def check_serves_before_learning(make: Make) -> None:
 
 def check_serving_changes_nothing(make: Make) -> None:
     """Answering leaves the state, and what is to be shipped, as they were; the same question gets the same answer."""
-    learner, twin = _taught(make), _taught(make)
+    learner, twin = taught(make), taught(make)
     learner.take_changes()
-    before = _digest(learner)
+    before = digest_of(learner)
     first = outputs(learner, world(1))
-    _same(first, outputs(learner, world(1)), "the same question was answered differently")
+    same_answers(first, outputs(learner, world(1)), "the same question was answered differently")
     for strangers in (world(2, first=500), cut(world(1), 0, 0)):
         outputs(learner, strangers)
-    assert before is None or before == _digest(learner), "serving changed the state"
+    assert before is None or before == digest_of(learner), "serving changed the state"
     assert before is None or not learner.take_changes(), "serving left changes to ship"
-    _same(outputs(twin, world(1)), outputs(learner, world(1)), "serving changed later answers")
+    same_answers(outputs(twin, world(1)), outputs(learner, world(1)), "serving changed later answers")
 
 
 def check_inputs_are_left_alone(make: Make) -> None:
@@ -51,17 +56,17 @@ def check_inputs_are_left_alone(make: Make) -> None:
     learner, twin = make(), make()
     given, pristine = world(3), world(3)
     learner.learn(given)
-    _same(_arrays(given), _arrays(pristine), "learn wrote to its input")
+    same_answers(array_fields(given), array_fields(pristine), "learn wrote to its input")
     batch = batch_of(pristine)
     learner.observe(batch)
-    _same(_arrays(batch), _arrays(batch_of(pristine)), "observe wrote to its input")
-    _spoil(_arrays(given))
-    _spoil(_arrays(batch))
+    same_answers(array_fields(batch), array_fields(batch_of(pristine)), "observe wrote to its input")
+    _spoil(array_fields(given))
+    _spoil(array_fields(batch))
     twin.learn(pristine)
     twin.observe(batch_of(pristine))
-    _same_learner(learner, twin, "a learner kept its input: writing to it afterwards changed the learner")
+    same_learner(learner, twin, "a learner kept its input: writing to it afterwards changed the learner")
     batch = batch_of(world(4))
-    untouched = _arrays(batch_of(world(4)))
+    untouched = array_fields(batch_of(world(4)))
     exclude = Exclusion(batch.item.copy(), np.searchsorted(batch.request, np.arange(batch.user.size + 1)))
     if isinstance(learner, Reranker):
         learner.rerank(batch)
@@ -71,40 +76,42 @@ def check_inputs_are_left_alone(make: Make) -> None:
         found = learner.retrieve(batch, PLACES, exclude)
         assert np.array_equal(exclude.item, batch.item), "retrieve wrote to the exclusions"
         _spoil({field.name: getattr(found, field.name) for field in fields(found)})
-    _same(_arrays(batch), untouched, "serving wrote to its input")
+    same_answers(array_fields(batch), untouched, "serving wrote to its input")
     if isinstance(learner, Retriever | Ranker):
         learner.score(batch)
         for filled in ("score", "uncertainty", "hidden"):
             untouched.pop(filled)
-        _same({name: getattr(batch, name) for name in untouched}, untouched, "score wrote to fields that are not its own")
+        same_answers(
+            {name: getattr(batch, name) for name in untouched}, untouched, "score wrote to fields that are not its own"
+        )
     _spoil(outputs(learner, world(4)))
-    _spoil(_arrays(batch))
-    _same_learner(learner, twin, "a learner returned its own state: writing to an answer changed the learner")
+    _spoil(array_fields(batch))
+    same_learner(learner, twin, "a learner returned its own state: writing to an answer changed the learner")
 
 
 def check_learning_changes_the_state(make: Make) -> None:
     """Learning leaves its mark, in the state and in what is shipped."""
-    assert digest(make().state_dict()) != digest(_taught(make).state_dict()), "learning left the state as it was"
-    assert _taught(make).take_changes(), "learning left nothing to ship"
+    assert digest(make().state_dict()) != digest(taught(make).state_dict()), "learning left the state as it was"
+    assert taught(make).take_changes(), "learning left nothing to ship"
 
 
 def check_same_seed_same_learner(make: Make) -> None:
     """The same constructor and the same feedback give the same learner."""
-    _same_learner(_taught(make), _taught(make), "two learners that were taught the same differ; is a seed missing?")
+    same_learner(taught(make), taught(make), "two learners that were taught the same differ; is a seed missing?")
 
 
 def check_save_and_load(make: Make) -> None:
     """A loaded learner is the saved one, answers like it and goes on like it; a state is a copy."""
-    learner, other = _taught(make), make()
+    learner, other = taught(make), make()
     state = learner.state_dict()
     written = digest(state)
     other.learn(world(9, first=40))  # all of this must be gone after loading
     with trusting():
         other.load_state_dict(state)
-    _same_learner(learner, other, "a loaded learner differs from the saved one; is there state outside of memory's stores?")
+    same_learner(learner, other, "a loaded learner differs from the saved one; is there state outside of memory's stores?")
     teach(learner, world(6))
     teach(other, world(6))
-    _same_learner(learner, other, "a loaded learner goes on differently; is there state outside of memory's stores?")
+    same_learner(learner, other, "a loaded learner goes on differently; is there state outside of memory's stores?")
     assert digest(state) == written, "a saved state changed when learning went on: state_dict must copy"
 
 
@@ -125,19 +132,19 @@ def check_followers_keep_up(make: Make) -> None:
         step()
         with trusting():
             follower.apply_changes(leader.take_changes())
-        _same_learner(leader, follower, "a follower differs from its leader; is a changed row not marked?", strangers)
+        same_learner(leader, follower, "a follower differs from its leader; is a changed row not marked?", strangers)
 
 
 def check_strangers_and_empty_batches(make: Make) -> None:
     """Unknown users and items, and no rows at all, are ordinary input."""
-    for learner in (make(), _taught(make)):
+    for learner in (make(), taught(make)):
         check_answers(learner, world(2, first=700))
-        before = _digest(learner)
+        before = digest_of(learner)
         empty = cut(world(1), 0, 0)
         teach(learner, empty)
         learner.forget(empty.user)
         learner.remove(empty.item)
-        assert before is None or before == _digest(learner), "an empty batch changed the state"
+        assert before is None or before == digest_of(learner), "an empty batch changed the state"
         check_answers(learner, empty)
         learner.forget(np.array([12345, 0]))
         learner.remove(np.array([12345, 0]))
@@ -160,14 +167,14 @@ def check_memory_is_bounded(make: Make) -> None:
 
 def check_answers_after_learning(make: Make) -> None:
     """Shapes, types and finite numbers, once there is something to answer from."""
-    learner = _taught(make)
+    learner = taught(make)
     check_answers(learner, world(1))
     check_answers(learner, cut(world(1), 5, 6))
 
 
 def check_forgetting_and_removing(make: Make) -> None:
     """Users can be forgotten and items removed; removed items are not retrieved, and may come back by being learned again."""
-    learner = _taught(make)
+    learner = taught(make)
     feedback = world(5)
     learner.forget(np.unique(feedback.user)[::2])
     learner.remove(np.unique(feedback.item)[::2])
@@ -181,7 +188,7 @@ def check_forgetting_and_removing(make: Make) -> None:
 
 def check_retrieval(make: Make) -> None:
     """Candidates are new to the request, different, at most k, best first, and scored as `score` scores them."""
-    learner = _taught(make)
+    learner = taught(make)
     assert isinstance(learner, Retriever)
     feedback = world(5)
     for k in (0, 1, PLACES, 1000):
@@ -231,7 +238,7 @@ def check_policy(make: Callable[[], Policy]) -> None:
         assert one.rows.dtype == np.int64 and one.propensities.dtype == np.float32, "rows are int64, propensities float32"
         assert one.rows.shape == one.propensities.shape == (min(n, k),), f"{one.rows.shape} rows for {k} places and {n} rows"
         assert np.unique(one.rows).size == one.rows.size, "a row was put at two places"
-    _same({"score": score, "uncertainty": uncertainty}, given, "a policy wrote to its input")
+    same_answers({"score": score, "uncertainty": uncertainty}, given, "a policy wrote to its input")
     rng, trials = np.random.default_rng(0), 2000
     seen: dict[tuple[int, ...], list[float]] = {}
     for _ in range(trials):
@@ -255,62 +262,56 @@ _EVERY: list[Callable[[Make], None]] = [
     check_answers_after_learning,
     check_forgetting_and_removing,
     check_extremes,
+    check_carried,
     check_documented,
 ]
+
+
+def check_exemptions(make: Make) -> None:
+    """Every exemption names a check, and its reason is a sentence."""
+    cls = type(make())
+    every = {check.__name__ for check in _every(cls)}
+    for name, reason in getattr(cls, "checks_exempt", {}).items():
+        assert name in every, f"checks_exempt: {name!r} is no check of {cls.__name__}; remove it"
+        assert re.fullmatch(r"[A-Z]\S*(\s+\S+){3,}\.", reason), (
+            f"checks_exempt: {reason!r}, the reason for {name}, is no sentence; write one that ends with a full stop"
+        )
 
 
 def checks_for(cls: type) -> list[Callable[[Any], None]]:
     """Checks that a class must pass, by its role, less those it is exempt from."""
     if issubclass(cls, Policy):
         return [check_policy]
-    checks = [*_EVERY, check_retrieval] if issubclass(cls, Retriever) else _EVERY
     exempt = getattr(cls, "checks_exempt", {})
-    return [check for check in checks if check.__name__ not in exempt]
+    return [check_exemptions, *(check for check in _every(cls) if check.__name__ not in exempt)]
 
 
 def check_learner(make: Callable[[], Learner | Policy]) -> None:
     """Run every check that applies.
 
-    `make` makes a new learner (or policy) each time, always alike: ``lambda: MyRanker(factors=4)``. Raises AssertionError,
-    saying what is wrong.
+    `make` makes a new learner (or policy) each time, always alike: ``lambda: MyRanker(factors=4)``; of an adapter,
+    ``lambda: MyAdapter(bind_to_world(MyRanker()))``. It is bound before anything else is called. Raises AssertionError, saying
+    what is wrong.
     """
     for check in checks_for(type(make())):
-        check(make)
+        check(bound(make))
 
 
-def _taught(make: Make) -> Learner:
-    learner = make()
-    feedback = world(5)
-    for start in range(0, _ROWS, 60):
-        teach(learner, cut(feedback, start, start + 60))
-    return learner
-
-
-def _arrays(batch: Requests) -> Outputs:
-    pairs = ((field.name, getattr(batch, field.name)) for field in fields(batch))
-    return {name: array for name, array in pairs if isinstance(array, np.ndarray)}
+def _every(cls: type) -> list[Callable[[Make], None]]:
+    """Checks that a class of this role can be put through."""
+    of_role: dict[type, list[Callable[[Make], None]]] = {
+        Retriever: [check_retrieval, check_learns],
+        Ranker: [check_learns],
+        Reranker: [check_learns],
+        Adapter: [check_adaptation],
+    }
+    return [*_EVERY, *(check for role, checks in of_role.items() if issubclass(cls, role) for check in checks)]
 
 
 def _spoil(arrays: Outputs) -> None:
     for array in arrays.values():
         if array is not None and array.flags.writeable:
             array[...] = array.dtype.type(1)
-
-
-def _digest(learner: Learner) -> str | None:
-    return digest(learner.state_dict()) if learner.digest_stable else None
-
-
-def _same_learner(one: Learner, other: Learner, complaint: str, *more: Feedback) -> None:
-    assert _digest(one) == _digest(other), complaint
-    for feedback in (world(1), *more):
-        _same(outputs(one, feedback), outputs(other, feedback), complaint)
-
-
-def _same(one: Outputs, other: Outputs, complaint: str) -> None:
-    assert one.keys() == other.keys(), complaint
-    for name in one:
-        assert np.array_equal(one[name], other[name], equal_nan=one[name].dtype.kind == "f"), f"{complaint} ({name})"
 
 
 def _check_rescored(

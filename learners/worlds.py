@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -11,7 +12,13 @@ import numpy.typing as npt
 
 from streams.batch import Batch, Feedback, Ids, Requests
 
-__all__ = ["batch_of", "cut", "feedback_of", "requests_of", "world"]
+__all__ = ["Chance", "batch_of", "by_group", "cut", "feedback_of", "numbers_of", "requests_of", "world"]
+
+Chance = Callable[[Ids, Ids], npt.NDArray[np.float64]]
+"""Probability of a positive reward for users and items, given by their numbers."""
+
+_USER, _ITEM = 1, 2
+"""Kinds of `_ids`."""
 
 
 def feedback_of(
@@ -57,7 +64,14 @@ def requests_of(user: npt.ArrayLike, now: float = 0.0) -> Requests:
     )
 
 
-def world(seed: int = 0, rows: int = 240, users: int = 24, items: int = 30, first: int = 0) -> Feedback:
+def by_group(user: Ids, item: Ids) -> npt.NDArray[np.float64]:
+    """Probability of a positive reward in `world`: 0.8 in the group of the same number, 0.1 in others."""
+    return np.where(user % 4 == item % 4, 0.8, 0.1)
+
+
+def world(
+    seed: int = 0, rows: int = 240, users: int = 24, items: int = 30, first: int = 0, chance: Chance = by_group
+) -> Feedback:
     """Feedback of a known world: four groups of users, each of which likes one of four groups of items, and little else.
 
     Parameters
@@ -70,6 +84,8 @@ def world(seed: int = 0, rows: int = 240, users: int = 24, items: int = 30, firs
         Different users and items; number n is in group n % 4.
     first : int
         Number of the first user and the first item: other numbers are strangers to each other.
+    chance : callable
+        Probability of a positive reward, of user and item numbers (N,).
 
     Returns
     -------
@@ -83,9 +99,9 @@ def world(seed: int = 0, rows: int = 240, users: int = 24, items: int = 30, firs
     b = int(request[-1]) + 1 if rows else 0
     who, what = rng.integers(0, users, b) + first, rng.integers(0, items, rows) + first
     liked = who[request] % 4 == what % 4
-    reward = (rng.random(rows) < np.where(liked, 0.8, 0.1)).astype(np.float32)
+    reward = (rng.random(rows) < chance(who[request], what)).astype(np.float32)
     number, now_and_then = rng.normal(size=rows), rng.random(rows) < 0.3
-    user, item = _ids(who, 1), _ids(what, 2)
+    user, item = _ids(who, _USER), _ids(what, _ITEM)
     columns = [
         user[request],
         item,
@@ -145,6 +161,24 @@ def cut(feedback: Feedback, start: int, stop: int) -> Feedback:
 def batch_of(feedback: Feedback) -> Batch:
     """Copy of the rows without their outcome."""
     return Batch(**{field.name: copy.deepcopy(getattr(feedback, field.name)) for field in fields(Batch)})
+
+
+def numbers_of(users: Ids, items: Ids, count: int) -> tuple[Ids, Ids]:
+    """Numbers of the users and items of a `world` whose numbers are below `count`, from their hashed ids.
+
+    Raises ValueError for an id that is not one of them.
+    """
+    return _number(users, _USER, count), _number(items, _ITEM, count)
+
+
+def _number(ids: Ids, kind: int, count: int) -> Ids:
+    known = _ids(np.arange(count), kind)
+    order = np.argsort(known)
+    found = order[np.minimum(np.searchsorted(known, ids, sorter=order), count - 1)]
+    strangers = ids[known[found] != ids]
+    if strangers.size:
+        raise ValueError(f"id {strangers[0]} is not in the world; answer with the ids that were learned")
+    return found
 
 
 def _ids(numbers: Ids, kind: int) -> Ids:

@@ -10,7 +10,8 @@ from typing import Generic, TypeGuard, TypeVar
 
 import numpy as np
 
-from learners.base import Adapter, Catalogues, Learner, Policy, Ranker, Reranker, Retriever, WeightDelta
+from learners.base import Adapter, Learner, Policy, Ranker, Reranker, Retriever, WeightDelta
+from learners.delta import check_delta
 from learners.features import Featurizer, hash_id, hash_ids
 from memory.catalog import Catalog
 from memory.history import History
@@ -54,6 +55,8 @@ class Stages(Stateful, Generic[_Stage]):
 
 class Pipeline(Stateful):
     """Retrievers, featurizer, adapters, one ranker, rerankers and a policy, with the catalogues that they share.
+
+    The learners come named and bound; see `service.runtime.build_pipeline`.
 
     Parameters
     ----------
@@ -106,9 +109,6 @@ class Pipeline(Stateful):
         self.ranker_name, self.ranker = ranker
         self.policy_name, self.policy = policy
         self.recent = recent
-        for name, learner in self.learners():
-            learner.name = name
-            learner.connect(Catalogues(users, items))
         self.observes = any(type(learner).observe is not Learner.observe for _, learner in self.learners())
         self._finder = Finder(retrievers, items, history)
         self._answers = Answers(featurizer, items, retrievers, ranker, rerankers, policy)
@@ -295,18 +295,36 @@ class Pipeline(Stateful):
 
     def _rank(self, batch: Batch, skipped: list[str]) -> None:
         """Adapt and rank: fill ``score``, ``base`` and ``hidden``."""
-        delta: dict[str, Floats] = {}
+        deltas = self._adapt(batch, skipped)
+        try:
+            self._score(batch, {parameter: change for delta in deltas.values() for parameter, change in delta.items()} or None)
+        except Exception:
+            if not deltas:
+                raise
+            # The deltas may be to blame. Where they are not, the ranker fails again.
+            self._score(batch, None)
+            for name in deltas:
+                self._skip(name, skipped)
+        batch.base = batch.score.copy()
+
+    def _adapt(self, batch: Batch, skipped: list[str]) -> dict[str, WeightDelta]:
+        """Changes of the ranker's parameters by the adapter's name: of those that have any, and that did not fail."""
+        deltas: dict[str, WeightDelta] = {}
         for name, adapter in self.adapters:
             try:
-                change = adapter.adapt(batch)
-                _check_finite(change)
-                delta |= change
+                delta = adapter.adapt(batch)
+                check_delta(delta, adapter.changes, self.ranker.adaptable(), batch.user.size)
             except Exception:
                 self._skip(name, skipped)
-        self.ranker.score(batch, delta or None)
+                continue
+            if delta:
+                deltas[name] = delta
+        return deltas
+
+    def _score(self, batch: Batch, delta: WeightDelta | None) -> None:
+        self.ranker.score(batch, delta)
         if not np.isfinite(batch.score).all():
             raise FloatingPointError(f"{self.ranker_name}: a score is not finite")
-        batch.base = batch.score.copy()
 
     def _rerank(self, batch: Batch, skipped: list[str]) -> dict[str, Floats]:
         """Let rerankers replace the ranker's ``score``; what the ranker and each of them say, by name."""
@@ -314,7 +332,8 @@ class Pipeline(Stateful):
         for name, reranker in self.rerankers:
             try:
                 score = reranker.rerank(batch)
-                _check_finite({name: score})
+                if not np.isfinite(score).all():
+                    raise FloatingPointError(f"{name}: a score is not finite")
                 batch.score = score
             except Exception:
                 self._skip(name, skipped)
@@ -329,9 +348,3 @@ class Pipeline(Stateful):
 def _has_context(event: Event) -> TypeGuard[Impression | Interaction]:
     """Whether an event has a context of its own; an interaction with a ranking has that of the ranking."""
     return isinstance(event, Impression) or (isinstance(event, Interaction) and event.request_id is None)
-
-
-def _check_finite(arrays: WeightDelta) -> None:
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise FloatingPointError(f"{name}: not finite")

@@ -9,7 +9,8 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from learners import registry
-from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
+from learners.base import Adapter, Catalogues, Policy, Ranker, Reranker, Retriever, UserHistory
+from learners.schema import schema_of
 from memory.catalog import Catalog
 from memory.history import History
 from memory.stateful import State
@@ -21,6 +22,7 @@ from service.folder import become_writer, keep_to
 from service.ledger import Ledger
 from service.logs import data_folder, open_dead_letters, open_log, open_membership, open_weights
 from service.monitor import Monitor
+from service.pairs import check_changes, for_adapter, for_reranker
 from service.pipeline import Pipeline
 from service.replica import Replica
 from service.signing import Signer
@@ -47,46 +49,53 @@ def build_pipeline(config: Config) -> Pipeline:
     Raises
     ------
     ConfigError
-        For a learner that there is not, or a keyword that it does not have.
+        For a learner that there is not, a keyword that it does not have, or learners that do not fit each other.
     """
     featurizer = config.featurizer()
+    users = Catalog(config.users.capacity, featurizer.user_columns, featurizer.user_numbers)
+    items = Catalog(config.items.capacity, featurizer.item_columns, featurizer.item_numbers)
+    history = History(config.history.capacity, config.history.length)
+    schema = schema_of(featurizer, config.history.recent)
+    catalogues, user_history = Catalogues(users, items), UserHistory(history)
 
     def built(role: Callable[..., Any], section: str, named: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         return {name: registry.build(role, name, keywords, f"{section}.{name}") for name, keywords in named.items()}
 
-    (ranker,) = built(Ranker, "ranker", config.ranker).items()
+    def bound(role: Callable[..., Any], section: str, named: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        learners = built(role, section, named)
+        for name, learner in learners.items():
+            learner.name = name
+            try:
+                learner.bind(schema, catalogues, user_history)
+            except ValueError as error:
+                raise ConfigError(f"{section}.{name}", str(error)) from error
+        return learners
+
+    # The ranker is bound first: what it has for adapters and rerankers may depend on the columns.
+    (ranker,) = bound(Ranker, "ranker", config.ranker).items()
     (policy,) = built(Policy, "policy", config.policy).items()
-    retrievers = built(Retriever, "retrievers", config.retrievers)
-    rerankers = {name: _for_ranker(name, keywords, *ranker) for name, keywords in config.rerankers.items()}
+    retrievers = bound(Retriever, "retrievers", config.retrievers)
+    adapters = {name: for_adapter(name, keywords, ranker[1]) for name, keywords in config.adapters.items()}
+    rerankers = {name: for_reranker(name, keywords, *ranker) for name, keywords in config.rerankers.items()}
     if policy[1].needs_uncertainty and not any(retriever.knows_uncertainty for retriever in retrievers.values()):
         named = ", ".join(retrievers) or "none"
         raise ConfigError(
             f"policy.{policy[0]}", f"needs a retriever that knows its uncertainty; there are: {named}. Choose another policy"
         )
-    return Pipeline(
+    pipeline = Pipeline(
         featurizer=featurizer,
-        users=Catalog(config.users.capacity, featurizer.user_columns, featurizer.user_numbers),
-        items=Catalog(config.items.capacity, featurizer.item_columns, featurizer.item_numbers),
-        history=History(config.history.capacity, config.history.length),
+        users=users,
+        items=items,
+        history=history,
         retrievers=retrievers,
         ranker=ranker,
-        adapters=built(Adapter, "adapters", config.adapters),
-        rerankers=built(Reranker, "rerankers", rerankers),
+        adapters=bound(Adapter, "adapters", adapters),
+        rerankers=bound(Reranker, "rerankers", rerankers),
         policy=policy,
         recent=config.history.recent,
     )
-
-
-def _for_ranker(name: str, keywords: dict[str, Any], ranker_name: str, ranker: Ranker) -> dict[str, Any]:
-    """Keywords of a reranker, with the width of the ranker's hidden vector if it works on that."""
-    where = f"rerankers.{name}"
-    if not registry.find(Reranker, name, where).needs_hidden:  # type: ignore[attr-defined]
-        return keywords
-    if "width" in keywords:
-        raise ConfigError(where, f"width = {keywords['width']!r}: it is the ranker's to say; leave it out")
-    if not ranker.hidden_width:
-        raise ConfigError(where, f"needs a ranker with a hidden vector; {ranker_name} has none. Choose another, such as fm")
-    return keywords | {"width": ranker.hidden_width}
+    check_changes(pipeline.adapters.named, *ranker)
+    return pipeline
 
 
 def joiners(config: Config, partitions: int) -> Callable[[], Joiner]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import grimp
 import pytest
+
+from learners.registry import FOLDERS
 
 PACKAGES = ("streams", "memory", "learners", "service")
 
@@ -55,6 +59,12 @@ def test_the_contracts_are_kept() -> None:
     code = "import sys; from importlinter import cli; sys.exit(cli.lint_imports(cache_dir=None))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_folder_of_learners_is_independent() -> None:
+    contracts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (independent,) = [contract["modules"] for contract in contracts if contract["type"] == "independence"]
+    assert set(independent) == {f"learners.{folder}.*" for folder in FOLDERS.values()}
 
 
 def test_the_fast_path_does_not_load_torch() -> None:

@@ -58,7 +58,7 @@ class RiverModel(Ranker):
     # A pickled model keeps the defaults of the river that made it, and another one may have others, or not read it at all.
     state_version: ClassVar[int | str] = f"1, river {metadata.version('river')}"
     digest_stable: ClassVar[bool] = False
-    checks_exempt: ClassVar[dict[str, str]] = {"check_memory_is_bounded": "how large a model grows is river's own affair"}
+    checks_exempt: ClassVar[dict[str, str]] = {"check_memory_is_bounded": "River decides how large a model grows."}
 
     def __init__(
         self,

@@ -19,10 +19,11 @@ import numpy.typing as npt
 import xxhash
 from pydantic import Field
 
-from learners.base import Candidates, Catalogues, Exclusion, Retriever
+from learners.base import Candidates, Catalogues, Exclusion, Retriever, UserHistory
 from learners.bounds import bounded, finite
 from learners.contexts import Contexts, contexts, pack_contexts, unpack_contexts
 from learners.registry import register
+from learners.schema import Schema
 from learners.tower_columns import TowerColumns
 from learners.towers import FrozenTowers, Towers, TowerShape
 from memory.arrays import Arrays
@@ -171,7 +172,7 @@ class DiagLinUcb(Retriever):
         self.clock = Arrays(time=np.array([[-np.inf, -np.inf, 0.0]]))
         self._columns = TowerColumns()
 
-    def connect(self, catalogues: Catalogues) -> None:
+    def bind(self, schema: Schema, catalogues: Catalogues, history: UserHistory) -> None:
         """Take note of where attributes are found."""
         self._columns.catalogues = catalogues
 

@@ -12,8 +12,9 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from learners.base import Candidates, Catalogues, Exclusion, Retriever
+from learners.base import Candidates, Catalogues, Exclusion, Retriever, UserHistory
 from learners.registry import register
+from learners.schema import Schema
 from learners.tower_columns import TowerColumns
 from learners.towers import Towers, TowerShape
 from memory.jit import njit
@@ -68,7 +69,7 @@ class TwoTower(Retriever):
         self.items = KeyIndex(items)
         self._columns = TowerColumns()
 
-    def connect(self, catalogues: Catalogues) -> None:
+    def bind(self, schema: Schema, catalogues: Catalogues, history: UserHistory) -> None:
         """Take note of where attributes are found."""
         self._columns.catalogues = catalogues
 

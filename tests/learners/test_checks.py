@@ -6,105 +6,13 @@ import numpy as np
 import pytest
 
 from learners import checks
-from learners.base import Adapter, Candidates, Exclusion, Ranker, Reranker, Retriever
+from learners.adaptation import check_adaptation
+from learners.base import Adapter, Candidates, Exclusion
 from learners.policy import Greedy
 from learners.worlds import world
 from memory.arrays import Arrays
-from memory.table import Column, Table
-
-
-class GoodRanker(Ranker):
-    """Mean reward of each item.
-
-    Parameters
-    ----------
-    start : float
-        Score of an unknown item.
-
-    References
-    ----------
-    None needed.
-    """
-
-    def __init__(self, start: float = 0.5) -> None:
-        self.start = start
-        self.items = Table(16, total=Column(None), times=Column(None))
-        self.seen = Arrays(times=np.zeros(1))
-
-    def score(self, batch, delta=None):
-        slots = self.items.find(batch.item)
-        mean = self.items["total"][slots] / np.maximum(self.items["times"][slots], 1)
-        batch.score[:] = np.where(slots >= 0, mean, self.start)
-
-    def learn(self, feedback):
-        for n in range(feedback.rows):
-            slot = self.items.insert(feedback.item[n : n + 1])
-            self.items["total"][slot] += feedback.reward[n]
-            self.items["times"][slot] += 1
-        if feedback.rows:
-            self.seen["times"][0] += feedback.rows
-            self.seen.mark()
-
-    def remove(self, items):
-        self.items.delete(items)
-
-
-class GoodRetriever(Retriever):
-    """Items by their reward.
-
-    References
-    ----------
-    None needed.
-    """
-
-    def __init__(self) -> None:
-        self.items = Table(16, total=Column(None))
-
-    def ranked(self):
-        slots = self.items.slots()
-        return slots[np.argsort(-self.items["total"][slots], kind="stable")]
-
-    def retrieve(self, requests, k, exclude):
-        item, request, score = [], [], []
-        for b in range(requests.user.size):
-            barred = exclude.item[exclude.start[b] : exclude.start[b + 1]]
-            best = [slot for slot in self.ranked() if self.items.keys[slot] not in barred][:k]
-            item += [self.items.keys[slot] for slot in best]
-            request += [b] * len(best)
-            score += [self.items["total"][slot] for slot in best]
-        return Candidates(np.array(item, np.int64), np.array(request, np.int64), np.array(score, np.float32))
-
-    def score(self, batch):
-        slots = self.items.find(batch.item)
-        batch.score[:] = np.where(slots >= 0, self.items["total"][slots], 0)
-
-    def learn(self, feedback):
-        for n in range(feedback.rows):
-            self.items["total"][self.items.insert(feedback.item[n : n + 1])] += feedback.reward[n]
-
-    def remove(self, items):
-        self.items.delete(items)
-
-
-class GoodReranker(Reranker):
-    """Adds the mean error of all rows so far.
-
-    References
-    ----------
-    None needed.
-    """
-
-    def __init__(self) -> None:
-        self.error = Arrays(total=np.zeros(1), times=np.zeros(1))
-
-    def rerank(self, batch):
-        return (batch.score + self.error["total"] / np.maximum(self.error["times"], 1)).astype(np.float32)
-
-    def learn(self, feedback):
-        self.error["total"][0] += np.sum(np.clip(feedback.reward, 0, 1) - feedback.score)
-        self.error["times"][0] += feedback.rows
-        if feedback.rows:
-            self.error.mark()
+from tests.adaptable import Linear
+from tests.learners.honest import GoodRanker, GoodReranker, GoodRetriever
 
 
 class GoodAdapter(Adapter):
@@ -115,15 +23,18 @@ class GoodAdapter(Adapter):
     None needed.
     """
 
+    changes = ("scale",)
+
     def __init__(self) -> None:
-        self.shown = Arrays(times=np.zeros(1, np.float32))
+        super().__init__(Linear())
+        self.shown = Arrays(times=np.zeros(3, np.float32))
 
     def adapt(self, batch):
-        return {"bias": self.shown["times"].copy()}
+        return {"scale": self.shown["times"].copy()}
 
     def observe(self, batch):
         if batch.rows:
-            self.shown["times"][0] += batch.rows
+            self.shown["times"][:] += batch.rows
             self.shown.mark()
 
 
@@ -276,7 +187,28 @@ def writes_to_scores(good, self, batch):
 
 
 def returns_the_parameter(good, self, batch):
-    return {"bias": self.shown["times"]}
+    return {"scale": self.shown["times"]}
+
+
+def adapts_nothing(good, self, batch):
+    return {}
+
+
+def adapts_the_ranker(good, self, batch):
+    good(batch)
+    self.ranker.parameters["scale"][:] += 1
+
+
+def adapts_what_it_did_not_declare(good, self, batch):
+    return good(batch) | {"weight": np.zeros((3, 2), np.float32)}
+
+
+def adapts_another_shape(good, self, batch):
+    return {"scale": np.zeros((batch.user.size, 3), np.float32)}
+
+
+def adapts_to_infinity(good, self, batch):
+    return {"scale": np.full(3, np.inf, np.float32)}
 
 
 BAD = [
@@ -287,6 +219,11 @@ BAD = [
     (GoodRanker, {"score": writes_to_requests}, checks.check_inputs_are_left_alone, "wrote to fields that are not its own"),
     (GoodReranker, {"rerank": writes_to_scores}, checks.check_inputs_are_left_alone, "serving wrote to its input"),
     (GoodAdapter, {"adapt": returns_the_parameter}, checks.check_inputs_are_left_alone, "returned its own state"),
+    (GoodAdapter, {"adapt": adapts_nothing}, check_adaptation, "changes no score"),
+    (GoodAdapter, {"observe": adapts_the_ranker}, check_adaptation, "changed the ranker's state"),
+    (GoodAdapter, {"adapt": adapts_what_it_did_not_declare}, checks.check_answers_after_learning, "declared changes"),
+    (GoodAdapter, {"adapt": adapts_another_shape}, checks.check_answers_after_learning, "has shape"),
+    (GoodAdapter, {"adapt": adapts_to_infinity}, checks.check_answers_after_learning, "not finite"),
     (GoodRanker, {"learn": keeps_a_list, "score": scores_by_its_list}, checks.check_save_and_load, "a loaded learner differs"),
     (GoodRanker, {"learn": keeps_a_list, "score": scores_by_its_list}, checks.check_followers_keep_up, "a follower differs"),
     (GoodRanker, {"learn": keeps_a_list}, checks.check_memory_is_bounded, "attributes outside of memory's stores grew"),
@@ -321,7 +258,7 @@ NAMES = ["-".join(method.__name__ for method in methods.values()) + check.__name
 
 @pytest.mark.parametrize(("cls", "methods", "check", "complaint"), BAD, ids=NAMES)
 def test_planted_faults_are_caught(cls, methods, check, complaint):
-    with pytest.raises((AssertionError, IndexError), match=complaint):
+    with pytest.raises((AssertionError, IndexError, ValueError), match=complaint):
         check(planted(cls, **methods))
     assert check in checks.checks_for(cls)
 
@@ -379,9 +316,47 @@ def test_documentation_is_asked_for():
 
 
 def test_exemptions():
-    exempt = type("Exempt", (GoodRanker,), {"checks_exempt": {"check_documented": "it is only a test"}})
+    exempt = type("Exempt", (GoodRanker,), {"checks_exempt": {"check_documented": "It is only a test."}})
     assert checks.check_documented not in checks.checks_for(exempt)
     assert checks.check_documented in checks.checks_for(GoodRanker)
+    checks.check_exemptions(exempt)
+
+
+@pytest.mark.parametrize(
+    ("exempt", "complaint"),
+    [
+        ({"check_learns": ""}, "the reason for check_learns, is no sentence"),
+        ({"check_learns": "slow"}, "is no sentence"),
+        ({"check_learns": "it is one of the slower learners"}, "is no sentence"),
+        ({"check_retrieval": "It retrieves nothing at all."}, "'check_retrieval' is no check of Exempt"),
+        ({"check_exemptions": "It wants no such questions."}, "'check_exemptions' is no check of Exempt"),
+    ],
+)
+def test_exemptions_need_a_check_and_a_reason(exempt, complaint):
+    cls = type("Exempt", (GoodRanker,), {"checks_exempt": exempt})
+    with pytest.raises(AssertionError, match=complaint):
+        checks.check_exemptions(cls)
+    assert checks.check_exemptions in checks.checks_for(cls)
+
+
+class Unbound(GoodRanker):
+    __doc__ = GoodRanker.__doc__
+
+    def bind(self, schema, catalogues, history):
+        assert not hasattr(self, "columns"), "bound twice"
+        self.columns = [column.name for column in schema.features]
+        self.users = catalogues.users.find(world(5).user)
+        self.history = history
+
+    def score(self, batch, delta=None):
+        assert len(self.columns) == batch.features.shape[1]
+        assert (self.users >= 0).all()
+        assert self.history.recent(batch.user, 3)[0].shape == (batch.user.size, 3)
+        super().score(batch)
+
+
+def test_learners_are_bound_before_anything_else():
+    checks.check_learner(Unbound)
 
 
 def test_learners_without_stable_bytes_are_compared_by_their_answers():

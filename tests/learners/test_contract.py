@@ -6,7 +6,8 @@ import pytest
 
 from learners.base import Learner, Policy
 from learners.checks import checks_for
-from learners.registry import FOLDERS, available, build, find
+from learners.registry import FOLDERS, available, find
+from learners.small import bound, small
 
 CASES = [
     pytest.param(role, name, check, id=f"{name}-{check.__name__}")
@@ -18,18 +19,7 @@ CASES = [
 
 @pytest.mark.parametrize(("role", "name", "check"), CASES)
 def test_contract(role, name, check):
-    parameters = getattr(find(role, name), "checks_parameters", {})
-
     def make() -> Learner | Policy:
-        return build(role, name, parameters)
+        return small(role, name)
 
-    check(make)
-
-
-def test_exemptions_name_checks_and_reasons():
-    for role in FOLDERS:
-        for name in available(role):
-            cls = find(role, name)
-            every = {check.__name__ for check in checks_for(type("Bare", (cls,), {"checks_exempt": {}}))}
-            for check, reason in getattr(cls, "checks_exempt", {}).items():
-                assert check in every and len(reason) > 10
+    check(bound(make))

@@ -15,7 +15,7 @@ from learners.retrievers.diag_linucb import DiagLinUcb
 from learners.worlds import feedback_of, requests_of, world
 from memory.stateful import digest
 from streams.batch import Batch, Feedback
-from tests.learners.test_towers import GROUPS, catalogues, likes
+from tests.learners.test_towers import GROUPS, bind, catalogues, likes
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "diag_linucb.npz")
 ITEMS = 12
@@ -192,7 +192,7 @@ def epochs(**keywords: Any) -> tuple[DiagLinUcb, np.ndarray, np.ndarray]:
     known, users, items = catalogues(20, 24)
     small = {"clusters": GROUPS, "width": 6, "items": 30, "first": 256, "epoch": 1024, "refresh": 320, "sample": 64, "dim": 8}
     learner = DiagLinUcb(**(small | {"bits": 12, "hidden": 8, "nearest": 2} | keywords))
-    learner.connect(known)
+    bind(learner, known)
     learner.add(items[:12])
     rng = np.random.default_rng(0)
     for _ in range(60):

@@ -12,11 +12,11 @@ from learners.worlds import feedback_of, world
 from memory.blob import UntrustedPickle
 
 SGD = {"optimizer": {"class": "river.optim.SGD", "lr": 0.2}}
-SCALED = {"arguments": [{"class": "river.preprocessing.StandardScaler"}, {"class": "river.linear_model.LinearRegression"}]}
+SCALED = {"arguments": [{"class": "river.preprocessing.MaxAbsScaler"}, {"class": "river.linear_model.LinearRegression"}]}
 MODELS = {
     "linear": {"parameters": SGD},
     "tree": {"model": "river.tree.HoeffdingTreeClassifier", "encoding": "columns", "numbers": (4,)},
-    "bayes": {"model": "river.naive_bayes.GaussianNB"},
+    "bayes": {"model": "river.naive_bayes.BernoulliNB"},
     "regression": {"model": "river.compose.Pipeline", "parameters": SCALED, "bits": 10},
 }
 
@@ -60,7 +60,7 @@ def test_it_learns_the_world():
 
 def test_nested_models_are_built():
     built = RiverModel(model="river.compose.Pipeline", parameters=SCALED).model.value
-    assert [type(step) for step in built.steps.values()] == [preprocessing.StandardScaler, linear_model.LinearRegression]
+    assert [type(step) for step in built.steps.values()] == [preprocessing.MaxAbsScaler, linear_model.LinearRegression]
 
 
 def test_weights_reach_the_model():

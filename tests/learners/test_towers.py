@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from learners.base import Catalogues
+from learners.base import Catalogues, Learner, UserHistory
 from learners.features import Featurizer, Field, hash_ids
 from learners.retrievers.two_tower import TwoTower
+from learners.schema import schema_of
 from learners.tower_columns import TowerColumns
 from learners.towers import FrozenTowers, Towers, TowerShape
 from learners.worlds import cut, feedback_of, requests_of, world
 from memory.catalog import Catalog
+from memory.history import History
 from streams.batch import Feedback, Ids
 
 GROUPS = 4
+FEATURIZER = Featurizer([Field(side="user", name="group"), Field(side="item", name="group")])
 SHAPE = TowerShape(dim=8, hidden=8, bits=14, seed=0)
 
 
 def catalogues(users: int, items: int) -> tuple[Catalogues, Ids, Ids]:
     """Users and items whose attribute tells their group, and their ids."""
-    featurizer = Featurizer([Field(side="user", name="group"), Field(side="item", name="group")])
+    featurizer = FEATURIZER
     made = Catalogues(Catalog(100, featurizer.user_columns), Catalog(100, featurizer.item_columns))
     names = [f"user {n}" for n in range(users)], [f"item {n}" for n in range(items)]
     for n, name in enumerate(names[0]):
@@ -29,6 +32,11 @@ def catalogues(users: int, items: int) -> tuple[Catalogues, Ids, Ids]:
         attributes = {"group": str(n % GROUPS)}
         made.items.put(int(hash_ids([name])[0]), name, attributes, *featurizer.encode_item(attributes))
     return made, hash_ids(names[0]), hash_ids(names[1])
+
+
+def bind(learner: Learner, known: Catalogues) -> None:
+    """Tell a learner of the catalogues; nobody has done anything yet."""
+    learner.bind(schema_of(FEATURIZER, 5), known, UserHistory(History(1, 1)))
 
 
 def likes(rng: np.random.Generator, users: Ids, items: Ids, rows: int = 64) -> Feedback:
@@ -128,7 +136,7 @@ def test_a_forgotten_user_is_a_stranger() -> None:
 def test_retrieval_gives_the_items_of_the_own_group_first() -> None:
     known, users, items = catalogues(20, 24)
     retriever = TwoTower(dim=8, hidden=8, bits=12)
-    retriever.connect(known)
+    bind(retriever, known)
     retriever.add(items)
     rng = np.random.default_rng(0)
     for _ in range(60):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learners.worlds import cut, feedback_of, world
+from learners.worlds import cut, feedback_of, numbers_of, world
 
 
 def test_the_world_has_its_answer():
@@ -32,3 +32,19 @@ def test_feedback_of_has_a_request_for_each_row():
     one = feedback_of(user=[1, 2], item=[3, 4], reward=[1, 0])
     assert one.rows == one.score.size == one.user.size == 2
     assert one.request.tolist() == [0, 1]
+
+
+def test_numbers_of_ids():
+    feedback = world(1, users=12, items=12)
+    user, item = numbers_of(feedback.user, feedback.item, 12)
+    assert set(user.tolist()) == set(item.tolist()) == set(range(12))
+    assert np.unique(np.stack((feedback.item, item)), axis=1).shape[1] == 12
+    with pytest.raises(ValueError, match="is not in the world"):
+        numbers_of(feedback.user, world(1, first=100).item, 12)
+
+
+def test_the_chances_of_a_world_are_given():
+    feedback = world(1, rows=4000, users=12, items=12, chance=lambda user, item: (user + item) % 5 / 4)
+    user, item = numbers_of(feedback.user[feedback.request], feedback.item, 12)
+    chance = (user + item) % 5 / 4
+    assert [feedback.reward[chance == p].mean() for p in np.unique(chance)] == pytest.approx([0, 0.25, 0.5, 0.75, 1], abs=0.05)

@@ -1,0 +1,95 @@
+"""Learners as the checks want them: small, and bound to what `learners.worlds.world` is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+
+from learners.base import Adapter, Catalogues, Learner, Policy, Ranker, UserHistory
+from learners.registry import build, find
+from learners.schema import FeatureColumn, Schema
+from learners.worlds import world
+from memory.catalog import Catalog
+from memory.history import History
+
+__all__ = ["bind_to_world", "bound", "small"]
+
+_Learner = TypeVar("_Learner", bound=Learner)
+_Any = TypeVar("_Any", bound=Learner | Policy)
+
+_USERS = (FeatureColumn("user.group", "user", "category"),)
+_ITEMS = (
+    FeatureColumn("item.group", "item", "category"),
+    FeatureColumn("item.number", "item", "number"),
+    FeatureColumn("item.sometimes", "item", "category"),
+)
+_IDS = FeatureColumn("user.id", "user", "category"), FeatureColumn("item.id", "item", "category")
+
+SCHEMA = Schema(
+    # The rows of the world have one column of the user between the ids and those of the item.
+    features=(*_IDS, *_USERS, *_ITEMS),
+    users=_USERS,
+    items=_ITEMS,
+    context=(FeatureColumn("context.third", "context", "category"),),
+    history=5,
+)
+"""Columns of `learners.worlds.world`."""
+
+
+def small(role: type, name: str) -> Learner | Policy:
+    """Build a learner or a policy by its name, with the ``checks_parameters`` of its class; not bound.
+
+    An adapter is built with the small ranker that its class names in ``checks_ranker``.
+
+    Raises
+    ------
+    learners.registry.ConfigError
+        When there is none of that name, or an adapter's ranker has nothing to adapt.
+    """
+    cls = find(role, name)
+    keywords = dict(getattr(cls, "checks_parameters", {}))
+    if issubclass(cls, Adapter):
+        assert cls.checks_ranker, f"{cls.__name__} has no checks_ranker; name the ranker that it is checked with"
+        ranker = small(Ranker, cls.checks_ranker)
+        assert isinstance(ranker, Ranker)
+        keywords["ranker"] = bind_to_world(ranker)
+    built: Learner | Policy = build(role, name, keywords)
+    return built
+
+
+def bound(make: Callable[[], _Any]) -> Callable[[], _Any]:
+    """Let a maker of learners bind each of them to the world; a policy is left as it is."""
+
+    def made() -> _Any:
+        one = make()
+        if isinstance(one, Learner):
+            bind_to_world(one)
+        return one
+
+    return made
+
+
+def bind_to_world(learner: _Learner) -> _Learner:
+    """Bind a learner to the columns of the world, to catalogues that know its users and items, and to what they did."""
+    learner.bind(SCHEMA, *_known())
+    return learner
+
+
+@cache
+def _known() -> tuple[Catalogues, UserHistory]:
+    """Catalogues and history of a world; nobody writes to them."""
+    feedback = world(5)
+    user = feedback.user[feedback.request]
+    users, items, history = Catalog(64, len(_USERS)), Catalog(64, len(_ITEMS)), History(64, 20)
+    first_item = len(_IDS) + len(_USERS)
+    for catalog, ids, columns in (
+        (users, user, slice(len(_IDS), first_item)),
+        (items, feedback.item, slice(first_item, None)),
+    ):
+        for row in np.unique(ids, return_index=True)[1].tolist():
+            catalog.put(int(ids[row]), str(ids[row]), {}, feedback.features[row, columns], feedback.values[row, columns])
+    history.append(user, feedback.item, feedback.outcome_time, feedback.kind, feedback.reward > 0)
+    return Catalogues(users, items), UserHistory(history)
