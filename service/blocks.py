@@ -21,7 +21,7 @@ _KEPT = 64
 """Dictionaries of columns whose hashes are kept: more than one recorded file has, few enough to bound memory."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ReadBlock:
     """Columns of N rows.
 

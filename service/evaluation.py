@@ -13,7 +13,7 @@ import numpy as np
 from learners.base import Exclusion
 from service.fold import Scored
 from service.pipeline import Pipeline
-from service.quality import Window, auc, gain, grouped_auc, impression_auc, log_loss
+from service.quality import auc, gain, grouped_auc, impression_auc, log_loss
 from streams.batch import Feedback, Floats, Ids, Requests
 
 __all__ = ["Curve", "Evaluation", "Quality", "TopN"]
@@ -108,7 +108,6 @@ class Evaluation:
         self._starts: list[int] = []
         self._gain: dict[str, list[Floats]] = {}
         self._known: dict[int, dict[int, None]] = {}
-        self._recent = Window(window)
         self.rows = 0
 
     def choose_impressions(self, sizes: Sequence[int]) -> Sequence[int]:
@@ -129,9 +128,6 @@ class Evaluation:
         first = self.rows
         self._chunks.append(scored)
         self._starts.append(first)
-        last = scored.predictions.get(self._pipeline.last_name)
-        if last is not None:
-            self._recent.add(last, np.clip(scored.reward, 0.0, 1.0), scored.impression, first)
         self.rows += scored.user.size
         return first
 
@@ -141,8 +137,19 @@ class Evaluation:
         self._chunks[at].reward[number - self._starts[at]] = reward
 
     def recent(self) -> dict[str, float]:
-        """AUC and log-loss over the last window, as served, for a progress bar."""
-        return {"auc": self._recent.auc(), "logloss": self._recent.log_loss()}
+        """AUC and log loss of the last stage over the last rows, about a window of them, for a progress bar."""
+        name, rows = self._pipeline.last_name, 0
+        score, reward = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
+        for chunk in reversed(self._chunks):
+            if name in chunk.predictions:
+                score.append(chunk.predictions[name])
+                reward.append(chunk.reward)
+                rows += chunk.reward.size
+            if rows >= self._window:
+                break
+        scores, rewards = np.concatenate(score), np.concatenate(reward)
+        loss = log_loss(scores, np.clip(rewards, 0.0, 1.0)).mean() if rows else math.nan
+        return {"auc": auc(scores, rewards > 0), "logloss": float(loss)}
 
     def quality(self) -> dict[str, Quality]:
         """Quality of each learner's scores, by name, and of the scores that were served where the log has them."""

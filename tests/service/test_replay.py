@@ -14,8 +14,9 @@ import pytest
 
 from service import report
 from service.config import Config, ConfigError, parse
+from service.evaluation import Evaluation
 from service.feedback import FeedbackBuilder
-from service.fold import Fold
+from service.fold import Fold, Scored
 from service.replay import open_stream, replay
 from service.runtime import build_pipeline, joiners
 from streams.block import Block
@@ -196,3 +197,20 @@ def test_movielens_100k_is_learned_as_well_as_by_the_best_peer() -> None:
 
 def test_room_is_what_the_open_batch_still_takes() -> None:
     assert Joiner(batch_rows=5).room == 5
+
+
+def test_what_the_progress_bar_tells_is_of_the_last_rows(make_config: Callable[..., Config]) -> None:
+    evaluation = Evaluation(build_pipeline(make_config(rerankers={})), k=0, window=4)
+    assert math.isnan(evaluation.recent()["auc"])
+
+    def add(score: list[float], reward: list[float]) -> None:
+        said = {"fm": np.array(score, np.float32)}
+        evaluation.add(Scored(np.ones(len(score), np.int64), np.array(reward, np.float32), None, said))
+
+    add([0.1, 0.9], [1.0, 0.0])
+    assert evaluation.recent()["auc"] == 0.0
+    add([0.8, 0.2], [1.0, 0.0])
+    add([0.6, 0.4], [5.0, 0.0])
+    recent = evaluation.recent()
+    assert recent["auc"] == 1.0
+    assert recent["logloss"] == pytest.approx(-np.log([0.8, 0.8, 0.6, 0.6]).mean())
