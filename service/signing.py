@@ -73,32 +73,21 @@ class Signer:
         """Signer with the key that the writer of a data folder makes, perhaps later."""
         return cls(lambda: None if folder is None else _read(folder))
 
-    def sign(self, impression: Impression) -> Impression:
-        """The same impression with a signature of all that it says.
+    def encoded(self, impression: Impression) -> bytes:
+        """The impression as a log takes it, with a signature of all that it says; without one while there is no key.
 
         Raises
         ------
         streams.codec.BadEvent
             For an impression that JSON cannot carry.
         """
-        key = self._known()
-        return impression if key is None else msgspec.structs.replace(impression, signature=_digest(impression, key))
-
-    def encoded(self, impression: Impression) -> bytes:
-        """The signed impression as a log takes it; as `encode` of what `sign` returns, but encoded once.
-
-        Raises
-        ------
-        streams.codec.BadEvent
-            As `sign`.
-        """
-        key, data = self._known(), encode(msgspec.structs.replace(impression, signature=b""))
+        key, data = self._known(), _unsigned(impression)
         return data if key is None else data[:-1] + b',"signature":"' + b64encode(_mac(data, key)) + b'"}'
 
     def believes(self, impression: Impression) -> bool:
         """Whether this impression was signed with this key, and not changed since."""
         key = self._known() if impression.signature else None
-        return key is not None and hmac.compare_digest(impression.signature, _digest(impression, key))
+        return key is not None and hmac.compare_digest(impression.signature, _mac(_unsigned(impression), key))
 
     def _known(self) -> bytes | None:
         if callable(self._key):
@@ -109,8 +98,8 @@ class Signer:
         return self._key
 
 
-def _digest(impression: Impression, key: bytes) -> bytes:
-    return _mac(encode(msgspec.structs.replace(impression, signature=b"")), key)
+def _unsigned(impression: Impression) -> bytes:
+    return encode(msgspec.structs.replace(impression, signature=b""))
 
 
 def _mac(data: bytes, key: bytes) -> bytes:

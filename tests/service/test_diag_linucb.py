@@ -89,7 +89,7 @@ def test_a_click_is_counted_for_the_clusters_of_serving_time(service: Service) -
     logged = context_of(impression)
     assert logged.weight.sum() == pytest.approx(1)
     assert (logged.epoch[0], logged.graph[0]) == (bandit.centroids.epoch, bandit.graph.version)
-    impression = service.signer.sign(msgspec.structs.replace(impression, timestamp=START + 1e6))
+    impression = decode(service.signer.encoded(msgspec.structs.replace(impression, timestamp=START + 1e6)))
     service.append(UserUpdate(user="u1", attributes={"tribe": "blue"}), impression)
     now = context_of(service.recommend("u1", n=1))
     assert now.index.tolist() != logged.index.tolist() or now.weight.tolist() != logged.weight.tolist()
@@ -114,7 +114,7 @@ def test_what_a_client_made_up_is_counted_as_if_nothing_had_been_logged(service:
         made_up = msgspec.structs.replace(
             impression, request_id=f"m{n}", carried={"diag_linucb": told}, timestamp=START + 1e6 * (n + 1)
         )
-        stolen = service.signer.sign(impression).signature
+        stolen = decode(service.signer.encoded(impression)).signature
         service.append(made_up, msgspec.structs.replace(made_up, request_id=f"s{n}", signature=stolen))
     service.append(msgspec.structs.replace(impression, request_id="last", timestamp=START + 1e7))
     assert service.bandit.graph.mass.max() < 1e6

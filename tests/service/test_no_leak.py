@@ -22,6 +22,7 @@ from service.runtime import Runtime, open_runtime
 from service.schemas import RankRequest
 from service.trainer import Trainer
 from streams.batch import Batch, Feedback
+from streams.codec import decode
 from streams.events import Event, Impression, Interaction, ItemUpdate, Tick, UserUpdate
 from tests.broker import Broker
 from tests.service.conftest import records
@@ -116,7 +117,7 @@ class World:
         if self.rng.random() < 0.5:
             self.click()
             self.trainer.turn()
-        self.show(self.runtime.signer.sign(dated))
+        self.show(decode(self.runtime.signer.encoded(dated)))
 
     def show(self, impression: Impression | None = None) -> None:
         if impression is None:

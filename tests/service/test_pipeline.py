@@ -18,6 +18,7 @@ from service.runtime import build_pipeline
 from service.schemas import RankingResponse, RankRequest, RecommendRequest
 from service.signing import Signer
 from streams.batch import Batch, Floats, Requests, unpack_rows
+from streams.codec import decode
 from streams.events import Forget, Impression, ItemUpdate, UserUpdate
 from streams.joined import Row, Shown
 from tests.worlds import two_tribes
@@ -114,7 +115,7 @@ def test_an_impression_carries_the_rows_it_was_scored_on(pipeline: Pipeline, con
     pipeline.apply(ItemUpdate(item="i3", attributes={"colour": "green"}))
     signer = Signer.of_writer(None)
     builder = FeedbackBuilder(pipeline, config.reward, signer.believes)
-    feedback = builder.from_rows(acted_on_all(signer.sign(impression)))
+    feedback = builder.from_rows(acted_on_all(decode(signer.encoded(impression))))
     assert (feedback.features == logged[0]).all(), "trained on what served, not on what the item became"
     assert feedback.propensity.tolist() == pytest.approx(list(impression.propensities))
     assert builder.recomputed == 0
@@ -126,7 +127,7 @@ def test_rows_logged_under_another_config_are_computed_anew_and_counted(pipeline
     other = impression.features[:3] + b"!" + impression.features[4:]
     signer = Signer.of_writer(None)
     builder = FeedbackBuilder(pipeline, config.reward, signer.believes)
-    logged_elsewhere = signer.sign(Impression(request_id="x", user="u1", items=("i3",), features=other))
+    logged_elsewhere = decode(signer.encoded(Impression(request_id="x", user="u1", items=("i3",), features=other)))
     feedback = builder.from_rows(acted_on_all(logged_elsewhere))
     assert builder.recomputed == 1
     assert (
