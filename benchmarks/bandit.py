@@ -17,10 +17,11 @@ from benchmarks import bandit_stream, measure
 from benchmarks.bandit_stream import CANDIDATES, CLUSTERS, ITEMS, Codes, Decisions, Doubles
 from benchmarks.measure import Cost, err
 from learners.base import Policy
-from learners.contexts import contexts
-from learners.policy import EpsilonGreedy, Thompson
-from memory.centroids import Centroids
-from memory.cluster_graph import ClusterGraph
+from learners.policies.epsilon_greedy import EpsilonGreedy
+from learners.policies.thompson.policy import Thompson
+from learners.retrievers.diag_linucb.contexts import contexts
+from memory.graph.cluster_graph import ClusterGraph
+from memory.vectors.centroids import Centroids
 
 __all__ = ["main"]
 

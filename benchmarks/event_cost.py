@@ -18,8 +18,8 @@ import numpy as np
 from benchmarks import measure
 from learners.features import hash_ids
 from service.config import parse
-from service.runtime import Runtime, open_runtime
-from service.steps import Steps
+from service.learning.steps import Steps
+from service.process.runtime import Runtime, open_runtime
 from streams.codec import encode, partition_key
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, Tick, UserUpdate
 

@@ -172,7 +172,7 @@ def _expected(name: str, rows: int) -> dict[str, int]:
 
 def _fill(servers: str, topic: str, start: int, count: int) -> float:
     """Append a part of the stream; bytes of an event."""
-    from streams.kafka import KafkaLog
+    from streams.kafka.log import KafkaLog
 
     log, size, records = KafkaLog(servers, topic), 0, []
     for event in _events(start, count):
@@ -242,7 +242,7 @@ def _read_topics(name: str, asked: IO[str]) -> None:
         sys.modules["crc32c"] = None  # type: ignore[assignment]
         importlib.import_module("kafka.record.util")
         sys.modules["crc32c"] = ModuleType("crc32c")
-    from streams.kafka import KafkaLog
+    from streams.kafka.log import KafkaLog
 
     joiner = Joiner(window=WINDOW, lateness=WINDOW, capacity=200_000)
     records = 0

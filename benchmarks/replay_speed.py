@@ -18,11 +18,11 @@ from typing import Any
 from benchmarks import measure, stream, vw
 from benchmarks.measure import Cost
 from service.config import Config, parse
-from service.evaluation import Evaluation
-from service.feedback import FeedbackBuilder
-from service.pipeline import Pipeline
-from service.quality import auc, log_loss
-from service.replay import Replay, replay
+from service.evaluation.progressive import Evaluation
+from service.evaluation.replay import Replay, replay
+from service.learning.feedback import FeedbackBuilder
+from service.monitoring.quality import auc, log_loss
+from service.ranking.pipeline import Pipeline
 
 __all__ = ["main"]
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from learners.delta import LowRank, Shapes, WeightDelta
 from learners.schema import Schema
-from memory.catalog import Catalog
-from memory.history import History
+from memory.keyed.catalog import Catalog
+from memory.keyed.history import History
 from memory.stateful import Stateful
 from streams.batch import Batch, Feedback, Floats, Ids, Kinds, Requests, Times
 
@@ -79,11 +79,11 @@ class UserHistory:
     store: History
 
     def recent(self, user: Ids, length: int) -> tuple[Ids, Times, Kinds]:
-        """Last interactions with a positive reward of users (B,); see `memory.history.History.recent`."""
+        """Last interactions with a positive reward of users (B,); see `memory.keyed.history.History.recent`."""
         return self.store.recent(user, length)
 
     def seen(self, user: Ids) -> tuple[Ids, Ids]:
-        """Different items that users (B,) acted on; see `memory.history.History.seen`."""
+        """Different items that users (B,) acted on; see `memory.keyed.history.History.seen`."""
         return self.store.seen(user)
 
 

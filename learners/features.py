@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 import xxhash
 
-from memory.catalog import Catalog
 from memory.jit import njit
+from memory.keyed.catalog import Catalog
 from memory.moments import Values as Moment
 from memory.moments import standardized
 from streams.batch import Batch, Floats, Ids, Requests

@@ -1,7 +1,9 @@
 """Learners by name: a config section names a file, and its keys are the constructor's keywords.
 
-``[rankers.fm]`` builds the class that ``learners/rankers/fm.py`` registers as ``fm``; ``[rankers."my_package.my_ranker"]``
-builds the one ranker that the module ``my_package.my_ranker`` registers. Nothing is imported before it is asked for.
+``[ranker.fm]`` builds the class that ``learners/rankers/fm.py`` registers as ``fm``. A learner with helpers is a folder:
+``[rerankers.reloop2]`` builds the class that a file in ``learners/rerankers/reloop2/`` registers.
+``[ranker."my_package.my_ranker"]`` builds the one ranker that the module ``my_package.my_ranker`` registers. Nothing is
+imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -12,21 +14,27 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from importlib.resources.abc import Traversable
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
-from learners.blas import one_thread
+from learners.threads import one_thread
 
 __all__ = ["FOLDERS", "ConfigError", "available", "build", "check_keywords", "defaults", "find", "register"]
 
-FOLDERS: dict[type, str] = {Retriever: "retrievers", Ranker: "rankers", Adapter: "adapters", Reranker: "rerankers"}
-"""Folder of each role's files; policies are all in ``learners/policy.py``."""
+FOLDERS: dict[type, str] = {
+    Retriever: "retrievers",
+    Ranker: "rankers",
+    Adapter: "adapters",
+    Reranker: "rerankers",
+    Policy: "policies",
+}
+"""Folder of each role's files."""
 
-_ROLES: tuple[type, ...] = (*FOLDERS, Policy)
-_POLICIES = "learners.policy"
+_REGISTERS = re.compile(r'^@register\("(\w+)"\)', re.MULTILINE)
 _registered: dict[tuple[str, type], dict[str, type]] = {}
 """What each module registered for each role."""
 
@@ -57,7 +65,7 @@ def register(name: str) -> Callable[[_Class], _Class]:
     Parameters
     ----------
     name : str
-        In a role's folder: the name of the file, without ``.py``.
+        In a role's folder: the name of the file without ``.py``, or of the learner's own folder.
 
     Raises
     ------
@@ -68,9 +76,9 @@ def register(name: str) -> Callable[[_Class], _Class]:
     """
 
     def decorate(cls: _Class) -> _Class:
-        roles = [role for role in _ROLES if issubclass(cls, role)]
+        roles = [role for role in FOLDERS if issubclass(cls, role)]
         if len(roles) != 1:
-            names = ", ".join(role.__name__ for role in _ROLES)
+            names = ", ".join(role.__name__ for role in FOLDERS)
             raise TypeError(f'register("{name}"): {cls.__name__} must derive from exactly one of {names}')
         names_here = _registered.setdefault((cls.__module__, roles[0]), {})
         if name in names_here and names_here[name].__qualname__ != cls.__qualname__:
@@ -88,17 +96,29 @@ def register(name: str) -> Callable[[_Class], _Class]:
 def available(role: type) -> list[str]:
     """Names that a config can ask for, sorted; the files are read, not imported.
 
-    A file in a role's folder counts when it registers its own name, so helpers may lie beside the learners.
+    A file in a role's folder counts when it registers its own name, and a folder when one of its files registers the folder's
+    name. So helpers may lie beside the learners.
     """
-    pattern = re.compile(r'^@register\("(\w+)"\)', re.MULTILINE)
-    if role is Policy:
-        return sorted(pattern.findall((importlib.resources.files("learners") / "policy.py").read_text(encoding="utf-8")))
-    files = importlib.resources.files(f"learners.{FOLDERS[role]}").iterdir()
-    return sorted(
-        file.name.removesuffix(".py")
-        for file in files
-        if file.name.endswith(".py") and file.name.removesuffix(".py") in pattern.findall(file.read_text(encoding="utf-8"))
-    )
+    return sorted(_modules(role))
+
+
+def _modules(role: type) -> dict[str, str]:
+    """Module of each learner of a role, by the name that a config asks for."""
+    package = f"learners.{FOLDERS[role]}"
+    found = {}
+    for entry in importlib.resources.files(package).iterdir():
+        if entry.is_dir():
+            for file in entry.iterdir():
+                if file.name.endswith(".py") and entry.name in _registers(file):
+                    found[entry.name] = f"{package}.{entry.name}.{file.name.removesuffix('.py')}"
+        elif entry.name.endswith(".py") and (name := entry.name.removesuffix(".py")) in _registers(entry):
+            found[name] = f"{package}.{name}"
+    return found
+
+
+def _registers(file: Traversable) -> list[str]:
+    """Names that a file registers."""
+    return _REGISTERS.findall(file.read_text(encoding="utf-8"))
 
 
 def find(role: type, name: str, where: str = "") -> type:
@@ -109,7 +129,7 @@ def find(role: type, name: str, where: str = "") -> type:
     role : type
         A role of `learners.base`.
     name : str
-        Name of a file in the role's folder (of a policy: its registered name), or the dotted path of a module elsewhere.
+        Name of a file or of a folder in the role's folder, or the dotted path of a module elsewhere.
     where : str
         Section to name in errors; by default ``role.name``.
 
@@ -120,9 +140,9 @@ def find(role: type, name: str, where: str = "") -> type:
     """
     where = where or f"{role.__name__.lower()}.{name}"
     dotted = "." in name and all(part.isidentifier() for part in name.split("."))
-    if not dotted and name not in available(role):
+    module = name if dotted else _modules(role).get(name)
+    if module is None:
         raise ConfigError(where, _no_such(role, name))
-    module = name if dotted else _POLICIES if role is Policy else f"learners.{FOLDERS[role]}.{name}"
     try:
         importlib.import_module(module)
     except ImportError as error:
@@ -204,7 +224,7 @@ def build(role: Callable[..., _Role], name: str, keywords: Mapping[str, object],
 
 def _no_such(role: type, name: str) -> str:
     wanted, names = role.__name__.lower(), available(role)
-    for other in _ROLES:
+    for other in FOLDERS:
         if other is not role and name in available(other):
             has = other.__name__.lower()
             return f"{name!r} is a {has}, not a {wanted}; move it to a {has} section"

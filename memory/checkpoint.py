@@ -21,7 +21,7 @@ import numpy as np
 import xxhash
 from safetensors import SafetensorError, safe_open
 
-from memory.blob import trusting
+from memory.pickled_object import trusting
 from memory.stateful import State, digest
 
 __all__ = [

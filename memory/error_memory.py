@@ -20,7 +20,7 @@ import numpy.typing as npt
 from memory.arrays import Arrays, Floats, Ids
 from memory.jit import njit
 from memory.stateful import Stateful
-from memory.vector_index import Device, Kind, Similarity, VectorIndex, Vectors
+from memory.vectors.vector_index import Device, Kind, Similarity, VectorIndex, Vectors
 
 __all__ = ["ErrorMemory", "ErrorSketch", "Evidence"]
 

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from service import config as configs
 from service.config import Config, ConfigError, Role
-from service.folder import FolderBusy
-from service.ope import NotEvaluable
+from service.evaluation.estimators import NotEvaluable
+from service.process.data_folder import FolderBusy
 from streams.recorded import BadRecording
 
 __all__ = ["ExitCode", "main"]
@@ -103,7 +103,7 @@ def warmup(config: ConfigFile = None) -> None:
     """
     import logging
 
-    from service.warmup import warm_up
+    from service.process.warmup import warm_up
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if warm_up(_load(config)):
@@ -130,8 +130,8 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Replay recorded events through the very objects that serve, and measure: predict, then learn."""
-    from service import replay as replays
-    from service import report as reports
+    from service.evaluation import replay as replays
+    from service.evaluation import replay_report as reports
 
     done = []
     for settings in [_load(path) for path in config] if config else [_load(None)]:
@@ -178,8 +178,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Estimate what a policy would have earned, from the log of another one that kept its propensities."""
-    from service import evaluate as evaluations
-    from service import ope_report as reports
+    from service.evaluation import off_policy as evaluations
+    from service.evaluation import off_policy_report as reports
 
     is_config = policy.suffix == ".toml"
     settings = _with_stream(_load(policy if is_config else None), log, None, strict)
@@ -219,7 +219,7 @@ def validate(
     config: ConfigFile = None,
 ) -> None:
     """Read a recorded file as a replay would, and say what is in it and what is wrong with it."""
-    from service.replay import open_stream
+    from service.evaluation.replay import open_stream
     from streams.recorded import validate as examine
 
     found = examine(open_stream(_with_stream(_load(config), recording)))
@@ -236,7 +236,7 @@ def demo(
     """Watch a service learn: simulated visitors with tastes that shift, and a live page."""
     import logging
 
-    from service.demo import run_demo
+    from service.demo.demonstration import run_demo
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     run_demo(seconds=seconds, port=port)
@@ -272,7 +272,7 @@ def create_topics(
     Events have as many partitions as asked for, weights and dead letters one. None is compacted: compaction keeps the last
     record of a key, and each counts here.
     """
-    from service import topics as making  # The client takes a moment to import: only who uses Kafka pays it.
+    from service.process import topics as making  # The client takes a moment to import: only who uses Kafka pays it.
 
     needed = making.wanted(_load(config), partitions, None if retention is None else retention * making.DAY)
     reports = making.create(needed, replication, dry_run=dry_run)

@@ -11,9 +11,9 @@ import xxhash
 
 from learners import registry
 from learners.base import Learner
-from memory.catalog import Catalog
-from memory.history import History
-from service.pipeline import Pipeline
+from memory.keyed.catalog import Catalog
+from memory.keyed.history import History
+from service.ranking.pipeline import Pipeline
 
 __all__ = ["fingerprint_of"]
 

@@ -76,7 +76,7 @@ class Stream(_Section):
     buffer : int
         Bytes of events that may wait for the log; past it requests are refused.
     options : dict
-        Passed to the log as they are; see `streams.lmdb_log.LmdbLog` and `streams.kafka.KafkaLog`.
+        Passed to the log as they are; see `streams.lmdb_log.LmdbLog` and `streams.kafka.log.KafkaLog`.
     format, columns, kind, sorted, strict, users, items
         Of a recorded file; see `streams.recorded.open_recording`.
     """

@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-from service.app import create_app
 from service.config import Config, ConfigError, Role
-from service.runtime import open_replica, open_runtime
-from service.server import Server, bind
-from service.warmup import warm_up
+from service.http.app import create_app
+from service.http.server import Server, bind
+from service.process.runtime import open_replica, open_runtime
+from service.process.warmup import warm_up
 
 __all__ = ["run"]
 

@@ -147,7 +147,7 @@ class DeadLetters:
         return found
 
     def gauges(self) -> dict[str, Any]:
-        """Numbers for `service.monitor.Monitor`."""
+        """Numbers for `service.monitoring.monitor.Monitor`."""
         failures = {"dead_letter": self.lost}
         if self._forwarder is not None:
             failures["dead_letter_copy"] = self._forwarder.failures

@@ -6,7 +6,7 @@ import numpy as np
 
 from learners.base import Adapter, LowRank, Ranker
 from learners.registry import register
-from memory.key_index import KeyIndex
+from memory.keyed.key_index import KeyIndex
 
 
 @register("per_user")

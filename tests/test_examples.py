@@ -15,8 +15,8 @@ import pytest
 from pyarrow import parquet
 
 from service import config as configs
-from service.replay import replay
-from service.runtime import build_pipeline
+from service.evaluation.replay import replay
+from service.process.runtime import build_pipeline
 from tests.service.processes import DEADLINE, serving
 
 ROOT = Path(__file__).parents[1]

@@ -12,34 +12,34 @@ import pytest
 
 from learners.registry import FOLDERS
 
-PACKAGES = ("streams", "memory", "learners", "service")
+PACKAGES = ("streams", "memory", "learners", "service", "freshet")
 
 DOORS = {
-    "crc32c": {"streams.kafka"},
-    "faiss": {"memory.centroids", "memory.vector_index"},
-    # The application, and requests and answers; routes see only what `service.web` gives them.
-    "fastapi": {"service.app", "service.web"},
+    "crc32c": {"streams.kafka.log"},
+    "faiss": {"memory.vectors.centroids", "memory.vectors.vector_index"},
+    # The application, and requests and answers; routes see only what `service.http.web` gives them.
+    "fastapi": {"service.http.app", "service.http.web"},
     # Records of a topic; the topics of a cluster; who owns which partition. No log needs the others.
-    "kafka": {"streams.kafka", "streams.kafka_group", "streams.kafka_topics"},
+    "kafka": {"streams.kafka.log", "streams.kafka.group", "streams.kafka.topics"},
     # Comparisons in registers, for numba's compiled functions.
-    "llvmlite": {"memory.lanes"},
+    "llvmlite": {"memory.simd"},
     "lmdb": {"streams.lmdb_log"},
     # Pictures of a replay, and of an evaluation.
-    "matplotlib": {"service.ope_report", "service.report"},
+    "matplotlib": {"service.evaluation.off_policy_report", "service.evaluation.replay_report"},
     # The compiler, and what it is extended with.
-    "numba": {"memory.jit", "memory.lanes"},
-    "pickle": {"memory.blob"},
-    "prometheus_client": {"service.monitor"},
-    "river": {"learners.rankers.river_model", "service.live_quality"},
+    "numba": {"memory.jit", "memory.simd"},
+    "pickle": {"memory.pickled_object"},
+    "prometheus_client": {"service.monitoring.monitor", "service.monitoring.prometheus", "service.monitoring.timing"},
+    "river": {"learners.rankers.river_model", "service.monitoring.live_quality"},
     "safetensors": {"memory.checkpoint"},
-    "starlette": {"service.app"},
+    "starlette": {"service.http.app"},
     # Pairs the centroids of two epochs.
-    "scipy": {"memory.centroids"},
+    "scipy": {"memory.vectors.centroids"},
     # The GPU's index of vectors, and the two-tower encoder.
-    "threadpoolctl": {"learners.blas"},
-    "torch": {"learners.towers", "memory.gpu_vectors"},
+    "threadpoolctl": {"learners.threads"},
+    "torch": {"learners.networks.towers", "memory.vectors.gpu_vectors"},
     "typer": {"service.cli"},
-    "uvicorn": {"service.server"},
+    "uvicorn": {"service.http.server"},
 }
 
 
@@ -52,6 +52,27 @@ def graph() -> grimp.ImportGraph:
 def test_a_third_party_enters_by_its_door(third_party: str, graph: grimp.ImportGraph) -> None:
     if third_party in graph.modules:
         assert graph.find_modules_that_directly_import(third_party) <= DOORS[third_party]
+
+
+def test_of_streams_learners_import_only_events_and_batches(graph: grimp.ImportGraph) -> None:
+    allowed = {"streams.batch", "streams.events"}
+    for module in graph.find_descendants("learners"):
+        seen = {name for name in graph.find_modules_directly_imported_by(module) if name.partition(".")[0] == "streams"}
+        assert seen <= allowed, f"{module} imports {sorted(seen - allowed)}"
+
+
+def test_a_folder_has_at_most_thirteen_files() -> None:
+    root = Path(__file__).parents[1]
+    for package in PACKAGES:
+        for folder in {file.parent for file in (root / package).rglob("*.py")} - {root / "streams" / "readers"}:
+            assert len(list(folder.glob("*.py"))) <= 13, folder
+
+
+def test_no_file_is_longer_than_400_lines() -> None:
+    root = Path(__file__).parents[1]
+    for folder in (*PACKAGES, "tests", "benchmarks"):
+        for file in (root / folder).rglob("*.py"):
+            assert len(file.read_text().splitlines()) <= 400, file
 
 
 def test_the_contracts_are_kept() -> None:
@@ -68,5 +89,6 @@ def test_every_folder_of_learners_is_independent() -> None:
 
 
 def test_the_fast_path_does_not_load_torch() -> None:
-    code = "import sys, service.runtime, service.replay; sys.exit('torch' in sys.modules or 'faiss' in sys.modules)"
+    imports = "import sys, freshet, service.process.runtime, service.evaluation.replay"
+    code = f"{imports}; sys.exit('torch' in sys.modules or 'faiss' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

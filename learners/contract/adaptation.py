@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from learners.answers import Make, teach
 from learners.base import Adapter
-from learners.worlds import batch_of, world
+from learners.contract.answers import Make, teach
+from learners.contract.worlds import batch_of, world
 from memory.stateful import digest
 
 __all__ = ["check_adaptation"]

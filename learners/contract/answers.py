@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.base import Adapter, Exclusion, Learner, Neighbours, Ranker, Reranker, Retriever
+from learners.contract.worlds import batch_of, cut, world
 from learners.delta import arrays_of, check_delta
-from learners.worlds import batch_of, cut, world
 from streams.batch import Feedback
 
 __all__ = ["PLACES", "Make", "Outputs", "check_answers", "outputs", "taught", "teach"]

@@ -6,10 +6,10 @@ import copy
 
 import numpy as np
 
-from learners.answers import Make, check_answers, taught, teach
 from learners.base import Learner
-from learners.equality import array_fields, digest_of, same_answers, same_learner
-from learners.worlds import cut, requests_of, world
+from learners.contract.answers import Make, check_answers, taught, teach
+from learners.contract.equality import array_fields, digest_of, same_answers, same_learner
+from learners.contract.worlds import cut, requests_of, world
 from streams.batch import Requests
 
 __all__ = ["check_carried"]

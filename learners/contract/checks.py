@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from learners.adaptation import check_adaptation
-from learners.answers import PLACES, Make, Outputs, check_answers, outputs, taught, teach
 from learners.base import Adapter, Exclusion, Learner, Policy, Ranker, Reranker, Retriever
-from learners.carried import check_carried
-from learners.equality import array_fields, digest_of, same_answers, same_learner
-from learners.extremes import check_extremes
-from learners.learning import check_learns
-from learners.small import bound
-from learners.worlds import batch_of, cut, world
-from memory.blob import trusting
+from learners.contract.adaptation import check_adaptation
+from learners.contract.answers import PLACES, Make, Outputs, check_answers, outputs, taught, teach
+from learners.contract.carried import check_carried
+from learners.contract.equality import array_fields, digest_of, same_answers, same_learner
+from learners.contract.extremes import check_extremes
+from learners.contract.learning import check_learns
+from learners.contract.small import bound
+from learners.contract.worlds import batch_of, cut, world
+from memory.pickled_object import trusting
 from memory.stateful import Stateful, digest
 from streams.batch import Batch, Feedback, Requests
 

@@ -6,9 +6,9 @@ from dataclasses import fields
 
 import numpy as np
 
-from learners.answers import Outputs, outputs
 from learners.base import Learner
-from learners.worlds import world
+from learners.contract.answers import Outputs, outputs
+from learners.contract.worlds import world
 from memory.stateful import digest
 from streams.batch import Feedback, Requests
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from learners.answers import Make, check_answers, outputs, teach
 from learners.base import Learner
-from learners.worlds import world
+from learners.contract.answers import Make, check_answers, outputs, teach
+from learners.contract.worlds import world
 from streams.batch import Feedback
 
 __all__ = ["check_extremes"]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from learners.answers import Make, teach
 from learners.base import Exclusion, Ranker, Reranker, Retriever
-from learners.worlds import by_group, cut, numbers_of, world
+from learners.contract.answers import Make, teach
+from learners.contract.worlds import by_group, cut, numbers_of, world
 from streams.batch import Feedback, Floats, Ids
 
 __all__ = ["check_learns", "log_loss"]

@@ -1,4 +1,4 @@
-"""Learners as the checks want them: small, and bound to what `learners.worlds.world` is made of."""
+"""Learners as the checks want them: small, and bound to what `learners.contract.worlds.world` is made of."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TypeVar
 import numpy as np
 
 from learners.base import Adapter, Catalogues, Learner, Policy, Ranker, UserHistory
+from learners.contract.worlds import world
 from learners.registry import build, find
 from learners.schema import FeatureColumn, Schema
-from learners.worlds import world
-from memory.catalog import Catalog
-from memory.history import History
+from memory.keyed.catalog import Catalog
+from memory.keyed.history import History
 
 __all__ = ["bind_to_world", "bound", "small"]
 
@@ -36,7 +36,7 @@ SCHEMA = Schema(
     context=(FeatureColumn("context.third", "context", "category"),),
     history=5,
 )
-"""Columns of `learners.worlds.world`."""
+"""Columns of `learners.contract.worlds.world`."""
 
 
 def small(role: type, name: str) -> Learner | Policy:

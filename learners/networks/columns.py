@@ -6,7 +6,7 @@ import numpy as np
 
 from learners.base import Catalogues
 from learners.bounds import bounded
-from memory.catalog import Catalog
+from memory.keyed.catalog import Catalog
 from streams.batch import Floats, Ids, Requests
 
 __all__ = ["TowerColumns"]

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from learners.bounds import bounded
-from learners.tower_columns import TowerColumns
+from learners.networks.columns import TowerColumns
 from memory.arrays import Arrays, Bools, Floats, Ids
 from memory.stateful import Stateful
 from streams.batch import Feedback, Requests

@@ -20,7 +20,7 @@ from learners.bounds import bounded
 from learners.registry import register
 from memory.arrays import Arrays
 from memory.jit import njit
-from memory.table import Column, Table
+from memory.keyed.table import Column, Table
 from streams.batch import Batch, Feedback, Floats, Ids
 
 __all__ = ["Bias"]

@@ -20,7 +20,7 @@ from river import base
 from learners.base import Ranker, WeightDelta
 from learners.bounds import bounded, finite
 from learners.registry import register
-from memory.blob import Blob
+from memory.pickled_object import Blob
 from streams.batch import Batch, Feedback
 
 __all__ = ["RiverModel"]

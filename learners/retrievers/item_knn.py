@@ -21,10 +21,10 @@ from pydantic import Field
 from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
 from learners.registry import register
-from learners.selection import best
+from learners.top_k import best
 from memory.arrays import Arrays
 from memory.jit import njit
-from memory.key_index import KeyIndex
+from memory.keyed.key_index import KeyIndex
 from streams.batch import Batch, Bools, Feedback, Floats, Ids, Requests
 
 __all__ = ["ItemKnn"]

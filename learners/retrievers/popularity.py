@@ -16,10 +16,10 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.registry import register
-from learners.selection import best
+from learners.top_k import best
 from memory.arrays import Arrays
 from memory.jit import njit
-from memory.table import Column, Table
+from memory.keyed.table import Column, Table
 from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
 
 __all__ = ["Popularity"]

@@ -13,12 +13,12 @@ import numpy as np
 from pydantic import Field
 
 from learners.base import Candidates, Catalogues, Exclusion, Retriever, UserHistory
+from learners.networks.columns import TowerColumns
+from learners.networks.towers import Towers, TowerShape
 from learners.registry import register
 from learners.schema import Schema
-from learners.tower_columns import TowerColumns
-from learners.towers import Towers, TowerShape
 from memory.jit import njit
-from memory.key_index import KeyIndex
+from memory.keyed.key_index import KeyIndex
 from streams.batch import Batch, Feedback, Floats, Ids, Requests
 
 __all__ = ["TwoTower"]
@@ -26,7 +26,7 @@ __all__ = ["TwoTower"]
 
 @register("two_tower")
 class TwoTower(Retriever):
-    """Cosine of a user's vector and an item's, from two towers that learn on the stream (see `learners.towers`).
+    """Cosine of a user's vector and an item's, from two towers that learn on the stream (see `learners.networks.towers`).
 
     A user is its id, its attributes, the context and the items that it liked last; an item is its id and its attributes,
     so that a new one has a place at once. Every item of the corpus is compared, with vectors as of now.

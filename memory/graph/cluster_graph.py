@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from memory import graph_scores
 from memory.arrays import Arrays, Bools, Floats, Ids
-from memory.graph_scores import NONE, Edges, Slots, Values
+from memory.graph import graph_scores
+from memory.graph.graph_scores import NONE, Edges, Slots, Values
 from memory.jit import njit
-from memory.key_index import KeyIndex
+from memory.keyed.key_index import KeyIndex
 from memory.stateful import Stateful
 
 __all__ = ["ClusterGraph"]

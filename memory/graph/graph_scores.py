@@ -1,4 +1,4 @@
-"""Scores from the sums on a graph's edges, compiled; see `memory.cluster_graph`."""
+"""Scores from the sums on a graph's edges, compiled; see `memory.graph.cluster_graph`."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.arrays import Arrays, Bools, Floats, Ids, check_fit
+from memory.keyed.keyed_store import Slotted
 from memory.moments import Moments
-from memory.slotted import Slotted
 from memory.stateful import Copying, State, Stateful
 
 __all__ = ["Catalog"]

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from memory.arrays import Arrays, Bools, Ids
 from memory.jit import njit
-from memory.slotted import Slotted
+from memory.keyed.keyed_store import Slotted
 
 __all__ = ["History"]
 

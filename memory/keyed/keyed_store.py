@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.arrays import Arrays, check_fit
-from memory.key_index import KeyIndex
+from memory.keyed.key_index import KeyIndex
 from memory.stateful import Copying, State, Stateful, copied
 
 __all__ = ["Slotted"]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from memory.arrays import Floats
 from memory.jit import njit
-from memory.lanes import LANES, TOGETHER, distances, products
+from memory.simd import LANES, TOGETHER, distances, products
 
 __all__ = ["LARGEST", "compare", "compare_all", "empty_blocks", "how_close", "in_blocks", "nearest", "put"]
 
@@ -59,7 +59,7 @@ def nearest(queries: Floats, blocks: Floats, count: int, angular: bool) -> npt.N
 
 @njit(cache=True, nogil=True)
 def compare(queries, rows, first, blocks, block, angular, close):  # type: ignore[no-untyped-def]
-    """See `memory.lanes.products` and `memory.lanes.distances`."""
+    """See `memory.simd.products` and `memory.simd.distances`."""
     if angular:
         products(queries, rows, first, blocks, block, close)
     else:
@@ -103,7 +103,7 @@ def _in_blocks(vectors, blocks):  # type: ignore[no-untyped-def]
 def put(vector, blocks, block, lane, short):  # type: ignore[no-untyped-def]
     """Put a vector into a lane of a block.
 
-    In `short` blocks, of int16 (see `memory.lanes`), each number is off by 1/65,534 of the largest at most.
+    In `short` blocks, of int16 (see `memory.simd`), each number is off by 1/65,534 of the largest at most.
     """
     if not short:
         for d in range(vector.size):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from memory.jit import njit
-from memory.lanes import LANES, packed, reached
+from memory.simd import LANES, packed, reached
 
 __all__ = ["EXACT", "first_lanes", "largest", "least", "ordered", "strike_out"]
 

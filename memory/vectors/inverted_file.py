@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.arrays import Arrays, Bools, Ids
-from memory.blocks import how_close, in_blocks, nearest
 from memory.jit import njit
 from memory.stateful import Stateful
+from memory.vectors.blocks import how_close, in_blocks, nearest
 
 __all__ = ["InvertedFile", "closeness"]
 

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.arrays import Floats, Ids
-from memory.blocks import compare, compare_all, empty_blocks, in_blocks, put
-from memory.closest import EXACT, first_lanes, largest, least, ordered, strike_out
 from memory.jit import njit
-from memory.lanes import LANES, TOGETHER, fetch, packed, reached
+from memory.simd import LANES, TOGETHER, fetch, packed, reached
+from memory.vectors.blocks import compare, compare_all, empty_blocks, in_blocks, put
+from memory.vectors.closest import EXACT, first_lanes, largest, least, ordered, strike_out
 
 __all__ = ["InvertedLists"]
 
@@ -44,7 +44,7 @@ class InvertedLists:
     angular : bool
         As `InvertedFile`.
     short : bool
-        Keep the vectors rounded to 16 bits; see `memory.blocks.put`. To fetch them from memory takes longer than to compare.
+        Keep the vectors rounded to 16 bits; see `memory.vectors.blocks.put`. Fetching them takes longer than comparing them.
     """
 
     def __init__(self, centroids: Floats, capacity: int, angular: bool, short: bool) -> None:

@@ -22,13 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.arrays import Arrays, Floats, Ids
-from memory.inverted_file import InvertedFile, closeness
-from memory.inverted_lists import InvertedLists
 from memory.jit import njit
 from memory.stateful import Stateful
+from memory.vectors.inverted_file import InvertedFile, closeness
+from memory.vectors.inverted_lists import InvertedLists
 
 if TYPE_CHECKING:
-    from memory.gpu_vectors import GpuVectors
+    from memory.vectors.gpu_vectors import GpuVectors
 
 __all__ = ["Device", "Kind", "Similarity", "VectorIndex"]
 
@@ -317,7 +317,7 @@ class VectorIndex(Stateful):
 
 def _on_gpu(capacity: int, width: int) -> GpuVectors:
     # Only who asks for a GPU waits for torch to load.
-    from memory.gpu_vectors import GpuVectors
+    from memory.vectors.gpu_vectors import GpuVectors
 
     return GpuVectors(capacity, width)
 

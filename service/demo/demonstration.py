@@ -15,13 +15,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from service.app import create_app
-from service.clicks import against_control
 from service.config import Config, parse
-from service.runtime import open_runtime
-from service.server import Server, bind
-from service.visitors import CONTROL, Plan, Visitors
-from service.warmup import warm_up
+from service.demo.clicks import against_control
+from service.demo.visitors import CONTROL, Plan, Visitors
+from service.http.app import create_app
+from service.http.server import Server, bind
+from service.process.runtime import open_runtime
+from service.process.warmup import warm_up
 
 __all__ = ["Summary", "demo_config", "run_demo"]
 

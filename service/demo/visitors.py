@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import xxhash
 
-from service.clicks import LONGEST_PHASE, Second, against_control, click_through, recovery, span
+from service.demo.clicks import LONGEST_PHASE, Second, against_control, click_through, recovery, span
 from streams.simulator import Population
 
 __all__ = ["CONTROL", "Plan", "Visitors"]

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from service.intervals import Values
-from service.ope import Decisions, Rows
+from service.evaluation.estimators import Decisions, Rows
+from service.evaluation.intervals import Values
 
 __all__ = ["calibrated"]
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from learners.base import Policy, Values
 from learners.features import hash_id, hash_ids
-from service.ope import Decisions
-from service.pipeline import Pipeline
+from service.evaluation.estimators import Decisions
+from service.ranking.pipeline import Pipeline
 from streams.batch import Floats, Ids
-from streams.decisions import Decision
 from streams.events import Impression
 from streams.joined import Row
+from streams.readers.decisions import Decision
 
 __all__ = ["Chooser", "Counterfactual", "OfPolicy", "Shares", "Unknown"]
 
@@ -115,7 +115,7 @@ class Counterfactual:
     places : int or None
         Places of an impression that count, from the first; None: all.
     chain : bool
-        Whether the policy fills the places above, too; see `service.ope.Decisions`.
+        Whether the policy fills the places above, too; see `service.evaluation.estimators.Decisions`.
     window : float
         Seconds until what was left alone is known to have been; 0 where outcomes come with the decisions.
     seed : int
@@ -181,7 +181,7 @@ class Counterfactual:
     def decisions(self) -> tuple[list[str], Decisions] | None:
         """Everything noted whose outcome is known: request ids, and the decisions; None when there are not any.
 
-        Predictions are the ranker's, on its own scale; see `service.calibration`.
+        Predictions are the ranker's, on its own scale; see `service.evaluation.calibration`.
         """
         old = [noted for noted in self._noted.values() if self._is_old(noted)]
         self.left_out["young"] = len(self._noted) - len(old)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from service.intervals import Terms, Values, standard_error
+from service.evaluation.intervals import Terms, Values, standard_error
 
 __all__ = [
     "Decisions",

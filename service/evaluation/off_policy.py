@@ -13,22 +13,22 @@ from urllib.parse import urlsplit
 import msgspec
 
 from learners.features import hash_ids
-from service.calibration import calibrated
 from service.config import Config, ConfigError
-from service.counterfactual import Chooser, Counterfactual, OfPolicy, Shares, Unknown
-from service.feedback import FeedbackBuilder
-from service.fold import Fold
-from service.ope import Decisions, NotEvaluable
-from service.pipeline import Pipeline
-from service.replay import builder_for_log, open_reader, open_stream, rest_of
-from service.runtime import build_pipeline, joiners
-from service.verdict import OffPolicy, judge
+from service.evaluation.calibration import calibrated
+from service.evaluation.counterfactual import Chooser, Counterfactual, OfPolicy, Shares, Unknown
+from service.evaluation.estimators import Decisions, NotEvaluable
+from service.evaluation.replay import builder_for_log, open_reader, open_stream, rest_of
+from service.evaluation.verdict import OffPolicy, judge
+from service.learning.feedback import FeedbackBuilder
+from service.learning.fold import Fold
+from service.process.runtime import build_pipeline, joiners
+from service.ranking.pipeline import Pipeline
 from streams.block import Block
 from streams.dead_letters import DeadLetters
-from streams.decisions import Decision, open_decisions
 from streams.events import Impression
 from streams.joined import Joined, Row, Shown
 from streams.log import MemoryLog
+from streams.readers.decisions import Decision, open_decisions
 from streams.recorded import Recording
 
 __all__ = ["Evaluated", "evaluate", "policy_of_log"]
@@ -94,7 +94,7 @@ def evaluate(
     places, chain, seed
         See `Counterfactual`.
     clip, confidence, floor
-        See `service.verdict.judge`.
+        See `service.evaluation.verdict.judge`.
     ledger : Path or None
         See `service.replay.replay`.
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from service import ope
-from service.evaluate import Evaluated
-from service.report import finite
-from service.verdict import OffPolicy
+from service.evaluation import estimators
+from service.evaluation.off_policy import Evaluated
+from service.evaluation.replay_report import finite
+from service.evaluation.verdict import OffPolicy
 
 __all__ = ["as_json", "summary", "table", "write"]
 
@@ -102,16 +102,16 @@ def write(evaluated: Evaluated, folder: Path) -> list[Path]:
 def _write_impressions(evaluated: Evaluated, path: Path) -> None:
     """A line an impression: its places, and the sums over them that the estimates are made of."""
     decisions, clip = evaluated.decisions, evaluated.result.clip
-    logged, weighted = ope.logged(decisions), ope.snips(decisions)
+    logged, weighted = estimators.logged(decisions), estimators.snips(decisions)
     columns = {
         "request_id": evaluated.request_ids,
         "places": logged.under.tolist(),
         "reward": logged.over.tolist(),
         "weight": weighted.under.tolist(),
-        "ips": ope.ips(decisions).over.tolist(),
-        "clipped": ope.ips(decisions, clip).over.tolist(),
-        "dm": ope.direct(decisions).over.tolist(),
-        "dr": ope.doubly_robust(decisions).over.tolist(),
+        "ips": estimators.ips(decisions).over.tolist(),
+        "clipped": estimators.ips(decisions, clip).over.tolist(),
+        "dm": estimators.direct(decisions).over.tolist(),
+        "dr": estimators.doubly_robust(decisions).over.tolist(),
     }
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

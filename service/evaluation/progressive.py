@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from learners.base import Exclusion
-from service.fold import Scored
-from service.pipeline import Pipeline
-from service.quality import auc, gain, grouped_auc, impression_auc, log_loss
+from service.monitoring.measure import Scored
+from service.monitoring.quality import auc, gain, grouped_auc, impression_auc, log_loss
+from service.ranking.pipeline import Pipeline
 from streams.batch import Feedback, Floats, Ids, Requests
 
 __all__ = ["Curve", "Evaluation", "Quality", "TopN"]
@@ -124,7 +124,7 @@ class Evaluation:
             self._test(feedback)
 
     def add(self, scored: Scored) -> int:
-        """Take rows that were predicted, with their outcome; see `service.fold.Measure`."""
+        """Take rows that were predicted, with their outcome; see `service.monitoring.measure.Measure`."""
         first = self.rows
         self._chunks.append(scored)
         self._starts.append(first)

@@ -14,19 +14,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from memory.stateful import digest
-from service.admission import Admission
 from service.config import Config, ConfigError
-from service.evaluation import Evaluation, Quality, TopN
-from service.feedback import FeedbackBuilder
-from service.fold import Fold
-from service.intake import POLL
-from service.ledger import Ledger
-from service.logs import data_folder, open_log
-from service.order import ByTime, Following, Order
-from service.pipeline import Pipeline
-from service.runtime import build_pipeline, joiners
-from service.signing import Signer
-from service.trainer import Trainer
+from service.evaluation.progressive import Evaluation, Quality, TopN
+from service.learning.event_reader import POLL
+from service.learning.feedback import FeedbackBuilder
+from service.learning.fold import Fold
+from service.learning.order import ByTime, Following, Order
+from service.learning.trainer import Trainer
+from service.learning.validation import Admission
+from service.process.logs import data_folder, open_log
+from service.process.runtime import build_pipeline, joiners
+from service.ranking.pipeline import Pipeline
+from service.ranking.signing import Signer
+from service.recovery.ledger import Ledger
 from streams.block import Block
 from streams.dead_letters import DeadLetters
 from streams.events import Event

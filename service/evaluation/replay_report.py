@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from service.evaluation import Curve
-from service.replay import Replay
+from service.evaluation.progressive import Curve
+from service.evaluation.replay import Replay
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

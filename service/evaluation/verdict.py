@@ -9,10 +9,10 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from service import ope
-from service.evaluation import Curve
-from service.intervals import Terms, Values, bernstein, bootstrap, running_ends, running_errors, standard_error
-from service.ope import Decisions
+from service.evaluation import estimators
+from service.evaluation.estimators import Decisions
+from service.evaluation.intervals import Terms, Values, bernstein, bootstrap, running_ends, running_errors, standard_error
+from service.evaluation.progressive import Curve
 
 __all__ = ["Estimate", "OffPolicy", "Running", "judge"]
 
@@ -112,7 +112,7 @@ def judge(
     decisions : Decisions
         Of one impression at least.
     clip : float or None
-        Largest weight of ``clipped``; None: chosen by `service.ope.choose_clip`.
+        Largest weight of ``clipped``; None: chosen by `service.evaluation.estimators.choose_clip`.
     confidence : float
         Level of the intervals, between 0 and 1.
     floor : float
@@ -122,19 +122,19 @@ def judge(
     """
     rng = np.random.default_rng(seed)
     weight, _ = decisions.weights
-    clip = ope.choose_clip(decisions) if clip is None else clip
-    kept = ope.rejection(decisions, rng)
+    clip = estimators.choose_clip(decisions) if clip is None else clip
+    kept = estimators.rejection(decisions, rng)
     terms = {
-        "logged": ope.logged(decisions),
+        "logged": estimators.logged(decisions),
         "replay": kept,
-        "ips": ope.ips(decisions),
-        "clipped": ope.ips(decisions, clip),
-        "snips": ope.snips(decisions),
-        "dm": ope.direct(decisions),
-        "dr": ope.doubly_robust(decisions),
+        "ips": estimators.ips(decisions),
+        "clipped": estimators.ips(decisions, clip),
+        "snips": estimators.snips(decisions),
+        "dm": estimators.direct(decisions),
+        "dr": estimators.doubly_robust(decisions),
     }
     bounds = {name: (one, one) for name, one in terms.items()}
-    bounds["clipped"] = ope.clipped_bounds(decisions, clip)
+    bounds["clipped"] = estimators.clipped_bounds(decisions, clip)
     lower, upper = bootstrap([one for pair in bounds.values() for one in pair], RESAMPLES, rng)
     draws = {name: (lower[:, 2 * n], upper[:, 2 * n + 1]) for n, name in enumerate(bounds)}
     # The direct method is off by as much as the ranker is; and without a reward nobody knows how large one would be.
@@ -142,7 +142,7 @@ def judge(
     gain = [draws["snips"][end] - draws["logged"][end] for end in (0, 1)]
     difference = terms["snips"].value - terms["logged"].value, *_ends(gain[0], gain[1], confidence)
     weights = Terms(terms["snips"].under, terms["logged"].under)
-    size = ope.effective_sample_size(weights.over)
+    size = estimators.effective_sample_size(weights.over)
     reasons = _reasons(size, floor, weights)
     if not decisions.reward.any():
         reasons.append("reward: all are 0, so nothing says what another choice would earn; log more, or see [reward]")

@@ -16,18 +16,18 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from service import openapi
-from service.event_routes import EventRoutes
-from service.guard import Guard, Hosts
-from service.ingest import Ingest
-from service.live import Live
-from service.monitor import Monitor
-from service.operation_routes import OperationRoutes
-from service.ranking_routes import RankingRoutes
-from service.routes import Route
-from service.runtime import Runtime
-from service.schemas import Problem
-from service.web import Desk, Failure, json
+from service.http.guard import Guard, Hosts
+from service.http.ingest import Ingest
+from service.http.live import Live
+from service.http.routes import openapi
+from service.http.routes.events import EventRoutes
+from service.http.routes.operations import OperationRoutes
+from service.http.routes.ranking import RankingRoutes
+from service.http.routes.route import Route
+from service.http.schemas import Problem
+from service.http.web import Desk, Failure, json
+from service.monitoring.monitor import Monitor
+from service.process.runtime import Runtime
 
 __all__ = ["create_app"]
 
@@ -42,7 +42,7 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
     Parameters
     ----------
     runtime : Runtime
-        From `service.runtime.open_runtime`, not started.
+        From `service.process.runtime.open_runtime`, not started.
     serves : bool
         False: who runs the process can look at it, and that is all; nothing is ranked or appended here.
     host : str or None

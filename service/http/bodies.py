@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import AsyncIterator, Mapping
 
-from service.failures import Failure
+from service.http.failures import Failure
 
 __all__ = ["read"]
 

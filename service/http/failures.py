@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from service.schemas import Problem
+from service.http.schemas import Problem
 
 __all__ = ["Failure"]
 

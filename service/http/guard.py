@@ -3,7 +3,8 @@
 A browser lets any page send simple requests to any address, localhost included, and a page whose name is bound anew to
 127.0.0.1 even reads the answers. So a request is taken only where it is addressed to a name of this service. A request that
 changes something is taken only from this service's own page, from a listed origin, or from what is no browser. Bodies have to
-be ``application/json`` (`service.bodies`): for that a browser asks first, and without `[server] origins` it gets no answer.
+be ``application/json`` (`service.http.bodies`): a browser asks before it
+sends that, and gets no answer without `[server] origins`.
 
 References
 ----------
@@ -17,8 +18,8 @@ import ipaddress
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from service.schemas import Problem
-from service.web import json
+from service.http.schemas import Problem
+from service.http.web import json
 
 __all__ = ["Guard", "Hosts"]
 

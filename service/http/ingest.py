@@ -140,7 +140,7 @@ class Ingest:
         await asyncio.to_thread(self._thread.shutdown)
 
     def gauges(self) -> dict[str, Any]:
-        """Numbers for `service.monitor.Monitor`."""
+        """Numbers for `service.monitoring.monitor.Monitor`."""
         return {"failures": {"append": self.failures}, "memory_bytes": {"buffer": self._bytes}}
 
     def _hand_over(self, one: _Waiting) -> None:

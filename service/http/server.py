@@ -51,7 +51,7 @@ class Server(uvicorn.Server):
     Parameters
     ----------
     app : ASGI application
-        Made by `service.app.create_app`.
+        Made by `service.http.app.create_app`.
     listening : socket
         From `bind`.
     started : callable or None

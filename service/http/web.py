@@ -12,10 +12,10 @@ import msgspec
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from service import bodies
-from service.engine import Overloaded, Stopped
-from service.failures import Failure
-from service.pipeline import Refused
+from service.http import bodies
+from service.http.failures import Failure
+from service.process.engine import Overloaded, Stopped
+from service.ranking.pipeline import Refused
 from service.sections import Server
 from streams.codec import BadEvent, decode_as
 
@@ -44,7 +44,7 @@ class Desk:
         self._asking = 0
 
     async def body(self, request: Request) -> bytes:
-        """Body of a request, JSON within `max_body`; see `service.bodies.read`."""
+        """Body of a request, JSON within `max_body`; see `service.http.bodies.read`."""
         return await bodies.read(request.headers, request.stream(), self._limits.max_body)
 
     async def answer(self, ask: Callable[[], Future[_Result]]) -> _Result:

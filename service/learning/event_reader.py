@@ -7,8 +7,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from service.admission import Admission
-from service.order import Order
+from service.learning.order import Order
+from service.learning.validation import Admission
 from streams.codec import BadEvent, decode
 from streams.dead_letters import DeadLetters
 from streams.events import Event, Interaction

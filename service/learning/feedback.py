@@ -8,11 +8,11 @@ import numpy as np
 
 from learners.base import Learner
 from learners.features import hash_ids, hash_kind
-from service.blocks import BlockReader
-from service.pipeline import Pipeline
-from service.rewards import Rewards
+from service.learning.recorded_columns import BlockReader
+from service.learning.rewards import Rewards
+from service.ranking.pipeline import Pipeline
+from service.ranking.signing import Believes, nobody
 from service.sections import RewardRule
-from service.signing import Believes, nobody
 from streams.batch import (
     Batch,
     Feedback,
@@ -46,7 +46,7 @@ class FeedbackBuilder:
     rewards : mapping of kind to float or RewardRule
         What an interaction is worth: a number times its value, or a rule on its value.
     believes : callable
-        Whether the service made an impression; see `service.signing`.
+        Whether the service made an impression; see `service.ranking.signing`.
     config : str
         Fingerprint of the pipeline's configuration: impressions of this one say how it scored them.
 

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from memory import checkpoint as checkpoints
 from memory.checkpoint import Checkpoint
-from service.trainer import Trainer
+from service.learning.trainer import Trainer
 from streams.joined import Position
-from streams.kafka_group import Commit, Fenced
+from streams.kafka.group import Commit, Fenced
 from streams.log import Offsets
 
 __all__ = ["Member", "Membership", "name_of"]
@@ -34,7 +34,7 @@ KEEP = 3
 
 
 class Membership(Protocol):
-    """See `streams.kafka_group.Membership`."""
+    """See `streams.kafka.group.Membership`."""
 
     owned: frozenset[int]
 
@@ -149,7 +149,7 @@ class Member:
         return more
 
     def idle(self) -> float:
-        """See `service.trainer.Trainer.idle`."""
+        """See `service.learning.trainer.Trainer.idle`."""
         return min(self.trainer.idle(), PERIOD)
 
     def save(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from typing import Protocol
 
-from service.ledger import Ledger, Run
+from service.recovery.ledger import Ledger, Run
 from streams.log import Log, Offsets, Record
 
 __all__ = ["AsRead", "ByTime", "Following", "Order"]

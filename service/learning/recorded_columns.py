@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.features import Featurizer, hash_ids, hash_kind
-from service.rewards import Rewards
+from service.learning.rewards import Rewards
 from streams.batch import Floats, Ids, Kinds
 from streams.block import Block, Column
 

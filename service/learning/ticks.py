@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from service.intake import Intake
+from service.learning.event_reader import Intake
 from streams.codec import encode
 from streams.events import Tick
 from streams.log import Log, key_to

@@ -20,19 +20,19 @@ from typing import Any
 from memory import checkpoint as checkpoints
 from memory.checkpoint import Checkpoint
 from memory.stateful import digest, finished, versions
-from service.admission import Admission
-from service.feedback import FeedbackBuilder
-from service.fold import Fold
-from service.intake import POLL, Intake
-from service.ledger import Ledger
-from service.monitor import Monitor
-from service.notes import Notes, noting, put_back, with_notes
-from service.order import AsRead, Following, Order
-from service.pipeline import Pipeline
-from service.recovery import recover
-from service.steps import Steps
-from service.ticks import Clock
-from service.weights import Change, Publisher
+from service.learning.event_reader import POLL, Intake
+from service.learning.feedback import FeedbackBuilder
+from service.learning.fold import Fold
+from service.learning.order import AsRead, Following, Order
+from service.learning.steps import Steps
+from service.learning.ticks import Clock
+from service.learning.validation import Admission
+from service.monitoring.monitor import Monitor
+from service.ranking.pipeline import Pipeline
+from service.recovery.ledger import Ledger
+from service.recovery.notes import Notes, noting, put_back, with_notes
+from service.recovery.recovery import recover
+from service.replication.weights import Change, Publisher
 from streams.dead_letters import DeadLetters
 from streams.join import Joiner
 from streams.joined import Joined
@@ -149,7 +149,7 @@ class Trainer:
         return self.intake.next
 
     def restore(self) -> None:
-        """Continue from the newest checkpoint that fits, else start at the beginning of the log; see `service.recovery`."""
+        """Continue from the newest checkpoint that fits, else from the log's beginning; see `service.recovery.recovery`."""
         start = recover(self._folder, self.log, self.pipeline, self._ledger, self._publisher)
         for text in start.notices:
             self.notice(text)

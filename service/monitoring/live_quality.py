@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from river.drift import ADWIN
 
-from service.fold import SERVING, Scored
-from service.quality import Window
+from service.monitoring.measure import SERVING, Scored
+from service.monitoring.quality import Window
 from streams.batch import Feedback, Floats, Ids
 
 __all__ = ["LiveQuality"]
@@ -48,7 +48,7 @@ class _Quality:
 
 
 class LiveQuality:
-    """Measures predictions while a service runs; thread-safe. See `service.fold.Measure`.
+    """Measures predictions while a service runs; thread-safe. See `service.monitoring.measure.Measure`.
 
     The scores that a ranking was served with cost nothing and are all measured; about other learners it asks for some rows.
 

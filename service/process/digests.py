@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from memory.stateful import digest
-from service.runtime import Runtime
+from service.process.runtime import Runtime
 
 __all__ = ["Digests"]
 

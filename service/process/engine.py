@@ -12,11 +12,11 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from service.pipeline import Pipeline
-from service.schemas import RankingResponse, RankRequest, RecommendRequest
-from service.share import Share
-from service.steps import Steps
-from service.updater import Updater
+from service.learning.steps import Steps
+from service.process.share import Share
+from service.process.updater import Updater
+from service.ranking.pipeline import Pipeline
+from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
 from streams.events import Impression
 
 __all__ = ["Behind", "Engine", "Overloaded", "Stopped"]
@@ -123,7 +123,7 @@ class Engine:
     def submit(self, request: RankRequest | RecommendRequest) -> Future[Answer]:
         """Ask for a ranking.
 
-        The future raises `service.pipeline.Refused` for a request that makes no sense, `Stopped` when nobody answers.
+        The future raises `service.ranking.pipeline.Refused` for a request that makes no sense, `Stopped` when nobody answers.
 
         Raises
         ------

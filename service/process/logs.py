@@ -16,7 +16,7 @@ from streams.log import Log, MemoryLog
 __all__ = ["data_folder", "open_dead_letters", "open_log", "open_membership", "open_weights", "servers_and_topic"]
 
 if TYPE_CHECKING:
-    from streams.kafka_group import Membership
+    from streams.kafka.group import Membership
 
 Notify = Callable[[frozenset[int]], None]
 
@@ -121,7 +121,7 @@ def open_membership(config: Config, log: Log, member: str, revoked: Notify, lost
     OSError
         When the broker cannot be reached, or does not allow it.
     """
-    from streams.kafka_group import Membership  # See `_open_topic`.
+    from streams.kafka.group import Membership  # See `_open_topic`.
 
     servers, topic = servers_and_topic(config.stream.url, "stream")
     assert config.stream.group is not None
@@ -208,7 +208,7 @@ def _open_folder(section: str, folder: Path, options: dict[str, Any], readonly: 
 
 
 def _open_topic(section: str, url: str, options: dict[str, Any], readonly: bool, patience: float | None) -> Log:
-    from streams.kafka import KafkaLog  # The client takes a moment to import: only who uses Kafka pays it.
+    from streams.kafka.log import KafkaLog  # The client takes a moment to import: only who uses Kafka pays it.
 
     servers, topic = servers_and_topic(url, section)
     try:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from memory.blob import trusting
+from memory.pickled_object import trusting
 from service.config import Config
-from service.monitor import Monitor
-from service.pipeline import Pipeline
-from service.schemas import RankRequest, RecommendRequest
+from service.monitoring.monitor import Monitor
+from service.process.updater import Updater
+from service.ranking.pipeline import Pipeline
+from service.ranking.requests import RankRequest, RecommendRequest
 from service.sections import FieldType, RewardRule
-from service.updater import Updater
 from streams.codec import encode, partition_key
 from streams.events import Attribute, Event, Forget, Interaction, ItemUpdate, Tick, UserUpdate
 from streams.log import Log

@@ -11,24 +11,24 @@ from urllib.parse import urlsplit
 from learners import registry
 from learners.base import Adapter, Catalogues, Policy, Ranker, Reranker, Retriever, UserHistory
 from learners.schema import schema_of
-from memory.catalog import Catalog
-from memory.history import History
+from memory.keyed.catalog import Catalog
+from memory.keyed.history import History
 from memory.stateful import State
-from service.admission import Admission
 from service.config import Config, ConfigError
-from service.engine import Engine
-from service.feedback import FeedbackBuilder
-from service.folder import become_writer, keep_to
-from service.ledger import Ledger
-from service.logs import data_folder, open_dead_letters, open_log, open_membership, open_weights
-from service.monitor import Monitor
-from service.pairs import check_changes, for_adapter, for_reranker
-from service.pipeline import Pipeline
-from service.replica import Replica
-from service.signing import Signer
-from service.trainer import Trainer
-from service.updater import Updater
-from service.weights import Publisher
+from service.learning.feedback import FeedbackBuilder
+from service.learning.trainer import Trainer
+from service.learning.validation import Admission
+from service.monitoring.monitor import Monitor
+from service.process.data_folder import become_writer, keep_to
+from service.process.engine import Engine
+from service.process.logs import data_folder, open_dead_letters, open_log, open_membership, open_weights
+from service.process.pairs import check_changes, for_adapter, for_reranker
+from service.process.updater import Updater
+from service.ranking.pipeline import Pipeline
+from service.ranking.signing import Signer
+from service.recovery.ledger import Ledger
+from service.replication.replica import Replica
+from service.replication.weights import Publisher
 from streams.dead_letters import DeadLetters
 from streams.join import Joiner
 from streams.lmdb_log import LmdbLog
@@ -245,7 +245,7 @@ def open_runtime(config: Config) -> Runtime:
     ------
     ConfigError
         For a config that cannot be built.
-    service.folder.FolderBusy
+    service.process.data_folder.FolderBusy
         When another process is the writer of the data folder.
     OSError
         When the folder cannot be written, or the log cannot be reached.
@@ -300,7 +300,7 @@ def _as_member(config: Config, trainer: Trainer, log: Log) -> Updater:
             "url: replicas follow one writer, and the members of a [stream] group have a state each; leave one of them out"
         )
         raise ConfigError("weights", problem)
-    from service.group import Member, name_of  # It imports the Kafka client, which takes a moment.
+    from service.learning.group import Member, name_of  # It imports the Kafka client, which takes a moment.
 
     own = folder / f"group-{group}"
     own.mkdir(parents=True, exist_ok=True)

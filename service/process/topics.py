@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from rich.table import Table
 
 from service.config import Config, ConfigError
-from service.logs import TIMEOUT, servers_and_topic
+from service.process.logs import TIMEOUT, servers_and_topic
 from service.sections import Keywords
-from streams.kafka_topics import Found, Topics
+from streams.kafka.topics import Found, Topics
 
 __all__ = ["Report", "Wanted", "create", "table", "wanted"]
 

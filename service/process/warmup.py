@@ -15,8 +15,8 @@ from learners.base import Adapter, Ranker, Reranker, Retriever
 from learners.registry import ConfigError
 from memory import jit
 from service.config import Config
-from service.rehearsal import Rehearsal
-from service.runtime import Runtime, open_runtime
+from service.process.rehearsal import Rehearsal
+from service.process.runtime import Runtime, open_runtime
 from service.sections import Capacity, Checkpoint, DeadLetterLog, Weights
 
 __all__ = ["Interrupted", "warm_up"]

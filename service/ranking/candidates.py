@@ -9,9 +9,9 @@ import numpy as np
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.features import hash_ids
-from memory.catalog import Catalog
-from memory.history import History
-from service.schemas import RankRequest, RecommendRequest
+from memory.keyed.catalog import Catalog
+from memory.keyed.history import History
+from service.ranking.requests import RankRequest, RecommendRequest
 from streams.batch import Floats, Ids, Requests
 
 __all__ = ["Asked", "Finder"]

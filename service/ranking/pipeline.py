@@ -13,14 +13,14 @@ import numpy as np
 from learners.base import Adapter, Learner, Policy, Ranker, Reranker, Retriever, WeightDelta
 from learners.delta import check_delta
 from learners.features import Featurizer, hash_id, hash_ids
-from memory.catalog import Catalog
-from memory.history import History
+from memory.keyed.catalog import Catalog
+from memory.keyed.history import History
 from memory.moments import Moments
 from memory.stateful import Stateful
-from service.answers import Answers
-from service.candidates import Asked, Finder
-from service.isolation import Isolation
-from service.schemas import RankingResponse, RankRequest, RecommendRequest
+from service.ranking.candidates import Asked, Finder
+from service.ranking.isolation import Isolation
+from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
+from service.ranking.responses import Answers
 from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, UserUpdate
 
@@ -56,7 +56,7 @@ class Stages(Stateful, Generic[_Stage]):
 class Pipeline(Stateful):
     """Retrievers, featurizer, adapters, one ranker, rerankers and a policy, with the catalogues that they share.
 
-    The learners come named and bound; see `service.runtime.build_pipeline`.
+    The learners come named and bound; see `service.process.runtime.build_pipeline`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What goes over HTTP: requests and answers, as msgspec structs (one source for validation, code and the OpenAPI page)."""
+"""Requests for a ranking, and rankings, as msgspec structs: one source for validation, code and the OpenAPI page."""
 
 from __future__ import annotations
 
@@ -6,22 +6,9 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from streams.events import Attribute, Id, Kind, Scalar, Timestamp
+from streams.events import Id, Kind, Scalar
 
-__all__ = [
-    "EventResult",
-    "EventResults",
-    "ItemDocument",
-    "Neighbour",
-    "Problem",
-    "RankRequest",
-    "RankedItem",
-    "RankingResponse",
-    "Reasons",
-    "RecommendRequest",
-    "UserDocument",
-    "Written",
-]
+__all__ = ["Neighbour", "RankRequest", "RankedItem", "RankingResponse", "Reasons", "RecommendRequest"]
 
 Count = Annotated[int, Meta(ge=1, le=1000)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -176,51 +163,3 @@ class RankingResponse(Struct, kw_only=True):
     policy: str
     items: list[RankedItem]
     skipped: list[str] = field(default_factory=list)
-
-
-class EventResult(Struct, kw_only=True, omit_defaults=True):
-    """What became of one event of a batch: ``accepted``, or ``rejected`` with the field and what to do about it."""
-
-    status: str
-    field: str | None = None
-    error: str | None = None
-
-
-class EventResults(Struct, kw_only=True):
-    """Answer to ``POST /v1/events``: one result per event, in order.
-
-    202: all were accepted, 207: some, 422: none. Accepted events will be learned; rejected ones are kept as dead letters.
-    """
-
-    accepted: int
-    rejected: int
-    results: list[EventResult]
-
-
-class ItemDocument(Struct, kw_only=True, forbid_unknown_fields=True):
-    """An item of the catalogue."""
-
-    attributes: dict[str, Attribute] = field(default_factory=dict)
-    item: str | None = None
-    timestamp: Timestamp = 0.0
-
-
-class UserDocument(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What is known of a user."""
-
-    attributes: dict[str, Attribute] = field(default_factory=dict)
-    user: str | None = None
-    timestamp: Timestamp = 0.0
-
-
-class Written(Struct, kw_only=True):
-    """A change is in the log. `visible`: rankings already show it; otherwise they will once the backlog is learned."""
-
-    visible: bool
-
-
-class Problem(Struct, kw_only=True, omit_defaults=True):
-    """An error: what is wrong, where, and what to do."""
-
-    error: str
-    field: str | None = None

@@ -8,9 +8,9 @@ import numpy as np
 
 from learners.base import Neighbours, Policy, Ranker, Reranker, Retriever
 from learners.features import Featurizer, hash_id
-from memory.catalog import Catalog
-from service.candidates import Asked
-from service.schemas import Neighbour, RankedItem, RankingResponse, Reasons
+from memory.keyed.catalog import Catalog
+from service.ranking.candidates import Asked
+from service.ranking.requests import Neighbour, RankedItem, RankingResponse, Reasons
 from streams.batch import Batch, Floats, Ids, pack_history, pack_rows
 from streams.events import Impression
 

@@ -11,23 +11,30 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from memory import checkpoint as checkpoints
 from memory.checkpoint import Checkpoint
 from memory.stateful import versions
-from service.ledger import Ledger, Run
-from service.notes import Notes, take_notes
-from service.pipeline import Pipeline
-from service.weights import Publisher
+from service.ranking.pipeline import Pipeline
+from service.recovery.ledger import Ledger, Run
+from service.recovery.notes import Notes, take_notes
 from streams.joined import Position
 from streams.log import Log, Offsets
 
-__all__ = ["MISSING", "PASSED_OVER", "About", "Start", "about", "check", "recover"]
+__all__ = ["MISSING", "PASSED_OVER", "About", "Followed", "Start", "about", "check", "recover"]
 
 PASSED_OVER, MISSING = "checkpoint_passed_over", "records_missing"
 """What the metric of failures calls checkpoints that could not be used, and records that were trimmed and still needed."""
+
+
+class Followed(Protocol):
+    """A log of changes that replicas follow."""
+
+    def goes_on(self, offset: int, epoch: int) -> bool:
+        """Whether the log keeps what follows a checkpoint with this `offset`, and nothing of it is of a newer history."""
 
 
 class About(msgspec.Struct):
@@ -38,7 +45,7 @@ class About(msgspec.Struct):
     epoch : int
         Which history it belongs to.
     folded : int
-        Place in it; see `service.intake.Intake.folded`.
+        Place in it; see `service.learning.event_reader.Intake.folded`.
     positions : dict of partition to Position
     ledger, weights : int
         Where the ledger and the weights log go on.
@@ -74,7 +81,7 @@ class Start:
     runs : iterator of Run or None
         The order in which the records were taken before, as far as it is known.
     notes : dict
-        What was noted of waiting impressions; see `service.notes`.
+        What was noted of waiting impressions; see `service.recovery.notes`.
     notices : list of str
         What an operator should know.
     failures : Counter
@@ -121,7 +128,7 @@ def check(found: Checkpoint, pipeline: Pipeline, identity: str | None, folder: P
     ------
     ValueError
         Saying what does not fit.
-    memory.blob.UntrustedPickle
+    memory.pickled_object.UntrustedPickle
         Where others could have written to the folder, and the state is such that this matters.
     """
     said = about(found)
@@ -139,7 +146,7 @@ def check(found: Checkpoint, pipeline: Pipeline, identity: str | None, folder: P
 
 
 def recover(
-    folder: Path | None, log: Log, pipeline: Pipeline, ledger: Ledger | None = None, publisher: Publisher | None = None
+    folder: Path | None, log: Log, pipeline: Pipeline, ledger: Ledger | None = None, followed: Followed | None = None
 ) -> Start:
     """Load the newest checkpoint that fits, and say where to go on from it; without one, at the beginning of the log.
 
@@ -155,7 +162,8 @@ def recover(
     pipeline : Pipeline
         The state is loaded into it.
     ledger : Ledger or None
-    publisher : Publisher or None
+    followed : Followed or None
+        The log of changes that replicas follow.
     """
     begin, end = log.begin(), log.end()
     start = Start({partition: Position(next=offset, rewind=offset) for partition, offset in begin.items()}, _now())
@@ -167,7 +175,7 @@ def recover(
         said = about(found)
         pipeline.version = found.version
         same = _place(said.positions, begin, start) and (ledger is None or _follow(ledger, said.ledger, end, start))
-        start.anew = not same or not (publisher is None or publisher.goes_on(said.weights, said.epoch))
+        start.anew = not same or not (followed is None or followed.goes_on(said.weights, said.epoch))
         start.epoch = max(start.epoch, said.epoch + 1) if start.anew else said.epoch
     if ledger is not None and not same:
         ledger.clear()

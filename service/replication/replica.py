@@ -10,10 +10,10 @@ from typing import Any
 
 from memory import checkpoint as checkpoints
 from memory.stateful import digest
-from service.notes import take_notes
-from service.pipeline import Pipeline
-from service.recovery import PASSED_OVER, about, check
-from service.weights import Assembler, BadChange, Change
+from service.ranking.pipeline import Pipeline
+from service.recovery.notes import take_notes
+from service.recovery.recovery import PASSED_OVER, about, check
+from service.replication.weights import Assembler, BadChange, Change
 from streams.log import Log, Offsets, Record
 
 __all__ = ["Replica"]

@@ -54,7 +54,7 @@ class Change(NamedTuple):
     epoch : int
         Which history it belongs to: a higher number when a trainer begins from nothing.
     folded : int
-        Place in the history up to which the change leads; see `service.intake.Intake.folded`.
+        Place in the history up to which the change leads; see `service.learning.event_reader.Intake.folded`.
     version : int
         Micro-batches learned by then.
     next : Offsets

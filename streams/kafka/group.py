@@ -14,9 +14,9 @@ from kafka import errors as failures
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
 from streams.joined import Position
-from streams.kafka_clients import started
-from streams.kafka_errors import NotAllowed, explain, said
-from streams.kafka_options import Settings
+from streams.kafka.clients import started
+from streams.kafka.errors import NotAllowed, explain, said
+from streams.kafka.options import Settings
 
 __all__ = ["Commit", "Fenced", "Membership"]
 

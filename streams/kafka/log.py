@@ -14,10 +14,10 @@ import crc32c  # noqa: F401  kafka-python takes it by itself; without it a check
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as failures
 
-from streams.kafka_clients import Silence, poll, started
-from streams.kafka_errors import NoBroker, NotAllowed, NoTopic, certain, explain, said
-from streams.kafka_options import Settings
-from streams.kafka_window import Window
+from streams.kafka.clients import Silence, poll, started
+from streams.kafka.errors import NoBroker, NotAllowed, NoTopic, certain, explain, said
+from streams.kafka.options import Settings
+from streams.kafka.window import Window
 from streams.log import InDoubt, Offsets, Record, TooLarge, partition_of, shares
 
 __all__ = ["KafkaLog", "NoBroker", "NoTopic", "NotAllowed"]

@@ -38,7 +38,7 @@ KEPT = {
     "value_deserializer": "records are bytes",
     "value_serializer": "records are bytes",
 }
-"""Settings that the promises of `streams.kafka.KafkaLog` rest on, with the reason why they cannot be changed."""
+"""Settings that the promises of `streams.kafka.log.KafkaLog` rest on, with the reason why they cannot be changed."""
 
 
 def resolve(options: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, Any]:

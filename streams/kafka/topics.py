@@ -12,9 +12,9 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as failures
 from kafka.admin import ConfigFilterType, ConfigResource, ConfigResourceType
 
-from streams.kafka_clients import started
-from streams.kafka_errors import NoBroker, explain
-from streams.kafka_options import Settings
+from streams.kafka.clients import started
+from streams.kafka.errors import NoBroker, explain
+from streams.kafka.options import Settings
 
 __all__ = ["Found", "TopicRefused", "Topics"]
 
@@ -60,7 +60,7 @@ class Topics:
     servers : str
         ``host:port``, several separated by commas.
     options : mapping or None
-        As of `streams.kafka.KafkaLog`.
+        As of `streams.kafka.log.KafkaLog`.
     timeout : float
         Seconds; an answer may take two fifths of it.
 

@@ -7,16 +7,16 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
-from service.admission import Admission
 from service.config import Config
-from service.fold import Fold
-from service.intake import POLL
-from service.ledger import Ledger
-from service.logs import open_log
-from service.order import Following, Order
-from service.replay import builder_for_log, replay
-from service.runtime import LEDGER, build_pipeline, joiners
-from service.trainer import Trainer
+from service.evaluation.replay import builder_for_log, replay
+from service.learning.event_reader import POLL
+from service.learning.fold import Fold
+from service.learning.order import Following, Order
+from service.learning.trainer import Trainer
+from service.learning.validation import Admission
+from service.process.logs import open_log
+from service.process.runtime import LEDGER, build_pipeline, joiners
+from service.recovery.ledger import Ledger
 from streams.dead_letters import DeadLetters
 from streams.lmdb_log import LmdbLog
 from streams.log import MemoryLog, Offsets

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from service import config as configs
-from service.logs import open_log
+from service.process.logs import open_log
 from streams.log import Log
 from tests.chaos.config import WINDOW, on_broker, on_disk
 from tests.chaos.faults import Faults, faulty

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from service.config import Config
-from service.logs import data_folder, open_log
+from service.process.logs import data_folder, open_log
 from streams.dead_letters import DeadLetters
 from streams.lmdb_log import LmdbLog
 from tests.chaos.config import SPAN

@@ -21,10 +21,11 @@ from typer.main import get_command
 
 from service import cli
 from service import config as configs
-from service.app import create_app
-from service.monitor import _LABELLED, Monitor
-from service.runtime import build_pipeline, open_runtime
-from service.topics import wanted
+from service.http.app import create_app
+from service.monitoring.monitor import Monitor
+from service.monitoring.prometheus import LABELLED
+from service.process.runtime import build_pipeline, open_runtime
+from service.process.topics import wanted
 from tests.worlds import busy_world
 
 ROOT = Path(__file__).parents[2]
@@ -251,7 +252,7 @@ async def test_what_is_watched_is_measured() -> None:
 
 def labels() -> dict[str, set[str]]:
     """Labels of each metric, when everything has happened."""
-    gauges: dict[str, Any] = {name: {"x": 1} for name in _LABELLED}
+    gauges: dict[str, Any] = {name: {"x": 1} for name in LABELLED}
     monitor = Monitor(lambda: gauges | {"version": 1, "lag": 1, "lag_seconds": 1.0})
     found = {"learner": {"freshet_auc", "freshet_logloss", "freshet_drift_alarms_total"}, "source": {"freshet_click_through"}}
     by_metric = {name: {label} for label, names in found.items() for name in names}

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from learners.base import Reranker
-from learners.worlds import feedback_of
+from learners.contract.worlds import feedback_of
 from streams.batch import Feedback
 
 __all__ = ["HIDDEN", "Outcome", "base_scores", "run", "stream"]

@@ -6,7 +6,7 @@ import numpy as np
 
 from learners.base import Candidates, Ranker, Reranker, Retriever
 from memory.arrays import Arrays
-from memory.table import Column, Table
+from memory.keyed.table import Column, Table
 
 
 class GoodRanker(Ranker):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from learners.base import Adapter, LowRank
-from learners.checks import check_learner
+from learners.contract.checks import check_learner
+from learners.contract.small import small
 from learners.delta import arrays_of, check_delta
 from learners.rankers.fm import FactorizationMachine
-from learners.small import small
 from tests.adaptable import Linear, Uniform
 
 SHAPES = {"weight": (3, 2), "scale": (3,)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from learners.base import Learner, Policy
-from learners.checks import checks_for
+from learners.contract.checks import checks_for
+from learners.contract.small import bound, small
 from learners.registry import FOLDERS, available, find
-from learners.small import bound, small
 
 CASES = [
     pytest.param(role, name, check, id=f"{name}-{check.__name__}")

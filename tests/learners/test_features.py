@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from learners.features import Featurizer, Field, hash_id, hash_ids
-from memory.catalog import Catalog
+from memory.keyed.catalog import Catalog
 from streams.batch import Requests
 
 FIELDS = [

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from learners.contract.small import SCHEMA
+from learners.contract.worlds import world
 from learners.features import Featurizer, Field
 from learners.schema import FeatureColumn, schema_of
-from learners.small import SCHEMA
-from learners.worlds import world
 
 
 def test_columns_are_those_of_the_rows_in_order():

@@ -40,4 +40,4 @@ def test_with_a_learner_blas_has_one(learner: str) -> None:
 
 
 def test_towers_have_one() -> None:
-    assert elsewhere("torch, learners.towers", "torch.get_num_threads()") == 1
+    assert elsewhere("torch, learners.networks.towers", "torch.get_num_threads()") == 1

@@ -12,7 +12,7 @@ import pytest
 from memory import Arrays, Blob, Catalog, Column, History, KeyIndex, Stateful, Table, digest, trusting
 from memory.error_memory import ErrorMemory, ErrorSketch
 from memory.moments import Moments
-from memory.vector_index import VectorIndex
+from memory.vectors.vector_index import VectorIndex
 
 ROWS = 7
 """Rows of one operation."""

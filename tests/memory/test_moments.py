@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memory.catalog import Catalog
+from memory.keyed.catalog import Catalog
 from memory.moments import LARGEST, MEMORY, Moments
 
 

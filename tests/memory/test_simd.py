@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numba import njit
 
-from memory.blocks import LARGEST, empty_blocks, put
-from memory.lanes import LANES, TOGETHER, distances, fetch, packed, products, reached
+from memory.simd import LANES, TOGETHER, distances, fetch, packed, products, reached
+from memory.vectors.blocks import LARGEST, empty_blocks, put
 
 
 @njit

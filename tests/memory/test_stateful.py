@@ -95,7 +95,7 @@ def test_arrays_that_cannot_be_a_store_are_refused() -> None:
 
 def test_a_copy_is_taken_in_steps_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memory.stateful.PIECE", 1000)
-    monkeypatch.setattr("memory.catalog.TOGETHER", 3)
+    monkeypatch.setattr("memory.keyed.catalog.TOGETHER", 3)
     whole = Stateful()
     whole.plain = Arrays(w=np.arange(1000.0).reshape(100, 10))  # type: ignore[attr-defined]
     whole.made = Arrays.made_by(lambda: {"w": np.zeros((100, 10))})  # type: ignore[attr-defined]

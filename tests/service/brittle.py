@@ -7,7 +7,7 @@ import numpy as np
 from learners.base import Candidates, Exclusion, Ranker, Retriever, WeightDelta
 from learners.features import hash_id
 from learners.registry import register
-from memory.table import Column, Table
+from memory.keyed.table import Column, Table
 from streams.batch import Batch, Feedback, Ids, Requests
 
 NAME = __name__

@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 
-from service.app import create_app
 from service.config import Config
-from service.runtime import Runtime, open_runtime
+from service.http.app import create_app
+from service.process.runtime import Runtime, open_runtime
 from tests.broker import Broker
 
 # The test broker answers a waiting fetch only when its time is over; Kafka answers when something comes.

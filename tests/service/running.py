@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from service.app import create_app
 from service.config import Config
-from service.runtime import Runtime, open_runtime
+from service.http.app import create_app
+from service.process.runtime import Runtime, open_runtime
 from streams.codec import decode
 from streams.events import Event, Impression, Tick
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.config import ConfigError, load, parse
-from service.runtime import build_pipeline
+from service.process.runtime import build_pipeline
 from service.sections import FieldType, RewardRule
 
 

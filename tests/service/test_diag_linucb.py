@@ -12,17 +12,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from learners.contexts import Contexts, pack_contexts, unpack_contexts
 from learners.features import hash_id
-from learners.retrievers.diag_linucb import DiagLinUcb
+from learners.retrievers.diag_linucb.contexts import Contexts, pack_contexts, unpack_contexts
+from learners.retrievers.diag_linucb.retriever import DiagLinUcb
 from service import config as configs
-from service.admission import Admission
 from service.config import Config
-from service.feedback import FeedbackBuilder
-from service.runtime import build_pipeline, joiners
-from service.schemas import RankRequest, RecommendRequest
-from service.signing import Signer
-from service.trainer import Trainer
+from service.learning.feedback import FeedbackBuilder
+from service.learning.trainer import Trainer
+from service.learning.validation import Admission
+from service.process.runtime import build_pipeline, joiners
+from service.ranking.requests import RankRequest, RecommendRequest
+from service.ranking.signing import Signer
 from streams.codec import decode, encode, partition_key
 from streams.dead_letters import DeadLetters
 from streams.events import Event, Impression, Interaction, UserUpdate
@@ -176,7 +176,7 @@ def click_through(
     service = Service(config.model_copy(update={"retrievers": retriever, "policy": policy, "ranker": {"bias": {}}}))
     population, now = Population(200, 300, seed=seed), START
     # Equal scores are ordered by the time of the request: what is clicked must not depend on when the test is run.
-    monkeypatch.setattr("service.pipeline.time", SimpleNamespace(time=lambda: now))
+    monkeypatch.setattr("service.ranking.pipeline.time", SimpleNamespace(time=lambda: now))
     service.append(*population.catalogue(), *population.profiles())
     (by,) = retriever
     clicks = np.zeros(visits)

@@ -10,9 +10,9 @@ import pytest
 
 from learners.rankers.fm import FactorizationMachine
 from learners.rankers.river_model import RiverModel
-from memory.catalog import Catalog
+from memory.keyed.catalog import Catalog
 from service.config import Config, ConfigError, load, parse
-from service.pipeline import Pipeline
+from service.ranking.pipeline import Pipeline
 
 OWN = '''
 from learners.base import Ranker

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from streams.kafka import KafkaLog
-from tests.streams.topics import OpenLog
+from streams.kafka.log import KafkaLog
+from tests.streams.kafka.topics import OpenLog
 
 
 @pytest.fixture

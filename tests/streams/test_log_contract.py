@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.kafka import KafkaLog
+from streams.kafka.log import KafkaLog
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog, Record, partition_of
 from tests.streams.records import pairs, read_all

@@ -18,9 +18,9 @@ from pydantic import Field
 
 from learners.base import Neighbours, Reranker
 from learners.bounds import bounded
-from learners.compensation import attention, estimate_error
-from learners.learned_weight import LearnedWeight
 from learners.registry import register
+from learners.rerankers.reloop2.compensation import attention, estimate_error
+from learners.rerankers.reloop2.learned_weight import LearnedWeight
 from memory.arrays import Arrays
 from memory.error_memory import ErrorMemory, ErrorSketch, Evidence
 from streams.batch import Batch, Bools, Feedback, Floats, Ids
@@ -55,7 +55,7 @@ class ReLoop2(Reranker):
     weight : float or "learned"
         lambda: 0 leaves every score as it was, 1 takes the whole error; the paper fixes it (0.4 or 0.9, by data set).
         ``learned``, which is not in the paper: the mean of 17 values from 0 to 1, each weighted by the likelihood of the
-        labels under it, lately; see `learners.learned_weight.LearnedWeight`. A fixed one costs where nothing
+        labels under it, lately; see `learners.rerankers.reloop2.learned_weight.LearnedWeight`. A fixed one costs where nothing
         changes, or is too small where something does.
     half_life : int
         Of a learned weight: rows after which an outcome counts half.

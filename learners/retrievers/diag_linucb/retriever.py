@@ -21,14 +21,14 @@ from pydantic import Field
 
 from learners.base import Candidates, Catalogues, Exclusion, Retriever, UserHistory
 from learners.bounds import bounded, finite
-from learners.contexts import Contexts, contexts, pack_contexts, unpack_contexts
+from learners.networks.columns import TowerColumns
+from learners.networks.towers import FrozenTowers, Towers, TowerShape
 from learners.registry import register
+from learners.retrievers.diag_linucb.contexts import Contexts, contexts, pack_contexts, unpack_contexts
 from learners.schema import Schema
-from learners.tower_columns import TowerColumns
-from learners.towers import FrozenTowers, Towers, TowerShape
 from memory.arrays import Arrays
-from memory.centroids import Centroids
-from memory.cluster_graph import ClusterGraph
+from memory.graph.cluster_graph import ClusterGraph
+from memory.vectors.centroids import Centroids
 from streams.batch import Batch, Feedback, Ids, Requests
 
 __all__ = ["DiagLinUcb"]
@@ -51,11 +51,11 @@ _SAMPLED, _EPOCH_ROWS, _LINK_ROWS, _VISITED = 0, 1, 2, 3
 class DiagLinUcb(Retriever):
     """Upper confidence bounds from two sums on each edge between a cluster of users and an item.
 
-    Two towers (see `learners.towers`) learn vectors of users and items from the stream. Once an epoch a copy of them is frozen,
-    users' vectors are clustered, and each cluster is linked to the items closest to its centroid. A user's context w is the
-    softmax of the vector's closeness to the closest centroids. On an edge lie ``d`` (the sum of w^2 over the times that the
-    item was shown) and ``b`` (the sum of w * reward); an item's score is the sum of ``w b / d`` over its edges to the user's
-    clusters, its uncertainty the root of the sum of ``w^2 / d``. Scores are an order, not probabilities: they are about
+    Two towers (see `learners.networks.towers`) learn vectors of users and items from the stream. Once an epoch a copy of them
+    is frozen, users' vectors are clustered, and each cluster is linked to the items closest to its centroid. A user's context
+    w is the softmax of the vector's closeness to the closest centroids. On an edge lie ``d`` (the sum of w^2 over the times
+    that the item was shown) and ``b`` (the sum of w * reward); an item's score is the sum of ``w b / d`` over its edges to the
+    user's clusters, its uncertainty the root of the sum of ``w^2 / d``. Scores are an order, not probabilities: they are about
     1 / sum(w^2) times too high. The sums are added to with the context as of serving time, which the impression carries.
 
     Parameters

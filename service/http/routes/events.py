@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import msgspec
 
 from learners.features import hash_id
-from memory.catalog import Catalog
-from service.admission import Admission
-from service.ingest import Entry, Ingest, LogBusy, entry
-from service.routes import Answer, Route, problems
-from service.runtime import Runtime
-from service.schemas import EventResult, EventResults, ItemDocument, UserDocument, Written
-from service.web import Desk, Failure, Request, Response, decoded, json
+from memory.keyed.catalog import Catalog
+from service.http.ingest import Entry, Ingest, LogBusy, entry
+from service.http.routes.route import Answer, Route, problems
+from service.http.schemas import EventResult, EventResults, ItemDocument, UserDocument, Written
+from service.http.web import Desk, Failure, Request, Response, decoded, json
+from service.learning.validation import Admission
+from service.process.runtime import Runtime
 from streams.codec import BadEvent, decode, encode
 from streams.events import Event, Forget, Interaction, ItemUpdate, Tick, UserUpdate
 from streams.log import InDoubt, LogFull, Offsets, TooLarge

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from service.routes import Route
+from service.http.routes.route import Route
 
 __all__ = ["document"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from service.digests import Digests
-from service.live import Live
-from service.routes import Answer, Route, problems
-from service.runtime import Runtime
-from service.schemas import Problem
-from service.web import Desk, Failure, Request, Response, json, streamed
+from service.http.live import Live
+from service.http.routes.route import Answer, Route, problems
+from service.http.schemas import Problem
+from service.http.web import Desk, Failure, Request, Response, json, streamed
+from service.process.digests import Digests
+from service.process.runtime import Runtime
 
 __all__ = ["OperationRoutes"]
 

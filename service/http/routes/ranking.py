@@ -9,12 +9,12 @@ from functools import partial
 
 import msgspec
 
-from service.admission import check_numbers
-from service.ingest import Ingest, LogBusy
-from service.routes import Answer, Route, problems
-from service.runtime import Runtime
-from service.schemas import RankingResponse, RankRequest, RecommendRequest
-from service.web import Desk, Failure, Request, Response, decoded, json
+from service.http.ingest import Ingest, LogBusy
+from service.http.routes.route import Answer, Route, problems
+from service.http.web import Desk, Failure, Request, Response, decoded, json
+from service.learning.validation import check_numbers
+from service.process.runtime import Runtime
+from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
 from streams.codec import BadEvent, partition_key
 from streams.events import Impression
 

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from service.schemas import Problem
-from service.web import Request, Response
+from service.http.schemas import Problem
+from service.http.web import Request, Response
 
 __all__ = ["Answer", "Route", "Scope", "problems"]
 
 Scope = Literal["probe", "read", "write"]
-"""What a request may do: ask how the process is, under whatever host name; read; or change something (`service.guard`)."""
+"""What a request may do: ask how the process is, under whatever host name; read; or change something (`service.http.guard`)."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learners.carried import check_carried
-from learners.checks import checks_for
+from learners.contract.carried import check_carried
+from learners.contract.checks import checks_for
 from tests.learners.honest import GoodRanker
 
 

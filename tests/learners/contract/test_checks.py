@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learners import checks
-from learners.adaptation import check_adaptation
 from learners.base import Adapter, Candidates, Exclusion
-from learners.policy import Greedy
-from learners.worlds import world
+from learners.contract import checks
+from learners.contract.adaptation import check_adaptation
+from learners.contract.worlds import world
+from learners.policies.greedy import Greedy
 from memory.arrays import Arrays
 from tests.adaptable import Linear
 from tests.learners.honest import GoodRanker, GoodReranker, GoodRetriever

@@ -9,12 +9,12 @@ import pytest
 
 from learners.base import Ranker, WeightDelta
 from learners.bounds import LARGEST, bounded, finite
-from learners.extremes import check_extremes
+from learners.contract.extremes import check_extremes
+from learners.contract.worlds import feedback_of
 from learners.rankers.fm import FactorizationMachine
 from learners.retrievers.popularity import Popularity
-from learners.worlds import feedback_of
 from memory.arrays import Arrays
-from memory.table import Column, Table
+from memory.keyed.table import Column, Table
 from streams.batch import Batch, Feedback
 
 HALF_LIFE = 604_800.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learners import learning
 from learners.base import Candidates
-from learners.checks import checks_for
-from learners.learning import check_learns, log_loss
-from learners.worlds import world
+from learners.contract import learning
+from learners.contract.checks import checks_for
+from learners.contract.learning import check_learns, log_loss
+from learners.contract.worlds import world
 from tests.learners.honest import GoodRanker, GoodReranker, GoodRetriever
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learners.worlds import cut, feedback_of, numbers_of, world
+from learners.contract.worlds import cut, feedback_of, numbers_of, world
 
 
 def test_the_world_has_its_answer():

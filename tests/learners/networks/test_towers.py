@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from learners.base import Catalogues, Learner, UserHistory
+from learners.contract.worlds import cut, feedback_of, requests_of, world
 from learners.features import Featurizer, Field, hash_ids
+from learners.networks.columns import TowerColumns
+from learners.networks.towers import FrozenTowers, Towers, TowerShape
 from learners.retrievers.two_tower import TwoTower
 from learners.schema import schema_of
-from learners.tower_columns import TowerColumns
-from learners.towers import FrozenTowers, Towers, TowerShape
-from learners.worlds import cut, feedback_of, requests_of, world
-from memory.catalog import Catalog
-from memory.history import History
+from memory.keyed.catalog import Catalog
+from memory.keyed.history import History
 from streams.batch import Feedback, Ids
 
 GROUPS = 4

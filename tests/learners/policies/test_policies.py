@@ -7,8 +7,13 @@ from math import prod
 import numpy as np
 import pytest
 
-from learners.gaussian import all_win_probabilities, win_probabilities
-from learners.policy import EpsilonGreedy, Greedy, PlackettLuce, Thompson, TopKRandom, Ucb
+from learners.policies.epsilon_greedy import EpsilonGreedy
+from learners.policies.greedy import Greedy
+from learners.policies.plackett_luce import PlackettLuce
+from learners.policies.thompson.gaussian import all_win_probabilities, win_probabilities
+from learners.policies.thompson.policy import Thompson
+from learners.policies.top_k_random import TopKRandom
+from learners.policies.ucb import Ucb
 
 INF = np.inf
 POLICIES = {

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from learners.checks import outputs
+from learners.contract.checks import outputs
+from learners.contract.worlds import cut, feedback_of, world
 from learners.rankers.bias import Bias
-from learners.worlds import cut, feedback_of, world
 from memory.stateful import digest
 
 

@@ -5,11 +5,11 @@ import pytest
 from river import linear_model, optim, preprocessing, tree
 
 from learners.base import Ranker
-from learners.checks import check_learner, outputs
+from learners.contract.checks import check_learner, outputs
+from learners.contract.worlds import feedback_of, world
 from learners.rankers.river_model import RiverModel
 from learners.registry import ConfigError, build
-from learners.worlds import feedback_of, world
-from memory.blob import UntrustedPickle
+from memory.pickled_object import UntrustedPickle
 
 SGD = {"optimizer": {"class": "river.optim.SGD", "lr": 0.2}}
 SCALED = {"arguments": [{"class": "river.preprocessing.MaxAbsScaler"}, {"class": "river.linear_model.LinearRegression"}]}

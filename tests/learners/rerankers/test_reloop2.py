@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from learners.base import Reranker
-from learners.checks import check_learner
-from learners.compensation import attention, estimate_error
+from learners.contract.checks import check_learner
+from learners.contract.worlds import cut, feedback_of, world
 from learners.registry import ConfigError, build
-from learners.rerankers.reloop2 import ReLoop2
-from learners.worlds import cut, feedback_of, world
+from learners.rerankers.reloop2.compensation import attention, estimate_error
+from learners.rerankers.reloop2.reranker import ReLoop2
 from memory.error_memory import ErrorMemory, ErrorSketch
 from memory.stateful import digest
 from streams.batch import Feedback
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def rows(hidden: np.ndarray, base: np.ndarray, label: np.ndarray, first: int = 0) -> Feedback:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learners.rerankers.reloop2 import ReLoop2
-from service.quality import auc
+from learners.rerankers.reloop2.reranker import ReLoop2
+from service.monitoring.quality import auc
 from tests.learners.categories import HIDDEN, SHIFT, Outcome, base_scores, log_loss, run
 
 SEEDS = range(3)

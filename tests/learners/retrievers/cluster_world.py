@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from learners.contexts import contexts
-from memory.cluster_graph import ClusterGraph
+from learners.retrievers.diag_linucb.contexts import contexts
+from memory.graph.cluster_graph import ClusterGraph
 
 CLUSTERS, ITEMS, DIM, WIDTH, NEAREST = 32, 400, 16, 30, 5
 

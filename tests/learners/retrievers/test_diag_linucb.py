@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from learners.base import Exclusion
-from learners.contexts import Contexts, pack_contexts, unpack_contexts
+from learners.contract.worlds import feedback_of, requests_of, world
 from learners.features import hash_ids
-from learners.retrievers.diag_linucb import DiagLinUcb
-from learners.worlds import feedback_of, requests_of, world
+from learners.retrievers.diag_linucb.contexts import Contexts, pack_contexts, unpack_contexts
+from learners.retrievers.diag_linucb.retriever import DiagLinUcb
 from memory.stateful import digest
 from streams.batch import Batch, Feedback
-from tests.learners.test_towers import GROUPS, bind, catalogues, likes
+from tests.learners.networks.test_towers import GROUPS, bind, catalogues, likes
 
-GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "diag_linucb.npz")
+GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "diag_linucb.npz")
 ITEMS = 12
 KEYS = np.arange(1, ITEMS + 1)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.learners.cluster_world import ITEMS, ClusterWorld
+from tests.learners.retrievers.cluster_world import ITEMS, ClusterWorld
 
 Play = Callable[[ClusterWorld], np.ndarray]
 

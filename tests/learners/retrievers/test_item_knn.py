@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from learners.base import Exclusion
-from learners.checks import outputs
+from learners.contract.checks import outputs
+from learners.contract.worlds import cut, feedback_of, requests_of, world
 from learners.retrievers.item_knn import ItemKnn
-from learners.worlds import cut, feedback_of, requests_of, world
 from memory.stateful import digest
 
 SMALL = {"capacity": 64, "neighbours": 64, "users": 32, "last": 3, "window": 5}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from learners.base import Exclusion
+from learners.contract.worlds import cut, feedback_of, requests_of
 from learners.retrievers.popularity import Popularity
-from learners.selection import best
-from learners.worlds import cut, feedback_of, requests_of
+from learners.top_k import best
 from memory.stateful import digest
 
 

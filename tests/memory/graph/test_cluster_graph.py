@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learners.contexts import contexts
-from memory.cluster_graph import ClusterGraph
+from learners.retrievers.diag_linucb.contexts import contexts
+from memory.graph.cluster_graph import ClusterGraph
 
-GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "diag_linucb.npz")
+GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "diag_linucb.npz")
 T, CLUSTERS, ITEMS, WIDTH, ALPHA = 60, 6, 12, 5, 0.7
 REFRESH = int(GOLDEN["refresh_before_event"])
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import faiss
 import numpy as np
 
-from memory.centroids import Centroids
+from memory.vectors.centroids import Centroids
 
 COUNT, WIDTH = 5, 8
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memory.blocks import LARGEST
-from memory.inverted_lists import MOST, ROOM, InvertedLists
-from memory.lanes import LANES
+from memory.simd import LANES
+from memory.vectors.blocks import LARGEST
+from memory.vectors.inverted_lists import MOST, ROOM, InvertedLists
 
 LISTS = 7
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from memory import digest, inverted_file, vector_index
-from memory.gpu_vectors import GpuVectors
-from memory.vector_index import SLACK, VectorIndex
+from memory import digest
+from memory.vectors import inverted_file, vector_index
+from memory.vectors.gpu_vectors import GpuVectors
+from memory.vectors.vector_index import SLACK, VectorIndex
 
 CAPACITY, WIDTH = 400, 8
 
@@ -300,7 +301,7 @@ def test_vectors_compared_by_torch_are_those_compared_by_faiss(angular: bool, mo
     copy.write(np.arange(CAPACITY), stored, alive)
     want = expected("inner_product" if angular else "l2", stored[alive], queries, 10)[0]
     for part in (1 << 30, CAPACITY * 4 * 3):
-        monkeypatch.setattr("memory.gpu_vectors.CLOSENESS_BYTES", part)
+        monkeypatch.setattr("memory.vectors.gpu_vectors.CLOSENESS_BYTES", part)
         close, slots = copy.search(queries, 10, CAPACITY, angular)
         assert np.array_equal(slots, np.flatnonzero(alive)[want])
         assert (np.diff(close) <= 0).all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.clicks import Second, against_control, click_through, recovery, span
+from service.demo.clicks import Second, against_control, click_through, recovery, span
 
 
 def seconds(rates: list[float], start: float = 100.0, shown: int = 1000) -> list[Second]:

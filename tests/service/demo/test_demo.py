@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from service import config
-from service.demo import demo_config, run_demo
-from service.server import bind
+from service.demo.demonstration import demo_config, run_demo
+from service.http.server import bind
 from tests.service.processes import DEADLINE, ROOT, command, environment
 
 

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from service.visitors import _Client
+from service.demo.visitors import _Client
 
 PATIENCE = 30.0
 

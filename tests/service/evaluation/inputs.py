@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from service.ope import Decisions
-from streams.decisions import Decision, open_decisions
+from service.evaluation.estimators import Decisions
+from streams.readers.decisions import Decision, open_decisions
 
-OPEN_BANDIT = Path(__file__).parents[2].parent / "shared" / "data" / "obd-small"
+OPEN_BANDIT = Path(__file__).parents[3].parent / "shared" / "data" / "obd-small"
 PAIRS = [(logged, target, campaign) for logged, target in (("random", "bts"), ("bts", "random")) for campaign in ("all", "men")]
 
 Arrays = dict[str, np.ndarray]

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service import ope
-from service.calibration import FOLDS, calibrated
-from service.ope import Decisions
-from tests.service.ope_worlds import LOGGED, REWARD, VALUE, lists, one_place
+from service.evaluation import estimators
+from service.evaluation.calibration import FOLDS, calibrated
+from service.evaluation.estimators import Decisions
+from tests.service.evaluation.worlds import LOGGED, REWARD, VALUE, lists, one_place
 
 NONSENSE = np.random.default_rng(5).normal(0.5, 0.2, REWARD.shape)
 """What a ranker predicts that has learned nothing."""
@@ -26,8 +26,8 @@ def untrained_for(decisions: Decisions, nonsense: Decisions, impressions: int) -
 @pytest.mark.parametrize("scale", [0.3, 1.0, 2.0])
 def test_a_wrong_scale_is_put_right(scale: float) -> None:
     raw = one_place(20_000, 1, model=0.2 + scale * REWARD)
-    assert abs(ope.direct(raw).value - VALUE) > 0.02
-    assert ope.direct(calibrated(raw)).value == pytest.approx(VALUE, abs=0.01)
+    assert abs(estimators.direct(raw).value - VALUE) > 0.02
+    assert estimators.direct(calibrated(raw)).value == pytest.approx(VALUE, abs=0.01)
     assert abs(VALUE - LOGGED) > 0.03
 
 
@@ -59,16 +59,16 @@ def test_no_prediction_knows_its_own_outcome() -> None:
 def test_dr_is_right_whatever_the_ranker_said(model: np.ndarray) -> None:
     """And no noisier than IPS by more than the model's part; here it is less noisy even with nonsense."""
     made = [one_place(300, seed, model=model) for seed in range(200)]
-    values = np.array([ope.doubly_robust(calibrated(one)).value for one in made])
+    values = np.array([estimators.doubly_robust(calibrated(one)).value for one in made])
     assert abs(values.mean() - VALUE) < 4 * values.std(ddof=1) / np.sqrt(200)
-    assert values.std() < np.std([ope.ips(one).value for one in made])
+    assert values.std() < np.std([estimators.ips(one).value for one in made])
 
 
 def test_a_ranker_that_is_wrong_way_round_counts_for_nothing() -> None:
     raw = one_place(4000, 4, model=1 - REWARD)
     found = calibrated(raw)
     assert np.unique(found.predicted).size <= FOLDS
-    assert ope.direct(found).value == pytest.approx(raw.reward.mean(), abs=1e-6)
+    assert estimators.direct(found).value == pytest.approx(raw.reward.mean(), abs=1e-6)
 
 
 def test_short_logs_have_the_mean_of_the_rest() -> None:
@@ -87,4 +87,4 @@ def test_the_places_of_a_list_are_left_out_together() -> None:
     after = calibrated(replace(raw, reward=turned))
     assert after.predicted[300:303] == pytest.approx(found.predicted[300:303], rel=1e-10)
     assert found.predicted.mean() == pytest.approx(raw.reward.mean(), abs=0.01)
-    assert ope.direct(found).value == pytest.approx(ope.direct(lists(400, 7)).value, abs=0.03)
+    assert estimators.direct(found).value == pytest.approx(estimators.direct(lists(400, 7)).value, abs=0.03)

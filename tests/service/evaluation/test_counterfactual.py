@@ -10,18 +10,20 @@ import pytest
 
 from learners.base import Exclusion, Reranker, Retriever
 from learners.features import hash_id, hash_ids
-from learners.policy import Greedy, PlackettLuce, Ucb
+from learners.policies.greedy import Greedy
+from learners.policies.plackett_luce import PlackettLuce
+from learners.policies.ucb import Ucb
 from service.config import Config
-from service.counterfactual import Counterfactual, OfPolicy, Shares, Unknown
-from service.feedback import FeedbackBuilder
-from service.ope import Decisions
-from service.pipeline import Pipeline, Stages
-from service.runtime import build_pipeline
-from service.schemas import RankRequest, RecommendRequest
+from service.evaluation.counterfactual import Counterfactual, OfPolicy, Shares, Unknown
+from service.evaluation.estimators import Decisions
+from service.learning.feedback import FeedbackBuilder
+from service.process.runtime import build_pipeline
+from service.ranking.pipeline import Pipeline, Stages
+from service.ranking.requests import RankRequest, RecommendRequest
 from streams.batch import Batch, Floats
-from streams.decisions import Decision
 from streams.events import Impression
 from streams.joined import Row, Shown
+from streams.readers.decisions import Decision
 from tests.worlds import two_tribes
 
 ITEMS = tuple(f"i{n}" for n in range(10))

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import ope
-from tests.service.ope_inputs import OPEN_BANDIT, PAIRS, Arrays, decisions, made_up, open_bandit
+from service.evaluation import estimators
+from tests.service.evaluation.inputs import OPEN_BANDIT, PAIRS, Arrays, decisions, made_up, open_bandit
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 PEERS = os.environ.get("FRESHET_OPE_PEERS")
 INPUTS = ["made up", *("-".join(pair) for pair in PAIRS)]
 
@@ -31,8 +31,8 @@ def inputs(name: str) -> Arrays:
 
 def ours(given: Arrays) -> dict[str, float]:
     rows = decisions(given)
-    ips, snips = ope.ips(rows).value, ope.snips(rows).value
-    dm, dr = ope.direct(rows).value, ope.doubly_robust(rows).value
+    ips, snips = estimators.ips(rows).value, estimators.snips(rows).value
+    dm, dr = estimators.direct(rows).value, estimators.doubly_robust(rows).value
     return {"obp ips": ips, "obp snips": snips, "obp dm": dm, "obp dr": dr, "vw ips": ips, "vw snips": snips}
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service import ope
-from service.intervals import BLOCKS, Terms, bernstein, bootstrap, running_ends, running_errors, standard_error
-from tests.service.ope_worlds import VALUE, list_value, lists, one_place
+from service.evaluation import estimators
+from service.evaluation.intervals import BLOCKS, Terms, bernstein, bootstrap, running_ends, running_errors, standard_error
+from tests.service.evaluation.worlds import VALUE, list_value, lists, one_place
 
 
 def ratio(n: int, seed: int) -> Terms:
@@ -29,7 +29,7 @@ def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
     held = {"ips": 0, "snips": 0, "dr": 0}
     for seed in range(300):
         decisions = one_place(400, seed)
-        terms = [ope.ips(decisions), ope.snips(decisions), ope.doubly_robust(decisions)]
+        terms = [estimators.ips(decisions), estimators.snips(decisions), estimators.doubly_robust(decisions)]
         for name, (low, high) in zip(held, ends(terms, 200, seed), strict=True):
             held[name] += low <= VALUE <= high
     assert all(270 <= count <= 300 for count in held.values()), held
@@ -38,7 +38,7 @@ def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_the_bootstrap_knows_that_the_places_of_a_list_go_together() -> None:
     held = 0
     for seed in range(150):
-        ((low, high),) = ends([ope.snips(lists(150, seed))], 200, seed)
+        ((low, high),) = ends([estimators.snips(lists(150, seed))], 200, seed)
         held += low <= list_value(1) <= high
     assert held >= 132, held
 
@@ -56,7 +56,7 @@ def test_empirical_bernstein_holds_at_least_as_often_as_it_says() -> None:
     """On clipped weights its width is known beforehand, and what was cut off is counted as worst and as best."""
     held = 0
     for seed in range(300):
-        below, above = ope.clipped_bounds(one_place(400, seed), 2.0)
+        below, above = estimators.clipped_bounds(one_place(400, seed), 2.0)
         held += bernstein(below, 0.95)[0] <= VALUE <= bernstein(above, 0.95)[1]
     assert held >= 285
 

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 
 from learners.features import hash_id
-from service import ope_report
 from service.config import ConfigError, parse
-from service.evaluate import evaluate, policy_of_log
-from service.ope import NotEvaluable
+from service.evaluation import off_policy_report
+from service.evaluation.estimators import NotEvaluable
+from service.evaluation.off_policy import evaluate, policy_of_log
 from streams.codec import encode
 from streams.events import Event, Impression, Interaction, ItemUpdate
-from streams.kafka import KafkaLog
+from streams.kafka.log import KafkaLog
 from streams.lmdb_log import LmdbLog
 from streams.recorded import BadRecording
 from tests.broker import Broker
 from tests.service.conftest import records
-from tests.service.ope_inputs import OPEN_BANDIT, PAIRS, clicks
+from tests.service.evaluation.inputs import OPEN_BANDIT, PAIRS, clicks
 
 START = 1_700_000_000.0
 
@@ -121,7 +121,7 @@ def test_nothing_is_scored_by_what_came_after_it(tmp_path: Path, monkeypatch: py
 
     The scale of the predictions is measured on the whole log, and left out here.
     """
-    monkeypatch.setattr("service.evaluate.calibrated", lambda decisions: decisions)
+    monkeypatch.setattr("service.evaluation.off_policy.calibrated", lambda decisions: decisions)
     events = coin(200)
     turned = [
         msgspec.structs.replace(event, item="bad" if event.item == "good" else "good")
@@ -233,7 +233,7 @@ def test_what_a_policy_really_got_lies_in_the_intervals_made_from_the_other_ones
 
 def test_the_report_has_all_there_is(dsjson: Path, tmp_path: Path) -> None:
     found = evaluate(parse(HUE | {"stream": {"url": f"file:{dsjson}", "batch_rows": 16}}, "hue"))
-    written = ope_report.write(found, tmp_path / "report")
+    written = off_policy_report.write(found, tmp_path / "report")
     assert [path.name for path in written] == ["evaluate.json", "impressions.csv", "evaluate.png"]
     told = json.loads(written[0].read_text())
     assert told["estimates"]["snips"]["value"] == found.result.estimates["snips"].value

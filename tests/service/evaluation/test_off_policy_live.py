@@ -11,12 +11,12 @@ import pytest
 
 from learners.base import Values
 from learners.features import hash_id
-from learners.policy import PlackettLuce
+from learners.policies.plackett_luce import PlackettLuce
 from service.config import Config, parse
-from service.counterfactual import OfPolicy
-from service.evaluate import evaluate
-from service.runtime import open_runtime
-from service.schemas import RecommendRequest
+from service.evaluation.counterfactual import OfPolicy
+from service.evaluation.off_policy import evaluate
+from service.process.runtime import open_runtime
+from service.ranking.requests import RecommendRequest
 from streams.batch import Floats, Ids
 from streams.events import Event, Impression
 from streams.simulator import Population
@@ -55,7 +55,7 @@ def live(config: Config, population: Population, monkeypatch: pytest.MonkeyPatch
     No engine runs and no clock: what is learned between two visits must not depend on how fast this machine is.
     """
     runtime, now = open_runtime(config), START
-    for module in ("service.pipeline", "streams.lmdb_log"):
+    for module in ("service.ranking.pipeline", "streams.lmdb_log"):
         monkeypatch.setattr(f"{module}.time", SimpleNamespace(time=lambda: now))
     runtime.updater.restore()
 

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import report
 from service.config import Config, ConfigError, parse
-from service.evaluation import Evaluation
-from service.feedback import FeedbackBuilder
-from service.fold import Fold, Scored
-from service.replay import open_stream, replay
-from service.runtime import build_pipeline, joiners
+from service.evaluation import replay_report
+from service.evaluation.progressive import Evaluation
+from service.evaluation.replay import open_stream, replay
+from service.learning.feedback import FeedbackBuilder
+from service.learning.fold import Fold
+from service.monitoring.measure import Scored
+from service.process.runtime import build_pipeline, joiners
 from streams.block import Block
 from streams.join import Joiner
 
-SHARED = Path(__file__).parents[2].parent / "shared"
+SHARED = Path(__file__).parents[3].parent / "shared"
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def test_a_kind_without_a_worth_is_refused(clicks: Path) -> None:
 
 def test_a_report_is_json_and_a_picture(clicks: Path, tmp_path: Path) -> None:
     done = [replay(config_for(clicks)), replay(config_for(clicks, batch_rows=1))]
-    data, picture = report.write(done, tmp_path / "report", 10)
+    data, picture = replay_report.write(done, tmp_path / "report", 10)
     read = json.loads(data.read_text())
     assert [one["rows"] for one in read] == [997, 997]
     assert read[0]["quality"]["fm"]["auc"] == done[0].quality["fm"].auc
@@ -171,7 +172,7 @@ def test_an_evaluation_of_nothing_is_empty(make_config: Callable[..., Config], t
     done = replay(make_config(tmp_path))
     assert done.rows == 0
     assert done.quality == {}
-    assert "NaN" not in report.as_json([done])
+    assert "NaN" not in replay_report.as_json([done])
 
 
 @pytest.mark.skipif(not (SHARED / "data").exists(), reason="the recorded streams are not beside this checkout")

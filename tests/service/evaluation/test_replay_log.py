@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from service.config import Config
-from service.replay import replay
-from service.report import remarks
-from service.runtime import open_runtime
-from service.trainer import Trainer
+from service.evaluation.replay import replay
+from service.evaluation.replay_report import remarks
+from service.learning.trainer import Trainer
+from service.process.runtime import open_runtime
 from streams.events import Impression, Interaction
-from streams.kafka import KafkaLog
+from streams.kafka.log import KafkaLog
 from streams.lmdb_log import LmdbLog
 from tests.broker import Broker
 from tests.service.conftest import records

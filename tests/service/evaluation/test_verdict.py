@@ -10,10 +10,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.calibration import calibrated
-from service.ope import Decisions
-from service.verdict import judge
-from tests.service.ope_worlds import LOGGED, RARE_LOGGED, RARE_VALUE, REWARD, VALUE, equal, list_value, lists, one_place, rare
+from service.evaluation.calibration import calibrated
+from service.evaluation.estimators import Decisions
+from service.evaluation.verdict import judge
+from tests.service.evaluation.worlds import (
+    LOGGED,
+    RARE_LOGGED,
+    RARE_VALUE,
+    REWARD,
+    VALUE,
+    equal,
+    list_value,
+    lists,
+    one_place,
+    rare,
+)
 
 
 def test_a_better_policy_is_found_better_and_a_worse_one_worse() -> None:
@@ -62,7 +73,7 @@ def test_every_interval_that_is_given_holds_the_truth_at_least_as_often_as_it_sa
     world: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 200 at 95 %, 10 may miss, and 9 more by chance (3 standard deviations)."""
-    monkeypatch.setattr("service.verdict.RESAMPLES", 200)
+    monkeypatch.setattr("service.evaluation.verdict.RESAMPLES", 200)
     make, value, logged = WORLDS[world]
     missed: Counter[str] = Counter()
     for seed in range(200):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from service.ope import Decisions
+from service.evaluation.estimators import Decisions
 
 CONTEXTS, ACTIONS = 4, 6
 _RNG = np.random.default_rng(99)

@@ -10,8 +10,8 @@ import pytest
 from starlette.routing import Route
 
 from service.config import Config
-from service.routes import Route as Described
-from service.routes import Scope
+from service.http.routes.route import Route as Described
+from service.http.routes.route import Scope
 from tests.service.running import Service, click, serving
 
 MakeConfig = Callable[..., Config]

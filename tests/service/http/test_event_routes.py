@@ -146,7 +146,7 @@ class FullLog(MemoryLog):
 async def test_a_full_log_is_said_so_and_keeps_nothing_of_the_request(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.runtime.MemoryLog", FullLog)
+    monkeypatch.setattr("service.process.runtime.MemoryLog", FullLog)
     async with serving(make_config(server={"flush": 1e6})) as service:
         assert (await service.post("/v1/events", [{"type": "item", "item": "a"}] * 2)).status_code == 202
         full = await service.post("/v1/events", [{"type": "item", "item": "b"}, {"type": "bad"}, {"type": "item", "item": "c"}])
@@ -178,7 +178,7 @@ class AwayLog(MemoryLog):
 async def test_queued_events_wait_in_memory_for_a_log_that_is_away(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.runtime.MemoryLog", AwayLog)
+    monkeypatch.setattr("service.process.runtime.MemoryLog", AwayLog)
     async with serving(make_config(stream={"ack": "queued", "buffer": 1_000}, server={"flush": 0.001})) as service:
         accepted = 0
         while (answer := await service.post("/v1/events", click("u", f"i{accepted}"))).status_code == 202:

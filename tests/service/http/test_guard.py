@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from service.config import Config, ConfigError, parse
-from service.guard import Hosts
+from service.http.guard import Hosts
 from tests.service.running import Service, click, serving
 
 MakeConfig = Callable[..., Config]
@@ -204,7 +204,7 @@ async def test_the_limit_is_that_of_what_a_body_becomes(
         def __getattr__(self, name: str) -> Any:
             return getattr(self.stream, name)
 
-    monkeypatch.setattr("service.bodies.zlib.decompressobj", Counted)
+    monkeypatch.setattr("service.http.bodies.zlib.decompressobj", Counted)
 
     async def parts() -> AsyncIterator[bytes]:
         for at in range(0, len(bomb), 1000):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
-from service.ingest import GROUP, Entry, Ingest, LogBusy, entry
+from service.http.ingest import GROUP, Entry, Ingest, LogBusy, entry
 from streams.codec import decode
 from streams.dead_letters import DeadLetters
 from streams.events import Interaction
@@ -84,8 +84,8 @@ async def settled() -> None:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.ingest.PAUSE", 0.001)
-    monkeypatch.setattr("service.ingest.LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr("service.http.ingest.PAUSE", 0.001)
+    monkeypatch.setattr("service.http.ingest.LONGEST_PAUSE", 0.001)
 
 
 def test_what_comes_during_an_append_makes_one_next_append_in_order():

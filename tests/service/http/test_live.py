@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from service import live
-from service.live import Live
+from service.http import live
+from service.http.live import Live
 
 
 def parsed(told: bytes) -> tuple[str, Any]:

@@ -13,12 +13,12 @@ import pytest
 from memory import checkpoint as checkpoints
 from memory.stateful import State, digest
 from service.config import Config
-from service.engine import Stopped
-from service.notes import take_notes
-from service.runtime import Runtime, open_runtime
-from service.schemas import RankRequest
-from service.steps import Steps
-from service.trainer import Trainer
+from service.learning.steps import Steps
+from service.learning.trainer import Trainer
+from service.process.engine import Stopped
+from service.process.runtime import Runtime, open_runtime
+from service.ranking.requests import RankRequest
+from service.recovery.notes import take_notes
 from tests.service.conftest import records
 from tests.service.running import Service, click, serving
 from tests.worlds import two_tribes
@@ -32,8 +32,8 @@ PATIENCE = 60.0
 def one_step_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that what is small here goes as what is large elsewhere."""
     monkeypatch.setattr("memory.stateful.PIECE", 2048)
-    monkeypatch.setattr("memory.catalog.TOGETHER", 5)
-    monkeypatch.setattr("service.steps.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("memory.keyed.catalog.TOGETHER", 5)
+    monkeypatch.setattr("service.learning.steps.TURN_SECONDS", 0.0)
 
 
 def trainer_of(runtime: Runtime) -> Trainer:
@@ -69,7 +69,7 @@ def test_a_checkpoint_is_copied_over_many_turns_in_which_nothing_changes(make_co
 
 
 def test_records_that_cost_much_do_not_make_a_turn_long(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.intake.FOLD_SECONDS", -1.0)
+    monkeypatch.setattr("service.learning.event_reader.FOLD_SECONDS", -1.0)
     runtime = open_runtime(make_config())
     trainer = trainer_of(runtime)
     trainer.restore()
@@ -80,7 +80,7 @@ def test_records_that_cost_much_do_not_make_a_turn_long(make_config: MakeConfig,
         assert trainer.turn()
         assert trainer.next[0] - before in (0, 1), "a record at most; one that ends windows takes several turns"
     trainer.drain()
-    monkeypatch.setattr("service.intake.FOLD_SECONDS", 1e9)
+    monkeypatch.setattr("service.learning.event_reader.FOLD_SECONDS", 1e9)
     other = open_runtime(make_config())
     trainer_of(other).restore()
     other.log.append(records(events))
@@ -143,7 +143,7 @@ def test_a_walk_that_is_not_over_when_the_engine_stops_is_told(make_config: Make
 
 
 def test_steps_are_taken_until_the_time_of_the_turn_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.steps.TURN_SECONDS", 0.004)
+    monkeypatch.setattr("service.learning.steps.TURN_SECONDS", 0.004)
     now = [0.0]
 
     def steps() -> Generator[None, None, str]:
@@ -164,7 +164,7 @@ async def test_any_number_of_digests_are_one_copy_and_rankings_and_learning_go_o
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attack: two clients asked for nothing but digests, and nobody else got anything."""
-    monkeypatch.setattr("service.digests.REST", 0.0)
+    monkeypatch.setattr("service.process.digests.REST", 0.0)
     copying = service.runtime.copying
     begun: list[int] = []
     gate = threading.Event()
@@ -201,8 +201,8 @@ async def test_any_number_of_digests_are_one_copy_and_rankings_and_learning_go_o
 
 @pytest.mark.anyio
 async def test_after_a_digest_there_is_none_for_a_while(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.digests.REST", 1e9)
-    monkeypatch.setattr("service.digests.LONGEST_REST", 1e9)
+    monkeypatch.setattr("service.process.digests.REST", 1e9)
+    monkeypatch.setattr("service.process.digests.LONGEST_REST", 1e9)
     async with serving(make_config(server={"timeout": 2.0})) as service:
         while (await service.send("GET", "/readyz")).status_code != 200:
             await asyncio.sleep(0.01)

@@ -12,17 +12,17 @@ import msgspec
 import pytest
 
 from service.config import Config, ConfigError
-from service.logs import open_dead_letters
-from service.runtime import open_runtime
+from service.process.logs import open_dead_letters
+from service.process.runtime import open_runtime
 from streams.dead_letters import DeadLetter
-from streams.kafka import KafkaLog, NoTopic
+from streams.kafka.log import KafkaLog, NoTopic
 from streams.lmdb_log import LmdbLog
 from tests.broker import Broker
 from tests.service.running import click, serving
 
 MakeConfig = Callable[..., Config]
 
-# See tests/streams/test_kafka.py.
+# See tests/streams/kafka/test_log.py.
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
@@ -48,7 +48,7 @@ async def until(true: Callable[[], bool]) -> None:
 async def test_letters_go_to_a_topic_once_and_a_broker_that_hangs_holds_up_nobody(
     own_broker: Broker, tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.logs.TIMEOUT", 1.0)
+    monkeypatch.setattr("service.process.logs.TIMEOUT", 1.0)
     topic = own_broker.topic()
     to = {"url": f"kafka://{own_broker.servers}/{topic}"}
     config = make_config(tmp_path / "data", dead_letters=to, server={"flush": 0.001})
@@ -100,7 +100,7 @@ async def test_letters_can_have_a_folder_that_several_processes_share(tmp_path: 
 def test_a_broker_that_is_away_at_the_start_is_no_error(
     own_broker: Broker, tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.logs.TIMEOUT", 0.5)
+    monkeypatch.setattr("service.process.logs.TIMEOUT", 0.5)
     topic = own_broker.topic()
     config = make_config(dead_letters={"url": f"kafka://{own_broker.servers}/{topic}"})
     with own_broker.stopped():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from service.admission import Admission
 from service.config import parse
-from service.intake import Intake
-from service.order import AsRead
+from service.learning.event_reader import Intake
+from service.learning.order import AsRead
+from service.learning.validation import Admission
 from streams.codec import encode
 from streams.dead_letters import DeadLetters
 from streams.events import Event, Interaction, Tick

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from memory import checkpoint as checkpoints
-from service.admission import Admission
 from service.config import Config
-from service.feedback import FeedbackBuilder
-from service.group import Member, name_of
-from service.runtime import build_pipeline, joiners
-from service.trainer import Trainer
+from service.learning.feedback import FeedbackBuilder
+from service.learning.group import Member, name_of
+from service.learning.trainer import Trainer
+from service.learning.validation import Admission
+from service.process.runtime import build_pipeline, joiners
 from streams.codec import encode
 from streams.dead_letters import DeadLetters
 from streams.events import ItemUpdate, Tick
 from streams.joined import Position
-from streams.kafka_group import Commit, Fenced
+from streams.kafka.group import Commit, Fenced
 from streams.log import MemoryLog, key_to
 from tests.service.conftest import records
 from tests.worlds import START, busy_world
@@ -156,7 +156,7 @@ def count_in(state: Mapping[str, np.ndarray]) -> float:
 
 @pytest.fixture
 def world(make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr("service.group.PERIOD", 0.0)
+    monkeypatch.setattr("service.learning.group.PERIOD", 0.0)
     return World(make_config(retrievers={"popularity": {"capacity": 100, "half_life": 0}}), tmp_path)
 
 
@@ -278,7 +278,7 @@ def test_a_full_disk_costs_nothing_but_the_checkpoint(world: World, monkeypatch:
     assert a.fenced == 1, "what could not be saved is learned by whoever is next"
     assert not b.caught_up, "it cannot even write its first checkpoint"
     monkeypatch.undo()
-    monkeypatch.setattr("service.group.PERIOD", 0.0)
+    monkeypatch.setattr("service.learning.group.PERIOD", 0.0)
     finish(world, [a, b])
     assert world.counted() == alone(world)
 

@@ -14,12 +14,12 @@ from memory import checkpoint as checkpoints
 from service import config as configs
 from streams.codec import encode, partition_key
 from streams.events import Interaction, Tick
-from streams.kafka import KafkaLog
+from streams.kafka.log import KafkaLog
 from streams.log import key_to
 from tests.broker import Broker
 from tests.keeper import Keeper
+from tests.service.learning.test_group import count_in
 from tests.service.processes import DEADLINE, Process
-from tests.service.test_group import count_in
 
 PARTITIONS = 4
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from memory import inverted_file
-from service.admission import Admission
+from memory.vectors import inverted_file
 from service.config import Config
-from service.feedback import FeedbackBuilder
-from service.replay import replay
-from service.runtime import build_pipeline, joiners
-from service.trainer import Trainer
+from service.evaluation.replay import replay
+from service.learning.feedback import FeedbackBuilder
+from service.learning.trainer import Trainer
+from service.learning.validation import Admission
+from service.process.runtime import build_pipeline, joiners
 from streams.codec import encode, partition_key
 from streams.dead_letters import DeadLetters
 from streams.events import Event

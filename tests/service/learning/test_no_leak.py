@@ -15,12 +15,12 @@ import pytest
 
 from learners.features import hash_id
 from learners.rankers.fm import FactorizationMachine
-from service import live_quality
 from service.config import Config
-from service.replay import replay
-from service.runtime import Runtime, open_runtime
-from service.schemas import RankRequest
-from service.trainer import Trainer
+from service.evaluation.replay import replay
+from service.learning.trainer import Trainer
+from service.monitoring import live_quality
+from service.process.runtime import Runtime, open_runtime
+from service.ranking.requests import RankRequest
 from streams.batch import Batch, Feedback
 from streams.codec import decode
 from streams.events import Event, Impression, Interaction, ItemUpdate, Tick, UserUpdate

@@ -16,17 +16,17 @@ import pytest
 from learners.features import hash_ids
 from memory.moments import LARGEST
 from service.config import Config, parse
-from service.pipeline import Pipeline
-from service.replay import replay
-from service.runtime import build_pipeline
-from service.schemas import RankRequest
+from service.evaluation.replay import replay
+from service.process.runtime import build_pipeline
+from service.ranking.pipeline import Pipeline
+from service.ranking.requests import RankRequest
 from streams.batch import unpack_rows
 from streams.events import Event, Impression, Interaction, ItemUpdate, UserUpdate
 from streams.lmdb_log import LmdbLog
 from streams.log import MemoryLog
-from tests.service.test_live_equals_replay import fill, fold, trainer
-from tests.service.test_replay import one_by_one
-from tests.service.test_replica import World, follow, states
+from tests.service.evaluation.test_replay import one_by_one
+from tests.service.learning.test_live_equals_replay import fill, fold, trainer
+from tests.service.replication.test_replica import World, follow, states
 from tests.worlds import busy_world
 
 MakeConfig = Callable[..., Config]
@@ -124,7 +124,7 @@ def test_live_replay_and_restart_agree(config: Config, make_config: MakeConfig, 
 
 
 def test_a_replica_agrees(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.service.test_replica.EVENTS", EVENTS)
+    monkeypatch.setattr("tests.service.replication.test_replica.EVENTS", EVENTS)
     world = World(config, tmp_path, partitions=1)
     trainer, replica = world.trainer(), world.replica()
     while trainer.turn():

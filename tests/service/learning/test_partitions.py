@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from service.admission import Admission
 from service.config import Config, ConfigError
-from service.feedback import FeedbackBuilder
-from service.ledger import Ledger
-from service.order import Following
-from service.replay import replay
-from service.runtime import LEDGER, build_pipeline, joiners, open_runtime
-from service.trainer import Trainer
+from service.evaluation.replay import replay
+from service.learning.feedback import FeedbackBuilder
+from service.learning.order import Following
+from service.learning.trainer import Trainer
+from service.learning.validation import Admission
+from service.process.runtime import LEDGER, build_pipeline, joiners, open_runtime
+from service.recovery.ledger import Ledger
 from streams.codec import encode
 from streams.dead_letters import DeadLetters
 from streams.events import Impression, Interaction, Tick
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog, Record, key_to, partition_of
 from tests.service.conftest import records
-from tests.service.test_engine import wait_until
+from tests.service.process.test_engine import wait_until
 from tests.worlds import START, busy_world
 
 EVENTS = list(busy_world(seed=1, length=300))

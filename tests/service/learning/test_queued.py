@@ -13,11 +13,11 @@ import pytest
 from service.config import Config
 from streams.codec import decode
 from streams.events import Interaction
-from streams.kafka import KafkaLog
+from streams.kafka.log import KafkaLog
 from tests.broker import Broker
 from tests.service.running import Service, click, serving
 
-# See tests/streams/test_kafka.py.
+# See tests/streams/kafka/test_log.py.
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
@@ -36,7 +36,7 @@ async def reaches(service: Service, name: str, value: float) -> None:
 async def test_events_accepted_while_the_broker_hangs_are_learned_once(
     own_broker: Broker, tmp_path: Path, make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.logs.TIMEOUT", 1.0)
+    monkeypatch.setattr("service.process.logs.TIMEOUT", 1.0)
     topic = own_broker.topic()
     stream = {"url": f"kafka://{own_broker.servers}/{topic}", "ack": "queued", "options": {"fetch_max_wait_ms": 10}}
     config = make_config(stream=stream, checkpoint={"folder": str(tmp_path)}, server={"flush": 0.05})

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from service.config import Config, parse
-from service.feedback import FeedbackBuilder
-from service.replay import open_stream, replay
-from service.runtime import build_pipeline, joiners
-from service.schemas import RankRequest
+from service.evaluation.replay import open_stream, replay
+from service.learning.feedback import FeedbackBuilder
+from service.process.runtime import build_pipeline, joiners
+from service.ranking.requests import RankRequest
 from streams.codec import encode
 from streams.events import Impression
 from tests.service.on_topic import running, until
 from tests.worlds import busy_world, two_tribes
 
-MIND = Path(__file__).parents[3] / "shared" / "data" / "mind-cut" / "events.jsonl"
+MIND = Path(__file__).parents[4] / "shared" / "data" / "mind-cut" / "events.jsonl"
 
 
 def served(config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:

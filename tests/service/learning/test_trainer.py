@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from memory import checkpoint
-from service.admission import Admission
 from service.config import Config
-from service.feedback import FeedbackBuilder
-from service.monitor import Monitor
-from service.runtime import build_pipeline, joiners
-from service.trainer import Trainer
+from service.learning.feedback import FeedbackBuilder
+from service.learning.trainer import Trainer
+from service.learning.validation import Admission
+from service.monitoring.monitor import Monitor
+from service.process.runtime import build_pipeline, joiners
 from streams.codec import encode
 from streams.dead_letters import DeadLetters
 from streams.events import Impression, Interaction

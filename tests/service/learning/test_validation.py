@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.admission import Admission
 from service.config import Config, ConfigError, parse
+from service.learning.validation import Admission
 from service.sections import RewardRule
 from streams.codec import BadEvent
 from streams.events import Event, Impression, Interaction, ItemUpdate, UserUpdate

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from service.fold import SERVING, Scored
-from service.live_quality import WATCHED, WATCHED_PER_SECOND, WINDOW_ROWS, LiveQuality
+from service.monitoring.live_quality import WATCHED, WATCHED_PER_SECOND, WINDOW_ROWS, LiveQuality
+from service.monitoring.measure import SERVING, Scored
 
 
 def scored(reward: list[float], impression: list[int] | None = None, **predictions: list[float]) -> Scored:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from learners.checks import world
-from service.fold import Scored
-from service.monitor import Monitor
+from learners.contract.checks import world
+from service.monitoring.measure import Scored
+from service.monitoring.monitor import Monitor
 from streams.batch import Feedback
 
 

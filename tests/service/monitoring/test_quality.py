@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.quality import Window, auc, gain, grouped_auc, impression_auc, log_loss
+from service.monitoring.quality import Window, auc, gain, grouped_auc, impression_auc, log_loss
 
 
 def brute_force(score: np.ndarray, positive: np.ndarray) -> float:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from service.config import Config
-from service.engine import Engine, Stopped
-from service.pipeline import Refused
-from service.runtime import Runtime, open_runtime
-from service.schemas import RankRequest
+from service.process.engine import Engine, Stopped
+from service.process.runtime import Runtime, open_runtime
+from service.ranking.pipeline import Refused
+from service.ranking.requests import RankRequest
 from streams.batch import Feedback
 from streams.events import Interaction
 from tests.service.conftest import records

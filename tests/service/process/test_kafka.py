@@ -16,11 +16,11 @@ import pytest
 
 from service import config as configs
 from service.config import Config, ConfigError
-from service.replay import replay
-from service.runtime import Runtime, open_runtime
+from service.evaluation.replay import replay
+from service.process.runtime import Runtime, open_runtime
 from streams.codec import decode, encode
 from streams.events import Event, Interaction, Tick
-from streams.kafka import KafkaLog
+from streams.kafka.log import KafkaLog
 from streams.log import Record
 from tests.broker import Broker
 from tests.service.on_topic import on, running, until
@@ -116,7 +116,7 @@ async def learned(runtime: Runtime) -> str:
 async def test_rankings_go_on_while_the_broker_hangs(
     own_broker: Broker, tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.logs.TIMEOUT", 1.0)
+    monkeypatch.setattr("service.process.logs.TIMEOUT", 1.0)
     topic = own_broker.topic()
     config = make_config(**on(own_broker, topic, tmp_path), server={"flush": 0.05})
     click = {"type": "interaction", "id": "c1", "user": "u1", "item": "i1"}

@@ -15,10 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.cli import ExitCode, main
 from service.config import Config
-from service.replay import replay
+from service.evaluation.replay import replay
 from streams.codec import encode
 from streams.events import Interaction
-from streams.kafka import KafkaLog
+from streams.kafka.log import KafkaLog
 from tests.broker import Broker
 from tests.proxy import PRODUCE, TO_BROKER, TO_CLIENT, Proxy
 from tests.service.on_topic import on, running
@@ -72,7 +72,7 @@ async def persist(client: httpx.AsyncClient, event: dict[str, Any]) -> int:
 async def test_a_broker_that_dies_under_an_append_costs_a_503_and_the_event_is_learned_once(
     faults: Faults, tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, way: Any, twice: bool
 ) -> None:
-    monkeypatch.setattr("service.logs.TIMEOUT", 1.0)
+    monkeypatch.setattr("service.process.logs.TIMEOUT", 1.0)
     broker, proxy = faults
     config = make_config(**on(broker, broker.topic(), tmp_path), server={"flush": 0.05})
     async with running(config) as (_, client):
@@ -117,7 +117,7 @@ async def test_connections_cut_again_and_again_lose_and_repeat_nothing(
 async def test_a_broker_that_is_gone_is_said_in_status_and_metrics_though_nobody_misses_it(
     faults: Faults, tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.logs.TIMEOUT", 1.0)
+    monkeypatch.setattr("service.process.logs.TIMEOUT", 1.0)
     broker, proxy = faults
     config = make_config(**on(broker, broker.topic(), tmp_path), server={"flush": 0.05})
     async with running(config) as (_, client):
@@ -187,7 +187,7 @@ def test_a_service_that_cannot_start_says_why(
     servers: str,
     says: str,
 ) -> None:
-    monkeypatch.setattr("service.logs.TIMEOUT", 2.0)
+    monkeypatch.setattr("service.process.logs.TIMEOUT", 2.0)
     config = tmp_path / "service.toml"
     url = f"kafka://{servers.format(broker=broker.servers)}/evnets"
     config.write_text(f'[stream]\nurl = "{url}"\n[checkpoint]\nfolder = "{tmp_path}"\n')

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from service.config import Config
-from service.engine import Engine, Overloaded
-from service.runtime import Runtime, open_runtime
-from service.schemas import RankRequest
-from service.share import AHEAD, BEHIND, Share
+from service.process.engine import Engine, Overloaded
+from service.process.runtime import Runtime, open_runtime
+from service.process.share import AHEAD, BEHIND, Share
+from service.ranking.requests import RankRequest
 from tests.service.conftest import records
 from tests.worlds import two_tribes
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from service.config import Config, ConfigError
-from service.topics import DAY, HOUR, Wanted, compare, create, table, wanted
-from streams.kafka_topics import Found, Topics
+from service.process.topics import DAY, HOUR, Wanted, compare, create, table, wanted
+from streams.kafka.topics import Found, Topics
 from tests.broker import Broker
 from tests.service.test_cli import freshet
 
 MakeConfig = Callable[..., Config]
 
-# See tests/streams/test_kafka.py.
+# See tests/streams/kafka/test_log.py.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 _FRESH = count()

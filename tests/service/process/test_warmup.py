@@ -17,8 +17,8 @@ from learners.retrievers.popularity import Popularity
 from memory import jit
 from service import config as configs
 from service.config import Config
-from service.runtime import open_runtime
-from service.warmup import _Compiling, warm_up
+from service.process.runtime import open_runtime
+from service.process.warmup import _Compiling, warm_up
 from tests.service.processes import DEADLINE, ROOT, Process, command, environment, serving, settle
 
 OWN_LOG = """
@@ -186,8 +186,8 @@ def test_what_cannot_be_kept_is_said_with_the_remedy(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(jit, "cache_folder", lambda: None)
     with caplog.at_level(logging.INFO):
         compiling = _Compiling(lambda: False, held=None)  # type: ignore[arg-type]
-        compiling.start("memory.history.recent")
-        compiling.start("memory.history.append")
+        compiling.start("memory.keyed.history.recent")
+        compiling.start("memory.keyed.history.append")
     assert caplog.text.count("NUMBA_CACHE_DIR") == 1
     assert compiling.count == 2
 

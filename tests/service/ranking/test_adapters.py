@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from learners.base import Adapter, WeightDelta
+from learners.contract.worlds import feedback_of
 from learners.features import hash_ids
-from learners.worlds import feedback_of
 from service.config import Config, ConfigError
-from service.pipeline import Pipeline
-from service.runtime import build_pipeline
-from service.schemas import RankRequest
-from service.warmup import warm_up
+from service.process.runtime import build_pipeline
+from service.process.warmup import warm_up
+from service.ranking.pipeline import Pipeline
+from service.ranking.requests import RankRequest
 from streams.batch import Batch
 
 UNIFORM, PER_USER = "tests.adaptable", "tests.per_user"

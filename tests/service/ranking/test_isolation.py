@@ -12,17 +12,17 @@ import pytest
 
 from learners.features import hash_id
 from service.config import Config
-from service.pipeline import Pipeline
-from service.replay import replay
-from service.schemas import RankRequest
+from service.evaluation.replay import replay
+from service.ranking.pipeline import Pipeline
+from service.ranking.requests import RankRequest
 from streams.dead_letters import DeadLetters
 from streams.events import Event, Impression, Interaction, ItemUpdate
 from streams.lmdb_log import LmdbLog
 from streams.log import MemoryLog
 from tests.service.brittle import NAME, UNLEARNABLE, UNLISTABLE, UNSCORABLE, UNSEEABLE, Counts
+from tests.service.learning.test_live_equals_replay import fill, fold, trainer
+from tests.service.replication.test_replica import World, follow, states
 from tests.service.running import click, serving
-from tests.service.test_live_equals_replay import fill, fold, trainer
-from tests.service.test_replica import World, follow, states
 from tests.worlds import START, busy_world
 
 MakeConfig = Callable[..., Config]
@@ -133,7 +133,7 @@ def test_live_replay_and_restart_agree(ranker: str, make_config: MakeConfig, tmp
 
 
 def test_a_replica_agrees(make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.service.test_replica.EVENTS", poisoned())
+    monkeypatch.setattr("tests.service.replication.test_replica.EVENTS", poisoned())
     world = World(config_of(make_config), tmp_path, partitions=1)
     leader, replica = world.trainer(), world.replica()
     while leader.turn():

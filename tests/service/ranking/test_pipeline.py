@@ -9,14 +9,14 @@ import pytest
 
 from learners.base import Candidates, Exclusion, Reranker, Retriever
 from learners.features import hash_id
-from learners.policy import Ucb
+from learners.policies.ucb import Ucb
 from memory.stateful import digest
 from service.config import Config, ConfigError
-from service.feedback import FeedbackBuilder
-from service.pipeline import Pipeline, Refused, Stages
-from service.runtime import build_pipeline
-from service.schemas import RankingResponse, RankRequest, RecommendRequest
-from service.signing import Signer
+from service.learning.feedback import FeedbackBuilder
+from service.process.runtime import build_pipeline
+from service.ranking.pipeline import Pipeline, Refused, Stages
+from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
+from service.ranking.signing import Signer
 from streams.batch import Batch, Floats, Requests, unpack_rows
 from streams.codec import decode
 from streams.events import Forget, Impression, ItemUpdate, UserUpdate

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from service.signing import FILE, Signer
+from service.ranking.signing import FILE, Signer
 from streams.codec import decode, encode
 from streams.events import Impression
 

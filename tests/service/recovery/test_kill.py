@@ -13,7 +13,7 @@ import httpx
 import msgspec
 
 from service import config as configs
-from service.replay import replay
+from service.evaluation.replay import replay
 from streams.codec import decode
 from streams.events import Event, Interaction
 from streams.lmdb_log import LmdbLog

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from service.ledger import Ledger, Run
-from service.order import AsRead, ByTime, Following, Order
+from service.learning.order import AsRead, ByTime, Following, Order
+from service.recovery.ledger import Ledger, Run
 from streams.log import Log, LogFull, MemoryLog, Offsets, Record, key_to, partition_of
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from learners.rankers.fm import FactorizationMachine
 from memory import Checkpoint, KeyIndex, checkpoint
-from service.admission import Admission
 from service.config import Config
-from service.feedback import FeedbackBuilder
-from service.recovery import MISSING, PASSED_OVER
-from service.runtime import build_pipeline, joiners
-from service.trainer import Trainer
+from service.learning.feedback import FeedbackBuilder
+from service.learning.trainer import Trainer
+from service.learning.validation import Admission
+from service.process.runtime import build_pipeline, joiners
+from service.recovery.recovery import MISSING, PASSED_OVER
 from streams.batch import Feedback
 from streams.dead_letters import DeadLetters
 from streams.events import Event, Impression, Interaction

@@ -11,17 +11,17 @@ import pytest
 
 from memory import Checkpoint, checkpoint
 from service.config import Config, ConfigError
-from service.folder import keep_to
-from service.ledger import Ledger
-from service.recovery import MISSING, PASSED_OVER
-from service.replica import Replica
-from service.runtime import build_pipeline, open_runtime
+from service.process.data_folder import keep_to
+from service.process.runtime import build_pipeline, open_runtime
+from service.recovery.ledger import Ledger
+from service.recovery.recovery import MISSING, PASSED_OVER
+from service.replication.replica import Replica
 from streams.dead_letters import DeadLetters
 from streams.lmdb_log import LmdbLog
 from streams.log import MemoryLog
 from tests.service.conftest import records
+from tests.service.replication.test_replica import World, follow, states
 from tests.service.running import serving
-from tests.service.test_replica import World, follow, states
 from tests.worlds import busy_world
 
 MakeConfig = Callable[..., Config]

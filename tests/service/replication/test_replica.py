@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from service.admission import Admission
 from service.config import Config
-from service.feedback import FeedbackBuilder
-from service.ledger import Ledger
-from service.replica import Replica
-from service.runtime import build_pipeline, joiners
-from service.trainer import Trainer
-from service.weights import Change, Publisher, pack
+from service.learning.feedback import FeedbackBuilder
+from service.learning.trainer import Trainer
+from service.learning.validation import Admission
+from service.process.runtime import build_pipeline, joiners
+from service.recovery.ledger import Ledger
+from service.replication.replica import Replica
+from service.replication.weights import Change, Publisher, pack
 from streams.dead_letters import DeadLetters
 from streams.log import Log, MemoryLog
 from tests.service.conftest import records

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learners.rerankers.reloop2 import ReLoop2
-from memory import inverted_file
+from learners.rerankers.reloop2.reranker import ReLoop2
 from memory.error_memory import ErrorMemory
+from memory.vectors import inverted_file
 from service.config import Config
-from service.pipeline import Pipeline
-from tests.service.test_replica import World, follow, states
+from service.ranking.pipeline import Pipeline
+from tests.service.replication.test_replica import World, follow, states
 
 CAPACITY, WIDTH = 200, 4
 QUERIES = np.random.default_rng(0).normal(size=(70, WIDTH)).astype(np.float32)

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from service import config as configs
-from service.replay import replay
-from service.runtime import LEDGER
+from service.evaluation.replay import replay
+from service.process.runtime import LEDGER
 from tests.broker import Broker
 from tests.service.processes import DEADLINE, Process, serving, settle
 from tests.worlds import SMALL, START, two_tribes

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from service.weights import Assembler, BadChange, Change, Publisher, pack
+from service.replication.weights import Assembler, BadChange, Change, Publisher, pack
 from streams.log import InDoubt, MemoryLog, Offsets
 
 STATE = {
@@ -84,7 +84,7 @@ class Unwilling(MemoryLog):
 
 
 def test_a_change_is_tried_again_until_it_is_there_and_no_other_comes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.weights.RETRY", 0.01)
+    monkeypatch.setattr("service.replication.weights.RETRY", 0.01)
     log = Unwilling()
     publisher = Publisher(log, every=1e-9)
     publisher.start(80)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from streams.joined import Position
-from streams.kafka_group import Fenced, Membership
+from streams.kafka.group import Fenced, Membership
 
 
 def run(servers: str, topic: str, partitions: int, group: str, member: str, session: int, commands: TextIO) -> None:

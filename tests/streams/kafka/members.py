@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from streams.joined import Position
-from streams.kafka_group import Commit, Membership
+from streams.kafka.group import Commit, Membership
 from tests.broker import GIVEN
 
 # Milliseconds; Apache Kafka allows no less than 6 seconds unless it was told otherwise.
@@ -73,7 +73,7 @@ class Process:
 
     def __init__(self, *arguments: object) -> None:
         script = Path(__file__).with_name("group_member.py")
-        root = script.parents[2]
+        root = script.parents[3]
         command = [sys.executable, script, *map(str, arguments)]
         self.process = subprocess.Popen(
             command,

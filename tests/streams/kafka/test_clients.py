@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kafka import errors
 
-from streams.kafka_clients import started
+from streams.kafka.clients import started
 
 
 def client_that(*reports: errors.KafkaError) -> type:

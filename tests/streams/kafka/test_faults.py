@@ -9,11 +9,11 @@ from itertools import cycle
 
 import pytest
 
-from streams.kafka import KafkaLog, NoBroker, NotAllowed
+from streams.kafka.log import KafkaLog, NoBroker, NotAllowed
 from streams.log import InDoubt, Record, TooLarge
 from tests.broker import Broker
 from tests.proxy import FETCH, MESSAGE_TOO_LARGE, NOT_LEADER, PRODUCE, REQUEST_TIMED_OUT, TO_BROKER, TO_CLIENT, Proxy, Way
-from tests.streams.topics import OpenLog, numbered, read_on
+from tests.streams.kafka.topics import OpenLog, numbered, read_on
 
 Faults = tuple[Broker, Proxy]
 

@@ -15,11 +15,11 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka import errors as failures
 
 from streams.joined import Position
-from streams.kafka_errors import NoBroker, NotAllowed
-from streams.kafka_group import LARGEST, Commit, Fenced
+from streams.kafka.errors import NoBroker, NotAllowed
+from streams.kafka.group import LARGEST, Commit, Fenced
 from tests.broker import GIVEN, Broker
 from tests.keeper import Keeper
-from tests.streams.members import SESSION, Join, Member, Process, drive, expelled, settle
+from tests.streams.kafka.members import SESSION, Join, Member, Process, drive, expelled, settle
 
 # A client that gives up in the middle of connecting leaves the socket to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer
 
-from streams.kafka import KafkaLog, NoBroker, NotAllowed, NoTopic
+from streams.kafka.log import KafkaLog, NoBroker, NotAllowed, NoTopic
 from streams.log import InDoubt, Offsets, TooLarge, key_to, partition_of
 from tests.broker import Broker
-from tests.streams.topics import OpenLog, numbered, read_on
+from tests.streams.kafka.topics import OpenLog, numbered, read_on
 
 # See tests/conftest.py.
 pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.filterwarnings("ignore::ResourceWarning")]

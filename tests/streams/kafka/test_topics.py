@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from kafka import errors
 
-from streams.kafka import KafkaLog, NoBroker, NotAllowed
-from streams.kafka_topics import Found, TopicRefused, Topics
+from streams.kafka.log import KafkaLog, NoBroker, NotAllowed
+from streams.kafka.topics import Found, TopicRefused, Topics
 from tests.broker import Broker
 
 # A client that gives up in the middle of connecting leaves the socket to the garbage collector.

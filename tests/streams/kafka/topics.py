@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from streams.kafka import KafkaLog
+from streams.kafka.log import KafkaLog
 from streams.log import Log, Offsets, Record
 
 OpenLog = Callable[..., KafkaLog]

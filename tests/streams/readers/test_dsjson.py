@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from streams.decisions import Decision, open_decisions
 from streams.events import ItemUpdate
+from streams.readers.decisions import Decision, open_decisions
 from streams.recorded import BadRecording
 
 ACTIONS = [

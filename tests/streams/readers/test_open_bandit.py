@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from streams.decisions import Decision, open_decisions
 from streams.events import ItemUpdate
+from streams.readers.decisions import Decision, open_decisions
 from streams.recorded import BadRecording
 from tests.streams.recordings import write
 

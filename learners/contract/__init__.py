@@ -1,0 +1,1 @@
+"""What every learner is put through: checks, and worlds with known answers."""

@@ -1,0 +1,1 @@
+"""Torch modules that learners are built on. No learner is in here."""

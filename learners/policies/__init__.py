@@ -1,0 +1,1 @@
+"""Policies: they choose what is shown, and say with which probability. One file a method."""

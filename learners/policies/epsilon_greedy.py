@@ -1,0 +1,70 @@
+"""The best, and now and then any."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from learners.base import Policy, Ranking, Values
+from learners.ordering import among_best, best_rows, checked_scores, positions_to_fill, remaining_rows
+from learners.registry import register
+from memory.jit import njit
+from streams.batch import Floats, Ids
+
+__all__ = ["EpsilonGreedy"]
+
+
+@register("epsilon_greedy")
+class EpsilonGreedy(Policy):
+    """At each place the best remaining row, or with probability epsilon any of the remaining rows.
+
+    Parameters
+    ----------
+    epsilon : float
+        Probability of choosing at random; the best row may be chosen then, too.
+
+    References
+    ----------
+    R. Sutton, A. Barto, "Reinforcement Learning: An Introduction", 2nd edition, 2018, section 2.2.
+    """
+
+    def __init__(self, epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1) -> None:
+        self.epsilon = epsilon
+
+    def select(self, score: Floats, uncertainty: Floats | None, k: int, rng: np.random.Generator) -> Ranking:
+        """Choose, see `Policy.select`; `uncertainty` is not used."""
+        values, k = checked_scores(score), positions_to_fill(score, k)
+        rows, chances = _explore(best_rows(values, k, rng)[0], values, self.epsilon, rng.random((k, 2)))
+        return Ranking(rows, chances.astype(np.float32))
+
+    def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
+        """See `Policy.distribution`; `uncertainty` is not used."""
+        values, left = checked_scores(score), remaining_rows(score, above)
+        return left * (self.epsilon / np.count_nonzero(left)) + (1 - self.epsilon) * among_best(values, left)
+
+
+@njit(cache=True, nogil=True)
+def _explore(order: Ids, values: Values, epsilon: float, draws: Values) -> tuple[Ids, Values]:
+    """Fill each place with the first row of `order` that remains or, with probability epsilon, with any row that remains."""
+    left, place_of = np.arange(values.size), np.arange(values.size)
+    used = np.zeros(values.size, np.bool_)
+    rows, chances = np.empty(draws.shape[0], np.int64), np.empty(draws.shape[0])
+    head = 0
+    for place in range(draws.shape[0]):
+        remaining = values.size - place
+        while used[order[head]]:
+            head += 1
+        best = values[order[head]]
+        pick = order[head]
+        if draws[place, 0] < epsilon:
+            pick = left[min(int(draws[place, 1] * remaining), remaining - 1)]
+        rows[place], chances[place] = pick, epsilon / remaining
+        if values[pick] == best:
+            chances[place] += (1 - epsilon) / np.sum((values == best) & ~used)
+        used[pick] = True
+        end = left[remaining - 1]
+        left[place_of[pick]] = end
+        place_of[end] = place_of[pick]
+    return rows, chances

@@ -1,0 +1,1 @@
+"""ReLoop2: a memory of errors compensates the ranker's scores."""

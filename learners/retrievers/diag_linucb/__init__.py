@@ -1,0 +1,1 @@
+"""Diag-LinUCB: a bandit over clusters of users."""

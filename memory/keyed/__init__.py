@@ -1,0 +1,1 @@
+"""State by key: users, items and features, in tables of bounded size."""

@@ -1,0 +1,1 @@
+"""Indexes of vectors: the nearest of many, on the CPU and the GPU."""

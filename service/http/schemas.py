@@ -1,0 +1,57 @@
+"""What goes over HTTP beside rankings: results of events, documents and problems, as msgspec structs."""
+
+from __future__ import annotations
+
+from msgspec import Struct, field
+
+from streams.events import Attribute, Timestamp
+
+__all__ = ["EventResult", "EventResults", "ItemDocument", "Problem", "UserDocument", "Written"]
+
+
+class EventResult(Struct, kw_only=True, omit_defaults=True):
+    """What became of one event of a batch: ``accepted``, or ``rejected`` with the field and what to do about it."""
+
+    status: str
+    field: str | None = None
+    error: str | None = None
+
+
+class EventResults(Struct, kw_only=True):
+    """Answer to ``POST /v1/events``: one result per event, in order.
+
+    202: all were accepted, 207: some, 422: none. Accepted events will be learned; rejected ones are kept as dead letters.
+    """
+
+    accepted: int
+    rejected: int
+    results: list[EventResult]
+
+
+class ItemDocument(Struct, kw_only=True, forbid_unknown_fields=True):
+    """An item of the catalogue."""
+
+    attributes: dict[str, Attribute] = field(default_factory=dict)
+    item: str | None = None
+    timestamp: Timestamp = 0.0
+
+
+class UserDocument(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is known of a user."""
+
+    attributes: dict[str, Attribute] = field(default_factory=dict)
+    user: str | None = None
+    timestamp: Timestamp = 0.0
+
+
+class Written(Struct, kw_only=True):
+    """A change is in the log. `visible`: rankings already show it; otherwise they will once the backlog is learned."""
+
+    visible: bool
+
+
+class Problem(Struct, kw_only=True, omit_defaults=True):
+    """An error: what is wrong, where, and what to do."""
+
+    error: str
+    field: str | None = None

@@ -1,0 +1,1 @@
+"""What the service knows about itself: quality, freshness, rates."""

@@ -1,0 +1,96 @@
+"""The service's numbers as Prometheus families: their names, labels and help texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+__all__ = ["LABELLED", "Families"]
+
+
+class Families(Collector):
+    """Families made from a snapshot when they are scraped.
+
+    Parameters
+    ----------
+    snapshot : callable returning a dict
+        As `service.monitoring.monitor.Monitor.snapshot`.
+    freshness : callable returning a metric
+        Histogram of the freshness of scores.
+    """
+
+    def __init__(self, snapshot: Callable[[], dict[str, Any]], freshness: Callable[[], Metric]) -> None:
+        self._snapshot, self._freshness = snapshot, freshness
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: names are not checked when the collector is registered."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, as of now."""
+        now = self._snapshot()
+        yield self._freshness()
+        yield CounterMetricFamily("freshet_learned_rows", "Rows learned by this process", value=now["events"])
+        yield CounterMetricFamily("freshet_corrections", "Rows that revised an earlier outcome", value=now["corrections"])
+        yield GaugeMetricFamily("freshet_learn_rate", "Rows learned per second", value=now["learn_rate"])
+        for name, help_text in _GAUGES.items():
+            if now.get(name) is not None:
+                yield GaugeMetricFamily(f"freshet_{name}", help_text, value=now[name])
+        figures = GaugeMetricFamily("freshet_learner", "What a learner tells of itself", labels=["learner", "figure"])
+        for learner, told in now.get("figures", {}).items():
+            for figure, value in told.items():
+                figures.add_metric([learner, figure], value)
+        yield figures
+        for name, (label, help_text) in LABELLED.items():
+            counter = CounterMetricFamily(f"freshet_{name}", help_text, labels=[label])
+            gauge = GaugeMetricFamily(f"freshet_{name}", help_text, labels=[label])
+            family = gauge if name == "memory_bytes" else counter
+            for key, value in now.get(name, {}).items():
+                family.add_metric([key], value)
+            yield family
+        for name, help_text in _QUALITIES.items():
+            gauge = GaugeMetricFamily(f"freshet_{name}", help_text, labels=["learner"])
+            for learner, quality in now["learners"].items():
+                if quality.get(name) is not None:
+                    gauge.add_metric([learner], quality[name])
+            yield gauge
+        alarms = CounterMetricFamily("freshet_drift_alarms", "Drift alarms (ADWIN) on the squared error", labels=["learner"])
+        for learner, quality in now["learners"].items():
+            alarms.add_metric([learner], quality["alarms"])
+        yield alarms
+        clicks = GaugeMetricFamily("freshet_click_through", "Share of the last shown rows with a reward", labels=["source"])
+        for source, shown in now["sources"].items():
+            clicks.add_metric([source], shown["ctr"])
+        yield clicks
+
+
+_QUALITIES = {
+    "auc": "AUC over the last rows",
+    "impression_auc": "Mean AUC of the impressions among the last rows",
+    "logloss": "Logistic loss over the last rows",
+    "gain": "How much lower a reranker's logistic loss is than the ranker's, over the last rows",
+    "gain_margin": "Half the width of the 95 % confidence interval of the gain",
+}
+_GAUGES = {
+    "version": "Micro-batches learned since the first event",
+    "lag": "Records of the log not learned yet",
+    "lag_seconds": "Age of the oldest record not learned yet",
+    "waiting": "Requests that wait to be scored",
+}
+LABELLED = {
+    "engine_seconds": ("work", "Time that the thread of the models spent: serve, learn"),
+    "refused": ("status", "Requests that were not granted"),
+    "dead": ("reason", "Dead letters"),
+    "skipped": ("stage", "Optional stages that failed and were left out of an answer"),
+    "poisoned": ("learner", "Batches, and changes of items and users, that a learner could not take"),
+    "joiner": ("outcome", "What the joiner met"),
+    "failures": (
+        "what",
+        "What could not be written or read: ticks, checkpoints, dead letters, events put off, the log, records missing in it",
+    ),
+    "evictions": ("store", "Entries that gave way for want of capacity"),
+    "memory_bytes": ("store", "Memory of each store"),
+}

@@ -1,0 +1,95 @@
+"""How long things take: rankings from request to answer, events from their append to their effect on scores.
+
+Nothing here is thread-safe; the monitor's lock guards it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import HistogramMetricFamily
+
+from streams.batch import Times
+
+__all__ = ["RECENT_SECONDS", "Freshness", "Latency", "quantiles"]
+
+RECENT_SECONDS = 10.0
+"""Span of the rates and quantiles that are shown."""
+
+BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+"""Upper bounds of both histograms, in seconds."""
+
+
+class Latency:
+    """Seconds from a request's arrival to its answer.
+
+    Parameters
+    ----------
+    registry : CollectorRegistry
+        The histogram is registered here.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._samples: deque[tuple[float, float]] = deque(maxlen=20_000)
+        self._histogram = Histogram(
+            "freshet_request_seconds", "Time from a request's arrival to its answer", registry=registry, buckets=BUCKETS
+        )
+
+    def add(self, now: float, seconds: float) -> None:
+        """Note a request that was answered at `now`."""
+        self._histogram.observe(seconds)
+        self._samples.append((now, seconds))
+        while self._samples[0][0] < now - RECENT_SECONDS:
+            self._samples.popleft()
+
+    def copy(self) -> list[tuple[float, float]]:
+        """(time, seconds) of the last requests."""
+        return list(self._samples)
+
+    @staticmethod
+    def recent(samples: list[tuple[float, float]], now: float) -> Times:
+        """Seconds of those samples that are recent, (n,)."""
+        times, values = np.array(samples, np.float64).reshape(-1, 2).T
+        recent: Times = values[times >= now - RECENT_SECONDS]
+        return recent
+
+
+class Freshness:
+    """Seconds from an event's append to its effect on scores, and rows learned."""
+
+    def __init__(self) -> None:
+        self._batches: deque[tuple[float, int, Times]] = deque()
+        self._counts = np.zeros(len(BUCKETS) + 1, np.int64)
+        self._sum = 0.0
+
+    def add(self, now: float, rows: int, seconds: Times) -> None:
+        """Note a micro-batch that was learned at `now`; `seconds` (n,) have passed since its records were appended."""
+        self._batches.append((now, rows, seconds))
+        while self._batches[0][0] < now - RECENT_SECONDS:
+            self._batches.popleft()
+        # Counted by the batch: the client library's own histogram costs more per observation than learning the row.
+        np.add.at(self._counts, np.searchsorted(BUCKETS, seconds), 1)
+        self._sum += float(seconds.sum())
+
+    def recent(self, now: float) -> list[tuple[float, int, Times]]:
+        """(time, rows, seconds) of the micro-batches that are recent."""
+        return [batch for batch in self._batches if batch[0] > now - RECENT_SECONDS]
+
+    def histogram(self) -> HistogramMetricFamily:
+        """All of them since the start."""
+        bounds = [*map(str, BUCKETS), "+Inf"]
+        help_text = "Time from an event's append to its visibility in scores"
+        cumulative = np.cumsum(self._counts).tolist()
+        return HistogramMetricFamily(
+            "freshet_freshness_seconds", help_text, list(zip(bounds, cumulative, strict=True)), sum_value=self._sum
+        )
+
+
+def quantiles(values: Times) -> dict[str, float | None]:
+    """Median and 99th percentile of (n,) values; None where there are none."""
+    if not values.size:
+        return {"p50": None, "p99": None}
+    p50, p99 = np.quantile(values, [0.5, 0.99]).tolist()
+    return {"p50": p50, "p99": p99}

@@ -1,0 +1,1 @@
+"""What is written beside the log, so that a restart goes on where the process stopped."""
