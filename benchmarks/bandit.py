@@ -57,23 +57,23 @@ def main(arguments: list[str] | None = None) -> None:
     before = measure.machine()
     world = bandit_stream.make(options.decisions)
     found = Centroids(CLUSTERS, world.vectors.shape[1])
-    found.fit(world.vectors, alike=0.95)
+    found.fit(world.vectors, match_threshold=0.95)
     fast, slow = _ours(world, found.vectors, options), _policies(found.vectors, options) | _peers(options)
-    figures: dict[str, dict[str, float]] = {}
+    metrics: dict[str, dict[str, float]] = {}
     for contenders, rounds in ((fast, options.rounds), (slow, options.slow_rounds)):
         for name, play in contenders.items() if rounds else ():
             with err.status(name):
-                figures[name] = _figures(world, [play(world, world.coins(seed)) for seed in range(rounds)])
+                metrics[name] = _metrics(world, [play(world, world.coins(seed)) for seed in range(rounds)])
     measure.table(
         f"Choosing among {CANDIDATES} of {ITEMS} items, a coin for each decision and round; regret of random choices: "
         f"{_random(world):,.0f} a 100,000 decisions",
         ["contender", "rounds", "decisions", "regret", "sd", f"regret at {EARLY:,}", "decisions per CPU second"],
-        [[name, *one.values()] for name, one in figures.items()],
+        [[name, *one.values()] for name, one in metrics.items()],
     )
-    measure.finish("bandit", options, before, figures)
+    measure.finish("bandit", options, before, metrics)
 
 
-def _figures(world: Decisions, rounds: list[Played]) -> dict[str, float]:
+def _metrics(world: Decisions, rounds: list[Played]) -> dict[str, float]:
     regrets = [world.regret(played.chosen) for played in rounds]
     totals = [float(regret.sum()) for regret in regrets]
     return {

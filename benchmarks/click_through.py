@@ -63,9 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
     for turn in range(options.rounds):
         with measure.err.status(f"round {turn + 1} of {options.rounds}"):
             rounds.append(_round(options, options.seed + turn))
-    figures = _summary(np.array(rounds), options)
-    _show(figures, options)
-    measure.finish("click_through", options, before, figures)
+    metrics = _summary(np.array(rounds), options)
+    _show(metrics, options)
+    measure.finish("click_through", options, before, metrics)
 
 
 class _Visitors:
@@ -175,7 +175,7 @@ def _interval(each: Values) -> dict[str, float]:
     return {"mean": float(each.mean()), "within": float(student.ppf((1 + LEVEL) / 2, each.size - 1)) * error}
 
 
-def _show(figures: dict[str, Any], options: Namespace) -> None:
+def _show(metrics: dict[str, Any], options: Namespace) -> None:
     def cell(one: dict[str, float]) -> str:
         return f"{one['mean']:.3f}" + (f" ± {one['within']:.3f}" if "within" in one else "")
 
@@ -184,13 +184,13 @@ def _show(figures: dict[str, Any], options: Namespace) -> None:
         ["", *ARMS, *(f"ahead of {arm}" for arm in ARMS[1:])],
         [
             [name, *(cell(one) for one in phase["clicks"].values()), *(cell(one) for one in phase["ahead"].values())]
-            for name, phase in figures["phases"].items()
+            for name, phase in metrics["phases"].items()
         ],
     )
     measure.table(
         "Curve: visits since the shift",
         ["from", *ARMS],
-        [[str(part["from"]), *(f"{part[arm]:.3f}" for arm in ARMS)] for part in figures["curve"]],
+        [[str(part["from"]), *(f"{part[arm]:.3f}" for arm in ARMS)] for part in metrics["curve"]],
     )
 
 

@@ -55,15 +55,15 @@ def main(arguments: list[str] | None = None) -> None:
     with open_runtime(parse(CONFIG | sections | {"stream": stream}, "event_cost")) as runtime:
         runtime.engine.stop()
         shop = _Shop(runtime, options)
-        figures = _measured(shop, options)
+        metrics = _measured(shop, options)
         size = sum(array.nbytes for array in runtime.pipeline.state_dict().values())
-    rows = [[name, *found.values()] for name, found in figures.items()]
+    rows = [[name, *found.values()] for name, found in metrics.items()]
     measure.table(
         f"{options.users:,} users, {options.items:,} items, {options.waiting:,} impressions waiting, state of {size:,} bytes",
         ["event", "longest turn, CPU ms", "wall ms", "in all, CPU ms"],
         rows,
     )
-    measure.finish("event_cost", options, before, {"state_bytes": size, "events": figures})
+    measure.finish("event_cost", options, before, {"state_bytes": size, "events": metrics})
 
 
 def _sizes(parser: ArgumentParser) -> None:
@@ -158,20 +158,20 @@ def _of_item(n: int) -> dict[str, Any]:
 def _measured(shop: _Shop, options: Namespace) -> dict[str, dict[str, float]]:
     pipeline = shop.runtime.pipeline
     copies = [_timed(Steps(pipeline.copying()).turn) for _ in range(options.rounds)]
-    figures = {
+    metrics = {
         "copy of the state (checkpoint, digest)": _worst(copies),
         "changes for replicas, everything changed": _worst([_timed(lambda: pipeline.take_changes() is not None)]),
     }
     for name, make in _ONE.items():
         shop.fold(make(shop, 2 * options.rounds))  # what is compiled on first use is not what is measured
-        figures[name] = _worst([shop.fold(make(shop, n)) for n in range(options.rounds)])
+        metrics[name] = _worst([shop.fold(make(shop, n)) for n in range(options.rounds)])
     # What waits is filled up only twice: that takes longer than all the rest.
-    figures["user with half of what waits forgotten"] = _worst([shop.fold([Forget(user="crowd")])])
+    metrics["user with half of what waits forgotten"] = _worst([shop.fold([Forget(user="crowd")])])
     shop.fill()
     window = shop.runtime.config.stream.window
-    figures["all windows end at once"] = _worst([shop.fold([shop.later(window + 1)])])
-    figures["all that was remembered ends at once"] = _worst([shop.fold([shop.later(10 * window)])])
-    return figures
+    metrics["all windows end at once"] = _worst([shop.fold([shop.later(window + 1)])])
+    metrics["all that was remembered ends at once"] = _worst([shop.fold([shop.later(10 * window)])])
+    return metrics
 
 
 _ONE: dict[str, Callable[[_Shop, int], list[Event]]] = {

@@ -62,15 +62,15 @@ def main(arguments: list[str] | None = None) -> None:
     costs, size, problems = _rates(options)
     memory = _memory(options, problems)
     rates = {name: measure.best(spent) for name, spent in costs.items()}
-    figures = {
+    metrics = {
         "event_bytes": size,
         "rates": rates,
         "ratios": {f"{STAGES[-1]} / {WITHOUT}": measure.ratio(costs, STAGES[-1], WITHOUT)},
         "memory": memory,
         "problems": problems,
     }
-    _show(figures, options)
-    measure.finish("kafka_ingest", options, before, figures)
+    _show(metrics, options)
+    measure.finish("kafka_ingest", options, before, metrics)
     if problems:
         sys.exit("; ".join(problems))
 
@@ -287,22 +287,22 @@ def _resident_mb() -> float:
 # ---- what is shown
 
 
-def _show(figures: dict[str, Any], options: Namespace) -> None:
+def _show(metrics: dict[str, Any], options: Namespace) -> None:
     measure.table(
-        f"One partition, events of {figures['event_bytes']:.0f} bytes, best of {options.rounds} rounds",
+        f"One partition, events of {metrics['event_bytes']:.0f} bytes, best of {options.rounds} rounds",
         ["one reading process", "events per CPU second", "events per second"],
-        [[name, rate["rows_per_cpu_second"], rate["rows_per_second"]] for name, rate in figures["rates"].items()],
+        [[name, rate["rows_per_cpu_second"], rate["rows_per_second"]] for name, rate in metrics["rates"].items()],
     )
     measure.table(
         "Events per CPU second, with and without",
         ["", "best", "low", "median", "high"],
-        [[pair, *found.values()] for pair, found in figures["ratios"].items()],
+        [[pair, *found.values()] for pair, found in metrics["ratios"].items()],
     )
-    if figures["memory"]:
+    if metrics["memory"]:
         measure.table(
             "One reader over the whole stream",
             ["events so far", "resident MB", "of the joiner, about", "events per CPU second", "events per second"],
-            [[f"{part['events']:,}", *(part[name] for name in SHOWN_OF_A_PART)] for part in figures["memory"]],
+            [[f"{part['events']:,}", *(part[name] for name in SHOWN_OF_A_PART)] for part in metrics["memory"]],
         )
 
 

@@ -144,7 +144,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     Console(width=None if sys.stdout.isatty() else 132).print(shown)
 
 
-def finish(name: str, options: Namespace, before: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+def finish(name: str, options: Namespace, before: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
     """Print the last line: everything as JSON."""
     document = {
         "benchmark": name,
@@ -152,7 +152,7 @@ def finish(name: str, options: Namespace, before: Mapping[str, Any], figures: Ma
         "python": platform.python_version(),
         "versions": {package: metadata.version(package) for package in PACKAGES if _is_there(package)},
         "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
-        "figures": figures,
+        "metrics": metrics,
     }
     print(json.dumps(document, default=_plain, allow_nan=False), flush=True)
 

@@ -46,10 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     measure.pin(options)
     before = measure.machine()
-    figures = {f"{entries:,} entries": _measured(*_keys(entries, options), options) for entries in options.entries}
+    metrics = {f"{entries:,} entries": _measured(*_keys(entries, options), options) for entries in options.entries}
     rows = [
         [f"{memory}, {entries}", *found["read_ms"].values(), found["recall"] or "", found["writes_per_second"]]
-        for entries, kinds in figures.items()
+        for entries, kinds in metrics.items()
         for memory, found in kinds.items()
     ]
     columns = [f"{queries:,} queries, ms" for queries in options.queries]
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         ["memory", *columns, "recall", "writes/s"],
         rows,
     )
-    measure.finish("memory_read", options, before, figures)
+    measure.finish("memory_read", options, before, metrics)
 
 
 def _keys(entries: int, options: Namespace) -> tuple[Floats, Floats]:

@@ -74,8 +74,8 @@ def main(arguments: list[str] | None = None) -> None:
         rates[name]["rows_per_cpu_second_whole_call"] = measure.best(spent)["rows_per_cpu_second"]
     ratios = {f"{one} / {peer}": measure.ratio(costs, one, peer) for one in ours for peer in costs if peer not in ours}
     _show(clicks.rows, options, rates, quality, ratios, stages)
-    figures = {"rates": rates, "quality": quality, "ratios": ratios, "stages_ns_per_row": stages}
-    measure.finish("replay_speed", options, before, figures)
+    metrics = {"rates": rates, "quality": quality, "ratios": ratios, "stages_ns_per_row": stages}
+    measure.finish("replay_speed", options, before, metrics)
 
 
 def _config(path: Path, batch_rows: int, options: Namespace) -> Config:

@@ -101,10 +101,10 @@ def main(arguments: list[str] | None = None) -> None:
         with _services(options) as there:
             _prepare(there, clicks, options, rng)
             rounds.append(_round(there, clicks, options, rng, turn))
-    figures = _summary(rounds)
-    _show(figures, options)
-    measure.finish("replica_freshness", options, before, figures)
-    if problems := figures["problems"]:
+    metrics = _summary(rounds)
+    _show(metrics, options)
+    measure.finish("replica_freshness", options, before, metrics)
+    if problems := metrics["problems"]:
         sys.exit("; ".join(problems))
 
 
@@ -273,15 +273,15 @@ def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _show(figures: dict[str, Any], options: Namespace) -> None:
-    latency = figures["latency"]
+def _show(metrics: dict[str, Any], options: Namespace) -> None:
+    latency = metrics["latency"]
     rows = {
-        "event to score, from the planned post": figures["event_to_score"],
-        "lag that answers state": figures["lag"],
+        "event to score, from the planned post": metrics["event_to_score"],
+        "lag that answers state": metrics["lag"],
         "post of events": latency["events"],
         "ranking": latency["rank"],
         "/healthz": latency["floor"],
-        "client late": figures["client_late"],
+        "client late": metrics["client_late"],
     }
     measure.table(
         f"ms; {options.events:g} events/s through {options.partitions} partitions, changes every {options.every:g} s, "
@@ -289,13 +289,13 @@ def _show(figures: dict[str, Any], options: Namespace) -> None:
         ["", "count", "p50", "p90", "p99", "p99.9", "max"],
         [[name, *found.values()] for name, found in rows.items()],
     )
-    share = figures["cpu_share"]
+    share = metrics["cpu_share"]
     measure.table(
         "Beside",
         ["", "value"],
         [
-            ["events accepted", figures["events"]["posted"]],
-            ["rows learned", int(figures["events"]["learned"])],
+            ["events accepted", metrics["events"]["posted"]],
+            ["rows learned", int(metrics["events"]["learned"])],
             *([f"CPU share, {role.replace('_', ' ')}", share[role]] for role in Running._fields),
         ],
     )

@@ -86,10 +86,10 @@ def main(arguments: list[str] | None = None) -> None:
             config.write_text(CONFIG.format(data=Path(folder) / f"data{name.strip(', ')}", **vars(options)) + rerankers)
             services[name] = running.enter_context(service.running(Path(folder), config, "serve", core=options.pin))
         rounds = _rounds(services, clicks, options, rng)
-    figures = _summary(rounds)
-    _show(figures, options)
-    measure.finish("serve_open_loop", options, before, figures)
-    if problems := figures["problems"]:
+    metrics = _summary(rounds)
+    _show(metrics, options)
+    measure.finish("serve_open_loop", options, before, metrics)
+    if problems := metrics["problems"]:
         sys.exit("; ".join(problems))
 
 
@@ -214,10 +214,10 @@ def _freshness(histograms: list[list[tuple[float, float]]]) -> dict[str, float]:
     return {**found, "share_within_100_ms": within.get(0.1, 0.0) / max(counts[-1], 1.0)}
 
 
-def _show(figures: dict[str, Any], options: Namespace) -> None:
+def _show(metrics: dict[str, Any], options: Namespace) -> None:
     rows = [
         [f"{mode}: {name}", *told[name].values(), sum(told["failures"].get(name, {}).values())]
-        for mode, told in figures["modes"].items()
+        for mode, told in metrics["modes"].items()
         for name in ("rank", "floor", "events", "client_late")
         if name in told
     ]
@@ -228,7 +228,7 @@ def _show(figures: dict[str, Any], options: Namespace) -> None:
         rows,
     )
     rows = []
-    for mode, told in figures["modes"].items():
+    for mode, told in metrics["modes"].items():
         rows.append([f"{mode}: server's CPU share", told["server_cpu_share"]])
         if "learned" in told:
             fresh = told["learned"]["freshness_ms"]
@@ -236,7 +236,7 @@ def _show(figures: dict[str, Any], options: Namespace) -> None:
             rows.append([f"{mode}: seconds behind at the end", told["learned"]["seconds_behind_at_the_end"]])
             rows.append([f"{mode}: event to score, p50 ms", fresh["p50"]])
             rows.append([f"{mode}: event to score, p99 ms", fresh["p99"]])
-    rows += [[name, value] for name, value in figures["ratios"].items() if not isinstance(value, list)]
+    rows += [[name, value] for name, value in metrics["ratios"].items() if not isinstance(value, list)]
     measure.table("Beside", ["", "value"], rows)
 
 

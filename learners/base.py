@@ -198,7 +198,7 @@ class Learner(Stateful, ABC):
     def remove(self, items: Ids) -> None:
         """Remove what is kept for these items alone (hashed ids): they were deleted from the catalogue."""
 
-    def figures(self) -> Mapping[str, float]:
+    def metrics(self) -> Mapping[str, float]:
         """Figures for whoever operates it, by name; read on any thread, so they must be at hand."""
         return {}
 

@@ -6,18 +6,18 @@ from memory.keyed.catalog import Catalog
 from memory.keyed.history import History
 from memory.keyed.key_index import KeyIndex
 from memory.keyed.table import Column, Table
-from memory.pickled_object import Blob, UntrustedPickle, trusting
+from memory.pickled_object import PickledObject, UntrustedPickle, trusting
 from memory.stateful import State, Stateful, digest
 
 __all__ = [
     "Arrays",
-    "Blob",
     "Catalog",
     "Checkpoint",
     "Column",
     "CorruptCheckpoint",
     "History",
     "KeyIndex",
+    "PickledObject",
     "State",
     "Stateful",
     "Table",

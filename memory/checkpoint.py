@@ -245,7 +245,7 @@ def trusted(folder: Path) -> bool:
 
 
 def trust(folder: Path) -> AbstractContextManager[None]:
-    """Block within which `Blob` may unpickle if the folder is `trusted`: load a checkpoint's state inside of it."""
+    """Block within which `PickledObject` may unpickle if the folder is `trusted`: load a checkpoint's state inside of it."""
     return trusting() if trusted(folder) else nullcontext()
 
 

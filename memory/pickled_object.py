@@ -15,7 +15,7 @@ import numpy.typing as npt
 from memory.arrays import check_fit
 from memory.stateful import Copying, State, Stateful
 
-__all__ = ["Blob", "UntrustedPickle", "trusting"]
+__all__ = ["PickledObject", "UntrustedPickle", "trusting"]
 
 _trusting: ContextVar[bool] = ContextVar("trusting", default=False)
 
@@ -26,7 +26,7 @@ class UntrustedPickle(RuntimeError):
 
 @contextmanager
 def trusting() -> Iterator[None]:
-    """Allow `Blob` to unpickle within this block, for state whose writer is known to be oneself."""
+    """Allow `PickledObject` to unpickle within this block, for state whose writer is known to be oneself."""
     token = _trusting.set(True)
     try:
         yield
@@ -34,7 +34,7 @@ def trusting() -> Iterator[None]:
         _trusting.reset(token)
 
 
-class Blob(Stateful):
+class PickledObject(Stateful):
     """An object that only knows how to be pickled, such as a river model.
 
     Its size is its own affair: `nbytes` is that of the newest pickle, and nothing here bounds it. Equal objects give equal
@@ -119,7 +119,9 @@ class Blob(Stateful):
         return file.getvalue()
 
     def _unpickled(self, state: Mapping[str, npt.NDArray[np.generic]]) -> Any:
-        check_fit("Blob", state, {"pickle": np.empty(0, np.uint8)}, rows=state["pickle"].size if "pickle" in state else 0)
+        check_fit(
+            "PickledObject", state, {"pickle": np.empty(0, np.uint8)}, rows=state["pickle"].size if "pickle" in state else 0
+        )
         if not _trusting.get():
             raise UntrustedPickle(
                 "pickle: refused, for unpickling runs code of its writer; load it from a folder that belongs to this user (or "

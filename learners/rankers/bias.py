@@ -36,7 +36,7 @@ class Bias(Ranker):
     ----------
     users, items : int
         Users and items remembered; the longest untouched gives way. Memory is about 40 bytes each.
-    step : float
+    learning_rate : float
         Step size. The default suits `adaptive` (best of 0.1 to 0.8 on MovieLens 100K and on a stream of clicks with a
         shift); without it try 0.1.
     adaptive : bool
@@ -57,12 +57,12 @@ class Bias(Ranker):
         self,
         users: Annotated[int, Field(gt=0)] = 100_000,
         items: Annotated[int, Field(gt=0)] = 100_000,
-        step: Annotated[float, Field(gt=0)] = 0.5,
+        learning_rate: Annotated[float, Field(gt=0)] = 0.5,
         adaptive: bool = True,
         initial_accumulator: Annotated[float, Field(gt=0)] = 1.0,
         l2: Annotated[float, Field(ge=0)] = 0.01,
     ) -> None:
-        self.step, self.adaptive, self.l2 = step, adaptive, l2
+        self.learning_rate, self.adaptive, self.l2 = learning_rate, adaptive, l2
         self.everybody = Arrays(bias=np.zeros(1, np.float32), squares=np.full(1, initial_accumulator, np.float32))
         columns = {"bias": Column(None), "squares": Column(None, fill=initial_accumulator)}
         self.users = Table(users, **columns)
@@ -91,7 +91,7 @@ class Bias(Ranker):
                 self.users["squares"],
                 self.items["bias"],
                 self.items["squares"],
-                self.step,
+                self.learning_rate,
                 self.adaptive,
                 self.l2,
             )
@@ -123,11 +123,11 @@ def _score(user: Ids, item: Ids, request: Ids, everybody: Floats, users: Floats,
 
 
 @njit(cache=True, nogil=True)
-def _step(bias: Floats, squares: Floats, at: int, slope: float, step: float, adaptive: bool) -> None:
+def _step(bias: Floats, squares: Floats, at: int, slope: float, learning_rate: float, adaptive: bool) -> None:
     if adaptive:
         squares[at] += slope * slope
-        step /= np.sqrt(squares[at])
-    bias[at] -= step * slope
+        learning_rate /= np.sqrt(squares[at])
+    bias[at] -= learning_rate * slope
 
 
 @njit(cache=True, nogil=True)
@@ -142,7 +142,7 @@ def _learn(
     users_squares: Floats,
     items: Floats,
     items_squares: Floats,
-    step: float,
+    learning_rate: float,
     adaptive: bool,
     l2: float,
 ) -> None:
@@ -152,8 +152,8 @@ def _learn(
         i = items[item[n]] if item[n] >= 0 else np.float32(0)
         label = min(max(float(reward[n]), 0.0), 1.0)
         slope = (_probability(everybody[0] + u + i) - label) * weight[n]
-        _step(everybody, everybody_squares, 0, slope, step, adaptive)
+        _step(everybody, everybody_squares, 0, slope, learning_rate, adaptive)
         if user[n] >= 0:
-            _step(users, users_squares, user[n], slope + l2 * u, step, adaptive)
+            _step(users, users_squares, user[n], slope + l2 * u, learning_rate, adaptive)
         if item[n] >= 0:
-            _step(items, items_squares, item[n], slope + l2 * i, step, adaptive)
+            _step(items, items_squares, item[n], slope + l2 * i, learning_rate, adaptive)

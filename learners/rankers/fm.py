@@ -59,9 +59,9 @@ class FactorizationMachine(Ranker):
         Length k of each feature's vector v.
     bits : int
         Features share 2**bits rows of weights by their hash; memory is 4 * (factors + 4) * 2**bits bytes.
-    step : float
+    learning_rate : float
         Step size of the weights w and w0 (AdaGrad). Larger follows changes faster, smaller is steadier.
-    factor_step : float
+    factor_learning_rate : float
         Step size of the vectors v (AdaGrad, one sum of squares a vector).
     l2 : float
         Weight decay of the vectors v, applied to the rows that an event touches.
@@ -83,13 +83,13 @@ class FactorizationMachine(Ranker):
         self,
         factors: Annotated[int, Field(gt=0, le=1024)] = 32,
         bits: Annotated[int, Field(ge=1, le=28)] = 18,
-        step: Annotated[float, Field(gt=0, le=10)] = 0.7,
-        factor_step: Annotated[float, Field(gt=0, le=10)] = 0.35,
+        learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.7,
+        factor_learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.35,
         l2: Annotated[float, Field(ge=0)] = 0.0,
         init: Annotated[float, Field(ge=0, le=1)] = 0.1,
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
-        self.step, self.factor_step, self.l2 = step, factor_step, l2
+        self.learning_rate, self.factor_learning_rate, self.l2 = learning_rate, factor_learning_rate, l2
         self.hidden_width = factors
 
         def first() -> dict[str, Floats]:
@@ -124,8 +124,8 @@ class FactorizationMachine(Ranker):
             self.rows["scales"],
             self.rows["squares"],
             self.rows.dirty,
-            self.step,
-            self.factor_step,
+            self.learning_rate,
+            self.factor_learning_rate,
             self.l2,
         )
         if feedback.rows:
@@ -215,10 +215,10 @@ def _slope_lengths(keys, x, rows, total, lengths):  # type: ignore[no-untyped-de
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _learn(  # type: ignore[no-untyped-def]
-    features, values, reward, weight, intercept, intercept_squares, rows, scales, squares, dirty, step, factor_step, l2,
+    features, values, reward, weight, intercept, intercept_squares, rows, scales, squares, dirty, rate_w, rate_v, l2,
 ):  # fmt: skip
     width, mask, columns = rows.shape[1] - 1, rows.shape[0] - 1, features.shape[1]
-    step, factor_step, l2 = np.float32(step), np.float32(factor_step), np.float32(l2)
+    rate_w, rate_v, l2 = np.float32(rate_w), np.float32(rate_v), np.float32(l2)
     one, quarter, share = np.float32(1.0), np.float32(0.25), np.float32(1.0 / width)
     total, squared = np.empty(width, np.float32), np.empty(width, np.float32)
     x, lengths = np.empty(columns, np.float32), np.empty(columns, np.float32)
@@ -233,15 +233,15 @@ def _learn(  # type: ignore[no-untyped-def]
         label = min(max(reward[n], np.float32(0.0)), one)
         miss = _probability(linear, total, squared) - label
         _slope_lengths(keys, x, rows, total, lengths)
-        speed = step / np.sqrt(intercept_squares[0])
+        speed = rate_w / np.sqrt(intercept_squares[0])
         for c in range(columns):
             if x[c] != 0.0:
                 at = keys[c] & mask
-                speed += step * x[c] * x[c] / np.sqrt(squares[at, 0]) + factor_step * lengths[c] / np.sqrt(squares[at, 1])
+                speed += rate_w * x[c] * x[c] / np.sqrt(squares[at, 0]) + rate_v * lengths[c] / np.sqrt(squares[at, 1])
         slope = miss * weight[n] / (one + quarter * weight[n] * speed)
         seen = miss * miss * weight[n]
         intercept_squares[0] += seen
-        intercept[0] -= step * slope / np.sqrt(intercept_squares[0])
+        intercept[0] -= rate_w * slope / np.sqrt(intercept_squares[0])
         for c in range(columns):
             if x[c] == 0.0:
                 continue
@@ -249,8 +249,8 @@ def _learn(  # type: ignore[no-untyped-def]
             dirty[at] = True
             squares[at, 0] += seen * x[c] * x[c]
             squares[at, 1] += seen * lengths[c] * share
-            rows[at, 0] -= step * slope * x[c] / np.sqrt(squares[at, 0])
-            rate = factor_step / np.sqrt(squares[at, 1])
+            rows[at, 0] -= rate_w * slope * x[c] / np.sqrt(squares[at, 0])
+            rate = rate_v / np.sqrt(squares[at, 1])
             decay = one / (one + rate * l2)
             pull = decay * rate * slope * x[c]
             kept = decay + pull * x[c]

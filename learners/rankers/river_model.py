@@ -20,7 +20,7 @@ from river import base
 from learners.base import Ranker, WeightDelta
 from learners.bounds import bounded, finite
 from learners.registry import register
-from memory.pickled_object import Blob
+from memory.pickled_object import PickledObject
 from streams.batch import Batch, Feedback
 
 __all__ = ["RiverModel"]
@@ -74,7 +74,7 @@ class RiverModel(Ranker):
             raise ValueError(f"model: {model!r} is neither a classifier nor a regressor; name one that is")
         self.encoding, self.numbers, self.mask = encoding, frozenset(numbers), (1 << bits) - 1
         self._weighted = "w" in inspect.signature(built.learn_one).parameters
-        self.model = Blob(built)
+        self.model = PickledObject(built)
 
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
         """Fill ``batch.score`` with the model's probability or prediction; 0.5 while a classifier knows no class."""

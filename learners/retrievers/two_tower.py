@@ -41,7 +41,7 @@ class TwoTower(Retriever):
         Units of each tower's hidden layer.
     bits : int
         Columns share 2**bits vectors by their hash; memory is 12 * dim * 2**bits bytes.
-    step : float
+    learning_rate : float
         Step size of AdaGrad.
     temperature : float
         What cosines are divided by in the softmax.
@@ -61,11 +61,11 @@ class TwoTower(Retriever):
         dim: Annotated[int, Field(gt=0)] = 32,
         hidden: Annotated[int, Field(gt=0)] = 32,
         bits: Annotated[int, Field(ge=1, le=26)] = 15,
-        step: Annotated[float, Field(gt=0)] = 0.1,
+        learning_rate: Annotated[float, Field(gt=0)] = 0.1,
         temperature: Annotated[float, Field(gt=0)] = 0.2,
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
-        self.towers = Towers(TowerShape(dim, hidden, bits, seed), step, temperature)
+        self.towers = Towers(TowerShape(dim, hidden, bits, seed), learning_rate, temperature)
         self.items = KeyIndex(items)
         self._columns = TowerColumns()
 

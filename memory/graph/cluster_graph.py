@@ -48,7 +48,7 @@ class ClusterGraph(Stateful):
         edges = clusters * width
         self.edges = Arrays(
             slot=np.full(edges, NONE, np.int32),
-            closeness=np.zeros(edges, np.float32),
+            similarity=np.zeros(edges, np.float32),
             mass=np.zeros(edges),
             reward=np.zeros(edges),
         )
@@ -56,7 +56,7 @@ class ClusterGraph(Stateful):
         self.slot: Slots = self.edges["slot"]
         self.mass: Values = self.edges["mass"]
         self.reward: Values = self.edges["reward"]
-        self._edges = Edges(self.slot, self.edges["closeness"], self.mass, self.reward, self.edges.dirty, width)
+        self._edges = Edges(self.slot, self.edges["similarity"], self.mass, self.reward, self.edges.dirty, width)
         # Scratch: where each item is among the rows at hand.
         self._where: Slots = np.full(items, NONE, np.int32)
         self._sums = np.zeros((items, 2))
@@ -84,34 +84,34 @@ class ClusterGraph(Stateful):
         slots = self.items.delete(keys)
         self._cut(slots[slots >= 0])
 
-    def link(self, closest: Ids, closeness: Floats, prior: float) -> None:
+    def link(self, closest: Ids, similarity: Floats, prior: float) -> None:
         """Replace all edges, and keep what is known of those that stay.
 
         Parameters
         ----------
         closest : (clusters, <= width) int64
             Slots of each cluster's items, -1 for none; all different.
-        closeness : (clusters, <= width) float32
+        similarity : (clusters, <= width) float32
             How close each is.
         prior : float
         """
-        self._changed(_link(closest, closeness, prior, self._edges))
+        self._changed(_link(closest, similarity, prior, self._edges))
 
-    def admit(self, slots: Ids, closeness: Floats, prior: float) -> None:
+    def admit(self, slots: Ids, similarity: Floats, prior: float) -> None:
         """Let each item into the clusters where it is closer than the least close one, which gives way.
 
         Parameters
         ----------
         slots : (n,) int64
-        closeness : (n, clusters) float32
+        similarity : (n, clusters) float32
         prior : float
         """
-        by_cluster = np.ascontiguousarray(closeness.T)
+        by_cluster = np.ascontiguousarray(similarity.T)
         self._changed(_admit(slots, by_cluster, prior, self._where, self._edges))
 
-    def measure(self, places: Ids, closeness: Floats) -> None:
+    def measure(self, places: Ids, similarity: Floats) -> None:
         """Say anew how close the items at these places (n,) are to their clusters, (n,) float32."""
-        self.edges["closeness"][places] = closeness
+        self.edges["similarity"][places] = similarity
         self.edges.mark(places)
 
     def reset(self, clusters: Bools, prior: float) -> None:
@@ -202,9 +202,9 @@ class ClusterGraph(Stateful):
 
 
 @njit(cache=True, nogil=True)
-def _write(place: int, slot: int, closeness: float, mass: float, edges: Edges) -> None:
+def _write(place: int, slot: int, similarity: float, mass: float, edges: Edges) -> None:
     """Begin an edge, or end it (slot -1)."""
-    edges.slot[place], edges.closeness[place] = slot, closeness
+    edges.slot[place], edges.similarity[place] = slot, similarity
     edges.mass[place], edges.reward[place] = mass, 0.0
     edges.dirty[place] = True
 
@@ -229,7 +229,7 @@ def _place_of(cluster: int, slot: int, edges: Edges) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _link(closest: Ids, closeness: Floats, prior: float, edges: Edges) -> bool:
+def _link(closest: Ids, similarity: Floats, prior: float, edges: Edges) -> bool:
     changed = False
     for c in range(closest.shape[0]):
         stays = np.zeros(edges.width, np.bool_)
@@ -242,8 +242,8 @@ def _link(closest: Ids, closeness: Floats, prior: float, edges: Edges) -> bool:
                 waiting[n] = True
                 continue
             stays[place - c * edges.width] = True
-            if edges.closeness[place] != closeness[c, n]:
-                edges.closeness[place], edges.dirty[place] = closeness[c, n], True
+            if edges.similarity[place] != similarity[c, n]:
+                edges.similarity[place], edges.dirty[place] = similarity[c, n], True
         for at in range(edges.width):
             place = c * edges.width + at
             if not stays[at] and edges.slot[place] != NONE:
@@ -251,7 +251,7 @@ def _link(closest: Ids, closeness: Floats, prior: float, edges: Edges) -> bool:
                 changed = True
         for n in range(closest.shape[1]):
             if waiting[n]:
-                _write(_place_of(c, NONE, edges), closest[c, n], closeness[c, n], prior, edges)
+                _write(_place_of(c, NONE, edges), closest[c, n], similarity[c, n], prior, edges)
                 changed = True
     return changed
 
@@ -263,19 +263,19 @@ def _least(cluster: int, edges: Edges) -> int:
     for place in range(cluster * edges.width, (cluster + 1) * edges.width):
         if edges.slot[place] == NONE:
             return place
-        if edges.closeness[place] < edges.closeness[least]:
+        if edges.similarity[place] < edges.similarity[least]:
             least = place
     return least
 
 
 @njit(cache=True, nogil=True)
-def _admit(slots: Ids, closeness: Floats, prior: float, where: Slots, edges: Edges) -> bool:
-    """See `ClusterGraph.admit`; closeness is (clusters, n), `where` holds -1 for every item, before and after."""
+def _admit(slots: Ids, similarity: Floats, prior: float, where: Slots, edges: Edges) -> bool:
+    """See `ClusterGraph.admit`; similarity is (clusters, n), `where` holds -1 for every item, before and after."""
     changed = False
     for n in range(slots.size):  # of an item that comes twice, the last row
         where[slots[n]] = n
     at = np.empty(slots.size, np.int64)
-    for c in range(closeness.shape[0]):
+    for c in range(similarity.shape[0]):
         at[:] = -1
         for place in range(c * edges.width, (c + 1) * edges.width):
             if edges.slot[place] != NONE and where[edges.slot[place]] >= 0:
@@ -284,9 +284,9 @@ def _admit(slots: Ids, closeness: Floats, prior: float, where: Slots, edges: Edg
         for n in range(slots.size):
             place = at[where[slots[n]]]
             if place >= 0 and edges.slot[place] == slots[n]:  # and has not just given way
-                edges.closeness[place], edges.dirty[place] = closeness[c, n], True
-            elif edges.slot[least] == NONE or closeness[c, n] > edges.closeness[least]:
-                _write(least, slots[n], closeness[c, n], prior, edges)
+                edges.similarity[place], edges.dirty[place] = similarity[c, n], True
+            elif edges.slot[least] == NONE or similarity[c, n] > edges.similarity[least]:
+                _write(least, slots[n], similarity[c, n], prior, edges)
                 at[where[slots[n]]] = least
                 changed = True
             else:

@@ -24,7 +24,7 @@ class Edges(NamedTuple):
     """The live arrays, as the compiled functions take them; each (clusters * width,)."""
 
     slot: Slots
-    closeness: Floats
+    similarity: Floats
     mass: Values
     reward: Values
     dirty: Bools

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.arrays import Arrays, Bools, Floats, Ids, check_fit
-from memory.keyed.keyed_store import Slotted
+from memory.keyed.keyed_store import KeyedStore
 from memory.moments import Moments
 from memory.stateful import Copying, State, Stateful
 
@@ -25,7 +25,7 @@ TOGETHER = 2_000
 """Entries that are written as JSON in one step of a copy."""
 
 
-class Catalog(Slotted):
+class Catalog(KeyedStore):
     """Items by hashed id; the one longest untouched gives way.
 
     Parameters

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from memory.arrays import Arrays, Bools, Ids
 from memory.jit import njit
-from memory.keyed.keyed_store import Slotted
+from memory.keyed.keyed_store import KeyedStore
 
 __all__ = ["History"]
 
@@ -15,7 +15,7 @@ Times = npt.NDArray[np.float64]
 Kinds = npt.NDArray[np.int32]
 
 
-class History(Slotted):
+class History(KeyedStore):
     """The last `length` interactions of each of the last `capacity` users.
 
     Parameters

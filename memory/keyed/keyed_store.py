@@ -12,10 +12,10 @@ from memory.arrays import Arrays, check_fit
 from memory.keyed.key_index import KeyIndex
 from memory.stateful import Copying, State, Stateful, copied
 
-__all__ = ["Slotted"]
+__all__ = ["KeyedStore"]
 
 
-class Slotted(Stateful):
+class KeyedStore(Stateful):
     """A `KeyIndex` called ``index`` beside `Arrays`; only the rows of used slots are saved, the others hold their fill.
 
     Parameters

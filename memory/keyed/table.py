@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from memory.arrays import Arrays, Bools, Ids
 from memory.jit import njit
-from memory.keyed.keyed_store import Slotted
+from memory.keyed.keyed_store import KeyedStore
 
 __all__ = ["Column", "Table"]
 
@@ -34,7 +34,7 @@ class Column:
     fill: float = 0
 
 
-class Table(Slotted):
+class Table(KeyedStore):
     """A `KeyIndex` and its rows.
 
     Parameters

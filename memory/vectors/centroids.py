@@ -55,7 +55,7 @@ class Centroids(Stateful):
         """Number of the epoch."""
         return int(self.clock["epoch"][0])
 
-    def fit(self, sample: Floats, alike: float, rounds: int = 20) -> Bools:
+    def fit(self, sample: Floats, match_threshold: float, rounds: int = 20) -> Bools:
         """Begin an epoch with the k-means clusters of `sample`.
 
         The first epoch begins anywhere (k-means++), a later one at the centroids that there are, so that clusters that have
@@ -65,7 +65,7 @@ class Centroids(Stateful):
         ----------
         sample : (n, width) float32
             At least as many vectors as there are clusters.
-        alike : float
+        match_threshold : float
             As in `replace`.
         rounds : int
             Of k-means.
@@ -89,19 +89,19 @@ class Centroids(Stateful):
         kmeans.cp.init_method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
         kmeans.train(np.ascontiguousarray(sample), init_centroids=None if first else self.vectors.astype(np.float32))
         assert kmeans.centroids is not None, "it has just been trained"
-        return self.replace(kmeans.centroids.astype(np.float64), alike)
+        return self.replace(kmeans.centroids.astype(np.float64), match_threshold)
 
-    def replace(self, vectors: Vectors, alike: float) -> Bools:
+    def replace(self, vectors: Vectors, match_threshold: float) -> Bools:
         """Begin an epoch with these centroids.
 
-        Each takes over the number of one of those before that is alike, so that the sum of all pairs' cosines is highest (the
-        Hungarian method); where there is none, it gets one of the other numbers.
+        Each takes over the number of an earlier one that matches it, so that the sum of all pairs' cosines is highest (the
+        Hungarian method). Where none matches, it gets one of the other numbers.
 
         Parameters
         ----------
         vectors : (count, width) float64
             Of unit length.
-        alike : float
+        match_threshold : float
             Cosine above which two clusters are taken to be the same.
 
         Returns
@@ -110,8 +110,8 @@ class Centroids(Stateful):
             Numbers that name another cluster than before.
         """
         cosine = vectors @ self.vectors.T
-        # Pairs that are not alike count nothing: for their sake no others are torn apart.
-        worth = np.where((cosine > alike) & (self.epoch > 0), cosine, 0.0)
+        # Pairs that do not match count nothing, so no other pair is given up for them.
+        worth = np.where((cosine > match_threshold) & (self.epoch > 0), cosine, 0.0)
         new, old = linear_sum_assignment(worth, maximize=True)
         carried = worth[new, old] > 0.0
         number = np.empty(len(self), np.int64)

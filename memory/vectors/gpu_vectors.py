@@ -12,8 +12,8 @@ from memory.arrays import Bools, Floats, Ids
 
 __all__ = ["GpuVectors"]
 
-CLOSENESS_BYTES = 1 << 30
-"""Most memory for the closeness of queries to vectors: more queries are compared in parts."""
+SIMILARITY_BYTES = 1 << 30
+"""Most memory for the similarity of queries to vectors: more queries are compared in parts."""
 
 
 class GpuVectors:
@@ -52,7 +52,7 @@ class GpuVectors:
         """Closeness and slots (q, k) of the closest of the first `end` slots, best first; slot -1 where there are no more."""
         found_close, found_slots = [], []
         vectors, dead = self._vectors[:end], ~self._alive[:end]
-        for part in torch.split(torch.from_numpy(queries).to(self._device), max(CLOSENESS_BYTES // (4 * end), 1)):
+        for part in torch.split(torch.from_numpy(queries).to(self._device), max(SIMILARITY_BYTES // (4 * end), 1)):
             close = part @ vectors.T if angular else -torch.cdist(part, vectors, compute_mode="donot_use_mm_for_euclid_dist")
             close[:, dead] = -torch.inf
             best, slots = torch.topk(close, k)

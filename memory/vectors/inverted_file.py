@@ -23,7 +23,7 @@ from memory.jit import njit
 from memory.stateful import Stateful
 from memory.vectors.blocks import how_close, in_blocks, nearest
 
-__all__ = ["InvertedFile", "closeness"]
+__all__ = ["InvertedFile", "similarity_of"]
 
 Places = npt.NDArray[np.int32]
 
@@ -245,12 +245,12 @@ def _of(vectors: npt.NDArray[Any], slots: Ids) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(vectors[slots], np.float32)
 
 
-# Compiled part. A vector's closeness to another one does not depend on what else is compared in the same call, so that turns
-# can be cut anywhere.
+# Compiled part. How similar two vectors are does not depend on what else is compared in the same call, so that turns can be cut
+# anywhere.
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def closeness(some, row, others, n, angular):  # type: ignore[no-untyped-def]
+def similarity_of(some, row, others, n, angular):  # type: ignore[no-untyped-def]
     """Inner product of two vectors, ``some[row]`` and ``others[n]``, or minus the square of their Euclidean distance."""
     total = np.float32(0.0)
     if angular:

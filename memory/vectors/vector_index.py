@@ -24,7 +24,7 @@ import numpy.typing as npt
 from memory.arrays import Arrays, Floats, Ids
 from memory.jit import njit
 from memory.stateful import Stateful
-from memory.vectors.inverted_file import InvertedFile, closeness
+from memory.vectors.inverted_file import InvertedFile, similarity_of
 from memory.vectors.inverted_lists import InvertedLists
 
 if TYPE_CHECKING:
@@ -344,7 +344,7 @@ def _similarities(queries, vectors, angular, candidates, similarity):  # type: i
     for row in range(candidates.shape[0]):
         for n in range(candidates.shape[1]):
             slot = candidates[row, n]
-            similarity[row, n] = closeness(queries, row, vectors, slot, angular) if slot >= 0 else -np.inf
+            similarity[row, n] = similarity_of(queries, row, vectors, slot, angular) if slot >= 0 else -np.inf
 
 
 @njit(cache=True, nogil=True)

@@ -17,7 +17,7 @@ from service.config import Config, ConfigError
 from service.evaluation.calibration import calibrated
 from service.evaluation.counterfactual import Chooser, Counterfactual, OfPolicy, Shares, Unknown
 from service.evaluation.estimators import Decisions, NotEvaluable
-from service.evaluation.replay import builder_for_log, open_reader, open_stream, rest_of
+from service.evaluation.replay import builder_for_log, open_stream, open_trainer, rest_of
 from service.evaluation.verdict import OffPolicy, judge
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
@@ -118,9 +118,9 @@ def evaluate(
         importance: dict[str, float] = {}
         builder = builder_for_log(config, pipeline) if is_log else FeedbackBuilder(pipeline, worth)
         if is_log:
-            reader = open_reader(opened, config, pipeline, builder, dead, ledger)
-            reader.restore()
-            batches: Iterator[Joined] = joined_to(reader.intake.batches(), rest_of(reader))
+            trainer = open_trainer(opened, config, pipeline, builder, dead, ledger)
+            trainer.restore()
+            batches: Iterator[Joined] = joined_to(trainer.reader.batches(), rest_of(trainer))
         elif is_events:
             recording = open_stream(config)
             batches, dead = _from_events(recording, config, pipeline), recording.dead

@@ -21,7 +21,7 @@ from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
 from service.learning.order import ByTime, Following, Order
 from service.learning.trainer import Trainer
-from service.learning.validation import Admission
+from service.learning.validation import EventValidator
 from service.process.logs import data_folder, open_log
 from service.process.runtime import build_pipeline, joiners
 from service.ranking.pipeline import Pipeline
@@ -35,7 +35,7 @@ from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 from streams.recorded import ColumnMap, Recording, open_recording
 
-__all__ = ["Replay", "builder_for_log", "open_reader", "open_stream", "replay", "rest_of"]
+__all__ = ["Replay", "builder_for_log", "open_stream", "open_trainer", "replay", "rest_of"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,14 +117,14 @@ def replay(
             recording = open_stream(config)
             _check_kind(config)
             builder, dead, total = FeedbackBuilder(pipeline, config.reward), recording.dead, recording.rows
-            reader = None
+            trainer = None
             # Of a file the place is the row: the last of the batch.
             pipeline.isolation.reports.append(
                 lambda problem: dead.put("poison", problem, b"", source=stream, offset=evaluation.rows - 1)
             )
         elif scheme in ("lmdb", "kafka"):
             builder, dead, total = builder_for_log(config, pipeline), DeadLetters(MemoryLog()), None
-            reader = open_reader(opened, config, pipeline, builder, dead, ledger)
+            trainer = open_trainer(opened, config, pipeline, builder, dead, ledger)
         else:
             raise ConfigError(
                 "stream", f"url = {config.stream.url!r}: a replay needs file:PATH, lmdb:///folder or kafka://host:port/topic"
@@ -133,16 +133,16 @@ def replay(
         with _Bar(console, config.name, total, evaluation) as bar:
             wall, cpu = time.perf_counter(), time.process_time()
             fingerprint, open_rows = "", 0
-            if reader is None:
+            if trainer is None:
                 for _ in _fold_recording(recording, pipeline, fold, config):
                     bar.advance()
             else:
-                reader.restore()
-                for joined in reader.intake.batches():
+                trainer.restore()
+                for joined in trainer.reader.batches():
                     fold.joined(joined)
                     bar.advance()
                 fingerprint = digest(pipeline.state_dict())
-                for joined in rest_of(reader):
+                for joined in rest_of(trainer):
                     open_rows += len(joined.rows)
                     fold.joined(joined)
                     bar.advance()
@@ -169,16 +169,16 @@ def builder_for_log(config: Config, pipeline: Pipeline) -> FeedbackBuilder:
     )
 
 
-def rest_of(reader: Trainer) -> Iterator[Joined]:
+def rest_of(trainer: Trainer) -> Iterator[Joined]:
     """What a log holds behind the last batch that its records close: nothing follows that it would have to wait for."""
-    if isinstance(reader.intake.order, Following):
+    if isinstance(trainer.reader.order, Following):
         # Records that the ledger's trainer had not come to.
-        reader.intake.order = ByTime(reader.log, POLL)
-        yield from reader.intake.batches()
-    yield from reader.intake.finish()
+        trainer.reader.order = ByTime(trainer.log, POLL)
+        yield from trainer.reader.batches()
+    yield from trainer.reader.finish()
 
 
-def open_reader(
+def open_trainer(
     opened: ExitStack, config: Config, pipeline: Pipeline, builder: FeedbackBuilder, dead: DeadLetters, ledger: Path | None
 ) -> Trainer:
     """Open the log that ``[stream] url`` names, to be folded by the caller; `ledger` as in `replay`.
@@ -191,9 +191,9 @@ def open_reader(
         When it cannot be opened or reached.
     """
     log = opened.enter_context(closing(open_log(config, readonly=True)))
-    admission = Admission(config.reward, config.stream.max_skew)
+    validator = EventValidator(config.reward, config.stream.max_skew)
     order = ByTime(log, POLL) if ledger is None else _as_written(opened, log, ledger)
-    return Trainer(pipeline, builder, joiners(config, len(log.end())), log, dead, admission, order=order)
+    return Trainer(pipeline, builder, joiners(config, len(log.end())), log, dead, validator, order=order)
 
 
 def _as_written(opened: ExitStack, log: Log, folder: Path) -> Order:

@@ -25,7 +25,7 @@ from service.http.routes.operations import OperationRoutes
 from service.http.routes.ranking import RankingRoutes
 from service.http.routes.route import Route
 from service.http.schemas import Problem
-from service.http.web import Desk, Failure, json
+from service.http.web import Failure, RequestHandler, json
 from service.monitoring.monitor import Monitor
 from service.process.runtime import Runtime
 
@@ -49,7 +49,7 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
         What is listened on, if it is not what the config says.
     """
     limits = runtime.config.server
-    live, desk = Live(runtime.monitor.snapshot), Desk(limits)
+    live, handler = Live(runtime.monitor.snapshot), RequestHandler(limits)
     routes: list[Route] = []
     ingest = None
     if serves:
@@ -57,8 +57,8 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
         retry = stream.ack == "queued"
         ingest = Ingest(runtime.log, runtime.engine.wake, runtime.dead, retry=retry, buffer=stream.buffer)
         runtime.monitor.watch(ingest.gauges)
-        routes += [*RankingRoutes(runtime, desk, ingest).routes(), *EventRoutes(runtime, desk, ingest).routes()]
-    routes += OperationRoutes(runtime, desk, live).routes()
+        routes += [*RankingRoutes(runtime, handler, ingest).routes(), *EventRoutes(runtime, handler, ingest).routes()]
+    routes += OperationRoutes(runtime, handler, live).routes()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -19,7 +19,7 @@ from service.ranking.pipeline import Refused
 from service.sections import Server
 from streams.codec import BadEvent, decode_as
 
-__all__ = ["Desk", "Failure", "Request", "Response", "decoded", "json", "streamed"]
+__all__ = ["Failure", "Request", "RequestHandler", "Response", "decoded", "json", "streamed"]
 
 MOST_ASKING = 1000
 """Requests of all kinds that may wait for the engine at once."""
@@ -31,7 +31,7 @@ _Document = TypeVar("_Document", bound=msgspec.Struct)
 _Result = TypeVar("_Result")
 
 
-class Desk:
+class RequestHandler:
     """Takes requests in, and has the engine answer them.
 
     Parameters

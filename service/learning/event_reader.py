@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from service.learning.order import Order
-from service.learning.validation import Admission
+from service.learning.validation import EventValidator
 from streams.codec import BadEvent, decode
 from streams.dead_letters import DeadLetters
 from streams.events import Event, Interaction
@@ -16,7 +16,7 @@ from streams.join import Joiner
 from streams.joined import Joined, Position
 from streams.log import Log, Offsets, Record
 
-__all__ = ["POLL", "Intake"]
+__all__ = ["POLL", "EventReader"]
 
 POLL = 512
 """Records read at once: enough to make a read cheap. No result depends on it."""
@@ -27,7 +27,7 @@ FOLD_SECONDS = 0.005
 _DONE = object()
 
 
-class Intake:
+class EventReader:
     """Folds records into one joiner a partition.
 
     Parameters
@@ -37,7 +37,7 @@ class Intake:
         In which order its partitions are read.
     dead : DeadLetters
         Where records go that cannot be learned from.
-    admission : Admission
+    validator : EventValidator
         Which records those are, of the well-formed ones.
     make_joiner : callable returning a Joiner
     apply : callable
@@ -61,7 +61,7 @@ class Intake:
         log: Log,
         order: Order,
         dead: DeadLetters,
-        admission: Admission,
+        validator: EventValidator,
         make_joiner: Callable[[], Joiner],
         apply: Callable[[Event], None],
         *,
@@ -74,7 +74,7 @@ class Intake:
         self.appended: list[float] = []
         self._upto: dict[int, float] = {}
         self._waiting: dict[int, float] = {}
-        self._log, self._dead, self._admission, self._make_joiner, self._apply = log, dead, admission, make_joiner, apply
+        self._log, self._dead, self._validator, self._make_joiner, self._apply = log, dead, validator, make_joiner, apply
         self._source = source
         self._buffer: deque[Record] = deque()
         self._folding: Iterator[None] | None = None
@@ -85,7 +85,7 @@ class Intake:
         self._last: Record | None = None
 
     @property
-    def folded(self) -> int:
+    def position(self) -> int:
         """Place in the history of all partitions: how far the offsets have come, together."""
         return sum(self.next.values())
 
@@ -241,7 +241,7 @@ class Intake:
         """Decode a record, or send it to the dead letters (once: not when a restart passes it again)."""
         try:
             event = decode(record.value)
-            self._admission.check(event, record.timestamp)
+            self._validator.check(event, record.timestamp)
         except BadEvent as error:
             if report:
                 self._bury(error.kind, str(error), record)

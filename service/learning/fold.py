@@ -146,11 +146,11 @@ class Fold:
 
     def _add_closed(self, measure: Measure, closed: Sequence[Shown]) -> None:
         """Have impressions measured whose outcome is known, those about which the same learners were asked together."""
-        alike: dict[frozenset[str], list[Shown]] = {}
+        grouped: dict[frozenset[str], list[Shown]] = {}
         for one in closed:
             if one.measured is not None and one.measured.predictions:
-                alike.setdefault(frozenset(one.measured.predictions), []).append(one)
-        for some in alike.values():
+                grouped.setdefault(frozenset(one.measured.predictions), []).append(one)
+        for some in grouped.values():
             sizes = [one.measured.reward.size for one in some]
             numbers = self._impressions + np.arange(len(some))
             self._impressions += len(some)

@@ -184,7 +184,7 @@ class Member:
                 self._commit(self._group)
             except OSError as error:
                 self._throw_away(f"it could not be saved ({error})")
-        self.trainer.intake.close()
+        self.trainer.reader.close()
 
     def _lost(self, partitions: frozenset[int]) -> None:
         self._throw_away(f"partitions {sorted(partitions)} were given to others")
@@ -192,7 +192,7 @@ class Member:
     def _throw_away(self, why: str) -> None:
         """What was learned since the last commit is somebody else's to learn."""
         self._given = None
-        self.trainer.intake.close()
+        self.trainer.reader.close()
         if self._sound:
             self._sound = False
             self.fenced += 1
@@ -203,13 +203,13 @@ class Member:
         if not self._sound:
             self._go_back(max((commit.members.get(self.name, 0) for commit in group.committed().values()), default=0))
         begin = self.trainer.log.begin()
-        self.trainer.intake.open(
+        self.trainer.reader.open(
             {
                 partition: Position(next=begin[partition], rewind=begin[partition]) if commit is None else commit.position
                 for partition, commit in found.items()
             }
         )
-        self._committed, self._committed_at = self.trainer.intake.folded, time.monotonic()
+        self._committed, self._committed_at = self.trainer.reader.position, time.monotonic()
         _log.info("%s learns from partitions %s", self.name, sorted(found))
 
     def _go_back(self, number: int) -> None:
@@ -248,9 +248,9 @@ class Member:
         """
         self.trainer.settle()
         self._committed_at = time.monotonic()
-        if self.trainer.intake.folded == self._committed:
+        if self.trainer.reader.position == self._committed:
             return
-        positions = self.trainer.intake.positions()
+        positions = self.trainer.reader.positions()
         checkpoints.save(self._folder, self._checkpoint(self.number + 1), KEEP)
         try:
             group.commit(self.number + 1, positions)
@@ -258,7 +258,7 @@ class Member:
             self._throw_away(str(error))
             raise
         self.number += 1
-        self._committed = self.trainer.intake.folded
+        self._committed = self.trainer.reader.position
 
     def _checkpoint(self, number: int) -> Checkpoint:
         made = self.trainer.checkpoint()

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from service.learning.event_reader import Intake
+from service.learning.event_reader import EventReader
 from streams.codec import encode
 from streams.events import Tick
 from streams.log import Log, key_to
 
-__all__ = ["Clock"]
+__all__ = ["TickWriter"]
 
 
-class Clock:
+class TickWriter:
     """Appends a `Tick` to each partition in which rows have waited long enough, or a window has ended.
 
     Parameters
     ----------
     log : Log
-    intake : Intake
+    reader : EventReader
         Whose joiners wait.
     failed : callable
         Told when a tick cannot be appended. That costs freshness, not the service: it is tried again.
@@ -27,8 +27,8 @@ class Clock:
         The log is elsewhere: it may hang, and must not hold up the caller, so ticks are appended on a thread of their own.
     """
 
-    def __init__(self, log: Log, intake: Intake, failed: Callable[[str, OSError], None], *, remote: bool = False) -> None:
-        self._log, self._intake, self._failed = log, intake, failed
+    def __init__(self, log: Log, reader: EventReader, failed: Callable[[str, OSError], None], *, remote: bool = False) -> None:
+        self._log, self._reader, self._failed = log, reader, failed
         self._since: dict[int, float] = {}
         self._thread = ThreadPoolExecutor(1, "tick") if remote else None
         self._appending: Future[None] | None = None
@@ -46,7 +46,7 @@ class Clock:
         if self._appending is not None and not self._appending.done():
             return []
         due = []
-        for partition, joiner in self._intake.joiners.items():
+        for partition, joiner in self._reader.joiners.items():
             if not joiner.pending:
                 self._since.pop(partition, None)
             waited = joiner.pending and now - self._since.setdefault(partition, now) >= flush

@@ -20,13 +20,13 @@ from typing import Any
 from memory import checkpoint as checkpoints
 from memory.checkpoint import Checkpoint
 from memory.stateful import digest, finished, versions
-from service.learning.event_reader import POLL, Intake
+from service.learning.event_reader import POLL, EventReader
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
 from service.learning.order import AsRead, Following, Order
 from service.learning.steps import Steps
-from service.learning.ticks import Clock
-from service.learning.validation import Admission
+from service.learning.ticks import TickWriter
+from service.learning.validation import EventValidator
 from service.monitoring.monitor import Monitor
 from service.ranking.pipeline import Pipeline
 from service.recovery.ledger import Ledger
@@ -60,7 +60,7 @@ class Trainer:
     log : Log
     dead : DeadLetters
         Where records go that cannot be learned from.
-    admission : Admission
+    validator : EventValidator
         Which records those are, of the well-formed ones.
     monitor : Monitor or None
     folder : Path or None
@@ -87,8 +87,8 @@ class Trainer:
 
     Attributes
     ----------
-    intake : Intake
-    clock : Clock
+    reader : EventReader
+    ticks : TickWriter
     notices : deque of str
         The last things that an operator should know.
     failures : Counter
@@ -108,7 +108,7 @@ class Trainer:
         make_joiner: Callable[[], Joiner],
         log: Log,
         dead: DeadLetters,
-        admission: Admission,
+        validator: EventValidator,
         *,
         monitor: Monitor | None = None,
         folder: Path | None = None,
@@ -129,9 +129,9 @@ class Trainer:
         self.failures: Counter[str] = Counter()
         self.caught_up = False
         order = order or AsRead(log, poll, ledger)
-        self.intake = Intake(log, order, dead, admission, make_joiner, pipeline.apply, source=remote or "log")
-        pipeline.isolation.reports += [self.intake.poisoned, self.notice]
-        self.clock = Clock(log, self.intake, self.failed, remote=remote is not None)
+        self.reader = EventReader(log, order, dead, validator, make_joiner, pipeline.apply, source=remote or "log")
+        pipeline.isolation.reports += [self.reader.poisoned, self.notice]
+        self.ticks = TickWriter(log, self.reader, self.failed, remote=remote is not None)
         self._poll, self._flush = poll, flush
         self._ledger, self._publisher, self._epoch = ledger, publisher, 0
         self._folder, self._every, self._keep = folder, every, keep
@@ -146,7 +146,7 @@ class Trainer:
     @property
     def next(self) -> Offsets:
         """Offset of the next record to fold, by partition."""
-        return self.intake.next
+        return self.reader.next
 
     def restore(self) -> None:
         """Continue from the newest checkpoint that fits, else from the log's beginning; see `service.recovery.recovery`."""
@@ -156,13 +156,13 @@ class Trainer:
         self.failures += start.failures
         self._epoch = start.epoch
         if start.runs is not None:
-            self.intake.order = Following(self.log, self._poll, start.runs, self.intake.order)
-        self.intake.open(start.positions)
-        put_back(start.notes, self.intake.joiners)
-        self._saved = self.intake.folded
+            self.reader.order = Following(self.log, self._poll, start.runs, self.reader.order)
+        self.reader.open(start.positions)
+        put_back(start.notes, self.reader.joiners)
+        self._saved = self.reader.position
         self._goal = self.log.end()
         if self._publisher is not None:
-            self._publisher.start(self.intake.folded)
+            self._publisher.start(self.reader.position)
             if start.anew:
                 # Replicas begin with a checkpoint, also those that come before anything was learned.
                 self._saved = -1
@@ -173,17 +173,17 @@ class Trainer:
         if self._copying is not None:
             return self._copy_on(self._copying)
         try:
-            more = self.intake.read_on()
+            more = self.reader.read_on()
         except ConnectionError as error:
             if not self._cut_off:
                 self._cut_off = True
                 self.failed("read", error)
             return False
         self._cut_off = False
-        if self.intake.ready:
-            self._learn(self.intake.ready.popleft())
-        if self.intake.whole:
-            self.pipeline.as_of = self.intake.as_of
+        if self.reader.ready:
+            self._learn(self.reader.ready.popleft())
+        if self.reader.whole:
+            self.pipeline.as_of = self.reader.as_of
             self.caught_up = self.caught_up or all(self.next[partition] >= end for partition, end in self._goal.items())
             self._publish_if_due()
             self._save_if_due()
@@ -192,11 +192,11 @@ class Trainer:
     def idle(self) -> float:
         """There is nothing to learn: close what waited long enough; return how many seconds there is nothing to do."""
         now = time.time()
-        due = self.clock.due(now, self._flush)
+        due = self.ticks.due(now, self._flush)
         if due:
-            self.clock.tick(due, now)
+            self.ticks.tick(due, now)
             return 0.0
-        return self._flush / 2 if self.intake.pending else IDLE
+        return self._flush / 2 if self.reader.pending else IDLE
 
     def drain(self) -> None:
         """Learn everything that the log holds now."""
@@ -205,7 +205,7 @@ class Trainer:
 
     def settle(self) -> None:
         """Learn the batches that are complete: after that, state and positions go together."""
-        for joined in self.intake.rest():
+        for joined in self.reader.rest():
             self._learn(joined)
 
     def save(self) -> Path | None:
@@ -220,13 +220,13 @@ class Trainer:
             self._copy_on(self._copying)
         self.settle()
         self._finish_save()
-        if self._folder is None or self.intake.folded == self._saved:
+        if self._folder is None or self.reader.position == self._saved:
             return None
         if self._ledger is not None:
             self._ledger.flush()
         saved, notes = finished(self._copy())
         path = checkpoints.save(self._folder, with_notes(saved, notes), self._keep)
-        self._saved = self.intake.folded
+        self._saved = self.reader.position
         self._keep_in_mind(saved)
         self._trim()
         return path
@@ -235,7 +235,7 @@ class Trainer:
         """Wait for what is being written: a checkpoint, a tick, a change."""
         self._finish_save()
         self._saver.shutdown()
-        self.clock.close()
+        self.ticks.close()
         if self._publisher is not None:
             self._publisher.close()
         if self._ledger is not None:
@@ -247,16 +247,16 @@ class Trainer:
 
     def lag(self) -> int:
         """Records of the log that have not been folded."""
-        return self.intake.lag()
+        return self.reader.lag()
 
     def status(self) -> dict[str, Any]:
         """Where it stands in the log."""
-        positions = self.intake.positions()
+        positions = self.reader.positions()
         return {
             "next": {str(partition): offset for partition, offset in self.next.items()},
             "rewind": {str(partition): position.rewind for partition, position in positions.items()},
             "lag": self.lag(),
-            "pending": self.intake.pending,
+            "pending": self.reader.pending,
             "epoch": self._epoch,
         }
 
@@ -267,42 +267,42 @@ class Trainer:
             failures["weights"] = self._publisher.failures
         return {
             "lag": self.lag(),
-            "joiner": dict(self.intake.counts) | {"recomputed": self.builder.recomputed},
+            "joiner": dict(self.reader.counts) | {"recomputed": self.builder.recomputed},
             "failures": failures,
         }
 
     @property
     def nbytes(self) -> dict[str, int]:
         """Memory beside the pipeline's."""
-        return {"joiner": self.intake.nbytes}
+        return {"joiner": self.reader.nbytes}
 
     def _learn(self, joined: Joined) -> None:
         feedback = self._fold.joined(joined)
         if feedback is not None and self.monitor is not None:
             sources = ["" if row.shown is None else row.shown.impression.source or "client" for row in joined.rows]
-            self.monitor.learned(feedback, sources, self.intake.appended)
-        self.intake.appended = []
+            self.monitor.learned(feedback, sources, self.reader.appended)
+        self.reader.appended = []
 
     def _publish_if_due(self) -> None:
         """Copy what has changed here, between two batches; it is written on another thread."""
         publisher = self._publisher
-        if publisher is None or not publisher.due(self.intake.folded):
+        if publisher is None or not publisher.due(self.reader.position):
             return
         if not self._write_order_down():
             return
-        at = self.intake
+        at = self.reader
         state = self.pipeline.take_changes()
-        publisher.publish(Change(self._epoch, at.folded, self.pipeline.version, dict(at.next), at.as_of, state))
+        publisher.publish(Change(self._epoch, at.position, self.pipeline.version, dict(at.next), at.as_of, state))
 
     def _save_if_due(self) -> None:
         """Begin to copy the state here, between two batches; the copy is written on another thread."""
-        due = time.monotonic() - self._saved_at >= self._every and self.intake.folded != self._saved
+        due = time.monotonic() - self._saved_at >= self._every and self.reader.position != self._saved
         if self._folder is None or not due or not (self._saving is None or self._saving.done()):
             return
         self._finish_save()
         if not self._write_order_down():
             return
-        self._saved_at, self._saved = time.monotonic(), self.intake.folded
+        self._saved_at, self._saved = time.monotonic(), self.reader.position
         self._copying = Steps(self._copy())
 
     def _copy_on(self, copying: Steps[tuple[Checkpoint, Notes]]) -> bool:
@@ -356,23 +356,23 @@ class Trainer:
         return True
 
     def checkpoint(self) -> Checkpoint:
-        """Copy of the state with its place in the log; valid when the intake is whole."""
+        """Copy of the state with its place in the log; valid when the reader is whole."""
         return finished(self._copy())[0]
 
     def _copy(self) -> Generator[None, None, tuple[Checkpoint, Notes]]:
         """The same and what was noted of impressions, in short steps; see `Stateful.copying`."""
         meta = {
             "epoch": self._epoch,
-            "folded": self.intake.folded,
-            "positions": {str(partition): asdict(position) for partition, position in self.intake.positions().items()},
-            "ledger": self.intake.order.mark,
+            "position": self.reader.position,
+            "positions": {str(partition): asdict(position) for partition, position in self.reader.positions().items()},
+            "ledger": self.reader.order.mark,
             "weights": 0 if self._publisher is None else self._publisher.offset,
-            "as_of": self.intake.as_of,
+            "as_of": self.reader.as_of,
             "log": self.log.identity,
             "versions": versions(self.pipeline),
         }
         state = yield from self.pipeline.copying()
-        notes = yield from noting(self.intake.joiners)
+        notes = yield from noting(self.reader.joiners)
         return Checkpoint(self.pipeline.version, state, meta), notes
 
     def failed(self, what: str, error: OSError) -> None:

@@ -10,12 +10,12 @@ from service.sections import RewardRule
 from streams.codec import BadEvent
 from streams.events import Attribute, Event, Impression, Interaction, ItemUpdate, UserUpdate
 
-__all__ = ["Admission", "check_numbers"]
+__all__ = ["EventValidator", "check_numbers"]
 
 _MOST = float(np.finfo(np.float32).max)
 
 
-class Admission:
+class EventValidator:
     """Refuses events that are well-formed but cannot be learned from.
 
     Parameters

@@ -39,11 +39,11 @@ class Families(Collector):
         for name, help_text in _GAUGES.items():
             if now.get(name) is not None:
                 yield GaugeMetricFamily(f"freshet_{name}", help_text, value=now[name])
-        figures = GaugeMetricFamily("freshet_learner", "What a learner tells of itself", labels=["learner", "figure"])
-        for learner, told in now.get("figures", {}).items():
-            for figure, value in told.items():
-                figures.add_metric([learner, figure], value)
-        yield figures
+        metrics = GaugeMetricFamily("freshet_learner", "What a learner tells of itself", labels=["learner", "metric"])
+        for learner, told in now.get("metrics", {}).items():
+            for metric, value in told.items():
+                metrics.add_metric([learner, metric], value)
+        yield metrics
         for name, (label, help_text) in LABELLED.items():
             counter = CounterMetricFamily(f"freshet_{name}", help_text, labels=[label])
             gauge = GaugeMetricFamily(f"freshet_{name}", help_text, labels=[label])

@@ -17,7 +17,7 @@ from memory.stateful import State
 from service.config import Config, ConfigError
 from service.learning.feedback import FeedbackBuilder
 from service.learning.trainer import Trainer
-from service.learning.validation import Admission
+from service.learning.validation import EventValidator
 from service.monitoring.monitor import Monitor
 from service.process.data_folder import become_writer, keep_to
 from service.process.engine import Engine
@@ -224,7 +224,7 @@ class Runtime:
             "lag_seconds": pipeline.lag,
             "skipped": dict(pipeline.skipped),
             "poisoned": dict(pipeline.isolation.counts),
-            "figures": {name: dict(learner.figures()) for name, learner in pipeline.learners()},
+            "metrics": {name: dict(learner.metrics()) for name, learner in pipeline.learners()},
             "bases": dict.fromkeys(pipeline.rerankers.named, pipeline.ranker_name),
             "evictions": {
                 "users": pipeline.users.evictions,
@@ -274,7 +274,7 @@ def open_runtime(config: Config) -> Runtime:
             joiners(config, partitions),
             log,
             dead,
-            Admission(config.reward, config.stream.max_skew),
+            EventValidator(config.reward, config.stream.max_skew),
             monitor=monitor,
             folder=None if grouped else config.checkpoints,
             every=config.checkpoint.every,

@@ -14,14 +14,14 @@ from memory.keyed.history import History
 from service.ranking.requests import RankRequest, RecommendRequest
 from streams.batch import Floats, Ids, Requests
 
-__all__ = ["Asked", "Finder"]
+__all__ = ["CandidateGenerator", "RequestContext"]
 
 _Found = tuple[Ids, Floats | None]
 """Items of one request, best first, and their uncertainty if it is known."""
 
 
 @dataclass(slots=True)
-class Asked:
+class RequestContext:
     """One request on its way, whichever route it came by; `names` are the ids that it brought along."""
 
     request: RankRequest | RecommendRequest
@@ -29,7 +29,7 @@ class Asked:
     names: dict[int, str] = field(default_factory=dict)
 
 
-class Finder:
+class CandidateGenerator:
     """Finds candidates: the given ones, or what retrievers and the catalogue have to offer.
 
     Parameters
@@ -42,7 +42,7 @@ class Finder:
     def __init__(self, retrievers: Mapping[str, Retriever], items: Catalog, history: History) -> None:
         self._retrievers, self._items, self._history = retrievers, items, history
 
-    def find(self, who: Requests, asked: Sequence[Asked]) -> Candidates:
+    def find(self, who: Requests, asked: Sequence[RequestContext]) -> Candidates:
         """Candidates of each request, all alive; uncertainty is NaN where nobody knows it."""
         retrieved = self._retrieve(who, asked)
         found: list[_Found] = []
@@ -68,7 +68,7 @@ class Finder:
             errors,
         )
 
-    def _retrieve(self, who: Requests, asked: Sequence[Asked]) -> dict[int, _Found]:
+    def _retrieve(self, who: Requests, asked: Sequence[RequestContext]) -> dict[int, _Found]:
         """What each recommend request gets: distinct items of the retrievers in turn, then the catalogue's newest."""
         wanted = [(n, one.request) for n, one in enumerate(asked) if isinstance(one.request, RecommendRequest)]
         if not wanted:

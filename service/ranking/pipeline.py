@@ -17,10 +17,10 @@ from memory.keyed.catalog import Catalog
 from memory.keyed.history import History
 from memory.moments import Moments
 from memory.stateful import Stateful
-from service.ranking.candidates import Asked, Finder
+from service.ranking.candidates import CandidateGenerator, RequestContext
 from service.ranking.isolation import Isolation
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
-from service.ranking.responses import Answers
+from service.ranking.responses import ResponseBuilder
 from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, UserUpdate
 
@@ -110,8 +110,8 @@ class Pipeline(Stateful):
         self.policy_name, self.policy = policy
         self.recent = recent
         self.observes = any(type(learner).observe is not Learner.observe for _, learner in self.learners())
-        self._finder = Finder(retrievers, items, history)
-        self._answers = Answers(featurizer, items, retrievers, ranker, rerankers, policy)
+        self._candidate_generator = CandidateGenerator(retrievers, items, history)
+        self._response_builder = ResponseBuilder(featurizer, items, retrievers, ranker, rerankers, policy)
         self.version = 0
         self.as_of = 0.0
         self.isolation = Isolation()
@@ -137,11 +137,11 @@ class Pipeline(Stateful):
         """
         asked = [self._ask(request) for request in requests]
         who = self._requests(asked)
-        found = self._finder.find(who, asked)
+        found = self._candidate_generator.find(who, asked)
         batch = self.featurizer.batch(who, found.request, found.item, self.users, self.items)
         batch.uncertainty = found.uncertainty
         skipped = self.score(batch)
-        return [self._answers.answer(n, one, batch, self.version, self.lag, skipped) for n, one in enumerate(asked)]
+        return [self._response_builder.answer(n, one, batch, self.version, self.lag, skipped) for n, one in enumerate(asked)]
 
     def score(self, batch: Batch) -> list[str]:
         """Adapt, rank and rerank: fill ``batch.score``, ``base`` and ``hidden``. Return the names of skipped stages."""
@@ -281,12 +281,12 @@ class Pipeline(Stateful):
         for name, learner in self.learners():
             self.isolation.run(name, doing, tell, learner)
 
-    def _ask(self, request: RankRequest | RecommendRequest) -> Asked:
+    def _ask(self, request: RankRequest | RecommendRequest) -> RequestContext:
         if request.by is not None and request.by not in self.retrievers.named:
             raise Refused("by", f"{request.by!r} is no retriever here; there are {sorted(self.retrievers.named)}")
-        return Asked(request, request.request_id or uuid.uuid4().hex)
+        return RequestContext(request, request.request_id or uuid.uuid4().hex)
 
-    def _requests(self, asked: Sequence[Asked]) -> Requests:
+    def _requests(self, asked: Sequence[RequestContext]) -> Requests:
         user = hash_ids([one.request.user for one in asked])
         context = self.featurizer.encode_context([one.request.context for one in asked])
         requests = self.requests(user, np.full(user.size, time.time()), context)

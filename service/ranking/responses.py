@@ -9,18 +9,18 @@ import numpy as np
 from learners.base import Neighbours, Policy, Ranker, Reranker, Retriever
 from learners.features import Featurizer, hash_id
 from memory.keyed.catalog import Catalog
-from service.ranking.candidates import Asked
+from service.ranking.candidates import RequestContext
 from service.ranking.requests import Neighbour, RankedItem, RankingResponse, Reasons
 from streams.batch import Batch, Floats, Ids, pack_history, pack_rows
 from streams.events import Impression
 
-__all__ = ["Answers"]
+__all__ = ["ResponseBuilder"]
 
 NEIGHBOURS = 5
 """Neighbours told of each item: those with the greatest weight."""
 
 
-class Answers:
+class ResponseBuilder:
     """Lets the policy choose, and says what was chosen and why.
 
     Parameters
@@ -47,7 +47,7 @@ class Answers:
         self._policy_name, self._policy = policy
 
     def answer(
-        self, n: int, one: Asked, batch: Batch, version: int, lag: float | None, skipped: list[str]
+        self, n: int, one: RequestContext, batch: Batch, version: int, lag: float | None, skipped: list[str]
     ) -> tuple[RankingResponse, Impression | None]:
         """Fill the places of request `n` of a scored batch; the impression is None when there is nothing to log."""
         request = one.request
@@ -95,7 +95,7 @@ class Answers:
             next(retriever for retriever in self._retrievers.values() if retriever.knows_uncertainty).score(part)
             part.score = given
 
-    def _impression(self, one: Asked, chosen: Batch, unshown: Ids, response: RankingResponse) -> Impression:
+    def _impression(self, one: RequestContext, chosen: Batch, unshown: Ids, response: RankingResponse) -> Impression:
         return Impression(
             request_id=response.request_id,
             user=one.request.user,
@@ -155,7 +155,7 @@ class Answers:
             for place in places[found.weight[row, places] > 0].tolist()
         ]
 
-    def _name(self, one: Asked, key: int) -> str:
+    def _name(self, one: RequestContext, key: int) -> str:
         name = one.names.get(key) or self._items.name(key)
         assert name is not None, "candidates are given by name, or found in the catalogue"
         return name

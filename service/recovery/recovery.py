@@ -44,8 +44,8 @@ class About(msgspec.Struct):
     ----------
     epoch : int
         Which history it belongs to.
-    folded : int
-        Place in it; see `service.learning.event_reader.Intake.folded`.
+    position : int
+        Place in it; see `service.learning.event_reader.EventReader.position`.
     positions : dict of partition to Position
     ledger, weights : int
         Where the ledger and the weights log go on.
@@ -58,7 +58,7 @@ class About(msgspec.Struct):
     """
 
     epoch: int
-    folded: int
+    position: int
     positions: dict[int, Position]
     ledger: int
     weights: int

@@ -75,7 +75,7 @@ class Replica:
         self.next: Offsets = {}
         self._open_log, self._folder, self._events = open_log, folder, events
         self._log: Log | None = None
-        self._epoch, self._folded = -1, -1
+        self._epoch, self._position = -1, -1
         self._wanted = -1
         self._cut_off = False
         self._goal: int | None = None
@@ -163,13 +163,13 @@ class Replica:
             self._once(f"{self._folder}: no checkpoint of this configuration yet; {remedy}")
             return False
         said = about(found)
-        if said.epoch < self._wanted or (said.epoch, said.folded) < (self._epoch, self._folded):
+        if said.epoch < self._wanted or (said.epoch, said.position) < (self._epoch, self._position):
             self._once("waiting for a newer checkpoint")
             return False
         with checkpoints.trust(self._folder):
             self.pipeline.load_state_dict(take_notes(found.state)[1])
         self.pipeline.version, self.pipeline.as_of = found.version, said.as_of
-        self._epoch, self._folded = said.epoch, said.folded
+        self._epoch, self._position = said.epoch, said.position
         self.next = {partition: position.next for partition, position in said.positions.items()}
         self._at, self._parts = said.weights, Assembler()
         self._buffer.clear()
@@ -210,15 +210,15 @@ class Replica:
             self._wanted = change.epoch
             self._reload("the trainer has begun a new history")
             return True
-        if change.since > self._folded:
-            self._reload(f"changes from {self._folded} to {change.since} are missing")
+        if change.since > self._position:
+            self._reload(f"changes from {self._position} to {change.since} are missing")
             return True
-        if change.folded <= self._folded:
+        if change.position <= self._position:
             self.pipeline.as_of = max(self.pipeline.as_of, change.as_of)
             return False
         self.pipeline.apply_changes(change.state)
         self.pipeline.version, self.pipeline.as_of = change.version, max(self.pipeline.as_of, change.as_of)
-        self._folded, self.next = change.folded, change.next
+        self._position, self.next = change.position, change.next
         return True
 
     def _reload(self, why: str) -> None:

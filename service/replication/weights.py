@@ -53,8 +53,8 @@ class Change(NamedTuple):
     ----------
     epoch : int
         Which history it belongs to: a higher number when a trainer begins from nothing.
-    folded : int
-        Place in the history up to which the change leads; see `service.learning.event_reader.Intake.folded`.
+    position : int
+        Place in the history up to which the change leads; see `service.learning.event_reader.EventReader.position`.
     version : int
         Micro-batches learned by then.
     next : Offsets
@@ -68,7 +68,7 @@ class Change(NamedTuple):
     """
 
     epoch: int
-    folded: int
+    position: int
     version: int
     next: Offsets
     as_of: float
@@ -79,7 +79,7 @@ class Change(NamedTuple):
 class _Header(msgspec.Struct, array_like=True):
     epoch: int
     since: int
-    folded: int
+    position: int
     version: int
     next: dict[int, int]
     as_of: float
@@ -93,7 +93,7 @@ def pack(change: Change, part: int = PART) -> list[bytes]:
         _Header(
             change.epoch,
             change.since,
-            change.folded,
+            change.position,
             change.version,
             change.next,
             change.as_of,
@@ -126,7 +126,7 @@ def unpack(whole: bytes) -> Change:
         raise BadChange(
             f"weights: a record that is no change ({error}); give the weights log a topic or folder of its own"
         ) from error
-    return Change(header.epoch, header.folded, header.version, header.next, header.as_of, state, header.since)
+    return Change(header.epoch, header.position, header.version, header.next, header.as_of, state, header.since)
 
 
 def _epoch(value: bytes) -> int | None:
@@ -217,23 +217,23 @@ class Publisher:
             offset = records[-1].offset + 1 if records else offset
         return True
 
-    def start(self, folded: int) -> None:
+    def start(self, position: int) -> None:
         """Say from which place in the history on there will be changes."""
-        self._published = folded
+        self._published = position
 
-    def due(self, folded: int) -> bool:
+    def due(self, position: int) -> bool:
         """Whether it is time for a change, given the place in the history; not while the one before is being written."""
         if self._writing is not None:
             if not self._writing.done():
                 return False
             self._writing.result()
             self._writing = None
-        return time.monotonic() - self._at >= (self._every if folded != self._published else HEARTBEAT)
+        return time.monotonic() - self._at >= (self._every if position != self._published else HEARTBEAT)
 
     def publish(self, change: Change) -> None:
         """Write a change in the background. It must be `due`."""
         change = change._replace(since=self._published)
-        self._at, self._published = time.monotonic(), change.folded
+        self._at, self._published = time.monotonic(), change.position
         self._writing = self._thread.submit(self._write, change)
 
     def trim(self, offset: int) -> None:

@@ -28,7 +28,7 @@ from benchmarks.client import arrivals
 HAS_VW = importlib.util.find_spec("vowpalwabbit") is not None
 
 
-def figures_of(
+def metrics_of(
     main: Callable[[list[str]], None], options: str, capsys: pytest.CaptureFixture[str], least: float = 0.0
 ) -> dict[str, Any]:
     """Run a benchmark; what its last line says: strict JSON, whose figures are all finite and not below `least`."""
@@ -38,10 +38,10 @@ def figures_of(
         raise AssertionError(f"{constant} is not JSON")
 
     document: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1], parse_constant=refuse)
-    assert {"benchmark", "machine", "python", "versions", "options", "figures"} == document.keys()
-    assert all(math.isfinite(number) and number >= least for number in numbers(document["figures"]))
-    figures: dict[str, Any] = document["figures"]
-    return figures
+    assert {"benchmark", "machine", "python", "versions", "options", "metrics"} == document.keys()
+    assert all(math.isfinite(number) and number >= least for number in numbers(document["metrics"]))
+    metrics: dict[str, Any] = document["metrics"]
+    return metrics
 
 
 def numbers(value: Any) -> Iterator[float]:
@@ -83,42 +83,42 @@ def test_arrivals_come_at_the_rate_that_was_asked_for() -> None:
 
 def test_learn_throughput(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = "--rounds 1 --rows 3000 --single-rows 50 --river-rows 100 --batches 1 256 --factors 4"
-    figures = figures_of(learn_throughput.main, sizes, capsys)
-    assert all(rate > 0 for rate in numbers(figures["rates"]))
+    metrics = metrics_of(learn_throughput.main, sizes, capsys)
+    assert all(rate > 0 for rate in numbers(metrics["rates"]))
     assert {"fm 4, batches of 256, score + learn", "fm 4, batches of 1, learn", "bias, batches of 256, score + learn"} <= set(
-        figures["rates"]
+        metrics["rates"]
     )
-    assert "river FMClassifier 10" in figures["rates"]
-    assert any(name.startswith("vw") for name in figures["rates"]) == HAS_VW
-    assert all(pair["low"] <= pair["median"] <= pair["high"] for pair in figures["ratios"].values())
+    assert "river FMClassifier 10" in metrics["rates"]
+    assert any(name.startswith("vw") for name in metrics["rates"]) == HAS_VW
+    assert all(pair["low"] <= pair["median"] <= pair["high"] for pair in metrics["ratios"].values())
 
 
 def test_replay_speed(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = figures_of(replay_speed.main, "--rounds 1 --rows 20000 --batches 256 --factors 4", capsys)
-    parquet, csv = (figures["quality"][f"freshet {kind}, batches of 256"] for kind in ("parquet", "csv"))
+    metrics = metrics_of(replay_speed.main, "--rounds 1 --rows 20000 --batches 256 --factors 4", capsys)
+    parquet, csv = (metrics["quality"][f"freshet {kind}, batches of 256"] for kind in ("parquet", "csv"))
     assert parquet == csv
     assert parquet["auc"] > 0.55
-    stages = figures["stages_ns_per_row"]["freshet csv, batches of 256"]
+    stages = metrics["stages_ns_per_row"]["freshet csv, batches of 256"]
     assert stages["learn"] > 0 and stages["predict"] > 0 and stages["read and decode"] > 0
 
 
 @pytest.mark.skipif(not HAS_VW, reason="vowpalwabbit is not installed (extra: peers)")
 def test_vw_learns_the_same_rows(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = figures_of(replay_speed.main, "--rounds 1 --rows 20000 --batches 1024 --factors 4", capsys)
-    assert 0.55 < figures["quality"]["vw sgd"]["auc"] < 0.9
-    assert figures["ratios"]["freshet parquet, batches of 1024 / vw sgd"]["best"] > 0
+    metrics = metrics_of(replay_speed.main, "--rounds 1 --rows 20000 --batches 1024 --factors 4", capsys)
+    assert 0.55 < metrics["quality"]["vw sgd"]["auc"] < 0.9
+    assert metrics["ratios"]["freshet parquet, batches of 1024 / vw sgd"]["best"] > 0
 
 
 def test_without_peers_none_is_run(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = figures_of(learn_throughput.main, "--no-peers --rounds 1 --rows 500 --batches 256 --factors 4", capsys)
-    assert not any(name.startswith(("vw", "river")) for name in figures["rates"])
+    metrics = metrics_of(learn_throughput.main, "--no-peers --rounds 1 --rows 500 --batches 256 --factors 4", capsys)
+    assert not any(name.startswith(("vw", "river")) for name in metrics["rates"])
 
 
 def test_memory_read(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = "--rounds 1 --entries 300 2000 --queries 1 30 --neighbours 5 --factors 4 --probes 2 1000"
-    figures = figures_of(memory_read.main, sizes, capsys)
+    metrics = metrics_of(memory_read.main, sizes, capsys)
     for entries in ("300 entries", "2,000 entries"):
-        kinds = figures[entries]
+        kinds = metrics[entries]
         assert {"flat", "sketch", "ivf, 2 probes", "ivf, 1000 probes"} <= kinds.keys()
         assert kinds["flat"]["recall"] == kinds["ivf, 1000 probes"]["recall"] == 1.0
         assert 0 < kinds["ivf, 2 probes"]["recall"] < 1
@@ -126,37 +126,37 @@ def test_memory_read(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_event_cost(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = figures_of(event_cost.main, "--rounds 1 --users 60 --items 40 --waiting 30 --rows 500", capsys)
-    assert figures["state_bytes"] > 0 and len(figures["events"]) == 15
-    for spent in figures["events"].values():
+    metrics = metrics_of(event_cost.main, "--rounds 1 --users 60 --items 40 --waiting 30 --rows 500", capsys)
+    assert metrics["state_bytes"] > 0 and len(metrics["events"]) == 15
+    for spent in metrics["events"].values():
         assert 0 < spent["longest_cpu_ms"] <= spent["all_cpu_ms"]
 
 
 def test_serve_open_loop(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = "--rounds 1 --seconds 1 --rate 20 --candidates 20 --events 200 --post 20 --floor-rate 10 --users 60 --items 40"
-    figures = figures_of(serve_open_loop.main, f"{sizes} --reloop2 'capacity = 100'", capsys)
-    assert figures["problems"] == []
-    assert figures["modes"].keys() == {"not learning", "not learning, reloop2", "learning", "learning, reloop2"}
-    for mode, told in figures["modes"].items():
+    metrics = metrics_of(serve_open_loop.main, f"{sizes} --reloop2 'capacity = 100'", capsys)
+    assert metrics["problems"] == []
+    assert metrics["modes"].keys() == {"not learning", "not learning, reloop2", "learning", "learning, reloop2"}
+    for mode, told in metrics["modes"].items():
         assert told["rank"]["count"] == 20
         assert 0 < told["rank"]["p50_ms"] <= told["rank"]["p99_ms"]
         assert ("learned" in told) == mode.startswith("learning")
         if "learned" in told:
             assert told["learned"]["rows"] == 200
             assert told["learned"]["freshness_ms"]["p99"] > 0
-    p99 = {mode: told["rank"]["p99_ms"] for mode, told in figures["modes"].items()}
-    ratio = figures["ratios"]["p99 learning, reloop2 / learning"]
+    p99 = {mode: told["rank"]["p99_ms"] for mode, told in metrics["modes"].items()}
+    ratio = metrics["ratios"]["p99 learning, reloop2 / learning"]
     assert ratio == pytest.approx(p99["learning, reloop2"] / p99["learning"])
 
 
 def test_kafka_ingest(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = figures_of(kafka_ingest.main, "--rounds 1 --rows 3000 --slow-rows 500 --events 2500 --part 1000", capsys)
-    assert figures["problems"] == []
-    assert 950 < figures["event_bytes"] < 1050
-    assert all(rate > 0 for rate in numbers(figures["rates"]))
-    assert len(figures["rates"]) == 4
-    assert [part["events"] for part in figures["memory"]] == [1000, 2000, 2500]
-    assert all(part["resident_mb"] > 10 for part in figures["memory"])
+    metrics = metrics_of(kafka_ingest.main, "--rounds 1 --rows 3000 --slow-rows 500 --events 2500 --part 1000", capsys)
+    assert metrics["problems"] == []
+    assert 950 < metrics["event_bytes"] < 1050
+    assert all(rate > 0 for rate in numbers(metrics["rates"]))
+    assert len(metrics["rates"]) == 4
+    assert [part["events"] for part in metrics["memory"]] == [1000, 2000, 2500]
+    assert all(part["resident_mb"] > 10 for part in metrics["memory"])
 
 
 def test_the_bandit_s_stream_has_a_best_answer() -> None:
@@ -171,30 +171,30 @@ def test_the_bandit_s_stream_has_a_best_answer() -> None:
 
 
 def test_bandit(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = figures_of(bandit.main, "--rounds 2 --decisions 6000 --slow-decisions 100 --batch 100", capsys)
-    ours = [one for name, one in figures.items() if name.startswith("Diag-LinUCB")]
+    metrics = metrics_of(bandit.main, "--rounds 2 --decisions 6000 --slow-decisions 100 --batch 100", capsys)
+    ours = [one for name, one in metrics.items() if name.startswith("Diag-LinUCB")]
     # Of random choices: 2,800.
     assert len(ours) == 5 and all(one["decisions"] == 6000 and 0 < one["regret"] < 2500 for one in ours)
-    assert figures["epsilon-greedy 0.1 on the same sums"]["decisions"] == 100
-    assert any(name.startswith("river") for name in figures)
-    assert any(name.startswith("VW") for name in figures) == HAS_VW
-    assert all(one["decisions_per_cpu_second"] > 0 for one in figures.values())
+    assert metrics["epsilon-greedy 0.1 on the same sums"]["decisions"] == 100
+    assert any(name.startswith("river") for name in metrics)
+    assert any(name.startswith("VW") for name in metrics) == HAS_VW
+    assert all(one["decisions_per_cpu_second"] > 0 for one in metrics.values())
 
 
 def test_bandit_without_peers(capsys: pytest.CaptureFixture[str]) -> None:
     options = "--no-peers --rounds 1 --decisions 500 --slow-decisions 50 --batch 100"
-    assert not any(name.startswith(("VW", "river")) for name in figures_of(bandit.main, options, capsys))
+    assert not any(name.startswith(("VW", "river")) for name in metrics_of(bandit.main, options, capsys))
 
 
 def test_click_through(capsys: pytest.CaptureFixture[str]) -> None:
     options = "--rounds 2 --visits 160 --early 20 --rate 200 --users 30 --items 40"
-    figures = figures_of(click_through.main, options, capsys, least=-1.0)
+    metrics = metrics_of(click_through.main, options, capsys, least=-1.0)
     # The last phase before the replacement is empty: both early ones fill it.
     phases = ("before", "20 after the shift", "the next 20", "all after the shift", "all after the replacement")
-    assert tuple(figures["phases"]) == phases
-    for phase in figures["phases"].values():
+    assert tuple(metrics["phases"]) == phases
+    for phase in metrics["phases"].values():
         clicks = {arm: one["mean"] for arm, one in phase["clicks"].items()}
         assert set(clicks) == set(click_through.ARMS) and all(0 < rate < 1 for rate in clicks.values())
         for arm, ahead in phase["ahead"].items():
             assert ahead["mean"] == pytest.approx(clicks["diag_linucb"] - clicks[arm]) and ahead["within"] >= 0
-    assert [part["from"] for part in figures["curve"]] == [0, 20, 40, 60]
+    assert [part["from"] for part in metrics["curve"]] == [0, 20, 40, 60]

@@ -13,7 +13,7 @@ from service.learning.event_reader import POLL
 from service.learning.fold import Fold
 from service.learning.order import Following, Order
 from service.learning.trainer import Trainer
-from service.learning.validation import Admission
+from service.learning.validation import EventValidator
 from service.process.logs import open_log
 from service.process.runtime import LEDGER, build_pipeline, joiners
 from service.recovery.ledger import Ledger
@@ -44,14 +44,14 @@ def fold(config: Config) -> Folded:
             ledger = Ledger(opened.enter_context(closing(LmdbLog(folder, readonly=True))))
             order = Following(log, POLL, ledger.runs(), None)
         pipeline, dead = build_pipeline(config), DeadLetters(MemoryLog())
-        builder, admission = builder_for_log(config, pipeline), Admission(config.reward, config.stream.max_skew)
-        trainer = Trainer(pipeline, builder, joiners(config, len(log.end())), log, dead, admission, order=order)
+        builder, validator = builder_for_log(config, pipeline), EventValidator(config.reward, config.stream.max_skew)
+        trainer = Trainer(pipeline, builder, joiners(config, len(log.end())), log, dead, validator, order=order)
         folded = Fold(pipeline, builder)
         trainer.restore()
-        for joined in trainer.intake.batches():
+        for joined in trainer.reader.batches():
             clicks.update((row.user, row.item, row.timestamp) for row in joined.rows if row.kind)
             folded.joined(joined)
-        digest, counts = trainer.digest(), trainer.intake.counts
+        digest, counts = trainer.digest(), trainer.reader.counts
         done = Folded(digest, counts, Counter(dead.counts), clicks, dict(trainer.next))
         trainer.close()
     return done

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from memory import Blob, Checkpoint, CorruptCheckpoint, UntrustedPickle, checkpoint, digest
+from memory import Checkpoint, CorruptCheckpoint, PickledObject, UntrustedPickle, checkpoint, digest
 
 META = {"offsets": {"0": 17}, "epoch": "a", "rng": {"state": 2**100}, "none": None, "name": "ü"}
 
@@ -208,7 +208,7 @@ def test_what_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_an_untrusted_folder_refuses_a_blob(tmp_path: Path) -> None:
-    folder, blob, twin = tmp_path / "folder", Blob(Counter(a=1)), Blob(Counter())
+    folder, blob, twin = tmp_path / "folder", PickledObject(Counter(a=1)), PickledObject(Counter())
     old = os.umask(0o002)  # many systems let groups write by default; own folders must be trusted all the same
     try:
         path = checkpoint.save(folder, Checkpoint(1, blob.state_dict(), {}))

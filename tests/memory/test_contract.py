@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from memory import Arrays, Blob, Catalog, Column, History, KeyIndex, Stateful, Table, digest, trusting
+from memory import Arrays, Catalog, Column, History, KeyIndex, PickledObject, Stateful, Table, digest, trusting
 from memory.error_memory import ErrorMemory, ErrorSketch
 from memory.moments import Moments
 from memory.vectors.vector_index import VectorIndex
@@ -85,7 +85,7 @@ def change_moments(store: Moments, rng: np.random.Generator) -> None:
     store.add(keys_of(rng)[1:].reshape(-1, 2), rng.normal(5.0, 2.0, (ROWS // 2, 2)).astype(np.float32))
 
 
-def change_blob(store: Blob, rng: np.random.Generator) -> None:
+def change_blob(store: PickledObject, rng: np.random.Generator) -> None:
     store.value.update(f"word {key}" for key in keys_of(rng))
 
 
@@ -165,7 +165,7 @@ CASES = {
     ),
     "moments": Case(lambda: Moments([1, 0]), change_moments, lambda store: store.known, "rows.mean"),
     "numbers in a catalog": Case(lambda: Catalog(5, 2, [1]), change_catalog, read_catalog, "moments.rows.mean"),
-    "blob": Case(lambda: Blob(Counter()), change_blob, lambda store: store.value.most_common(2), "pickle"),
+    "blob": Case(lambda: PickledObject(Counter()), change_blob, lambda store: store.value.most_common(2), "pickle"),
     "composite": Case(Composite, change_composite, read_composite, "inner.history.rings.item"),
 }
 
@@ -266,7 +266,7 @@ def test_memory_is_bounded(case: Case) -> None:
         for _, leaf in store.stores():
             if hasattr(leaf, "capacity"):
                 assert len(leaf) <= leaf.capacity  # type: ignore[arg-type]
-    if not isinstance(store, Blob):  # a blob is as large as its object
+    if not isinstance(store, PickledObject):  # a blob is as large as its object
         assert store.nbytes == nbytes
         saved = sum(array.nbytes for name, array in store.state_dict().items() if not name.endswith("rows"))
         assert saved <= nbytes, "what is saved is bounded by what is held"

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from memory import Blob, UntrustedPickle, digest, trusting
+from memory import PickledObject, UntrustedPickle, digest, trusting
 
 
 class Trap:
@@ -18,7 +18,7 @@ class Trap:
 
 
 def test_a_pickle_is_refused_outside_of_trust() -> None:
-    blob = Blob(Counter(a=1))
+    blob = PickledObject(Counter(a=1))
     before = digest(blob.state_dict())
     trap = {"pickle": np.frombuffer(pickle.dumps(Trap()), np.uint8)}
     for load in (blob.load_state_dict, blob.check_state_dict, blob.apply_changes):
@@ -28,7 +28,7 @@ def test_a_pickle_is_refused_outside_of_trust() -> None:
 
 
 def test_trust_ends_with_its_block_also_after_an_error() -> None:
-    blob = Blob(Counter(a=1))
+    blob = PickledObject(Counter(a=1))
     with pytest.raises(KeyError), trusting():
         blob.load_state_dict(blob.state_dict())
         raise KeyError
@@ -37,11 +37,11 @@ def test_trust_ends_with_its_block_also_after_an_error() -> None:
 
 
 def test_another_class_and_a_damaged_pickle_are_refused() -> None:
-    blob = Blob(Counter(a=1))
+    blob = PickledObject(Counter(a=1))
     before = digest(blob.state_dict())
     with trusting():
         with pytest.raises(ValueError, match="holds a dict where a Counter is configured"):
-            blob.load_state_dict(Blob({"a": 1}).state_dict())
+            blob.load_state_dict(PickledObject({"a": 1}).state_dict())
         with pytest.raises(ValueError, match="does not load"):
             blob.load_state_dict({"pickle": blob.state_dict()["pickle"][:-3]})
     assert digest(blob.state_dict()) == before
@@ -52,12 +52,12 @@ def test_equal_strings_give_equal_bytes_whether_or_not_they_are_one_object() -> 
     shared, equal = [name, name], [name, "".join(["fea", "ture"])]
     assert equal[0] is not equal[1]
     assert pickle.dumps(shared) != pickle.dumps(equal)
-    assert digest(Blob(shared).state_dict()) == digest(Blob(equal).state_dict())
+    assert digest(PickledObject(shared).state_dict()) == digest(PickledObject(equal).state_dict())
 
 
 def test_objects_keep_what_they_share() -> None:
     inner = [1]
-    blob = Blob({"a": inner, "b": inner, "array": np.arange(3)})
+    blob = PickledObject({"a": inner, "b": inner, "array": np.arange(3)})
     with trusting():
         blob.load_state_dict(blob.state_dict())
     assert blob.value["a"] is blob.value["b"]
@@ -65,7 +65,7 @@ def test_objects_keep_what_they_share() -> None:
 
 
 def test_an_unchanged_object_is_not_shipped_again() -> None:
-    blob = Blob(Counter())
+    blob = PickledObject(Counter())
     assert blob.take_changes()
     assert blob.take_changes() == {}
     blob.value["a"] += 1
@@ -75,14 +75,14 @@ def test_an_unchanged_object_is_not_shipped_again() -> None:
 
 def test_what_cannot_be_pickled_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="value: function cannot be pickled"):
-        Blob(lambda: None)
+        PickledObject(lambda: None)
 
 
 def test_a_river_model_goes_on_where_it_was_saved() -> None:
     linear_model = pytest.importorskip("river.linear_model")
     rng = np.random.default_rng(0)
     rows = [({f"f{i}": float(x) for i, x in enumerate(rng.normal(size=3)) if x > -1}, bool(rng.integers(2))) for _ in range(60)]
-    whole, restored = Blob(linear_model.LogisticRegression()), Blob(linear_model.LogisticRegression())
+    whole, restored = PickledObject(linear_model.LogisticRegression()), PickledObject(linear_model.LogisticRegression())
     for x, y in rows[:30]:
         whole.value.learn_one(x, y)
     with trusting():

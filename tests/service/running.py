@@ -43,7 +43,7 @@ class Service:
     async def learned(self) -> None:
         """Wait until all that was posted has been learned."""
         seen = -1
-        while seen != (seen := self.runtime.log.end()[0]) or self.runtime.updater.lag() or self.runtime.updater.intake.pending:
+        while seen != (seen := self.runtime.log.end()[0]) or self.runtime.updater.lag() or self.runtime.updater.reader.pending:
             await asyncio.sleep(0.03)
 
     def logged(self) -> list[Event]:

@@ -19,7 +19,7 @@ from service import config as configs
 from service.config import Config
 from service.learning.feedback import FeedbackBuilder
 from service.learning.trainer import Trainer
-from service.learning.validation import Admission
+from service.learning.validation import EventValidator
 from service.process.runtime import build_pipeline, joiners
 from service.ranking.requests import RankRequest, RecommendRequest
 from service.ranking.signing import Signer
@@ -41,8 +41,8 @@ class Service:
         self.pipeline, self.log = build_pipeline(config), MemoryLog()
         self.signer = Signer.of_writer(None)
         builder = FeedbackBuilder(self.pipeline, config.reward, self.signer.believes)
-        admission = Admission(config.reward, 1e9)
-        self.trainer = Trainer(self.pipeline, builder, joiners(config, 1), self.log, DeadLetters(MemoryLog()), admission)
+        validator = EventValidator(config.reward, 1e9)
+        self.trainer = Trainer(self.pipeline, builder, joiners(config, 1), self.log, DeadLetters(MemoryLog()), validator)
         self.trainer.restore()
 
     def append(self, *events: Event) -> None:

@@ -245,12 +245,12 @@ class ReLoop2(Reranker):
         self._last = None
         super().apply_changes(changes)
 
-    def figures(self) -> Mapping[str, float]:
+    def metrics(self) -> Mapping[str, float]:
         """Weight, reads, share that found something, mean absolute change of a score; horizon, fill and recall of the memory.
 
         The horizon is the age, in rows, up to which neighbours count, as a mean over the ages in proportion to their weights.
         """
-        figures = {
+        metrics = {
             "weight": self.weight,
             "reads": float(self._reads),
             "hit_share": self._hits / max(self._reads, 1),
@@ -258,12 +258,12 @@ class ReLoop2(Reranker):
             "left_out": float(self._left_out),
         }
         if isinstance(self.memory, ErrorMemory):
-            figures |= {
+            metrics |= {
                 "horizon": float(self._weights @ self._horizons / self.weight) if self.weight else 0.0,
                 "fill": len(self.memory) / self.memory.capacity,
                 "recall": self.memory.index.last_recall,
             }
-        return figures
+        return metrics
 
     def _weigh(self, learned: LearnedWeight, hidden: Floats, base: Floats, label: Floats) -> None:
         """Learn lambda from what these rows' neighbours say of them, before they are remembered themselves."""

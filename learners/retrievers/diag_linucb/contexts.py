@@ -77,12 +77,12 @@ def unpack_contexts(packed: Sequence[bytes]) -> Contexts:
 
 
 @njit(cache=True, nogil=True)
-def contexts(closeness: _Values, most: int, temperature: float, least: float) -> tuple[Ids, _Values]:
-    """Closest clusters of each vector, and the softmax of its closeness to them.
+def contexts(similarity: _Values, most: int, temperature: float, least: float) -> tuple[Ids, _Values]:
+    """Closest clusters of each vector, and the softmax of its similarity to them.
 
     Parameters
     ----------
-    closeness : (B, C) float64
+    similarity : (B, C) float64
         Inner products with the centroids.
     most : int
         Clusters of each at most: K.
@@ -101,13 +101,13 @@ def contexts(closeness: _Values, most: int, temperature: float, least: float) ->
     ----------
     X. Yi et al., "Online Matching: A Real-time Bandit System for Large-scale Recommendations", RecSys 2023, equation 10.
     """
-    size = min(most, closeness.shape[1])
-    index, weight = np.full((closeness.shape[0], size), -1, np.int64), np.zeros((closeness.shape[0], size))
-    for b in range(closeness.shape[0]):
+    size = min(most, similarity.shape[1])
+    index, weight = np.full((similarity.shape[0], size), -1, np.int64), np.zeros((similarity.shape[0], size))
+    for b in range(similarity.shape[0]):
         held = 0
-        for c in range(closeness.shape[1]):
+        for c in range(similarity.shape[1]):
             at = held
-            while at > 0 and closeness[b, c] > closeness[b, index[b, at - 1]]:
+            while at > 0 and similarity[b, c] > similarity[b, index[b, at - 1]]:
                 at -= 1
             if at == size:
                 continue
@@ -117,7 +117,7 @@ def contexts(closeness: _Values, most: int, temperature: float, least: float) ->
             index[b, at] = c
         total = 0.0
         for at in range(size):
-            weight[b, at] = np.exp((closeness[b, index[b, at]] - closeness[b, index[b, 0]]) / temperature)
+            weight[b, at] = np.exp((similarity[b, index[b, at]] - similarity[b, index[b, 0]]) / temperature)
             total += weight[b, at]
         kept = 0.0
         for at in range(size):

@@ -53,7 +53,7 @@ class DiagLinUcb(Retriever):
 
     Two towers (see `learners.networks.towers`) learn vectors of users and items from the stream. Once an epoch a copy of them
     is frozen, users' vectors are clustered, and each cluster is linked to the items closest to its centroid. A user's context
-    w is the softmax of the vector's closeness to the closest centroids. On an edge lie ``d`` (the sum of w^2 over the times
+    w is the softmax of the vector's similarity to the closest centroids. On an edge lie ``d`` (the sum of w^2 over the times
     that the item was shown) and ``b`` (the sum of w * reward); an item's score is the sum of ``w b / d`` over its edges to the
     user's clusters, its uncertainty the root of the sum of ``w^2 / d``. Scores are an order, not probabilities: they are about
     1 / sum(w^2) times too high. The sums are added to with the context as of serving time, which the impression carries.
@@ -90,7 +90,7 @@ class DiagLinUcb(Retriever):
         Rows learned in an epoch. The first ones are shorter: they double from `first`.
     first : int
         Rows learned before there are clusters; nothing is retrieved until then.
-    alike : float
+    match_threshold : float
         Cosine of two centroids above which a cluster of the new epoch is taken for one of the old, and keeps its sums.
     sample : int
         Users that clusters are made of: the last ones.
@@ -100,9 +100,9 @@ class DiagLinUcb(Retriever):
         Units of each tower's hidden layer.
     bits : int
         Columns of users and items share 2**bits vectors by their hash; memory is 16 * dim * 2**bits bytes.
-    step : float
+    learning_rate : float
         Step size of the towers.
-    sharpness : float
+    tower_temperature : float
         Temperature of the towers' softmax.
     seed : int
         Of the towers' first weights.
@@ -143,13 +143,13 @@ class DiagLinUcb(Retriever):
         refresh: Annotated[int, Field(gt=0)] = 50_000,
         epoch: Annotated[int, Field(gt=0)] = 100_000,
         first: Annotated[int, Field(gt=0)] = 1_000,
-        alike: Annotated[float, Field(ge=0, le=1)] = 0.95,
+        match_threshold: Annotated[float, Field(ge=0, le=1)] = 0.95,
         sample: Annotated[int, Field(gt=0)] = 4_096,
         dim: Annotated[int, Field(gt=0)] = 32,
         hidden: Annotated[int, Field(gt=0)] = 32,
         bits: Annotated[int, Field(ge=1, le=26)] = 15,
-        step: Annotated[float, Field(gt=0)] = 0.1,
-        sharpness: Annotated[float, Field(gt=0)] = 0.2,
+        learning_rate: Annotated[float, Field(gt=0)] = 0.1,
+        tower_temperature: Annotated[float, Field(gt=0)] = 0.2,
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         if w_min * nearest > 1:
@@ -158,11 +158,17 @@ class DiagLinUcb(Retriever):
             )
         if sample < clusters:
             raise ValueError(f"sample: {sample} users cannot make {clusters} clusters; give {clusters} or more")
-        self.optimism, self.refresh, self.first, self.epoch, self.alike = alpha, refresh, first, epoch, alike
+        self.optimism, self.refresh, self.first, self.epoch, self.match_threshold = (
+            alpha,
+            refresh,
+            first,
+            epoch,
+            match_threshold,
+        )
         self.nearest, self.temperature, self.w_min = nearest, temperature, w_min
         self.unbiased, self.half_life = unbiased, half_life or np.inf
         shape = TowerShape(dim, hidden, bits, seed)
-        self.towers, self.frozen = Towers(shape, step, sharpness), FrozenTowers(shape)
+        self.towers, self.frozen = Towers(shape, learning_rate, tower_temperature), FrozenTowers(shape)
         self.centroids = Centroids(clusters, dim)
         self.graph = ClusterGraph(clusters, width, items)
         self._prior = prior if init == "prior" else 0.0
@@ -263,8 +269,8 @@ class DiagLinUcb(Retriever):
 
     def _link(self, slots: Ids) -> None:
         """Let the items at these slots into the clusters that they are close to."""
-        closeness = (self._vectors(slots) @ self.centroids.vectors.T).astype(np.float32)
-        self.graph.admit(slots, closeness, self._new_mass())
+        similarity = (self._vectors(slots) @ self.centroids.vectors.T).astype(np.float32)
+        self.graph.admit(slots, similarity, self._new_mass())
 
     def _vectors(self, slots: Ids) -> _Values:
         """Vectors (n, dim) of the items at these slots, as of the beginning of the epoch."""
@@ -359,7 +365,7 @@ class DiagLinUcb(Retriever):
         counts[_EPOCH_ROWS] = 0
         self.frozen.freeze(self.towers)
         vectors = self.sample["vector"][: min(counts[_SAMPLED], len(self.sample))]
-        self.graph.reset(self.centroids.fit(vectors, self.alike), self._new_mass())
+        self.graph.reset(self.centroids.fit(vectors, self.match_threshold), self._new_mass())
         # Of 53 bits: every reader of JSON takes those for what they are.
         schema = xxhash.xxh3_64_intdigest(self.centroids.vectors.tobytes()) >> 11
         self.schemas["schema"][self.centroids.epoch % _EPOCHS] = schema

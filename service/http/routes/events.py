@@ -17,8 +17,8 @@ from memory.keyed.catalog import Catalog
 from service.http.ingest import Entry, Ingest, LogBusy, entry
 from service.http.routes.route import Answer, Route, problems
 from service.http.schemas import EventResult, EventResults, ItemDocument, UserDocument, Written
-from service.http.web import Desk, Failure, Request, Response, decoded, json
-from service.learning.validation import Admission
+from service.http.web import Failure, Request, RequestHandler, Response, decoded, json
+from service.learning.validation import EventValidator
 from service.process.runtime import Runtime
 from streams.codec import BadEvent, decode, encode
 from streams.events import Event, Forget, Interaction, ItemUpdate, Tick, UserUpdate
@@ -77,14 +77,14 @@ class EventRoutes:
     Parameters
     ----------
     runtime : Runtime
-    desk : Desk
+    handler : RequestHandler
     ingest : Ingest
     """
 
-    def __init__(self, runtime: Runtime, desk: Desk, ingest: Ingest) -> None:
-        self._runtime, self._desk, self._ingest = runtime, desk, ingest
+    def __init__(self, runtime: Runtime, handler: RequestHandler, ingest: Ingest) -> None:
+        self._runtime, self._handler, self._ingest = runtime, handler, ingest
         self._queued = runtime.config.stream.ack == "queued"
-        self._admission = Admission(runtime.config.reward, runtime.config.stream.max_skew)
+        self._validator = EventValidator(runtime.config.reward, runtime.config.stream.max_skew)
 
     def routes(self) -> Iterable[Route]:
         """Every route here."""
@@ -154,7 +154,7 @@ class EventRoutes:
 
     async def events(self, request: Request) -> Response:
         """Append one event or a list of them, each on its own merits."""
-        body = await self._desk.body(request)
+        body = await self._handler.body(request)
         single = body.lstrip()[:1] != b"["
         raws: Sequence[bytes | msgspec.Raw] = [body] if single else self._elements(body)
         now = time.time()
@@ -184,7 +184,7 @@ class EventRoutes:
     async def put(self, entries: _Items | _Users, request: Request) -> Response:
         """Add or replace an item or user."""
         name = request.path_params["id"]
-        document: Any = decoded(entries.document, await self._desk.body(request))
+        document: Any = decoded(entries.document, await self._handler.body(request))
         named = getattr(document, entries.noun)
         if named not in (None, name):
             raise Failure(422, f"{entries.noun}: {named!r} is not the {name!r} of the path; leave it out", entries.noun)
@@ -198,14 +198,14 @@ class EventRoutes:
         """Attributes of an item or user."""
         name = request.path_params["id"]
         engine = self._runtime.engine
-        attributes = await self._desk.answer(lambda: engine.call(lambda: entries.catalog.get(hash_id(name))))
+        attributes = await self._handler.answer(lambda: engine.call(lambda: entries.catalog.get(hash_id(name))))
         if attributes is None:
             raise Failure(404, f"{entries.noun}: there is no {name!r} here", "id")
         return json({entries.noun: name, "attributes": attributes})
 
     async def forget(self, request: Request) -> Response:
         """Remove all that is kept for a user. The body says nothing, but has to be declared as any other."""
-        await self._desk.body(request)
+        await self._handler.body(request)
         return await self._change(Forget(user=request.path_params["id"]))
 
     def _elements(self, body: bytes) -> list[msgspec.Raw]:
@@ -222,7 +222,7 @@ class EventRoutes:
         event = decode(data)
         if isinstance(event, Tick):
             raise BadEvent("type", "'tick' is the service's own; leave it out")
-        self._admission.check(event, now)
+        self._validator.check(event, now)
         missing: dict[str, Any] = {} if event.timestamp else {"timestamp": now}
         if self._queued and isinstance(event, Interaction) and not event.id:
             # It may be appended more than once, and the client has no part in that.
@@ -257,7 +257,7 @@ class EventRoutes:
             raise Failure(422, str(error), error.field or None) from error
         end = await self._append([change])
         until, pause = time.monotonic() + VISIBLE_SECONDS, 0.001
-        while not await self._desk.answer(lambda: self._runtime.engine.call(lambda: self._has_learned(end))):
+        while not await self._handler.answer(lambda: self._runtime.engine.call(lambda: self._has_learned(end))):
             if time.monotonic() > until:
                 return json(Written(visible=False), 202)
             await asyncio.sleep(pause)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from service.http.live import Live
 from service.http.routes.route import Answer, Route, problems
 from service.http.schemas import Problem
-from service.http.web import Desk, Failure, Request, Response, json, streamed
+from service.http.web import Failure, Request, RequestHandler, Response, json, streamed
 from service.process.digests import Digests
 from service.process.runtime import Runtime
 
@@ -21,12 +21,12 @@ class OperationRoutes:
     Parameters
     ----------
     runtime : Runtime
-    desk : Desk
+    handler : RequestHandler
     live : Live
     """
 
-    def __init__(self, runtime: Runtime, desk: Desk, live: Live) -> None:
-        self._runtime, self._desk, self._live = runtime, desk, live
+    def __init__(self, runtime: Runtime, handler: RequestHandler, live: Live) -> None:
+        self._runtime, self._handler, self._live = runtime, handler, live
         self._digests = Digests(runtime)
 
     def routes(self) -> Iterable[Route]:
@@ -76,8 +76,8 @@ class OperationRoutes:
     async def status(self, request: Request) -> Response:
         """Where this process stands."""
         if request.query_params.get("digest") == "1":
-            return json(await self._desk.wait(lambda: asyncio.shield(self._digests.ask())))
-        return json(await self._desk.answer(lambda: self._runtime.engine.call(self._runtime.status)))
+            return json(await self._handler.wait(lambda: asyncio.shield(self._digests.ask())))
+        return json(await self._handler.answer(lambda: self._runtime.engine.call(self._runtime.status)))
 
     async def stream(self, request: Request) -> Response:
         """Server-sent events for the live page."""

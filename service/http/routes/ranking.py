@@ -11,7 +11,7 @@ import msgspec
 
 from service.http.ingest import Ingest, LogBusy
 from service.http.routes.route import Answer, Route, problems
-from service.http.web import Desk, Failure, Request, Response, decoded, json
+from service.http.web import Failure, Request, RequestHandler, Response, decoded, json
 from service.learning.validation import check_numbers
 from service.process.runtime import Runtime
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
@@ -27,13 +27,13 @@ class RankingRoutes:
     Parameters
     ----------
     runtime : Runtime
-    desk : Desk
+    handler : RequestHandler
     ingest : Ingest
         Where impressions go.
     """
 
-    def __init__(self, runtime: Runtime, desk: Desk, ingest: Ingest) -> None:
-        self._runtime, self._desk, self._ingest = runtime, desk, ingest
+    def __init__(self, runtime: Runtime, handler: RequestHandler, ingest: Ingest) -> None:
+        self._runtime, self._handler, self._ingest = runtime, handler, ingest
         self._fingerprint = runtime.config.fingerprint
 
     def routes(self) -> Iterable[Route]:
@@ -55,12 +55,12 @@ class RankingRoutes:
     async def rank(self, document: type[RankRequest | RecommendRequest], request: Request) -> Response:
         """Answer with a ranking; its impression is on the way to the log then, ahead of whatever answers it."""
         arrived = time.perf_counter()
-        asked = decoded(document, await self._desk.body(request))
+        asked = decoded(document, await self._handler.body(request))
         try:
             check_numbers("context", asked.context)
         except BadEvent as error:
             raise Failure(422, str(error), error.field) from error
-        response, impression = await self._desk.answer(lambda: self._runtime.engine.submit(asked))
+        response, impression = await self._handler.answer(lambda: self._runtime.engine.submit(asked))
         if impression is not None:
             await self._log(impression)
         self._runtime.monitor.request(time.perf_counter() - arrived)

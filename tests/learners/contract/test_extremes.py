@@ -81,7 +81,7 @@ def test_one_that_is_not_is_told_what_spoilt_it(make: Callable[[], Ranker], comp
 
 @pytest.mark.parametrize("step", [0.01, 10.0])
 def test_the_machine_passes_with_small_steps_and_large_ones(step: float) -> None:
-    check_extremes(lambda: FactorizationMachine(factors=4, bits=10, step=step, factor_step=step))
+    check_extremes(lambda: FactorizationMachine(factors=4, bits=10, learning_rate=step, factor_learning_rate=step))
 
 
 def test_bounds_are_only_for_what_is_out_of_them() -> None:

@@ -51,11 +51,11 @@ def test_equals_the_formula(adaptive):
     feedback.reward[::7] = 3.0
     feedback.reward[::11] = -2.0
     feedback.weight[::5] = 2.5
-    learner = Bias(step=0.3, adaptive=adaptive, initial_accumulator=0.7, l2=0.05)
+    learner = Bias(learning_rate=0.3, adaptive=adaptive, initial_accumulator=0.7, l2=0.05)
     assert asked_then_told(learner, feedback) == pytest.approx(naive(feedback, 0.3, adaptive, 0.7, 0.05), abs=1e-4)
 
 
-@pytest.mark.parametrize("parameters", [{}, {"adaptive": False, "step": 0.05}])
+@pytest.mark.parametrize("parameters", [{}, {"adaptive": False, "learning_rate": 0.05}])
 def test_finds_the_biases_of_the_world(parameters):
     learner = Bias(**parameters)
     learner.learn(stream(30_000)[0])
@@ -110,7 +110,7 @@ def test_recovers_from_a_shift():
     """After half of the stream what was liked is disliked: constant steps come back sooner than adaptive ones."""
     errors = {}
     for adaptive, step in ((True, 0.5), (False, 0.1)):
-        learner = Bias(adaptive=adaptive, step=step)
+        learner = Bias(adaptive=adaptive, learning_rate=step)
         learner.learn(stream(40_000)[0])
         feedback, truth = stream(2000, seed=1)
         feedback.reward = 1 - feedback.reward

@@ -40,7 +40,7 @@ class Reference:
     """The model and its steps as the formulas say, one weight at a time, in double precision."""
 
     def __init__(self, model: FactorizationMachine) -> None:
-        self.step, self.factor_step, self.l2 = model.step, model.factor_step, model.l2
+        self.step, self.factor_learning_rate, self.l2 = model.step, model.factor_learning_rate, model.l2
         self.weights = model.rows["weights"].astype(np.float64)
         self.scales = model.rows["scales"].astype(np.float64)
         self.squares = model.rows["squares"].astype(np.float64)
@@ -71,7 +71,7 @@ class Reference:
         lengths = ((x[:, None] * (total - x[:, None] * self.weights[at, 1:])) ** 2).sum(1)
         speed = self.step / np.sqrt(self.s0)
         speed += (self.step * x**2 / np.sqrt(self.squares[at, 0])).sum()
-        speed += (self.factor_step * lengths / np.sqrt(self.squares[at, 1])).sum()
+        speed += (self.factor_learning_rate * lengths / np.sqrt(self.squares[at, 1])).sum()
         slope = weight * miss / (1 + weight * speed / 4)
         self.s0 += weight * miss**2
         self.w0 -= self.step * slope / np.sqrt(self.s0)
@@ -79,7 +79,7 @@ class Reference:
             row, square = self.weights[at[i]], self.squares[at[i]]
             square += weight * miss**2 * np.array([x[i] ** 2, lengths[i] / (row.size - 1)])
             row[0] -= self.step * slope * x[i] / np.sqrt(square[0])
-            rate = self.factor_step / np.sqrt(square[1])
+            rate = self.factor_learning_rate / np.sqrt(square[1])
             gradient = x[i] * (total - x[i] * row[1:])
             row[1:] = (row[1:] - rate * slope * gradient) / (1 + rate * self.l2)
 
@@ -144,7 +144,7 @@ def test_a_row_moves_as_far_whatever_the_number_of_its_columns(columns: int) -> 
 @pytest.mark.parametrize("columns", [1, 20])
 def test_no_step_overshoots(columns: int) -> None:
     """A step as large as can be is bounded by the slope 0.5 over the bound 1/4 of the curvature."""
-    assert 1.0 < first_move(columns, step=10.0) < 2.0
+    assert 1.0 < first_move(columns, learning_rate=10.0) < 2.0
 
 
 @pytest.mark.parametrize("unit", [1e-40, 1e-30, 0.01, 100.0, 1e30])
@@ -213,7 +213,7 @@ def test_extremes_stay_finite() -> None:
     loud.values[:, 3] = rng.choice(extremes, loud.rows)
     loud.reward[:] = np.where(loud.reward > 0, 1e30, -1e30)
     loud.weight[:] = rng.choice([1e-30, 1.0, 1e3], loud.rows)
-    model = FactorizationMachine(bits=10, step=10.0, factor_step=10.0)
+    model = FactorizationMachine(bits=10, learning_rate=10.0, factor_learning_rate=10.0)
     for _ in range(20):
         model.learn(loud)
     for feedback in (loud, quiet):

@@ -224,7 +224,7 @@ def test_a_hidden_vector_is_needed_and_must_be_finite(weight: Any) -> None:
     feedback.hidden[3] = np.nan  # type: ignore[index]
     learner.learn(feedback)
     assert len(learner.memory) == 2 * feedback.rows - 1
-    assert learner.figures()["left_out"] == 1
+    assert learner.metrics()["left_out"] == 1
     with pytest.raises(FloatingPointError, match="hidden"):
         learner.rerank(feedback)
     feedback.hidden = None
@@ -235,15 +235,15 @@ def test_a_hidden_vector_is_needed_and_must_be_finite(weight: Any) -> None:
 def test_figures_count_what_was_read() -> None:
     learner, feedback = ReLoop2(8, capacity=480, weight=0.5), world(1)
     learner.rerank(feedback)
-    assert learner.figures()["hit_share"] == 0
+    assert learner.metrics()["hit_share"] == 0
     learner.learn(feedback)
     moved = np.abs(learner.rerank(feedback) - feedback.score).sum()
-    figures = learner.figures()
-    assert figures["reads"] == 480
-    assert figures["hit_share"] == 0.5
-    assert figures["compensation"] == pytest.approx(moved / 480)
-    assert figures["fill"] == 0.5
-    assert figures["recall"] == 1.0
+    metrics = learner.metrics()
+    assert metrics["reads"] == 480
+    assert metrics["hit_share"] == 0.5
+    assert metrics["compensation"] == pytest.approx(moved / 480)
+    assert metrics["fill"] == 0.5
+    assert metrics["recall"] == 1.0
 
 
 def test_neighbours_explain_the_score() -> None:
@@ -298,7 +298,7 @@ def test_the_weight_of_an_age_is_that_of_neighbours_so_old() -> None:
     assert (found.weight * found.label).sum() == pytest.approx(mean)
     learner.learned.trust["loss"][:3] = 1e6  # only the shortest age is believed
     assert learner.rerank(query)[0] == pytest.approx(0.75)
-    assert learner.figures()["horizon"] == 1
+    assert learner.metrics()["horizon"] == 1
 
 
 def test_where_no_neighbour_is_recent_older_ones_tell() -> None:
@@ -326,7 +326,7 @@ def test_after_a_change_only_recent_neighbours_are_believed_and_later_all_again(
             score = np.clip(learner.rerank(rows(hidden, np.full(100, 0.5), label)), 1e-3, 1 - 1e-3)
             loss[ages].append(float(-np.log(np.where(label, score, 1 - score)).mean()))
             learner.learn(rows(hidden, np.full(100, 0.5), label))
-        horizons.append(learners[4].figures()["horizon"])
+        horizons.append(learners[4].metrics()["horizon"])
     change = np.array(loss[4]) - np.array(loss[1])
     assert abs(change[40:80].mean()) < 0.005, "nothing changes: no harm"
     assert change[85:120].mean() < -0.1, "half of what is remembered is of the old world"

@@ -52,9 +52,9 @@ class ClusterWorld:
         return graph
 
     def link(self, graph: ClusterGraph, items: int, prior: float) -> None:
-        closeness = self.centroids @ self.known[:items].T
-        closest = np.argsort(-closeness, axis=1, kind="stable")[:, :WIDTH]
-        graph.link(self.slots[closest], np.take_along_axis(closeness, closest, axis=1).astype(np.float32), prior)
+        similarity = self.centroids @ self.known[:items].T
+        closest = np.argsort(-similarity, axis=1, kind="stable")[:, :WIDTH]
+        graph.link(self.slots[closest], np.take_along_axis(similarity, closest, axis=1).astype(np.float32), prior)
 
     def play(
         self,

@@ -258,9 +258,9 @@ def test_a_large_graph_is_made_over_several_turns_and_has_the_closest_in_the_end
         learner.learn(one)
         copy.learn(one)
     assert digest(copy.state_dict()) == digest(learner.state_dict()), "a copy goes on where it was taken"
-    closeness = learner._vectors(np.arange(items)) @ learner.centroids.vectors.T
-    held = np.take_along_axis(closeness, learner.graph.slot.reshape(clusters, width).T.astype(np.int64), axis=0)
-    assert (held > np.sort(closeness, axis=0)[-width] - 1e-6).all()
+    similarity = learner._vectors(np.arange(items)) @ learner.centroids.vectors.T
+    held = np.take_along_axis(similarity, learner.graph.slot.reshape(clusters, width).T.astype(np.int64), axis=0)
+    assert (held > np.sort(similarity, axis=0)[-width] - 1e-6).all()
     learner.remove(learner.graph.items.keys[learner.graph.slot[:1]])
     assert learner.graph.slot[0] == -1
     for rows in (many, one, one, one):

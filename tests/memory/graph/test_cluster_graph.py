@@ -153,8 +153,8 @@ def test_with_one_cluster_a_context_it_is_linucb() -> None:
 def test_a_constant_reward_is_predicted_too_high_by_the_effective_number_of_clusters() -> None:
     """The diagonal leaves out the cross terms; see docs/learners/diag_linucb.md."""
     rng = np.random.default_rng(2)
-    closeness = rng.normal(size=(20_000, CLUSTERS)) / 5
-    index, weight = contexts(closeness, 3, 0.25, 0.0)
+    similarity = rng.normal(size=(20_000, CLUSTERS)) / 5
+    index, weight = contexts(similarity, 3, 0.25, 0.0)
     graph = linked()
     link(graph, np.array([(c, 0) for c in range(CLUSTERS)]))
     update(graph, index, weight, np.zeros(len(index), np.int64), np.full(len(index), 0.5))

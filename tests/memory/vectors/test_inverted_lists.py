@@ -27,7 +27,7 @@ class World:
         self.places[slots] = places
         self.lists.follow(slots, self.places[slots], self.vectors)
 
-    def closeness(self, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    def similarity(self, queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         if self.angular:
             return queries @ vectors.T
         return -np.square(queries[:, None] - vectors).sum(-1)
@@ -39,10 +39,10 @@ class World:
 
     def check(self, queries: np.ndarray, wanted: int, probes: int) -> None:
         said, found = self.lists.search(queries, wanted, probes)
-        looked = np.argsort(-self.closeness(queries, self.centroids), axis=1)[:, :probes]
+        looked = np.argsort(-self.similarity(queries, self.centroids), axis=1)[:, :probes]
         for row, slots in enumerate(found):
             within = np.flatnonzero(np.isin(self.places, looked[row]))
-            close = self.closeness(queries[row : row + 1], self.held(within))[0]
+            close = self.similarity(queries[row : row + 1], self.held(within))[0]
             best = np.argsort(-close, kind="stable")[:wanted]
             assert slots[: best.size].tolist() == within[best].tolist()
             assert said[row, : best.size] == pytest.approx(close[best], rel=1e-4, abs=1e-5)

@@ -301,7 +301,7 @@ def test_vectors_compared_by_torch_are_those_compared_by_faiss(angular: bool, mo
     copy.write(np.arange(CAPACITY), stored, alive)
     want = expected("inner_product" if angular else "l2", stored[alive], queries, 10)[0]
     for part in (1 << 30, CAPACITY * 4 * 3):
-        monkeypatch.setattr("memory.vectors.gpu_vectors.CLOSENESS_BYTES", part)
+        monkeypatch.setattr("memory.vectors.gpu_vectors.SIMILARITY_BYTES", part)
         close, slots = copy.search(queries, 10, CAPACITY, angular)
         assert np.array_equal(slots, np.flatnonzero(alive)[want])
         assert (np.diff(close) <= 0).all()

@@ -45,7 +45,7 @@ async def test_interactions_join_by_request_id_and_change_the_next_ranking(servi
             ],
         )
     await service.learned()
-    counts = service.runtime.updater.intake.counts
+    counts = service.runtime.updater.reader.counts
     assert (counts["impressions"], counts["interactions"], counts["unjoined"]) == (30, 30, 0)
     ranking = await service.recommend("u", n=6, repeat=True)
     assert ranking["items"][0]["item"] == "i4"

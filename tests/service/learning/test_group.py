@@ -15,7 +15,7 @@ from service.config import Config
 from service.learning.feedback import FeedbackBuilder
 from service.learning.group import Member, name_of
 from service.learning.trainer import Trainer
-from service.learning.validation import Admission
+from service.learning.validation import EventValidator
 from service.process.runtime import build_pipeline, joiners
 from streams.codec import encode
 from streams.dead_letters import DeadLetters
@@ -130,9 +130,9 @@ class World:
         folder.mkdir(exist_ok=True)
         pipeline = build_pipeline(self.config)
         outcomes = FeedbackBuilder(pipeline, self.config.reward)
-        admission = Admission(self.config.reward, self.config.stream.max_skew)
+        validator = EventValidator(self.config.reward, self.config.stream.max_skew)
         dead = DeadLetters(MemoryLog())
-        trainer = Trainer(pipeline, outcomes, joiners(self.config, PARTITIONS), self.log, dead, admission, poll=20)
+        trainer = Trainer(pipeline, outcomes, joiners(self.config, PARTITIONS), self.log, dead, validator, poll=20)
         made = Member(trainer, lambda revoked, lost: Seat(self.group, name, revoked, lost), name, folder, every)
         made.restore()
         return made
@@ -163,9 +163,9 @@ def world(make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def alone(world: World) -> float:
     """What one trainer counts that learns from everything."""
     pipeline = build_pipeline(world.config)
-    admission = Admission(world.config.reward, world.config.stream.max_skew)
+    validator = EventValidator(world.config.reward, world.config.stream.max_skew)
     outcomes, dead = FeedbackBuilder(pipeline, world.config.reward), DeadLetters(MemoryLog())
-    trainer = Trainer(pipeline, outcomes, joiners(world.config, PARTITIONS), world.log, dead, admission)
+    trainer = Trainer(pipeline, outcomes, joiners(world.config, PARTITIONS), world.log, dead, validator)
     trainer.restore()
     trainer.drain()
     return count_in(pipeline.state_dict())

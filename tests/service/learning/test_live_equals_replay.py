@@ -12,7 +12,7 @@ from service.config import Config
 from service.evaluation.replay import replay
 from service.learning.feedback import FeedbackBuilder
 from service.learning.trainer import Trainer
-from service.learning.validation import Admission
+from service.learning.validation import EventValidator
 from service.process.runtime import build_pipeline, joiners
 from streams.codec import encode, partition_key
 from streams.dead_letters import DeadLetters
@@ -35,8 +35,8 @@ def trainer(config: Config, log: Log, *, poll: int = 512, folder: Path | None = 
     pipeline = build_pipeline(config)
     outcomes = FeedbackBuilder(pipeline, config.reward)
     dead = DeadLetters(MemoryLog())
-    admission = Admission(config.reward, config.stream.max_skew)
-    return Trainer(pipeline, outcomes, joiners(config, 1), log, dead, admission, folder=folder, poll=poll)
+    validator = EventValidator(config.reward, config.stream.max_skew)
+    return Trainer(pipeline, outcomes, joiners(config, 1), log, dead, validator, folder=folder, poll=poll)
 
 
 def fold(config: Config, log: Log, poll: int = 512) -> Trainer:

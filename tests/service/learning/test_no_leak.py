@@ -101,7 +101,7 @@ class World:
         """Let every window end, and learn all there is."""
         self.now += 1000.0
         self.append(Tick(timestamp=self.now), Tick(timestamp=self.now))
-        while self.trainer.lag() or not self.trainer.intake.whole:
+        while self.trainer.lag() or not self.trainer.reader.whole:
             self.trainer.turn()
 
     def append(self, *events: Event) -> None:
@@ -194,7 +194,7 @@ def folded(config: Config, seed: int, spy: Spy) -> None:
         world.live(60)
         world.end()
         assert check(spy, world) > 60
-        counts = world.trainer.intake.counts
+        counts = world.trainer.reader.counts
         assert counts["late"] + counts["repeated"] and counts["duplicates"], "the world has all of it"
         digest = world.trainer.digest()
     live, spy.learned = spy.learned, []

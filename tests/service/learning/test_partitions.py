@@ -14,7 +14,7 @@ from service.evaluation.replay import replay
 from service.learning.feedback import FeedbackBuilder
 from service.learning.order import Following
 from service.learning.trainer import Trainer
-from service.learning.validation import Admission
+from service.learning.validation import EventValidator
 from service.process.runtime import LEDGER, build_pipeline, joiners, open_runtime
 from service.recovery.ledger import Ledger
 from streams.codec import encode
@@ -44,7 +44,7 @@ def trainer(config: Config, log: Log, dead: DeadLetters | None = None, **keyword
         joiners(config, len(log.end())),
         log,
         dead or DeadLetters(MemoryLog()),
-        Admission(config.reward, config.stream.max_skew),
+        EventValidator(config.reward, config.stream.max_skew),
         **keywords,
     )
     made.restore()
@@ -90,14 +90,14 @@ def test_killed_again_and_again_it_takes_up_its_own_history(seed: int, make_conf
     again = trainer(config, log, order=Following(log, 50, Ledger(kept).runs(), None))
     again.drain()
     assert again.digest() == life.digest()
-    assert again.intake.counts == trainer_counts(config, log)
+    assert again.reader.counts == trainer_counts(config, log)
 
 
 def trainer_counts(config: Config, log: Log) -> dict[str, int]:
     """What joiners meet does not depend on the order of the partitions."""
     plain = trainer(config, log)
     plain.drain()
-    return plain.intake.counts
+    return plain.reader.counts
 
 
 def test_each_partition_gets_its_own_tick(make_config: MakeConfig) -> None:
@@ -106,14 +106,14 @@ def test_each_partition_gets_its_own_tick(make_config: MakeConfig) -> None:
     made = trainer(make_config(), log)
     log.append(records([Impression(request_id="r", user=user, items=("a", "b"), timestamp=START)]))
     made.drain()
-    assert made.clock.due(START, 0.5) == []
-    assert made.clock.due(START + 0.6, 0.5) == [1]
-    made.clock.tick([1], START + 0.6)
+    assert made.ticks.due(START, 0.5) == []
+    assert made.ticks.due(START + 0.6, 0.5) == [1]
+    made.ticks.tick([1], START + 0.6)
     assert log.end() == {0: 0, 1: 2, 2: 0}
     made.drain()
-    assert not made.intake.pending
-    assert made.clock.due(START + 19.9, 0.5) == []
-    assert made.clock.due(START + 20, 0.5) == [1], "its window has ended"
+    assert not made.reader.pending
+    assert made.ticks.due(START + 19.9, 0.5) == []
+    assert made.ticks.due(START + 20, 0.5) == [1], "its window has ended"
 
 
 def test_a_bad_record_is_reported_once_in_each_partition(make_config: MakeConfig) -> None:
@@ -133,7 +133,7 @@ def test_served_from_four_partitions_it_is_replayed_with_its_ledger(make_config:
             for start in range(0, len(half), 7):
                 runtime.log.append(records(half[start : start + 7]))
                 runtime.engine.wake()
-            wait_until(runtime, lambda runtime=runtime: runtime.updater.lag() == 0 and not runtime.updater.intake.pending)
+            wait_until(runtime, lambda runtime=runtime: runtime.updater.lag() == 0 and not runtime.updater.reader.pending)
             digest = runtime.engine.call(runtime.updater.digest).result(10)
             version = runtime.pipeline.version
     assert config.checkpoints is not None
@@ -176,7 +176,7 @@ def test_as_of_is_what_a_click_has_to_be_older_than_to_be_learned(make_config: M
     made.drain()
     assert made.pipeline.version == 1
     assert made.pipeline.as_of == clicked
-    made.clock.tick([0], time.time())
+    made.ticks.tick([0], time.time())
     made.drain()
     assert made.pipeline.version == 2
     assert made.pipeline.as_of > clicked

@@ -12,7 +12,7 @@ from memory import checkpoint
 from service.config import Config
 from service.learning.feedback import FeedbackBuilder
 from service.learning.trainer import Trainer
-from service.learning.validation import Admission
+from service.learning.validation import EventValidator
 from service.monitoring.monitor import Monitor
 from service.process.runtime import build_pipeline, joiners
 from streams.codec import encode
@@ -52,7 +52,7 @@ def make_trainer(make_config: Callable[..., Config]) -> Callable[..., Trainer]:
             joiners(config, 1),
             log,
             dead or DeadLetters(MemoryLog()),
-            Admission(config.reward, config.stream.max_skew),
+            EventValidator(config.reward, config.stream.max_skew),
             monitor=Monitor(dict),
             folder=folder,
             every=every,
@@ -82,7 +82,7 @@ def test_bad_records_become_dead_letters_with_their_place_and_block_nothing(make
     assert "hover" in letters[2].reason
     assert "[reward]" in letters[2].reason
     assert letters[0].value == b"not json"
-    assert trainer.intake.counts["interactions"] == 2
+    assert trainer.reader.counts["interactions"] == 2
 
 
 def test_a_restart_does_not_report_a_bad_record_again(make_trainer: Callable[..., Trainer]) -> None:
@@ -102,13 +102,13 @@ def test_a_tick_closes_a_batch_that_waited(make_trainer: Callable[..., Trainer])
     log.append(records([Interaction(user="u", item="i", timestamp=START)]))
     trainer.drain()
     assert trainer.pipeline.version == 0
-    assert not trainer.clock.due(100.0, flush=0.5)
-    assert not trainer.clock.due(100.4, flush=0.5)
-    assert trainer.clock.due(100.6, flush=0.5) == [0]
-    trainer.clock.tick([0], START + 1)
+    assert not trainer.ticks.due(100.0, flush=0.5)
+    assert not trainer.ticks.due(100.4, flush=0.5)
+    assert trainer.ticks.due(100.6, flush=0.5) == [0]
+    trainer.ticks.tick([0], START + 1)
     trainer.drain()
     assert trainer.pipeline.version == 1
-    assert not trainer.clock.due(200.0, flush=0.5)
+    assert not trainer.ticks.due(200.0, flush=0.5)
 
 
 def test_a_tick_is_due_when_a_window_has_ended(make_trainer: Callable[..., Trainer]) -> None:
@@ -117,10 +117,10 @@ def test_a_tick_is_due_when_a_window_has_ended(make_trainer: Callable[..., Train
     trainer.restore()
     log.append(records([Impression(request_id="r", user="u", items=("a",), timestamp=START)]))
     trainer.drain()
-    trainer.clock.tick([0], START + 1)
+    trainer.ticks.tick([0], START + 1)
     trainer.drain()
-    assert not trainer.clock.due(START + 19, flush=1.0)
-    assert trainer.clock.due(START + 20, flush=1.0) == [0]
+    assert not trainer.ticks.due(START + 19, flush=1.0)
+    assert trainer.ticks.due(START + 20, flush=1.0) == [0]
 
 
 def test_a_full_log_costs_a_tick_and_is_counted(make_trainer: Callable[..., Trainer]) -> None:
@@ -128,7 +128,7 @@ def test_a_full_log_costs_a_tick_and_is_counted(make_trainer: Callable[..., Trai
     trainer = make_trainer(log)
     trainer.restore()
     log.full = True
-    trainer.clock.tick([0], START)
+    trainer.ticks.tick([0], START)
     assert trainer.failures == {"tick": 1}
     assert "no room" in trainer.notices[0]
 

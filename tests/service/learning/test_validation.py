@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from service.config import Config, ConfigError, parse
-from service.learning.validation import Admission
+from service.learning.validation import EventValidator
 from service.sections import RewardRule
 from streams.codec import BadEvent
 from streams.events import Event, Impression, Interaction, ItemUpdate, UserUpdate
 from tests.service.running import serving
 
-ADMISSION = Admission({"click": 1.0, "buy": 1e30, "rating": RewardRule(at_least=4.0)}, 300.0)
+ADMISSION = EventValidator({"click": 1.0, "buy": 1e30, "rating": RewardRule(at_least=4.0)}, 300.0)
 LARGEST = 3.4028234e38
 
 

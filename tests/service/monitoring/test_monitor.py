@@ -101,7 +101,7 @@ def test_what_others_count_is_exported_by_name() -> None:
 
 
 def test_a_reranker_s_gain_and_what_learners_tell_are_exported() -> None:
-    told = {"bases": {"better": "base"}, "figures": {"better": {"fill": 0.25, "reads": 7.0}}}
+    told = {"bases": {"better": "base"}, "metrics": {"better": {"fill": 0.25, "reads": 7.0}}}
     monitor, rng = Monitor(lambda: told), np.random.default_rng(0)
     for _ in range(20):
         feedback, said = batch(rng, 0.9)

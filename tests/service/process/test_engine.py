@@ -28,7 +28,7 @@ def runtime(make_config: Callable[..., Config]) -> Iterator[Runtime]:
 
 
 def caught_up(runtime: Runtime) -> bool:
-    return runtime.updater.lag() == 0 and not runtime.updater.intake.pending
+    return runtime.updater.lag() == 0 and not runtime.updater.reader.pending
 
 
 def wait_until(runtime: Runtime, condition: Callable[[], bool]) -> None:

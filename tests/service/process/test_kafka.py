@@ -103,7 +103,7 @@ async def learned(runtime: Runtime) -> str:
     limit = time.monotonic() + 20
     while time.monotonic() < limit:
         lag, pending, now, digest = runtime.engine.call(
-            lambda: (runtime.updater.lag(), runtime.updater.intake.pending, runtime.updater.next, runtime.updater.digest())
+            lambda: (runtime.updater.lag(), runtime.updater.reader.pending, runtime.updater.next, runtime.updater.digest())
         ).result()
         if lag == 0 and not pending and seen == (now, digest):
             return digest
@@ -139,7 +139,7 @@ async def test_rankings_go_on_while_the_broker_hangs(
         for _ in range(2):
             # The second of these is the same event, sent again.
             assert (await client.post("/v1/events", json=click | {"id": "c2"})).status_code == 202
-        await until(lambda: runtime.updater.intake.counts["duplicates"] >= 1 and runtime.pipeline.version > version)
+        await until(lambda: runtime.updater.reader.counts["duplicates"] >= 1 and runtime.pipeline.version > version)
         large = await client.post("/v1/events", json={"type": "item", "item": "i1", "attributes": {"text": "x" * 2_000_000}})
         assert large.status_code == 413
         assert "max_request_size" in large.text

@@ -114,7 +114,7 @@ def test_live_replay_and_restart_agree(ranker: str, make_config: MakeConfig, tmp
     log, dead, rng = fill(MemoryLog(), events), DeadLetters(MemoryLog()), random.Random(0)
     while True:
         life = trainer(config, log, folder=tmp_path / "state", poll=rng.choice([1, 5, 100]))
-        life.dead = life.intake._dead = dead
+        life.dead = life.reader._dead = dead
         life.restore()
         turns = [life.turn() for _ in range(rng.randint(1, 30))]
         if not turns[-1]:

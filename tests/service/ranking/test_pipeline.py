@@ -199,7 +199,7 @@ def test_scores_before_any_reranking_are_what_rerankers_learn_from(pipeline: Pip
     assert feedback.base is not None and feedback.hidden is not None
     assert np.array_equal(feedback.base, said["fm"])
     assert np.array_equal(feedback.score, said["reloop2"])
-    before = pipeline.rerankers.named["reloop2"].memory.clock["place"][0]  # type: ignore[attr-defined]
+    before = pipeline.rerankers.named["reloop2"].memory.ticks["place"][0]  # type: ignore[attr-defined]
     pipeline.learn(feedback)
     memory = pipeline.rerankers.named["reloop2"].memory  # type: ignore[attr-defined]
     assert np.array_equal(memory.rows["base_score"][before : before + 2], said["fm"])

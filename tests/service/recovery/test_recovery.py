@@ -14,7 +14,7 @@ from memory import Checkpoint, KeyIndex, checkpoint
 from service.config import Config
 from service.learning.feedback import FeedbackBuilder
 from service.learning.trainer import Trainer
-from service.learning.validation import Admission
+from service.learning.validation import EventValidator
 from service.process.runtime import build_pipeline, joiners
 from service.recovery.recovery import MISSING, PASSED_OVER
 from streams.batch import Feedback
@@ -38,9 +38,9 @@ def filled(events: list[Event]) -> MemoryLog:
 def trainer(config: Config, log: Log, folder: Path | None = None, **keywords: Any) -> Trainer:
     """One that has found its place, and learned nothing more."""
     pipeline = build_pipeline(config)
-    dead, admission = DeadLetters(MemoryLog()), Admission(config.reward, config.stream.max_skew)
+    dead, validator = DeadLetters(MemoryLog()), EventValidator(config.reward, config.stream.max_skew)
     made = Trainer(
-        pipeline, FeedbackBuilder(pipeline, config.reward), joiners(config, 1), log, dead, admission, folder=folder, **keywords
+        pipeline, FeedbackBuilder(pipeline, config.reward), joiners(config, 1), log, dead, validator, folder=folder, **keywords
     )
     made.restore()
     return made
@@ -219,7 +219,7 @@ def test_after_going_back_past_a_trim_the_state_is_kept_and_what_is_missing_is_n
     log = filled(EVENTS[:200])
     first = learned(make_config(), log, tmp_path)
     first.save()
-    positions = first.intake.positions()[0]
+    positions = first.reader.positions()[0]
     log.append(records(EVENTS[200:]))
     log.trim({0: 260})
     back = trainer(make_config(), log, tmp_path)
@@ -233,7 +233,7 @@ def test_after_going_back_past_a_trim_the_state_is_kept_and_what_is_missing_is_n
     assert back.status()["epoch"] > first.status()["epoch"], "a history of its own"
     back.drain()
     assert back.next == {0: len(EVENTS)}
-    assert back.intake.counts["impressions"] == len({one.request_id for one in EVENTS[260:] if isinstance(one, Impression)})
+    assert back.reader.counts["impressions"] == len({one.request_id for one in EVENTS[260:] if isinstance(one, Impression)})
 
 
 def test_what_was_learned_before_a_trim_is_not_learned_again(
@@ -247,7 +247,7 @@ def test_what_was_learned_before_a_trim_is_not_learned_again(
     before = Seen(first, monkeypatch)
     first.drain()
     first.save()
-    position = first.intake.positions()[0]
+    position = first.reader.positions()[0]
     assert position.rows + position.shown > 0, "a batch is open"
     assert position.rewind < 74 < position.next
     log.trim({0: 74})
@@ -257,7 +257,7 @@ def test_what_was_learned_before_a_trim_is_not_learned_again(
     assert f"{74 - position.rewind} records are missing, 0 that were never learned" in back.notices[0]
     after = Seen(back, monkeypatch)
     back.drain()
-    assert back.intake.counts["unjoined"] == 0, "impressions after the trim still wait for their clicks"
+    assert back.reader.counts["unjoined"] == 0, "impressions after the trim still wait for their clicks"
     assert not set(before.rows) & set(after.rows)
     assert len(set(after.rows)) == len(after.rows) > 20
 

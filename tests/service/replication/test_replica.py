@@ -11,7 +11,7 @@ import pytest
 from service.config import Config
 from service.learning.feedback import FeedbackBuilder
 from service.learning.trainer import Trainer
-from service.learning.validation import Admission
+from service.learning.validation import EventValidator
 from service.process.runtime import build_pipeline, joiners
 from service.recovery.ledger import Ledger
 from service.replication.replica import Replica
@@ -53,7 +53,7 @@ class World:
             joiners(self.config, len(self.events.end())),
             self.events,
             DeadLetters(MemoryLog()),
-            Admission(self.config.reward, self.config.stream.max_skew),
+            EventValidator(self.config.reward, self.config.stream.max_skew),
             folder=self.folder,
             every=1e9,
             poll=poll,
@@ -89,7 +89,7 @@ def test_it_has_the_trainers_state_at_every_change(world: World) -> None:
     turns = 0
     while trainer.turn():
         follow(replica)
-        if trainer.intake.whole:
+        if trainer.reader.whole:
             one, other = states(trainer, replica)
             assert one == other
         turns += 1
@@ -132,7 +132,7 @@ def test_when_the_trainer_is_killed_it_goes_on_and_no_version_is_older_than_the_
             trainer.turn()
             for _ in range(rng.randint(0, 2)):
                 replica.turn()
-            at = replica._folded
+            at = replica._position
             assert at >= folded
             folded = at
         if not more[-1]:
@@ -236,7 +236,7 @@ def test_a_change_of_one_part_missing_is_a_gap(world: World) -> None:
         trainer.turn()
     follow(replica)
     state = trainer.pipeline.take_changes()
-    beyond = Change(trainer._epoch, trainer.intake.folded + 9, 99, {}, 0.0, state, since=trainer.intake.folded + 5)
+    beyond = Change(trainer._epoch, trainer.reader.position + 9, 99, {}, 0.0, state, since=trainer.reader.position + 5)
     world.weights.append([(b"", value) for value in pack(beyond)])
     assert replica.turn()
     assert "are missing; loading the newest checkpoint" in replica.notices[-1]

@@ -18,7 +18,7 @@ STATE = {
     "bytes": np.frombuffer(b"some text", np.uint8),
     "none": np.empty((0, 4), np.float64),
 }
-CHANGE = Change(epoch=7, folded=120, version=9, next={0: 100, 1: 20}, as_of=1.5, state=STATE, since=80)
+CHANGE = Change(epoch=7, position=120, version=9, next={0: 100, 1: 20}, as_of=1.5, state=STATE, since=80)
 
 
 def same(one: Change, other: Change) -> bool:
@@ -119,5 +119,5 @@ def test_without_news_only_a_heartbeat_is_due() -> None:
     publisher.start(0)
     publisher.publish(CHANGE)
     publisher._thread.shutdown()
-    assert not publisher.due(CHANGE.folded)
-    assert publisher.due(CHANGE.folded + 1)
+    assert not publisher.due(CHANGE.position)
+    assert publisher.due(CHANGE.position + 1)
