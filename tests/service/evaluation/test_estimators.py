@@ -12,7 +12,7 @@ import pytest
 from service.evaluation import estimators
 from service.evaluation.estimators import Decisions
 from service.evaluation.intervals import Terms
-from tests.service import ope_worlds as worlds
+from tests.service.evaluation import worlds
 from tests.service.evaluation.worlds import LOGGED, LOGGING, REWARD, VALUE, equal, lists, one_place
 
 Estimator = Callable[[Decisions], Terms]
