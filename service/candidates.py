@@ -116,13 +116,13 @@ def _distinct(parts: Sequence[_Found]) -> _Found:
         return np.empty(0, np.int64), None
     if len(parts) == 1:
         return parts[0]
-    items = np.concatenate([item for item, _ in parts])
-    _, first, number = np.unique(items, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    errors = _joined(parts)
+    items, errors = np.concatenate([item for item, _ in parts]), _joined(parts)
     if errors is None:
-        return items[first[order]], None
-    largest = _unknown(first)
+        _, first = np.unique(items, return_index=True)
+        first.sort()
+        return items[first], None
+    _, first, number = np.unique(items, return_index=True, return_inverse=True)
+    order, largest = np.argsort(first), _unknown(first)
     np.fmax.at(largest, number, errors)
     return items[first[order]], largest[order]
 
