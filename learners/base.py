@@ -209,7 +209,7 @@ class Retriever(Learner):
     Attributes
     ----------
     knows_uncertainty : bool
-        Whether it fills ``uncertainty``.
+        Whether it has `uncertainty`, and gives it with its candidates.
     optimism : float
         Best is what has the highest ``score + optimism * uncertainty``.
     """
@@ -222,8 +222,15 @@ class Retriever(Learner):
         """At most `k` candidates per request, best first, none of them excluded."""
 
     @abstractmethod
-    def score(self, batch: Batch) -> None:
-        """Fill ``batch.score`` with this retriever's own score of given rows (``uncertainty`` if it knows it)."""
+    def score(self, batch: Batch) -> Floats:
+        """Return this retriever's own scores of given rows, (N,) float32, all finite; ``batch`` itself is left as it is."""
+
+    def uncertainty(self, batch: Batch) -> Floats:
+        """Return the standard errors of what `score` returns, (N,) float32; asked for only where ``knows_uncertainty``.
+
+        0: it knows nothing of the row; inf: the item was never tried. ``batch`` itself is left as it is.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.uncertainty: it has knows_uncertainty, so it needs this method")
 
 
 class Ranker(Learner):

@@ -1,7 +1,7 @@
 """The one layout of rows for serving and learning: a struct of arrays, jagged (rows point at their request).
 
 Ids are 64-bit hashes here; 0 is "none". B counts requests, N rows (request-item pairs), F feature columns, L the length of
-the history, H the width of a ranker's hidden vector.
+the history, H the width of a ranker's hidden vector, R the retrievers.
 """
 
 from __future__ import annotations
@@ -107,11 +107,13 @@ class Batch(Requests):
     score : (N,) float32
         Filled by the ranker: probability of a positive reward, or expected reward. Rerankers replace it.
     uncertainty : (N,) float32 or None
-        Standard error of the score, from whoever knows it.
+        Standard error of the score, from whoever knows it; NaN where nobody is known to.
     hidden : (N, H) float32 or None
         The ranker's representation of the row.
     base : (N,) float32 or None
         The ranker's own score, whatever rerankers have made of it.
+    retrieval : (N, R) float32 or None
+        Score that each retriever gives the row, in config order; NaN: the retriever failed. None: nobody has asked them.
     """
 
     item: Ids
@@ -123,6 +125,7 @@ class Batch(Requests):
     uncertainty: Floats | None = None
     hidden: Floats | None = None
     base: Floats | None = None
+    retrieval: Floats | None = None
 
     def __post_init__(self) -> None:
         Requests.__post_init__(self)
@@ -149,6 +152,7 @@ class Batch(Requests):
             base=None if self.base is None else self.base[rows],
             hidden=None if self.hidden is None else self.hidden[rows],
             uncertainty=None if self.uncertainty is None else self.uncertainty[rows],
+            retrieval=None if self.retrieval is None else self.retrieval[rows],
         )
 
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from learners.base import Adapter, Exclusion, Learner, Neighbours, Ranker, Reranker, Retriever
 from learners.contract.worlds import batch_of, cut, world
 from learners.delta import arrays_of, check_delta
-from streams.batch import Feedback
+from streams.batch import Batch, Feedback
 
-__all__ = ["PLACES", "Make", "Outputs", "check_answers", "outputs", "taught", "teach"]
+__all__ = ["PLACES", "Make", "Outputs", "check_answers", "outputs", "scored", "taught", "teach"]
 
 Make = Callable[[], Learner]
 Outputs = dict[str, npt.NDArray[Any]]
@@ -45,13 +45,13 @@ def outputs(learner: Learner, feedback: Feedback, k: int = PLACES) -> Outputs:
     """Everything that a learner answers to these rows, whatever its role; the rows are copied first."""
     batch = batch_of(feedback)
     told: Outputs = {}
-    if isinstance(learner, Retriever | Ranker):
+    if isinstance(learner, Ranker):
         batch.uncertainty = batch.hidden = batch.base = None
         learner.score(batch)
         told = {"score": batch.score, "uncertainty": batch.uncertainty, "hidden": batch.hidden}  # type: ignore[dict-item]
-    if isinstance(learner, Ranker):
         told["explain"] = learner.explain(batch)  # type: ignore[assignment]
     if isinstance(learner, Retriever):
+        told = scored(learner, batch)
         found = learner.retrieve(batch, k, Exclusion.none(batch.user.size))
         told |= {f"retrieved {field.name}": getattr(found, field.name) for field in fields(found)}
     if isinstance(learner, Adapter):
@@ -62,6 +62,16 @@ def outputs(learner: Learner, feedback: Feedback, k: int = PLACES) -> Outputs:
         if moved_by is not None:
             told |= {f"neighbours {field.name}": getattr(moved_by, field.name) for field in fields(moved_by)}
     return {name: array for name, array in told.items() if array is not None}
+
+
+def scored(retriever: Retriever, batch: Batch) -> Outputs:
+    """What a retriever says of given rows: their scores, and their standard errors if it knows them."""
+    told: Outputs = {"score": retriever.score(batch)}
+    if retriever.knows_uncertainty:
+        told["uncertainty"] = retriever.uncertainty(batch)
+    for name, array in told.items():
+        assert isinstance(array, np.ndarray), f"{name} returned {type(array).__name__}, not an array"
+    return told
 
 
 def check_answers(learner: Learner, feedback: Feedback) -> None:

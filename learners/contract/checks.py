@@ -14,11 +14,10 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from learners.base import Adapter, Exclusion, Learner, Policy, Ranker, Reranker, Retriever
+from learners.base import Adapter, Candidates, Exclusion, Learner, Policy, Ranker, Reranker, Retriever
 from learners.contract.adaptation import check_adaptation
-from learners.contract.answers import PLACES, Make, Outputs, check_answers, outputs, taught, teach
+from learners.contract.answers import PLACES, Make, Outputs, check_answers, outputs, scored, taught, teach
 from learners.contract.carried import check_carried
 from learners.contract.equality import array_fields, digest_of, same_answers, same_learner
 from learners.contract.extremes import check_extremes
@@ -76,8 +75,9 @@ def check_inputs_are_left_alone(make: Make) -> None:
         found = learner.retrieve(batch, PLACES, exclude)
         assert np.array_equal(exclude.item, batch.item), "retrieve wrote to the exclusions"
         _spoil({field.name: getattr(found, field.name) for field in fields(found)})
+        _spoil(scored(learner, batch))
     same_answers(array_fields(batch), untouched, "serving wrote to its input")
-    if isinstance(learner, Retriever | Ranker):
+    if isinstance(learner, Ranker):
         learner.score(batch)
         for filled in ("score", "uncertainty", "hidden"):
             untouched.pop(filled)
@@ -211,7 +211,7 @@ def check_retrieval(make: Make) -> None:
                 )
                 assert np.all(bound[1:] <= bound[:-1] + 1e-5), "candidates are not best first"
             if k == PLACES:
-                _check_rescored(learner, feedback, found.item, found.request, found.score)
+                _check_rescored(learner, feedback, found)
     found = learner.retrieve(feedback, PLACES, Exclusion.none(feedback.user.size))
     assert found.item.size, "nothing was retrieved after learning"
 
@@ -314,14 +314,22 @@ def _spoil(arrays: Outputs) -> None:
             array[...] = array.dtype.type(1)
 
 
-def _check_rescored(
-    learner: Retriever, feedback: Feedback, item: npt.NDArray[Any], request: npt.NDArray[Any], score: npt.NDArray[Any]
-) -> None:
-    none = np.zeros((item.size, 0))
+def _check_rescored(learner: Retriever, feedback: Feedback, found: Candidates) -> None:
+    none = np.zeros((found.item.size, 0))
     of_requests = {field.name: getattr(feedback, field.name) for field in fields(Requests)}
-    batch = Batch(**of_requests, item=item, request=request, features=none.astype(np.int64), values=none.astype(np.float32))
-    learner.score(batch)
-    assert np.allclose(batch.score, score, rtol=1e-4, atol=1e-5), "score and retrieve score the same rows differently"
+    batch = Batch(
+        **of_requests,
+        item=found.item,
+        request=found.request,
+        features=none.astype(np.int64),
+        values=none.astype(np.float32),
+    )
+    told = scored(learner, batch)
+    assert np.allclose(told["score"], found.score, rtol=1e-4, atol=1e-5), "score and retrieve score the same rows differently"
+    assert (found.uncertainty is not None) == learner.knows_uncertainty, "knows_uncertainty and retrieve do not agree"
+    assert found.uncertainty is None or np.allclose(told["uncertainty"], found.uncertainty, rtol=1e-4, atol=1e-5), (
+        "uncertainty and retrieve give the same rows different standard errors"
+    )
 
 
 def _clutter(value: object, depth: int = 4) -> int:

@@ -136,10 +136,12 @@ class ItemKnn(Retriever):
         slot, request, score = _retrieve(users, excluded, exclude.start, k, self.last, self.shrink, self._fade, self._state)
         return Candidates(self.items.keys[slot], request, score)
 
-    def score(self, batch: Batch) -> None:
-        """Fill ``batch.score``; 0 for unknown users and items."""
+    def score(self, batch: Batch) -> Floats:
+        """Return scores, (N,) float32; 0 for unknown users and items."""
         users, items = self.users.find(batch.user), self.items.find(batch.item)
-        _score(users, items, batch.request, self.last, self.shrink, self._fade, self._state, batch.score)
+        score = np.empty(batch.rows, np.float32)
+        _score(users, items, batch.request, self.last, self.shrink, self._fade, self._state, score)
+        return score
 
     def forget(self, users: Ids) -> None:
         """Drop what these users liked last; what they added to the counts is nobody's in particular and stays."""

@@ -84,9 +84,11 @@ class Popularity(Retriever):
         slot, request, score = _retrieve(self.items["count"], self._slots, decay, excluded, exclude.start, k)
         return Candidates(self.items.keys[slot], request, score)
 
-    def score(self, batch: Batch) -> None:
-        """Fill ``batch.score`` with x / (1 + x); 0 for unknown items."""
-        _score(self.items["count"], self.items.find(batch.item), batch.request, self._decay(batch.timestamp), batch.score)
+    def score(self, batch: Batch) -> Floats:
+        """Return x / (1 + x), (N,) float32; 0 for unknown items."""
+        score = np.empty(batch.rows, np.float32)
+        _score(self.items["count"], self.items.find(batch.item), batch.request, self._decay(batch.timestamp), score)
+        return score
 
     def remove(self, items: Ids) -> None:
         """Drop the counts of these items."""

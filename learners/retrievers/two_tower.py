@@ -94,9 +94,10 @@ class TwoTower(Retriever):
         request, at = np.nonzero(best > -np.inf)
         return Candidates(keys[order[request, at]], request, best[request, at])
 
-    def score(self, batch: Batch) -> None:
-        """Fill ``batch.score`` with the cosine."""
-        batch.score[:] = (self.users(batch)[batch.request] * self.vectors(batch.item)).sum(axis=1)
+    def score(self, batch: Batch) -> Floats:
+        """Return cosines, (N,) float32."""
+        cosine: Floats = (self.users(batch)[batch.request] * self.vectors(batch.item)).sum(axis=1)
+        return cosine
 
     def learn(self, feedback: Feedback) -> None:
         """Let the towers learn from the batch, and the corpus know of its items."""

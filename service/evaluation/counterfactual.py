@@ -13,6 +13,7 @@ from learners.base import Policy, Values
 from learners.features import hash_id, hash_ids
 from service.evaluation.estimators import Decisions
 from service.ranking.pipeline import Pipeline
+from service.ranking.uncertainty import largest_uncertainty
 from streams.batch import Floats, Ids
 from streams.events import Impression
 from streams.joined import Row
@@ -231,9 +232,9 @@ class Counterfactual:
         )
         request = np.repeat(np.arange(len(impressions)), sizes)
         batch = pipeline.featurizer.batch(requests, request, item, pipeline.users, pipeline.items)
-        knowing = [retriever for _, retriever in pipeline.retrievers if retriever.knows_uncertainty]
-        if len(knowing) == 1:
-            knowing[0].score(batch)
+        retrievers = pipeline.retrievers.named.values()
+        if any(retriever.knows_uncertainty for retriever in retrievers):
+            batch.uncertainty = largest_uncertainty(retrievers, batch)
         pipeline.score(batch)
         assert batch.base is not None, "filled in by the pipeline"
         return batch.score, batch.base, batch.uncertainty

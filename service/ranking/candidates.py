@@ -17,7 +17,7 @@ from streams.batch import Floats, Ids, Requests
 __all__ = ["CandidateGenerator", "RequestContext"]
 
 _Found = tuple[Ids, Floats | None]
-"""Items of one request, best first, and their uncertainty if it is known."""
+"""Items of one request, best first, and their uncertainty: NaN where it is not known, None where it is known of none."""
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class CandidateGenerator:
         self._retrievers, self._items, self._history = retrievers, items, history
 
     def find(self, who: Requests, asked: Sequence[RequestContext]) -> Candidates:
-        """Candidates of each request, all alive; uncertainty is NaN where nobody knows it."""
+        """Candidates of each request, all alive; uncertainty is NaN where no retriever that found the item knows it."""
         retrieved = self._retrieve(who, asked)
         found: list[_Found] = []
         for n, one in enumerate(asked):
@@ -58,14 +58,11 @@ class CandidateGenerator:
                 alive = self._items.alive(keys) & (self._items.find(keys) >= 0)
             found.append((keys[alive], None if errors is None else errors[alive]))
         sizes = [keys.size for keys, _ in found]
-        errors = None
-        if any(known is not None for _, known in found):
-            errors = np.concatenate([np.full(keys.size, np.nan, np.float32) if e is None else e for keys, e in found])
         return Candidates(
             np.concatenate([keys for keys, _ in found]),
             np.repeat(np.arange(len(asked)), sizes),
             np.zeros(sum(sizes), np.float32),
-            errors,
+            _joined(found),
         )
 
     def _retrieve(self, who: Requests, asked: Sequence[RequestContext]) -> dict[int, _Found]:
@@ -108,16 +105,34 @@ class CandidateGenerator:
             return found
         newest = self._items.newest(request.candidates + exclude.size)
         added = newest[~np.isin(newest, np.concatenate((keys, exclude)))][:missing]
-        return np.append(keys, added), None if added.size else errors
+        if errors is not None:
+            errors = np.append(errors, _unknown(added))
+        return np.append(keys, added), errors
 
 
 def _distinct(parts: Sequence[_Found]) -> _Found:
-    """Items of several retrievers without repetition, first come first; uncertainty only where one retriever knows it."""
+    """Items of several retrievers without repetition, first come first; the largest uncertainty of those that know it."""
     if not parts:
         return np.empty(0, np.int64), None
     if len(parts) == 1:
         return parts[0]
-    items = np.concatenate([item for item, _ in parts])
-    _, first = np.unique(items, return_index=True)
-    first.sort()
-    return items[first], None
+    items, errors = np.concatenate([item for item, _ in parts]), _joined(parts)
+    if errors is None:
+        _, first = np.unique(items, return_index=True)
+        first.sort()
+        return items[first], None
+    _, first, number = np.unique(items, return_index=True, return_inverse=True)
+    order, largest = np.argsort(first), _unknown(first)
+    np.fmax.at(largest, number, errors)
+    return items[first[order]], largest[order]
+
+
+def _joined(parts: Sequence[_Found]) -> Floats | None:
+    """Uncertainties one after the other; None if none is known."""
+    if all(errors is None for _, errors in parts):
+        return None
+    return np.concatenate([_unknown(items) if errors is None else errors for items, errors in parts])
+
+
+def _unknown(items: Ids) -> Floats:
+    return np.full(items.size, np.nan, np.float32)

@@ -21,6 +21,7 @@ from service.ranking.candidates import CandidateGenerator, RequestContext
 from service.ranking.isolation import Isolation
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
 from service.ranking.responses import ResponseBuilder
+from service.ranking.uncertainty import fill_uncertainty
 from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, UserUpdate
 
@@ -85,7 +86,8 @@ class Pipeline(Stateful):
     isolation : Isolation
         Runs the learners where they follow the log: batches that one of them cannot take do not stop the others.
     skipped : Counter
-        Failures of optional stages, by name: an adapter or a reranker that raised or returned a number that is not finite.
+        Failures of stages that are done without, by name: an adapter or a reranker, or a retriever asked for scores of given
+        rows, that raised or returned a number that is not finite.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class Pipeline(Stateful):
         self.recent = recent
         self.observes = any(type(learner).observe is not Learner.observe for _, learner in self.learners())
         self._candidate_generator = CandidateGenerator(retrievers, items, history)
-        self._response_builder = ResponseBuilder(featurizer, items, retrievers, ranker, rerankers, policy)
+        self._response_builder = ResponseBuilder(featurizer, items, list(retrievers), ranker, rerankers, policy)
         self.version = 0
         self.as_of = 0.0
         self.isolation = Isolation()
@@ -141,6 +143,10 @@ class Pipeline(Stateful):
         batch = self.featurizer.batch(who, found.request, found.item, self.users, self.items)
         batch.uncertainty = found.uncertainty
         skipped = self.score(batch)
+        if any(one.request.by is not None or one.request.explain for one in asked):
+            self.retrieval(batch, skipped)
+        by = [one.request.by for one in asked]
+        fill_uncertainty(batch, by, self.retrievers.named, needed=self.policy.needs_uncertainty)
         return [self._response_builder.answer(n, one, batch, self.version, self.lag, skipped) for n, one in enumerate(asked)]
 
     def score(self, batch: Batch) -> list[str]:
@@ -149,6 +155,24 @@ class Pipeline(Stateful):
         self._rank(batch, skipped)
         self._rerank(batch, skipped)
         return skipped
+
+    def retrieval(self, batch: Batch, skipped: list[str]) -> Floats:
+        """What each retriever says of each row: fill ``batch.retrieval``, (N, R) float32, unless that has been done.
+
+        A retriever that fails has NaN in its column, is counted, and its name is put into `skipped`. Few need these scores, and
+        they cost up to as much as the rest of a request, so whoever needs them asks here.
+        """
+        if batch.retrieval is None:
+            batch.retrieval = np.full((batch.rows, len(self.retrievers.named)), np.nan, np.float32)
+            for column, (name, retriever) in enumerate(self.retrievers):
+                try:
+                    score = retriever.score(batch)
+                    if not np.isfinite(score).all():
+                        raise FloatingPointError(f"{name}: a score is not finite")
+                    batch.retrieval[:, column] = score
+                except Exception:
+                    self._skip(name, skipped)
+        return batch.retrieval
 
     def prepare(self, batch: Batch) -> None:
         """Let the ranker fill ``score``, ``base`` and ``hidden`` of rows that nobody has learned from yet: what learning needs.
@@ -168,22 +192,14 @@ class Pipeline(Stateful):
         batch : Batch
             Prepared on the way; see `prepare`. Of rows that the ranker cannot score nobody says anything.
         rows : (n,) int64 or None
-            The rows in question; None: all. Of none, nobody is asked.
+            The rows in question; None: all. Of none, nobody is asked. Retrievers that fail are left out, and counted.
         """
         self.prepare(batch)
         if batch.base is None or (rows is not None and not rows.size):
             return {}
         part = batch if rows is None else batch.part(rows)
-        said: dict[str, Floats] = {}
-        for name, retriever in self.retrievers:
-            try:
-                retriever.score(part)
-            except Exception:
-                self._skip(name, [])
-                part.score[:] = 0.0
-            said[name] = part.score.copy()
-        assert part.base is not None, "prepared above"
-        part.score, part.uncertainty = part.base.copy(), None
+        columns = zip(self.retrievers.named, self.retrieval(part, []).T.copy(), strict=True)
+        said = {name: score for name, score in columns if not np.isnan(score).any()}
         return said | self._rerank(part, [])
 
     def observe(self, batch: Batch) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from learners.base import Neighbours, Policy, Ranker, Reranker, Retriever
+from learners.base import Neighbours, Policy, Ranker, Reranker
 from learners.features import Featurizer, hash_id
 from memory.keyed.catalog import Catalog
 from service.ranking.candidates import RequestContext
@@ -27,7 +28,8 @@ class ResponseBuilder:
     ----------
     featurizer : Featurizer
     items : Catalog
-    retrievers : mapping of name to Retriever
+    retrievers : sequence of str
+        Their names, in the order of the columns of ``retrieval``.
     ranker : (str, Ranker)
     rerankers : mapping of name to Reranker
     policy : (str, Policy)
@@ -37,12 +39,12 @@ class ResponseBuilder:
         self,
         featurizer: Featurizer,
         items: Catalog,
-        retrievers: Mapping[str, Retriever],
+        retrievers: Sequence[str],
         ranker: tuple[str, Ranker],
         rerankers: Mapping[str, Reranker],
         policy: tuple[str, Policy],
     ) -> None:
-        self._featurizer, self._items, self._retrievers, self._rerankers = featurizer, items, retrievers, rerankers
+        self._featurizer, self._items, self._retrievers, self._rerankers = featurizer, items, list(retrievers), rerankers
         self._ranker_name, self._ranker = ranker
         self._policy_name, self._policy = policy
 
@@ -53,9 +55,7 @@ class ResponseBuilder:
         request = one.request
         part = _rows_of(batch, n)
         if request.by is not None:
-            self._retrievers[request.by].score(part)
-        if self._policy.needs_uncertainty:
-            self._know(part, request.by)
+            part.score = self._retrieved(part, request.by)
         rng = np.random.default_rng(hash_id(one.request_id) & (2**63 - 1) if request.seed is None else request.seed)
         ranking = self._policy.select(part.score, part.uncertainty, part.rows if request.n is None else request.n, rng)
         chosen = part.part(ranking.rows)
@@ -67,7 +67,7 @@ class ResponseBuilder:
                 shown,
                 chosen.score.tolist(),
                 ranking.propensities.tolist(),
-                nothing if chosen.uncertainty is None else chosen.uncertainty.tolist(),
+                nothing if chosen.uncertainty is None else _or_none(chosen.uncertainty),
                 self._reasons(chosen) if request.explain else nothing,
                 strict=True,
             )
@@ -85,15 +85,12 @@ class ResponseBuilder:
             return response, None
         return response, self._impression(one, chosen, np.delete(part.item, ranking.rows), response)
 
-    def _know(self, part: Batch, by: str | None) -> None:
-        """Fill in the uncertainty that the policy needs: of a baseline that does not know it none, else the retrievers'."""
-        if by is not None:
-            if not self._retrievers[by].knows_uncertainty:
-                part.uncertainty = np.zeros(part.rows, np.float32)
-        elif part.uncertainty is None:
-            given = part.score.copy()
-            next(retriever for retriever in self._retrievers.values() if retriever.knows_uncertainty).score(part)
-            part.score = given
+    def _retrieved(self, part: Batch, name: str) -> Floats:
+        """Scores of one retriever, (N,) float32; raises FloatingPointError where it failed."""
+        score = _retrieval(part)[:, self._retrievers.index(name)].copy()
+        if np.isnan(score).any():
+            raise FloatingPointError(f"{name}: it has no score for the candidates; see the metric of skipped stages")
+        return score
 
     def _impression(self, one: RequestContext, chosen: Batch, unshown: Ids, response: RankingResponse) -> Impression:
         return Impression(
@@ -115,13 +112,7 @@ class ResponseBuilder:
 
     def _reasons(self, chosen: Batch) -> list[Reasons]:
         told = self._ranker.explain(chosen)
-        given = chosen.score
-        by_retriever = {}
-        for name, retriever in self._retrievers.items():
-            chosen.score = np.zeros_like(given)
-            retriever.score(chosen)
-            by_retriever[name] = chosen.score
-        chosen.score = given
+        retrieved = _retrieval(chosen)
         found = [reranker.explain(chosen) for reranker in self._rerankers.values()]
         base = _base(chosen)
         reasons = []
@@ -131,10 +122,10 @@ class ResponseBuilder:
                 for column, name in enumerate(self._featurizer.names):
                     if chosen.values[row, column]:
                         contributions[name] = contributions.get(name, 0.0) + float(told[row, column])
-            scores = {name: float(score[row]) for name, score in by_retriever.items()}
+            scores = zip(self._retrievers, retrieved[row].tolist(), strict=True)
             reasons.append(
                 Reasons(
-                    retrievers=scores,
+                    retrievers={name: score for name, score in scores if not math.isnan(score)},
                     base=float(base[row]),
                     contributions=contributions,
                     neighbours=[one for of_all in found if of_all is not None for one in self._neighbours(of_all, row)],
@@ -166,11 +157,20 @@ def _base(chosen: Batch) -> Floats:
     return chosen.base
 
 
+def _retrieval(part: Batch) -> Floats:
+    assert part.retrieval is not None, "retrievers have been asked if a request wants their order, or its reasons"
+    return part.retrieval
+
+
+def _or_none(uncertainty: Floats) -> list[float | None]:
+    """Uncertainties for a response; None where they are not known."""
+    return [None if math.isnan(one) else one for one in uncertainty.tolist()]
+
+
 def _rows_of(batch: Batch, n: int) -> Batch:
-    """The rows of request `n`, as a batch of its own; uncertainty only if it is known of all of them."""
+    """The rows of request `n`, as a batch of its own."""
     start, stop = np.searchsorted(batch.request, [n, n + 1])
     rows = slice(start, stop)
-    uncertainty = None if batch.uncertainty is None else batch.uncertainty[rows]
     return Batch(
         **batch.columns(slice(n, n + 1)),
         item=batch.item[rows],
@@ -180,5 +180,6 @@ def _rows_of(batch: Batch, n: int) -> Batch:
         score=batch.score[rows].copy(),
         base=None if batch.base is None else batch.base[rows],
         hidden=None if batch.hidden is None else batch.hidden[rows],
-        uncertainty=None if uncertainty is None or np.isnan(uncertainty).any() else uncertainty,
+        uncertainty=None if batch.uncertainty is None else batch.uncertainty[rows],
+        retrieval=None if batch.retrieval is None else batch.retrieval[rows],
     )

@@ -72,7 +72,7 @@ class GoodRetriever(Retriever):
 
     def score(self, batch):
         slots = self.items.find(batch.item)
-        batch.score[:] = np.where(slots >= 0, self.items["total"][slots], 0)
+        return np.where(slots >= 0, self.items["total"][slots], 0).astype(np.float32)
 
     def learn(self, feedback):
         for n in range(feedback.rows):
@@ -80,6 +80,25 @@ class GoodRetriever(Retriever):
 
     def remove(self, items):
         self.items.delete(items)
+
+
+class SureRetriever(GoodRetriever):
+    """Items by their reward, of which it is the surer the larger it is in size.
+
+    References
+    ----------
+    None needed.
+    """
+
+    knows_uncertainty = True
+
+    def retrieve(self, requests, k, exclude):
+        found = super().retrieve(requests, k, exclude)
+        found.uncertainty = 1 / (1 + np.abs(found.score))
+        return found
+
+    def uncertainty(self, batch):
+        return 1 / (1 + np.abs(self.score(batch)))
 
 
 class GoodReranker(Reranker):

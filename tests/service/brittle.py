@@ -8,7 +8,7 @@ from learners.base import Candidates, Exclusion, Ranker, Retriever, WeightDelta
 from learners.features import hash_id
 from learners.registry import register
 from memory.keyed.table import Column, Table
-from streams.batch import Batch, Feedback, Ids, Requests
+from streams.batch import Batch, Feedback, Floats, Ids, Requests
 
 NAME = __name__
 
@@ -55,8 +55,8 @@ class Brittle(Retriever):
         none = np.zeros(0, np.int64)
         return Candidates(none, none, none.astype(np.float32))
 
-    def score(self, batch: Batch) -> None:
-        batch.score[:] = 0.0
+    def score(self, batch: Batch) -> Floats:
+        return np.zeros(batch.rows, np.float32)
 
 
 @register("brittle")

@@ -29,7 +29,7 @@ from learners.schema import Schema
 from memory.arrays import Arrays
 from memory.graph.cluster_graph import ClusterGraph
 from memory.vectors.centroids import Centroids
-from streams.batch import Batch, Feedback, Ids, Requests
+from streams.batch import Batch, Feedback, Floats, Ids, Requests
 
 __all__ = ["DiagLinUcb"]
 
@@ -210,17 +210,15 @@ class DiagLinUcb(Retriever):
         uncertainty = (bonus * self._widening()).astype(np.float32)
         return Candidates(self.graph.items.keys[slots], request, finite(mean), uncertainty)
 
-    def score(self, batch: Batch) -> None:
-        """Fill ``score`` and ``uncertainty``: both 0 for items that none of the user's clusters is linked to."""
-        found = self._contexts(batch)
-        batch.uncertainty = np.zeros(batch.rows, np.float32)
-        if found is None:
-            batch.score[:] = 0.0
-            return
-        slots = self.graph.items.find(batch.item)
-        mean, bonus = self.graph.bounds(found.index, found.weight, slots, batch.request)
-        batch.score[:] = finite(np.nan_to_num(mean))
-        batch.uncertainty[:] = np.where(np.isnan(bonus), 0.0, bonus * self._widening())
+    def score(self, batch: Batch) -> Floats:
+        """Return scores, (N,) float32; 0 for items that none of the user's clusters is linked to."""
+        mean, _ = self._bounds(batch)
+        return finite(np.nan_to_num(mean))
+
+    def uncertainty(self, batch: Batch) -> Floats:
+        """Return standard errors, (N,) float32; 0 for items that none of the user's clusters is linked to."""
+        _, bonus = self._bounds(batch)
+        return np.where(np.isnan(bonus), 0.0, bonus * self._widening()).astype(np.float32)
 
     def learn(self, feedback: Feedback) -> None:
         """Add to the sums of each row's edges; then let the towers learn; then see whether an epoch or a refresh is due.
@@ -257,6 +255,13 @@ class DiagLinUcb(Retriever):
         """Drop what the towers keep of these users alone; sums are nobody's in particular and stay."""
         if users.size:
             self.towers.forget(self._columns.own(users))
+
+    def _bounds(self, batch: Batch) -> tuple[_Values, _Values]:
+        """Means and bonuses of rows, (N,) each; NaN for items that none of the user's clusters is linked to."""
+        found = self._contexts(batch)
+        if found is None:
+            return np.full(batch.rows, np.nan), np.full(batch.rows, np.nan)
+        return self.graph.bounds(found.index, found.weight, self.graph.items.find(batch.item), batch.request)
 
     def _admit(self, items: Ids, *, again: bool) -> None:
         """As `add`; `again`: also those that are in the corpus already."""

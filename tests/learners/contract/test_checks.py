@@ -12,7 +12,7 @@ from learners.contract.worlds import world
 from learners.policies.greedy import Greedy
 from memory.arrays import Arrays
 from tests.adaptable import Linear
-from tests.learners.honest import GoodRanker, GoodReranker, GoodRetriever
+from tests.learners.honest import GoodRanker, GoodReranker, GoodRetriever, SureRetriever
 
 
 class GoodAdapter(Adapter):
@@ -38,7 +38,7 @@ class GoodAdapter(Adapter):
             self.shown.mark()
 
 
-GOOD = [GoodRanker, GoodRetriever, GoodReranker, GoodAdapter]
+GOOD = [GoodRanker, GoodRetriever, SureRetriever, GoodReranker, GoodAdapter]
 
 
 @pytest.mark.parametrize("cls", GOOD)
@@ -172,8 +172,30 @@ def retrieves_worst_first(good, self, requests, k, exclude):
 
 
 def scores_otherwise(good, self, batch):
-    good(batch)
-    batch.score += 1
+    return good(batch) + 1
+
+
+def returns_no_scores(good, self, batch):
+    batch.score[:] = good(batch)
+
+
+def overwrites_scores(good, self, batch):
+    batch.score[:] = good(batch)
+    return batch.score.copy()
+
+
+def returns_what_it_was_given(good, self, batch):
+    return batch.score
+
+
+def is_surer_than_it_said(good, self, batch):
+    return good(batch) / 2
+
+
+def tells_no_errors(good, self, requests, k, exclude):
+    found = good(requests, k, exclude)
+    found.uncertainty = None
+    return found
 
 
 def keeps_removed_items(good, self, items):
@@ -248,6 +270,11 @@ BAD = [
     (GoodRetriever, {"retrieve": retrieves_too_many}, checks.check_retrieval, "candidates where"),
     (GoodRetriever, {"retrieve": retrieves_worst_first}, checks.check_retrieval, "not best first"),
     (GoodRetriever, {"score": scores_otherwise}, checks.check_retrieval, "score the same rows differently"),
+    (GoodRetriever, {"score": returns_no_scores}, checks.check_serves_before_learning, "score returned NoneType"),
+    (GoodRetriever, {"score": overwrites_scores}, checks.check_inputs_are_left_alone, "serving wrote to its input"),
+    (GoodRetriever, {"score": returns_what_it_was_given}, checks.check_inputs_are_left_alone, "serving wrote to its input"),
+    (SureRetriever, {"uncertainty": is_surer_than_it_said}, checks.check_retrieval, "different standard errors"),
+    (SureRetriever, {"retrieve": tells_no_errors}, checks.check_retrieval, "knows_uncertainty and retrieve do not agree"),
     (GoodRetriever, {"learn": learns_nothing}, checks.check_retrieval, "nothing was retrieved"),
     (GoodRetriever, {"remove": keeps_removed_items}, checks.check_forgetting_and_removing, "a removed item was retrieved"),
 ]

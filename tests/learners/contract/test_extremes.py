@@ -103,8 +103,7 @@ def popular(*timestamps: float) -> Popularity:
 
 def scores(learner: Popularity) -> list[float]:
     batch = feedback_of(user=[1] * 3, item=[1, 2, 3], reward=[0] * 3, timestamp=[1.7e9] * 3)
-    learner.score(batch)
-    return batch.score.tolist()
+    return learner.score(batch).tolist()
 
 
 def test_a_date_of_the_far_future_or_past_empties_no_counts() -> None:

@@ -65,8 +65,7 @@ def stream(rows, seed=0, users=12, items=40, weights=False):
 
 def scores(learner, user):
     batch = feedback_of(user=np.full(ITEMS.size, user), item=ITEMS, reward=np.zeros(ITEMS.size))
-    learner.score(batch)
-    return batch.score
+    return learner.score(batch)
 
 
 def retrieved(learner, user, k=50, exclude=()):

@@ -213,9 +213,12 @@ class Sure(Retriever):
     def retrieve(self, requests: Any, k: int, exclude: Exclusion) -> Any:
         raise AssertionError("the candidates are those of the log")
 
-    def score(self, batch: Batch) -> None:
+    def score(self, batch: Batch) -> Floats:
+        raise AssertionError("scores of retrievers are of no use here")
+
+    def uncertainty(self, batch: Batch) -> Floats:
         number = {hash_id(item): float(n) for n, item in enumerate(ITEMS)}
-        batch.uncertainty = np.array([number[key] for key in batch.item.tolist()], np.float32)
+        return np.array([number[key] for key in batch.item.tolist()], np.float32)
 
 
 class Upside(Reranker):

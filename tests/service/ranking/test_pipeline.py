@@ -7,9 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from learners.base import Candidates, Exclusion, Reranker, Retriever
+from learners.base import Reranker
 from learners.features import hash_id
-from learners.policies.ucb import Ucb
 from memory.stateful import digest
 from service.config import Config, ConfigError
 from service.learning.feedback import FeedbackBuilder
@@ -17,7 +16,7 @@ from service.process.runtime import build_pipeline
 from service.ranking.pipeline import Pipeline, Refused, Stages
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
 from service.ranking.signing import Signer
-from streams.batch import Batch, Floats, Requests, unpack_rows
+from streams.batch import Batch, Floats, unpack_rows
 from streams.codec import decode
 from streams.events import Forget, Impression, ItemUpdate, UserUpdate
 from streams.joined import Row, Shown
@@ -199,7 +198,7 @@ def test_scores_before_any_reranking_are_what_rerankers_learn_from(pipeline: Pip
     assert feedback.base is not None and feedback.hidden is not None
     assert np.array_equal(feedback.base, said["fm"])
     assert np.array_equal(feedback.score, said["reloop2"])
-    before = pipeline.rerankers.named["reloop2"].memory.ticks["place"][0]  # type: ignore[attr-defined]
+    before = pipeline.rerankers.named["reloop2"].memory.clock["place"][0]  # type: ignore[attr-defined]
     pipeline.learn(feedback)
     memory = pipeline.rerankers.named["reloop2"].memory  # type: ignore[attr-defined]
     assert np.array_equal(memory.rows["base_score"][before : before + 2], said["fm"])
@@ -234,42 +233,6 @@ def test_forgetting_a_user_removes_history_and_attributes(pipeline: Pipeline) ->
     assert pipeline.users.get(hash_id("u0")) is None
     assert pipeline.history.seen(np.array([hash_id("u0")]))[0].size == 0
     assert len(items(answer(pipeline, RecommendRequest(user="u0", n=5))[0])) == 5
-
-
-class Sure(Retriever):
-    """Knows two items, and how sure it is of them."""
-
-    knows_uncertainty = True
-
-    def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
-        item = np.tile([hash_id("i1"), hash_id("i2")], requests.user.size)
-        score = np.full(item.size, 0.5, np.float32)
-        return Candidates(item, np.repeat(np.arange(requests.user.size), 2), score, np.full(item.size, 0.25, np.float32))
-
-    def score(self, batch: Batch) -> None:
-        batch.score[:] = 0.5
-
-
-def test_uncertainty_reaches_the_policy_of_the_requests_that_have_it(make_config: Callable[..., Config]) -> None:
-    config = make_config()
-    pipeline = build_pipeline(config)
-    learn(pipeline, config, clicked("v", "i1"), clicked("v", "i2"))
-    alone = Pipeline(
-        featurizer=pipeline.featurizer,
-        users=pipeline.users,
-        items=pipeline.items,
-        history=pipeline.history,
-        retrievers={"sure": Sure()},
-        ranker=("fm", pipeline.ranker),
-        adapters={},
-        rerankers={},
-        policy=("ucb", Ucb()),
-        recent=5,
-    )
-    response, _ = answer(alone, RecommendRequest(user="u", n=2, candidates=2))
-    assert [ranked.uncertainty for ranked in response.items] == [0.25, 0.25]
-    with pytest.raises(ValueError, match="uncertainty"):
-        alone.rank([RankRequest(user="u", items=["i1"])])
 
 
 class Boost(Reranker):
