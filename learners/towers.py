@@ -55,7 +55,7 @@ class TowerShape(NamedTuple):
     seed: int
 
     def first(self) -> dict[str, Floats]:
-        """First weights: vectors of the columns, ``table`` (2**bits, dim), and hidden layers, (2, hidden, dim), that add nothing."""
+        """First weights: ``table`` (2**bits, dim), a vector for each column, and hidden layers that add nothing yet."""
         table = np.random.default_rng(self.seed).normal(0.0, 0.1, (1 << self.bits, self.dim))
         into = np.random.default_rng(self.seed + 1).normal(0.0, self.dim**-0.5, (2, self.hidden, self.dim))
         weights = {"table": table, "into": into, "bias": np.zeros((2, self.hidden)), "out": np.zeros_like(into)}

@@ -160,9 +160,7 @@ class Arrays(Stateful):
         """Whether `take_changes` leaves this array out; with all of them, the numbers of their rows too."""
         return name not in self._shared if name in self._arrays else not self._shared
 
-    def _check_rows(
-        self, part: Mapping[str, npt.NDArray[np.generic]], arrays: Mapping[str, npt.NDArray[np.generic]]
-    ) -> None:
+    def _check_rows(self, part: Mapping[str, npt.NDArray[np.generic]], arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Raise ValueError unless `part` has row numbers of this store under ``"rows"``, and values of `arrays` for them."""
         rows = part.get("rows")
         if (
