@@ -120,7 +120,7 @@ def check_save_and_load(make: Make) -> None:
 
 
 def check_followers_keep_up(make: Make) -> None:
-    """Applying all changes to a fresh twin makes it answer alike, at every step and through removals, without what is private."""
+    """A fresh twin that applies all changes answers alike, at every step and through removals, without what is private."""
     leader, follower = make(), make()
     feedback, strangers = world(7), world(8, first=100)
     steps: list[Callable[[], None]] = [

@@ -175,12 +175,11 @@ class History(Slotted):
         check_fit(type(self).__name__, numbers, dict.fromkeys(numbers, self._shipped), rows=numbers["slot"].size)
         slots, first, count = (array.astype(np.int64) for array in numbers.values())
         sizes = count - first
-        if slots.size and not (0 <= slots.min() <= slots.max() < self.capacity and 0 <= first.min() and 0 <= sizes.min()):
+        if slots.size and not (0 <= slots.min() <= slots.max() < self.capacity and first.min() >= 0 and sizes.min() >= 0):
             raise ValueError(f"slot, first, count: not of {self.capacity} rings; they were taken under another configuration")
         if sizes.max(initial=0) > self.length:
-            raise ValueError(
-                f"first, count: {sizes.max()} interactions of a ring of {self.length}; they were taken under another configuration"
-            )
+            problem = f"first, count: {sizes.max()} interactions of a ring of {self.length}"
+            raise ValueError(f"{problem}; they were taken under another configuration")
         like = {name: self.rings[name][:, 0] for name in self._fields}
         check_fit(
             type(self).__name__,
