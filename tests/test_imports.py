@@ -35,9 +35,9 @@ DOORS = {
     "starlette": {"service.app"},
     # Pairs the centroids of two epochs.
     "scipy": {"memory.centroids"},
-    # The GPU's index of vectors, and the two-tower encoder.
+    # The GPU's index of vectors, modules as stores, and the two-tower encoder.
     "threadpoolctl": {"learners.blas"},
-    "torch": {"learners.towers", "memory.gpu_vectors"},
+    "torch": {"learners.towers", "memory.gpu_vectors", "memory.parameters"},
     "typer": {"service.cli"},
     "uvicorn": {"service.server"},
 }
