@@ -166,7 +166,7 @@ def test_what_is_held_and_named_is_the_same_before_the_first_step_and_after() ->
     for optimize in OPTIMIZE.values():
         store = network(optimize)
         nbytes, names = store.nbytes, store.state_dict().keys()
-        assert 4 * ROWS * 4 < nbytes
+        assert nbytes > 4 * ROWS * 4
         learn(store, range(5))
         assert (store.nbytes, store.state_dict().keys()) == (nbytes, names)
 
