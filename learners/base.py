@@ -154,6 +154,10 @@ class Learner(Stateful, ABC):
     digest_stable: ClassVar[bool] = True
     """Whether equal learners have equal bytes; False where another library keeps the state (then compare what they return)."""
 
+    tolerance: ClassVar[float] = 0.0
+    """How far states and answers of two learners that were taught the same may differ where a store is on a GPU, which adds up
+    in no fixed order: absolutely, and relative to the number. On the CPU they are equal to the bit."""
+
     name: str = ""
     """What the config calls it; set before anything else is called. ``Requests.carried`` has its bytes under this name."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ class Arrays(Stateful):
 
     Parameters
     ----------
+    private : collection of str
+        Arrays that only learning reads, such as the sums of an optimizer: saved, and never shipped.
     **arrays : (rows, ...) arrays
         Initial values, at least one. The store takes them over (they are copied only where they are views, read-only or
         not C-contiguous): do not write to them elsewhere afterwards.
@@ -38,10 +40,18 @@ class Arrays(Stateful):
     Raises
     ------
     ValueError
-        Without arrays, when they differ in their number of rows, or when a name or type cannot be saved.
+        Without arrays, when they differ in their number of rows, when a name or type cannot be saved, or when there is no array
+        of a private name.
+
+    Examples
+    --------
+    >>> weights = Arrays(weight=np.zeros(4), squares=np.ones(4), private=["squares"])
+    >>> weights.mark(np.array([2]))
+    >>> sorted(weights.take_changes())
+    ['rows', 'weight']
     """
 
-    def __init__(self, **arrays: npt.NDArray[Any]) -> None:
+    def __init__(self, *, private: Collection[str] = (), **arrays: npt.NDArray[Any]) -> None:
         if not arrays:
             raise ValueError("arrays: none given; name at least one")
         self._arrays = {name: np.require(array, requirements=["C", "W", "O"]) for name, array in arrays.items()}
@@ -53,20 +63,25 @@ class Arrays(Stateful):
         rows = {name: len(array) for name, array in self._arrays.items()}
         if len(set(rows.values())) > 1:
             raise ValueError(f"arrays: {rows} rows; all of a store's arrays must have the same number")
+        if unknown := set(private) - self._arrays.keys():
+            raise ValueError(f"private: {sorted(unknown)} where there are {sorted(self._arrays)}; name arrays of this store")
+        self._shared = [name for name in self._arrays if name not in private]
         self.dirty: Bools = np.zeros(next(iter(rows.values())), np.bool_)
         self._make: Make | None = None
         self._shipped: Bools = np.zeros(0, np.bool_)
 
     @classmethod
-    def made_by(cls, make: Make) -> Arrays:
+    def made_by(cls, make: Make, *, private: Collection[str] = ()) -> Arrays:
         """Arrays whose first values `make` can make again: only the rows that have changed since are saved.
 
         Parameters
         ----------
         make : callable returning a mapping of name to array
             The same values at each call.
+        private : collection of str
+            As for the constructor.
         """
-        store = cls(**make())
+        store = cls(private=private, **make())
         store._make, store._shipped = make, np.zeros(len(store), np.bool_)
         return store
 
@@ -101,7 +116,7 @@ class Arrays(Stateful):
         if self._make is None:
             check_fit(type(self).__name__, state, self._arrays)
         else:
-            self._check_rows(state)
+            self._check_rows(state, self._arrays)
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Copy `state` into the arrays; a follower must load the same state, for changes count from here."""
@@ -119,27 +134,34 @@ class Arrays(Stateful):
         self.dirty[:] = False
 
     def take_changes(self) -> State:
-        """Changed rows, ascending, under ``"rows"`` (n,) int64, and each array's values there; nothing when none changed."""
+        """Changed rows, ascending, under ``"rows"`` (n,) int64, and what each array that is not private has there.
+
+        Nothing when no row changed, or all arrays are private.
+        """
         rows = np.flatnonzero(self.dirty)
         if not rows.size:
             return {}
         self.dirty[rows] = False
         if self._make is not None:
             self._shipped[rows] = True
-        return {"rows": rows, **{name: array[rows] for name, array in self._arrays.items()}}
+        return {"rows": rows, **{name: self._arrays[name][rows] for name in self._shared}} if self._shared else {}
 
     def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Write what a leader has taken; the rows count as changed here too, so that a follower can be followed."""
         if not changes:
             return
-        self._check_rows(changes)
+        self._check_rows(changes, {name: self._arrays[name] for name in self._shared})
         rows = changes["rows"].astype(np.int64)
-        for name, array in self._arrays.items():
-            array[rows] = changes[name]
+        for name in self._shared:
+            self._arrays[name][rows] = changes[name]
         self.dirty[rows] = True
 
-    def _check_rows(self, part: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Raise ValueError unless `part` has row numbers of this store under ``"rows"``, and values for them."""
+    def is_private(self, name: str) -> bool:
+        """Whether `take_changes` leaves this array out; with all of them, the numbers of their rows too."""
+        return name not in self._shared if name in self._arrays else not self._shared
+
+    def _check_rows(self, part: Mapping[str, npt.NDArray[np.generic]], arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Raise ValueError unless `part` has row numbers of this store under ``"rows"``, and values of `arrays` for them."""
         rows = part.get("rows")
         if (
             rows is None
@@ -149,7 +171,7 @@ class Arrays(Stateful):
         ):
             raise ValueError(f"rows: not row numbers below {len(self)}; they were written under another configuration")
         values = {name: array for name, array in part.items() if name != "rows"}
-        check_fit(type(self).__name__, values, self._arrays, rows=rows.size)
+        check_fit(type(self).__name__, values, arrays, rows=rows.size)
 
     @property
     def nbytes(self) -> int:

@@ -100,9 +100,11 @@ class ErrorMemory(Stateful):
                 "version": np.zeros(capacity, np.int64),
                 "user": np.zeros(capacity, np.int64),
                 "item": np.zeros(capacity, np.int64),
-            }
+            },
+            # Only `forget` reads the users, and they are shipped all the same: what is erased has to be erased everywhere.
+            private=["version"],
         )
-        self.clock = Arrays(place=np.zeros(1, np.int64), version=np.zeros(1, np.int64))
+        self.clock = Arrays(place=np.zeros(1, np.int64), version=np.zeros(1, np.int64), private=["version"])
 
     def __len__(self) -> int:
         return len(self.index)

@@ -50,7 +50,7 @@ class Moments(Stateful):
         self.columns: Ids = np.array(columns, np.int64)
         if len(columns):
             zeros = np.zeros(len(columns))
-            self.rows = Arrays(count=zeros, mean=zeros.copy(), variance=zeros.copy())
+            self.rows = Arrays(count=zeros, mean=zeros.copy(), variance=zeros.copy(), private=["count"])
 
     def add(self, keys: Ids, values: Floats) -> None:
         """Learn rows in order.

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-__all__ = ["Copying", "State", "Stateful", "copied", "digest", "finished", "versions"]
+__all__ = ["Copying", "State", "Stateful", "copied", "digest", "finished", "shared", "versions"]
 
 State = dict[str, npt.NDArray[np.generic]]
 """Flat mapping of dotted names to arrays."""
@@ -34,6 +34,10 @@ class Stateful:
     """What saved state has to have in common with the class that loads it. Raise it whenever the names, shapes or meaning of
     what is kept change, or when the same events lead to other values: old states are then left alone instead of misread. Where
     another library keeps the state, name that library's version too."""
+
+    private: ClassVar[frozenset[str]] = frozenset()
+    """Attributes that only learning reads, such as the sums of an optimizer. Their state is saved, and never shipped: a
+    follower has it as of the checkpoint that it loaded last."""
 
     def children(self) -> Iterator[tuple[str, Stateful]]:
         """Attributes that hold state, by name, in order of assignment."""
@@ -84,8 +88,8 @@ class Stateful:
             children[name].check_state_dict(parts[name])
 
     def take_changes(self) -> State:
-        """Whatever changed since the last call, enough for a twin to follow by `apply_changes`."""
-        return _prefixed({name: child.take_changes() for name, child in self.children()})
+        """Whatever changed since the last call and is not private, enough for a twin to answer alike after `apply_changes`."""
+        return _prefixed({name: child.take_changes() for name, child in self.children() if name not in self.private})
 
     def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Follow the changes that another copy of this state has taken."""
@@ -93,6 +97,11 @@ class Stateful:
         for name, child in self.children():
             if name in parts:
                 child.apply_changes(parts[name])
+
+    def is_private(self, name: str) -> bool:
+        """Whether the array of this name in the state is private: `take_changes` leaves it out."""
+        head, _, rest = name.partition(".")
+        return head in self.private or any(head == own and child.is_private(rest) for own, child in self.children())
 
     @property
     def nbytes(self) -> int:
@@ -132,6 +141,11 @@ def digest(state: Mapping[str, npt.NDArray[np.generic]]) -> str:
         hasher.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
         hasher.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data if array.size else b"")
     return str(hasher.hexdigest())
+
+
+def shared(owner: Stateful, state: Mapping[str, npt.NDArray[np.generic]]) -> State:
+    """Keep of a copy of an owner's state what is not private: followers have it too, bit for bit."""
+    return {name: array for name, array in state.items() if not owner.is_private(name)}
 
 
 def versions(state: Stateful, prefix: str = "") -> dict[str, int | str]:

@@ -35,9 +35,9 @@ DOORS = {
     "starlette": {"service.http.app"},
     # Pairs the centroids of two epochs.
     "scipy": {"memory.vectors.centroids"},
-    # The GPU's index of vectors, and the two-tower encoder.
+    # The GPU's index of vectors, modules as stores, and the two-tower encoder.
     "threadpoolctl": {"learners.threads"},
-    "torch": {"learners.networks.towers", "memory.vectors.gpu_vectors"},
+    "torch": {"learners.networks.towers", "memory.vectors.gpu_vectors", "memory.parameters"},
     "typer": {"service.cli"},
     "uvicorn": {"service.http.server"},
 }

@@ -19,7 +19,7 @@ from learners.base import Adapter, Candidates, Exclusion, Learner, Policy, Ranke
 from learners.contract.adaptation import check_adaptation
 from learners.contract.answers import PLACES, Make, Outputs, check_answers, outputs, scored, taught, teach
 from learners.contract.carried import check_carried
-from learners.contract.equality import array_fields, digest_of, same_answers, same_learner
+from learners.contract.equality import array_fields, digest_of, same_answers, same_follower, same_learner, tolerance_of
 from learners.contract.extremes import check_extremes
 from learners.contract.learning import check_learns
 from learners.contract.small import bound
@@ -29,6 +29,9 @@ from memory.stateful import Stateful, digest
 from streams.batch import Batch, Feedback, Requests
 
 __all__ = ["check_learner", "checks_for", "outputs", "world"]
+
+LARGEST_TOLERANCE = 1e-3
+"""Of what a learner may declare: sums in another order differ by less, and a forgotten row by more."""
 
 
 def check_serves_before_learning(make: Make) -> None:
@@ -42,12 +45,13 @@ def check_serving_changes_nothing(make: Make) -> None:
     learner.take_changes()
     before = digest_of(learner)
     first = outputs(learner, world(1))
-    same_answers(first, outputs(learner, world(1)), "the same question was answered differently")
+    tolerance = tolerance_of(learner)
+    same_answers(first, outputs(learner, world(1)), "the same question was answered differently", tolerance)
     for strangers in (world(2, first=500), cut(world(1), 0, 0)):
         outputs(learner, strangers)
     assert before is None or before == digest_of(learner), "serving changed the state"
     assert before is None or not learner.take_changes(), "serving left changes to ship"
-    same_answers(outputs(twin, world(1)), outputs(learner, world(1)), "serving changed later answers")
+    same_answers(outputs(twin, world(1)), outputs(learner, world(1)), "serving changed later answers", tolerance)
 
 
 def check_inputs_are_left_alone(make: Make) -> None:
@@ -116,7 +120,7 @@ def check_save_and_load(make: Make) -> None:
 
 
 def check_followers_keep_up(make: Make) -> None:
-    """Applying all changes to a fresh twin makes it equal, at every step and through removals."""
+    """A fresh twin that applies all changes answers alike, at every step and through removals, without what is private."""
     leader, follower = make(), make()
     feedback, strangers = world(7), world(8, first=100)
     steps: list[Callable[[], None]] = [
@@ -132,7 +136,14 @@ def check_followers_keep_up(make: Make) -> None:
         step()
         with trusting():
             follower.apply_changes(leader.take_changes())
-        same_learner(leader, follower, "a follower differs from its leader; is a changed row not marked?", strangers)
+        complaint = "a follower differs from its leader; is a changed row not marked, or is something private read by answers?"
+        same_follower(leader, follower, complaint, strangers)
+
+
+def check_tolerance(make: Make) -> None:
+    """What may differ on a GPU is small."""
+    tolerance = make().tolerance
+    assert 0 <= tolerance <= LARGEST_TOLERANCE, f"tolerance: {tolerance}; declare {LARGEST_TOLERANCE} at most, 0: none"
 
 
 def check_strangers_and_empty_batches(make: Make) -> None:
@@ -257,6 +268,7 @@ _EVERY: list[Callable[[Make], None]] = [
     check_same_seed_same_learner,
     check_save_and_load,
     check_followers_keep_up,
+    check_tolerance,
     check_strangers_and_empty_batches,
     check_memory_is_bounded,
     check_answers_after_learning,

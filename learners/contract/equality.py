@@ -9,15 +9,21 @@ import numpy as np
 from learners.base import Learner
 from learners.contract.answers import Outputs, outputs
 from learners.contract.worlds import world
-from memory.stateful import digest
+from memory.stateful import State, digest, shared
 from streams.batch import Feedback, Requests
 
-__all__ = ["array_fields", "digest_of", "same_answers", "same_learner"]
+__all__ = ["array_fields", "digest_of", "same_answers", "same_follower", "same_learner", "tolerance_of"]
 
 
 def digest_of(learner: Learner) -> str | None:
     """Digest of a learner's state; None where equal states may have different bytes."""
     return digest(learner.state_dict()) if learner.digest_stable else None
+
+
+def tolerance_of(learner: Learner) -> float:
+    """How far numbers may differ from those of a learner that was taught the same: 0 unless a store of it is on a GPU."""
+    devices = {getattr(store, "device", "cpu") for _, store in learner.stores()}
+    return 0.0 if devices <= {"cpu"} else learner.tolerance
 
 
 def array_fields(batch: Requests) -> Outputs:
@@ -26,15 +32,37 @@ def array_fields(batch: Requests) -> Outputs:
     return {name: array for name, array in pairs if isinstance(array, np.ndarray)}
 
 
-def same_answers(one: Outputs, other: Outputs, complaint: str) -> None:
-    """Raise AssertionError with this complaint, and the field, where two answers differ in any bit."""
+def same_answers(one: Outputs, other: Outputs, complaint: str, tolerance: float = 0.0) -> None:
+    """Raise AssertionError with this complaint, and the name, where arrays differ: in any bit, or by more than a tolerance.
+
+    Whole numbers are never allowed to differ. A tolerance is absolute, and relative to the number.
+    """
     assert one.keys() == other.keys(), complaint
-    for name in one:
-        assert np.array_equal(one[name], other[name], equal_nan=one[name].dtype.kind == "f"), f"{complaint} ({name})"
+    for name, array in one.items():
+        floats = array.dtype.kind == "f"
+        if tolerance and floats and array.shape == other[name].shape:
+            same = np.allclose(array, other[name], rtol=tolerance, atol=tolerance, equal_nan=True)
+        else:
+            same = np.array_equal(array, other[name], equal_nan=floats)
+        assert same, f"{complaint} ({name})"
 
 
 def same_learner(one: Learner, other: Learner, complaint: str, *more: Feedback) -> None:
     """Raise AssertionError with this complaint where two learners' states or answers differ."""
-    assert digest_of(one) == digest_of(other), complaint
+    _same(one, other, one.state_dict(), other.state_dict(), complaint, more)
+
+
+def same_follower(leader: Learner, follower: Learner, complaint: str, *more: Feedback) -> None:
+    """As `same_learner`, but for what is private: a follower has that as of its last checkpoint, and answers without it."""
+    states = shared(leader, leader.state_dict()), shared(follower, follower.state_dict())
+    _same(leader, follower, *states, complaint, more)
+
+
+def _same(one: Learner, other: Learner, state: State, other_state: State, complaint: str, more: tuple[Feedback, ...]) -> None:
+    tolerance = max(tolerance_of(one), tolerance_of(other))
+    if tolerance:
+        same_answers(state, other_state, complaint, tolerance)
+    elif one.digest_stable:
+        assert digest(state) == digest(other_state), complaint
     for feedback in (world(1), *more):
-        same_answers(outputs(one, feedback), outputs(other, feedback), complaint)
+        same_answers(outputs(one, feedback), outputs(other, feedback), complaint, tolerance)

@@ -11,24 +11,22 @@ the steps (diagonal AdaGrad).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.optim import Adagrad
 
 from learners.bounds import bounded
 from learners.networks.columns import TowerColumns
 from memory.arrays import Arrays, Bools, Floats, Ids
+from memory.parameters import Parameters
 from memory.stateful import Stateful
 from streams.batch import Feedback, Requests
 
 __all__ = ["FrozenTowers", "TowerShape", "Towers"]
-
-# One request at a time is too little work to share out, and the other cores have work of their own.
-torch.set_num_threads(1)
 
 USER, ITEM = 0, 1
 
@@ -56,27 +54,48 @@ class TowerShape(NamedTuple):
     bits: int
     seed: int
 
-    def rows(self) -> dict[str, Floats]:
-        """First vectors of the columns."""
-        rng = np.random.default_rng(self.seed)
-        return {"weight": rng.normal(0.0, 0.1, (1 << self.bits, self.dim)).astype(np.float32)}
+    def first(self) -> dict[str, Floats]:
+        """First weights: ``table`` (2**bits, dim), a vector for each column, and hidden layers that add nothing yet."""
+        table = np.random.default_rng(self.seed).normal(0.0, 0.1, (1 << self.bits, self.dim))
+        into = np.random.default_rng(self.seed + 1).normal(0.0, self.dim**-0.5, (2, self.hidden, self.dim))
+        weights = {"table": table, "into": into, "bias": np.zeros((2, self.hidden)), "out": np.zeros_like(into)}
+        return {name: weight.astype(np.float32) for name, weight in weights.items()}
 
-    def layers(self) -> dict[str, Floats]:
-        """First weights of the hidden layers, (2, hidden, dim): they add nothing yet."""
-        rng = np.random.default_rng(self.seed + 1)
-        into = rng.normal(0.0, self.dim**-0.5, (2, self.hidden, self.dim)).astype(np.float32)
-        return {"into": into, "bias": np.zeros((2, self.hidden), np.float32), "out": np.zeros_like(into)}
+
+class _Module(torch.nn.Module):
+    """Vectors x + out . relu(into . x + bias) of unit length, x a weighted sum of columns."""
+
+    table: Tensor
+    into: Tensor
+    bias: Tensor
+    out: Tensor
+
+    def __init__(self, shape: TowerShape) -> None:
+        super().__init__()
+        self._mask = (1 << shape.bits) - 1
+        for name, weight in shape.first().items():
+            self.register_parameter(name, torch.nn.Parameter(torch.from_numpy(weight)))
+
+    def forward(self, side: int, columns: tuple[Ids, Floats]) -> Tensor:
+        """Vectors of one side, (n, dim), from the columns of each."""
+        keys, values = (torch.from_numpy(part) for part in columns)
+        x = functional.embedding_bag(keys & self._mask, self.table, per_sample_weights=values, mode="sum", sparse=True)
+        hidden = functional.linear(x, self.into[side], self.bias[side]).relu()
+        return functional.normalize(x + functional.linear(hidden, self.out[side].T))
 
 
 class _Network(Stateful):
-    """Weights, and the vectors that they give: x + out . relu(into . x + bias) of unit length, x a weighted sum of columns."""
+    """A module, and the vectors that it gives."""
 
-    def __init__(self, shape: TowerShape) -> None:
+    state_version: ClassVar[int | str] = 2
+    """1 had an optimizer of its own."""
+
+    def __init__(self, shape: TowerShape, step: float | None = None) -> None:
+        def optimize(module: _Module) -> Adagrad:
+            return Adagrad(module.parameters(), lr=step or 0.0, initial_accumulator_value=_ACCUMULATOR)
+
         self._mask = (1 << shape.bits) - 1
-        self.rows = Arrays.made_by(shape.rows)
-        self.layers = Arrays(**shape.layers())
-        self._table = torch.from_numpy(self.rows["weight"])
-        self._layers = {name: torch.from_numpy(self.layers[name]) for name in self.layers}
+        self.weights = Parameters(lambda: _Module(shape), None if step is None else optimize, tables=["table"])
 
     def users(self, columns: tuple[Ids, Floats]) -> Floats:
         """Vectors of users, (B, dim), from their columns."""
@@ -87,16 +106,9 @@ class _Network(Stateful):
         return self._vectors(ITEM, columns)
 
     def _vectors(self, side: int, columns: tuple[Ids, Floats]) -> Floats:
-        keys, values = columns
         with torch.no_grad():
-            vectors: Floats = _forward(side, keys & self._mask, values, self._table, self._layers).numpy()
+            vectors: Floats = self.weights.module(side, columns).numpy()
         return vectors
-
-
-def _forward(side: int, rows: Ids, values: Floats, table: Tensor, layers: Mapping[str, Tensor]) -> Tensor:
-    x = functional.embedding_bag(torch.from_numpy(rows), table, per_sample_weights=torch.from_numpy(values), mode="sum")
-    into, bias, out = (layers[name][side] for name in ("into", "bias", "out"))
-    return functional.normalize(x + functional.linear(functional.linear(x, into, bias).relu(), out.T))
 
 
 class FrozenTowers(_Network):
@@ -104,16 +116,11 @@ class FrozenTowers(_Network):
 
     def freeze(self, towers: Towers) -> None:
         """Become what the towers are now."""
-        moved = np.flatnonzero((self.rows["weight"] != towers.rows["weight"]).any(axis=1))
-        self.rows["weight"][moved] = towers.rows["weight"][moved]
-        self.rows.mark(moved)
-        for name in self.layers:
-            self.layers[name][...] = towers.layers[name]
-        self.layers.mark()
+        self.weights.assign(towers.weights)
 
 
 class Towers(_Network):
-    """Towers that learn.
+    """Towers that learn. Their vectors are made from ``weights``; the rest of their state only learning reads.
 
     Parameters
     ----------
@@ -124,12 +131,12 @@ class Towers(_Network):
         What cosines are divided by.
     """
 
+    private: ClassVar[frozenset[str]] = frozenset({"gaps", "clock"})
+
     def __init__(self, shape: TowerShape, step: float, temperature: float) -> None:
-        super().__init__(shape)
-        self._step, self._temperature = step, temperature
+        super().__init__(shape, step)
+        self._temperature = temperature
         size = 1 << shape.bits
-        self.squares = Arrays.made_by(lambda: {"square": np.full((size, shape.dim), _ACCUMULATOR, np.float32)})
-        self.layer_squares = Arrays(**{name: np.full_like(self.layers[name], _ACCUMULATOR) for name in self.layers})
         # When an item was last in a batch, and how many batches lie between, by its hash.
         self.gaps = Arrays(last=np.zeros(size, np.int64), gap=np.zeros(size, np.float32))
         self.clock = Arrays(step=np.zeros(1, np.int64))
@@ -173,42 +180,18 @@ class Towers(_Network):
         if chance.size < 2:
             return
         who, what = (torch.from_numpy(part) for part in of)
-        # Only the rows of the batch, so that a step costs nothing for the others.
-        rows, at = np.unique(np.concatenate([(part[0] & self._mask).ravel() for part in (users, items)]), return_inverse=True)
-        table = self._table[torch.from_numpy(rows)].requires_grad_()
-        layers = {name: layer.clone().requires_grad_() for name, layer in self._layers.items()}
-        border = users[0].size
-        of_users = _forward(USER, at[:border].reshape(users[0].shape), users[1], table, layers)
-        of_items = _forward(ITEM, at[border:].reshape(items[0].shape), items[1], table, layers)
+        of_users, of_items = self.weights.module(USER, users), self.weights.module(ITEM, items)
         scores = of_users[who] @ of_items.T / self._temperature - torch.from_numpy(np.log(chance))
         others = torch.from_numpy(liked)[who]
         others[torch.arange(what.numel()), what] = False
         loss = functional.cross_entropy(scores.masked_fill(others, -torch.inf), what, reduction="none")
         share = bounded(share)
         weights = torch.from_numpy(share / share.max())  # their size makes no difference, and might be as small as it gets
-        ((loss * weights).sum() / weights.sum()).backward()  # type: ignore[no-untyped-call]
-        self._descend(rows, table, layers)
-
-    def _descend(self, rows: Ids, table: Tensor, layers: Mapping[str, Tensor]) -> None:
-        """One step of AdaGrad on these rows and on the layers."""
-        gradient = _gradient(table)
-        self.squares["square"][rows] += gradient**2
-        self.rows["weight"][rows] -= self._step * gradient / np.sqrt(self.squares["square"][rows])
-        for name, layer in layers.items():
-            gradient = _gradient(layer)
-            self.layer_squares[name][...] += gradient**2
-            self.layers[name][...] -= self._step * gradient / np.sqrt(self.layer_squares[name])
-        for store in (self.rows, self.squares):
-            store.mark(rows)
-        self.layers.mark()
-        self.layer_squares.mark()
+        self.weights.step((loss * weights).sum() / weights.sum())
 
     def forget(self, keys: Ids) -> None:
         """Let the rows of these columns be as if nothing had been learned of them."""
-        rows = np.unique(keys & self._mask)
-        self.rows["weight"][rows], self.squares["square"][rows] = 0.0, _ACCUMULATOR
-        self.rows.mark(rows)
-        self.squares.mark(rows)
+        self.weights.reset("table", np.unique(keys & self._mask))
 
     def _chance(self, rows: Ids) -> Floats:
         """Probability of each item to be in a batch, as of now: one by the mean gap between the batches that have it."""
@@ -221,9 +204,3 @@ class Towers(_Network):
         self.gaps.mark(rows)
         chance: Floats = 1.0 / np.maximum(gap[rows], 1.0)
         return chance
-
-
-def _gradient(weights: Tensor) -> Floats:
-    assert weights.grad is not None, "everything that was looked at has a gradient"
-    gradient: Floats = weights.grad.numpy()
-    return gradient

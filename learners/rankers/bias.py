@@ -63,8 +63,10 @@ class Bias(Ranker):
         l2: Annotated[float, Field(ge=0)] = 0.01,
     ) -> None:
         self.learning_rate, self.adaptive, self.l2 = learning_rate, adaptive, l2
-        self.everybody = Arrays(bias=np.zeros(1, np.float32), squares=np.full(1, initial_accumulator, np.float32))
-        columns = {"bias": Column(None), "squares": Column(None, fill=initial_accumulator)}
+        self.everybody = Arrays(
+            bias=np.zeros(1, np.float32), squares=np.full(1, initial_accumulator, np.float32), private=["squares"]
+        )
+        columns = {"bias": Column(None), "squares": Column(None, fill=initial_accumulator, private=True)}
         self.users = Table(users, **columns)
         self.items = Table(items, **columns)
 

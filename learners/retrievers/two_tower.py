@@ -53,6 +53,8 @@ class TwoTower(Retriever):
     See the module.
     """
 
+    state_version: ClassVar[int | str] = 2
+    """1 had towers with an optimizer of their own."""
     checks_parameters: ClassVar[dict[str, object]] = {"items": 24, "dim": 8, "hidden": 4, "bits": 8}
 
     def __init__(

@@ -51,6 +51,7 @@ class ClusterGraph(Stateful):
             similarity=np.zeros(edges, np.float32),
             mass=np.zeros(edges),
             reward=np.zeros(edges),
+            private=["similarity"],
         )
         self.clock = Arrays(version=np.zeros(1, np.int64))
         self.slot: Slots = self.edges["slot"]

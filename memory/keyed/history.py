@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import numpy as np
 import numpy.typing as npt
 
-from memory.arrays import Arrays, Bools, Ids
+from memory.arrays import Arrays, Bools, Ids, check_fit
 from memory.jit import njit
 from memory.keyed.keyed_store import KeyedStore
+from memory.stateful import State
 
 __all__ = ["History"]
 
@@ -26,6 +30,9 @@ class History(KeyedStore):
         Interactions kept per user.
     """
 
+    state_version: ClassVar[int | str] = 2
+    """1 shipped whole rings."""
+
     def __init__(self, capacity: int, length: int) -> None:
         if length < 1:
             raise ValueError(f"length: {length}; give at least 1")
@@ -38,6 +45,8 @@ class History(KeyedStore):
             positive=np.zeros((capacity, length), np.bool_),
             count=np.zeros(capacity, np.int64),
         )
+        # Of the interactions that were ever added to each ring, how many are known to followers; 0: nothing that is in it.
+        self._shipped: Ids = np.zeros(capacity, np.int64)
         rings = self.rings
         self._raw = rings["item"], rings["timestamp"], rings["kind"], rings["positive"], rings["count"]
 
@@ -60,7 +69,7 @@ class History(KeyedStore):
         timestamp = np.ascontiguousarray(timestamp, np.float64)
         kind = np.ascontiguousarray(kind, np.int32)
         positive = np.ascontiguousarray(positive, np.bool_)
-        _append(slots, fresh, *self._raw, item, timestamp, kind, positive, self.rings.dirty)
+        _append(slots, fresh, *self._raw, item, timestamp, kind, positive, self.rings.dirty, self._shipped)
 
     def recent(self, user: Ids, length: int) -> tuple[Ids, Times, Kinds]:
         """Last interactions with a positive reward of users (B,), newest first, padded with 0.
@@ -102,6 +111,82 @@ class History(KeyedStore):
         for name in self.rings:
             self.rings[name][slots] = 0
         self.rings.mark(slots)
+        self._shipped[slots] = 0
+
+    def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Copy `state` into the rings; a follower must load the same state, for changes count from here."""
+        super().load_state_dict(state)
+        self._shipped[:] = self.rings["count"]
+
+    def take_changes(self) -> State:
+        """Changes of the index, and interactions that were added, not whole rings.
+
+        Of each ring that changed, ascending, ``slot`` (n,) int64, and the numbers ``first`` and ``count`` (n,) int64 of its
+        first new interaction and of the one that comes next; of the interactions, ring by ring, ``item``, ``timestamp``,
+        ``kind`` and ``positive`` (m,). From ``first`` 0 on they are all that the ring holds.
+        """
+        changes: State = {f"index.{name}": array for name, array in self.index.take_changes().items()}
+        slots = np.flatnonzero(self.rings.dirty)
+        if slots.size:
+            count = self.rings["count"][slots]
+            first = np.maximum(self._shipped[slots], count - self.length)
+            places = self._places(slots, first, count)
+            changes |= {"slot": slots, "first": first, "count": count}
+            changes |= {name: self.rings[name][places] for name in self._fields}
+            self._shipped[slots], self.rings.dirty[slots] = count, False
+        return changes
+
+    def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Follow a leader; what it added counts as changed here too, so that a follower can be followed."""
+        of_rings = {name: array for name, array in changes.items() if not name.startswith("index.")}
+        if of_rings:
+            self._check_changes(of_rings)
+        self.index.apply_changes({name.removeprefix("index."): changes[name] for name in changes.keys() - of_rings.keys()})
+        if not of_rings:
+            return
+        slots, first, count = (of_rings[name].astype(np.int64) for name in ("slot", "first", "count"))
+        new = slots[first == 0]
+        for name in self._fields:
+            self.rings[name][new] = 0
+            self.rings[name][self._places(slots, first, count)] = of_rings[name]
+        self.rings["count"][slots] = count
+        self._shipped[slots] = np.minimum(self._shipped[slots], first)
+        self.rings.dirty[slots] = True
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return super().nbytes + self._shipped.nbytes
+
+    @property
+    def _fields(self) -> list[str]:
+        """What is kept of an interaction."""
+        return [name for name in self.rings if name != "count"]
+
+    def _places(self, slots: Ids, first: Ids, count: Ids) -> tuple[Ids, Ids]:
+        """Ring and place of the interactions from number `first` to `count` of each ring."""
+        sizes = count - first
+        number = np.arange(sizes.sum()) + np.repeat(first - (np.cumsum(sizes) - sizes), sizes)
+        return np.repeat(slots, sizes), number % self.length
+
+    def _check_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Raise ValueError unless these are changes of rings of this capacity and length."""
+        numbers = {name: changes.get(name, np.zeros(0)) for name in ("slot", "first", "count")}
+        check_fit(type(self).__name__, numbers, dict.fromkeys(numbers, self._shipped), rows=numbers["slot"].size)
+        slots, first, count = (array.astype(np.int64) for array in numbers.values())
+        sizes = count - first
+        if slots.size and not (0 <= slots.min() <= slots.max() < self.capacity and first.min() >= 0 and sizes.min() >= 0):
+            raise ValueError(f"slot, first, count: not of {self.capacity} rings; they were taken under another configuration")
+        if sizes.max(initial=0) > self.length:
+            problem = f"first, count: {sizes.max()} interactions of a ring of {self.length}"
+            raise ValueError(f"{problem}; they were taken under another configuration")
+        like = {name: self.rings[name][:, 0] for name in self._fields}
+        check_fit(
+            type(self).__name__,
+            {name: array for name, array in changes.items() if name not in numbers},
+            like,
+            rows=int(sizes.sum()),
+        )
 
 
 # Compiled part. Rings: items int64, times float64, kinds int32, positives bool, each (capacity, L), and counts int64
@@ -122,6 +207,7 @@ def _append(
     kind: Kinds,
     positive: Bools,
     dirty: Bools,
+    shipped: Ids,
 ) -> None:
     for row in range(slots.size):
         slot = slots[row]
@@ -133,6 +219,7 @@ def _append(
             kinds[slot] = 0
             positives[slot] = False
             counts[slot] = 0
+            shipped[slot] = 0
             dirty[slot] = True
         if item[row] == 0:
             continue

@@ -27,11 +27,14 @@ class Column:
         Of the values.
     fill : number
         What a row holds before anyone has written to it.
+    private : bool
+        Whether only learning reads it: it is saved, and never shipped.
     """
 
     width: int | None = 1
     dtype: npt.DTypeLike = np.float32
     fill: float = 0
+    private: bool = False
 
 
 class Table(KeyedStore):
@@ -54,10 +57,11 @@ class Table(KeyedStore):
     def __init__(self, capacity: int, **columns: Column) -> None:
         super().__init__(capacity, {name: column.fill for name, column in columns.items()})
         self.rows = Arrays(
+            private=[name for name, column in columns.items() if column.private],
             **{
                 name: np.full(capacity if column.width is None else (capacity, column.width), column.fill, column.dtype)
                 for name, column in columns.items()
-            }
+            },
         )
         self._fill = [(self.rows[name], column.fill) for name, column in columns.items()]
 

@@ -67,6 +67,7 @@ class InvertedFile(Stateful):
             next=np.zeros((lists, width), np.float32),
             total=np.zeros((lists, width), np.float64),
             count=np.zeros(lists, np.int64),
+            private=["total", "count"],
         )
         self.clock = Arrays(
             generation=np.zeros(1, np.int64),

@@ -80,6 +80,7 @@ class Member:
 
     role = "trainer"
     serves_behind = True
+    whole = True
 
     def __init__(
         self, trainer: Trainer, join: Callable[[Notify, Notify], Membership], name: str, folder: Path, every: float

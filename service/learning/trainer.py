@@ -100,6 +100,7 @@ class Trainer:
     role = "trainer"
     serves_behind = True
     """Rankings are better with an old state than not at all: there is no other process that has a newer one."""
+    whole = True
 
     def __init__(
         self,

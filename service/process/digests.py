@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from memory.stateful import digest
+from memory.stateful import State, digest, shared
 from service.process.runtime import Runtime
 
 __all__ = ["Digests"]
@@ -29,7 +29,10 @@ class Digests:
         self._not_before = 0.0
 
     def ask(self) -> asyncio.Future[dict[str, Any]]:
-        """Where the process stands, with the ``digest`` of the state at that place; all who wait get the same one.
+        """Where the process stands, with the digests of the state at that place; all who wait get the same ones.
+
+        ``shared_digest`` is of the state without what is private: trainer and replicas have the same one at the same place.
+        ``digest`` is of the whole state, and not given by a replica, which does not have it.
 
         Whoever gives up must not cancel it: shield it.
         """
@@ -42,7 +45,11 @@ class Digests:
         start = time.monotonic()
         try:
             status, state = await asyncio.wrap_future(self._runtime.engine.walk(self._runtime.copying))
-            return status | {"digest": await asyncio.to_thread(digest, state)}
+            return status | await asyncio.to_thread(self._digests, state)
         finally:
             now = time.monotonic()
             self._not_before = now + min(REST * (now - start), LONGEST_REST)
+
+    def _digests(self, state: State) -> dict[str, str]:
+        whole = {"digest": digest(state)} if self._runtime.updater.whole else {}
+        return whole | {"shared_digest": digest(shared(self._runtime.pipeline, state))}

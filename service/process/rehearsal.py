@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from memory.pickled_object import trusting
+from memory.stateful import digest
 from service.config import Config
 from service.monitoring.monitor import Monitor
 from service.process.updater import Updater
@@ -69,7 +70,7 @@ class Rehearsal:
         yield "forget and delete", self._forget
         yield "rank after all that", self._rank
         yield "learn after all that", lambda: self._fold(self._interactions(100))
-        yield "digest", self._trainer.digest
+        yield "digest", lambda: digest(self._pipeline.state_dict())
         yield "monitor", self._monitor.metrics
 
     def _fold(self, events: Sequence[Event], *, later: float = 0.0) -> None:

@@ -19,10 +19,13 @@ class Updater(Protocol):
         What it is called: ``trainer`` or ``replica``.
     serves_behind : bool
         Whether to answer requests before that.
+    whole : bool
+        Whether it keeps the private part of the state up to date, too; see `memory.stateful.Stateful.private`.
     """
 
     role: str
     serves_behind: bool
+    whole: bool
 
     @property
     def caught_up(self) -> bool:
@@ -54,9 +57,6 @@ class Updater(Protocol):
 
     def close(self) -> None:
         """Wait for what is being written, and release what is open."""
-
-    def digest(self) -> str:
-        """Fingerprint of the whole state."""
 
     def status(self) -> dict[str, Any]:
         """Where it stands."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from memory import checkpoint as checkpoints
-from memory.stateful import digest
 from service.ranking.pipeline import Pipeline
 from service.recovery.notes import take_notes
 from service.recovery.recovery import PASSED_OVER, about, check
@@ -65,6 +64,8 @@ class Replica:
     role = "replica"
     serves_behind = False
     """Somebody else has a newer state, and may have shown it to the same user."""
+    whole = False
+    """What is private is that of the checkpoint: changes do not have it, and answers do not need it."""
 
     def __init__(self, pipeline: Pipeline, open_log: Callable[[], Log], folder: Path, events: str | None = None) -> None:
         self.pipeline = pipeline
@@ -121,10 +122,6 @@ class Replica:
         """Close the weights log."""
         if self._log is not None:
             self._log.close()
-
-    def digest(self) -> str:
-        """Fingerprint of the whole state."""
-        return digest(self.pipeline.state_dict())
 
     def status(self) -> dict[str, Any]:
         """Where it stands."""

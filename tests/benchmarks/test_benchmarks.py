@@ -21,6 +21,7 @@ from benchmarks import (
     memory_read,
     replay_speed,
     serve_open_loop,
+    shipped_bytes,
     stream,
 )
 from benchmarks.client import arrivals
@@ -31,7 +32,7 @@ HAS_VW = importlib.util.find_spec("vowpalwabbit") is not None
 def metrics_of(
     main: Callable[[list[str]], None], options: str, capsys: pytest.CaptureFixture[str], least: float = 0.0
 ) -> dict[str, Any]:
-    """Run a benchmark; what its last line says: strict JSON, whose figures are all finite and not below `least`."""
+    """Run a benchmark; what its last line says: strict JSON, whose metrics are all finite and not below `least`."""
     main(shlex.split(options))
 
     def refuse(constant: str) -> None:
@@ -198,3 +199,11 @@ def test_click_through(capsys: pytest.CaptureFixture[str]) -> None:
         for arm, ahead in phase["ahead"].items():
             assert ahead["mean"] == pytest.approx(clicks["diag_linucb"] - clicks[arm]) and ahead["within"] >= 0
     assert [part["from"] for part in metrics["curve"]] == [0, 20, 40, 60]
+
+
+def test_what_is_shipped_is_counted_by_store(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = metrics_of(shipped_bytes.main, "--rows 600 --change-rows 100", capsys)
+    assert metrics.keys() == shipped_bytes.SETUPS.keys()
+    for parts in metrics.values():
+        total = parts.pop(shipped_bytes.TOTAL)
+        assert 0.8 * total < sum(parts.values()) < total, "the stores, and what says which they are"

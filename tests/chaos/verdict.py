@@ -44,16 +44,18 @@ def judge(
         **tally.kinds,
         "dead": tally.dead.total(),
     }
-    digests |= {name: status["digest"] for name, status in statuses.items()}
+    # A replica does not have the private part of the state; what it has is compared with the trainer's.
+    whole = {name: status["digest"] for name, status in statuses.items() if "digest" in status}
+    shared = {f"{name}, shared": status["shared_digest"] for name, status in statuses.items()}
     problems = tally.problems
     try:
         folded = fold(settings)
-        digests |= {"fold": folded.digest, "replay": replayed(settings)}
+        whole |= {"fold": folded.digest, "replay": replayed(settings)}
         problems += compare(tally, folded, producer)
     except (LookupError, OSError) as error:
         problems.append(f"cannot be folded: {error}")
-    if len(set(digests.values())) > 1:
-        problems.append(f"states differ: {digests}")
+    digests |= whole | shared
+    problems += [f"states differ: {alike}" for alike in (whole, shared) if len(set(alike.values())) > 1]
     for name, status in statuses.items():
         if status["next"] != ends:
             problems.append(f"{name} is at {status['next']}, and the log ends at {ends}")

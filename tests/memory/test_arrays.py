@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from memory.arrays import Arrays
+from memory.keyed.table import Column, Table
+from memory.stateful import Stateful, shared
 
 
 def first() -> dict[str, np.ndarray]:
@@ -32,3 +35,57 @@ def test_loading_brings_back_the_first_values_of_all_other_rows() -> None:
     assert (store["w"] == first()["w"]).all()
     assert store["w"] is live
     assert store.take_changes() == {}
+
+
+def test_private_arrays_are_saved_and_not_shipped() -> None:
+    leader, follower = (Arrays(w=np.zeros(4), squares=np.ones(4), private=["squares"]) for _ in range(2))
+    leader["w"][2], leader["squares"][2] = 5.0, 9.0
+    leader.mark(np.array([2]))
+    changes = leader.take_changes()
+    assert {name: array.tolist() for name, array in changes.items()} == {"rows": [2], "w": [5.0]}
+    follower.apply_changes(changes)
+    assert follower["w"].tolist() == [0, 0, 5, 0]
+    assert follower["squares"].tolist() == [1, 1, 1, 1], "as of its last checkpoint"
+    saved = leader.state_dict()
+    assert saved["squares"].tolist() == [1, 1, 9, 1]
+    assert shared(leader, saved).keys() == {"w"}
+    follower.load_state_dict(saved)
+    assert follower["squares"].tolist() == [1, 1, 9, 1]
+
+
+def test_of_arrays_that_are_all_private_not_even_the_rows_are_shipped() -> None:
+    store = Arrays.made_by(first, private=["w"])
+    store["w"][3] = -1.0
+    store.mark(np.array([3]))
+    assert store.take_changes() == {}
+    saved = store.state_dict()
+    assert saved["rows"].tolist() == [3], "it is saved all the same"
+    assert shared(store, saved) == {}
+
+
+def test_changes_with_private_arrays_are_of_another_configuration() -> None:
+    leader, follower = Arrays(w=np.zeros(4), squares=np.ones(4)), Arrays(w=np.zeros(4), squares=np.ones(4), private=["squares"])
+    leader.mark()
+    with pytest.raises(ValueError, match="another configuration"):
+        follower.apply_changes(leader.take_changes())
+
+
+def test_a_private_name_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"private: \['square'\] where there are \['squares', 'w'\]"):
+        Arrays(w=np.zeros(4), squares=np.ones(4), private=["square"])
+
+
+def test_columns_and_whole_attributes_can_be_private() -> None:
+    class Model(Stateful):
+        private = frozenset({"clock"})
+
+        def __init__(self) -> None:
+            self.table = Table(4, bias=Column(None), squares=Column(None, private=True))
+            self.clock = Arrays(step=np.zeros(1, np.int64))
+
+    model = Model()
+    model.table.insert(np.array([7]))
+    model.clock.mark()
+    assert model.take_changes().keys() == {"table.index.slots", "table.index.keys", "table.rows.rows", "table.rows.bias"}
+    state = model.state_dict()
+    assert state.keys() - shared(model, state).keys() == {"clock.step", "table.rows.squares"}

@@ -57,7 +57,7 @@ class LearnedWeight(Stateful):
 
     def __init__(self, estimates: int, half_life: int, sample: float) -> None:
         self.trust = Arrays(loss=np.zeros((estimates, WEIGHTS.size)))
-        self.clock = Arrays(chance=np.zeros(1, np.int64))
+        self.clock = Arrays(chance=np.zeros(1, np.int64), private=["chance"])
         self._half_life, self._sample = half_life, sample
 
     @property

@@ -142,7 +142,7 @@ class ReLoop2(Reranker):
             self.memory = ErrorMemory(
                 capacity, width, similarity=similarity, kind=index, device=device, lists=lists, probes=probes
             )
-        self.clock = Arrays(learned=np.zeros(1, np.int64))
+        self.clock = Arrays(learned=np.zeros(1, np.int64), private=["learned"])
         self._horizons = [capacity >> age for age in range(1 if memory == "sketch" or weight != "learned" else ages)]
         self.learned = LearnedWeight(len(self._horizons), half_life, sample) if weight == "learned" else None
         self._fixed = np.array([0.0 if weight == "learned" else weight])

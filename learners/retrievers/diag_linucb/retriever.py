@@ -113,6 +113,10 @@ class DiagLinUcb(Retriever):
     """
 
     knows_uncertainty: ClassVar[bool] = True
+    state_version: ClassVar[int | str] = 2
+    """1 had towers with an optimizer of their own."""
+    # Requests are answered from the frozen towers, the centroids and the graph.
+    private: ClassVar[frozenset[str]] = frozenset({"towers", "sample", "counts"})
     checks_parameters: ClassVar[dict[str, object]] = {
         "clusters": 4,
         "width": 12,

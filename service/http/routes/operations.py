@@ -37,7 +37,7 @@ class OperationRoutes:
             self.status,
             scope="read",
             summary="Where this process stands",
-            parameters={"digest": "1: add the fingerprint of the whole state"},
+            parameters={"digest": "1: add the fingerprints of the whole state (not at a replica) and of its shared part"},
             answers={200: Answer("Status"), **problems(503)},
         )
         yield Route(

@@ -5,7 +5,7 @@ from collections import OrderedDict, deque
 import numpy as np
 import pytest
 
-from memory import History
+from memory import History, digest
 
 
 def kinds(user: np.ndarray) -> np.ndarray:
@@ -101,3 +101,58 @@ def test_no_rows_and_no_requests() -> None:
 def test_length_is_checked() -> None:
     with pytest.raises(ValueError, match="length: 0"):
         History(3, 0)
+
+
+def test_followers_are_sent_what_was_added_and_not_whole_rings() -> None:
+    leader, follower = History(4, 50), History(4, 50)
+    append(leader, [(1, 10, True), (2, 20, True), (1, 11, False)])
+    follower.apply_changes(leader.take_changes())
+    append(leader, [(1, 12, True)])
+    changes = leader.take_changes()
+    assert changes.pop("timestamp").tolist() == [0.0]
+    sent = {name: array.tolist() for name, array in changes.items() if not name.startswith("index.")}
+    assert sent == {"slot": sent["slot"], "first": [2], "count": [3], "item": [12], "kind": [1], "positive": [True]}
+    follower.apply_changes(leader.take_changes() | changes | {"timestamp": np.zeros(1)})
+    assert digest(follower.state_dict()) == digest(leader.state_dict())
+    assert follower.seen(np.array([1]))[0].tolist() == [10, 11, 12]
+
+
+@pytest.mark.parametrize(("capacity", "length", "users"), [(50, 4, 30), (8, 5, 30), (3, 20, 6)])
+def test_changes_may_overlap_with_what_a_follower_has(capacity: int, length: int, users: int) -> None:
+    """A trainer that comes back publishes from its checkpoint on; replicas are at some place after that."""
+    rng = np.random.default_rng(1)
+    leader, followers = History(capacity, length), [History(capacity, length) for _ in range(4)]
+    for _ in range(40):
+        for follower in followers:
+            for _ in range(int(rng.integers(0, 3))):
+                n = int(rng.integers(0, 12))
+                user = rng.integers(1, users, n)
+                leader.append(user, rng.integers(1, 12, n), rng.uniform(size=n), kinds(user), rng.uniform(size=n) < 0.6)
+                leader.forget(rng.integers(1, users, int(rng.integers(0, 2))))
+            follower.load_state_dict(leader.state_dict())
+        changes = leader.take_changes()
+        for follower in followers:
+            follower.apply_changes(changes)
+            assert digest(follower.state_dict()) == digest(leader.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"slot": np.array([4])}, "not of 4 rings"),
+        ({"slot": np.array([-1])}, "not of 4 rings"),
+        ({"first": np.array([3])}, "not of 4 rings"),
+        ({"count": np.array([60])}, "60 interactions of a ring of 50"),
+        ({"first": np.array([0, 1])}, "first"),
+        ({"item": np.zeros(1, np.int64)}, "item"),
+        ({"kind": np.zeros(2)}, "kind"),
+        ({"surplus": np.zeros(2)}, "surplus"),
+    ],
+)
+def test_changes_that_do_not_fit_are_refused(damage: dict[str, np.ndarray], said: str) -> None:
+    leader, follower = History(4, 50), History(4, 50)
+    append(leader, [(1, 10, True), (1, 11, False)])
+    changes, before = leader.take_changes() | damage, digest(follower.state_dict())
+    with pytest.raises(ValueError, match=said):
+        follower.apply_changes(changes)
+    assert digest(follower.state_dict()) == before

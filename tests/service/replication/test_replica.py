@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from memory.stateful import digest, shared
 from service.config import Config
 from service.learning.feedback import FeedbackBuilder
 from service.learning.trainer import Trainer
@@ -77,10 +78,15 @@ def follow(replica: Replica) -> None:
         pass
 
 
+def shared_digest(one: Trainer | Replica) -> str:
+    """Of what a replica has of a trainer's state."""
+    return digest(shared(one.pipeline, one.pipeline.state_dict()))
+
+
 def states(trainer: Trainer, replica: Replica) -> tuple[object, object]:
     return (
-        (trainer.digest(), trainer.pipeline.version, trainer.next),
-        (replica.digest(), replica.pipeline.version, replica.next),
+        (shared_digest(trainer), trainer.pipeline.version, trainer.next),
+        (shared_digest(replica), replica.pipeline.version, replica.next),
     )
 
 

@@ -108,8 +108,9 @@ def test_what_one_is_told_the_other_shows(config: Path, tmp_path: Path) -> None:
             until("it has come as far", lambda replica=replica: replica.get("/v1/status").json()["next"] == status["next"])
             followed = replica.get("/v1/status?digest=1").json()
             assert followed["role"] == "replica"
-            assert (followed["digest"], followed["version"], followed["epoch"], followed["loads"]) == (
-                status["digest"],
+            assert "digest" not in followed, "it does not have the private part of the state"
+            assert (followed["shared_digest"], followed["version"], followed["epoch"], followed["loads"]) == (
+                status["shared_digest"],
                 status["version"],
                 status["epoch"],
                 1,
@@ -141,6 +142,6 @@ def test_a_replica_goes_on_without_its_trainer_and_a_new_one_is_followed(config:
         with serving(config, tmp_path, "train") as again, client(again) as train:
             status = settle(train)
             found = until("it follows", lambda: (s := a.get("/v1/status?digest=1").json())["next"] == status["next"] and s)
-            assert (found["digest"], found["loads"]) == (status["digest"], 1)
+            assert (found["shared_digest"], found["loads"]) == (status["shared_digest"], 1)
             assert found["version"] > version
             assert a.post("/v1/rank", json=ask).json()["lag"] < 1.5
