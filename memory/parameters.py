@@ -146,7 +146,8 @@ class Parameters(Stateful, Generic[_Module]):
     @contextmanager
     def seeded(self) -> Iterator[None]:
         """Let torch's random numbers, such as those of dropout, depend on the seed and the number of steps alone."""
-        with _drawing(self.device, hash((self._seed, self._steps))):
+        # Seeds next to each other have unrelated numbers; those of another store's steps begin far away.
+        with _drawing(self.device, (self._seed * 0x9E3779B97F4A7C15 + self._steps + 1) % (1 << 63)):
             yield
 
     def mark(self, name: str, rows: npt.NDArray[np.int64] | None = None) -> None:
