@@ -1,7 +1,7 @@
 """What happened: events, batches of them, and the logs that keep them.
 
-Recorded files, the log on disk, dead letters and the simulator are imported by their own names, so that Arrow and LMDB are
-loaded where they are used.
+Import recorded files, the log on disk, dead letters and the simulator from their own modules: Arrow and LMDB are then loaded
+only where they are used.
 """
 
 from streams.batch import Batch, Feedback, Requests

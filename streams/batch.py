@@ -1,7 +1,7 @@
-"""The one layout of rows for serving and learning: a struct of arrays, jagged (rows point at their request).
+"""The layout of rows that serving and learning share: a struct of arrays, jagged (each row points at its request).
 
-Ids are 64-bit hashes here; 0 is "none". B counts requests, N rows (request-item pairs), F feature columns, L the length of
-the history, H the width of a ranker's hidden vector, R the retrievers.
+Ids are 64-bit hashes here; 0 means "none". B is the number of requests, N of rows (request-item pairs), F of feature columns,
+C of context columns, L the length of the history, H the width of a ranker's hidden vector, and R the number of retrievers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(slots=True, kw_only=True)
 class Requests:
-    """Who asks, and when.
+    """The requests of a batch: user, time, history and context.
 
     Attributes
     ----------
@@ -48,15 +48,15 @@ class Requests:
     history : (B, L) int64
         The user's last items with a positive reward, newest first, padded with 0.
     history_time : (B, L) float64
-        When each of them was acted on, Unix seconds; 0 where there is none. Zeros unless given.
+        Time of each interaction in `history`, Unix seconds; 0 where there is none. Default: zeros.
     history_kind : (B, L) int32
-        Hashed kind of each interaction; 0 where there is none. Zeros unless given.
+        Hashed kind of each interaction in `history`; 0 where there is none. Default: zeros.
     context : (B, C) int64
         Hashed keys of the context columns; 0 where absent.
     context_values : (B, C) float32
         Value of each context column; 0 where absent.
     carried : dict of str to list of bytes, each of length B
-        What learners put aside when the requests were served, by the learner's name; empty bytes where they did not.
+        What each learner stored when the requests were served, by the learner's name; empty bytes where it stored nothing.
     """
 
     user: Ids
@@ -74,23 +74,23 @@ class Requests:
         if self.history_kind.shape != self.history.shape:
             self.history_kind = np.zeros(self.history.shape, np.int32)
 
-    def columns(self, chosen: Ids | slice = slice(None)) -> dict[str, Any]:
-        """Request columns of the chosen requests by name, to make other `Requests`, or a `Batch`, of them."""
+    def columns(self, requests: Ids | slice = slice(None)) -> dict[str, Any]:
+        """Return the request columns of some requests by name: the keywords of a new `Requests` or `Batch`."""
         return {
-            "user": self.user[chosen],
-            "timestamp": self.timestamp[chosen],
-            "history": self.history[chosen],
-            "context": self.context[chosen],
-            "context_values": self.context_values[chosen],
-            "history_time": self.history_time[chosen],
-            "history_kind": self.history_kind[chosen],
-            "carried": {name: _chosen(told, chosen) for name, told in self.carried.items()},
+            "user": self.user[requests],
+            "timestamp": self.timestamp[requests],
+            "history": self.history[requests],
+            "context": self.context[requests],
+            "context_values": self.context_values[requests],
+            "history_time": self.history_time[requests],
+            "history_kind": self.history_kind[requests],
+            "carried": {name: _select(carried, requests) for name, carried in self.carried.items()},
         }
 
 
 @dataclass(slots=True, kw_only=True)
 class Batch(Requests):
-    """Rows to score: request-item pairs with their features, and what the pipeline fills in.
+    """Rows to score: request-item pairs with their features, and the fields that the pipeline fills in.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class Batch(Requests):
     request : (N,) int64
         Index of each row's request, 0 <= request < B, non-decreasing.
     position : (N,) int64
-        Position at which the item was shown, from 0; -1 where it was not shown, or is yet to be. -1 unless given.
+        Position at which the item was shown, from 0; -1 where it was not shown, or not yet. Default: -1.
     features : (N, F) int64
         Hashed feature key of each column; 0 where absent.
     values : (N, F) float32
@@ -107,13 +107,13 @@ class Batch(Requests):
     score : (N,) float32
         Filled by the ranker: probability of a positive reward, or expected reward. Rerankers replace it.
     uncertainty : (N,) float32 or None
-        Standard error of the score, from whoever knows it; NaN where nobody is known to.
+        Standard error of the score, from the learner that knows it; NaN where none does.
     hidden : (N, H) float32 or None
         The ranker's representation of the row.
     base : (N,) float32 or None
-        The ranker's own score, whatever rerankers have made of it.
+        The ranker's own score, before any reranker.
     retrieval : (N, R) float32 or None
-        Score that each retriever gives the row, in config order; NaN: the retriever failed. None: nobody has asked them.
+        Score that each retriever gives the row, in config order; NaN: the retriever failed. None: they were not asked.
     """
 
     item: Ids
@@ -140,7 +140,7 @@ class Batch(Requests):
         return self.item.size
 
     def part(self, rows: Ids) -> Batch:
-        """Make a batch of the same requests with some of the rows, in the order given."""
+        """Return a batch with the same requests and only these rows, in the order given."""
         return Batch(
             **self.columns(),
             item=self.item[rows],
@@ -160,22 +160,22 @@ class Batch(Requests):
 class Feedback(Batch):
     """Rows whose outcome is known.
 
-    The request columns, features and positions are those of the ranking, whenever the outcome came.
+    Request columns, features and positions are as of the ranking, even when the outcome came much later.
 
     Attributes
     ----------
     reward : (N,) float32
-        What the outcome was worth; 0 for an item that was shown and left alone.
+        Reward of the outcome; 0 for an item that was shown without an interaction.
     propensity : (N,) float32
-        Probability with which the item was put at its position; NaN when it was not logged.
+        Probability that the item was put at its position; NaN where it was not logged.
     weight : (N,) float32
-        Importance of the row in learning.
+        Weight of the row in learning.
     kind : (N,) int32
-        Hashed kind of the interaction; 0 for an item that was shown and left alone.
+        Hashed kind of the interaction; 0 for an item that was shown without one.
     outcome_time : (N,) float64
-        When the outcome came, Unix seconds: of the interaction, or the end of the window.
+        Time of the outcome, Unix seconds: the interaction's time, or the end of the window.
     correction : (N,) bool
-        Whether this row revises an outcome that was already learned (a late or a second interaction).
+        Whether this row corrects an outcome that was already learned (a late or a second interaction).
     """
 
     reward: Floats
@@ -187,7 +187,7 @@ class Feedback(Batch):
 
     @property
     def touched(self) -> Bools:
-        """Whether the user acted on the item, (N,) bool; False: it was shown and left alone."""
+        """Whether the user interacted with the item, (N,) bool."""
         touched: Bools = self.kind != 0
         return touched
 
@@ -198,7 +198,7 @@ def pack_rows(schema: int, features: Ids, values: Floats) -> bytes:
     Parameters
     ----------
     schema : int
-        Fingerprint of the feature columns (64 bits), so that rows of another config are recognised.
+        Fingerprint of the feature columns (64 bits). It tells rows of another config apart.
     features : (n, F) int64
         Hashed keys.
     values : (n, F) float32
@@ -207,19 +207,19 @@ def pack_rows(schema: int, features: Ids, values: Floats) -> bytes:
     Returns
     -------
     bytes
-        8 bytes of schema, then keys, then values, all little-endian.
+        The schema (8 bytes), the keys, then the values, all little-endian.
     """
     header = schema.to_bytes(8, "little", signed=True)
     return header + np.ascontiguousarray(features, "<i8").tobytes() + np.ascontiguousarray(values, "<f4").tobytes()
 
 
 def unpack_rows(packed: bytes, schema: int, rows: int, columns: int) -> tuple[Ids, Floats] | None:
-    """Undo `pack_rows`.
+    """Unpack what `pack_rows` packed.
 
     Returns
     -------
     (features (rows, columns) int64, values (rows, columns) float32), or None
-        None when the rows were packed under another schema or have another shape: they must be computed anew.
+        None when the rows have another schema or another shape: compute them again.
     """
     cells = rows * columns
     if len(packed) != 8 + 12 * cells or int.from_bytes(packed[:8], "little", signed=True) != schema:
@@ -233,7 +233,7 @@ _ENTRY = np.dtype([("item", "<i8"), ("time", "<f8"), ("kind", "<i4")])
 
 
 def pack_history(item: Ids, time: Times, kind: Kinds) -> bytes:
-    """Pack the history of one request for `Impression.history`; padding is left out.
+    """Pack the history of one request for `Impression.history`, without the padding.
 
     Parameters
     ----------
@@ -247,22 +247,22 @@ def pack_history(item: Ids, time: Times, kind: Kinds) -> bytes:
     Returns
     -------
     bytes
-        20 bytes an interaction, little-endian.
+        20 bytes per interaction, little-endian.
     """
     entries = np.empty(np.count_nonzero(item), _ENTRY)
-    there = item != 0
-    entries["item"], entries["time"], entries["kind"] = item[there], time[there], kind[there]
+    present = item != 0
+    entries["item"], entries["time"], entries["kind"] = item[present], time[present], kind[present]
     return entries.tobytes()
 
 
 def unpack_history(packed: Sequence[bytes], length: int) -> tuple[Ids, Times, Kinds]:
-    """Undo `pack_history` for several requests.
+    """Unpack the histories of several requests that `pack_history` packed.
 
     Parameters
     ----------
     packed : sequence of bytes, length B
     length : int
-        Interactions wanted of each: older ones are left out, missing ones are padding.
+        Length of each history: older interactions are dropped, shorter histories are padded.
 
     Returns
     -------
@@ -278,5 +278,5 @@ def unpack_history(packed: Sequence[bytes], length: int) -> tuple[Ids, Times, Ki
     return item, time, kind
 
 
-def _chosen(told: list[bytes], chosen: Ids | slice) -> list[bytes]:
-    return told[chosen] if isinstance(chosen, slice) else [told[n] for n in chosen.tolist()]
+def _select(carried: list[bytes], requests: Ids | slice) -> list[bytes]:
+    return carried[requests] if isinstance(requests, slice) else [carried[n] for n in requests.tolist()]

@@ -1,4 +1,4 @@
-"""Interactions in columns: how recorded files arrive, without an object a row."""
+"""Interactions as columns: how recorded files are read, without one object per row."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ Codes = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 @dataclass(slots=True)
 class Column:
-    """Text, dictionary encoded: row r says ``names[codes[r]]``.
+    """Dictionary-encoded text: row r holds ``names[codes[r]]``.
 
     Attributes
     ----------
     codes : (N,) int32 or int64
-        Index into `names`; -1 where the row says nothing (context columns only).
+        Index into `names`; -1 where the row has no value (context columns only).
     names : list of str
-        Distinct texts. Blocks cut from one table share the very same list, so what is computed from it (hashes) can be kept
-        as long as the list is the same object.
+        Distinct texts. Blocks cut from one table share one list object. So its hashes can be cached for as long as the list is
+        the same object.
     """
 
     codes: Codes
     names: list[str]
 
     def slice(self, start: int, stop: int) -> Column:
-        """Rows `start` to `stop`, with the same names; a view."""
+        """Return a view of rows `start` to `stop`, with the same names."""
         return Column(self.codes[start:stop], self.names)
 
     def texts(self) -> list[str | None]:
-        """Every row's text, None where it says nothing; for tests and messages, not for hot paths."""
+        """Return the text of every row, None where it has no value. For tests and messages, not for hot paths."""
         names = self.names
         return [names[code] if code >= 0 else None for code in self.codes.tolist()]
 
 
 @dataclass(slots=True)
 class Block:
-    """N interactions outside any impression, in time order unless the file's own order was asked for.
+    """N interactions without an impression, in time order or in the order of the file.
 
     Attributes
     ----------
     user, item : Column
-        Who, with what.
+        Ids.
     kind : str or Column
-        How: one kind for all rows, or one a row.
+        One kind for all rows, or one per row.
     value : (N,) float64
-        Strength.
+        Strength of each interaction.
     timestamp : (N,) float64
         Unix seconds.
     context : mapping of name to Column or (N,) float64
-        Request context by column; NaN and code -1 mean that the row does not have it.
+        Request context by column; NaN and code -1 mark a missing value.
     """
 
     user: Column
@@ -73,7 +73,7 @@ class Block:
         return self.value.size
 
     def slice(self, start: int, stop: int) -> Block:
-        """Rows `start` to `stop`; views, nothing is copied."""
+        """Return a view of rows `start` to `stop`; nothing is copied."""
         cut = slice(start, stop)
         return Block(
             self.user.slice(start, stop),
@@ -85,7 +85,7 @@ class Block:
         )
 
     def interactions(self) -> Iterator[Interaction]:
-        """The same rows as events, one by one: what the columnar path must agree with."""
+        """Return the same rows as events, one by one. The columnar path must agree with them."""
         kinds = [self.kind] * self.rows if isinstance(self.kind, str) else self.kind.texts()
         columns = [_cells(column) for column in self.context.values()]
         contexts: Iterator[dict[str, Scalar]] = (

@@ -1,4 +1,4 @@
-"""Events to bytes and back: JSON by msgspec, with errors that tell a client what to send instead."""
+"""Encoding and decoding of events as JSON. Errors tell the client what to send instead."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _EXPECTED = re.compile(r"Expected `(?P<types>[^`]*)`(?: of length)?(?P<bound> (?
 
 
 class BadEvent(ValueError):
-    """A record or a request body that is no event.
+    """A record or a request body that is not a valid event.
 
     Attributes
     ----------
     field : str
-        The offending field, as in ``context.device`` or ``items[3]``; empty when the whole is no JSON object.
+        The wrong field, such as ``context.device`` or ``items[3]``; empty when the data is not a JSON object.
     kind : str
-        Short stable reason for counters: ``not_json`` or ``not_an_event``.
+        Short reason for counters: ``not_json`` or ``not_an_event``.
     """
 
     def __init__(self, field: str, problem: str, *, kind: str = "not_an_event", what: str = "event") -> None:
@@ -51,18 +51,18 @@ class BadEvent(ValueError):
 
 
 def encode(event: Event) -> bytes:
-    """JSON of an event, UTF-8.
+    """Encode an event as JSON in UTF-8.
 
     Raises
     ------
     BadEvent
-        For what JSON cannot carry: NaN, infinities, text that is no valid Unicode.
+        For NaN, infinities and text that is not valid Unicode: JSON cannot hold them.
     """
     try:
         data = _ENCODER.encode(event)
     except UnicodeEncodeError as error:
         raise BadEvent("", f"{error.object!r:.80} is not valid Unicode; replace the lone surrogates") from error
-    # The encoder writes NaN and infinities as null, which no field of an event accepts.
+    # The encoder writes NaN and infinities as null. The decoder accepts null in no field.
     if b"null" in data:
         try:
             _DECODER.decode(data)
@@ -73,7 +73,7 @@ def encode(event: Event) -> bytes:
 
 
 def decode(data: bytes | str) -> Event:
-    """Read one event.
+    """Decode one event.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def decode(data: bytes | str) -> Event:
     Raises
     ------
     BadEvent
-        Naming the field, the value and what to send instead.
+        Names the field, the value and what to send instead.
     """
     try:
         return _DECODER.decode(data)
@@ -94,18 +94,18 @@ def decode(data: bytes | str) -> Event:
 
 
 def decode_as(document: type[_Document], data: bytes) -> _Document:
-    """Read one JSON object that is no event: the body of a request.
+    """Decode the body of a request: one JSON object that is not an event.
 
     Parameters
     ----------
     document : type
-        Struct to read it as.
+        Struct to decode it as.
     data : bytes
 
     Raises
     ------
     BadEvent
-        As `decode`.
+        As in `decode`.
     """
     try:
         return msgspec.json.decode(data, type=document)
@@ -116,20 +116,20 @@ def decode_as(document: type[_Document], data: bytes) -> _Document:
 
 
 def partition_key(event: Event) -> bytes:
-    """Key that keeps a user's events in one partition and in order: the user's id, empty for events of no user."""
+    """Return the key that keeps a user's events in one partition and in order: the user's id, or empty without a user."""
     return b"" if isinstance(event, ItemUpdate | Tick) else event.user.encode()
 
 
 def _not_json(data: bytes | str, error: Exception, what: str) -> BadEvent:
     text = data if isinstance(data, str) else data.decode("utf-8", "replace")
-    problem = f"{_shown(text, quote=False) or 'nothing'} is not JSON ({error}); send one JSON object in UTF-8"
+    problem = f"{_preview(text, quote=False) or 'nothing'} is not JSON ({error}); send one JSON object in UTF-8"
     if re.search(r"[:,\[]\s*-?(NaN|Inf)", text):
-        problem = f"JSON has no NaN and no Infinity ({_shown(text, quote=False)}); send finite numbers"
+        problem = f"JSON has no NaN and no Infinity ({_preview(text, quote=False)}); send finite numbers"
     return BadEvent("", problem, kind="not_json", what=what)
 
 
 def _explain(data: bytes | str, error: msgspec.ValidationError, document: type[msgspec.Struct] | None = None) -> BadEvent:
-    """Say in plain words what msgspec found; slow, but only bad events pay."""
+    """Turn an error of msgspec into one that names field, value and remedy. Slow, but only bad events take this path."""
     problem, path = _split(error)
     try:
         raw = msgspec.json.decode(data)
@@ -146,13 +146,13 @@ def _explain(data: bytes | str, error: msgspec.ValidationError, document: type[m
     if problem.startswith("Object contains unknown field"):
         name = problem.split("`")[1]
         fields = struct.__struct_fields__ if struct else ()
-        return BadEvent(name, f"not a field of {kind if document is None else subject}; {_instead(name, fields)}")
+        return BadEvent(name, f"not a field of {kind if document is None else subject}; {_suggestion(name, fields)}")
     expected = _EXPECTED.fullmatch(problem)
     what = "event" if document is None else "body"
     field, value = _locate(raw, path, expected["got"] if expected else None)
-    got = "unusable" if value is _UNKNOWN else f"got {_shown(value)}"
+    got = "unusable" if value is _UNKNOWN else f"got {_preview(value)}"
     if field == "type" and document is None:
-        return BadEvent(field, f"{got}; {_instead(str(value), tuple(_STRUCTS))}")
+        return BadEvent(field, f"{got}; {_suggestion(str(value), tuple(_STRUCTS))}")
     if problem == "Number out of range":
         return BadEvent(field, "out of range; send a finite number")
     if problem.startswith("Invalid base64"):
@@ -162,27 +162,27 @@ def _explain(data: bytes | str, error: msgspec.ValidationError, document: type[m
     wanted = " or ".join(_TYPES.get(name, name) for name in expected["types"].split(" | "))
     bound = (expected["bound"] or "").strip()
     if bound and expected["types"] in ("str", "array"):
-        least = "at least" if bound.startswith(">=") else "at most"
-        one, many = ("character", "characters") if expected["types"] == "str" else ("entry", "entries")
-        return BadEvent(field, f"{got}; send {least} {bound[3:]} {one if bound[3:] == '1' else many}")
+        limit = "at least" if bound.startswith(">=") else "at most"
+        singular, plural = ("character", "characters") if expected["types"] == "str" else ("entry", "entries")
+        return BadEvent(field, f"{got}; send {limit} {bound[3:]} {singular if bound[3:] == '1' else plural}")
     if field == "timestamp":
         wanted = "Unix seconds as a number"
     return BadEvent(field, f"{got}; send {wanted}{' ' + bound if bound else ''}", what=what)
 
 
 def _split(error: msgspec.ValidationError) -> tuple[str, str]:
-    """Problem and path of msgspec's message."""
+    """Split the message of msgspec into problem and path."""
     found = _MESSAGE.fullmatch(str(error))
     return (found["problem"], found["path"] or "") if found else (str(error), "")
 
 
-def _instead(name: str, known: tuple[str, ...]) -> str:
+def _suggestion(name: str, known: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(name, known, 1)
     return f"did you mean {close[0]}?" if close else f"it can be {', '.join(known)}" if known else "leave it out"
 
 
 def _locate(raw: object, path: str, got: str | None) -> tuple[str, object]:
-    """Concrete path and value of what msgspec calls ``.context[...]``: the first entry there of JSON type `got`."""
+    """Find the path and value that msgspec calls ``.context[...]``: the first entry there of JSON type `got`."""
     found = list(_walk(raw, re.findall(r"[^.\[\]]+|\.\.\.", path), ""))
     for field, value in found:
         if got is None or _json_type(value) == got:
@@ -206,6 +206,6 @@ def _json_type(value: object) -> str:
     return next((name for kind, name in kinds if isinstance(value, kind)), "null")
 
 
-def _shown(value: object, *, quote: bool = True) -> str:
+def _preview(value: object, *, quote: bool = True) -> str:
     text = json.dumps(value, ensure_ascii=False) if quote else str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""Dead letters: records that could not be used, kept with the reason, so that nothing is dropped in silence."""
+"""Dead letters: bad records, kept with the reason, so that nothing is dropped silently."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from streams.log import Log, Offsets, Record
 
 __all__ = ["DeadLetter", "DeadLetters"]
 
-_MAX_VALUE = 65_536
-_IN_MEMORY = 1_000
-_AT_ONCE = 500  # of a letter's largest size, some 50 MB
+_MAX_VALUE_BYTES = 65_536
+_MAX_IN_MEMORY = 1_000
+_READ_ROWS = 500  # about 50 MB of letters of the largest size
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,17 +26,17 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     kind : str
-        Short stable reason, for counters and alarms: ``not_json``, ``not_an_event``, ``wrong_fields``, ...
+        Short reason for counters and alarms: ``not_json``, ``not_an_event``, ``wrong_fields``, ...
     reason : str
-        What is wrong, in words.
+        The problem in words.
     source : str
-        Where it came from: a log, a file, an address.
+        The log, file or address that it came from.
     partition, offset : int
-        Its place there (of a file: the row number as offset); -1 where there is none.
+        Partition and offset in the source (in a file, the offset is the row number); -1 where there is none.
     value : bytes
-        The record itself, its first 64 KiB; base64 in JSON.
+        The first 64 KiB of the record; base64 in JSON.
     timestamp : float
-        When it was put here, Unix seconds.
+        Time at which the letter was written, Unix seconds.
     """
 
     kind: str
@@ -48,8 +48,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: float = 0.0
 
 
-class _Place(msgspec.Struct):
-    """Where a letter's record was; reading only this is fast."""
+class _Origin(msgspec.Struct):
+    """The fields of a letter that locate its record. Decoding only these is fast."""
 
     source: str = ""
     partition: int = -1
@@ -59,42 +59,42 @@ class _Place(msgspec.Struct):
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(DeadLetter)
-_PLACES = msgspec.json.Decoder(_Place)
+_ORIGIN_DECODER = msgspec.json.Decoder(_Origin)
 
 
 class DeadLetters:
-    """Where bad records go.
+    """Collects bad records.
 
     Parameters
     ----------
     log : Log or None
-        Keeps them. None: the last 1,000 are kept in memory.
+        Log that stores them. None: the last 1,000 are kept in memory.
     forwarder : Forwarder or None
-        Copies that log to where others look for dead letters.
+        Copies that log to a shared log of dead letters.
 
     Attributes
     ----------
     counts : Counter of str
-        Letters put, by kind, since construction.
+        Letters by kind since construction.
     lost : int
-        Letters that could not be kept because the log was full or failed; they are in `counts` all the same.
+        Letters that were not stored because the log was full or failed. They are in `counts`, too.
     since : float
-        Unix seconds: letters put before tell of records of another log than the one that is read now.
+        Unix seconds. Letters older than this belong to an earlier log in the place of the one that is read now.
     """
 
     def __init__(self, log: Log | None = None, forwarder: Forwarder | None = None) -> None:
         self.counts: Counter[str] = Counter()
         self.lost = 0
         self.since = 0.0
-        self._counting = threading.Lock()
+        self._count_lock = threading.Lock()
         self._log, self._forwarder = log, forwarder
-        self._recent: deque[DeadLetter] = deque(maxlen=_IN_MEMORY)
+        self._recent: deque[DeadLetter] = deque(maxlen=_MAX_IN_MEMORY)
 
     def put(
         self, kind: str, reason: str, value: bytes | str, *, source: str = "", partition: int = -1, offset: int = -1
     ) -> None:
-        """Count and keep a bad record; see `DeadLetter`. Never raises because of the log."""
-        with self._counting:
+        """Count and store a bad record; see `DeadLetter`. An error of the log is counted, not raised."""
+        with self._count_lock:
             self.counts[kind] += 1
         data = value.encode("utf-8", "replace") if isinstance(value, str) else bytes(value)
         letter = DeadLetter(
@@ -103,7 +103,7 @@ class DeadLetters:
             source=source,
             partition=partition,
             offset=offset,
-            value=data[:_MAX_VALUE],
+            value=data[:_MAX_VALUE_BYTES],
             timestamp=time.time(),
         )
         if self._log is None:
@@ -112,49 +112,51 @@ class DeadLetters:
         try:
             self._log.append([(b"", _ENCODER.encode(letter))])
         except OSError:
-            with self._counting:
+            with self._count_lock:
                 self.lost += 1
         else:
             if self._forwarder is not None:
                 self._forwarder.wake()
 
     def clear(self) -> None:
-        """Forget counts and the letters in memory; a log keeps its own."""
+        """Reset the counts and the letters in memory. A log keeps its letters."""
         self.counts.clear()
         self._recent.clear()
         self.lost = 0
 
     def read(self, limit: int = 100) -> list[DeadLetter]:
-        """The newest `limit` letters, oldest of them first."""
+        """Return the newest `limit` letters, oldest first."""
         if self._log is None:
             return list(self._recent)[-limit:] if limit > 0 else []
-        newest = (self._from(partition, end - limit, limit) for partition, end in self._log.end().items())
+        newest = (self._read_from(partition, end - limit, limit) for partition, end in self._log.end().items())
         letters = sorted(
             (_DECODER.decode(record.value) for records in newest for record in records), key=lambda letter: letter.timestamp
         )
         return letters[-limit:] if limit > 0 else []
 
     def reported(self, source: str) -> Offsets:
-        """Highest offset of each partition of a source that there is a letter for, put after `since`.
+        """Return, for each partition of a source, the highest offset with a letter written after `since`.
 
-        A reader that passes records again, after a restart, need not put them again.
+        A reader that reads records again after a restart does not report these again.
         """
         found: Offsets = {}
-        places = (_PLACES.decode(record.value) for record in self._records()) if self._log is not None else self._recent
-        for place in places:
-            if place.source == source and place.timestamp >= self.since:
-                found[place.partition] = max(found.get(place.partition, -1), place.offset)
+        origins = (
+            (_ORIGIN_DECODER.decode(record.value) for record in self._records()) if self._log is not None else self._recent
+        )
+        for origin in origins:
+            if origin.source == source and origin.timestamp >= self.since:
+                found[origin.partition] = max(found.get(origin.partition, -1), origin.offset)
         return found
 
     def gauges(self) -> dict[str, Any]:
-        """Numbers for `service.monitoring.monitor.Monitor`."""
+        """Return the counters for `service.monitoring.monitor.Monitor`."""
         failures = {"dead_letter": self.lost}
         if self._forwarder is not None:
             failures["dead_letter_copy"] = self._forwarder.failures
         return {"dead": dict(self.counts), "failures": failures}
 
     def close(self) -> None:
-        """Close the log, once what waits in it has been copied, or that has failed."""
+        """Close the log after its letters were copied or the copy failed."""
         if self._forwarder is not None:
             self._forwarder.close()
         if self._log is not None:
@@ -163,12 +165,12 @@ class DeadLetters:
     def _records(self) -> Iterator[Record]:
         assert self._log is not None
         for partition, at in self._log.begin().items():
-            while found := self._from(partition, at, _AT_ONCE):
+            while found := self._read_from(partition, at, _READ_ROWS):
                 yield from found
                 at = found[-1].offset + 1
 
-    def _from(self, partition: int, at: int, limit: int) -> Sequence[Record]:
-        """Records from an offset on, or from the oldest that is kept; a forwarder may be trimming them meanwhile."""
+    def _read_from(self, partition: int, at: int, limit: int) -> Sequence[Record]:
+        """Read from an offset on. If a forwarder has just trimmed it, read from the oldest record on."""
         assert self._log is not None
         while True:
             try:

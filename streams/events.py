@@ -1,7 +1,6 @@
-"""What happened: the vocabulary of events.
+"""The events: what clients post to ``/v1/events``, what every log stores, and what the OpenAPI page describes.
 
-One tagged union (``type`` names the kind) is what a client posts to ``/v1/events``, what every log stores, and what the
-OpenAPI page describes. Times are Unix seconds; 0 means "when it was appended".
+They are one tagged union: ``type`` names the kind of event. Times are Unix seconds; 0 means the time of the append.
 """
 
 from __future__ import annotations
@@ -50,37 +49,38 @@ class Impression(_Event, frozen=True, tag="impression"):
     Attributes
     ----------
     request_id : str
-        What later interactions join on.
+        Id that later interactions refer to.
     user : str
         User id.
     items : tuple of str, length n
         Item ids in the order shown.
     features : bytes
-        The n feature rows as of serving time, packed by ``streams.batch.pack_rows``; empty when the client ranked by itself.
+        The n feature rows as of serving time, packed by ``streams.batch.pack_rows``; empty when the client made the ranking.
     scores, propensities : tuple of float, length n or 0
-        Score of each item, and the probability that it was put at its position given the positions above it.
+        Score of each item; probability that it was put at its position, given the positions above it.
     unshown : bytes
-        The candidates that were not shown, as hashed ids of 8 bytes, little-endian: with the shown ones they are what the
-        policy chose among. Empty when all were shown, or when the client ranked by itself.
+        The candidates that were not shown, as hashed ids of 8 bytes, little-endian. The policy chose among these and the
+        items shown. Empty when all were shown, or when the client made the ranking.
     source : str
-        Name of the learner that made the order.
+        Name of the learner that ranked the items.
     version : int
-        Version of the state that scored.
+        Version of the state that scored the items.
     context : dict
         Request context (device, page, ...), as the client sent it.
     history : bytes
-        The user's last interactions as the ranking saw them, packed by ``streams.batch.pack_history``; empty when there were
-        none, or when the client ranked by itself.
+        The user's last interactions as of serving time, packed by ``streams.batch.pack_history``; empty when there were none,
+        or when the client made the ranking.
     carried : dict of str to bytes
-        What learners want back when they learn from this ranking, by the learner's name in the config.
+        Bytes that learners get back when they learn from this ranking, by the learner's name in the config.
     base : bytes
         The ranker's own score of each item, float32, little-endian; empty when no reranker changed it.
     config : str
-        Fingerprint of the configuration that scored.
+        Fingerprint of the config that scored the items.
     signature : bytes
-        Proof that the service made this ranking: only then are `features`, `history`, `carried`, `scores` and `base` believed.
+        Proves that the service made this ranking. Without it, `features`, `history`, `carried`, `scores` and `base` are not
+        trusted.
     timestamp : float
-        When it was ranked, Unix seconds.
+        Time of the ranking, Unix seconds.
     """
 
     request_id: Id
@@ -106,15 +106,15 @@ class Interaction(_Event, frozen=True, tag="interaction"):
     Attributes
     ----------
     id : str
-        Makes a retry harmless: a second event with the same id is dropped. Empty: never taken for a duplicate.
+        Makes a retry harmless: a second event with the same id is dropped. An event with an empty id is never dropped.
     request_id : str or None
-        The impression it answers; None for an interaction outside any impression (a recorded rating).
+        The impression that the interaction belongs to; None for none (a recorded rating).
     user, item, kind : str
-        Who, with what, and how. The config's ``[reward]`` says what each kind is worth.
+        User id, item id, and kind of interaction. The config's ``[reward]`` gives the reward of each kind.
     value : float
-        Strength: stars of a rating, seconds of a play, 1 for a click.
+        Strength: the stars of a rating, the seconds of a play, 1 for a click.
     context : dict
-        Context of an interaction that has no impression; ignored when it has one.
+        Request context. Ignored when the interaction has an impression.
     timestamp : float
         Unix seconds.
     """
@@ -129,7 +129,7 @@ class Interaction(_Event, frozen=True, tag="interaction"):
 
 
 class ItemUpdate(_Event, frozen=True, tag="item"):
-    """An item appeared, changed its attributes, or was deleted (and is never served again until it is updated anew)."""
+    """An item was added, changed or deleted. A deleted item is not served until another update adds it again."""
 
     item: Id
     attributes: dict[str, Attribute] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class ItemUpdate(_Event, frozen=True, tag="item"):
 
 
 class UserUpdate(_Event, frozen=True, tag="user"):
-    """A user appeared, changed attributes, or was deleted (attributes only: see `Forget`)."""
+    """A user was added, changed or deleted. Deletion removes the attributes only; see `Forget` for the rest."""
 
     user: Id
     attributes: dict[str, Attribute] = field(default_factory=dict)
@@ -145,16 +145,15 @@ class UserUpdate(_Event, frozen=True, tag="user"):
 
 
 class Forget(_Event, frozen=True, tag="forget"):
-    """Remove what is kept per user: history, attributes, waiting impressions, and the user's own rows of every learner."""
+    """Delete all that is kept about a user: history, attributes, open impressions, and the user's rows in every learner."""
 
     user: Id
 
 
 class Tick(_Event, frozen=True, tag="tick"):
-    """Time passed with nothing else to say.
+    """Event time has advanced without another event.
 
-    Written by the one who learns, so that closing a waiting batch is itself a fact in the log and a replay closes it at
-    the same place (decision 0003).
+    The trainer writes ticks. A tick closes the open batch, so a replay of the log closes it at the same record (decision 0003).
     """
 
 

@@ -1,4 +1,4 @@
-"""Copying a log to another one that may be away."""
+"""Copying of a log to another log that may be unavailable."""
 
 from __future__ import annotations
 
@@ -11,44 +11,45 @@ from streams.log import Log, TooLarge
 
 __all__ = ["Forwarder"]
 
-AT_ONCE = 500
-"""Records that are copied at once."""
+MAX_RECORDS = 500
+"""Records in one copy."""
 
-PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds until a copy that failed is tried again, the first time; twice as long each time after."""
+PAUSE, MAX_PAUSE = 0.5, 30.0
+"""Seconds before the first retry of a failed copy, and the longest pause. The pause doubles with each retry."""
 
 _log = logging.getLogger(__name__)
 
 
 class Forwarder:
-    """Copies what is appended to a log to another one, in order, on a thread of its own.
+    """Copies the records of one log to another, in order, on its own thread.
 
-    Whoever appends never waits for the other log: what it does not take waits in the first one, over restarts too, and is
-    copied when it takes records again. Each record gets there at least once; more than once where the other log did not say
-    whether it kept a copy, or this process ended before it noted down how far it had come. A record larger than the other
-    log takes stays behind, and is counted.
+    Appends to the source never wait for the target. While the target is unavailable, records stay in the source, also over
+    restarts, and are copied later. Each record is copied at least once. It is copied more than once where the target did not
+    confirm a copy, or where this process ended before it saved its progress. A record over the target's limit is not copied;
+    it is counted.
 
     Parameters
     ----------
     source : Log
-        Of one partition. What has been copied is trimmed, but for the last `keep` records.
+        A log of one partition. Copied records are trimmed, except for the last `keep`.
     open_target : callable returning a Log
-        Opens the other log. Called here, and again later where this raises ConnectionError.
+        Opens the target. Called here, and again later if this raises ConnectionError.
     name : str
-        Of the other log. Where it is not the one that `progress` knows, copying begins with the oldest record kept.
+        Name of the target. If `progress` has another name, copying starts at the oldest record.
     progress : Path or None
-        File to note down how far copying has come; None: it begins with the oldest record kept.
+        File that stores the next offset to copy. None: copying starts at the oldest record.
     keep : int
+        Number of copied records that stay in the source.
 
     Attributes
     ----------
     failures : int
-        Copies that failed, and records that stay behind.
+        Number of failed copies and of records that were not copied.
 
     Raises
     ------
     Exception
-        What `open_target` raises, but for ConnectionError.
+        Any error of `open_target` except ConnectionError.
     """
 
     def __init__(
@@ -58,29 +59,29 @@ class Forwarder:
         self.failures = 0
         self._pause = PAUSE
         self._changed = threading.Condition()
-        self._more, self._closing = True, False
+        self._has_more, self._closing = True, False
         self._target: Log | None = None
         try:
             self._target = open_target()
         except ConnectionError as error:
             self._failed(error)
-        self._at = self._begin()
+        self._next = self._first_offset()
         self._thread = threading.Thread(target=self._run, name="forwarder", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
-        """Records that have not been copied."""
-        return self._source.end()[0] - self._at
+        """Number of records that are not copied yet."""
+        return self._source.end()[0] - self._next
 
     def wake(self) -> None:
-        """Say that the source has grown."""
+        """Tell the thread that the source has new records."""
         with self._changed:
-            self._more = True
+            self._has_more = True
             self._changed.notify()
 
     def close(self) -> None:
-        """Copy what waits, unless the other log is away, and close that one."""
+        """Copy the waiting records, unless the target is unavailable, and close the target."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -91,24 +92,26 @@ class Forwarder:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._more or self._closing)
-                last, self._more = self._closing, False
+                self._changed.wait_for(lambda: self._has_more or self._closing)
+                last, self._has_more = self._closing, False
             try:
-                while self._copy(AT_ONCE):
+                while self._copy(MAX_RECORDS):
                     self._pause = PAUSE
-            except Exception as error:  # whatever it is: nothing is lost, and nobody else would try again
+            except (
+                Exception
+            ) as error:  # whatever the error: the records are still in the source, and only this loop tries again
                 self._failed(error)
                 with self._changed:
                     if last or self._changed.wait_for(lambda: self._closing, self._pause):
                         return
-                    self._more = True
-                self._pause = min(2 * self._pause, LONGEST_PAUSE)
+                    self._has_more = True
+                self._pause = min(2 * self._pause, MAX_PAUSE)
             if last:
                 return
 
     def _copy(self, limit: int) -> bool:
-        """Copy some records; False when there are none."""
-        records = self._source.read({0: self._at}, limit)
+        """Copy at most `limit` records. Return whether there were any."""
+        records = self._source.read({0: self._next}, limit)
         if not records:
             return False
         if self._target is None:
@@ -119,16 +122,16 @@ class Forwarder:
             if len(records) > 1:
                 return self._copy(1)
             self.failures += 1
-            _log.error("%s: record %d stays where it is: %s", self._name, self._at, error)
-        self._at = records[-1].offset + 1
+            _log.error("%s: record %d is not copied: %s", self._name, self._next, error)
+        self._next = records[-1].offset + 1
         if self._progress is not None:
             written = self._progress.with_suffix(".new")
-            written.write_text(f"{self._at} {self._name}")
+            written.write_text(f"{self._next} {self._name}")
             written.replace(self._progress)
-        self._source.trim({0: self._at - self._keep})
+        self._source.trim({0: self._next - self._keep})
         return True
 
-    def _begin(self) -> int:
+    def _first_offset(self) -> int:
         begin, end = self._source.begin()[0], self._source.end()[0]
         if self._progress is None or not self._progress.exists():
             return begin
@@ -138,4 +141,4 @@ class Forwarder:
     def _failed(self, error: Exception) -> None:
         self.failures += 1
         if self._pause == PAUSE:
-            _log.warning("%s: copying waits: %s", self._name, error)
+            _log.warning("%s: copying failed and will be retried: %s", self._name, error)

@@ -1,7 +1,7 @@
-"""Joining impressions with what users did about them.
+"""Joining of impressions with the interactions that follow them.
 
-Everything here is a function of the records alone: deadlines follow event time, batches close at a row count or at a `Tick`
-of the log, never because a poll came back short. So a replay of the log joins and cuts as the live run did.
+The result depends on the records alone. Deadlines follow event time. A batch closes at a row count or at a `Tick` in the log,
+never because a poll returned few records. So a replay of the log makes the same batches as the live run.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ __all__ = ["Joiner"]
 
 
 _Mark = tuple[int, float]
-"""A record: its offset, and the event time that it reached."""
+"""A record: its offset, and the watermark (event time) after it."""
 
 _Seen = tuple[int, float, int, float]
-"""A remembered record, and the one to go back to for it. Flat and exactly a tuple: then Python's cyclic garbage collector,
-which would stop everything for a tenth of a second over 100,000 nested ones, leaves it alone."""
+"""The mark of a remembered record, and the mark to rewind to for it. A flat tuple, because Python's cyclic garbage collector
+skips those; 100,000 nested ones would stop the process for a tenth of a second."""
 
 
 class Joiner:
@@ -30,29 +30,30 @@ class Joiner:
     Parameters
     ----------
     window : float
-        Seconds of event time that an impression waits for interactions; then its untouched rows leave with reward 0.
+        Seconds of event time that an impression waits for interactions. Then its rows without one are emitted with reward 0.
     lateness : float
-        Seconds past the window in which a late interaction is still joined, as a correction. For ``window + lateness``
-        seconds the id of an event is remembered, and a second event with it is dropped.
+        Seconds after the window in which a late interaction is still joined, as a correction. The id of an event is
+        remembered for ``window + lateness`` seconds; until then a second event with this id is dropped.
     batch_rows : int
-        Rows (and impressions) of a batch.
+        Outcomes plus impressions in a batch.
     capacity : int
-        Most impressions that are remembered; past it the oldest is let go: its untouched rows leave early, and it is counted.
+        Largest number of impressions that are remembered. Beyond it the oldest is evicted: its rows without an interaction
+        are emitted early, and it is counted.
     ids : int
-        Most ids of interactions that are remembered; past it a repetition of the oldest is not recognised.
+        Largest number of interaction ids that are remembered. Beyond it, duplicates of the oldest are not recognised.
 
     Attributes
     ----------
     counts : Counter
         ``impressions``, ``interactions``, ``duplicates`` (dropped), ``late`` (joined after the window), ``repeated`` (a second
-        interaction with one position), ``unjoined`` (its impression is not known any more, was another user's, or never
-        showed the item: learned as if it had none), ``let_go`` (closed early for want of capacity).
+        interaction with one position), ``unjoined`` (learned without its impression, which is forgotten, belongs to another
+        user or did not show the item), ``evicted`` (closed early because `capacity` was reached).
 
     Notes
     -----
-    An event is remembered for a fixed span of event time since it was last seen, so what is remembered at any record follows
-    from the records of one span before it. To decide again about every record that is still remembered now, the reader goes
-    back one more span: to what was the oldest remembered record when the now oldest one came (decision 0002).
+    An event is remembered for a fixed span of event time after it was last seen. So the memory at any record follows from the
+    records of the span before it. To rebuild the memory, a reader rewinds by up to two spans: to the record that was the
+    oldest in memory when the now oldest one arrived (decision 0002).
     """
 
     def __init__(
@@ -66,39 +67,39 @@ class Joiner:
     ) -> None:
         self._window, self._lateness, self._batch_rows, self._capacity, self._ids = window, lateness, batch_rows, capacity, ids
         self.counts: Counter[str] = Counter()
-        self._clear((0, 0.0))
+        self._reset((0, 0.0))
 
-    def _clear(self, start: _Mark) -> None:
+    def _reset(self, start: _Mark) -> None:
         self._next, self._watermark = start
         self._open: deque[Shown] = deque()  # within the window
-        self._closed: deque[Shown] = deque()  # past the window but still known to late interactions; older than the open
+        self._closed: deque[Shown] = deque()  # after the window, waiting for late interactions; older than the open ones
         self._known: dict[str, Shown] = {}
         self._bytes = 0  # of the known impressions
-        # Ids of impressions and of interactions, in order of when they were last seen. (A plain dict would look for its first
-        # key past all that were deleted.)
+        # Ids of impressions and of interactions, by the time they were last seen. (A plain dict would search for its first key
+        # among all deleted ones.)
         self._seen_requests: OrderedDict[str, _Seen] = OrderedDict()
         self._seen_ids: OrderedDict[str, _Seen] = OrderedDict()
         self._rows: list[Row] = []
         self._shown: list[Shown] = []
         self._ended: list[Shown] = []  # impressions whose window has ended since the last batch
-        self._batch_needs: _Mark | None = None  # where to go back to for the open batch
+        self._batch_rewind: _Mark | None = None  # mark to rewind to for the open batch
         self._ready: list[Joined] = []
         self._cutting = True
 
     @property
     def pending(self) -> bool:
-        """Whether an unfinished batch is waiting for more rows or a tick."""
+        """Whether an open batch is waiting for more rows or a tick."""
         return bool(self._rows or self._shown)
 
     @property
     def nbytes(self) -> int:
-        """Memory of what is remembered, about: ids, and impressions with their rows."""
+        """Approximate bytes of the remembered ids and impressions."""
         ids = len(self._seen_requests) + len(self._seen_ids)
         return _ID_BYTES * ids + self._bytes
 
     @property
     def room(self) -> int:
-        """Rows that the open batch still takes."""
+        """Number of rows until the open batch is full."""
         return self._batch_rows - len(self._rows) - len(self._shown)
 
     @property
@@ -108,46 +109,46 @@ class Joiner:
 
     @property
     def deadline(self) -> float | None:
-        """Event time at which the oldest open impression leaves, if there is one."""
+        """Event time at which the window of the oldest open impression ends; None without one."""
         return self._open[0].seen[1] + self._window if self._open else None
 
     def push(self, offset: int, appended: float, event: Event) -> list[Joined]:
-        """Take the next record of the partition; return the batches that this record completed.
+        """Process the next record of the partition. Return the batches that it completed.
 
         Parameters
         ----------
         offset : int
-            Its place in the partition.
+            Offset of the record.
         appended : float
-            When it was appended, Unix seconds: the event's time if it carries none itself.
+            Time of the append, Unix seconds. It is the event's time where the event has none.
         event : Event
-            What it says. Updates of items and users pass without effect: they are not joined.
+            The decoded record. Updates of items and users have no effect here.
         """
         for _ in self.steps(offset, appended, event):
             pass
         return self.take()
 
     def steps(self, offset: int, appended: float, event: Event) -> Iterator[None]:
-        """Take the next record as `push` does, in small steps: a window can end for a hundred thousand impressions at once.
+        """Process the next record like `push`, in small steps: one record can end the windows of 100,000 impressions.
 
-        `take` has the batches that are complete. Before the last step nothing else may be asked.
+        `take` returns the batches that are complete. Call nothing else before the last step.
         """
         yield from self._fold(offset, appended, event)
         if isinstance(event, Tick) and self.pending:
             self._cut()
 
     def take(self) -> list[Joined]:
-        """Batches that have been completed since the last call."""
+        """Return the batches completed since the last call."""
         ready, self._ready = self._ready, []
         return ready
 
     def shown(self) -> Iterator[Shown]:
-        """Impressions that outcomes may still come of, or that outcomes of the open batch come of; some come twice."""
+        """Iterate over the impressions that are remembered or belong to rows of the open batch; some are repeated."""
         yield from self._known.values()
         yield from (row.shown for row in self._rows if row.shown is not None)
 
     def finish(self) -> Iterator[Joined]:
-        """End of a finite stream: close every window and the last batch, whatever its length; batches one after the other."""
+        """End a finite stream: close every window and the last batch. Yield the batches one by one."""
         while self._open:
             self._close(self._open.popleft())
             yield from self.take()
@@ -156,22 +157,22 @@ class Joiner:
         yield from self.take()
 
     def position(self) -> Position:
-        """What to keep in a checkpoint; valid between two pushes."""
-        rewind, watermark = self._batch_needs or self._going_back() or (self._next, self._watermark)
+        """Return the position to store in a checkpoint. Call it between two pushes."""
+        rewind, watermark = self._batch_rewind or self._rewind_mark() or (self._next, self._watermark)
         return Position(self._next, rewind, watermark, len(self._rows), len(self._shown))
 
     def restore(self, position: Position, records: Iterable[tuple[int, float, Event]]) -> None:
-        """Become the joiner that `position` was taken from.
+        """Restore the state that the joiner had at `position`.
 
         Parameters
         ----------
         position : Position
-            From a checkpoint.
+            Position from a checkpoint.
         records : iterable of (offset, appended, event)
-            The readable records from ``position.rewind`` up to, not including, ``position.next``.
+            The valid records from ``position.rewind`` up to ``position.next`` (excluded).
         """
-        counted = self.counts.copy()
-        self._clear((position.rewind, position.watermark))
+        counts = self.counts.copy()
+        self._reset((position.rewind, position.watermark))
         self._cutting = False
         for offset, appended, event in records:
             for _ in self._fold(offset, appended, event):
@@ -180,33 +181,33 @@ class Joiner:
         del self._rows[: len(self._rows) - position.rows]
         del self._shown[: len(self._shown) - position.shown]
         self._ended.clear()
-        self._batch_needs = (position.rewind, position.watermark) if self.pending else None
+        self._batch_rewind = (position.rewind, position.watermark) if self.pending else None
         self._cutting = True
-        self.counts = counted
+        self.counts = counts
 
     def _fold(self, offset: int, appended: float, event: Event) -> Iterator[None]:
         self._next = offset + 1
         timestamp = event.timestamp or appended
         if isinstance(event, Interaction):
             yield from self._advance(timestamp)
-            if not event.id or self._is_new(self._seen_ids, event.id, self._sight(offset)):
-                self._interact(event, timestamp)
+            if not event.id or self._is_new(self._seen_ids, event.id, self._mark_seen(offset)):
+                self._add_interaction(event, timestamp)
                 if len(self._seen_ids) > self._ids:
                     self._seen_ids.popitem(last=False)
         elif isinstance(event, Impression):
             yield from self._advance(timestamp)
-            seen = self._sight(offset)
+            seen = self._mark_seen(offset)
             if self._is_new(self._seen_requests, event.request_id, seen):
-                self._show(event, timestamp, seen)
+                self._add_impression(event, timestamp, seen)
                 if len(self._seen_requests) > self._capacity:
-                    self._let_go(self._seen_requests.popitem(last=False)[0])
+                    self._evict(self._seen_requests.popitem(last=False)[0])
         elif isinstance(event, Tick):
             yield from self._advance(timestamp)
         elif isinstance(event, Forget):
             yield from self._forget(event.user)
 
     def _advance(self, timestamp: float) -> Iterator[None]:
-        """Reach an event time: close and drop what has outlived its span."""
+        """Advance the watermark: close and forget the impressions and ids that have expired."""
         if timestamp <= self._watermark:
             return
         self._watermark = timestamp
@@ -218,7 +219,7 @@ class Joiner:
             self._closed.append(waiting)
             yield
         while self._closed and self._closed[0].seen[1] <= past_memory:
-            self._unknow(self._closed.popleft())
+            self._remove(self._closed.popleft())
             yield
         for memory in (self._seen_requests, self._seen_ids):
             while memory and next(iter(memory.values()))[1] <= past_memory:
@@ -227,7 +228,7 @@ class Joiner:
                 yield
 
     def _oldest(self) -> tuple[_Seen | None, _Seen | None, _Seen | None]:
-        """The oldest remembered ids, and the oldest known impression, as far as there are any."""
+        """Return the oldest remembered request id, interaction id and impression, each None where there is none."""
         queue = self._closed or self._open
         return (
             next(iter(self._seen_requests.values()), None),
@@ -235,19 +236,19 @@ class Joiner:
             queue[0].seen if queue else None,
         )
 
-    def _going_back(self) -> _Mark | None:
-        """Where to go back to, to know all that is remembered now; None when nothing is."""
+    def _rewind_mark(self) -> _Mark | None:
+        """Return the mark to rewind to for all that is remembered now; None when nothing is."""
         return min((seen[2:] for seen in self._oldest() if seen is not None), default=None)
 
-    def _sight(self, offset: int) -> _Seen:
+    def _mark_seen(self, offset: int) -> _Seen:
         here = offset, self._watermark
         request, event, impression = self._oldest()
-        needs = here if request is None else request[:2]
-        if event is not None and event[0] < needs[0]:
-            needs = event[:2]
-        if impression is not None and impression[0] < needs[0]:
-            needs = impression[:2]
-        return *here, *needs
+        rewind = here if request is None else request[:2]
+        if event is not None and event[0] < rewind[0]:
+            rewind = event[:2]
+        if impression is not None and impression[0] < rewind[0]:
+            rewind = impression[:2]
+        return *here, *rewind
 
     def _is_new(self, memory: OrderedDict[str, _Seen], key: str, seen: _Seen) -> bool:
         new = memory.pop(key, None) is None
@@ -256,29 +257,29 @@ class Joiner:
             self.counts["duplicates"] += 1
         return new
 
-    def _let_go(self, request: str) -> None:
-        """Close an impression before its time."""
+    def _evict(self, request: str) -> None:
+        """Close the impression of a request before its window ends, because `capacity` is reached."""
         waiting = self._known.get(request)
         if waiting is None:
             return
-        self._unknow(waiting)
-        self.counts["let_go"] += 1
+        self._remove(waiting)
+        self.counts["evicted"] += 1
         if waiting.seen[1] > self._watermark - self._window:
             self._open.remove(waiting)
             self._close(waiting)
         else:
             self._closed.remove(waiting)
 
-    def _show(self, impression: Impression, timestamp: float, seen: _Seen) -> None:
+    def _add_impression(self, impression: Impression, timestamp: float, seen: _Seen) -> None:
         self.counts["impressions"] += 1
         waiting = Shown(impression=impression, timestamp=timestamp, seen=seen)
         self._known[impression.request_id] = waiting
         self._bytes += _size(impression)
         self._open.append(waiting)
         self._shown.append(waiting)
-        self._added()
+        self._entry_added()
 
-    def _interact(self, event: Interaction, timestamp: float) -> None:
+    def _add_interaction(self, event: Interaction, timestamp: float) -> None:
         self.counts["interactions"] += 1
         row = Row(
             user=event.user, item=event.item, kind=event.kind, value=event.value, timestamp=timestamp, context=event.context
@@ -286,24 +287,24 @@ class Joiner:
         if event.request_id is not None:
             self._join(row, self._known.get(event.request_id))
         self._rows.append(row)
-        self._added()
+        self._entry_added()
 
     def _join(self, row: Row, waiting: Shown | None) -> None:
-        """Connect an interaction with the impression that it answers."""
+        """Join an interaction with its impression."""
         if waiting is None or row.user != waiting.impression.user or row.item not in waiting.impression.items:
             self.counts["unjoined"] += 1
             return
         row.shown, row.context = waiting, waiting.impression.context
         row.position = waiting.impression.items.index(row.item)
         late = waiting.seen[1] <= self._watermark - self._window
-        again = bool(waiting.touched >> row.position & 1)
-        row.correction = late or again
+        repeated = bool(waiting.touched >> row.position & 1)
+        row.correction = late or repeated
         if row.correction:
-            self.counts["repeated" if again else "late"] += 1
+            self.counts["repeated" if repeated else "late"] += 1
         waiting.touched |= 1 << row.position
 
     def _close(self, waiting: Shown) -> None:
-        """Let the untouched positions of an impression leave, as of the end of its window."""
+        """Emit the positions of an impression without an interaction, dated at the end of its window."""
         impression, ends = waiting.impression, waiting.seen[1] + self._window
         for position, item in enumerate(impression.items):
             if not waiting.touched >> position & 1:
@@ -319,53 +320,53 @@ class Joiner:
                         context=impression.context,
                     )
                 )
-                self._added()
+                self._entry_added()
         self._ended.append(waiting)
 
     def _forget(self, user: str) -> Iterator[None]:
-        """Let go of the user's impressions without learning from them; one pass, for a user may have most of them."""
+        """Drop the user's impressions without learning from them, in one pass: a user may have many of them."""
         for queue in (self._closed, self._open):
             for n in range(len(queue)):
                 waiting = queue.popleft()
                 if waiting.impression.user == user:
-                    self._unknow(waiting)
+                    self._remove(waiting)
                 else:
                     queue.append(waiting)
                 if n % STEP == STEP - 1:
                     yield
 
-    def _unknow(self, waiting: Shown) -> None:
+    def _remove(self, waiting: Shown) -> None:
         del self._known[waiting.impression.request_id]
         self._bytes -= _size(waiting.impression)
 
-    def _added(self) -> None:
-        """After an entry went into the open batch: note where it began, close it when it is full."""
-        if self._batch_needs is None:
-            self._batch_needs = self._going_back() or (self._next - 1, self._watermark)
+    def _entry_added(self) -> None:
+        """Update the open batch after an entry was added: note its rewind mark, and close it when it is full."""
+        if self._batch_rewind is None:
+            self._batch_rewind = self._rewind_mark() or (self._next - 1, self._watermark)
         if self._cutting and len(self._rows) + len(self._shown) >= self._batch_rows:
             self._cut()
 
     def _cut(self) -> None:
-        self._ready.append(Joined(self._shown, _together(self._rows), self._ended))
-        self._shown, self._rows, self._ended, self._batch_needs = [], [], [], None
+        self._ready.append(Joined(self._shown, _group_by_impression(self._rows), self._ended))
+        self._shown, self._rows, self._ended, self._batch_rewind = [], [], [], None
 
 
-def _together(rows: list[Row]) -> list[Row]:
-    """The same rows, those of one impression beside each other: they are one request."""
+def _group_by_impression(rows: list[Row]) -> list[Row]:
+    """Reorder the rows so that those of one impression are adjacent: they become one request."""
     first: dict[int, int] = {}
     order = [n if row.shown is None else first.setdefault(id(row.shown), n) for n, row in enumerate(rows)]
-    if all(one <= other for one, other in pairwise(order)):
+    if all(left <= right for left, right in pairwise(order)):
         return rows
     return [rows[n] for n in sorted(range(len(rows)), key=order.__getitem__)]
 
 
 STEP = 500
-"""Remembered records that are looked through between two steps."""
+"""Remembered records that one step looks at."""
 
 _ID_BYTES = 300
-"""Of a remembered id: its text, a tuple, and its place in the memory, about."""
+"""Approximate bytes of a remembered id: its text, a tuple and the entry of the dict."""
 
 
 def _size(impression: Impression) -> int:
-    """Memory of an impression, about: its rows, and a text and two numbers an item."""
+    """Return the approximate bytes of an impression: its rows, and one text and two numbers per item."""
     return 1000 + len(impression.features) + len(impression.unshown) + 150 * len(impression.items)

@@ -1,4 +1,4 @@
-"""What comes out of joining: impressions, outcomes and batches of them, and where a reader stands."""
+"""The results of joining: impressions, outcomes and batches of them, and the position of a reader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Joined", "Position", "Row", "Shown", "Snapshot"]
 
 
 class Snapshot(Struct, gc=False, frozen=True, kw_only=True):
-    """What the rows of an impression were scored on; nothing of it is ever computed again from a later state.
+    """The inputs that an impression was scored on. They are never computed again from a later state.
 
     Attributes
     ----------
@@ -22,9 +22,9 @@ class Snapshot(Struct, gc=False, frozen=True, kw_only=True):
     carried : dict of str to bytes
         As in `Impression`.
     believed : bool
-        Whether the service made the ranking, as its signature proves.
+        Whether the impression's signature proves that the service made the ranking.
     logged : bool
-        Whether all of this is what the log says; otherwise some was noted when the impression was read, and no log has it.
+        Whether all fields come from the log. Otherwise some were filled in when the impression was read; no log has those.
     """
 
     features: bytes
@@ -35,21 +35,21 @@ class Snapshot(Struct, gc=False, frozen=True, kw_only=True):
 
 
 class Shown(Struct, gc=False, eq=False, kw_only=True):
-    """An impression while it is known to the joiner, and what its reader notes about it when it is first seen.
+    """An impression that the joiner remembers, with what the reader stores about it.
 
     Attributes
     ----------
     impression : Impression
     timestamp : float
-        When it was ranked, Unix seconds: the impression's own time, or that of its append.
+        Time of the ranking, Unix seconds: the impression's own time, or that of the append.
     snapshot : Snapshot or None
-        What it was scored on; None until the reader has noted it.
+        The inputs it was scored on; None until the reader has set it.
     measured : Any
-        What whoever measures quality keeps of it.
+        State of the quality metrics for this impression.
     touched : int
-        Positions with an outcome, a bit each.
+        Bit mask of the positions that had an interaction.
     seen : tuple
-        The joiner's own: when it was read, and from where it can be read again.
+        Used by the joiner: the mark of its record, and the mark to rewind to.
     """
 
     impression: Impression
@@ -61,26 +61,26 @@ class Shown(Struct, gc=False, eq=False, kw_only=True):
 
 
 class Row(Struct, gc=False, kw_only=True):
-    """One outcome: a user did something with an item, or was shown it and left it alone.
+    """One outcome: a user interacted with an item, or was shown it and did not.
 
     Attributes
     ----------
     user, item : str
         Ids.
     kind : str
-        Kind of the interaction; empty for an item left alone.
+        Kind of the interaction; empty for an item without one.
     value : float
         Strength of the interaction.
     timestamp : float
-        When the outcome came, Unix seconds of event time: of the interaction, or the end of the window.
+        Event time of the outcome, Unix seconds: the interaction's time, or the end of the window.
     shown : Shown or None
-        Where the item was shown, if it was.
+        The impression that showed the item, if any.
     position : int
-        Position of the item in the impression; -1 without one.
+        Position of the item in the impression; -1 without an impression.
     correction : bool
-        Whether this position has already left with another outcome.
+        Whether another outcome of this position was emitted before.
     context : dict
-        Context of an interaction without an impression.
+        Request context: the impression's, or the interaction's without an impression.
     """
 
     user: str
@@ -95,16 +95,16 @@ class Row(Struct, gc=False, kw_only=True):
 
 
 class Joined(NamedTuple):
-    """A batch.
+    """One batch of the joiner.
 
     Attributes
     ----------
     shown : list of Shown
-        Impressions that have come, in the order of the log: for who learns without labels.
+        Impressions that arrived, in the order of the log. Learners use them without labels.
     rows : list of Row
-        Outcomes in the order of the log, but those of one impression stand together, where the first of them stood.
+        Outcomes in the order of the log, except that those of one impression follow its first one directly.
     closed : list of Shown
-        Impressions whose window has ended: every position has left with an outcome, in this batch or before.
+        Impressions whose window has ended: each position has an outcome, in this batch or an earlier one.
     """
 
     shown: list[Shown]
@@ -114,21 +114,21 @@ class Joined(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Whole state of a reader of one partition, small enough for a checkpoint.
+    """The state of a reader of one partition, small enough for a checkpoint.
 
-    Pushing the records from `rewind` up to `next` through a new joiner, and keeping only the last `rows` outcomes and `shown`
-    impressions that come out, gives back the joiner as it was.
+    To restore the joiner: push the records from `rewind` up to `next` through a new one, and keep only the last `rows`
+    outcomes and the last `shown` impressions that come out.
 
     Attributes
     ----------
     next : int
         Offset of the next record to read.
     rewind : int
-        Offset from which to push again.
+        Offset of the first record to push again.
     watermark : float
-        Event time that had been reached at `rewind`.
+        Watermark (event time) at `rewind`.
     rows, shown : int
-        Length of the batch that was still open.
+        Outcomes and impressions in the open batch.
     """
 
     next: int = 0

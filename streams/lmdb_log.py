@@ -1,4 +1,4 @@
-"""The embedded log: one LMDB file, many readers and one writer at a time across processes, nothing to install or start."""
+"""The embedded log: one LMDB file, shared by many readers and one writer at a time. It needs no server."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import lmdb
 
-from streams.log import LogFull, Offsets, Record, partition_of, shares
+from streams.log import LogFull, Offsets, Record, partition_of, read_ranges
 
 __all__ = ["LmdbLog", "LogFull"]
 
-_OFFSET = struct.Struct(">Q")  # big-endian, so that LMDB's order of bytes is the order of offsets
-_HEAD = struct.Struct("<dH")  # time of the append, length of the key; then the key, then the value
+_OFFSET = struct.Struct(">Q")  # big-endian: LMDB sorts keys by bytes, so offsets are in order
+_HEAD = struct.Struct("<dH")  # time of the append, length of the key; key and value follow
 _COUNT = struct.Struct(">H")
 _MAX_PARTITIONS = 1024
 _TRIM_ROWS = 10_000
@@ -30,38 +30,38 @@ _TRIM_ROWS = 10_000
 class LmdbLog:
     """A `Log` in a folder of the local disk.
 
-    An append is one transaction: it is there whole or not at all, also after ``kill -9``, and readers in other processes see
-    it as soon as it returns. One process opens a folder once and shares the object between its threads; a child made by
-    ``fork`` opens its own.
+    An append is one transaction: all of it is written or nothing, even after ``kill -9``. Readers in other processes see it as
+    soon as it returns. Open a folder once per process and share the object between threads; a child made by ``fork`` opens its
+    own.
 
     Parameters
     ----------
     path : path
-        Folder, made when missing.
+        Folder; created when missing.
     max_bytes : int
-        Size that the file can grow to; disk is used as records arrive. About 20 % more than the records themselves.
+        Largest size of the file. It grows as records arrive, to about 20 % more than the records themselves.
     sync : bool
-        False: an append survives the death of the process, but a power loss can cost the log. True: it survives that too, at
-        the price of a disk flush for each append: 0.35 ms for one record and 0.9 ms for 1,000 of 200 bytes where this was
-        measured, against 0.02 ms and 0.37 ms without.
+        False: appends survive the death of the process, but a power loss can destroy the log. True: they survive a power loss
+        too. Each append then flushes the disk. Measured once: 0.35 ms for one record and 0.9 ms for 1,000 records of 200
+        bytes, against 0.02 ms and 0.37 ms without.
     partitions : int
-        Number of partitions, fixed when the folder is made. A reader takes the number that it finds.
+        Number of partitions, fixed when the log is created. A reader uses the number in the file.
     readonly : bool
-        Read what another process writes.
+        Only read; another process writes.
 
     Attributes
     ----------
     identity : str or None
-        See `Log.identity`; kept in the log. None where a writer has not given it one yet.
+        See `Log.identity`; stored in the log. None until a writer has set it.
 
     Raises
     ------
     FileNotFoundError
-        `readonly`, and no log there.
+        The log does not exist, and `readonly` is set.
     ValueError
-        Another number of partitions than the folder was made with, or a folder that holds something else.
+        The log has another number of partitions, or the folder holds something else.
     OSError
-        Where the folder cannot be opened, or the file was cut.
+        The folder cannot be opened, or the file was cut.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class LmdbLog:
                 sync=sync,
             )
         except lmdb.InvalidError as error:
-            raise ValueError(f"{self.path}: holds a data.mdb that is no LMDB file ({error}); give another folder") from error
+            raise ValueError(f"{self.path}: its data.mdb is no LMDB file ({error}); choose another folder") from error
         except lmdb.Error as error:
             if readonly and not (self.path / "data.mdb").exists():
                 raise FileNotFoundError(errno.ENOENT, "no log here; start its writer first", str(self.path)) from error
@@ -102,7 +102,7 @@ class LmdbLog:
         self._closed = False
         self._readonly = readonly
         try:
-            self._fill_up()
+            self._pad_file()
             self._partitions = self._open_partitions(partitions, readonly)
             self.identity = self._identify()
         except BaseException:
@@ -140,13 +140,13 @@ class LmdbLog:
         with self._reading() as transaction:
             bounds = {p: self._bounds(transaction, p) for p in offsets if p in range(len(self._partitions))}
             begin, end = ({partition: bound[side] for partition, bound in bounds.items()} for side in (0, 1))
-            for partition, (start, stop) in shares(offsets, begin, end, limit).items():
+            for partition, (start, stop) in read_ranges(offsets, begin, end, limit).items():
                 if start == stop:
                     continue
                 with transaction.cursor(db=self._partitions[partition]) as cursor:
                     cursor.set_key(_OFFSET.pack(start))
                     values = list(islice(cursor.iternext(keys=False, values=True), stop - start))
-                    # The tuple is made directly: a Record's own constructor costs a fifth of the reading.
+                    # The tuple is created directly: the constructor of Record would take a fifth of the reading time.
                     found += [
                         record(Record, (partition, offset, value[width : (at := width + key)], value[at:], timestamp))
                         for offset, value, (timestamp, key) in zip(range(start, stop), values, map(unpack, values), strict=True)
@@ -168,19 +168,19 @@ class LmdbLog:
         return time.time()
 
     def trim(self, offsets: Offsets) -> None:
-        """See `Log.trim`. Room comes back for later appends; the file does not shrink."""
+        """See `Log.trim`. Later appends use the freed space; the file does not shrink."""
         for partition, offset in offsets.items():
-            # In short transactions, so that appends of other processes need not wait for all of it.
+            # In short transactions, so that appends of other processes do not wait long.
             while self._trim_some(partition, offset):
                 pass
-        # A commit that changes next to nothing: LMDB reuses pages from the second commit after they were freed.
+        # One more small commit: LMDB reuses freed pages only from the second commit after they were freed.
         with self._writing() as transaction:
             transaction.put(b"trimmed", _OFFSET.pack(transaction.id()))
         if self._env.info()["map_size"] > self.max_bytes:
             self._remap(self.max_bytes)
 
     def close(self) -> None:
-        """See `Log.close`. Waits for reads and appends of other threads."""
+        """See `Log.close`. Waits until reads and appends of other threads are done."""
         with self._remapping:
             self._closed = True
             self._remapping.wait_for(lambda: self._transactions == 0)
@@ -188,11 +188,11 @@ class LmdbLog:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the file in use or free for reuse after a trim."""
+        """Bytes of the file, in use or free for reuse after a trim."""
         return int((self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
 
     def _trim_some(self, partition: int, offset: int) -> bool:
-        """Delete at most `_TRIM_ROWS` records; whether there are more to delete."""
+        """Delete at most `_TRIM_ROWS` records. Return whether more are left to delete."""
         try:
             with self._writing() as transaction:
                 begin, end = self._bounds(transaction, partition)
@@ -209,12 +209,12 @@ class LmdbLog:
         except LogFull as full:
             if not isinstance(full.__cause__, lmdb.MapFullError):
                 raise
-            # Deleting writes new pages before it frees the old ones, and in a full file there are none.
+            # A deletion writes new pages before it frees old ones. A full file has no room for them.
             self._remap(self._env.info()["map_size"] + 2**20)
             return True
 
     def _bounds(self, transaction: lmdb.Transaction, partition: int) -> tuple[int, int]:
-        """First offset kept and next offset of a partition."""
+        """Return the oldest offset and the next offset of a partition."""
         with transaction.cursor(db=self._partitions[partition]) as cursor:
             if cursor.first():
                 first = _OFFSET.unpack(cursor.key())[0]
@@ -229,13 +229,13 @@ class LmdbLog:
             stored = transaction.get(b"partitions")
             empty = transaction.stat()["entries"] == 0
         if stored is None and not empty:
-            raise ValueError(f"{self.path}: an LMDB database of something else; give another folder")
+            raise ValueError(f"{self.path}: an LMDB database of something else; choose another folder")
         if readonly and stored is None:
             raise FileNotFoundError(errno.ENOENT, "the log is still empty; start its writer first", str(self.path))
         found = _COUNT.unpack(stored)[0] if stored else partitions
         if found != partitions and not readonly:
-            problem = f"{partitions}, but the log at {self.path} was made with {found}"
-            raise ValueError(f"partitions: {problem}; say {found}, or give another folder")
+            problem = f"{partitions}, but the log at {self.path} was created with {found}"
+            raise ValueError(f"partitions: {problem}; set {found}, or choose another folder")
         if stored is None:
             with self._writing() as transaction:
                 for partition in range(partitions):
@@ -244,11 +244,11 @@ class LmdbLog:
         return [self._env.open_db(b"partition-%d" % partition, create=False) for partition in range(found)]
 
     def _identify(self) -> str | None:
-        """Read the log's identity; a writer gives one to a log that has none."""
+        """Read the identity of the log; a writer sets it where it is missing."""
         with self._reading() as transaction:
             found = transaction.get(b"identity")
         if found is None and not self._readonly:
-            # A full log is to open all the same; it gets its identity at an opening at which there is room.
+            # A full log must still open. It gets its identity when it is opened with room to spare.
             with suppress(LogFull), self._writing() as transaction:
                 transaction.put(b"identity", uuid.uuid4().hex.encode(), overwrite=False)
                 found = transaction.get(b"identity")
@@ -256,8 +256,8 @@ class LmdbLog:
 
     def _make_folder(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        # LMDB writes its table of readers through a map of a sparse file: on a full disk that ends the process without a
-        # word, so the room is taken beforehand. Only when the file is new: closing it would drop the locks of its users.
+        # LMDB writes its table of readers into a memory-mapped sparse file. On a full disk that would kill the process, so the
+        # space is allocated first. Only for a new file: closing an existing one would drop the locks of its users.
         try:
             handle = os.open(self.path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         except FileExistsError:
@@ -266,16 +266,16 @@ class LmdbLog:
             os.posix_fallocate(handle, 0, 2**16)
         except OSError as error:
             (self.path / "lock.mdb").unlink()
-            raise LogFull(f"no room for a log ({error.strerror}); free some on the disk", str(self.path)) from error
+            raise LogFull(f"no room for a log ({error.strerror}); free space on the disk", str(self.path)) from error
         finally:
             os.close(handle)
 
-    def _fill_up(self) -> None:
-        """Make the file as long as its own index says.
+    def _pad_file(self) -> None:
+        """Extend the file with zeros to the length that its index states.
 
-        LMDB maps the file, and reading past its end would end the process without a word. A power loss or a copy cut short
-        leaves such a file, and zeros in the missing pages turn that into an error; a trim leaves one too, where nothing is
-        missing, because the last pages were free again before they were written.
+        LMDB maps the file into memory, and reading past its end would kill the process. A power loss or an incomplete copy
+        leaves such a file; with zeros, reading the missing pages is an error instead. A trim can leave one too, without any
+        loss: the last pages were freed before they were written.
         """
         with (self.path / "data.mdb").open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -285,19 +285,19 @@ class LmdbLog:
 
     @contextmanager
     def _reading(self) -> Iterator[lmdb.Transaction]:
-        """One snapshot; failures as `OSError`."""
+        """Open a read transaction (one snapshot). Failures become `OSError`."""
         try:
             with self._transaction(write=False) as transaction:
                 yield transaction
         except lmdb.Error as error:
-            problem = f"the log cannot be read ({error}): its file is damaged; restore it, or start with a new folder"
+            problem = f"the log cannot be read ({error}): its file is damaged; restore it, or use a new folder"
             raise OSError(errno.EIO, problem, str(self.path)) from error
 
     @contextmanager
     def _writing(self) -> Iterator[lmdb.Transaction]:
-        """Commit at the end, or leave the log as it was; failures as `OSError`."""
+        """Open a write transaction: commit at the end, or change nothing. Failures become `OSError`."""
         if self._readonly:
-            raise PermissionError(errno.EACCES, "the log was opened to be read; open it without readonly", str(self.path))
+            raise PermissionError(errno.EACCES, "the log was opened with readonly; open it without, to append", str(self.path))
         try:
             with self._transaction(write=True) as transaction:
                 yield transaction
@@ -306,11 +306,13 @@ class LmdbLog:
             raise LogFull(problem, str(self.path)) from error
         except lmdb.Error as error:
             if self._disk_is_full():
-                raise LogFull(f"the disk is full ({error}); free some room on it", str(self.path)) from error
-            raise OSError(errno.EIO, f"the log cannot be written ({error}); see the disk's messages", str(self.path)) from error
+                raise LogFull(f"the disk is full ({error}); free space on it", str(self.path)) from error
+            raise OSError(
+                errno.EIO, f"the log cannot be written ({error}); check the disk and the system log", str(self.path)
+            ) from error
 
     def _disk_is_full(self) -> bool:
-        """Try to take some room: LMDB reports a write that was cut short as an input/output error, whatever the reason."""
+        """Try to allocate space: LMDB reports every short write as an input/output error, whatever the reason."""
         try:
             with tempfile.TemporaryFile(dir=self.path) as file:
                 os.posix_fallocate(file.fileno(), 0, 2**20)
@@ -329,7 +331,7 @@ class LmdbLog:
                 with transaction:
                     yield transaction
                 return
-        # Another process opened the log with more room and has used it: take its size.
+        # Another process has grown the map beyond our size: adopt its size.
         self._remap(0)
         with self._using_map(), self._env.begin(write=write) as transaction:
             yield transaction
@@ -339,7 +341,7 @@ class LmdbLog:
         with self._remapping:
             self._remapping.wait_for(lambda: not self._remaps)
             if self._closed:
-                raise ValueError(f"{self.path}: the log is closed; open it anew")
+                raise ValueError(f"{self.path}: the log is closed; open it again")
             self._transactions += 1
         try:
             yield
@@ -349,7 +351,7 @@ class LmdbLog:
                 self._remapping.notify_all()
 
     def _remap(self, size: int) -> None:
-        """Change the size of the map, which may move: only while no thread looks at it."""
+        """Resize the map. It may move, so this waits until no thread uses it."""
         with self._remapping:
             self._remaps += 1
             try:

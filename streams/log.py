@@ -1,4 +1,4 @@
-"""Logs: append-only, partitioned sequences of records, and the in-memory one."""
+"""The `Log` protocol: an append-only, partitioned sequence of records. Also the log in memory."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import xxhash
 
-__all__ = ["InDoubt", "Log", "LogFull", "MemoryLog", "Offsets", "Record", "TooLarge", "key_to", "partition_of", "shares"]
+__all__ = ["InDoubt", "Log", "LogFull", "MemoryLog", "Offsets", "Record", "TooLarge", "key_to", "partition_of", "read_ranges"]
 
 Offsets = dict[int, int]
 """Partition to the offset of the next record to read."""
 
 
 class LogFull(OSError):
-    """No room for an append; nothing of it was written. ``errno`` is ENOSPC, ``filename`` the log."""
+    """The log is full; nothing of the append was written. ``errno`` is ENOSPC, ``filename`` the log."""
 
     def __init__(self, problem: str, path: str) -> None:
         super().__init__(errno.ENOSPC, problem, path)
 
 
 class TooLarge(OSError):
-    """A record is larger than the log takes; nothing of the append was written. ``errno`` is EMSGSIZE, ``filename`` the log."""
+    """A record is over the log's limit; nothing of the append was written. ``errno`` is EMSGSIZE, ``filename`` the log."""
 
     def __init__(self, problem: str, path: str) -> None:
         super().__init__(errno.EMSGSIZE, problem, path)
 
 
 class InDoubt(OSError):
-    """A log that is elsewhere did not say whether it kept an append: it may have, also in part, and it may do so yet.
+    """A remote log did not confirm an append: all, none or a part of it may be written, now or later.
 
-    Appending the same records again makes sure that they are there, at the price that some can be there twice. ``errno`` is
-    ETIMEDOUT, ``filename`` the log.
+    Append the same records again to be sure that they are in the log; some can then be there twice. ``errno`` is ETIMEDOUT,
+    ``filename`` the log.
     """
 
     def __init__(self, problem: str, path: str) -> None:
@@ -43,7 +43,7 @@ class InDoubt(OSError):
 
 
 class Record(NamedTuple):
-    """One entry of a log: its place, the key that chose its partition, the bytes, and when it was appended."""
+    """One record of a log: partition, offset, the key that selects the partition, the value, and the time of the append."""
 
     partition: int
     offset: int
@@ -58,56 +58,56 @@ class Log(Protocol):
 
     @property
     def identity(self) -> str | None:
-        """Name of this very log: another one where a log is made anew in its place. None: it ends with the process.
+        """Unique name of this log; None for a log that ends with the process.
 
-        The first word is the same for both.
+        A log that is deleted and created again in the same place gets another name, with the same first word.
         """
 
     def append(self, records: Iterable[tuple[bytes, bytes]]) -> Offsets:
-        """Append (key, value) pairs, in order and all or none; return the next offset of each partition afterwards.
+        """Append (key, value) pairs in order, all or none. Return the next offset of each partition.
 
         Raises
         ------
         LogFull
-            Where there is no room.
+            The log has no room.
         TooLarge
-            Where a record is larger than the log takes.
+            A record is over the log's limit.
         InDoubt
-            Where a log that is elsewhere did not answer in time: all, none or a part may have been written.
+            A remote log did not answer in time: all, none or a part may have been written.
         """
 
     def read(self, offsets: Offsets, limit: int) -> Sequence[Record]:
-        """At most `limit` records from `offsets` on, in offset order within a partition, partition by partition.
+        """Read at most `limit` records from `offsets` on, partition by partition, in offset order within each.
 
-        No partition starves another: a partition with more than its even share waits, unless the others leave room.
+        The limit is divided evenly, so no partition starves another. A partition gets more only where others need less.
 
         Raises
         ------
         LookupError
-            Where an offset is older than the oldest record kept, or newer than the end (the log is not the one that was
-            read before, or lost its tail), or where there is no such partition.
+            There is no such partition, or an offset is older than the oldest record or newer than the end. (In the last case
+            it is another log than before, or it lost its tail.)
         ConnectionError
-            Where the log is elsewhere, and does not bring the records that it has; a later read may.
+            A remote log did not send the records that it has. Read again later.
         """
 
     def begin(self) -> Offsets:
-        """Offset of the oldest record kept, by partition; the end where none is."""
+        """Return the offset of the oldest record of each partition; the end offset for an empty one."""
 
     def end(self) -> Offsets:
-        """Offset one past the last record of each partition."""
+        """Return the offset after the last record of each partition."""
 
     def known_at(self, partition: int) -> float:
-        """Unix seconds: of what was appended to a partition by then, `end` knows if it is asked after this."""
+        """Return a time, Unix seconds. A later call of `end` counts every record appended to the partition before it."""
 
     def trim(self, offsets: Offsets) -> None:
-        """Delete the records before these offsets, as far as there are any; later offsets stay what they are."""
+        """Delete the records before these offsets. The offsets of later records do not change."""
 
     def close(self) -> None:
-        """Release what the log holds open."""
+        """Close files and connections."""
 
 
 class MemoryLog:
-    """A log in a list, for tests and for trying things out; where `most` is given, of at most so many records."""
+    """A log in memory, for tests and experiments. With `most`, it holds at most that many records."""
 
     identity: str | None = None
 
@@ -133,9 +133,9 @@ class MemoryLog:
         """See `Log.read`."""
         found: list[Record] = []
         with self._changing:
-            for partition, (start, stop) in shares(offsets, self.begin(), self.end(), limit).items():
-                before = self._begin[partition]
-                found += self._records[partition][start - before : stop - before]
+            for partition, (start, stop) in read_ranges(offsets, self.begin(), self.end(), limit).items():
+                begin = self._begin[partition]
+                found += self._records[partition][start - begin : stop - begin]
         return found
 
     def begin(self) -> Offsets:
@@ -164,49 +164,49 @@ class MemoryLog:
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """Partition of a key: its 64-bit hash modulo the number of partitions, the same in every log and on every machine."""
+    """Return the partition of a key: its 64-bit hash modulo the number of partitions. Every log and machine agrees on it."""
     return xxhash.xxh3_64_intdigest(key) % partitions if partitions > 1 else 0
 
 
 def key_to(partition: int, partitions: int) -> bytes:
-    """A key that has this partition, for records that must reach it and concern no user."""
+    """Return a key that belongs to a partition, for records without a user that must go there."""
     if partitions == 1:
         return b""
     return next(key for key in map(b"partition %d".__mod__, count()) if partition_of(key, partitions) == partition)
 
 
-def shares(
+def read_ranges(
     offsets: Mapping[int, int], begin: Mapping[int, int], end: Mapping[int, int], limit: int
 ) -> dict[int, tuple[int, int]]:
-    """Ranges of offsets that one read takes: `limit` records spread evenly, what a partition leaves going to the others.
+    """Divide the `limit` of one read evenly among partitions. What one does not need goes to the others.
 
     Returns
     -------
-    dict of partition to (start, stop)
-        In order of partition.
+    dict of int to (int, int)
+        First offset and end offset to read, by partition, in order.
 
     Raises
     ------
     LookupError
-        As `Log.read`.
+        As in `Log.read`.
     """
     for partition, offset in offsets.items():
         if partition not in end:
-            raise LookupError(f"partition: there is no partition {partition}, only {sorted(end)}; read those")
+            raise LookupError(f"partition: there is no partition {partition}; choose among {sorted(end)}")
         if not begin[partition] <= offset <= end[partition]:
             kept = f"partition {partition} keeps offsets {begin[partition]} to {end[partition]}"
             remedy = (
-                "its tail was lost or it is another log: start from a checkpoint that fits it, or from its end"
+                "its tail was lost or it is another log: start from a checkpoint of this log, or from its end"
                 if offset > end[partition]
-                else "older records were trimmed: start from a newer checkpoint, or from the beginning of what is kept"
+                else "older records were trimmed: start from a newer checkpoint, or from the oldest record"
             )
             raise LookupError(f"offset: {kept}, not {offset}; {remedy}")
     waiting = {partition: end[partition] - offset for partition, offset in offsets.items()}
     ranges: dict[int, tuple[int, int]] = {}
     left = max(limit, 0)
-    for seen, partition in enumerate(sorted(waiting, key=lambda p: (waiting[p], p))):
-        # Smallest first: what it does not need is shared by those that still wait. Rounded up, so that a limit of 1 moves.
-        take = min(waiting[partition], -(-left // (len(waiting) - seen)))
+    for done, partition in enumerate(sorted(waiting, key=lambda p: (waiting[p], p))):
+        # Smallest first: the rest is divided among the larger ones. Rounded up, so that a limit of 1 makes progress.
+        take = min(waiting[partition], -(-left // (len(waiting) - done)))
         ranges[partition] = (offsets[partition], offsets[partition] + take)
         left -= take
     return dict(sorted(ranges.items()))

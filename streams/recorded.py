@@ -1,4 +1,4 @@
-"""Recorded files as the events that they record: what a replay reads."""
+"""Recorded files as streams of events, for replay and validation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["FORMATS", "BadRecording", "ColumnMap", "Recording", "Report", "open_
 
 FORMATS = ("movielens", "recbole", "csv", "tsv", "parquet", "jsonl", "events")
 CHUNK = 65_536
-"""Most rows of a `Block`."""
+"""Largest number of rows in a `Block`."""
 
 _SUFFIXES = {
     ".csv": "csv",
@@ -55,51 +55,51 @@ def open_recording(
     Parameters
     ----------
     path : path
-        The file, or a folder with one in the layout of MovieLens or RecBole.
+        The file, or a folder that holds one in the layout of MovieLens or RecBole.
     format : str or None
-        One of `FORMATS`: ``movielens`` (``u.data``, ``ratings.dat``, ``ratings.csv``), ``recbole`` (``.inter``), a table by
-        `columns` (``csv``, ``tsv``, ``parquet``, ``jsonl``), or ``events`` (native events, one JSON object a line). None:
-        by the name.
+        One of `FORMATS`: ``movielens`` (``u.data``, ``ratings.dat``, ``ratings.csv``), ``recbole`` (``.inter``), a table with
+        `columns` (``csv``, ``tsv``, ``parquet``, ``jsonl``), or ``events`` (native events, one JSON object per line). None:
+        chosen by the file's name.
     columns : ColumnMap or None
-        Of a table; None: `ColumnMap`'s defaults.
+        Columns of a table. None: the defaults of `ColumnMap`.
     kind : str
-        Kind of the interactions where no column says it.
+        Kind of the interactions where no column gives it.
     sorted : bool
-        Whether the rows are in time order. They are read as a stream then, in memory that does not depend on the file, and come
-        in the file's order whatever their times; else the file is read whole and sorted by time, equal times in file order.
+        True: the rows are taken to be in time order, and are streamed in file order with constant memory. False: the whole
+        file is read and sorted by time, with equal times in file order.
     users, items : path, None or False
-        Files of users' and items' attributes. None: those beside the file that its format knows. False: none. For a table, a
-        table whose column of ids has the same name or is the first.
+        Files with attributes of users and items. None: the files next to the recording that its format defines. False: none.
+        For a table: another table, whose ids are in the column of the same name, or else in the first.
     strict : bool
-        Whether a bad row ends the reading; else it is left out and counted in ``Recording.dead``.
+        True: the first bad row raises an error. False: bad rows are skipped and counted in ``Recording.dead``.
 
     Raises
     ------
     BadRecording
-        For a file that is not there, is empty, is not what its format says, or lacks a mapped column.
+        The file does not exist, is empty, does not have its format, or lacks a mapped column.
     """
-    place = _file(Path(path))
-    chosen = _guess(place, columns) if format is None else format
+    file = _file(Path(path))
+    chosen = _guess(file, columns) if format is None else format
     if chosen not in FORMATS:
-        raise BadRecording(place, f"unknown format {chosen!r}", f"choose one of {', '.join(FORMATS)}")
-    beside = [Path(side) if isinstance(side, str) else side for side in (users, items)]
+        raise BadRecording(file, f"unknown format {chosen!r}", f"choose one of {', '.join(FORMATS)}")
+    side_files = [Path(side) if isinstance(side, str) else side for side in (users, items)]
     if chosen == "events":
-        if not first_line(place):
-            raise BadRecording(place, "empty file", "give a file with one event per line")
-        if columns is not None or any(isinstance(side, Path) for side in beside):
-            raise BadRecording(place, "events need no columns, users or items", "leave them out, or say format = jsonl")
-        return Recording(place, chosen, None, kind, sorted, strict)
-    layout = _layout(place, chosen, columns, *beside)
+        if not first_line(file):
+            raise BadRecording(file, "empty file", "give a file with one event per line")
+        if columns is not None or any(isinstance(side, Path) for side in side_files):
+            raise BadRecording(file, "events need no columns, users or items", "leave them out, or set format = jsonl")
+        return Recording(file, chosen, None, kind, sorted, strict)
+    layout = _layout(file, chosen, columns, *side_files)
     for name in layout.columns.names:
         if name not in layout.reader.names:
-            raise BadRecording.without(place, name, layout.reader.names)
+            raise BadRecording.missing_column(file, name, layout.reader.names)
         if layout.reader.names.count(name) > 1:
-            raise BadRecording(place, f"two columns {name!r}", "rename one", column=name)
-    return Recording(place, chosen, layout, kind, sorted, strict)
+            raise BadRecording(file, f"two columns {name!r}", "rename one", column=name)
+    return Recording(file, chosen, layout, kind, sorted, strict)
 
 
 class Recording:
-    """A recorded file, made by `open_recording`; `events` can be called again and again.
+    """A recorded file, opened by `open_recording`. `events` can be called many times.
 
     Attributes
     ----------
@@ -108,13 +108,13 @@ class Recording:
     format : str
         One of `FORMATS`.
     rows : int or None
-        Rows in the file, bad ones included; None where counting them would mean reading a large file.
+        Rows in the file, including bad ones. None where counting would read a large file.
     dead : DeadLetters
-        What the latest pass left out: counts by reason, and the last 1,000 with their row numbers.
+        Rows that the latest pass skipped: counts by reason, and the last 1,000 with their row numbers.
     out_of_order : int
-        Rows of the latest pass that are earlier than the row before them in the file.
+        Rows of the latest pass with a time before that of the previous row in the file.
     has_users, has_items : bool
-        Whether the pass starts with users or items of a file beside.
+        Whether a pass starts with users or items from a side file.
     """
 
     def __init__(self, path: Path, format: str, layout: Layout | None, kind: str, sorted: bool, strict: bool) -> None:
@@ -128,15 +128,15 @@ class Recording:
         self._layout, self._kind, self._sorted, self._strict = layout, kind, sorted, strict
 
     def events(self) -> Iterator[Event | Block]:
-        """Users and items of the files beside, as of the first row's time; then blocks of at most 65,536 rows.
+        """Yield users and items of the side files, dated at the first row; then blocks of at most 65,536 rows.
 
-        Where rows carry attributes of their user or item, updates come ahead of the block in which an id is new or has changed:
-        the first row of the id in that block decides for the whole block. Native events come one by one instead of in blocks.
+        Where rows hold attributes of their user or item, updates come before the block in which an id is new or has changed.
+        The first row of the id in that block counts for the whole block. Native events come one by one, not in blocks.
 
         Raises
         ------
         BadRecording
-            For a file that turns out to be damaged or has not a single good row, and, when strict, for the first bad row.
+            The file is damaged or has no good row; with `strict`, also for the first bad row.
         """
         self.dead.clear()
         self.out_of_order = 0
@@ -145,17 +145,17 @@ class Recording:
         first = next(found, None)
         if first is None:
             why = next((f" ({letter.reason})" for letter in self.dead.read(1)), "")
-            raise BadRecording(self.path, f"not one good row{why}", "see whether format and columns are what the file has")
+            raise BadRecording(self.path, f"no good row{why}", "check that format and columns fit the file")
         yield from chain([first], found)
 
     def _native(self, bad: BadRows) -> Iterator[Event]:
-        before = 0.0
+        previous = 0.0
         read: list[tuple[float, Event]] = []
         for event in lines.events(self.path, bad):
-            # No time means "when it was appended": no earlier than the event before it.
-            time = event.timestamp or before
-            self.out_of_order += time < before
-            before = time
+            # An event without a time gets the time of the event before it.
+            time = event.timestamp or previous
+            self.out_of_order += time < previous
+            previous = time
             if self._sorted:
                 yield event
             else:
@@ -178,12 +178,12 @@ class Recording:
         users, items = Updates("user", known["user"]), Updates("item", known["item"])
         for rows in chain([first], chunks):
             block = rows.block
-            yield from users.ahead(block.user, rows.user_attributes, block.timestamp)
-            yield from items.ahead(block.item, rows.item_attributes, block.timestamp)
+            yield from users.changes(block.user, rows.user_attributes, block.timestamp)
+            yield from items.changes(block.item, rows.item_attributes, block.timestamp)
             yield block
 
     def _chunks(self, layout: Layout, bad: BadRows) -> Iterator[Rows]:
-        """Clean rows in the order of the replay."""
+        """Yield clean rows in the order of the replay."""
         cleaner = Cleaner(layout.reader, layout.columns, self._kind, layout.types, bad)
         last = -np.inf
         for read in layout.reader.tables(layout.columns.names, bad, whole=not self._sorted):
@@ -201,7 +201,7 @@ class Recording:
 
 
 def validate(recording: Recording) -> Report:
-    """Read a recording from end to end and say what is in it."""
+    """Read a whole recording and report its contents."""
     tally = Tally()
     for event in recording.events():
         tally.take(event)
@@ -211,16 +211,16 @@ def validate(recording: Recording) -> Report:
 
 
 def _file(path: Path) -> Path:
-    """The file that a path means."""
+    """Return the recorded file at a path, which may be a folder."""
     if not path.is_dir():
         if not path.exists():
             raise BadRecording(path, "no such file", "give the path of a recorded file")
         return path
-    found = [file for pattern in _IN_FOLDER for file in path.glob(pattern)]
+    found = [match for pattern in _IN_FOLDER for match in path.glob(pattern)]
     if len(found) == 1:
         return found[0]
     problem = (
-        f"a folder with {', '.join(file.name for file in found)}" if found else f"a folder without {', '.join(_IN_FOLDER)}"
+        f"a folder with {', '.join(match.name for match in found)}" if found else f"a folder without {', '.join(_IN_FOLDER)}"
     )
     raise BadRecording(path, problem, "give the path of one file")
 
@@ -232,7 +232,7 @@ def _guess(path: Path, columns: ColumnMap | None) -> str:
     if ending == ".csv" and columns is None and first_line(path).split(",") == CSV_HEADER:
         return "movielens"
     if ending not in _SUFFIXES:
-        raise BadRecording(path, "cannot tell its format from its name", f"say format = one of {', '.join(FORMATS)}")
+        raise BadRecording(path, "cannot tell its format from its name", f"set format to one of {', '.join(FORMATS)}")
     return _SUFFIXES[ending]
 
 

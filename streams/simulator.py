@@ -1,7 +1,7 @@
-"""Simulated visitors who click on what they are shown: a world whose true answer is known, for demos and tests.
+"""Simulated users who click on recommendations, for demos and tests. The true click probabilities are known.
 
-The model is that of the click streams which recommenders are benchmarked on (tastes and qualities as vectors, an abrupt shift,
-a slow drift), but as a closed loop: what is clicked depends on what was shown.
+Users' tastes and items' qualities are vectors. Tastes drift slowly and can shift abruptly, as in common click-stream
+benchmarks. But the loop is closed: a user clicks only on items that were shown.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ _CATEGORIES = (
 _TAGS = ("bright", "slow", "classic", "foreign", "short", "cult", "family", "dark", "clever", "loud", "new", "quiet")
 _AGES = ("under 25", "25-34", "35-49", "50-64", "65 and over")
 _DEVICES = ("phone", "desktop", "tablet")
-_CALIBRATED_ON = 128
+_CALIBRATION_USERS = 128
 
 
 class Population:
-    """Visitors and items. Deterministic for a seed and the same calls in the same order.
+    """Simulated users and items. The same seed and the same calls in the same order give the same results.
 
-    A visitor belongs to a segment and an item to a category; tastes and qualities are vectors around those of segment and
-    category. Attributes that can be seen (user: segment, age, device; item: title, category, tags) tell something about the
-    vectors, never all. The probability of a click on an item that is looked at is
+    A user belongs to a segment, an item to a category. Taste and quality vectors scatter around those of segment and category.
+    Visible attributes (user: segment, age, device; item: title, category, tags) are correlated with the vectors, but do not
+    determine them. The probability of a click on an item that the user looks at is
     ``sigmoid(scale * (taste . quality / sqrt(dim) + item bias) + user bias + intercept)``.
 
     Parameters
     ----------
     users, items : int
-        How many.
+        Number of users and items.
     dim : int
         Length of the vectors.
     seed : int
-        Of everything that is random.
+        Seed of all random numbers.
     drift : float
-        How far a taste wanders with each visit: the share of it that is drawn anew is ``drift ** 2``.
+        Change of a taste with each visit: the share ``drift ** 2`` of its variance is drawn again.
     patience : float
-        Probability of going on to the next place.
+        Probability that the user looks at the next position, too.
     base_rate, best_rate : float
-        Clicks per item shown, in lists of `places`, that random rankings and the best possible ones get. Scale and intercept
-        are found from them, at the start and after every shift.
+        Clicks per item shown, for random and for the best possible rankings of length `places`. Scale and intercept are
+        fitted to these rates at the start and after every shift.
     places : int
-        Length of those lists.
+        Length of these rankings.
 
     Attributes
     ----------
     users, items : list of str
         Ids.
     shifts : int
-        How often tastes have shifted.
+        Number of shifts so far.
     """
 
     def __init__(
@@ -75,24 +75,24 @@ class Population:
     ) -> None:
         if users < 1 or items < places or dim < 1:
             raise ValueError(
-                f"users: {users}, items: {items}, dim: {dim}; have a user, a dimension and {places} items at least"
+                f"users: {users}, items: {items}, dim: {dim}; give at least 1 user, 1 dimension and {places} items"
             )
-        if not 0 < base_rate < best_rate < _reach(patience, places):
+        if not 0 < base_rate < best_rate < _looked_at(patience, places):
             raise ValueError(
-                f"best_rate: {best_rate} is not between base_rate {base_rate} and the {_reach(patience, places):.2f} of places "
-                "that are looked at; change one of them, or be more patient"
+                f"best_rate: {best_rate} is not between base_rate {base_rate} and {_looked_at(patience, places):.2f}, the "
+                "share of positions that users look at; change one of the rates, or raise patience"
             )
         self.users = [f"user-{n:04d}" for n in range(users)]
         self.items = [f"item-{n:04d}" for n in range(items)]
         self.shifts = 0
-        self._made = items
+        self._next_number = items
         self._drift, self._attention = drift, patience ** np.arange(places)
         self._patience, self._rates = patience, (base_rate, best_rate)
         self._user_number = {user: n for n, user in enumerate(self.users)}
         self._item_number = {item: n for n, item in enumerate(self.items)}
-        # Two sources: shifting must not depend on how many visits there were.
-        self._world, self._chance = (np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(2))
-        world = self._world
+        # Two generators: a shift must not depend on the number of visits before it.
+        self._world_rng, self._visit_rng = (np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(2))
+        world = self._world_rng
         self._segment = world.integers(0, len(_SEGMENTS), users)
         self._category = world.integers(0, len(_CATEGORIES), items)
         segment_taste = world.normal(size=(len(_SEGMENTS), dim))
@@ -111,97 +111,97 @@ class Population:
         self._calibrate()
 
     def catalogue(self) -> list[ItemUpdate]:
-        """Every item, with what can be seen of it: title, category, tags."""
+        """Return an update for every item, with its visible attributes: title, category, tags."""
         return [ItemUpdate(item=item, attributes=self._item_attributes(n)) for n, item in enumerate(self.items)]
 
     def profiles(self) -> list[UserUpdate]:
-        """Every visitor, with what can be seen of them: segment and age."""
+        """Return an update for every user, with the visible attributes: segment and age."""
         return [
             UserUpdate(user=user, attributes={"segment": _SEGMENTS[self._segment[n]], "age": _AGES[self._age[n]]})
             for n, user in enumerate(self.users)
         ]
 
     def visit(self) -> tuple[str, dict[str, Scalar]]:
-        """Let the next visitor come in, some far more often than others; their taste has wandered a little.
+        """Draw the user of the next request, some far more often than others. Their taste drifts a little.
 
         Returns
         -------
         (user, context)
-            The visitor's id, and the context of their request.
+            The user's id, and the context of the request.
         """
-        n = min(int(np.searchsorted(self._visits, self._chance.random(), side="right")), len(self.users) - 1)
-        fresh = self._chance.normal(size=self._taste.shape[1])
+        n = min(int(np.searchsorted(self._visits, self._visit_rng.random(), side="right")), len(self.users) - 1)
+        fresh = self._visit_rng.normal(size=self._taste.shape[1])
         self._taste[n] = np.sqrt(1.0 - self._drift**2) * self._taste[n] + self._drift * fresh
-        usual = self._chance.random() < 0.8
-        device = int(self._device[n]) if usual else int(self._chance.integers(len(_DEVICES)))
+        own_device = self._visit_rng.random() < 0.8
+        device = int(self._device[n]) if own_device else int(self._visit_rng.integers(len(_DEVICES)))
         return self.users[n], {"device": _DEVICES[device]}
 
     def react(self, user: str, request_id: str, items: Sequence[str], now: float) -> list[Interaction]:
-        """Let the visitor look at a list from the top, for as long as their patience lasts, and click.
+        """Simulate the clicks of a user who looks at a ranking from the top until their patience ends.
 
         Parameters
         ----------
         user : str
-            Who looks.
+            User id.
         request_id : str
-            Of the impression, for the clicks to refer to.
+            Id of the impression, which the clicks refer to.
         items : sequence of str
-            What is shown, best place first. Unknown ids are looked at and never clicked.
+            Items shown, from the top position down. Unknown ids are never clicked.
         now : float
             Time of the clicks, Unix seconds.
         """
         probability = self.click_probability(user, items)
-        # Drawn for every place, seen or not, so that two rankings are compared under the same luck.
-        goes_on = self._chance.random(len(items)) < self._patience
-        clicks = self._chance.random(len(items)) < probability
-        seen = np.concatenate([[True], np.logical_and.accumulate(goes_on)[:-1]]) if len(items) else clicks
+        # Drawn for every position, seen or not, so that two rankings are compared with the same random numbers.
+        continues = self._visit_rng.random(len(items)) < self._patience
+        clicks = self._visit_rng.random(len(items)) < probability
+        seen = np.concatenate([[True], np.logical_and.accumulate(continues)[:-1]]) if len(items) else clicks
         return [
-            Interaction(id=f"{request_id}:{place}", request_id=request_id, user=user, item=items[place], timestamp=now)
-            for place in np.flatnonzero(clicks & seen).tolist()
+            Interaction(id=f"{request_id}:{position}", request_id=request_id, user=user, item=items[position], timestamp=now)
+            for position in np.flatnonzero(clicks & seen).tolist()
         ]
 
     def click_probability(self, user: str, items: Sequence[str]) -> Times:
-        """Return the true answer: the probability that the visitor clicks on each item when looking at it, (n,) float64."""
+        """Return the true probability that the user clicks on each item when looking at it, (n,) float64."""
         numbers = np.array([self._item_number.get(item, -1) for item in items], np.int64)
         probability = _sigmoid(self._logits(np.array([self._user_number[user]]), numbers)[0])
         return np.where(numbers >= 0, probability, 0.0)
 
     def shift(self) -> None:
-        """Turn every taste at once, and give half of the items other qualities; what can be seen of them stays the same."""
+        """Rotate all tastes at once, and give half of the items new qualities. Visible attributes stay the same."""
         dim = self._taste.shape[1]
-        turn, _ = np.linalg.qr(self._world.normal(size=(dim, dim)))
-        self._taste = self._taste @ turn.T
-        changed = np.flatnonzero(self._world.random(len(self.items)) < 0.5)
-        anew = self._world.normal(size=(changed.size, dim))
-        self._quality[changed] = 0.8 * self._category_quality[self._category[changed]] + 0.6 * anew
-        self._item_bias[changed] = self._world.normal(0.0, 0.4, changed.size)
+        rotation, _ = np.linalg.qr(self._world_rng.normal(size=(dim, dim)))
+        self._taste = self._taste @ rotation.T
+        changed = np.flatnonzero(self._world_rng.random(len(self.items)) < 0.5)
+        new = self._world_rng.normal(size=(changed.size, dim))
+        self._quality[changed] = 0.8 * self._category_quality[self._category[changed]] + 0.6 * new
+        self._item_bias[changed] = self._world_rng.normal(0.0, 0.4, changed.size)
         self.shifts += 1
         self._calibrate()
 
     def replace(self, share: float) -> list[ItemUpdate]:
-        """Take a share of the items out of the world, and put as many new ones in.
+        """Replace a share of the items by new ones.
 
         Returns
         -------
         list of ItemUpdate
-            The deletions, then the new items with what can be seen of them.
+            The deletions, then the new items with their visible attributes.
         """
-        gone = np.sort(self._world.choice(len(self.items), round(share * len(self.items)), replace=False))
-        updates = [ItemUpdate(item=self.items[n], deleted=True) for n in gone.tolist()]
+        replaced = np.sort(self._world_rng.choice(len(self.items), round(share * len(self.items)), replace=False))
+        updates = [ItemUpdate(item=self.items[n], deleted=True) for n in replaced.tolist()]
         dim = self._taste.shape[1]
-        self._category[gone] = self._world.integers(0, len(_CATEGORIES), gone.size)
-        self._quality[gone] = 0.8 * self._category_quality[self._category[gone]] + 0.6 * self._world.normal(
-            size=(gone.size, dim)
+        self._category[replaced] = self._world_rng.integers(0, len(_CATEGORIES), replaced.size)
+        self._quality[replaced] = 0.8 * self._category_quality[self._category[replaced]] + 0.6 * self._world_rng.normal(
+            size=(replaced.size, dim)
         )
-        self._item_bias[gone] = self._world.normal(0.0, 0.4, gone.size)
-        self._tagged[gone] = self._quality[gone] + self._world.normal(0.0, 0.5, (gone.size, dim)) > 0.9
-        for n in gone.tolist():
+        self._item_bias[replaced] = self._world_rng.normal(0.0, 0.4, replaced.size)
+        self._tagged[replaced] = self._quality[replaced] + self._world_rng.normal(0.0, 0.5, (replaced.size, dim)) > 0.9
+        for n in replaced.tolist():
             del self._item_number[self.items[n]]
-            self.items[n] = f"item-{self._made:04d}"
+            self.items[n] = f"item-{self._next_number:04d}"
             self._item_number[self.items[n]] = n
-            self._made += 1
+            self._next_number += 1
         self._calibrate()
-        return updates + [ItemUpdate(item=self.items[n], attributes=self._item_attributes(n)) for n in gone.tolist()]
+        return updates + [ItemUpdate(item=self.items[n], attributes=self._item_attributes(n)) for n in replaced.tolist()]
 
     def _item_attributes(self, n: int) -> dict[str, Attribute]:
         category = _CATEGORIES[self._category[n]]
@@ -217,10 +217,10 @@ class Population:
         return logits
 
     def _calibrate(self) -> None:
-        """Find the scale and intercept that give the wanted rates, on a sample of visitors."""
+        """Fit scale and intercept to the wanted rates on a sample of users."""
         base, best = self._rates
         places = self._attention.size
-        drawn = np.searchsorted(self._visits, (np.arange(_CALIBRATED_ON) + 0.5) / _CALIBRATED_ON)
+        drawn = np.searchsorted(self._visits, (np.arange(_CALIBRATION_USERS) + 0.5) / _CALIBRATION_USERS)
         affinity, bias = self._affinity(drawn, slice(None)), self._user_bias[drawn][:, None]
         order = np.argsort(-affinity, axis=1)[:, :places]
         low, high = 0.0, 20.0
@@ -232,12 +232,12 @@ class Population:
             low, high = (self._scale, high) if reached < best else (low, self._scale)
 
 
-def _reach(patience: float, places: int) -> float:
+def _looked_at(patience: float, places: int) -> float:
     return float((patience ** np.arange(places)).mean())
 
 
 def _intercept(logits: Times, mean: float) -> float:
-    """Constant that, added to the logits, makes their mean probability `mean`."""
+    """Return the constant that gives the logits the mean probability `mean`."""
     low, high = -30.0, 30.0
     for _ in range(30):
         middle = (low + high) / 2

@@ -1,4 +1,4 @@
-"""Starting a Kafka client, hearing what it only reports, noticing that nobody answers it, and ending it where it fails to."""
+"""Helpers around kafka-python's clients: start, poll, collect errors that are only logged, and detect a silent broker."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Silence", "poll", "started"]
+__all__ = ["ResponseTracker", "poll", "start_client"]
 
-# The client reports every attempt of every retry, and what matters is raised here. Who wants its reports gives this logger a
-# level before the import, other than DEBUG where there is a password: at that level it writes passwords out.
-_reports = logging.getLogger("kafka")
-if _reports.level == logging.NOTSET:
-    _reports.setLevel(logging.WARNING)
-    _reports.addHandler(logging.NullHandler())
-    _reports.propagate = False
+# The client logs every attempt of every retry. What matters is raised here, so its log is silenced by default. To see it, set
+# the level of this logger before the import. Not DEBUG where there is a password: at that level it logs passwords.
+_log = logging.getLogger("kafka")
+if _log.level == logging.NOTSET:
+    _log.setLevel(logging.WARNING)
+    _log.addHandler(logging.NullHandler())
+    _log.propagate = False
 
 
-class _Ear(logging.Handler):
-    """Hears the errors that the client reports and does not raise."""
+class _ErrorCollector(logging.Handler):
+    """Collects errors that the client logs and does not raise."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -27,115 +27,117 @@ class _Ear(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if isinstance(record.args, tuple):
-            # By name, because the client is imported in one file only.
-            said = [argument for argument in record.args if isinstance(argument, Exception)]
-            said = [error for error in said if type(error).__module__ == "kafka.errors"]
-            self.errors += [error for error in said if type(error).__name__ != "KafkaTimeoutError"]
+            # By name: only three other modules may import the client.
+            errors = [argument for argument in record.args if isinstance(argument, Exception)]
+            errors = [error for error in errors if type(error).__module__ == "kafka.errors"]
+            self.errors += [error for error in errors if type(error).__name__ != "KafkaTimeoutError"]
 
 
-class Silence:
-    """How long nobody has answered the consumer that asks for records again and again.
+class ResponseTracker:
+    """Measures how long a consumer has polled without an answer.
 
-    It tells a broker with nothing new, which answers all the same, from one that is gone.
+    A broker without new records still answers. So silence means that the broker is gone.
 
     Parameters
     ----------
-    pause : float
-        Seconds between two questions that count as silence at most: after more, it was the one who asks that was away.
+    max_gap : float
+        Longest gap between two polls, seconds, that counts as silence. In a longer gap it was the caller who was away.
 
     Attributes
     ----------
-    seconds : float
-        As of the last question.
-    heard : (float, float)
-        When the last request for records that was answered was sent (monotonic), and when it was answered (Unix seconds).
+    silent_seconds : float
+        Seconds without an answer, as of the last poll.
+    last_response : (float, float)
+        Of the last request for records that was answered: when it was sent (monotonic), and when it was answered (Unix
+        seconds).
     """
 
-    def __init__(self, pause: float) -> None:
-        self.seconds = 0.0
-        self.heard = float("-inf"), 0.0
-        self._pause = pause
-        self._heard, self._asked_at = True, 0.0
+    def __init__(self, max_gap: float) -> None:
+        self.silent_seconds = 0.0
+        self.last_response = float("-inf"), 0.0
+        self._max_gap = max_gap
+        self._heard, self._polled_at = True, 0.0
 
-    def answered(self, sent: float, answer: Any) -> None:
-        """Hear an answer to whatever the client asked; only records, or that there are none, break the silence."""
-        if type(answer).__name__ == "FetchResponse" and not answer.error_code:
-            codes = [partition.error_code for topic in answer.responses for partition in topic.partitions]
+    def on_response(self, sent: float, response: Any) -> None:
+        """Note a response to the client. Only responses to requests for records end the silence."""
+        if type(response).__name__ == "FetchResponse" and not response.error_code:
+            codes = [partition.error_code for topic in response.responses for partition in topic.partitions]
             if not any(codes):
-                self._heard, self.heard = True, (sent, time.time())
+                self._heard, self.last_response = True, (sent, time.time())
 
-    def asked(self, *, received: bool) -> None:
-        """Note a question, and whether it brought records at once."""
+    def on_poll(self, *, received: bool) -> None:
+        """Note a poll, and whether it returned records."""
         now = time.monotonic()
         heard, self._heard = self._heard or received, False
-        self.seconds = 0.0 if heard else self.seconds + min(now - self._asked_at, self._pause)
-        self._asked_at = now
+        self.silent_seconds = 0.0 if heard else self.silent_seconds + min(now - self._polled_at, self._max_gap)
+        self._polled_at = now
 
 
-def started(
+def start_client(
     client: Any,
     settings: Mapping[str, Any],
-    answered: Callable[[float, Any], None] | None = None,
+    on_response: Callable[[float, Any], None] | None = None,
     *,
-    connecting_ms: int | None = None,
+    connect_timeout_ms: int | None = None,
 ) -> Any:
     """Start a client.
 
-    One that is refused tries until the time is over and raises only that: the reason is in its reports. It also leaves its
-    thread behind, which is ended here.
+    A client that is refused retries until its timeout and then raises only the timeout. The reason is in its log, so that error
+    is raised instead. Such a client also leaves its thread running; the thread is stopped here.
 
     Parameters
     ----------
     client : class
-        Of kafka-python.
+        Client class of kafka-python.
     settings : mapping
-    answered : callable or None
-        Given when a request was sent, monotonic, and the answer to it; called on the client's own thread.
-    connecting_ms : int or None
-        Milliseconds that a broker may take to greet a new connection. None: the client's 10 seconds, whatever else is set.
+        Its keywords.
+    on_response : callable or None
+        Called with the time at which a request was sent (monotonic), and its response; on the client's own thread.
+    connect_timeout_ms : int or None
+        Milliseconds to wait for a new connection to be set up. None: the client's default, 10 seconds.
     """
-    if connecting_ms is None:
-        patience = {}
+    if connect_timeout_ms is None:
+        timeouts = {}
     else:
-        patience = dict.fromkeys(
-            ("socket_connection_setup_timeout_ms", "socket_connection_setup_timeout_max_ms"), connecting_ms
+        timeouts = dict.fromkeys(
+            ("socket_connection_setup_timeout_ms", "socket_connection_setup_timeout_max_ms"), connect_timeout_ms
         )
-    made: list[Any] = []
+    opened: list[Any] = []
 
     def connections(**keywords: Any) -> Any:
-        made.append(client.DEFAULT_CONFIG["kafka_client"](**keywords | patience))
-        if answered is not None:
-            _overhear(vars(made[-1])["_manager"], answered)
-        return made[-1]
+        opened.append(client.DEFAULT_CONFIG["kafka_client"](**keywords | timeouts))
+        if on_response is not None:
+            _hook_responses(vars(opened[-1])["_manager"], on_response)
+        return opened[-1]
 
-    ear = _Ear()
-    _reports.addHandler(ear)
+    collector = _ErrorCollector()
+    _log.addHandler(collector)
     try:
         return client(**settings, kafka_client=connections)
     except BaseException as error:
-        for one in made:
-            one.close()
-        if type(error).__name__ == "KafkaTimeoutError" and ear.errors:
-            # The end of the time may have come in the middle of a try.
-            refusals = [one for one in ear.errors if type(one).__name__ != "RequestTimedOutError"]
-            raise (refusals or ear.errors)[-1] from error
+        for connection in opened:
+            connection.close()
+        if type(error).__name__ == "KafkaTimeoutError" and collector.errors:
+            # The timeout may have ended an attempt, which is then logged as a timeout too.
+            refusals = [reported for reported in collector.errors if type(reported).__name__ != "RequestTimedOutError"]
+            raise (refusals or collector.errors)[-1] from error
         raise
     finally:
-        _reports.removeHandler(ear)
+        _log.removeHandler(collector)
 
 
 def poll(consumer: Any, seconds: float) -> Mapping[Any, Sequence[Any]]:
-    """Poll a consumer, so that partitions which were paused and resumed are read again.
+    """Poll a consumer; partitions that were paused and resumed are read, too.
 
-    What was fetched of a partition before it was paused is set aside (KAFKA-7548), and comes back when the place for records
-    at hand is empty. After the first records there is always something in that place, if only what is left of records that
-    were handed out, and the partition would never be read again (kafka-python 3.0.12, `Fetcher.fetched_records`).
+    The consumer sets aside what it fetched of a partition before a pause (KAFKA-7548). It takes this up again only when its
+    field for the current records is empty. After the first records that field holds a used-up rest, so such a partition would
+    never be read again (kafka-python 3.0.12, `Fetcher.fetched_records`). So the rest is removed here.
 
     Parameters
     ----------
     consumer : KafkaConsumer
     seconds : float
-        Longest wait.
+        Longest time to wait.
 
     Returns
     -------
@@ -148,10 +150,10 @@ def poll(consumer: Any, seconds: float) -> Mapping[Any, Sequence[Any]]:
     return polled
 
 
-def _overhear(manager: Any, answered: Callable[[float, Any], None]) -> None:
+def _hook_responses(manager: Any, on_response: Callable[[float, Any], None]) -> None:
     send = manager.send
 
-    def sending(*arguments: Any, **keywords: Any) -> Any:
-        return send(*arguments, **keywords).add_callback(answered, time.monotonic())
+    def send_and_observe(*arguments: Any, **keywords: Any) -> Any:
+        return send(*arguments, **keywords).add_callback(on_response, time.monotonic())
 
-    manager.send = sending
+    manager.send = send_and_observe

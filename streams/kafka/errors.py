@@ -1,4 +1,4 @@
-"""What a Kafka client says went wrong, as errors that name the topic and the remedy."""
+"""Errors of the Kafka clients, translated into errors that name the topic and the remedy."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import errno
 import socket
 from typing import NoReturn
 
-__all__ = ["NoBroker", "NoTopic", "NotAllowed", "certain", "explain", "said"]
+__all__ = ["NoBroker", "NoTopic", "NotAllowed", "describe", "explain", "is_rejected"]
 
 
 class NoBroker(ConnectionError):
-    """No broker answers, or not in time. What was asked was not done, and can be asked again."""
+    """No broker answers in time. The operation was not carried out, and can be tried again."""
 
 
 class NoTopic(FileNotFoundError):
-    """The broker has no such topic."""
+    """The topic does not exist."""
 
 
 class NotAllowed(PermissionError):
-    """The broker does not accept the credentials, or does not allow what they ask for."""
+    """The broker refuses the credentials, or does not allow the operation."""
 
 
-# By name, because the client is imported in one file only.
+# By name: this module does not import the client.
 _UNKNOWN = {"UnknownTopicOrPartitionError", "InvalidTopicError"}
-_ELSEWHERE = {"OffsetOutOfRangeError", "LogTruncationError"}
+_OUT_OF_RANGE = {"OffsetOutOfRangeError", "LogTruncationError"}
 _CREDENTIALS = {
     "SaslAuthenticationFailedError",
     "UnsupportedSaslMechanismError",
@@ -35,68 +35,73 @@ _RECORDS = {"InvalidRecordError", "InvalidTimestampError", "PolicyViolationError
 _REFUSED = _RECORDS | {"AuthorizationError", "MessageSizeTooLargeError", "RecordListTooLargeError"}
 
 
-def certain(error: Exception) -> bool:
-    """Whether the broker has said that it did not write the batch."""
+def is_rejected(error: Exception) -> bool:
+    """Return whether the error means that the broker did not write the batch."""
     return _is(error, _REFUSED)
 
 
 def explain(
-    error: Exception, doing: str, servers: str, topic: str, timeout: float, allow: str = "describe, read and write"
+    error: Exception, operation: str, servers: str, topic: str, timeout: float, allow: str = "describe, read and write"
 ) -> NoReturn:
-    """Raise what a client raised as an error of ours.
+    """Raise an error of a client as one that names topic and remedy.
 
     Parameters
     ----------
     error : Exception
-    doing : str
-        What it was raised at, for the reader.
+        Error of the client.
+    operation : str
+        The operation that failed, such as ``reading``.
     servers, topic : str
     timeout : float
         Seconds.
     allow : str
-        What the user has to be allowed for it.
+        Permissions that the operation needs.
 
     Raises
     ------
     NoTopic, NotAllowed, NoBroker
     LookupError
-        For an offset that the topic does not keep.
+        The topic does not hold the offset.
     ValueError
-        For options that the client refuses.
+        The client refuses the options.
     """
     name = f"kafka://{servers}/{topic}"
     if _is(error, _UNKNOWN):
         tool = f"kafka-topics.sh --bootstrap-server {servers} --create --topic {topic}"
-        remedy = "create what a config names: freshet topics create --config FILE. With Kafka's own tool"
+        remedy = "create the topics of a config with: freshet topics create --config FILE. Or use Kafka's own tool"
         problem = f"there is no topic {topic!r}; {remedy}: {tool} --config message.timestamp.type=LogAppendTime"
         raise NoTopic(errno.ENOENT, problem, name) from error
-    if _is(error, _ELSEWHERE):
-        problem = f"offset: {name} does not keep what is to be read ({said(error)})"
-        remedy = "retention has deleted it, or its tail was lost: start from a checkpoint that fits it, or from its beginning"
+    if _is(error, _OUT_OF_RANGE):
+        problem = f"offset: {name} does not hold the offset to read ({describe(error)})"
+        remedy = "retention deleted it, or the tail was lost: start from a checkpoint of this topic, or from its beginning"
         raise LookupError(f"{problem}; {remedy}") from error
     if _is(error, _CREDENTIALS):
         remedy = "check sasl_mechanism, sasl_plain_username and the environment variable of the password in the options"
         raise NotAllowed(
-            errno.EACCES, f"{doing}: the broker refuses the credentials ({said(error)}); {remedy}", name
+            errno.EACCES, f"{operation}: the broker refuses the credentials ({describe(error)}); {remedy}", name
         ) from error
     if _is(error, {"AuthorizationError"}):
         remedy = f"allow this user to {allow} the topic {topic!r}"
-        raise NotAllowed(errno.EACCES, f"{doing}: not allowed ({said(error)}); {remedy}", name) from error
+        raise NotAllowed(errno.EACCES, f"{operation}: not allowed ({describe(error)}); {remedy}", name) from error
     if _is(error, _RECORDS):
         remedy = (
-            "see the topic's settings (cleanup.policy has to be delete; message.timestamp limits) and the broker's policies"
+            "check the topic's settings (cleanup.policy must be delete; message.timestamp limits) and the broker's policies"
         )
-        raise NotAllowed(errno.EACCES, f"{doing}: the broker refuses the records ({said(error)}); {remedy}", name) from error
+        raise NotAllowed(
+            errno.EACCES, f"{operation}: the broker refuses the records ({describe(error)}); {remedy}", name
+        ) from error
     if _is(error, {"UnsupportedCodecError"}):
-        remedy = "install the Python package for it (lz4, python-snappy, zstandard), or have gzip used"
-        raise ValueError(f"{name}: {doing}: a compression that is not installed here ({said(error)}); {remedy}") from error
+        remedy = "install the Python package for it (lz4, python-snappy, zstandard), or use gzip"
+        raise ValueError(
+            f"{name}: {operation}: a compression that is not installed here ({describe(error)}); {remedy}"
+        ) from error
     if _is(error, _OPTIONS):
         raise ValueError(f"{name}: the client refuses the options ({error}); correct them") from error
-    raise NoBroker(errno.ETIMEDOUT, f"{doing}: {_why_not(error, servers, timeout)}", name) from error
+    raise NoBroker(errno.ETIMEDOUT, f"{operation}: {_diagnose(error, servers, timeout)}", name) from error
 
 
-def said(error: Exception) -> str:
-    """Name and words of a client's error."""
+def describe(error: Exception) -> str:
+    """Return the name and message of a client's error."""
     return f"{type(error).__name__}: {error.args[0]}" if error.args and error.args[0] else type(error).__name__
 
 
@@ -104,8 +109,8 @@ def _is(error: Exception, names: set[str]) -> bool:
     return not names.isdisjoint(kind.__name__ for kind in type(error).__mro__)
 
 
-def _why_not(error: Exception, servers: str, timeout: float) -> str:
-    """Try the doors: the client's own error says only that it took too long."""
+def _diagnose(error: Exception, servers: str, timeout: float) -> str:
+    """Find out why nobody answers: try to connect, because the client reports only a timeout."""
     closed = []
     for server in servers.split(","):
         host, _, port = server.strip().rpartition(":")
@@ -115,5 +120,5 @@ def _why_not(error: Exception, servers: str, timeout: float) -> str:
             closed.append(f"{server} ({getattr(problem, 'strerror', None) or problem})")
     if len(closed) == len(servers.split(",")):
         return f"no broker at {', '.join(closed)}; start it, or correct the address"
-    remedy = "see whether it is well, whether security_protocol fits, and whether its advertised.listeners can be reached"
-    return f"the broker takes connections but did not answer within {timeout:g} s ({said(error)}); {remedy}"
+    remedy = "check its health, security_protocol, and that its advertised.listeners can be reached"
+    return f"the broker takes connections but did not answer within {timeout:g} s ({describe(error)}); {remedy}"

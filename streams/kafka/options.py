@@ -1,4 +1,4 @@
-"""Options of a Kafka log: who takes which, what Freshet keeps for itself, and secrets from the environment."""
+"""Options of a Kafka log: which client takes which option, options that Freshet sets itself, and secrets."""
 
 from __future__ import annotations
 
@@ -7,47 +7,47 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-__all__ = ["KEPT", "Settings", "resolve", "split"]
+__all__ = ["RESERVED", "Settings", "resolve", "split"]
 
-BATCH = 900_000
-"""Bytes of a batch: below what a broker accepts unless it was told otherwise (1 MiB)."""
+BATCH_BYTES = 900_000
+"""Bytes in a batch: below the broker's default limit of 1 MiB."""
 
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 SECRETS = frozenset({"sasl_plain_password", "ssl_password"})
 _FROM_ENVIRONMENT = "env:"
 
-KEPT = {
+RESERVED = {
     "acks": "an append is acknowledged when all in-sync replicas have it",
-    "allow_auto_create_topics": "a mistyped topic must not come into being",
-    "auto_offset_reset": "reading starts where the checkpoint says",
+    "allow_auto_create_topics": "a mistyped topic must not be created",
+    "auto_offset_reset": "reading starts at the offsets of the checkpoint",
     "bootstrap_servers": "the url names them",
     "consumer_timeout_ms": "reads have a timeout of their own",
     "delivery_timeout_ms": "appends have a timeout of their own",
     "enable_auto_commit": "the checkpoint holds the offsets",
-    "enable_idempotence": "what the client sends again by itself is in the topic once",
-    "group_id": "[stream] group names it, and without one offsets come from the checkpoint",
-    "group_instance_id": "a member that starts again is a new one, so that what it sent before is refused",
-    "kafka_client": "connections that fail are closed",
+    "enable_idempotence": "a record that the client retries must be in the topic once",
+    "group_id": "[stream] group names it; without a group, offsets come from the checkpoint",
+    "group_instance_id": "a member that restarts is a new one, so that its older commits are refused",
+    "kafka_client": "Freshet closes failed connections",
     "key_deserializer": "records are bytes",
     "key_serializer": "records are bytes",
     "linger_ms": "an append is one batch, sent at once",
     "max_block_ms": "appends have a timeout of their own",
     "partition_assignment_strategy": "a partition must not have two owners",
     "partitioner": "a key has the same partition in every log",
-    "transactional_id": "an append is one batch, which needs no transaction",
+    "transactional_id": "an append is one batch and needs no transaction",
     "value_deserializer": "records are bytes",
     "value_serializer": "records are bytes",
 }
-"""Settings that the promises of `streams.kafka.log.KafkaLog` rest on, with the reason why they cannot be changed."""
+"""Options that users cannot set, each with the reason: the guarantees of `streams.kafka.log.KafkaLog` depend on them."""
 
 
 def resolve(options: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Replace ``env:NAME`` by the value of that environment variable; refuse secrets that are written out.
+    """Replace ``env:NAME`` by the value of that environment variable. Refuse secrets in plain text.
 
     Raises
     ------
     ValueError
-        Naming the option, never its value.
+        Names the option, never its value.
     """
     resolved: dict[str, Any] = {}
     for key, value in options.items():
@@ -64,59 +64,59 @@ def resolve(options: Mapping[str, Any], environment: Mapping[str, str] = os.envi
 
 
 def split(options: Mapping[str, Any], *accepted: Iterable[str]) -> tuple[dict[str, Any], ...]:
-    """Give each client the options that it accepts.
+    """Divide the options among the clients that accept them.
 
     Parameters
     ----------
     options : mapping
     *accepted : iterable of str
-        Names that one client accepts, client by client.
+        For each client, the names that it accepts.
 
     Returns
     -------
     tuple of dict
-        In the order of `accepted`.
+        Options of each client, in the order of `accepted`.
 
     Raises
     ------
     ValueError
-        For an option that no client knows, with the nearest that one does, or that is not to be set.
+        No client knows an option, or Freshet sets it itself.
     """
     protocol = options.get("security_protocol", PROTOCOLS[0])
-    if protocol not in PROTOCOLS:  # the client takes any other word for "no encryption"
+    if protocol not in PROTOCOLS:  # the client treats any other value as "no encryption"
         raise ValueError(f"security_protocol: {protocol!r} is none of {', '.join(PROTOCOLS)}; choose one")
-    names = [frozenset(some) for some in accepted]
-    known = frozenset().union(*names) - KEPT.keys()
+    names = [frozenset(client) for client in accepted]
+    known = frozenset().union(*names) - RESERVED.keys()
     for key in options:
-        if key in KEPT:
-            raise ValueError(f"{key}: not to be set, because {KEPT[key]}; leave it out")
+        if key in RESERVED:
+            raise ValueError(f"{key}: cannot be set, because {RESERVED[key]}; leave it out")
         if key not in known:
             close = get_close_matches(key, sorted(known), 1)
-            remedy = f"did you mean {close[0]}?" if close else "see docs/kafka.md, and kafka-python for the names"
-            raise ValueError(f"{key}: neither consumer nor producer has such an option; {remedy}")
-    return tuple({key: value for key, value in options.items() if key in some} for some in names)
+            remedy = f"did you mean {close[0]}?" if close else "see docs/kafka.md, and the documentation of kafka-python"
+            raise ValueError(f"{key}: neither the consumer nor the producer has this option; {remedy}")
+    return tuple({key: value for key, value in options.items() if key in client} for client in names)
 
 
 class Settings:
-    """Settings of the three clients, from a user's options and what Freshet keeps for itself.
+    """Settings of the three clients: the user's options, and those that Freshet sets itself.
 
     Parameters
     ----------
     servers : str
     options : mapping
-        As a user gives them.
+        The user's options.
     timeout : float
-        Seconds until a broker that does not answer is an error; each client's own times are shares of it.
+        Seconds to wait for a broker. The timeouts of the clients are fractions of it.
     consumer, producer, admin : mapping
-        The clients' defaults, which tell what each accepts.
+        The clients' defaults. Their keys are the options that each client accepts.
 
     Attributes
     ----------
     consumer, producer, admin : dict
-    largest : int
-        Bytes of the largest request, and so of a record.
-    batch : int
-        Bytes of the largest batch.
+    max_request_bytes : int
+        Bytes in the largest request, and so in the largest record.
+    max_batch_bytes : int
+        Bytes in the largest batch.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Settings:
             "bootstrap_timeout_ms": share,
             "client_id": "freshet",
             "metrics_enabled": False,
-            "reconnect_backoff_max_ms": 1000,  # a broker that comes back is found within a second, not within 30
+            "reconnect_backoff_max_ms": 1000,  # find a broker that is back within 1 s, not 30 s
             "request_timeout_ms": share,
         }
         self.consumer: dict[str, Any] = common | {
@@ -151,13 +151,13 @@ class Settings:
         self.producer: dict[str, Any] = common | {
             "acks": "all",
             "allow_auto_create_topics": False,
-            "batch_size": BATCH,
+            "batch_size": BATCH_BYTES,
             "enable_idempotence": True,
-            # The sender waits until it is told that the records of a call are all there: that makes them one batch.
+            # The producer waits for the flush at the end of a call, so that its records make one batch.
             "linger_ms": ms // 4,
             "max_block_ms": share,
         } | given[1]  # fmt: skip
         self.producer["delivery_timeout_ms"] = max(ms, self.producer["linger_ms"] + self.producer["request_timeout_ms"])
         self.admin = {key: value for key, value in (common | given[2]).items() if key in admin}
-        self.largest: int = self.producer.get("max_request_size", producer["max_request_size"])
-        self.batch: int = min(self.producer["batch_size"], self.largest)
+        self.max_request_bytes: int = self.producer.get("max_request_size", producer["max_request_size"])
+        self.max_batch_bytes: int = min(self.producer["batch_size"], self.max_request_bytes)

@@ -1,4 +1,4 @@
-"""From Arrow columns to dictionary-encoded text, numbers and times."""
+"""Conversion of Arrow columns to dictionary-encoded text, numbers and times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streams.block import Codes, Column
 __all__ = ["SEPARATOR", "Attribute", "is_number", "looks_numeric", "numbers", "texts", "times"]
 
 SEPARATOR = "\x1f"
-"""Between the entries of a list that is kept as one text."""
+"""Separates the entries of a list that is stored as one text."""
 
 _SAMPLE = 1_000
 _UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
@@ -27,19 +27,19 @@ _EMPTY = {"", "nan", "NaN", "null", "None"}
 
 @dataclass(slots=True)
 class Attribute:
-    """A column of attributes: text, numbers, or (`many`) lists of text, joined by `SEPARATOR`."""
+    """A column of attributes: text, numbers, or (with `many`) lists of text, joined by `SEPARATOR`."""
 
     values: Column | Times
     many: bool = False
 
     def take(self, rows: Codes | Bools | slice) -> Attribute:
-        """These rows of it."""
+        """Return these rows."""
         values = self.values
         cut = Column(values.codes[rows], values.names) if isinstance(values, Column) else values[rows]
         return Attribute(cut, self.many)
 
     def cells(self) -> list[str | float | list[str] | None]:
-        """Every row's value, None where it has none."""
+        """Return the value of every row, None where it has none."""
         if not isinstance(self.values, Column):
             return [None if math.isnan(cell) else cell for cell in self.values.tolist()]
         cells = self.values.texts()
@@ -49,7 +49,7 @@ class Attribute:
 
 
 def texts(column: pa.ChunkedArray[Any]) -> Column:
-    """Dictionary-encode a column of any type; numbers without a fraction as ``123``, empty cells as code -1."""
+    """Dictionary-encode a column of any type. Whole numbers become ``123``, empty cells code -1."""
     kind = column.type
     encoded: Any
     if pa.types.is_dictionary(kind):
@@ -72,13 +72,13 @@ def texts(column: pa.ChunkedArray[Any]) -> Column:
 
 
 def numbers(column: pa.ChunkedArray[Any]) -> tuple[Times, Bools | None]:
-    """Numbers of a column of numbers or of text.
+    """Read a column of numbers or text as numbers.
 
     Returns
     -------
     (values (N,) float64, misfit (N,) bool or None)
-        Values are finite, or NaN where the cell is empty or no finite number; misfit says which cells are not empty and yet no
-        finite number (None: none of them).
+        Values are finite, or NaN where the cell is empty or no finite number. Misfit marks cells that are neither empty nor a
+        finite number (None: there are none).
     """
     column = _plain(column)
     if pa.types.is_string(column.type):
@@ -87,14 +87,14 @@ def numbers(column: pa.ChunkedArray[Any]) -> tuple[Times, Bools | None]:
 
 
 def times(column: pa.ChunkedArray[Any], unit: str) -> tuple[Times, Bools | None]:
-    """Unix seconds of a column of numbers in `unit`, of dates or of text; as `numbers`."""
+    """Read a column of numbers in `unit`, dates or text as Unix seconds. Returns the same as `numbers`."""
     column = _plain(column)
     if pa.types.is_temporal(column.type):
         return _seconds(column), None
     if not pa.types.is_string(column.type):
         values, misfit = numbers(column)
         return values / _UNITS[unit], misfit
-    # Numbers, dates with zones or dates without: what the first cell is, the others mostly are too.
+    # Numbers, dates with a time zone or dates without: most cells are of the same kind as the first.
     first = next((text for text in column.slice(0, _SAMPLE).to_pylist() if text), "")
     target: pa.DataType = pa.float64()
     if math.isnan(_number(first)):
@@ -104,12 +104,12 @@ def times(column: pa.ChunkedArray[Any], unit: str) -> tuple[Times, Bools | None]
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Whether an Arrow type is one of numbers."""
+    """Return whether an Arrow type is numeric."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def looks_numeric(column: pa.ChunkedArray[Any]) -> bool:
-    """Whether a column is of numbers, or of text that is all numbers."""
+    """Return whether a column holds numbers, or text that is all numbers."""
     if not pa.types.is_string(column.type):
         return is_number(column.type)
     sample = {text for text in column.slice(0, _SAMPLE).to_pylist() if text}
@@ -135,14 +135,14 @@ def _finite(values: Times) -> tuple[Times, Bools | None]:
 
 
 def _plain(column: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
-    """The column without a dictionary."""
+    """Return the column without dictionary encoding."""
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def _parsed(
     column: pa.ChunkedArray[Any], target: pa.DataType, parse: Callable[[str], float], divisor: float = 1.0
 ) -> tuple[Times, Bools | None]:
-    """Parse text, in compiled code wherever a stretch of it is clean, else cell by cell with `parse`."""
+    """Parse text: clean chunks by Arrow, others cell by cell with `parse`."""
 
     def cast(part: pa.ChunkedArray[Any]) -> Times:
         read = part.cast(target)

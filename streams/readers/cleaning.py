@@ -1,4 +1,4 @@
-"""From a table as it was read to rows that can be replayed; the others go to the dead letters."""
+"""Cleaning of tables: valid rows become blocks to replay, bad rows become dead letters."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _MAX_TIME = 1e11
 
 @dataclass(frozen=True, slots=True)
 class Types:
-    """What a format says about its columns; the rest is seen from the cells.
+    """Column types that a format declares. Other types are inferred from the cells.
 
     Attributes
     ----------
-    numeric : mapping of column to bool
-        Whether it holds numbers.
-    lists : mapping of column to str
-        Columns of lists as text, and what separates the entries.
+    numeric : mapping of str to bool
+        Whether a column holds numbers, by name.
+    lists : mapping of str to str
+        Separator of the entries of each column that holds lists as text.
     """
 
     numeric: Mapping[str, bool] = field(default_factory=dict)
@@ -41,14 +41,14 @@ class Types:
 
 @dataclass(slots=True)
 class Rows:
-    """Clean rows: interactions, and the attributes of users and items that came with them."""
+    """Clean rows: interactions, and the attributes of users and items in the same rows."""
 
     block: Block
     user_attributes: dict[str, Attribute]
     item_attributes: dict[str, Attribute]
 
     def take(self, rows: Codes | Bools | slice) -> Rows:
-        """These rows, in this order."""
+        """Return these rows, in this order."""
         block = self.block
 
         def cut(column: Column) -> Column:
@@ -69,26 +69,26 @@ class Rows:
 
 
 class Cleaner:
-    """Cleans the tables of one file, one after the other.
+    """Cleans the tables of one file, in order.
 
     Parameters
     ----------
     reader : Reader
-        Where the tables come from.
+        Reader of the tables.
     columns : ColumnMap
-        What the columns mean.
+        Meaning of the columns.
     kind : str
-        Kind of every row when `columns` names no column of kinds.
+        Kind of every row, if `columns` has no column for it.
     types : Types
-        What the format says about its columns.
+        Column types that the format declares.
     bad : BadRows
-        Takes the rows that cannot be used.
+        Collects the bad rows.
     """
 
     def __init__(self, reader: Reader, columns: ColumnMap, kind: str, types: Types, bad: BadRows) -> None:
         self._reader, self._columns, self._kind, self._bad = reader, columns, kind, bad
         self._lists = types.lists
-        # Decided by the first table: a column does not change its type in the middle of a stream.
+        # Set by the first table: a column keeps its type for the whole stream.
         self._numeric = dict(types.numeric)
         self._read = 0
 
@@ -98,7 +98,7 @@ class Cleaner:
         Raises
         ------
         BadRecording
-            For a column whose type can be nothing that is needed, and, when strict, for the first bad row.
+            A column has a type that cannot be used; with `strict`, also for the first bad row.
         """
         columns, count = self._columns, table.num_rows
         user, item = self._text(table, columns.user), self._text(table, columns.item)
@@ -114,9 +114,9 @@ class Cleaner:
             wrong = _unusable(kind, _MAX_KIND)
             self._drop(good, table, str(columns.kind), "no_kind", wrong, f"missing, or over {_MAX_KIND} characters")
         if columns.value is not None:
-            self._drop(good, table, columns.value, "bad_value", np.isnan(value), "no finite number")
+            self._drop(good, table, columns.value, "bad_value", np.isnan(value), "not a finite number")
         if columns.timestamp is not None:
-            self._drop(good, table, columns.timestamp, "bad_timestamp", np.isnan(timestamp), "no time")
+            self._drop(good, table, columns.timestamp, "bad_timestamp", np.isnan(timestamp), "not a time")
             outside = (timestamp < 0) | (timestamp > _MAX_TIME)
             reason = "outside 0 to 1e11 Unix seconds (see timestamp_unit)"
             self._drop(good, table, columns.timestamp, "bad_timestamp", outside, reason)
@@ -128,7 +128,7 @@ class Cleaner:
         return rows if good.all() else rows.take(good)
 
     def attributes(self, table: pa.Table, identity: str) -> tuple[Column, dict[str, Attribute]]:
-        """Ids and all other columns of a table of users or items; rows without an id have code -1."""
+        """Read a table of users or items: its ids (code -1 where missing), and all other columns as attributes."""
         ids = self._text(table, identity)
         good = self._blank(table, ids.codes < 0)
         self._drop(good, table, identity, "no_id", _unusable(ids, _MAX_ID), f"missing, or over {_MAX_ID} characters")
@@ -151,14 +151,14 @@ class Cleaner:
             raise self._wrong_type(table, name) from error
 
     def _mixed(self, good: Bools, table: pa.Table, name: str) -> Attribute:
-        """A column of numbers if all cells of the first table are, else of text."""
+        """Read a column as numbers if all cells of the first table are numbers, else as text."""
         column = table[name]
         if name not in self._numeric:
             self._numeric[name] = name not in self._lists and looks_numeric(column)
         if self._numeric[name]:
             values, misfit = self._cells(table, name, numbers)
             if misfit is not None:
-                self._drop(good, table, name, "bad_cell", misfit, "no number, in a column of numbers")
+                self._drop(good, table, name, "bad_cell", misfit, "not a number, in a column of numbers")
             return Attribute(values)
         found = self._text(table, name)
         if name in self._lists:
@@ -168,19 +168,19 @@ class Cleaner:
         return Attribute(found, many=pa.types.is_list(column.type) or pa.types.is_large_list(column.type))
 
     def _blank(self, table: pa.Table, candidates: Bools) -> Bools:
-        """Rows that are not blank lines: those end many files and are no loss."""
+        """Mark the rows that are not blank lines. Blank lines end many files; they are not counted as bad."""
         good = np.ones(table.num_rows, np.bool_)
         for row in np.flatnonzero(candidates).tolist():
             good[row] = any(table[name][row].as_py() not in (None, "") for name in table.column_names)
         return good
 
     def _drop(self, good: Bools, table: pa.Table, name: str, kind: str, wrong: Bools, reason: str) -> None:
-        """Report the rows that are wrong and were good so far."""
+        """Report the rows that are wrong and were good until now."""
         for row in np.flatnonzero(wrong & good).tolist():
             cell = table[name][row].as_py()
             number = self._reader.row_number(self._read + row)
             text = partial(_row_text, table, row)
-            self._bad.put(self._reader.path, number, kind, f"{name}: {_shown(cell)} is {reason}", text)
+            self._bad.put(self._reader.path, number, kind, f"{name}: {_preview(cell)} is {reason}", text)
         good &= ~wrong
 
     def _wrong_type(self, table: pa.Table, name: str) -> BadRecording:
@@ -188,13 +188,13 @@ class Cleaner:
         return BadRecording(self._reader.path, problem, "map a column of text or numbers", column=name)
 
 
-def _unusable(column: Column, most: int) -> Bools:
-    long = np.array([len(name) > most for name in column.names] + [True])
-    wrong: Bools = long[column.codes]
+def _unusable(column: Column, max_length: int) -> Bools:
+    too_long = np.array([len(name) > max_length for name in column.names] + [True])
+    wrong: Bools = too_long[column.codes]
     return wrong
 
 
-def _shown(cell: object) -> str:
+def _preview(cell: object) -> str:
     text = "empty" if cell is None or cell == "" else repr(cell)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

@@ -1,4 +1,4 @@
-"""Recorded decisions: what was shown among what, with which probability, and what came of it."""
+"""Recorded decisions: items shown with their propensities, the other candidates, and the rewards."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from streams.dead_letters import DeadLetters
 from streams.events import ItemUpdate
+from streams.readers.decision import Decision
 from streams.readers.dsjson import dsjson
 from streams.readers.layout import suffix
 from streams.readers.mapping import BadRecording, BadRows
 from streams.readers.open_bandit import open_bandit
-from streams.readers.shown import Decision
 from streams.readers.text import first_line
 
 __all__ = ["DECISION_FORMATS", "Decision", "DecisionLog", "open_decisions"]
@@ -35,9 +35,9 @@ class DecisionLog:
     format : str
         One of `DECISION_FORMATS`.
     strict : bool
-        Whether a line that is not understood ends the reading.
+        Whether an invalid line raises an error.
     dead : DeadLetters
-        What the latest pass left out: counts by reason, and the last 1,000 with their line numbers.
+        Lines that the latest pass skipped: counts by reason, and the last 1,000 with their line numbers.
     """
 
     path: Path
@@ -46,25 +46,23 @@ class DecisionLog:
     dead: DeadLetters
 
     def read(self) -> Iterator[ItemUpdate | Decision]:
-        """Decisions in the order of the file; an item's attributes come before the first decision that has them.
+        """Yield the decisions in file order. The attributes of an item come before the first decision with them.
 
         Raises
         ------
         BadRecording
-            For a file without a single decision, and, when strict, for the first line that is not understood.
+            The file has no decision; with `strict`, also for the first invalid line.
         """
         self.dead.clear()
         found = _READERS[self.format](self.path, BadRows(self.dead, self.strict))
         start: list[ItemUpdate | Decision] = []
-        for one in found:
-            start.append(one)
-            if isinstance(one, Decision):
+        for entry in found:
+            start.append(entry)
+            if isinstance(entry, Decision):
                 yield from chain(start, found)
                 return
         counts = ", ".join(f"{count} x {kind}" for kind, count in self.dead.counts.items())
-        raise BadRecording(
-            self.path, f"not one decision ({counts or 'no lines'})", "see whether the format is what the file has"
-        )
+        raise BadRecording(self.path, f"not one decision ({counts or 'no lines'})", "check that the format fits the file")
 
 
 def open_decisions(path: str | Path, *, format: str | None = None, strict: bool = False) -> DecisionLog:
@@ -75,14 +73,15 @@ def open_decisions(path: str | Path, *, format: str | None = None, strict: bool 
     path : path
         The file, possibly compressed (.gz, .bz2, .zst, .lz4).
     format : str or None
-        ``open_bandit`` (Open Bandit Dataset) or ``dsjson`` (Vowpal Wabbit's decision service). None: by the name.
+        ``open_bandit`` (Open Bandit Dataset) or ``dsjson`` (Vowpal Wabbit's decision service). None: chosen by the file's
+        name.
     strict : bool
-        Whether a line that is not understood ends the reading; else it is left out, counted, and named in ``dead``.
+        True: the first invalid line raises an error. False: invalid lines are skipped and counted in ``dead``.
 
     Raises
     ------
     BadRecording
-        For a file that is not there, is empty, or is of no known format.
+        The file does not exist, is empty, or has an unknown format.
     """
     path = Path(path)
     if path.is_dir():
@@ -92,7 +91,7 @@ def open_decisions(path: str | Path, *, format: str | None = None, strict: bool 
     if chosen not in DECISION_FORMATS:
         formats = ", ".join(DECISION_FORMATS)
         problem = "cannot tell its format from its name" if format is None else f"unknown format {format!r}"
-        raise BadRecording(path, problem, f"say one of {formats}, or give the url of a log of the service")
+        raise BadRecording(path, problem, f"set format to one of {formats}, or give the url of a log of the service")
     if not first_line(path):
         raise BadRecording(path, "empty file", "give a file with decisions")
     return DecisionLog(path, chosen, strict, DeadLetters())

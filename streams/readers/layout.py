@@ -1,4 +1,4 @@
-"""What a format knows of a file: how its rows are read, what its columns mean, and what lies beside it."""
+"""Layout of a recorded file: the reader of its rows, the meaning of its columns, and its side files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from streams.readers.updates import side_updates
 __all__ = ["Layout", "Side", "SideFile", "suffix", "table", "table_side"]
 
 Side = Callable[[BadRows, float], Iterator[UserUpdate | ItemUpdate]]
-"""Reads a file of users or items, given where bad rows go and the time of the updates."""
+"""Reads a side file: takes the collector of bad rows and the time of the updates."""
 
 SideFile = Path | bool | None
-"""A file of users or items: its path, None for the one beside the recording if there is one, False for none."""
+"""A side file (of users or items): its path, None for the one next to the recording if it exists, False for none."""
 
 _COMPRESSED = {".gz", ".bz2", ".zst", ".lz4"}
 
@@ -32,13 +32,13 @@ class Layout:
     Attributes
     ----------
     reader : Reader
-        Its rows.
+        Reader of the rows.
     columns : ColumnMap
-        What the columns mean.
+        Meaning of the columns.
     types : Types
-        What the format says about them.
+        Column types that the format declares.
     users, items : Side or None
-        Readers of the files beside it.
+        Readers of the side files.
     """
 
     reader: Reader
@@ -49,12 +49,12 @@ class Layout:
 
 
 def suffix(path: Path) -> str:
-    """Ending of the name, without that of a compression."""
+    """Return the file's suffix, without that of a compression."""
     return (path.with_suffix("") if path.suffix in _COMPRESSED else path).suffix.lower()
 
 
 def table(path: Path, format: str) -> Reader:
-    """Reader of a table with named columns: ``csv``, ``tsv``, ``parquet`` or ``jsonl``."""
+    """Return a reader of a table with named columns: ``csv``, ``tsv``, ``parquet`` or ``jsonl``."""
     if format == "parquet":
         return ParquetReader(path)
     if format == "jsonl":
@@ -63,19 +63,21 @@ def table(path: Path, format: str) -> Reader:
 
 
 def table_side(side: str, path: SideFile, identity: str) -> Side | None:
-    """Reader of a table of users or items: its column `identity`, or else its first, has the ids, the others are attributes.
+    """Return a reader of a table of users or items. Ids are in column `identity`, or else the first; the others are attributes.
 
     Raises
     ------
     BadRecording
-        For a file that is not there or of no known ending.
+        The file does not exist or has an unknown suffix.
     """
     if path is None or isinstance(path, bool):
         return None
     formats = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".pq": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
     if suffix(path) not in formats:
         raise BadRecording(
-            path, f"cannot tell the format of a file of {side}s from its name", f"end it in {', '.join(formats)}"
+            path,
+            f"cannot tell the format of a file of {side}s from its name",
+            f"end it in one of {', '.join(formats)}",
         )
     reader = table(path, formats[suffix(path)])
     found = identity if identity in reader.names else next(name for name in reader.names if name)

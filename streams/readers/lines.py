@@ -1,4 +1,4 @@
-"""JSON lines: native events, or objects whose columns are mapped."""
+"""JSON lines: native events, or objects with mapped columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streams.readers.text import RowNumbers, first_line
 __all__ = ["JsonReader", "events"]
 
 _CHUNK = 65_536
-_LOOKED_AT = 100
+_SAMPLE_LINES = 100
 _Cell = str | int | float | bool | list[str] | None
 
 
@@ -31,15 +31,15 @@ class JsonReader:
     Parameters
     ----------
     path : Path
-        File in UTF-8, possibly compressed (.gz, .bz2, .zst, .lz4). A column is there when one of the first 100 lines has it.
+        File in UTF-8, possibly compressed (.gz, .bz2, .zst, .lz4). Columns are the keys of the first 100 lines.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not first_line(path).startswith("{"):
-            raise BadRecording(path, "does not start with a JSON object", "give a file with one object per line, or its format")
+            raise BadRecording(path, "does not start with a JSON object", "give one object per line, or set its format")
         names: dict[str, None] = {}
-        for _, line in islice(lines(path), _LOOKED_AT):
+        for _, line in islice(lines(path), _SAMPLE_LINES):
             try:
                 names |= dict.fromkeys(msgspec.json.decode(line, type=dict[str, msgspec.Raw]))
             except (msgspec.DecodeError, UnicodeDecodeError):
@@ -78,7 +78,7 @@ class JsonReader:
 
 
 def events(path: Path, bad: BadRows) -> Iterator[Event]:
-    """Native events, one per line; lines that are none go to the dead letters."""
+    """Yield native events, one per line. Invalid lines go to the dead letters."""
     for number, line in lines(path):
         try:
             yield decode(line)
@@ -88,7 +88,7 @@ def events(path: Path, bad: BadRows) -> Iterator[Event]:
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers, from 1."""
+    """Yield the lines with their numbers, counted from 1."""
     number, rest = 0, b""
     with pa.input_stream(str(path)) as file:
         while piece := file.read(1 << 20):
@@ -105,7 +105,7 @@ def _array(cells: list[_Cell]) -> pa.Array[Any]:
     try:
         return pa.array(cells)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        # Numbers among texts (ids, mostly): all become text, as JSON writes them.
+        # Numbers mixed with text (mostly ids): all become text, as JSON writes them.
         return pa.array([_text(cell) for cell in cells], pa.string())
 
 

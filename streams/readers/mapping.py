@@ -1,4 +1,4 @@
-"""What a recorded file is asked for, and how it is said that it cannot give it."""
+"""The interface of readers: column mapping, bad rows and errors."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from streams.dead_letters import DeadLetters
 
 __all__ = ["BadRecording", "BadRows", "ColumnMap", "Reader"]
 
-_VALUES_KEPT = 100
+_MAX_VALUES = 100
 
 
 class BadRecording(ValueError):
-    """A recorded file that cannot be used as it is said to be.
+    """A recorded file that cannot be read with the given format and columns.
 
     Attributes
     ----------
     path : Path
         The file.
     column : str or None
-        The column that is the trouble, if one is.
+        The column with the problem, if there is one.
     """
 
     def __init__(self, path: Path, problem: str, remedy: str, *, column: str | None = None) -> None:
@@ -34,8 +34,8 @@ class BadRecording(ValueError):
         self.column = column
 
     @classmethod
-    def without(cls, path: Path, column: str, names: Sequence[str]) -> BadRecording:
-        """A mapped column is not there."""
+    def missing_column(cls, path: Path, column: str, names: Sequence[str]) -> BadRecording:
+        """Return the error for a mapped column that the file does not have."""
         close = difflib.get_close_matches(column, names, 1, 0.5)
         lowered = [name for name in names if name.lower() == column.lower()] or close
         hint = f"did you mean {lowered[0]!r}? " if lowered else ""
@@ -44,25 +44,25 @@ class BadRecording(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ColumnMap:
-    """Which columns of a table say what.
+    """Maps the columns of a table to the fields of interactions.
 
     Attributes
     ----------
     user, item : str
-        Ids.
+        Columns of the ids.
     timestamp : str or None
-        Time: numbers, dates, or text such as ``2019-11-24 00:03:13+00:00`` (UTC where it names no zone). None: the order of the
-        rows is time, and a row's time is its number.
+        Column of the time: numbers, dates, or text such as ``2019-11-24 00:03:13+00:00`` (UTC without a time zone). None: the
+        rows are in time order, and the time of a row is its number.
     value : str or None
-        Strength of the interaction; None: 1.
+        Column of the strength. None: 1 for all rows.
     kind : str or None
-        Kind of the interaction; None: one kind for the whole file.
+        Column of the kind. None: one kind for the whole file.
     context : tuple of str
-        Columns that go into the context. A column is numbers where all its cells are, else text.
+        Columns of the context. A column is numeric if all its cells are numbers, else text.
     user_attributes, item_attributes : tuple of str
-        Columns that describe the user or the item of the row rather than the row.
+        Columns that describe the user or the item of the row.
     timestamp_unit : {"s", "ms", "us", "ns"}
-        Unit of times that are numbers.
+        Unit of numeric times.
     """
 
     user: str = "user"
@@ -77,25 +77,25 @@ class ColumnMap:
 
     def __post_init__(self) -> None:
         if self.timestamp_unit not in ("s", "ms", "us", "ns"):
-            raise ValueError(f"timestamp_unit: {self.timestamp_unit!r} is no unit; choose one of s, ms, us, ns")
+            raise ValueError(f"timestamp_unit: {self.timestamp_unit!r} is not a unit; choose one of s, ms, us, ns")
 
     @property
     def names(self) -> list[str]:
-        """Every column that is needed, once."""
-        one = [self.user, self.item, self.timestamp, self.value, self.kind]
-        many = [*self.context, *self.user_attributes, *self.item_attributes]
-        return list(dict.fromkeys(name for name in (*one, *many) if name is not None))
+        """The needed columns, without repetition."""
+        single = [self.user, self.item, self.timestamp, self.value, self.kind]
+        groups = [*self.context, *self.user_attributes, *self.item_attributes]
+        return list(dict.fromkeys(name for name in (*single, *groups) if name is not None))
 
 
 class BadRows:
-    """Where readers report the rows that they leave out.
+    """Collects the rows that readers skip.
 
     Parameters
     ----------
     dead : DeadLetters
-        Takes them.
+        Stores the rows.
     strict : bool
-        Whether the first one ends the reading.
+        Whether the first bad row raises an error.
     """
 
     def __init__(self, dead: DeadLetters, strict: bool) -> None:
@@ -103,44 +103,44 @@ class BadRows:
         self.strict = strict
 
     def put(self, path: Path, row: int, kind: str, reason: str, value: Callable[[], str]) -> None:
-        """Leave out a row.
+        """Report a bad row.
 
         Parameters
         ----------
         path : Path
             The file.
         row : int
-            Number of the row in it, counted from 1, a header included.
+            Number of the row in the file, counted from 1, including a header.
         kind : str
-            Short stable reason.
+            Short reason, for counters.
         reason : str
             The reason in words.
         value : callable
-            Gives the row's text; asked for the first rows of a kind only, because a file can be bad from end to end.
+            Returns the text of the row. Called only for the first rows of a kind, because every row of a file can be bad.
 
         Raises
         ------
         BadRecording
-            When strict.
+            With `strict`.
         """
         if self.strict:
-            raise BadRecording(path, f"row {row}: {reason}", "correct it, or leave bad rows out (strict = false)")
-        kept = self.dead.counts[kind] < _VALUES_KEPT
+            raise BadRecording(path, f"row {row}: {reason}", "correct it, or skip bad rows (strict = false)")
+        kept = self.dead.counts[kind] < _MAX_VALUES
         self.dead.put(kind, f"row {row}: {reason}", value() if kept else "", source=str(path), offset=row)
 
 
 class Reader(Protocol):
-    """A file of rows as columns."""
+    """Reads the rows of a file as columns."""
 
     path: Path
     names: list[str]
 
     @property
     def rows(self) -> int | None:
-        """Rows in the file, bad ones included, where that is cheap to know."""
+        """Rows in the file, including bad ones; None where counting is slow."""
 
     def tables(self, columns: Sequence[str], bad: BadRows, *, whole: bool) -> Iterator[pa.Table]:
-        """Read these columns: one table, or one after the other as the file is read."""
+        """Read these columns. With `whole`: as one table; otherwise table by table while the file is read."""
 
     def row_number(self, index: int) -> int:
-        """Number in the file, see `BadRows.put`, of the index-th row of the tables so far."""
+        """Return the number in the file (see `BadRows.put`) of the index-th row of the tables so far."""

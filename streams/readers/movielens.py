@@ -1,4 +1,4 @@
-"""MovieLens in its three dresses (``u.data``, ``ratings.dat``, ``ratings.csv``), and MovieTweetings, modelled on the second."""
+"""The three formats of MovieLens (``u.data``, ``ratings.dat``, ``ratings.csv``), and MovieTweetings, close to the second."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ Attributes = dict[str, Attribute]
 
 
 def movielens(path: Path, columns: ColumnMap | None, users: SideFile, items: SideFile) -> Layout:
-    """Layout of a file of ratings, told apart by its first line, with the files of users and films beside it.
+    """Return the layout of a file of ratings, with its side files. The first line tells the format.
 
     Raises
     ------
     BadRecording
-        For a file that looks like none of the three, and for a `columns`: MovieLens has its own.
+        The file has none of the three formats, or `columns` is given: the columns of MovieLens are fixed.
     """
     if columns is not None:
-        raise BadRecording(path, "columns are given, but those of MovieLens are known", "leave them out, or say format = csv")
+        raise BadRecording(path, "columns are given, but those of MovieLens are fixed", "leave them out, or set format = csv")
     line = first_line(path)
     if not line:
         raise BadRecording(path, "empty file", "give a file with rows")
     if "::" in line:
-        # Arrow splits at one character: every second field is empty.
+        # Arrow splits at a single character, so every second field is empty.
         names = ["user", "", "item", " ", "rating", "  ", "timestamp"]
         reader = TextReader(path, ":", names=names, header=False)
         rest = path.name.removeprefix("ratings")
@@ -79,7 +79,7 @@ def movielens(path: Path, columns: ColumnMap | None, users: SideFile, items: Sid
             users=_side("user", path.with_name("u.user"), users, _split("|"), _user_pipe),
             items=_side("item", path.with_name("u.item"), items, _split("|"), _film_pipe),
         )
-    raise BadRecording(path, f"no MovieLens file (it starts with {line[:60]!r})", "name its format, and its columns")
+    raise BadRecording(path, f"not a MovieLens file (it starts with {line[:60]!r})", "set its format and its columns")
 
 
 def _split(separator: str) -> Callable[[str], list[str]]:
@@ -88,14 +88,14 @@ def _split(separator: str) -> Callable[[str], list[str]]:
 
 def _side(
     side: str,
-    beside: Path,
+    default: Path,
     given: SideFile,
     split: Callable[[str], list[str]],
     attributes: Callable[[Sequence[str]], Attributes | None],
 ) -> Side | None:
-    if given is False or (given is None and not beside.exists()):
+    if given is False or (given is None and not default.exists()):
         return None
-    path = given if isinstance(given, Path) else beside
+    path = given if isinstance(given, Path) else default
     if not path.exists():
         raise BadRecording(path, "no such file", f"give the path of a file of {side}s, or leave it out")
     return lambda bad, timestamp: _updates(side, path, split, attributes, bad, timestamp)
@@ -117,33 +117,33 @@ def _updates(
         try:
             found = attributes(fields)
         except (ValueError, IndexError):
-            bad.put(path, number, "bad_attributes", f"not a {side} as MovieLens writes one", partial(str, text))
+            bad.put(path, number, "bad_attributes", f"not a {side} in the format of MovieLens", partial(str, text))
             continue
         if found is not None and fields[0]:
             yield make_update(side, fields[0], found, timestamp)
 
 
 def _user_pipe(fields: Sequence[str]) -> Attributes | None:
-    """``id|age|gender|occupation|zip``, in some copies below a header."""
+    """Read ``id|age|gender|occupation|zip``; some copies have a header."""
     if fields[1] == "age":
         return None
     return {"age": float(fields[1]), "gender": fields[2], "occupation": fields[3]}
 
 
 def _user_dat(fields: Sequence[str]) -> Attributes:
-    """``id::gender::age::occupation::zip``; MovieTweetings has ``id::twitter id``, which says nothing about a user."""
+    """Read ``id::gender::age::occupation::zip``. MovieTweetings has ``id::twitter id``: no attributes."""
     if len(fields) == 2:
         return {}
     return {"gender": fields[1], "age": float(fields[2]), "occupation": fields[3]}
 
 
 def _film_pipe(fields: Sequence[str]) -> Attributes | None:
-    """``id|title|release date|video date|url|19 flags of genres``, in some copies below a header."""
+    """Read ``id|title|release date|video date|url|19 genre flags``; some copies have a header."""
     if fields[5] == "unknown":
         return None
     flags = fields[5:]
     if len(flags) != len(_GENRES) or not set(flags) <= {"0", "1"}:
-        raise ValueError("no flags of genres")
+        raise ValueError("not 19 genre flags of 0 or 1")
     found: Attributes = {"title": fields[1], "genres": [g for g, flag in zip(_GENRES, flags, strict=True) if flag == "1"]}
     year = re.search(r"\d{4}$", fields[2])
     if year:
@@ -152,7 +152,7 @@ def _film_pipe(fields: Sequence[str]) -> Attributes | None:
 
 
 def _film(fields: Sequence[str]) -> Attributes | None:
-    """``id::title (year)::genre|genre``, or the same three as CSV below a header."""
+    """Read ``id::title (year)::genre|genre``, or the same fields as CSV with a header."""
     if fields[0] == "movieId":
         return None
     if len(fields) != 3:

@@ -1,4 +1,4 @@
-"""The Open Bandit Dataset: one row a place of a page, with the propensity of the item that was put there.
+"""The Open Bandit Dataset: one row per position on a page, with the propensity of the item shown there.
 
 References
 ----------
@@ -20,42 +20,42 @@ from streams.dead_letters import DeadLetters
 from streams.events import Attribute, Impression, ItemUpdate, Scalar
 from streams.readers.cells import numbers, texts, times
 from streams.readers.cleaning import Types
+from streams.readers.decision import Decision
 from streams.readers.mapping import BadRecording, BadRows
-from streams.readers.shown import Decision
 from streams.readers.text import TextReader
 from streams.readers.updates import side_updates
 
 __all__ = ["open_bandit"]
 
 PROPENSITY = ("propensity_score", "action_prob")
-"""What the files call it, and what their description does."""
+"""Name of the propensity in the files, and in their documentation."""
 
 
 def open_bandit(path: Path, bad: BadRows) -> Iterator[ItemUpdate | Decision]:
     """Read a policy's log of one campaign, such as ``random/all/all.csv``.
 
-    The candidates of every row are the items of the ``item_context.csv`` beside it, or, where there is none, all that occur.
-    Context: ``position`` and the four ``user_feature_*``; users have no id, so equal features are one user. The
-    ``user-item_affinity_*`` are not read.
+    The candidates of every row are the items of ``item_context.csv`` in the same folder. Without that file, they are all items
+    in the log. The context is ``position`` and the four ``user_feature_*``. Users have no id, so equal features are one user.
+    The ``user-item_affinity_*`` are not read.
 
     Raises
     ------
     BadRecording
-        For a file without the columns of that dataset, its propensities above all.
+        The file lacks columns of this dataset.
     """
     reader = TextReader(path, ",", quote='"')
     propensity = next((name for name in PROPENSITY if name in reader.names), None)
     if propensity is None:
-        raise BadRecording.without(path, PROPENSITY[0], reader.names)
+        raise BadRecording.missing_column(path, PROPENSITY[0], reader.names)
     needed = ("timestamp", "item_id", "position", "click", propensity)
     for name in needed:
         if name not in reader.names:
-            raise BadRecording.without(path, name, reader.names)
+            raise BadRecording.missing_column(path, name, reader.names)
     features = [name for name in reader.names if name.startswith("user_feature_")]
-    beside = path.with_name("item_context.csv")
-    updates = list(_items(beside, bad)) if beside.exists() else []
+    item_file = path.with_name("item_context.csv")
+    updates = list(_items(item_file, bad)) if item_file.exists() else []
     yield from updates
-    items = [update.item for update in updates] or _occurring(path)
+    items = [update.item for update in updates] or _items_in_log(path)
     others: dict[str | None, tuple[str, ...]] = {item: tuple(items[:n] + items[n + 1 :]) for n, item in enumerate(items)}
     read = 0
     for table in reader.tables([*needed, *features], bad, whole=False):
@@ -65,7 +65,7 @@ def open_bandit(path: Path, bad: BadRows) -> Iterator[ItemUpdate | Decision]:
 
 
 class _Rows:
-    """A piece of the file; rows that cannot be used are reported column by column."""
+    """One table of the file. Bad rows are reported column by column."""
 
     def __init__(self, reader: TextReader, table: pa.Table, before: int, bad: BadRows) -> None:
         self._reader, self._table, self._before, self._bad = reader, table, before, bad
@@ -76,26 +76,26 @@ class _Rows:
     ) -> Iterator[Decision]:
         table = self._table
         item = texts(table["item_id"]).texts()
-        known = np.array([one in others for one in item], np.bool_)
+        known = np.array([name in others for name in item], np.bool_)
         timestamp, _ = times(table["timestamp"], unit="s")
-        position, click, chance = (numbers(table[name])[0] for name in ("position", "click", propensity))
-        self._drop("item_id", "unknown_item", ~known, "no item of item_context.csv")
-        self._drop("timestamp", "bad_timestamp", ~((timestamp >= 0) & (timestamp <= 1e11)), "no time")
-        self._drop("position", "bad_position", np.isnan(position), "no number")
-        self._drop("click", "bad_reward", np.isnan(click), "no finite number")
-        self._drop(propensity, "bad_propensity", ~((chance > 0) & (chance <= 1)), "no probability above 0")
+        position, click, probability = (numbers(table[name])[0] for name in ("position", "click", propensity))
+        self._drop("item_id", "unknown_item", ~known, "not an item of item_context.csv")
+        self._drop("timestamp", "bad_timestamp", ~((timestamp >= 0) & (timestamp <= 1e11)), "not a time")
+        self._drop("position", "bad_position", np.isnan(position), "not a number")
+        self._drop("click", "bad_reward", np.isnan(click), "not a finite number")
+        self._drop(propensity, "bad_propensity", ~((probability > 0) & (probability <= 1)), "not a probability above 0")
         users = [texts(table[name]).texts() for name in features]
         for row in np.flatnonzero(self._good).tolist():
-            seen = [column[row] or "" for column in users]
-            context: dict[str, Scalar] = {"position": float(position[row]), **dict(zip(features, seen, strict=True))}
+            values = [column[row] or "" for column in users]
+            context: dict[str, Scalar] = {"position": float(position[row]), **dict(zip(features, values, strict=True))}
             shown = item[row]
             assert shown is not None
             yield Decision(
                 impression=Impression(
                     request_id=str(self._number(row)),
-                    user=":".join(one[:16] for one in seen) or "-",
+                    user=":".join(value[:16] for value in values) or "-",
                     items=(shown,),
-                    propensities=(float(chance[row]),),
+                    propensities=(float(probability[row]),),
                     context=context,
                     timestamp=float(timestamp[row]),
                 ),
@@ -118,14 +118,14 @@ class _Rows:
 def _items(path: Path, bad: BadRows) -> Iterator[ItemUpdate]:
     reader = TextReader(path, ",", quote='"')
     if "item_id" not in reader.names:
-        raise BadRecording.without(path, "item_id", reader.names)
+        raise BadRecording.missing_column(path, "item_id", reader.names)
     for update in side_updates("item", reader, "item_id", Types(), bad, 0.0):
         assert isinstance(update, ItemUpdate)
         kept: dict[str, Attribute] = {name: value for name, value in update.attributes.items() if name}
         yield ItemUpdate(item=update.item, attributes=kept)
 
 
-def _occurring(path: Path) -> list[str]:
+def _items_in_log(path: Path) -> list[str]:
     found: dict[str, None] = {}
     silent = BadRows(DeadLetters(), strict=False)
     for table in TextReader(path, ",", quote='"').tables(["item_id"], silent, whole=False):

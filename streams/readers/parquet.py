@@ -1,4 +1,4 @@
-"""Parquet files."""
+"""Reader of Parquet files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ParquetReader:
     Raises
     ------
     BadRecording
-        For a file that is not there or is no Parquet.
+        The file does not exist or is not a Parquet file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +38,7 @@ class ParquetReader:
         except FileNotFoundError as error:
             raise BadRecording(path, "no such file", "give the path of a recorded file") from error
         except (OSError, pa.ArrowInvalid) as error:
-            raise BadRecording(path, f"no Parquet file ({error})", "name its format, or see whether it is whole") from error
+            raise BadRecording(path, f"not a Parquet file ({error})", "set its format, or check that it is complete") from error
         self.names = list(schema.names)
         self._text = [field.name for field in schema if pa.types.is_string(field.type)]
 
@@ -47,7 +47,7 @@ class ParquetReader:
         return index + 1
 
     def tables(self, columns: Sequence[str], bad: BadRows, *, whole: bool) -> Iterator[pa.Table]:
-        """See `Reader.tables`. Text comes dictionary encoded, as it mostly lies in the file."""
+        """See `Reader.tables`. Text is read dictionary encoded, as it usually is in the file."""
         text = [name for name in self._text if name in columns]
         try:
             with pa.parquet.ParquetFile(self.path, read_dictionary=text, memory_map=True) as file:
@@ -57,4 +57,4 @@ class ParquetReader:
                 for batch in file.iter_batches(_CHUNK, columns=list(columns), use_threads=False):
                     yield pa.Table.from_batches([batch])
         except (OSError, pa.ArrowInvalid) as error:
-            raise BadRecording(self.path, f"damaged Parquet ({error})", "make or fetch it anew") from error
+            raise BadRecording(self.path, f"damaged Parquet ({error})", "create or download it again") from error

@@ -1,4 +1,4 @@
-"""RecBole's atomic files: tabs, and a header that names and types the columns (``user_id:token``)."""
+"""RecBole's atomic files: tab-separated, with a header of column names and types (``user_id:token``)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _TYPES = {"token", "float", "token_seq", "float_seq"}
 
 
 def recbole(path: Path, columns: ColumnMap | None, users: SideFile, items: SideFile) -> Layout:
-    """Layout of an ``.inter`` file and of the ``.user`` and ``.item`` files beside it.
+    """Return the layout of an ``.inter`` file, with its ``.user`` and ``.item`` files.
 
-    Without a `columns`, RecBole's own names are taken: ``user_id``, ``item_id``, ``timestamp``, ``rating`` or else ``label``;
-    other columns of tokens or numbers are context.
+    Without `columns`, RecBole's own names are used: ``user_id``, ``item_id``, ``timestamp``, and ``rating`` or else ``label``.
+    Other columns of tokens or numbers become context.
     """
     types = _types(path)
     if columns is None:
@@ -37,10 +37,10 @@ def recbole(path: Path, columns: ColumnMap | None, users: SideFile, items: SideF
 
 
 def _side(side: str, path: Path, given: SideFile, identity: str) -> Side | None:
-    beside = path.with_suffix(f".{side}")
-    if given is False or (given is None and not beside.exists()):
+    default = path.with_suffix(f".{side}")
+    if given is False or (given is None and not default.exists()):
         return None
-    found = given if isinstance(given, Path) else beside
+    found = given if isinstance(given, Path) else default
     types = _types(found)
     reader = TextReader(found, "\t", rename=_name)
     return lambda bad, timestamp: side_updates(side, reader, identity, _declared(types), bad, timestamp)
@@ -54,7 +54,7 @@ def _types(path: Path) -> dict[str, str]:
     for column in line.split("\t"):
         name, _, kind = column.partition(":")
         if kind not in _TYPES:
-            raise BadRecording(path, f"header {column!r} has no type", f"write it as {name}:token, or name another format")
+            raise BadRecording(path, f"header {column!r} has no type", f"write it as {name}:token, or set another format")
         types[name] = kind
     return types
 

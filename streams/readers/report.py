@@ -1,4 +1,4 @@
-"""What is in a recorded file, for ``freshet validate``."""
+"""The report on a recorded file, for ``freshet validate``."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What is in a recorded file.
+    """The contents of a recorded file.
 
     Attributes
     ----------
     path, format : str
-        The file.
+        Path and format of the file.
     rows : int
-        Interactions.
+        Number of interactions.
     events : dict
         Other events, by type: updates of users and items, impressions, ...
     users, items : int
-        Distinct ones in the interactions.
+        Distinct users and items in the interactions.
     kinds : dict
         Interactions by kind.
     start, end : float or None
         Times of the earliest and latest interaction, Unix seconds.
     out_of_order : int
-        Rows earlier than the row before them in the file.
+        Rows with a time before that of the previous row in the file.
     bad : dict
-        Rows that were left out, by reason.
+        Skipped rows, by reason.
     examples : dict
-        A few of them in words, by reason.
+        Messages of a few skipped rows, by reason.
     unknown_users, unknown_items : int or None
-        Interactions whose user or item is in no file of users or items; None where there is no such file.
+        Interactions whose user or item is not in the side file; None without that file.
     """
 
     path: str
@@ -62,12 +62,12 @@ class Report:
     unknown_items: int | None
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the report as a dict for JSON."""
         return asdict(self)
 
 
 class Tally:
-    """Counts events and blocks."""
+    """Counts the events and blocks of a recording."""
 
     def __init__(self) -> None:
         self._rows = 0
@@ -77,14 +77,14 @@ class Tally:
         self._start, self._end = np.inf, -np.inf
 
     def take(self, event: Event | Block) -> None:
-        """Count one."""
+        """Count an event or a block."""
         if isinstance(event, Block):
             self._take_block(event)
         elif isinstance(event, Interaction):
             self._rows += 1
             self._kinds[event.kind] += 1
-            self._users.one(event.user)
-            self._items.one(event.item)
+            self._users.add(event.user)
+            self._items.add(event.item)
             self._span(event.timestamp, event.timestamp)
         else:
             self._events[str(event.__struct_config__.tag)] += 1
@@ -94,10 +94,10 @@ class Tally:
                 case ItemUpdate():
                     self._items.known.add(event.item)
                 case Impression():
-                    self._users.one(event.user, rows=0)
+                    self._users.add(event.user, rows=0)
 
     def report(self, path: Path, format: str, dead: DeadLetters, out_of_order: int, has_users: bool, has_items: bool) -> Report:
-        """What was counted, with what the reading left out."""
+        """Return the report on all that was counted, with the rows that the reader skipped."""
         examples: dict[str, list[str]] = {}
         for letter in dead.read(1_000):
             if len(examples.setdefault(letter.kind, [])) < _EXAMPLES:
@@ -121,8 +121,8 @@ class Tally:
 
     def _take_block(self, block: Block) -> None:
         self._rows += block.rows
-        self._users.many(block.user)
-        self._items.many(block.item)
+        self._users.add_column(block.user)
+        self._items.add_column(block.item)
         if isinstance(block.kind, str):
             self._kinds[block.kind] += block.rows
         else:
@@ -135,16 +135,16 @@ class Tally:
 
 
 class _Ids:
-    """Rows by id, and the ids that a file beside knows."""
+    """Counts rows by id, and stores the ids of the side file."""
 
     def __init__(self) -> None:
         self.rows: Counter[str] = Counter()
         self.known: set[str] = set()
 
-    def one(self, name: str, rows: int = 1) -> None:
+    def add(self, name: str, rows: int = 1) -> None:
         self.rows[name] += rows
 
-    def many(self, column: Column) -> None:
+    def add_column(self, column: Column) -> None:
         codes, counts = np.unique(column.codes, return_counts=True)
         for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
             self.rows[column.names[code]] += count

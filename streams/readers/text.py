@@ -1,4 +1,4 @@
-"""Delimited text: CSV, TSV, and the ``::`` files of MovieLens."""
+"""Reader of delimited text: CSV, TSV, and the ``::`` files of MovieLens."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from streams.readers.mapping import BadRecording, BadRows
 __all__ = ["RowNumbers", "TextReader", "first_line", "read_text"]
 
 _BLOCK = 1 << 20
-_COUNTED = 1 << 30
+_MAX_COUNTED_BYTES = 1 << 30
 _COMPRESSED = {".gz", ".bz2", ".zst", ".lz4"}
 
 
 class RowNumbers:
-    """From the rows that were kept to their numbers in the file.
+    """Maps the index of a row that was kept to its number in the file.
 
     Parameters
     ----------
     header : int
-        Rows above the first one.
+        Number of header rows.
     """
 
     def __init__(self, header: int) -> None:
@@ -35,17 +35,17 @@ class RowNumbers:
         self._skipped: list[int] = []
 
     def skip(self, number: int) -> None:
-        """Row `number` of the file is not among the kept ones; called in order."""
-        # Kept rows in front of it, which is what `row_number` looks for.
+        """Note that row `number` of the file was skipped. Call this in file order."""
+        # The number of kept rows before it: `row_number` searches for this.
         self._skipped.append(number - 1 - self._header - len(self._skipped))
 
     def row_number(self, index: int) -> int:
-        """Number of the index-th kept row."""
+        """Return the number in the file of the index-th kept row."""
         return self._header + 1 + index + int(np.searchsorted(self._skipped, index, side="right"))
 
 
 class TextReader:
-    """Rows of text with a delimiter; every cell is read as text, so that a bad one costs its row and not the file.
+    """Reads delimited text. Every cell is read as text, so a bad cell costs only its row.
 
     Parameters
     ----------
@@ -54,13 +54,13 @@ class TextReader:
     delimiter : str
         One character.
     quote : str or False
-        Character that quotes cells; False: none does.
+        Character that quotes cells. False: none.
     names : sequence of str or None
-        Names of all columns; None: the first row has them.
+        Names of all columns. None: the first row has them.
     header : bool
-        Whether there is a first row of names.
+        Whether the first row holds names.
     rename : callable
-        From a column's name in the header to what it is called here.
+        Maps a name in the header to the column's name.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class TextReader:
     @property
     def rows(self) -> int | None:
         """See `Reader.rows`."""
-        if self.path.suffix in _COMPRESSED or self.path.stat().st_size > _COUNTED:
+        if self.path.suffix in _COMPRESSED or self.path.stat().st_size > _MAX_COUNTED_BYTES:
             return None
         lines, last = 0, b"\n"
         with self.path.open("rb") as file:
@@ -104,7 +104,7 @@ class TextReader:
             return "skip"
 
         failures: list[tuple[int, str, str]] = []
-        # One thread: row numbers are only known then, and the other cores are the learner's.
+        # One thread: otherwise row numbers are unknown. The other cores are for the learners.
         read = pa.csv.ReadOptions(
             use_threads=False, block_size=8 * _BLOCK, column_names=self.names, skip_rows=int(self._header)
         )
@@ -147,16 +147,16 @@ class TextReader:
             return BadRecording(self.path, "a row longer than 8 MiB", "look for a quote that is never closed")
         if "Empty CSV" in problem or "skip initial" in problem:
             return BadRecording(self.path, "no rows", "give a file with rows")
-        return BadRecording(self.path, problem, "see whether the format and delimiter are what the file has")
+        return BadRecording(self.path, problem, "check that the format and delimiter fit the file")
 
 
 def first_line(path: Path) -> str:
-    """First line without its end; empty for an empty file.
+    """Return the first line without its line end; empty for an empty file.
 
     Raises
     ------
     BadRecording
-        For a file that is not there, cannot be opened, or does not start with UTF-8 text.
+        The file does not exist, cannot be opened, or does not start with UTF-8 text.
     """
     try:
         with pa.input_stream(str(path)) as file:
@@ -164,15 +164,15 @@ def first_line(path: Path) -> str:
     except FileNotFoundError as error:
         raise BadRecording(path, "no such file", "give the path of a recorded file") from error
     except (OSError, pa.ArrowInvalid) as error:
-        raise BadRecording(path, f"cannot be read ({error})", "see its permissions, and whether it is whole") from error
+        raise BadRecording(path, f"cannot be read ({error})", "check its permissions, and that it is complete") from error
     try:
         return line.decode("utf-8-sig").rstrip("\r")
     except UnicodeDecodeError as error:
-        raise BadRecording(path, f"its first line is not UTF-8 text ({error})", "name its format, or convert it") from error
+        raise BadRecording(path, f"its first line is not UTF-8 text ({error})", "set its format, or convert it") from error
 
 
 def read_text(path: Path) -> list[str]:
-    """Lines of a small file in UTF-8 or, as MovieLens has it, Latin-1."""
+    """Return the lines of a small file in UTF-8, or in Latin-1 as in MovieLens."""
     data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")

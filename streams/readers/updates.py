@@ -1,4 +1,4 @@
-"""Users and items as events: from the attributes that rows carry, and from files beside them."""
+"""Updates of users and items, from attributes in the rows and from side files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Update = UserUpdate | ItemUpdate
 
 
 class Updates:
-    """Finds, in rows that repeat their user's or item's attributes, where these are new or have changed.
+    """Makes updates from rows that repeat the attributes of their user or item, where these are new or have changed.
 
     Parameters
     ----------
     side : {"user", "item"}
-        Whose attributes.
-    known : mapping of id to attributes
-        What a file beside says, which the rows add to.
+        Whether the attributes are of users or items.
+    known : mapping of str to mapping
+        Attributes from the side file, by id. The rows add to them.
     """
 
     def __init__(self, side: str, known: Mapping[str, Mapping[str, Value]]) -> None:
@@ -37,23 +37,23 @@ class Updates:
         self._values: dict[str, _Numbering] = {}
         self._last = np.empty((0, 0))
 
-    def ahead(self, ids: Column, attributes: Mapping[str, Attribute], timestamp: Times) -> Iterator[Update]:
-        """Updates that come before a chunk of rows: the first row of an id in the chunk decides for the chunk.
+    def changes(self, ids: Column, attributes: Mapping[str, Attribute], timestamp: Times) -> Iterator[Update]:
+        """Yield the updates to send before a chunk of rows. The first row of an id counts for the whole chunk.
 
         Parameters
         ----------
-        ids : Column, (N,) rows
+        ids : Column, N rows
             Users or items of the rows.
-        attributes : mapping of name to Attribute, (N,) rows each
-            Their attributes.
+        attributes : mapping of str to Attribute, N rows each
+            Their attributes, by name.
         timestamp : (N,) float64
-            Times of the rows.
+            Times of the rows, Unix seconds.
         """
         if not attributes or not ids.codes.size:
             return
         codes, first = _first_rows(self._ids.numbers(ids), len(self._ids))
         chosen = {name: attribute.take(first) for name, attribute in attributes.items()}
-        # One float per id and attribute: the number itself, or the number of its text; never inf, which means "not seen".
+        # One float per id and attribute: the number, or the code of the text. Never inf, which means "not seen yet".
         now = np.stack([self._comparable(name, attribute) for name, attribute in chosen.items()], axis=1)
         if len(self._ids) > len(self._last):
             grown = np.full((2 * len(self._ids), now.shape[1]), np.inf)
@@ -64,9 +64,9 @@ class Updates:
         self._last[codes] = now
         changed = changed[np.argsort(first[changed])]
         cells = {name: attribute.take(changed).cells() for name, attribute in chosen.items()}
-        for place, row in enumerate(first[changed].tolist()):
+        for index, row in enumerate(first[changed].tolist()):
             name = ids.names[ids.codes[row]]
-            values = {attribute: column[place] for attribute, column in cells.items()}
+            values = {attribute: column[index] for attribute, column in cells.items()}
             found = {attribute: value for attribute, value in values.items() if value is not None}
             yield make_update(self._side, name, {**self._known.get(name, {}), **found}, float(timestamp[row]))
 
@@ -78,7 +78,7 @@ class Updates:
 
 
 class _Numbering:
-    """Gives every text a number that lasts, whatever its code is in one table or the next."""
+    """Gives every text a permanent number. Its code can differ from table to table."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
@@ -89,7 +89,7 @@ class _Numbering:
         return len(self._numbers)
 
     def numbers(self, column: Column) -> Ids:
-        """(N,) int64; -1 where the row says nothing."""
+        """Return the number of each row's text, (N,) int64; -1 where the row has no value."""
         if column.names is not self._names:
             numbers = self._numbers
             found = [numbers.setdefault(name, len(numbers)) for name in column.names]
@@ -99,32 +99,32 @@ class _Numbering:
 
 
 def _first_rows(numbers: Ids, count: int) -> tuple[Ids, Ids]:
-    """The different `numbers` (N,), all below `count`, ascending, and the first row of each; without sorting the rows."""
+    """Return the distinct `numbers` (N,), all below `count`, in ascending order, and the first row of each; without a sort."""
     first = np.full(count, numbers.size)
-    first[numbers[::-1]] = np.arange(numbers.size - 1, -1, -1)  # of several assignments to one place the last one stays
+    first[numbers[::-1]] = np.arange(numbers.size - 1, -1, -1)  # of several assignments to one index, the last one wins
     codes = np.flatnonzero(first < numbers.size)
     return codes, first[codes]
 
 
 def make_update(side: str, name: str, attributes: dict[str, Value], timestamp: float) -> Update:
-    """An update of a user or an item."""
+    """Return an update of a user or an item."""
     if side == "user":
         return UserUpdate(user=name, attributes=attributes, timestamp=timestamp)
     return ItemUpdate(item=name, attributes=attributes, timestamp=timestamp)
 
 
 def side_updates(side: str, reader: Reader, identity: str, types: Types, bad: BadRows, timestamp: float) -> Iterator[Update]:
-    """Every row of a table of users or items as an update.
+    """Yield an update for every row of a table of users or items.
 
     Raises
     ------
     BadRecording
-        Where there is no column `identity`.
+        The table has no column `identity`.
     """
     if identity not in reader.names:
-        raise BadRecording.without(reader.path, identity, reader.names)
+        raise BadRecording.missing_column(reader.path, identity, reader.names)
     cleaner = Cleaner(reader, ColumnMap(), "", types, bad)
-    # A column without a name is the row number that data frames write.
+    # A column without a name holds the row numbers that data frames write.
     for table in reader.tables([name for name in dict.fromkeys(reader.names) if name], bad, whole=True):
         ids, attributes = cleaner.attributes(table, identity)
         columns = {name: attribute.cells() for name, attribute in attributes.items()}

@@ -1,4 +1,4 @@
-"""What the tests of recorded files share."""
+"""Helpers of the tests of recorded files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streams.recorded import Recording
 
 
 def flat(recording: Recording) -> list[Event]:
-    """Blocks opened up into events."""
+    """All events of a recording, with blocks expanded."""
     found: list[Event] = []
     for event in recording.events():
         found += event.interactions() if isinstance(event, Block) else [event]

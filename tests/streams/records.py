@@ -1,4 +1,4 @@
-"""What the tests of logs share."""
+"""Helpers of the tests of logs."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_a_missing_field_is_named() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"type":"tick"} x', b'{"type":"forget","user":"\xff"}'])
-def test_what_is_no_json_is_told_from_what_is_no_event(data: bytes) -> None:
+def test_invalid_json_and_invalid_events_have_different_kinds(data: bytes) -> None:
     with pytest.raises(BadEvent) as caught:
         decode(data)
     assert caught.value.kind == "not_json"
@@ -121,7 +121,7 @@ def test_what_is_no_json_is_told_from_what_is_no_event(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-def test_numbers_that_are_none_are_refused_on_the_way_in(number: str) -> None:
+def test_nan_and_infinities_are_refused_when_decoding(number: str) -> None:
     with pytest.raises(BadEvent, match="send finite numbers"):
         decode('{"type":"interaction","user":"u","item":"i","value":' + number + "}")
 
@@ -132,14 +132,14 @@ def test_a_number_out_of_range_is_refused() -> None:
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_numbers_that_are_none_are_refused_on_the_way_out(number: float) -> None:
+def test_nan_and_infinities_are_refused_when_encoding(number: float) -> None:
     with pytest.raises(BadEvent, match=r"^value: not a finite number"):
         encode(Interaction(user="u", item="null", value=number))
     with pytest.raises(BadEvent, match=r"^scores\[1\]: not a finite number"):
         encode(Impression(request_id="r", user="u", items=("a", "b"), scores=(1.0, number)))
 
 
-def test_text_that_is_no_unicode_is_refused_on_the_way_out() -> None:
+def test_invalid_unicode_is_refused_when_encoding() -> None:
     with pytest.raises(BadEvent, match="not valid Unicode"):
         encode(Interaction(user="u\ud800", item="i"))
 

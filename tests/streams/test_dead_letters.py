@@ -10,7 +10,7 @@ from streams.lmdb_log import LmdbLog
 from streams.log import MemoryLog
 
 
-def test_a_letter_keeps_the_record_its_place_and_its_reason() -> None:
+def test_a_letter_keeps_the_record_its_offset_and_its_reason() -> None:
     dead = DeadLetters(MemoryLog())
     dead.put("not_json", "event: not JSON", b"\xff\x00{", source="log", partition=2, offset=7)
     (letter,) = dead.read()
@@ -40,7 +40,7 @@ def test_without_a_log_memory_is_bounded() -> None:
     assert (len(letters), letters[0].value) == (1_000, b"500")
 
 
-def test_a_large_record_is_cut_and_broken_text_is_kept_as_far_as_it_goes() -> None:
+def test_a_large_record_is_cut_and_invalid_text_is_replaced() -> None:
     dead = DeadLetters(MemoryLog())
     dead.put("kind", "reason \ud800", b"x" * 100_000)
     dead.put("kind", "reason", "\ud800 text")
@@ -49,7 +49,7 @@ def test_a_large_record_is_cut_and_broken_text_is_kept_as_far_as_it_goes() -> No
     assert broken.value == b"? text"
 
 
-def test_a_full_log_costs_letters_and_never_raises(tmp_path: Path) -> None:
+def test_a_full_log_loses_letters_counts_them_and_never_raises(tmp_path: Path) -> None:
     log = LmdbLog(tmp_path, max_bytes=2**20)
     dead = DeadLetters(log)
     for _ in range(100):
@@ -69,7 +69,7 @@ def test_clear_starts_the_counting_anew() -> None:
     assert (dict(dead.counts), dead.read()) == ({}, [])
 
 
-def test_what_has_been_reported_is_known_by_partition_also_after_a_restart(tmp_path: Path) -> None:
+def test_reported_offsets_are_known_by_partition_also_after_a_restart(tmp_path: Path) -> None:
     for dead in (DeadLetters(), DeadLetters(MemoryLog())):
         assert dead.reported("log") == {}
     log = LmdbLog(tmp_path)
@@ -105,7 +105,7 @@ def test_letters_are_copied_and_the_newest_stay_readable() -> None:
     assert copies == list(range(3_000))
 
 
-def test_letters_that_fit_nowhere_are_counted() -> None:
+def test_letters_that_cannot_be_stored_are_counted() -> None:
     dead = DeadLetters(MemoryLog(most=2))
     for _ in range(3):
         dead.put("kind", "reason", b"")

@@ -13,8 +13,8 @@ from streams.lmdb_log import LmdbLog
 from streams.log import InDoubt, Log, MemoryLog, Offsets, TooLarge
 
 
-class Elsewhere(MemoryLog):
-    """A log that can be away, or say nothing, and takes no value of over 100 bytes."""
+class Target(MemoryLog):
+    """A log that can be unavailable or not confirm appends, and refuses values over 100 bytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,11 +66,11 @@ def put(source: Log, forwarder: Forwarder | None, *values: bytes) -> None:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streams.forwarding.PAUSE", 0.001)
-    monkeypatch.setattr("streams.forwarding.LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr("streams.forwarding.MAX_PAUSE", 0.001)
 
 
 def test_everything_is_copied_in_order_and_trimmed_behind() -> None:
-    source, target = MemoryLog(), Elsewhere()
+    source, target = MemoryLog(), Target()
     put(source, None, b"before")
     with forwarding(source, target, keep=2) as forwarder:
         put(source, forwarder, b"1", b"2", b"3", b"4")
@@ -82,8 +82,8 @@ def test_everything_is_copied_in_order_and_trimmed_behind() -> None:
     assert target.closed
 
 
-def test_what_the_other_log_does_not_take_waits_and_nobody_waits_for_it() -> None:
-    source, target = MemoryLog(), Elsewhere()
+def test_records_wait_while_the_target_is_unavailable_and_appends_do_not() -> None:
+    source, target = MemoryLog(), Target()
     with forwarding(source, target) as forwarder:
         put(source, forwarder, b"1")
         until(lambda: forwarder.waiting == 0)
@@ -97,8 +97,8 @@ def test_what_the_other_log_does_not_take_waits_and_nobody_waits_for_it() -> Non
     assert forwarder.failures >= 2
 
 
-def test_after_an_answer_that_did_not_come_a_record_is_there_at_least_once() -> None:
-    source, target = MemoryLog(), Elsewhere()
+def test_an_unconfirmed_record_is_copied_at_least_once() -> None:
+    source, target = MemoryLog(), Target()
     target.silent = True
     with forwarding(source, target) as forwarder:
         put(source, forwarder, b"1")
@@ -111,7 +111,7 @@ def test_after_an_answer_that_did_not_come_a_record_is_there_at_least_once() -> 
 
 
 def test_a_record_that_is_too_large_stays_and_does_not_hold_up_the_others() -> None:
-    source, target = MemoryLog(), Elsewhere()
+    source, target = MemoryLog(), Target()
     put(source, None, b"1", b"x" * 101, b"2")
     with forwarding(source, target) as forwarder:
         until(lambda: forwarder.waiting == 0)
@@ -119,8 +119,8 @@ def test_a_record_that_is_too_large_stays_and_does_not_hold_up_the_others() -> N
     assert forwarder.failures == 1
 
 
-def test_a_new_life_goes_on_where_the_last_one_came_to(tmp_path: Path) -> None:
-    target, progress = Elsewhere(), tmp_path / "copied"
+def test_copying_continues_at_the_saved_offset_after_a_restart(tmp_path: Path) -> None:
+    target, progress = Target(), tmp_path / "copied"
     for life in range(3):
         source = LmdbLog(tmp_path / "source")
         target.away = life == 1
@@ -131,17 +131,17 @@ def test_a_new_life_goes_on_where_the_last_one_came_to(tmp_path: Path) -> None:
     assert target.values() == [b"0", b"1", b"2"]
 
 
-def test_another_target_gets_all_that_is_kept(tmp_path: Path) -> None:
+def test_another_target_gets_all_records_of_the_source(tmp_path: Path) -> None:
     source, progress = MemoryLog(), tmp_path / "copied"
     put(source, None, b"1", b"2")
-    first, second, third = Elsewhere(), Elsewhere(), Elsewhere()
+    first, second, third = Target(), Target(), Target()
     for name, target in (("one", first), ("other", second), ("other", third)):
         Forwarder(source, lambda target=target: target, name, progress).close()
     assert (first.values(), second.values(), third.values()) == ([b"1", b"2"], [b"1", b"2"], [])
 
 
 def test_a_log_that_cannot_be_opened_is_opened_later_and_one_that_never_can_is_refused() -> None:
-    source, target, tried = MemoryLog(), Elsewhere(), []
+    source, target, tried = MemoryLog(), Target(), []
 
     def opened() -> Log:
         tried.append(1)
@@ -162,12 +162,12 @@ def test_a_log_that_cannot_be_opened_is_opened_later_and_one_that_never_can_is_r
         Forwarder(source, refused, "elsewhere")
 
 
-def test_it_does_not_end_without_what_waits_unless_the_other_log_is_away() -> None:
-    source, target = MemoryLog(), Elsewhere()
+def test_close_copies_waiting_records_unless_the_target_is_unavailable() -> None:
+    source, target = MemoryLog(), Target()
     put(source, None, *(b"%d" % n for n in range(2_000)))
     Forwarder(source, lambda: target, "elsewhere").close()
     assert target.values() == [b"%d" % n for n in range(2_000)]
-    gone = Elsewhere()
+    gone = Target()
     gone.away = True
     Forwarder(source, lambda: gone, "elsewhere").close()
     assert gone.closed

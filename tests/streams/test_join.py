@@ -1,4 +1,4 @@
-"""The joiner against a stream whose outcomes are known, and against itself cut anywhere."""
+"""The joiner on streams with known outcomes, and restored at any record."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def outcomes(batches: list[Joined]) -> list[tuple[str, str, bool]]:
     return [(row.item, row.kind, row.correction) for joined in batches for row in joined.rows]
 
 
-def test_positive_leaves_on_arrival_and_the_untouched_at_the_end_of_the_window() -> None:
+def test_an_interaction_is_emitted_on_arrival_and_the_other_positions_at_the_end_of_the_window() -> None:
     joiner = Joiner(window=10, lateness=10, batch_rows=1)
     assert fold(joiner, shown("r", 100, "a", "b", "c"))[0].shown[0].impression.request_id == "r"
     assert outcomes(joiner.push(1, 0.0, click("b", 105, "r"))) == [("b", "click", False)]
@@ -51,7 +51,7 @@ def test_late_and_second_interactions_are_corrections_and_counted() -> None:
     assert joiner.counts["late"] == 1
 
 
-def test_interaction_past_lateness_or_with_an_item_not_shown_passes_without_its_impression() -> None:
+def test_an_interaction_past_lateness_or_with_an_item_not_shown_has_no_impression() -> None:
     joiner = Joiner(window=10, lateness=10, batch_rows=1)
     batches = fold(joiner, shown("r", 100, "a"), click("z", 101, "r"), click("a", 121, "r"))
     rows = [row for joined in batches for row in joined.rows]
@@ -80,19 +80,19 @@ def test_batches_close_at_their_row_count_even_when_one_event_ends_many_windows(
     assert not joiner.pending
 
 
-def test_beyond_capacity_the_oldest_impression_leaves_early_and_is_counted() -> None:
+def test_beyond_capacity_the_oldest_impression_is_evicted_and_counted() -> None:
     joiner = Joiner(window=10, lateness=0, batch_rows=1, capacity=2)
     batches = fold(joiner, shown("r1", 100, "a"), shown("r2", 100, "b"), shown("r3", 100, "c"))
     assert outcomes(batches) == [("a", "", False)]
-    assert joiner.counts["let_go"] == 1
+    assert joiner.counts["evicted"] == 1
 
 
-def test_full_memory_of_ids_costs_no_impression_its_window() -> None:
+def test_full_memory_of_ids_does_not_evict_an_impression() -> None:
     joiner = Joiner(window=10, lateness=0, batch_rows=1, ids=2)
     clicks = [click("z", 101, id=f"c{n}") for n in range(5)]
     assert ("a", "", False) not in outcomes(fold(joiner, shown("r", 100, "a"), *clicks))
     assert len(outcomes(fold(joiner, click("z", 102, id="c4"), start=6))) == 0, "still remembered"
-    assert len(outcomes(fold(joiner, click("z", 102, id="c0"), start=7))) == 1, "let go"
+    assert len(outcomes(fold(joiner, click("z", 102, id="c0"), start=7))) == 1, "evicted"
     assert outcomes(fold(joiner, Tick(timestamp=110), start=8)) == [("a", "", False)]
 
 
@@ -110,8 +110,8 @@ def test_forgetting_a_user_drops_waiting_impressions_unlearned() -> None:
     assert outcomes(fold(joiner, *events)) == [("b", "", False)]
 
 
-class Looked(deque[Any]):
-    """Counts the entries that were looked at."""
+class CountingDeque(deque[Any]):
+    """Counts the entries that are looked at."""
 
     looked = 0
 
@@ -132,12 +132,12 @@ class Looked(deque[Any]):
         super().remove(entry)
 
 
-def test_forgetting_looks_at_what_waits_once_however_much_of_it_is_the_users() -> None:
+def test_forgetting_a_user_looks_at_each_impression_once() -> None:
     joiner = Joiner(window=10, lateness=1000, batch_rows=1)
     closed = [shown(f"c{n}", 50 + n / 100, "a", user="vw"[n % 2]) for n in range(200)]
     fold(joiner, *closed, *(shown(f"r{n}", 100 + n / 100, "a", user="vw"[n % 2]) for n in range(200)))
     held = joiner.nbytes
-    waits = [Looked(joiner._open), Looked(joiner._closed)]
+    waits = [CountingDeque(joiner._open), CountingDeque(joiner._closed)]
     joiner._open, joiner._closed = waits
     fold(joiner, Forget(user="v"), start=400)
     assert [one.looked for one in waits] == [200, 200]
@@ -147,27 +147,27 @@ def test_forgetting_looks_at_what_waits_once_however_much_of_it_is_the_users() -
 
 
 def test_one_record_that_ends_everything_is_taken_in_small_steps() -> None:
-    """A window that ends for all, then the memory of all, then a user with all of it: no step does more than a little."""
-    most = 3 * STEP
-    joiner = Joiner(window=10, lateness=10, batch_rows=64, capacity=10 * most, ids=10 * most)
-    for at in range(most):
+    """Every window ends, then every id expires, then one user is forgotten: each step does a bounded amount of work."""
+    count = 3 * STEP
+    joiner = Joiner(window=10, lateness=10, batch_rows=64, capacity=10 * count, ids=10 * count)
+    for at in range(count):
         joiner.push(2 * at, 0.0, shown(f"r{at}", 100, "a", "b"))
         joiner.push(2 * at + 1, 0.0, click("z", 100, id=f"i{at}"))
-    steps = joiner.steps(2 * most, 0.0, Tick(timestamp=111))
+    steps = joiner.steps(2 * count, 0.0, Tick(timestamp=111))
     rows = [sum(len(joined.rows) for joined in joiner.take()) for _ in steps]
-    assert len(rows) == most and max(rows) <= 64, "an impression a step"
+    assert len(rows) == count and max(rows) <= 64, "an impression a step"
     left = joiner.nbytes
-    for _ in joiner.steps(2 * most + 1, 0.0, Tick(timestamp=121)):
+    for _ in joiner.steps(2 * count + 1, 0.0, Tick(timestamp=121)):
         assert left - joiner.nbytes <= STEP * 300, "an impression, or some ids, a step"
         left = joiner.nbytes
     assert left == joiner.nbytes == 0
-    for at in range(most):
-        joiner.push(2 * most + 2 + at, 0.0, shown(f"s{at}", 122, "a"))
-    assert len(list(joiner.steps(5 * most, 0.0, Forget(user="u")))) == most // STEP
-    assert joiner.push(5 * most + 1, 0.0, Tick(timestamp=140))[0].rows == []
+    for at in range(count):
+        joiner.push(2 * count + 2 + at, 0.0, shown(f"s{at}", 122, "a"))
+    assert len(list(joiner.steps(5 * count, 0.0, Forget(user="u")))) == count // STEP
+    assert joiner.push(5 * count + 1, 0.0, Tick(timestamp=140))[0].rows == []
 
 
-def test_rows_of_an_impression_stand_together_with_their_positions_and_its_time() -> None:
+def test_rows_of_an_impression_are_adjacent_with_their_positions_and_its_time() -> None:
     joiner = Joiner(window=10, lateness=10, batch_rows=100)
     events = [shown("r", 100, "a", "b"), shown("s", 101, "c", "d"), click("d", 102, "s"), click("b", 103, "r")]
     (batch,) = fold(joiner, *events, click("q", 104), click("c", 105, "s"), Tick(timestamp=112))
@@ -180,14 +180,14 @@ def test_rows_of_an_impression_stand_together_with_their_positions_and_its_time(
     assert [one.impression.request_id for one in batch.closed] == ["r", "s"]
 
 
-def test_an_interaction_of_another_user_passes_without_the_impression() -> None:
+def test_an_interaction_of_another_user_has_no_impression() -> None:
     joiner = Joiner(window=10, lateness=10, batch_rows=1)
     batches = fold(joiner, shown("r", 100, "a", user="u"), click("a", 101, "r", user="thief"), Tick(timestamp=111))
     rows = [row for joined in batches for row in joined.rows]
     assert [(row.user, row.shown is None) for row in rows] == [("thief", True), ("u", False)]
 
 
-def told(joined: Joined) -> tuple[list[str], list[tuple[object, ...]]]:
+def as_values(joined: Joined) -> tuple[list[str], list[tuple[object, ...]]]:
     """A batch as plain values."""
     rows = [
         (*(getattr(row, name) for name in FIELDS), row.shown and (row.shown.impression.request_id, row.shown.timestamp))
@@ -227,14 +227,14 @@ def random_stream(seed: int, length: int) -> Iterator[Event]:
 
 @pytest.mark.parametrize(("capacity", "ids"), [(5, 4), (3, 1000), (1000, 6), (1000, 1000)])
 @pytest.mark.parametrize("seed", range(8))
-def test_a_joiner_restored_at_any_point_goes_on_as_if_never_stopped(seed: int, capacity: int, ids: int) -> None:
+def test_a_joiner_restored_at_any_record_makes_the_same_batches(seed: int, capacity: int, ids: int) -> None:
     settings = {"window": 8.0, "lateness": 6.0, "batch_rows": 5, "capacity": capacity, "ids": ids}
     events = list(random_stream(seed, 400))
     whole = Joiner(**settings)
     positions, batches = [], []
     for at, event in enumerate(events):
         positions.append(whole.position())
-        batches.append(list(map(told, whole.push(at, 0.0, event))))
+        batches.append(list(map(as_values, whole.push(at, 0.0, event))))
     assert sum(map(len, batches)) > 50
     for cut in range(0, len(events), 7):
         # Killed again and again: each life starts from a position that the life before it wrote.
@@ -244,11 +244,13 @@ def test_a_joiner_restored_at_any_point_goes_on_as_if_never_stopped(seed: int, c
             restored = Joiner(**settings)
             restored.restore(position, ((at, 0.0, events[at]) for at in range(position.rewind, position.next)))
             for at in range(start, stop):
-                assert list(map(told, restored.push(at, 0.0, events[at]))) == batches[at], f"cut at {cut}, {start}; record {at}"
+                assert list(map(as_values, restored.push(at, 0.0, events[at]))) == batches[at], (
+                    f"cut at {cut}, {start}; record {at}"
+                )
             position, start = restored.position(), stop
 
 
-def test_a_position_goes_back_no_further_than_two_spans() -> None:
+def test_a_position_rewinds_at_most_two_spans() -> None:
     joiner = Joiner(window=8, lateness=6, batch_rows=5)
     for at, event in enumerate(random_stream(0, 400)):
         joiner.push(at, 0.0, event)

@@ -1,4 +1,4 @@
-"""What only the log on disk can promise; see test_log_contract.py for what it shares with the others."""
+"""Tests that only concern the log on disk; test_log_contract.py has those of every log."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_kill_nine_loses_no_append_that_returned(tmp_path: Path) -> None:
         log.close()
 
 
-def test_a_full_log_says_so_and_keeps_what_it_has(tmp_path: Path) -> None:
+def test_a_full_log_raises_and_keeps_its_records(tmp_path: Path) -> None:
     log = LmdbLog(tmp_path, max_bytes=2**20)
     batch = [(b"u", os.urandom(200))] * 100
     with pytest.raises(LogFull, match="has reached its 1 MiB; raise max_bytes or trim it") as caught:
@@ -144,7 +144,7 @@ def test_threads_read_while_another_fills_and_trims(tmp_path: Path) -> None:
     log.close()
 
 
-def test_a_full_disk_says_so_and_keeps_what_there_is(tmp_path: Path) -> None:
+def test_a_full_disk_raises_and_keeps_the_records(tmp_path: Path) -> None:
     code = """
         import resource, signal, sys
         from streams.lmdb_log import LmdbLog
@@ -164,7 +164,7 @@ def test_a_full_disk_says_so_and_keeps_what_there_is(tmp_path: Path) -> None:
 
 def test_a_number_of_partitions_cannot_change(tmp_path: Path) -> None:
     LmdbLog(tmp_path, partitions=3).close()
-    with pytest.raises(ValueError, match=r"^partitions: 1, but the log at .* was made with 3; say 3"):
+    with pytest.raises(ValueError, match=r"^partitions: 1, but the log at .* was created with 3; set 3"):
         LmdbLog(tmp_path)
     reader = LmdbLog(tmp_path, readonly=True)
     assert reader.end() == {0: 0, 1: 0, 2: 0}
@@ -184,12 +184,12 @@ def test_a_reader_cannot_write_and_nobody_uses_a_closed_log(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="the log is closed"):
         log.end()
     log = LmdbLog(tmp_path, readonly=True)
-    with pytest.raises(PermissionError, match="opened to be read"):
+    with pytest.raises(PermissionError, match="opened with readonly"):
         log.append(pairs(1))
     log.close()
 
 
-def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no log here; start its writer first"):
         LmdbLog(tmp_path / "missing", readonly=True)
     (tmp_path / "text").mkdir()

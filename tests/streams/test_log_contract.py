@@ -1,4 +1,4 @@
-"""One contract for every log. What only the one on disk can promise is in test_lmdb_log.py, Kafka's own in test_kafka.py."""
+"""The contract of every log. Tests of one kind alone are in test_lmdb_log.py and kafka/test_log.py."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def make_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeLog
 
 @pytest.fixture(params=["memory", "lmdb"])
 def make_log_of_our_own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeLog]:
-    """Logs that are trimmed by `Log.trim`; how long Kafka keeps records is the topic's own setting."""
+    """Logs that `Log.trim` trims. In Kafka, retention is a setting of the topic."""
     yield from made(request.param, request, tmp_path)
 
 
@@ -79,7 +79,7 @@ def test_reading_starts_at_the_offset_and_stops_at_the_limit(make_log: MakeLog) 
     assert log.append([]) == {0: 10}
 
 
-def test_what_was_there_at_a_time_is_known_some_reads_later(make_log: MakeLog) -> None:
+def test_known_at_passes_the_time_of_an_append_after_some_reads(make_log: MakeLog) -> None:
     log = make_log(2)
     before = log.known_at(0)
     log.append(pairs(*range(10)))
@@ -110,7 +110,7 @@ def test_a_key_has_one_partition_in_every_log(make_log: MakeLog) -> None:
     assert {record.key: record.partition for record in records} == {key: partition_of(key, 4) for key, _ in pairs(*range(100))}
     assert {record.partition for record in records} == {0, 1, 2, 3}
     assert partition_of(b"user-1", 1) == 0
-    # The hash is part of the log's format: another one would send a user's events elsewhere after an upgrade.
+    # The hash is part of the log's format: another one would move users to other partitions after an upgrade.
     assert [partition_of(b"user-%d" % number, 4) for number in range(8)] == KNOWN_PARTITIONS
 
 

@@ -24,11 +24,11 @@ needs_data = pytest.mark.skipif(not DATA.exists(), reason="no folder shared/data
 
 
 def flat(recording: Recording) -> list[Event]:
-    """Blocks opened up into events."""
-    return list(opened(recording.events()))
+    """All events of a recording, with blocks expanded."""
+    return list(expanded(recording.events()))
 
 
-def opened(events: Iterator[Event | Block]) -> Iterator[Event]:
+def expanded(events: Iterator[Event | Block]) -> Iterator[Event]:
     for event in events:
         if isinstance(event, Block):
             yield from event.interactions()
@@ -90,7 +90,7 @@ class TestTables:
             Interaction(user="b", item="x", kind="view", timestamp=2.0),
         ]
 
-    def test_a_missing_column_names_what_there_is(self, tmp_path: Path, ending: str) -> None:
+    def test_a_missing_column_is_refused_with_the_names_of_the_others(self, tmp_path: Path, ending: str) -> None:
         path = save({"userid": ["a"], "item": ["x"], "time": [1]}, tmp_path / f"t.{ending}")
         with pytest.raises(
             BadRecording, match=r"no column 'user'; did you mean 'userid'\? it has 'userid', 'item', 'time'"
@@ -151,7 +151,7 @@ class TestParquet:
         ]
         assert dict(recording.dead.counts) == {"no_user": 1}
 
-    def test_a_column_of_no_use_is_refused(self, tmp_path: Path) -> None:
+    def test_a_column_of_an_unusable_type_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "t.parquet"
         pa.parquet.write_table(pa.table({"user": ["a"], "item": ["x"], "timestamp": [{"a": 1}]}), path)
         with pytest.raises(BadRecording, match=r"column 'timestamp' is of type struct.*; map a column of text or numbers"):
@@ -172,7 +172,7 @@ class TestSideTables:
         ]
         assert [letter.reason for letter in recording.dead.read()] == ["row 3: name: empty is missing, or over 256 characters"]
 
-    def test_rows_add_to_what_the_side_file_says(self, tmp_path: Path) -> None:
+    def test_rows_add_to_the_attributes_of_the_side_file(self, tmp_path: Path) -> None:
         path = write(tmp_path / "t.csv", "user,item,timestamp,plan\na,x,5,paid\n")
         users = write(tmp_path / "u.csv", "user,age\na,30\n")
         first, second, _ = flat(open_recording(path, columns=ColumnMap(user_attributes=("plan",)), users=users))
@@ -181,7 +181,7 @@ class TestSideTables:
 
 
 class TestEvents:
-    told = (
+    sent = (
         UserUpdate(user="a", attributes={"age": 3.0}),
         Impression(request_id="r", user="a", items=("x", "y"), timestamp=20.0),
         Interaction(user="a", item="x", request_id="r"),
@@ -190,20 +190,20 @@ class TestEvents:
     )
 
     def path(self, folder: Path) -> Path:
-        lines = [encode(event).decode() for event in self.told]
+        lines = [encode(event).decode() for event in self.sent]
         return write(folder / "e.jsonl", "\n".join([lines[0], "{broken", "", '{"type":"tick","at":1}', *lines[1:]]))
 
     def test_native_events_come_in_time_order(self, tmp_path: Path) -> None:
         recording = open_recording(self.path(tmp_path))
-        user, impression, click, early, tick = self.told
+        user, impression, click, early, tick = self.sent
         assert recording.format == "events"
         assert list(recording.events()) == [user, early, impression, click, tick]
         assert [(letter.offset, letter.kind) for letter in recording.dead.read()] == [(2, "not_json"), (4, "not_an_event")]
         assert "at: not a field of tick" in recording.dead.read()[1].reason
 
-    def test_or_in_the_order_of_the_file(self, tmp_path: Path) -> None:
+    def test_sorted_keeps_the_order_of_the_file(self, tmp_path: Path) -> None:
         recording = open_recording(self.path(tmp_path), sorted=True)
-        assert tuple(recording.events()) == self.told
+        assert tuple(recording.events()) == self.sent
         assert recording.out_of_order == 1
 
     def test_they_need_no_columns(self, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ cells = st.tuples(
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(cells, min_size=1, max_size=30), st.booleans())
-def test_every_format_tells_the_same_story(
+def test_every_format_gives_the_same_events(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, int, float, str]], in_order: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("story")
@@ -256,7 +256,7 @@ def test_every_format_tells_the_same_story(
     ]
     (folder / "e.jsonl").write_text("\n".join(json.dumps(event) for event in events))
     columns = ColumnMap(value="value")
-    expected = list(opened(open_recording(folder / "e.jsonl", sorted=True).events()))
+    expected = list(expanded(open_recording(folder / "e.jsonl", sorted=True).events()))
     if not in_order:
         expected.sort(key=lambda event: event.timestamp)
     for name in ("t.parquet", "t.csv", "t.jsonl"):
@@ -275,7 +275,7 @@ def test_blocks_of_one_table_share_their_names(tmp_path: Path) -> None:
 
 
 class TestValidate:
-    def test_it_says_what_is_in_a_file_and_what_is_wrong(self, tmp_path: Path) -> None:
+    def test_it_reports_contents_and_bad_rows(self, tmp_path: Path) -> None:
         path = write(tmp_path / "t.csv", "user,item,timestamp,k\na,x,9,click\nb,y,5,buy\nb,x,bad,buy\na,z,6,click\n")
         users = write(tmp_path / "u.csv", "user,age\na,3\nc,4\n")
         report = validate(open_recording(path, columns=ColumnMap(kind="k"), users=users))
@@ -291,7 +291,7 @@ class TestValidate:
             "end": 9.0,
             "out_of_order": 1,
             "bad": {"bad_timestamp": 1},
-            "examples": {"bad_timestamp": ["t.csv row 4: timestamp: 'bad' is no time"]},
+            "examples": {"bad_timestamp": ["t.csv row 4: timestamp: 'bad' is not a time"]},
             "unknown_users": 1,
             "unknown_items": None,
         }

@@ -10,7 +10,7 @@ from streams.events import Interaction
 from streams.simulator import Population
 
 Rank = Callable[[str], list[str]]
-PLACES = 10
+POSITIONS = 10
 
 
 def small(**keywords: float) -> Population:
@@ -22,18 +22,18 @@ def clicks_per_item(population: Population, rank: Rank, visits: int = 1000) -> f
     for n in range(visits):
         user, _ = population.visit()
         clicks += len(population.react(user, f"r{n}", rank(user), float(n)))
-    return clicks / (visits * PLACES)
+    return clicks / (visits * POSITIONS)
 
 
 def at_random(population: Population) -> Rank:
     rng = np.random.default_rng(0)
-    return lambda user: [population.items[n] for n in rng.permutation(len(population.items))[:PLACES]]
+    return lambda user: [population.items[n] for n in rng.permutation(len(population.items))[:POSITIONS]]
 
 
 def by_the_truth(population: Population) -> Rank:
     def rank(user: str) -> list[str]:
         order = np.argsort(-population.click_probability(user, population.items))
-        return [population.items[n] for n in order[:PLACES]]
+        return [population.items[n] for n in order[:POSITIONS]]
 
     return rank
 
@@ -70,8 +70,8 @@ def test_attention_decays_from_the_top() -> None:
     looked = Counter(
         int(click.id.split(":")[1]) for n in range(6000) for click in population.react("user-0000", f"{n}", [item] * 5, 0.0)
     )
-    for place in range(1, 5):
-        assert looked[place] / looked[0] == pytest.approx(0.8**place, abs=0.08)
+    for position in range(1, 5):
+        assert looked[position] / looked[0] == pytest.approx(0.8**position, abs=0.08)
 
 
 def test_clicks_refer_to_their_impression() -> None:
@@ -80,9 +80,9 @@ def test_clicks_refer_to_their_impression() -> None:
     clicks = [click for n in range(50) for click in population.react(user, f"r{n}", population.items[:5], 12.5)]
     assert clicks
     for click in clicks:
-        place = population.items.index(click.item)
+        position = population.items.index(click.item)
         assert click == Interaction(
-            id=f"{click.request_id}:{place}", request_id=click.request_id, user=user, item=click.item, timestamp=12.5
+            id=f"{click.request_id}:{position}", request_id=click.request_id, user=user, item=click.item, timestamp=12.5
         )
     assert len({click.id for click in clicks}) == len(clicks)
     assert context["device"] in ("phone", "desktop", "tablet")
@@ -103,7 +103,7 @@ def test_the_same_seed_and_calls_give_the_same_world() -> None:
     assert story(3) != story(4)
 
 
-def test_what_can_be_seen_tells_something_and_not_all() -> None:
+def test_visible_attributes_explain_a_part_of_the_clicks() -> None:
     population = Population(200, 150, seed=2, drift=0.0)
     truth = np.array([population.click_probability(user, population.items) for user in population.users])
     logit = np.log(truth / (1 - truth))
@@ -119,7 +119,7 @@ def test_what_can_be_seen_tells_something_and_not_all() -> None:
     assert all(isinstance(item.attributes["tags"], list) for item in population.catalogue())
 
 
-def test_some_visitors_come_far_more_often() -> None:
+def test_some_users_come_far_more_often() -> None:
     population = small()
     visits = Counter(population.visit()[0] for _ in range(5000))
     counts = sorted(visits.values(), reverse=True)
@@ -130,14 +130,14 @@ def test_tastes_drift_slowly() -> None:
     population = Population(1, 50, seed=0, drift=0.05, best_rate=0.3)
     start = population.click_probability("user-0000", population.items)
 
-    def likeness() -> float:
+    def similarity() -> float:
         return float(np.corrcoef(start, population.click_probability("user-0000", population.items))[0, 1])
 
     population.visit()
-    assert likeness() > 0.95
+    assert similarity() > 0.95
     for _ in range(3000):
         population.visit()
-    assert likeness() < 0.8
+    assert similarity() < 0.8
 
 
 def test_unknown_items_are_never_clicked() -> None:
@@ -147,13 +147,13 @@ def test_unknown_items_are_never_clicked() -> None:
 
 
 def test_rates_that_cannot_be_reached_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"best_rate: 0.9 is not between base_rate 0.1 and the 0.71 of places"):
+    with pytest.raises(ValueError, match=r"best_rate: 0.9 is not between base_rate 0.1 and 0.71, the share of positions"):
         Population(best_rate=0.9)
     with pytest.raises(ValueError, match="users: 0"):
         Population(users=0)
 
 
-def test_replaced_items_are_gone_and_new_ones_can_be_told_by_what_is_seen_of_them() -> None:
+def test_replaced_items_are_gone_and_new_ones_have_visible_attributes() -> None:
     population = small(drift=0.0)
     before, kept = list(population.items), population.click_probability("user-0000", population.items)
     updates = population.replace(0.1)
@@ -164,7 +164,7 @@ def test_replaced_items_are_gone_and_new_ones_can_be_told_by_what_is_seen_of_the
     assert not population.click_probability("user-0000", [update.item for update in gone]).any()
     stayed = [n for n, item in enumerate(population.items) if item == before[n]]
     assert len(stayed) == 72
-    # The others are as good as they were, but for the level, which is kept where it was over all items.
+    # The other items keep their order. Only the level changes: the mean over all items stays the same.
     now = population.click_probability("user-0000", population.items)
     assert np.array_equal(np.argsort(kept[stayed]), np.argsort(now[stayed]))
     assert 0.35 < clicks_per_item(population, by_the_truth(population)) < 0.5

@@ -1,4 +1,4 @@
-"""A process that is a member of a group, for tests that stop or kill it. It says on a line each what happens to it."""
+"""A process that is a member of a group, for tests that suspend or kill it. It prints one line per event."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from streams.kafka.group import Fenced, Membership
 
 
 def run(servers: str, topic: str, partitions: int, group: str, member: str, session: int, commands: TextIO) -> None:
-    def say(what: str) -> Callable[[frozenset[int]], None]:
-        return lambda partitions: print(what, sorted(partitions), flush=True)
+    def report(event: str) -> Callable[[frozenset[int]], None]:
+        return lambda partitions: print(event, sorted(partitions), flush=True)
 
-    one = Membership(
+    membership = Membership(
         servers,
         topic,
         range(partitions),
         group,
         member,
-        revoked=say("revoked"),
-        lost=say("lost"),
+        revoked=report("revoked"),
+        lost=report("lost"),
         options={"session_timeout_ms": session},
     )
-    mine: frozenset[int] = frozenset()
+    owned: frozenset[int] = frozenset()
     while True:
         if select.select([commands], [], [], 0.005)[0]:
             version = int(commands.readline())
             try:
-                one.commit(version, {partition: Position(next=version) for partition in mine})
+                membership.commit(version, {partition: Position(next=version) for partition in owned})
                 print("committed", version, flush=True)
             except Fenced:
                 print("fenced", version, flush=True)
-        if one.poll() is not None:
-            mine = one.owned
-            print("owns", sorted(mine), flush=True)
+        if membership.poll() is not None:
+            owned = membership.owned
+            print("owns", sorted(owned), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Members of a consumer group for tests: in this process, and in one of their own that can be stopped and killed."""
+"""Members of a consumer group for tests: in this process, and in a process that can be suspended and killed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from streams.joined import Position
 from streams.kafka.group import Commit, Membership
 from tests.broker import GIVEN
 
-# Milliseconds; Apache Kafka allows no less than 6 seconds unless it was told otherwise.
+# Milliseconds. Apache Kafka allows at least 6 seconds by default.
 SESSION = 6000 if GIVEN in os.environ else 1000
 
 
 class Member:
-    """A membership that writes down what happens to it, and commits one more version when it has to give partitions up."""
+    """A membership that records its events, and commits one more version when its partitions are revoked."""
 
     def __init__(self, servers: str, topic: str, partitions: int, name: str, **keywords: Any) -> None:
         options = {"session_timeout_ms": SESSION} | keywords.pop("options", {})
@@ -69,7 +69,7 @@ Join = Callable[..., Member]
 
 
 class Process:
-    """A member in a process of its own."""
+    """A member in its own process."""
 
     def __init__(self, *arguments: object) -> None:
         script = Path(__file__).with_name("group_member.py")
@@ -85,11 +85,11 @@ class Process:
             env={"PYTHONPATH": str(root)},
         )
 
-    def says(self) -> str:
+    def read_line(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def told(self, version: int) -> None:
+    def send(self, version: int) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{version}\n")
 
@@ -111,13 +111,14 @@ def drive(members: Sequence[Member], until: Callable[[], bool], seconds: float =
 
 
 def settle(*members: Member, partitions: int) -> None:
-    """Until they own everything, in even shares."""
-    least = partitions // len(members)
-    drive(members, lambda: sum(len(m.owned) for m in members) == partitions and all(len(m.owned) >= least for m in members))
-    assert frozenset[int]().union(*(member.owned for member in members)) == frozenset(range(partitions)), "and nothing twice"
+    """Poll until the members own all partitions, in even shares."""
+    min_owned = partitions // len(members)
+    drive(members, lambda: sum(len(m.owned) for m in members) == partitions and all(len(m.owned) >= min_owned for m in members))
+    owned = frozenset[int]().union(*(member.owned for member in members))
+    assert owned == frozenset(range(partitions)), "no partition has two owners"
 
 
 def expelled(member: Member, other: Member, partitions: int) -> None:
-    """Keep a member's signs of life back until the other one has everything; it does not know."""
+    """Stop a member's heartbeats until the other one owns everything. The member does not know."""
     member.group._coordinator._disable_heartbeat()
     drive([other], lambda: len(other.owned) == partitions)

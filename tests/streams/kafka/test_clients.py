@@ -1,4 +1,4 @@
-"""What is raised of all that a client reports while it tries to start."""
+"""Which error is raised of those that a client logs while it starts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from kafka import errors
 
-from streams.kafka.clients import started
+from streams.kafka.clients import start_client
 
 
 def client_that(*reports: errors.KafkaError) -> type:
-    """A client whose tries fail like this, one after the other, until its time is over."""
+    """A client whose attempts fail with these errors, one after the other, until its timeout."""
 
     class Client:
         def __init__(self, **_: Any) -> None:
@@ -31,14 +31,14 @@ REFUSED, LATE = errors.SaslAuthenticationFailedError("who are you?"), errors.Req
     [((REFUSED,), REFUSED), ((REFUSED, LATE), REFUSED), ((LATE, REFUSED), REFUSED), ((LATE, LATE), LATE)],
     ids=["a refusal", "a refusal, and the end came during the last try", "late, then refused", "late"],
 )
-def test_a_refusal_is_said_rather_than_that_there_was_no_more_time(
+def test_a_refusal_is_raised_and_not_the_timeout_after_it(
     reports: tuple[errors.KafkaError, ...], raised: errors.KafkaError
 ) -> None:
     with pytest.raises(errors.KafkaError) as caught:
-        started(client_that(*reports), {})
+        start_client(client_that(*reports), {})
     assert caught.value is raised
 
 
-def test_without_reports_it_is_the_client_s_own_error() -> None:
+def test_without_logged_errors_the_clients_own_error_is_raised() -> None:
     with pytest.raises(errors.KafkaTimeoutError):
-        started(client_that(), {})
+        start_client(client_that(), {})

@@ -1,4 +1,4 @@
-"""A topic behind a network that loses, delays and cuts, and a broker that refuses: nothing is lost, and all is said in time."""
+"""A topic behind a network that loses, delays and cuts, and a broker that refuses: nothing is lost, errors come in time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Faults = tuple[Broker, Proxy]
 pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 IN_TIME = 10.0
-"""Seconds after which an error would be too late, whatever the machine does besides."""
+"""Seconds after which an error is too late, also on a busy machine."""
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def in_time() -> Iterator[None]:
 
 
 def tries() -> Iterator[None]:
-    """Try again as a reader does, and not forever."""
+    """Try again as a reader does, for a limited time."""
     until = time.monotonic() + IN_TIME
     while time.monotonic() < until:
         yield
@@ -44,7 +44,7 @@ def numbers(records: list[Record]) -> list[int]:
 
 
 def read_through(log: KafkaLog, offset: int, end: int) -> list[Record]:
-    """Read on until `end`, as one does who tries again after an error."""
+    """Read until `end`; try again after errors."""
     found: list[Record] = []
     until = time.monotonic() + 60
     while offset < end:
@@ -80,7 +80,7 @@ def test_a_connection_that_breaks_under_an_append_is_made_anew_and_the_batch_is_
 
 @pytest.mark.parametrize(("count", "way"), LOST.values(), ids=LOST)
 def test_a_broker_that_dies_under_an_append_leaves_it_in_doubt(faults: Faults, open_log: OpenLog, count: int, way: Way) -> None:
-    """What was appended again is there twice if the first had arrived, and once if it had not."""
+    """The second append makes a duplicate if the first one had arrived."""
     broker, proxy = faults
     log = open_log(broker.servers, broker.topic(), timeout=1.0)
     log.append(numbered(3))
@@ -98,7 +98,7 @@ def test_a_broker_that_dies_under_an_append_leaves_it_in_doubt(faults: Faults, o
 
 
 def test_a_call_that_is_refused_in_part_is_in_doubt(faults: Faults, open_log: OpenLog) -> None:
-    """To say that nothing was written would make the caller's next attempt a repetition."""
+    """With an error that says "nothing was written", the caller's next attempt would write duplicates."""
     broker, proxy = faults
     log = open_log(broker.servers, broker.topic())
     proxy.answer(MESSAGE_TOO_LARGE, larger_than=5_000, times=100)
@@ -115,7 +115,7 @@ def test_a_call_that_is_refused_in_part_is_in_doubt(faults: Faults, open_log: Op
 @pytest.mark.parametrize(
     "code", [3, NOT_LEADER, REQUEST_TIMED_OUT, 19], ids=["no topic", "not leader", "timed out", "replicas"]
 )
-def test_what_a_broker_refuses_for_a_moment_is_sent_again(faults: Faults, open_log: OpenLog, code: int) -> None:
+def test_a_batch_is_sent_again_after_a_temporary_refusal(faults: Faults, open_log: OpenLog, code: int) -> None:
     broker, proxy = faults
     log = open_log(broker.servers, broker.topic())
     refused = proxy.refused
@@ -135,7 +135,7 @@ def test_what_a_broker_refuses_for_a_moment_is_sent_again(faults: Faults, open_l
         (NOT_LEADER, InDoubt, r"acknowledged 0 of 1 records within 1 s"),
     ],
 )
-def test_what_a_broker_refuses_for_good_is_said_with_the_remedy(
+def test_a_permanent_refusal_is_raised_with_the_remedy(
     faults: Faults, open_log: OpenLog, code: int, kind: type[OSError], says: str
 ) -> None:
     broker, proxy = faults
@@ -161,7 +161,7 @@ def test_a_batch_too_large_for_the_broker_goes_in_parts(faults: Faults, open_log
 def test_connections_cut_while_reading_lose_and_repeat_nothing(faults: Faults, open_log: OpenLog) -> None:
     broker, proxy = faults
     topic = broker.topic()
-    # A broker gives a batch whole: small ones make many answers.
+    # A broker sends whole batches: small ones make many responses.
     open_log(broker.servers, topic, options={"batch_size": 10_000}).append(numbered(5000, size=200))
     options = {"max_partition_fetch_bytes": 20_000, "fetch_max_bytes": 20_000}
     log = open_log(broker.servers, topic, readonly=True, options=options)
@@ -175,8 +175,8 @@ def test_connections_cut_while_reading_lose_and_repeat_nothing(faults: Faults, o
     assert numbers(found) == [*range(5000)]
 
 
-def test_asking_for_the_end_in_vain_does_not_move_who_reads(faults: Faults, open_log: OpenLog) -> None:
-    """The end is looked up by going there, and whoever asks for it need not be the one who reads."""
+def test_a_failed_call_of_end_does_not_move_the_reader(faults: Faults, open_log: OpenLog) -> None:
+    """A lookup of the end seeks there, also while another thread reads."""
     broker, proxy = faults
     topic = broker.topic()
     log, writer = open_log(broker.servers, topic, timeout=1.0), open_log(broker.servers, topic)
@@ -191,7 +191,9 @@ def test_asking_for_the_end_in_vain_does_not_move_who_reads(faults: Faults, open
 
 
 @pytest.mark.parametrize("ways", [(TO_BROKER,), (TO_CLIENT,), (TO_BROKER, TO_CLIENT)], ids=["to broker", "to client", "both"])
-def test_reading_says_that_nothing_comes_and_goes_on_by_itself(faults: Faults, open_log: OpenLog, ways: tuple[Way]) -> None:
+def test_a_read_raises_when_no_records_arrive_and_recovers_by_itself(
+    faults: Faults, open_log: OpenLog, ways: tuple[Way]
+) -> None:
     broker, proxy = faults
     topic = broker.topic()
     open_log(broker.servers, topic).append(numbered(2000, size=500))
@@ -238,7 +240,7 @@ def test_a_broker_that_is_gone_is_noticed_while_there_is_nothing_to_read(
         for _ in tries():
             assert list(log.read({0: 3}, 10)) == []
     assert log.end() == {0: 3}, "what was known before, without asking"
-    assert known <= log.known_at(0) < gone, "until the last answer, and not while reads came back empty without one"
+    assert known <= log.known_at(0) < gone, "it stops at the last response: empty reads without a response do not count"
     proxy.heal()
     open_log(broker.servers, topic).append(numbered(2))
     assert numbers(read_through(log, 3, 5)) == [0, 1]
@@ -250,7 +252,7 @@ def test_a_broker_that_is_gone_is_noticed_while_there_is_nothing_to_read(
     assert log.known_at(0) > gone
 
 
-def test_a_reader_that_was_away_itself_does_not_blame_the_broker(faults: Faults, open_log: OpenLog) -> None:
+def test_a_pause_of_the_reader_is_not_taken_for_a_silent_broker(faults: Faults, open_log: OpenLog) -> None:
     broker, proxy = faults
     log = open_log(broker.servers, broker.topic(), timeout=1.5, patience=0.01)
     assert list(log.read({0: 0}, 10)) == []
@@ -260,9 +262,9 @@ def test_a_reader_that_was_away_itself_does_not_blame_the_broker(faults: Faults,
     proxy.heal()
     for _ in tries():
         assert list(log.read({0: 0}, 10)) == []
-        if not log._silence.seconds:
+        if not log._responses.silent_seconds:
             break
-    assert not log._silence.seconds
+    assert not log._responses.silent_seconds
 
 
 def test_a_slow_network_is_no_error(faults: Faults, open_log: OpenLog) -> None:
@@ -276,7 +278,7 @@ def test_a_slow_network_is_no_error(faults: Faults, open_log: OpenLog) -> None:
     assert log.end() == {0: 500}
 
 
-def test_a_record_over_everybodys_limits_does_not_block_what_is_behind_it(broker: Broker, open_log: OpenLog) -> None:
+def test_a_record_over_the_readers_limits_does_not_block_later_ones(broker: Broker, open_log: OpenLog) -> None:
     topic = broker.topic()
     open_log(broker.servers, topic, options={"max_request_size": 4_000_000}).append(
         [(b"a", b"1"), (b"a", b"x" * 3_000_000), (b"a", b"2")]

@@ -1,4 +1,4 @@
-"""Who owns which partition, and what is committed for it, with a real broker and members that come, go, stop and die."""
+"""Owners and commits of partitions, with a real broker and members that join, leave, hang and die."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kafka import errors as failures
 
 from streams.joined import Position
 from streams.kafka.errors import NoBroker, NotAllowed
-from streams.kafka.group import LARGEST, Commit, Fenced
+from streams.kafka.group import MAX_METADATA_BYTES, Commit, Fenced
 from tests.broker import GIVEN, Broker
 from tests.keeper import Keeper
 from tests.streams.kafka.members import SESSION, Join, Member, Process, drive, expelled, settle
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 @pytest.fixture(scope="session")
 def keeper(broker: Broker) -> Iterator[Keeper]:
-    with Keeper(broker.servers) as one:
-        yield one
+    with Keeper(broker.servers) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_members_share_the_partitions_and_hand_them_over_with_what_is_committed(
             call()
 
 
-def test_who_comes_back_finds_its_versions_wherever_they_are(broker: Broker, keeper: Keeper, join: Join) -> None:
+def test_a_member_that_returns_finds_its_versions_in_partitions_of_others(broker: Broker, keeper: Keeper, join: Join) -> None:
     topic = broker.topic(2)
     one = join(keeper.servers, topic, 2, "one")
     settle(one, partitions=2)
@@ -101,7 +101,7 @@ def test_who_comes_back_finds_its_versions_wherever_they_are(broker: Broker, kee
     assert max(commit.members["other"] for commit in again.group.committed().values()) == 2
 
 
-def test_a_member_too_many_owns_nothing(broker: Broker, keeper: Keeper, join: Join) -> None:
+def test_a_member_without_a_partition_owns_nothing(broker: Broker, keeper: Keeper, join: Join) -> None:
     topic = broker.topic(1)
     members = [join(keeper.servers, topic, 1, name) for name in ("a", "b")]
     drive(members, lambda: all(member.events and member.events[-1][0] == "owns" for member in members))
@@ -112,7 +112,7 @@ def test_a_member_too_many_owns_nothing(broker: Broker, keeper: Keeper, join: Jo
         idle.group.commit(2, {0: Position()})
 
 
-def test_who_leaves_while_it_joins_holds_nobody_up(broker: Broker, keeper: Keeper, join: Join) -> None:
+def test_a_member_that_leaves_during_its_join_does_not_block_others(broker: Broker, keeper: Keeper, join: Join) -> None:
     topic = broker.topic(1)
     brief = join(keeper.servers, topic, 1, "brief")
     drive([brief], lambda: not brief.group._coordinator.coordinator_unknown())
@@ -121,7 +121,7 @@ def test_who_leaves_while_it_joins_holds_nobody_up(broker: Broker, keeper: Keepe
     settle(join(keeper.servers, topic, 1, "next"), partitions=1)
 
 
-def test_what_is_not_given_up_yet_is_asked_for_again(broker: Broker, keeper: Keeper, join: Join) -> None:
+def test_revoked_is_called_again_after_it_raised(broker: Broker, keeper: Keeper, join: Join) -> None:
     topic = broker.topic(2)
     first = join(keeper.servers, topic, 2, "first")
     settle(first, partitions=2)
@@ -140,9 +140,9 @@ def test_what_is_not_given_up_yet_is_asked_for_again(broker: Broker, keeper: Kee
 def test_a_member_that_is_killed_is_replaced(broker: Broker, keeper: Keeper, join: Join) -> None:
     topic = broker.topic(2)
     with Process(keeper.servers, topic, 2, f"group-of-{topic}", "killed", SESSION) as killed:
-        assert killed.says() == "owns [0, 1]"
-        killed.told(7)
-        assert killed.says() == "committed 7"
+        assert killed.read_line() == "owns [0, 1]"
+        killed.send(7)
+        assert killed.read_line() == "committed 7"
         killed.process.kill()
         heir = join(keeper.servers, topic, 2, "heir")
         settle(heir, partitions=2)
@@ -152,17 +152,17 @@ def test_a_member_that_is_killed_is_replaced(broker: Broker, keeper: Keeper, joi
 def test_a_member_that_was_stopped_for_too_long_is_fenced(broker: Broker, keeper: Keeper, join: Join) -> None:
     topic = broker.topic(2)
     with Process(keeper.servers, topic, 2, f"group-of-{topic}", "stopped", SESSION) as stopped:
-        assert stopped.says() == "owns [0, 1]"
-        stopped.told(7)
-        assert stopped.says() == "committed 7"
+        assert stopped.read_line() == "owns [0, 1]"
+        stopped.send(7)
+        assert stopped.read_line() == "committed 7"
         stopped.process.send_signal(signal.SIGSTOP)
-        stopped.told(8)
+        stopped.send(8)
         heir = join(keeper.servers, topic, 2, "heir")
         settle(heir, partitions=2)
         heir.version = 10
         heir.commit()
         stopped.process.send_signal(signal.SIGCONT)
-        assert {stopped.says(), stopped.says()} == {"fenced 8", "lost [0, 1]"}
+        assert {stopped.read_line(), stopped.read_line()} == {"fenced 8", "lost [0, 1]"}
         committed = heir.group.committed()
     assert committed == {partition: Commit(heir.position(partition), {"stopped": 7, "heir": 11}) for partition in (0, 1)}
 
@@ -190,7 +190,7 @@ def test_the_broker_refuses_what_an_expelled_member_commits(broker: Broker, keep
     old.commit()
 
 
-def test_what_cannot_be_committed_any_more_is_lost(broker: Broker, keeper: Keeper, join: Join) -> None:
+def test_lost_is_called_when_the_last_commit_is_refused(broker: Broker, keeper: Keeper, join: Join) -> None:
     topic = broker.topic(2)
     old, new = join(keeper.servers, topic, 2, "old"), join(keeper.servers, topic, 2, "new")
     settle(old, new, partitions=2)
@@ -198,7 +198,7 @@ def test_what_cannot_be_committed_any_more_is_lost(broker: Broker, keeper: Keepe
     old.group._coordinator.request_rejoin()
     had = old.owned
     old.group.poll()
-    assert old.events[-2:] == [("revoked", had), ("lost", had)], "it tried, and heard that it was too late"
+    assert old.events[-2:] == [("revoked", had), ("lost", had)], "it tried to commit, and was refused"
 
 
 def test_a_member_that_does_not_poll_loses_its_partitions(broker: Broker, keeper: Keeper, join: Join) -> None:
@@ -238,7 +238,7 @@ def test_a_commit_is_for_all_partitions_and_never_for_an_older_version(broker: B
 
 def test_metadata_over_the_limit_is_not_sent(broker: Broker, keeper: Keeper, join: Join) -> None:
     topic = broker.topic(1)
-    fits = LARGEST - len('[0,0.0,0,0,{"":1}]')
+    fits = MAX_METADATA_BYTES - len('[0,0.0,0,0,{"":1}]')
     member = join(keeper.servers, topic, 1, "m" * fits)
     settle(member, partitions=1)
     member.group.commit(1, {0: Position()})
@@ -249,7 +249,7 @@ def test_metadata_over_the_limit_is_not_sent(broker: Broker, keeper: Keeper, joi
     assert member.group.committed() == {0: Commit(Position(), {"m" * fits: 1})}
 
 
-def test_what_others_committed_to_the_group_is_not_taken_for_ours(broker: Broker, keeper: Keeper, join: Join) -> None:
+def test_commits_of_other_programs_are_refused(broker: Broker, keeper: Keeper, join: Join) -> None:
     topic = broker.topic(1)
     other = KafkaConsumer(bootstrap_servers=keeper.servers, group_id=f"group-of-{topic}")
     other.assign([TopicPartition(topic, 0)])
@@ -258,7 +258,7 @@ def test_what_others_committed_to_the_group_is_not_taken_for_ours(broker: Broker
     member = join(keeper.servers, topic, 1, "member")
     with pytest.raises(ValueError, match="partition 0 is not Freshet's: another program has committed"):
         drive([member], lambda: False)
-    with pytest.raises(ValueError, match="choose a group of its own"):
+    with pytest.raises(ValueError, match="use a group that nothing else uses"):
         member.poll()
 
 
@@ -305,8 +305,8 @@ def test_no_broker(own_broker: Broker, join: Join) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"group_instance_id": "a"}, "group_instance_id: not to be set, because a member that starts again is a new one"),
-        ({"partition_assignment_strategy": "range"}, "partition_assignment_strategy: not to be set, because a partition must"),
+        ({"group_instance_id": "a"}, "group_instance_id: cannot be set, because a member that restarts is a new one"),
+        ({"partition_assignment_strategy": "range"}, "partition_assignment_strategy: cannot be set, because a partition must"),
         ({"heartbeat_interval_ms": 5000}, "the client refuses the options .*Heartbeat interval must be lower"),
         ({"session_timeout_ms": "10 s"}, "the client refuses the options"),
     ],
@@ -326,9 +326,9 @@ def test_options_are_checked(broker: Broker, join: Join, options: dict[str, Any]
         (failures.TopicAuthorizationFailedError("t"), NotAllowed, "the topic"),
     ],
 )
-def test_what_the_broker_says_of_a_group_has_a_remedy(
+def test_errors_of_the_broker_about_a_group_have_a_remedy(
     broker: Broker, join: Join, error: Exception, kind: type[Exception], says: str
 ) -> None:
     member = join(broker.servers, broker.topic(), 1, "member")
-    with pytest.raises(kind, match=says), member.group._explained("joining"):
+    with pytest.raises(kind, match=says), member.group._explain_errors("joining"):
         raise error

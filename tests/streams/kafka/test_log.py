@@ -1,4 +1,4 @@
-"""What only Kafka does: errors of a server elsewhere, partitions, batches, a broker that hangs, transactions of others."""
+"""Tests that only concern Kafka: errors of a remote server, partitions, batches, a broker that hangs, transactions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.usefixtures("tidy"), pytest.mark.filterwarnings("ignor
 # ---- reading and appending
 
 
-def test_a_reader_that_starts_again_goes_on_at_its_offset(broker: Broker, open_log: OpenLog) -> None:
+def test_a_reader_that_restarts_continues_at_its_offset(broker: Broker, open_log: OpenLog) -> None:
     topic = broker.topic()
     open_log(broker.servers, topic).append(numbered(500))
     first = open_log(broker.servers, topic, readonly=True)
@@ -34,13 +34,11 @@ def test_a_reader_that_starts_again_goes_on_at_its_offset(broker: Broker, open_l
     assert (again.begin(), again.end()) == ({0: 0}, {0: 500})
     rest = read_on(again, {0: read[-1].offset + 1})
     assert [record.value for record in read + rest] == [b"%d" % n for n in range(500)]
-    assert [record.offset for record in again.read({0: 7}, 3)] == [7, 8, 9], "an earlier place than the last read's"
+    assert [record.offset for record in again.read({0: 7}, 3)] == [7, 8, 9], "an offset before the last read"
 
 
-def test_what_was_read_ahead_of_one_partition_comes_although_another_was_read_meanwhile(
-    broker: Broker, open_log: OpenLog
-) -> None:
-    """The client sets it aside while only the other is asked for, and must not leave it there."""
+def test_prefetched_records_of_a_partition_are_read_after_reads_of_another(broker: Broker, open_log: OpenLog) -> None:
+    """The client sets them aside while only the other partition is read, and must return them later."""
     topic = broker.topic(2)
     log = open_log(broker.servers, topic, options={"max_poll_records": 10})
     log.append([(key_to(n % 2, 2), b"%d" % n) for n in range(100)])
@@ -88,7 +86,7 @@ def test_all_records_of_a_call_have_its_time(broker: Broker, open_log: OpenLog) 
     assert before - 1 < timestamp < time.time() + 1
 
 
-def test_what_others_append_is_seen(broker: Broker, open_log: OpenLog) -> None:
+def test_appends_of_other_logs_are_seen(broker: Broker, open_log: OpenLog) -> None:
     topic = broker.topic()
     writer, reader = open_log(broker.servers, topic), open_log(broker.servers, topic)
     assert list(reader.read({0: 0}, 10)) == []
@@ -100,7 +98,7 @@ def test_what_others_append_is_seen(broker: Broker, open_log: OpenLog) -> None:
     assert reader.end() == {0: 3}
 
 
-def test_the_end_of_a_partition_is_asked_for_though_others_were_just_read(broker: Broker, open_log: OpenLog) -> None:
+def test_end_covers_partitions_that_the_last_read_left_out(broker: Broker, open_log: OpenLog) -> None:
     topic = broker.topic(4)
     open_log(broker.servers, topic).append(numbered(100, users=30))
     log = open_log(broker.servers, topic, readonly=True)
@@ -110,8 +108,8 @@ def test_the_end_of_a_partition_is_asked_for_though_others_were_just_read(broker
     assert log.end() == ends
 
 
-def test_ends_of_transactions_are_passed_over(broker: Broker, open_log: OpenLog) -> None:
-    """They take an offset and hold no record: whoever waits for `end` must not wait for them."""
+def test_transaction_markers_are_skipped(broker: Broker, open_log: OpenLog) -> None:
+    """They take an offset and hold no record: a reader that waits for `end` must not wait for them."""
     topic = broker.topic()
     log = open_log(broker.servers, topic)
     log.append(numbered(2))
@@ -148,7 +146,7 @@ def test_trimming_is_left_to_the_broker(broker: Broker, open_log: OpenLog) -> No
     assert (log.begin(), log.end()) == ({0: 0}, {0: 5})
 
 
-def test_a_topic_made_anew_is_another_one(own_broker: Broker, open_log: OpenLog) -> None:
+def test_a_topic_that_is_created_again_is_another_one(own_broker: Broker, open_log: OpenLog) -> None:
     topic = own_broker.topic()
     first = open_log(own_broker.servers, topic).identity
     assert open_log(f"localhost:{own_broker.servers.split(':')[1]}", topic).identity == first
@@ -169,7 +167,7 @@ def test_no_broker(open_log: OpenLog) -> None:
     assert caught.value.filename == f"kafka://{servers}/events"
 
 
-def test_something_else_than_a_broker(open_log: OpenLog) -> None:
+def test_a_server_that_is_no_broker(open_log: OpenLog) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         servers = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(NoBroker, match=r"takes connections but did not answer within 1 s.*security_protocol"):
@@ -184,8 +182,8 @@ def test_an_unknown_topic_is_not_created(broker: Broker, open_log: OpenLog) -> N
             open_log(broker.servers, "evnets")
 
 
-class Gate:
-    """As much of a broker as it takes to refuse a password: it knows ApiVersions, SaslHandshake and SaslAuthenticate."""
+class RefusingBroker:
+    """A minimal broker that refuses a password: it knows ApiVersions, SaslHandshake and SaslAuthenticate."""
 
     def __init__(self) -> None:
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -227,13 +225,13 @@ def test_wrong_credentials(open_log: OpenLog, monkeypatch: pytest.MonkeyPatch) -
         "sasl_plain_username": "someone",
         "sasl_plain_password": "env:KAFKA_PASSWORD",
     }
-    gate = Gate()
+    refusing = RefusingBroker()
     with pytest.raises(
         NotAllowed, match=r"refuses the credentials \(.*Invalid username or password.*check sasl_mech"
     ) as caught:
-        open_log(gate.servers, "events", options=options, timeout=2.0)
+        open_log(refusing.servers, "events", options=options, timeout=2.0)
     assert "a secret" not in str(caught.value)
-    gate.close()
+    refusing.close()
 
 
 @pytest.mark.parametrize(
@@ -241,10 +239,10 @@ def test_wrong_credentials(open_log: OpenLog, monkeypatch: pytest.MonkeyPatch) -
     [
         (
             {"fetch_max_byte": 5},
-            "fetch_max_byte: neither consumer nor producer has such an option; did you mean fetch_max_bytes?",
+            "fetch_max_byte: neither the consumer nor the producer has this option; did you mean fetch_max_bytes?",
         ),
-        ({"acks": 1}, "acks: not to be set, because an append is acknowledged when all in-sync replicas have it; leave it out"),
-        ({"group_id": "us"}, r"group_id: not to be set, because \[stream\] group names it"),
+        ({"acks": 1}, "acks: cannot be set, because an append is acknowledged when all in-sync replicas have it; leave it out"),
+        ({"group_id": "us"}, r"group_id: cannot be set, because \[stream\] group names it"),
         ({"sasl_plain_password": "secret"}, 'sasl_plain_password: a secret does not belong in a config; .* = "env:NAME'),
         ({"ssl_password": "secret"}, "ssl_password: a secret does not belong in a config"),
         ({"proxy_url": "socks5://me:secret@proxy"}, "proxy_url: a secret does not belong in a config"),
@@ -273,7 +271,7 @@ def test_options_reach_the_client_that_takes_them(broker: Broker, open_log: Open
     assert len(read_on(log, {0: 0})) == 100
 
 
-def test_a_record_over_the_limit_is_refused_and_takes_nothing_with_it(broker: Broker, open_log: OpenLog) -> None:
+def test_a_record_over_the_limit_is_refused_and_nothing_is_written(broker: Broker, open_log: OpenLog) -> None:
     log = open_log(broker.servers, broker.topic())
     with pytest.raises(TooLarge, match=r"a record of 2000001 bytes is over the limit of 1048576 here.*max_request_size"):
         log.append([(b"a", b"1"), (b"b", b"x" * 2_000_000), (b"c", b"3")])
@@ -281,14 +279,14 @@ def test_a_record_over_the_limit_is_refused_and_takes_nothing_with_it(broker: Br
     assert log.append([(b"a", b"x" * 1_000_000), (b"b", b"2")]) == {0: 2}
 
 
-def test_what_is_readonly_or_closed_says_so(broker: Broker, open_log: OpenLog) -> None:
+def test_a_readonly_or_closed_log_refuses_calls(broker: Broker, open_log: OpenLog) -> None:
     log = open_log(broker.servers, broker.topic(), readonly=True)
-    with pytest.raises(PermissionError, match="opened to be read"):
+    with pytest.raises(PermissionError, match="opened with readonly"):
         log.append(numbered(1))
     log.close()
     log.close()
     for call in (log.begin, log.end, lambda: log.read({0: 0}, 1)):
-        with pytest.raises(ValueError, match="the log is closed; open it anew"):
+        with pytest.raises(ValueError, match="the log is closed; open it again"):
             call()
 
 
@@ -304,8 +302,8 @@ def test_a_client_that_fails_is_quiet(capfd: pytest.CaptureFixture[str]) -> None
 # ---- a broker that hangs
 
 
-def test_an_append_that_nobody_acknowledges_is_in_doubt(own_broker: Broker, open_log: OpenLog) -> None:
-    """What is promised: an error in time; the batch is there whole or not at all; sending it again makes it be there."""
+def test_an_append_without_an_acknowledgement_is_in_doubt(own_broker: Broker, open_log: OpenLog) -> None:
+    """The guarantee: an error in time; the batch is written whole or not at all; a second append writes it."""
     log = open_log(own_broker.servers, own_broker.topic(), timeout=1.0)
     log.append(numbered(10))
     started = time.monotonic()
@@ -325,8 +323,8 @@ def test_an_append_that_nobody_acknowledges_is_in_doubt(own_broker: Broker, open
     assert values in ([*range(10), *range(5)], [*range(10), *range(5), *range(5)])
 
 
-def test_what_the_client_repeats_by_itself_is_there_once(own_broker: Broker, open_log: OpenLog) -> None:
-    """A pause longer than a request may take and shorter than an append may take."""
+def test_a_retry_of_the_client_is_written_once(own_broker: Broker, open_log: OpenLog) -> None:
+    """The broker pauses longer than the request timeout, and shorter than the append timeout."""
     log = open_log(own_broker.servers, own_broker.topic(), timeout=5.0, options={"request_timeout_ms": 500})
     log.append(numbered(1))
     with own_broker.stopped():
@@ -339,7 +337,7 @@ def test_what_the_client_repeats_by_itself_is_there_once(own_broker: Broker, ope
     assert appended == [{0: 21}]
 
 
-def test_a_reader_waits_no_longer_than_it_was_told(own_broker: Broker, open_log: OpenLog) -> None:
+def test_a_read_waits_no_longer_than_its_patience(own_broker: Broker, open_log: OpenLog) -> None:
     topic = own_broker.topic()
     open_log(own_broker.servers, topic).append(numbered(5000, size=1000))
     options = {"max_partition_fetch_bytes": 100_000, "fetch_max_bytes": 100_000}
@@ -348,7 +346,7 @@ def test_a_reader_waits_no_longer_than_it_was_told(own_broker: Broker, open_log:
     at = [log.read({0: 0}, 10)[-1].offset + 1 for log in (strict, patient)]
     with own_broker.stopped():
         started = time.monotonic()
-        with pytest.raises(NoBroker, match="records that are there do not come"):
+        with pytest.raises(NoBroker, match="records that exist do not arrive"):
             for _ in range(100):
                 at[0] = strict.read({0: at[0]}, 1000)[-1].offset + 1
         assert 0.9 < time.monotonic() - started < 5

@@ -1,4 +1,4 @@
-"""Topics of a cluster: made with what was asked for, found as the broker describes them, and never changed."""
+"""Topics of a cluster are created as requested, described as the broker reports them, and never changed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_topic_is_made_as_asked_and_found_again(topics: Topics, name: str, bro
     topics.create(name, 3, 1, SETTINGS)
     found = topics.find([name])[name]
     assert (found.partitions, found.replication) == (3, 1)
-    # A broker tells its defaults as well, except the one of the tests, which tells what it was given.
+    # A broker reports its defaults too; the one of the tests reports only what it was given.
     assert found.settings.items() >= SETTINGS.items()
     log = KafkaLog(broker.servers, name)
     assert log.partitions == (0, 1, 2)
@@ -55,12 +55,12 @@ def test_a_topic_is_made_as_asked_and_found_again(topics: Topics, name: str, bro
     log.close()
 
 
-def test_looking_makes_nothing(topics: Topics, name: str) -> None:
+def test_find_creates_nothing(topics: Topics, name: str) -> None:
     for _ in range(2):
         assert topics.find([name, name + "-too"]) == {}
 
 
-def test_one_that_is_there_stays_as_it_is(topics: Topics, name: str) -> None:
+def test_an_existing_topic_is_not_changed(topics: Topics, name: str) -> None:
     topics.create(name, 2, 1, SETTINGS)
     topics.create(name, 5, 1, SETTINGS | {"cleanup.policy": "compact"})
     found = topics.find([name])[name]
@@ -68,7 +68,7 @@ def test_one_that_is_there_stays_as_it_is(topics: Topics, name: str) -> None:
     assert found.settings["cleanup.policy"] == "delete"
 
 
-def test_what_a_broker_does_not_tell_is_not_known(topics: Topics, broker: Broker) -> None:
+def test_a_setting_that_the_broker_does_not_report_is_missing(topics: Topics, broker: Broker) -> None:
     bare = broker.topic()
     found = topics.find([bare])[bare]
     assert isinstance(found, Found)
@@ -91,7 +91,7 @@ def test_options_are_checked_by_name(broker: Broker) -> None:
 
 
 class Refusing:
-    """An admin client whose cluster refuses every topic: the broker of the tests makes whatever it is asked for."""
+    """An admin client whose cluster refuses every topic. The broker of the tests accepts every topic."""
 
     def __init__(self, error: str, words: str) -> None:
         self.answer = {"error_code": getattr(errors, error).errno, "error_message": words}
@@ -106,14 +106,18 @@ class Refusing:
 @pytest.mark.parametrize(
     ("error", "kind", "says"),
     [
-        ("InvalidReplicationFactorError", TopicRefused, "refuses the topic 'events' .*1 registered.*no more copies than there"),
+        (
+            "InvalidReplicationFactorError",
+            TopicRefused,
+            "refuses the topic 'events' .*1 registered.*no more replicas than there",
+        ),
         ("InvalidConfigurationError", TopicRefused, "refuses the topic 'events' .*does not know one of the settings"),
-        ("PolicyViolationError", TopicRefused, "refuses the topic 'events' .*ask who runs it"),
+        ("PolicyViolationError", TopicRefused, "refuses the topic 'events' .*ask its operator"),
         ("TopicAuthorizationFailedError", NotAllowed, "allow this user to describe and create the topic 'events'"),
         ("RequestTimedOutError", NoBroker, "creating: the broker takes connections but did not answer"),
     ],
 )
-def test_a_refusal_is_told_in_the_brokers_words(broker: Broker, error: str, kind: type[OSError], says: str) -> None:
+def test_a_refusal_holds_the_brokers_message(broker: Broker, error: str, kind: type[OSError], says: str) -> None:
     topics = Topics(broker.servers)
     topics._admin.close()
     topics._admin = Refusing(error, "1 registered")
@@ -141,4 +145,4 @@ def test_a_broker_that_hangs_is_named_in_time(own_broker: Broker) -> None:
             asked = time.monotonic()
             with pytest.raises(NoBroker, match="did not answer within 1 s"):
                 call()
-            assert time.monotonic() - asked < 5, "the client's own patience is 10 s and more"
+            assert time.monotonic() - asked < 5, "the client's own timeout is 10 s and more"

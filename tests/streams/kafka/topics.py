@@ -1,4 +1,4 @@
-"""What the tests of Kafka topics share."""
+"""Helpers of the tests of Kafka topics."""
 
 from __future__ import annotations
 

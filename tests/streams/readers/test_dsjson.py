@@ -1,4 +1,4 @@
-"""Every trap of these logs: what is read, what is left out and counted, what stops a strict reading."""
+"""The special cases of these logs: decisions, lines that are skipped and counted, and lines that `strict` refuses."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_line_is_a_decision(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_actions_count_from_one_and_the_ranking_from_one_or_zero(tmp_path: Path, first: int) -> None:
-    """``p`` goes with ``a`` by place: what ``_labelIndex`` would pick here, 0.1, is another action's."""
+    """``p`` has the order of ``a``: index ``_labelIndex`` would give 0.1 here, the probability of another action."""
     ranked = [action + first for action in (1, 0, 2)]
     found, dead, _ = read(tmp_path, decision(a=ranked, p=[0.7, 0.1, 0.2], _label_probability=0.7))
     assert only(found).impression.items == ("blue",)
@@ -86,7 +86,7 @@ def test_actions_count_from_one_and_the_ranking_from_one_or_zero(tmp_path: Path,
     assert "row 2" in reasons[0] and "0.7" in reasons[0]
 
 
-def test_what_such_logs_have_between_decisions_is_counted_and_stops_nothing(tmp_path: Path) -> None:
+def test_lines_between_decisions_are_skipped_and_counted_also_when_strict(tmp_path: Path) -> None:
     lines = [
         '[CHECKPOINT INFO LINE] {"a": 1}',
         {"RewardValue": 1.0, "EnqueuedTimeUtc": "2017-07-20T20:44:41Z", "EventId": "e0"},
@@ -125,7 +125,7 @@ def test_what_such_logs_have_between_decisions_is_counted_and_stops_nothing(tmp_
         (decision(Timestamp="noon"), "bad_timestamp", ["Timestamp", "noon"]),
     ],
 )
-def test_what_is_not_understood_is_counted_named_and_stops_a_strict_reading(
+def test_invalid_lines_are_skipped_and_counted_or_raised_when_strict(
     tmp_path: Path, line: dict[str, Any] | str, kind: str, words: list[str]
 ) -> None:
     found, dead, reasons = read(tmp_path, decision(), line)
@@ -137,19 +137,19 @@ def test_what_is_not_understood_is_counted_named_and_stops_a_strict_reading(
         read(tmp_path, decision(), line, strict=True)
 
 
-def test_a_sampled_log_counts_as_what_it_was_sampled_from(tmp_path: Path) -> None:
+def test_a_decision_of_a_sampled_log_has_a_higher_importance(tmp_path: Path) -> None:
     assert only(read(tmp_path, decision(pdrop=0.75))[0]).importance == 4.0
 
 
-def test_the_event_id_goes_by_two_names(tmp_path: Path) -> None:
-    told = {key: value for key, value in decision().items() if key != "EventId"}
-    assert only(read(tmp_path, told | {"event_id": "e2"})[0]).impression.request_id == "e2"
-    assert only(read(tmp_path, told)[0]).impression.request_id == "1"
+def test_the_event_id_has_two_names(tmp_path: Path) -> None:
+    line = {key: value for key, value in decision().items() if key != "EventId"}
+    assert only(read(tmp_path, line | {"event_id": "e2"})[0]).impression.request_id == "e2"
+    assert only(read(tmp_path, line)[0]).impression.request_id == "1"
 
 
 def test_logs_without_rankings_or_times_are_read_too(tmp_path: Path) -> None:
-    told = {key: value for key, value in decision().items() if key not in ("a", "p", "Timestamp")}
-    found, dead, _ = read(tmp_path, decision(), told)
+    line = {key: value for key, value in decision().items() if key not in ("a", "p", "Timestamp")}
+    found, dead, _ = read(tmp_path, decision(), line)
     first, second = (one for one in found if isinstance(one, Decision))
     assert second.impression.propensities == (0.2,)
     assert second.impression.timestamp == first.impression.timestamp
@@ -171,7 +171,7 @@ def test_an_action_that_is_offered_twice_is_two_candidates(tmp_path: Path) -> No
     assert (only(found).impression.items, only(found).others) == (("blue",), ("red", "blue#2"))
 
 
-def test_an_item_is_told_again_when_it_has_changed(tmp_path: Path) -> None:
+def test_an_item_is_updated_when_it_has_changed(tmp_path: Path) -> None:
     repainted = [ACTIONS[0], {"_tag": "blue", "T": {"hue": "navy"}}, ACTIONS[2]]
     found, _, _ = read(tmp_path, decision(), decision(), decision(c={"_multi": repainted}))
     assert [type(one).__name__ for one in found] == [*3 * ["ItemUpdate"], *2 * ["Decision"], "ItemUpdate", "Decision"]
@@ -182,7 +182,7 @@ def conditional(*outcomes: dict[str, Any], **context: Any) -> dict[str, Any]:
     return {"EventId": "s", "c": {"_multi": ACTIONS, "_slots": [{}, {}], **context}, "_outcomes": list(outcomes)}
 
 
-def test_slots_are_places(tmp_path: Path) -> None:
+def test_slots_are_positions(tmp_path: Path) -> None:
     line = conditional(
         {"_label_cost": -3, "_a": [2, 1, 0], "_p": [0.5, 0.25, 0.25]}, {"_label_cost": 0, "_a": [0, 1], "_p": [0.4, 0.6]}
     )
@@ -220,7 +220,7 @@ def test_compressed_and_empty_files(tmp_path: Path) -> None:
         read(tmp_path, "no decision")
 
 
-def test_files_that_are_not_there_or_of_no_known_kind(tmp_path: Path) -> None:
+def test_missing_files_and_unknown_formats_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadRecording, match="no such file"):
         open_decisions(tmp_path / "gone.json")
     with pytest.raises(BadRecording, match="a folder"):

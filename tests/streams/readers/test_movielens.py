@@ -31,7 +31,7 @@ def test_u_data_with_users_and_films_beside(tmp_path: Path) -> None:
     ]
 
 
-def test_a_header_in_a_side_file_is_no_user(tmp_path: Path) -> None:
+def test_a_header_in_a_side_file_is_skipped(tmp_path: Path) -> None:
     write(tmp_path / "u.data", "1\t10\t3\t100\n")
     write(tmp_path / "u.user", "user|age|gender|occupation|zip\n1|24|M|technician|85711\n")
     assert [event.user for event in flat(open_recording(tmp_path)) if isinstance(event, UserUpdate)] == ["1"]
@@ -78,8 +78,8 @@ def test_side_files_can_be_named_and_left_out(tmp_path: Path) -> None:
         open_recording(path, users=tmp_path / "missing")
 
 
-def test_what_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadRecording, match="no MovieLens file"):
+def test_other_files_and_columns_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadRecording, match="not a MovieLens file"):
         open_recording(write(tmp_path / "x.dat", "1;2;3;4\n"))
-    with pytest.raises(BadRecording, match="those of MovieLens are known"):
+    with pytest.raises(BadRecording, match="those of MovieLens are fixed"):
         open_recording(write(tmp_path / "u.data", "1\t10\t3\t100\n"), columns=ColumnMap())

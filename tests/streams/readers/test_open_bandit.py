@@ -26,7 +26,7 @@ def read(path: Path, **keywords: bool) -> tuple[list[ItemUpdate | Decision], dic
     return list(found.read()), dict(found.dead.counts), [letter.reason for letter in found.dead.read()]
 
 
-def test_a_row_is_a_decision_of_one_place(tmp_path: Path) -> None:
+def test_a_row_is_a_decision_of_one_position(tmp_path: Path) -> None:
     found, dead, _ = read(log(tmp_path))
     assert found[:3] == [
         ItemUpdate(item="7", attributes={"item_feature_0": -0.5, "item_feature_1": "aed79"}),
@@ -44,12 +44,12 @@ def test_a_row_is_a_decision_of_one_place(tmp_path: Path) -> None:
     assert dead == {}
 
 
-def test_the_description_calls_the_propensity_otherwise(tmp_path: Path) -> None:
+def test_the_propensity_has_two_names(tmp_path: Path) -> None:
     found, _, _ = read(log(tmp_path, header=HEADER.replace("propensity_score", "action_prob")))
     assert isinstance(found[3], Decision) and found[3].impression.propensities == (0.25,)
 
 
-def test_without_item_context_the_candidates_are_what_occurs(tmp_path: Path) -> None:
+def test_without_item_context_the_candidates_are_the_items_of_the_log(tmp_path: Path) -> None:
     rows = "".join(GOOD.replace(",8,", f",{item},") for item in (8, 3, 8, 5))
     found, _, _ = read(log(tmp_path, rows, items=None))
     assert [one.others for one in found if isinstance(one, Decision)] == [("3", "5"), ("8", "5"), ("3", "5"), ("8", "3")]
@@ -95,14 +95,14 @@ def test_a_file_without_its_columns_is_refused_by_name(tmp_path: Path, header: s
         assert name in str(error.value)
 
 
-def test_a_file_of_bad_rows_alone_is_refused_with_their_number(tmp_path: Path) -> None:
+def test_a_file_with_only_bad_rows_is_refused_with_their_count(tmp_path: Path) -> None:
     with pytest.raises(BadRecording, match=r"not one decision \(2 x bad_propensity\)"):
         read(log(tmp_path, 2 * GOOD.replace("0.25", "-1")))
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no Open Bandit sample in {DATA}")
 @pytest.mark.parametrize(("policy", "campaign", "items"), [("random", "all", 80), ("bts", "men", 34)])
-def test_the_sample_reads_whole(policy: str, campaign: str, items: int) -> None:
+def test_the_whole_sample_is_read(policy: str, campaign: str, items: int) -> None:
     found, dead, _ = read(DATA / policy / campaign / f"{campaign}.csv")
     decisions = [one for one in found if isinstance(one, Decision)]
     assert (len(found) - len(decisions), len(decisions), dead) == (items, 10_000, {})

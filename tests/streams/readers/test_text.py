@@ -48,7 +48,7 @@ def test_bad_rows_are_left_out_with_their_number_and_reason(tmp_path: Path) -> N
         }
         assert letters[3].reason == "row 3: 3 fields instead of 4"
         assert letters[3].value == b"a,x,1"
-        assert letters[7].reason == "row 7: stars: 'many' is no finite number"
+        assert letters[7].reason == "row 7: stars: 'many' is not a finite number"
         assert json.loads(letters[7].value) == {"user": "a", "item": "x", "timestamp": "3", "stars": "many"}
         assert "(see timestamp_unit)" in letters[10].reason
         assert all(letter.source == str(path) for letter in letters.values())
@@ -56,7 +56,7 @@ def test_bad_rows_are_left_out_with_their_number_and_reason(tmp_path: Path) -> N
 
 def test_strict_ends_at_the_first_bad_row(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", "user,item,timestamp\na,x,1\na,x,soon\n")
-    with pytest.raises(BadRecording, match="row 3: timestamp: 'soon' is no time; correct it"):
+    with pytest.raises(BadRecording, match="row 3: timestamp: 'soon' is not a time; correct it"):
         flat(open_recording(path, strict=True))
 
 
@@ -87,8 +87,8 @@ def test_times_are_numbers_or_dates(tmp_path: Path, texts: list[str], unit: str,
     assert [event.timestamp for event in events] == seconds
 
 
-def test_a_unit_of_time_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="timestamp_unit: 'min' is no unit; choose one of s, ms, us, ns"):
+def test_an_unknown_unit_of_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="timestamp_unit: 'min' is not a unit; choose one of s, ms, us, ns"):
         ColumnMap(timestamp_unit="min")  # type: ignore[arg-type]
 
 
@@ -113,7 +113,9 @@ def test_a_column_of_numbers_stays_one_in_a_stream(tmp_path: Path) -> None:
     blocks = [event for event in recording.events() if isinstance(event, Block)]
     assert len(blocks) > 1
     assert all(isinstance(block.context["a"], np.ndarray) for block in blocks)
-    assert [letter.reason for letter in recording.dead.read()] == ["row 900001: a: 'text' is no number, in a column of numbers"]
+    assert [letter.reason for letter in recording.dead.read()] == [
+        "row 900001: a: 'text' is not a number, in a column of numbers"
+    ]
 
 
 def test_quotes_hold_commas(tmp_path: Path) -> None:
@@ -130,18 +132,18 @@ def test_windows_line_ends_and_byte_order_marks(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("t.csv", b"", "empty file"),
-        ("t.csv", b"user,item,timestamp\n", "not one good row"),
+        ("t.csv", b"user,item,timestamp\n", "no good row"),
         ("t.csv", b"user,item,timestamp", "no rows"),
-        ("t.csv", b"user,item,timestamp\na,x,soon\n", r"not one good row \(row 2: timestamp: 'soon' is no time\)"),
+        ("t.csv", b"user,item,timestamp\na,x,soon\n", r"no good row \(row 2: timestamp: 'soon' is not a time\)"),
         ("t.csv", b"user,item,timestamp\n\xff\xfe,x,1\n", "not UTF-8.*iconv"),
         ("t.csv", b"\xff\xfe", "its first line is not UTF-8"),
         ("t.csv", b"user,user,item,timestamp\na,a,x,1\n", "two columns 'user'"),
-        ("t.xls", b"user,item", "cannot tell its format from its name; say format = one of movielens, recbole, csv"),
-        ("t.parquet", b"user,item", "no Parquet file"),
+        ("t.xls", b"user,item", "cannot tell its format from its name; set format to one of movielens, recbole, csv"),
+        ("t.parquet", b"user,item", "not a Parquet file"),
         ("t.dat", b"", "empty file"),
         ("t.inter", b"", "empty file"),
         ("t.jsonl", b"", "empty file"),
-        ("t.jsonl", b'{"type": "click"}\n', r"not one good row \(row 1: type: got"),
+        ("t.jsonl", b'{"type": "click"}\n', r"no good row \(row 1: type: got"),
         ("t.csv.gz", b"user,item,timestamp\na,x,1\n", "cannot be read"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A recorded decision, as every reader of decisions gives it."""
+"""A recorded decision: what every reader of decisions yields."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ __all__ = ["Decision"]
 
 
 class Decision(Struct, frozen=True, kw_only=True, gc=False):
-    """What was shown, among what, and what came of it.
+    """The items shown, the candidates that were not shown, and the rewards.
 
     Attributes
     ----------
     impression : Impression
-        Items shown, each with its propensity.
+        Items shown, with their propensities.
     others : tuple of str
         The candidates that were not shown.
     kind : str
-        What kind of interaction a reward is.
+        Kind of interaction that a reward stands for.
     rewards : tuple of float
-        Of each place.
+        Reward of each position.
     importance : float
-        Decisions that this one stands for.
+        Number of decisions that this one stands for (above 1 in a sampled log).
     """
 
     impression: Impression
