@@ -18,7 +18,7 @@ from service.ranking.requests import RecommendRequest
 from streams.events import Forget, ItemUpdate
 from streams.joined import Joined, Row
 
-ITEMS = [f"i{n:03d}" for n in range(120)]
+ITEMS = [f"i{n:03d}" for n in range(90)]
 
 
 def touched(config: Config, *rows: tuple[str, str, str]) -> Pipeline:
@@ -33,14 +33,14 @@ def touched(config: Config, *rows: tuple[str, str, str]) -> Pipeline:
 
 
 def recommended(pipeline: Pipeline, user: str, *, repeat: bool = False) -> set[str]:
-    ((response, _),) = pipeline.rank([RecommendRequest(user=user, n=120, candidates=120, repeat=repeat)])
+    ((response, _),) = pipeline.rank([RecommendRequest(user=user, n=90, candidates=90, repeat=repeat)])
     return {one.item for one in response.items}
 
 
 def test_nothing_touched_comes_back_however_long_ago(make_config: Callable[..., Config]) -> None:
     config = make_config(retrievers={"popularity": {}}, history={"length": 5, "recent": 5})
-    pipeline = touched(config, *(("ann", item, "click") for item in ITEMS[:80]))
-    assert recommended(pipeline, "ann") == set(ITEMS[80:])
+    pipeline = touched(config, *(("ann", item, "click") for item in ITEMS[:70]))
+    assert recommended(pipeline, "ann") == set(ITEMS[70:])
     assert recommended(pipeline, "ann", repeat=True) == set(ITEMS)
     assert recommended(pipeline, "bob") == set(ITEMS)
     pipeline.apply(Forget(user="ann"))
