@@ -13,6 +13,7 @@ from learners import registry
 from learners.base import Learner
 from memory.keyed.catalog import Catalog
 from memory.keyed.history import History
+from memory.keyed.seen_items import SeenItems
 from service.ranking.pipeline import Pipeline
 
 __all__ = ["fingerprint_of"]
@@ -47,7 +48,7 @@ def fingerprint_of(sections: Mapping[str, Any], learners: Mapping[type, Mapping[
             cls = registry.find(role, name)
             assert issubclass(cls, Learner)
             described.append([role.__name__, name, cls.state_version, registry.defaults(cls) | dict(keywords)])
-    stores = {store.__name__: store.state_version for store in (Pipeline, Catalog, History)}
+    stores = {store.__name__: store.state_version for store in (Pipeline, Catalog, History, SeenItems)}
     text = json.dumps(_plain([sections, described, stores]), sort_keys=True)
     return str(xxhash.xxh3_64_hexdigest(text.encode()))
 

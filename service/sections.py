@@ -160,6 +160,19 @@ class HistorySize(_Section):
     recent: Count = 10
 
 
+class Seen(_Section):
+    """What users have touched and are not recommended again: users, items of all of them, items of one; the oldest leave first.
+
+    `kinds` are the kinds of interactions that count, such as ``["buy"]`` where what was only clicked may come again; all of
+    them unless given. An item takes 8 to 24 bytes.
+    """
+
+    users: Count = 100_000
+    items: Annotated[int, Field(ge=8)] = 1_000_000
+    per_user: Annotated[int, Field(ge=8, le=1_000_000)] = 1000
+    kinds: list[str] | None = None
+
+
 class Checkpoint(_Section):
     """Where and how often the state is saved.
 
@@ -258,6 +271,7 @@ class Tables(_Section):
     users: Capacity = Capacity()
     items: Capacity = Capacity()
     history: HistorySize = HistorySize()
+    seen: Seen = Seen()
     checkpoint: Checkpoint = Checkpoint()
     weights: Weights = Weights()
     dead_letters: DeadLetterLog = DeadLetterLog()

@@ -94,8 +94,9 @@ class Evaluation:
     Notes
     -----
     Hit rate and NDCG: for each row with a positive reward, before learning, every retriever orders the whole catalogue
-    without the items that the user is known to have; ``recommend`` is what the service would answer: all retrievers'
-    candidates in the order of the ranker. It keeps every prediction until the end: 20 bytes a row and 4 more for each learner.
+    without the items that the user has touched before (``[seen]``); ``recommend`` is what the service would answer: all
+    retrievers' candidates in the order of the ranker. It keeps every prediction until the end: 20 bytes a row and 4 more for
+    each learner.
 
     Rows of impressions count when the impression's window has ended, with the outcome that is worth most at each position; a
     later outcome revises it.
@@ -107,7 +108,6 @@ class Evaluation:
         self._chunks: list[Scored] = []
         self._starts: list[int] = []
         self._gain: dict[str, list[Floats]] = {}
-        self._known: dict[int, dict[int, None]] = {}
         self.rows = 0
 
     def choose_impressions(self, sizes: Sequence[int]) -> Sequence[int]:
@@ -203,20 +203,12 @@ class Evaluation:
 
     def _test(self, feedback: Feedback) -> None:
         user = feedback.user[feedback.request]
-        known = [self._known.setdefault(key, {}) for key in user.tolist()]
-        tests = [
-            row
-            for row, (positive, item) in enumerate(zip((feedback.reward > 0).tolist(), feedback.item.tolist(), strict=True))
-            if positive and item not in known[row]
-        ]
-        if tests:
-            exclude = Exclusion(
-                np.array([item for row in tests for item in known[row]], np.int64),
-                np.cumsum([0, *(len(known[row]) for row in tests)]),
-            )
-            self._rank(feedback, np.array(tests), exclude)
-        for row in np.flatnonzero(feedback.touched).tolist():
-            known[row][int(feedback.item[row])] = None
+        seen, start = self._pipeline.seen.of(user)
+        known = np.zeros(feedback.rows, np.bool_)
+        known[np.repeat(np.arange(feedback.rows), np.diff(start))[seen == np.repeat(feedback.item, np.diff(start))]] = True
+        tests = np.flatnonzero((feedback.reward > 0) & ~known)
+        if tests.size:
+            self._rank(feedback, tests, Exclusion(*self._pipeline.seen.of(user[tests])))
 
     def _rank(self, feedback: Feedback, tests: Ids, exclude: Exclusion) -> None:
         pipeline, request = self._pipeline, feedback.request[tests]

@@ -13,6 +13,7 @@ from learners.base import Adapter, Catalogues, Policy, Ranker, Reranker, Retriev
 from learners.schema import schema_of
 from memory.keyed.catalog import Catalog
 from memory.keyed.history import History
+from memory.keyed.seen_items import SeenItems
 from memory.stateful import State
 from service.config import Config, ConfigError
 from service.learning.feedback import FeedbackBuilder
@@ -87,6 +88,8 @@ def build_pipeline(config: Config) -> Pipeline:
         users=users,
         items=items,
         history=history,
+        seen=SeenItems(config.seen.users, config.seen.items, config.seen.per_user),
+        seen_kinds=config.seen.kinds,
         retrievers=retrievers,
         ranker=ranker,
         adapters=bound(Adapter, "adapters", adapters),
@@ -230,6 +233,7 @@ class Runtime:
                 "users": pipeline.users.evictions,
                 "items": pipeline.items.evictions,
                 "history": pipeline.history.evictions,
+                "seen": pipeline.seen.evictions,
             },
             "memory_bytes": self._memory(),
         }

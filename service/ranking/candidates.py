@@ -10,7 +10,7 @@ import numpy as np
 from learners.base import Candidates, Exclusion, Retriever
 from learners.features import hash_ids
 from memory.keyed.catalog import Catalog
-from memory.keyed.history import History
+from memory.keyed.seen_items import SeenItems
 from service.ranking.requests import RankRequest, RecommendRequest
 from streams.batch import Floats, Ids, Requests
 
@@ -36,11 +36,11 @@ class CandidateGenerator:
     ----------
     retrievers : mapping of name to Retriever
     items : Catalog
-    history : History
+    seen : SeenItems
     """
 
-    def __init__(self, retrievers: Mapping[str, Retriever], items: Catalog, history: History) -> None:
-        self._retrievers, self._items, self._history = retrievers, items, history
+    def __init__(self, retrievers: Mapping[str, Retriever], items: Catalog, seen: SeenItems) -> None:
+        self._retrievers, self._items, self._seen = retrievers, items, seen
 
     def find(self, who: Requests, asked: Sequence[RequestContext]) -> Candidates:
         """Candidates of each request, all alive; uncertainty is NaN where no retriever that found the item knows it."""
@@ -89,7 +89,7 @@ class CandidateGenerator:
 
     def _exclusion(self, who: Requests, wanted: Sequence[tuple[int, RecommendRequest]]) -> Exclusion:
         """Items that a request excludes, and those that its user has seen unless it wants them again."""
-        seen, start = self._history.seen(who.user)
+        seen, start = self._seen.of(who.user)
         parts = []
         for n, request in wanted:
             parts.append(hash_ids(request.exclude))

@@ -12,9 +12,10 @@ import numpy as np
 
 from learners.base import Adapter, Learner, Policy, Ranker, Reranker, Retriever, WeightDelta
 from learners.delta import check_delta
-from learners.features import Featurizer, hash_id, hash_ids
+from learners.features import Featurizer, hash_id, hash_ids, hash_kind
 from memory.keyed.catalog import Catalog
 from memory.keyed.history import History
+from memory.keyed.seen_items import SeenItems
 from memory.moments import Moments
 from memory.stateful import Stateful
 from service.ranking.candidates import CandidateGenerator, RequestContext
@@ -65,6 +66,10 @@ class Pipeline(Stateful):
     users, items : Catalog
         As wide as the featurizer's columns of users and items.
     history : History
+    seen : SeenItems
+        What is not recommended to a user again.
+    seen_kinds : sequence of str or None
+        Kinds of interactions that put an item there; None: all.
     retrievers : mapping of name to Retriever
     ranker : (str, Ranker)
     adapters : mapping of name to Adapter
@@ -97,6 +102,8 @@ class Pipeline(Stateful):
         users: Catalog,
         items: Catalog,
         history: History,
+        seen: SeenItems,
+        seen_kinds: Sequence[str] | None,
         retrievers: Mapping[str, Retriever],
         ranker: tuple[str, Ranker],
         adapters: Mapping[str, Adapter],
@@ -105,14 +112,15 @@ class Pipeline(Stateful):
         recent: int,
     ) -> None:
         self.featurizer = featurizer
-        self.users, self.items, self.history = users, items, history
+        self.users, self.items, self.history, self.seen = users, items, history, seen
+        self._seen_kinds = None if seen_kinds is None else np.array([hash_kind(kind) for kind in seen_kinds], np.int32)
         self.contexts = Moments(featurizer.context_numbers)
         self.retrievers, self.adapters, self.rerankers = Stages(retrievers), Stages(adapters), Stages(rerankers)
         self.ranker_name, self.ranker = ranker
         self.policy_name, self.policy = policy
         self.recent = recent
         self.observes = any(type(learner).observe is not Learner.observe for _, learner in self.learners())
-        self._candidate_generator = CandidateGenerator(retrievers, items, history)
+        self._candidate_generator = CandidateGenerator(retrievers, items, seen)
         self._response_builder = ResponseBuilder(featurizer, items, list(retrievers), ranker, rerankers, policy)
         self.version = 0
         self.as_of = 0.0
@@ -227,6 +235,10 @@ class Pipeline(Stateful):
             feedback.kind[acted],
             feedback.reward[acted] > 0,
         )
+        if self._seen_kinds is not None:
+            acted = np.arange(feedback.rows)[acted]
+            acted = acted[np.isin(feedback.kind[acted], self._seen_kinds)]
+        self.seen.add(feedback.user[feedback.request[acted]], feedback.item[acted])
         self.version += 1
 
     @property
@@ -262,6 +274,7 @@ class Pipeline(Stateful):
             key = hash_id(event.user)
             self.users.forget(key)
             self.history.forget(np.array([key]))
+            self.seen.forget(np.array([key]))
             self._tell("forget", lambda learner: learner.forget(np.array([key])))
         elif self.contexts.columns.size and _has_context(event):
             self.contexts.add(*self.featurizer.encode_context([event.context]))

@@ -12,6 +12,7 @@ import torch
 
 from memory import Arrays, Catalog, Column, History, KeyIndex, PickledObject, Stateful, Table, digest, trusting
 from memory.error_memory import ErrorMemory, ErrorSketch
+from memory.keyed.seen_items import SeenItems
 from memory.moments import Moments
 from memory.parameters import Parameters
 from memory.stateful import shared
@@ -72,6 +73,11 @@ def change_table(store: Table, rng: np.random.Generator) -> None:
 def change_history(store: History, rng: np.random.Generator) -> None:
     kind = rng.integers(1, 4, ROWS).astype(np.int32)
     store.append(keys_of(rng), keys_of(rng), rng.uniform(size=ROWS), kind, rng.uniform(size=ROWS) < 0.5)
+    store.forget(keys_of(rng)[:1])
+
+
+def change_seen(store: SeenItems, rng: np.random.Generator) -> None:
+    store.add(keys_of(rng), rng.integers(1, 40, ROWS))
     store.forget(keys_of(rng)[:1])
 
 
@@ -189,6 +195,7 @@ CASES = {
     "key_index": Case(lambda: KeyIndex(6), change_index, lambda store: (store.find(np.arange(9)), store.slots()), "order"),
     "table": Case(make_table, change_table, read_table, "rows.vector"),
     "history": Case(lambda: History(5, 3), change_history, read_history, "rings.item"),
+    "seen items": Case(lambda: SeenItems(5, 40, 16), change_seen, lambda store: store.of(np.arange(12)), "blocks.item"),
     "catalog": Case(lambda: Catalog(5, 2), change_catalog, read_catalog, "rows.features"),
     "vectors": Case(lambda: VectorIndex(30, 3), change_vectors, read_vectors, "rows.vector"),
     "vectors in lists": Case(

@@ -232,6 +232,7 @@ def test_forgetting_a_user_removes_history_and_attributes(pipeline: Pipeline) ->
     pipeline.apply(Forget(user="u0"))
     assert pipeline.users.get(hash_id("u0")) is None
     assert pipeline.history.seen(np.array([hash_id("u0")]))[0].size == 0
+    assert pipeline.seen.of(np.array([hash_id("u0")]))[0].size == 0
     assert len(items(answer(pipeline, RecommendRequest(user="u0", n=5))[0])) == 5
 
 
