@@ -1,4 +1,4 @@
-"""Fingerprints of the whole state for operators: taken from a copy, one at a time, and not too often."""
+"""Digests of the whole state for operators: made from a copy, one at a time and with pauses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from service.process.runtime import Runtime
 
 __all__ = ["Digests"]
 
-REST, LONGEST_REST = 4.0, 5.0
-"""Times as long as a digest took, and so many seconds at most, nobody gets the next one: learning stands still for the copy."""
+PAUSE_FACTOR, MAX_PAUSE = 4.0, 5.0
+"""Pause after a digest: this multiple of its duration, at most so many seconds. Learning stops while the state is copied."""
 
 
 class Digests:
-    """Makes digests for callers on one event loop.
+    """Computes digests for callers on one event loop.
 
     Parameters
     ----------
@@ -29,9 +29,9 @@ class Digests:
         self._not_before = 0.0
 
     def ask(self) -> asyncio.Future[dict[str, Any]]:
-        """Where the process stands, with the ``digest`` of the state at that place; all who wait get the same one.
+        """Status of the process with the ``digest`` of that state. Concurrent callers get the same one.
 
-        Whoever gives up must not cancel it: shield it.
+        Shield the future: a caller that gives up must not cancel it for the others.
         """
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._make())
@@ -45,4 +45,4 @@ class Digests:
             return status | {"digest": await asyncio.to_thread(digest, state)}
         finally:
             now = time.monotonic()
-            self._not_before = now + min(REST * (now - start), LONGEST_REST)
+            self._not_before = now + min(PAUSE_FACTOR * (now - start), MAX_PAUSE)

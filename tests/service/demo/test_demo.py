@@ -140,7 +140,7 @@ def test_a_signal_ends_it_with_a_summary_and_nothing_left(
 
 def test_a_signal_ends_it_while_it_compiles(tmp_path: Path, start: Callable[..., Demo]) -> None:
     demo = start(NUMBA_CACHE_DIR=str(tmp_path / "numba"))
-    demo.wait_for(lambda said: "compiling what the learners compute with" in said and "http://" in said)
+    demo.wait_for(lambda said: "compiling the functions of the learners" in said and "http://" in said)
     os.killpg(demo.process.pid, signal.SIGTERM)
     assert demo.process.wait(DEADLINE) == 0, demo.said()
     assert "Traceback" not in demo.said()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
-from service.http.ingest import GROUP, Entry, Ingest, LogBusy, entry
+from service.http.ingest import GROUP_BYTES, Entry, Ingest, LogBusy, entry
 from streams.codec import decode
 from streams.dead_letters import DeadLetters
 from streams.events import Interaction
@@ -85,7 +85,7 @@ async def settled() -> None:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.http.ingest.PAUSE", 0.001)
-    monkeypatch.setattr("service.http.ingest.LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr("service.http.ingest.MAX_PAUSE", 0.001)
 
 
 def test_what_comes_during_an_append_makes_one_next_append_in_order():
@@ -112,7 +112,7 @@ def test_what_comes_during_an_append_makes_one_next_append_in_order():
 
 def test_requests_go_together_only_as_far_as_a_batch_takes_them():
     log = SlowLog()
-    large = clicks("a", padding=GROUP // 2)
+    large = clicks("a", padding=GROUP_BYTES // 2)
 
     async def run() -> None:
         ingest, _ = ingest_into(log)

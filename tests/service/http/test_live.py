@@ -39,7 +39,7 @@ def test_every_listener_hears_the_past_first_and_each_sample_once() -> None:
 
 
 def test_who_goes_away_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "MOST_LISTENERS", 1)
+    monkeypatch.setattr(live, "MAX_LISTENERS", 1)
 
     async def run() -> None:
         page = Live(dict, period=0.01)

@@ -13,7 +13,7 @@ import pytest
 from service.config import Config
 from service.process.engine import Engine, Overloaded
 from service.process.runtime import Runtime, open_runtime
-from service.process.share import AHEAD, BEHIND, Share
+from service.process.share import MAX_CREDIT, MAX_DEBT, Share
 from service.ranking.requests import RankRequest
 from tests.service.conftest import records
 from tests.worlds import two_tribes
@@ -68,7 +68,7 @@ def test_a_burst_after_a_quiet_time_goes_first_but_not_for_long() -> None:
     begun = time.now
     while not share.due:
         share.serve(lambda: time.spend(0.001))
-    assert time.now - begun == pytest.approx(AHEAD * 0.8 / 0.2, abs=0.002)
+    assert time.now - begun == pytest.approx(MAX_CREDIT * 0.8 / 0.2, abs=0.002)
 
 
 def test_what_is_owed_is_bounded_and_forgiven_when_there_is_nothing_to_learn() -> None:
@@ -79,7 +79,7 @@ def test_what_is_owed_is_bounded_and_forgiven_when_there_is_nothing_to_learn() -
     while share.due:
         share.learn(lambda: time.turn(0.01))
         turns += 1
-    assert turns == pytest.approx(BEHIND / 0.01, abs=1)
+    assert turns == pytest.approx(MAX_DEBT / 0.01, abs=1)
     share.serve(lambda: time.spend(60.0))
     share.learn(lambda: time.turn(0.0, more=False))
     assert not share.due

@@ -107,7 +107,7 @@ def test_processes_that_start_at_once_take_turns_and_a_later_one_has_nothing_to_
     assert sum("another process compiles" in text for text in told) == 1
     counts = sorted(int(text.split("compiled ")[1].split()[0]) for text in told)
     assert counts[0] <= 2 < counts[1], "the second finds what the first has compiled"
-    assert all("compiling what the learners compute with (once for an installation)" in text for text in told)
+    assert all("compiling the functions of the learners (once for an installation)" in text for text in told)
     later = subprocess.run(command("warmup", "--config", str(config)), env=own, capture_output=True, text=True)
     assert (later.returncode, later.stderr) == (0, "")
 
