@@ -14,7 +14,7 @@ import uvicorn
 __all__ = ["Server", "bind"]
 
 KEEP_ALIVE = 75
-"""Seconds that an idle connection stays open: longer than at common proxies (60 s), which would otherwise reuse a closed one."""
+"""Seconds that an idle connection stays open: longer than at proxies (60 s), which could otherwise reuse a closed one."""
 
 GRACE = 10
 """Seconds for requests in progress to finish at shutdown."""
