@@ -36,8 +36,8 @@ err = Console(stderr=True, soft_wrap=True)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; the default is the built-in config.")]
 
-Host = Annotated[str | None, typer.Option(help="Address to listen on; overrides [server] host.")]
-Port = Annotated[int | None, typer.Option(help="Port; overrides [server] port. 0 picks a free one.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on; overrides server.host.")]
+Port = Annotated[int | None, typer.Option(help="Port; overrides server.port. 0 picks a free one.")]
 
 
 class Prefix(StrEnum):
@@ -90,7 +90,7 @@ def train(
     host: Host = None,
     port: Port = None,
     folder: Annotated[
-        str | None, typer.Option(help="Overrides [checkpoint] folder. Each member of a [stream] group needs its own folder.")
+        str | None, typer.Option(help="Overrides checkpoint.folder. Each member of a consumer group needs its own folder.")
     ] = None,
 ) -> None:
     """Learn from incoming events and publish the changes to replicas. Serves status, health and metrics over HTTP."""
@@ -117,7 +117,7 @@ def warmup(config: ConfigFile = None) -> None:
 def replay(
     recording: Annotated[
         str | None,
-        typer.Argument(help="File, lmdb:///folder or kafka://host:port/topic; overrides [stream] url of each config."),
+        typer.Argument(help="File, lmdb:///folder or kafka://host:port/topic; overrides stream.url of each config."),
     ] = None,
     config: Annotated[
         list[Path] | None, typer.Option("--config", "-c", help="TOML file; repeat the option to compare several.")
@@ -127,7 +127,7 @@ def replay(
     batch_rows: Annotated[int | None, typer.Option(min=1, help="Rows in a micro-batch; 1 is strict test-then-train.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of skipping it.")] = False,
     ledger: Annotated[
-        Path | None, typer.Option(help="Folder of a trainer's ledger, to take several partitions in the order that it did.")
+        Path | None, typer.Option(help="Folder of a trainer's ledger: read several partitions in the trainer's order.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for replay.json and replay.png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
@@ -177,7 +177,7 @@ def evaluate(
     floor: Annotated[float, typer.Option(min=1.0, help="Smallest effective sample size for a verdict.")] = 100.0,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad line instead of skipping it.")] = False,
     ledger: Annotated[
-        Path | None, typer.Option(help="Folder of a trainer's ledger, to take several partitions in the order that it did.")
+        Path | None, typer.Option(help="Folder of a trainer's ledger: read several partitions in the trainer's order.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for evaluate.json, evaluate.png and impressions.csv.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
@@ -220,7 +220,7 @@ def evaluate(
 
 @app.command()
 def validate(
-    recording: Annotated[str | None, typer.Argument(help="File; overrides [stream] url.")] = None,
+    recording: Annotated[str | None, typer.Argument(help="File; overrides stream.url.")] = None,
     config: ConfigFile = None,
 ) -> None:
     """Check a recorded file as a replay would read it: print statistics of its contents, and list its bad rows."""

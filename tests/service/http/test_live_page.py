@@ -62,9 +62,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
             request = {"user": f"u{n % 7}", "n": 8, "repeat": True} | ({"by": "popularity"} if n % 2 else {})
             ranking = client.post("/v1/recommend", json=request).json()
             clicks = [
-                {"type": "interaction", "user": f"u{n % 7}", "item": place["item"], "request_id": ranking["request_id"]}
-                for place in ranking["items"]
-                if place["item"] in ("<i>3</i>", "<i>5</i>")
+                {"type": "interaction", "user": f"u{n % 7}", "item": ranked["item"], "request_id": ranking["request_id"]}
+                for ranked in ranking["items"]
+                if ranked["item"] in ("<i>3</i>", "<i>5</i>")
             ]
             assert client.post("/v1/events", json=clicks).status_code == 202
         yield process

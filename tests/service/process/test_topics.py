@@ -49,19 +49,19 @@ def sections(servers: str, events: str, weights: str, dead: str) -> dict[str, An
 THREE = sections("broker:9092", "events", "weights", "dead")
 
 
-def test_each_topic_is_made_for_what_is_in_it(make_config: MakeConfig) -> None:
+def test_each_topic_gets_the_settings_of_its_use(make_config: MakeConfig) -> None:
     events, weights, dead = wanted(make_config(**THREE))
     assert [(one.use, one.partitions, one.retention) for one in (events, weights, dead)] == [
         ("events", 4, 7 * DAY),
         ("weights", 1, HOUR),
         ("dead letters", 1, 30 * DAY),
     ]
-    # window and lateness are 20 s each, and a replica begins at the newest checkpoint
+    # window and lateness are 20 s each, and a replica starts at the newest checkpoint
     assert (events.min_retention, weights.min_retention, dead.min_retention) == (80.0, 60.0, 0.0)
     assert (weights.max_partitions, events.max_partitions) == (1, 0)
 
 
-def test_events_and_changes_are_kept_for_as_long_as_they_are_needed(make_config: MakeConfig) -> None:
+def test_retention_follows_from_the_window_and_the_checkpoints(make_config: MakeConfig) -> None:
     slow = THREE | {"stream": THREE["stream"] | {"window": 8 * DAY, "lateness": DAY}, "checkpoint": {"every": 600.0}}
     events, weights, _ = wanted(make_config(**slow))
     assert (events.retention, events.min_retention) == (18 * DAY, 18 * DAY)
@@ -71,7 +71,7 @@ def test_events_and_changes_are_kept_for_as_long_as_they_are_needed(make_config:
         wanted(make_config(**THREE), retention=60.0)
 
 
-def test_what_is_no_topic_is_left_out(make_config: MakeConfig) -> None:
+def test_urls_of_other_logs_are_ignored(make_config: MakeConfig) -> None:
     mixed = THREE | {"weights": {"url": "lmdb:///somewhere"}, "dead_letters": {}}
     assert [one.use for one in wanted(make_config(**mixed))] == ["events"]
     with pytest.raises(ConfigError, match=r"\[stream\] url = 'memory://': neither here nor in \[weights\]"):
@@ -114,8 +114,8 @@ def test_topics_are_made_once_and_then_found(broker: Broker, names: tuple[str, s
     assert table(again).row_count == 3
 
 
-def test_two_of_three_copies_are_written(broker: Broker, names: tuple[str, str, str], make_config: MakeConfig) -> None:
-    """The broker of the tests takes any number of copies."""
+def test_an_append_needs_two_of_three_copies(broker: Broker, names: tuple[str, str, str], make_config: MakeConfig) -> None:
+    """The test broker accepts any number of copies."""
     if broker.process is None:
         pytest.skip("a cluster has as many copies as brokers")
     create(wanted(make_config(**sections(broker.servers, *names))), 3)
@@ -124,7 +124,7 @@ def test_two_of_three_copies_are_written(broker: Broker, names: tuple[str, str, 
         assert {found.settings.get("min.insync.replicas") for found in topics.find([broker.topic()]).values()} <= {None, "1"}
 
 
-def test_nothing_is_made_when_one_cannot_be_looked_at(
+def test_nothing_is_created_when_one_topic_cannot_be_checked(
     broker: Broker, names: tuple[str, str, str], make_config: MakeConfig
 ) -> None:
     three = sections(broker.servers, *names)
@@ -197,7 +197,7 @@ def test_copies_are_compared(make_config: MakeConfig) -> None:
     assert not list(compare(one, Found(4, 3, RIGHT | {"min.insync.replicas": "2"}), 3, 1))
 
 
-def test_what_the_broker_does_not_tell_does_not_differ(make_config: MakeConfig) -> None:
+def test_a_setting_that_the_broker_does_not_report_is_not_a_difference(make_config: MakeConfig) -> None:
     for one in wanted(make_config(**THREE)):
         assert not list(compare(one, Found(1, 3, {}), None, 1 << 20))
 
