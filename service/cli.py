@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 topics = typer.Typer(help="The Kafka topics that a config names.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
-# A pipe has no width of its own, and 80 columns would cut the table.
+# The default width for a pipe, 80 columns, would cut the table.
 out = Console(width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, soft_wrap=True)
 

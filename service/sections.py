@@ -219,7 +219,7 @@ class Server(_Section):
     host, port
         Address to listen on. The service has no authentication: use a proxy with authentication before you open it to others.
     hosts : tuple of str
-        Host names, without a port, that requests may name in their ``Host`` header, besides `host`, ``localhost``,
+        Host names, without a port, that requests may name in their ``Host`` header, in addition to `host`, ``localhost``,
         ``127.0.0.1`` and ``::1``. Behind a proxy, list the name that the proxy sends. ``*.example.com`` allows every name
         below it, ``*`` every name. If `host` is ``0.0.0.0`` or ``::``, every IP address is allowed. Other requests are
         answered 421, except on ``/healthz``, ``/readyz`` and ``/metrics``.

@@ -155,7 +155,7 @@ class Visitors:
         return [recovery(seconds, shift, following, self._source) for shift, following in pairwise(shifts)]
 
     def gauges(self) -> dict[str, Any]:
-        """Data of the demonstration for the live page, under ``demo``; only ``waiting`` before the first second."""
+        """Data of the demonstration for the live page, under ``demo``; ``waiting`` before the first second."""
         seconds, shifts = list(self.seconds), list(self.shifts)
         if not seconds:
             return {"demo": {"waiting": True, "control": CONTROL}}

@@ -12,7 +12,7 @@ from service.process.runtime import Runtime
 __all__ = ["Digests"]
 
 PAUSE_FACTOR, MAX_PAUSE = 4.0, 5.0
-"""Pause after a digest: this multiple of its duration, at most so many seconds. Learning stops while the state is copied."""
+"""Pause after a digest: a multiple of its duration, and the most seconds. Learning stops while the state is copied."""
 
 
 class Digests:
