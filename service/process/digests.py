@@ -11,7 +11,7 @@ from service.process.runtime import Runtime
 
 __all__ = ["Digests"]
 
-PAUSE_FACTOR, MAX_PAUSE = 4.0, 5.0
+REST, LONGEST_REST = 4.0, 5.0
 """Pause after a digest: a multiple of its duration, and the most seconds. Learning stops while the state is copied."""
 
 
@@ -45,4 +45,4 @@ class Digests:
             return status | {"digest": await asyncio.to_thread(digest, state)}
         finally:
             now = time.monotonic()
-            self._not_before = now + min(PAUSE_FACTOR * (now - start), MAX_PAUSE)
+            self._not_before = now + min(REST * (now - start), LONGEST_REST)

@@ -22,7 +22,7 @@ def for_adapter(name: str, keywords: dict[str, Any], ranker: Ranker) -> dict[str
     """
     if "ranker" in keywords:
         raise ConfigError(
-            f"adapters.{name}", f"ranker = {keywords['ranker']!r}: an adapter adapts the ranker of [ranker]; remove the key"
+            f"adapters.{name}", f"ranker = {keywords['ranker']!r}: an adapter adapts the ranker of [ranker]; leave it out"
         )
     return keywords | {"ranker": ranker}
 
@@ -60,6 +60,6 @@ def check_changes(adapters: Mapping[str, Adapter], ranker_name: str, ranker: Ran
                 problem = f"changes {parameter!r}; the adaptable parameters of {ranker_name} are {', '.join(adaptable)}"
                 raise ConfigError(f"adapters.{name}", f"{problem}. Choose another ranker, or remove the adapter")
             if parameter in taken:
-                problem = f"changes {parameter!r}, and so does [adapters.{taken[parameter]}]; remove one of them"
+                problem = f"changes {parameter!r}, and so does [adapters.{taken[parameter]}]; leave one of them out"
                 raise ConfigError(f"adapters.{name}", problem)
             taken[parameter] = name

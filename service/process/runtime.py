@@ -133,7 +133,7 @@ class Runtime:
     monitor : Monitor
     signer : Signer
         Signs the impressions made here.
-    resources : ExitStack
+    held : ExitStack
         Resources to close at the end.
     """
 
@@ -146,10 +146,10 @@ class Runtime:
         dead: DeadLetters,
         monitor: Monitor,
         signer: Signer,
-        resources: ExitStack,
+        held: ExitStack,
     ) -> None:
         self.config, self.pipeline, self.updater, self.log, self.dead = config, pipeline, updater, log, dead
-        self.monitor, self._resources, self._fingerprint = monitor, resources, config.fingerprint
+        self.monitor, self._held, self._fingerprint = monitor, held, config.fingerprint
         self.signer = signer
         monitor.watch(dead.gauges)
         server = config.server
@@ -173,7 +173,7 @@ class Runtime:
         if self._stopped:
             return
         self._stopped = True
-        with self._resources:
+        with self._held:
             self.engine.stop()
             try:
                 if self.engine.failure is None:
