@@ -30,25 +30,25 @@ app = typer.Typer(
 )
 topics = typer.Typer(help="The Kafka topics that a config names.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
-# A pipe has no width of its own, and 80 columns would cut the table.
+# The default width for a pipe, 80 columns, would cut the table.
 out = Console(width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, soft_wrap=True)
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; without it, the built-in defaults.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; the default is the built-in config.")]
 
-Host = Annotated[str | None, typer.Option(help="Address to bind, instead of [server] host.")]
-Port = Annotated[int | None, typer.Option(help="Port, instead of [server] port; 0 picks a free one.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on; overrides server.host.")]
+Port = Annotated[int | None, typer.Option(help="Port; overrides server.port. 0 picks a free one.")]
 
 
-class Above(StrEnum):
-    """Who fills the places above the one that is evaluated."""
+class Prefix(StrEnum):
+    """Whose items fill the positions above the evaluated one."""
 
     POLICY = "policy"
     LOG = "log"
 
 
 class LogFormat(StrEnum):
-    """Formats of files with decisions."""
+    """File formats of logged decisions."""
 
     OPEN_BANDIT = "open_bandit"
     DSJSON = "dsjson"
@@ -56,7 +56,7 @@ class LogFormat(StrEnum):
 
 
 class ExitCode(IntEnum):
-    """What the process says on leaving, besides 0."""
+    """Exit codes of a failure."""
 
     CONFIG = 2
     DATA = 3
@@ -67,7 +67,7 @@ class ExitCode(IntEnum):
 
 def main() -> None:
     """Run the command line."""
-    with _explained():
+    with _reported_errors():
         app()
 
 
@@ -76,9 +76,11 @@ def serve(
     config: ConfigFile = None,
     host: Host = None,
     port: Port = None,
-    replica: Annotated[bool, typer.Option("--replica", help="Do not learn: follow the `freshet train` of the config.")] = False,
+    replica: Annotated[
+        bool, typer.Option("--replica", help="Do not learn: follow the `freshet train` process of this config.")
+    ] = False,
 ) -> None:
-    """Serve rankings over HTTP; learn from the events that come in, in the same process, or follow the process that does."""
+    """Serve rankings over HTTP. Learn from incoming events in the same process, or follow a trainer with --replica."""
     _run(config, host, port, "replica" if replica else "embedded")
 
 
@@ -88,18 +90,19 @@ def train(
     host: Host = None,
     port: Port = None,
     folder: Annotated[
-        str | None, typer.Option(help="Instead of [checkpoint] folder: each member of a [stream] group needs its own.")
+        str | None, typer.Option(help="Overrides checkpoint.folder. Each member of a consumer group needs its own folder.")
     ] = None,
 ) -> None:
-    """Learn from the events that come in, and publish what changes for replicas. Over HTTP: status, health and metrics."""
+    """Learn from incoming events and publish the changes to replicas. Serves status, health and metrics over HTTP."""
     _run(config, host, port, "trainer", folder)
 
 
 @app.command()
 def warmup(config: ConfigFile = None) -> None:
-    """Compile what the config's learners compute with, as every start does before it is ready, and keep it: for an image.
+    """Compile the functions of the config's learners and cache them, for example in an image.
 
-    The learners are taken through events, rankings and clicks, in memory; whatever fails is told, with an exit code.
+    The learners process events, rankings and clicks in memory. Failures are logged, and the exit code is not 0 then. Every
+    service does the same at its start, before it is ready.
     """
     import logging
 
@@ -114,40 +117,40 @@ def warmup(config: ConfigFile = None) -> None:
 def replay(
     recording: Annotated[
         str | None,
-        typer.Argument(help="File, lmdb:///folder or kafka://host:port/topic, instead of each config's [stream] url."),
+        typer.Argument(help="File, lmdb:///folder or kafka://host:port/topic; overrides stream.url of each config."),
     ] = None,
     config: Annotated[
-        list[Path] | None, typer.Option("--config", "-c", help="TOML file; several are put side by side.")
+        list[Path] | None, typer.Option("--config", "-c", help="TOML file; repeat the option to compare several.")
     ] = None,
-    top: Annotated[int, typer.Option(min=0, help="Length of the lists for hit rate and NDCG; 0 leaves them out.")] = 10,
-    window: Annotated[int, typer.Option(min=1, help="Rows of the sliding windows.")] = 10_000,
-    batch_rows: Annotated[int | None, typer.Option(min=1, help="Rows of a micro-batch; 1 is strict test-then-train.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of leaving it out.")] = False,
+    top: Annotated[int, typer.Option(min=0, help="List length k of hit rate@k and NDCG@k; 0 skips both.")] = 10,
+    window: Annotated[int, typer.Option(min=1, help="Rows in a sliding window.")] = 10_000,
+    batch_rows: Annotated[int | None, typer.Option(min=1, help="Rows in a micro-batch; 1 is strict test-then-train.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of skipping it.")] = False,
     ledger: Annotated[
-        Path | None, typer.Option(help="Folder of a trainer's ledger, to take several partitions in the order that it did.")
+        Path | None, typer.Option(help="Folder of a trainer's ledger: read several partitions in the trainer's order.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for replay.json and replay.png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
-    """Replay recorded events through the very objects that serve, and measure: predict, then learn."""
+    """Replay recorded events through the objects that serve, and report metrics: predict each row, then learn it."""
     from service.evaluation import replay as replays
     from service.evaluation import replay_report as reports
 
-    done = []
+    results = []
     for settings in [_load(path) for path in config] if config else [_load(None)]:
         settings = _with_stream(settings, recording, batch_rows, strict)
-        done.append(replays.replay(settings, k=top, window=window, ledger=ledger, console=None if as_json else err))
+        results.append(replays.replay(settings, k=top, window=window, ledger=ledger, console=None if as_json else err))
     if as_json:
-        out.print_json(reports.as_json(done))
+        out.print_json(reports.as_json(results))
     else:
-        out.print(reports.table(done, top))
-    for one in done:
-        for line in reports.remarks(one):
+        out.print(reports.table(results, top))
+    for result in results:
+        for line in reports.remarks(result):
             err.print(line, markup=False, highlight=False)
-        for reason, count in one.dead.items():
-            err.print(f"{one.name}: {count} bad rows left out ({reason}); `freshet validate` names them")
+        for reason, count in result.dead.items():
+            err.print(f"{result.name}: {count} bad rows skipped ({reason}); `freshet validate` lists them")
     if report is not None:
-        for path in reports.write(done, report, top):
+        for path in reports.write(results, report, top):
             err.print(f"wrote {path}")
 
 
@@ -159,25 +162,27 @@ def evaluate(
     policy: Annotated[
         Path,
         typer.Option(
-            "--policy", "-p", help="TOML file of the policy to evaluate; or an Open Bandit file, whose policy it then is."
+            "--policy", "-p", help="TOML file of the policy to evaluate, or an Open Bandit file that this policy logged."
         ),
     ],
-    format: Annotated[LogFormat | None, typer.Option(help="Of a file; without it, by its name.")] = None,
-    places: Annotated[int | None, typer.Option(min=1, help="Places of an impression that count, from the first.")] = None,
+    format: Annotated[LogFormat | None, typer.Option(help="Format of the file; the default depends on its name.")] = None,
+    places: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N positions of an impression.")] = None,
     above: Annotated[
-        Above, typer.Option(help="Who fills the places above each: the policy (its own lists), or the log, as it was.")
-    ] = Above.POLICY,
-    clip: Annotated[float | None, typer.Option(min=0.0, help="Largest weight of clipped IPS; chosen when left out.")] = None,
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Level of the intervals.")] = 0.95,
-    floor: Annotated[float, typer.Option(min=1.0, help="Effective sample size below which there is no verdict.")] = 100.0,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad line instead of leaving it out.")] = False,
+        Prefix, typer.Option(help="Whose items fill the positions above each: the policy's (its own lists) or the logged ones.")
+    ] = Prefix.POLICY,
+    clip: Annotated[
+        float | None, typer.Option(min=0.0, help="Largest weight of clipped IPS; the default is chosen from the log.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Confidence level of the intervals.")] = 0.95,
+    floor: Annotated[float, typer.Option(min=1.0, help="Smallest effective sample size for a verdict.")] = 100.0,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad line instead of skipping it.")] = False,
     ledger: Annotated[
-        Path | None, typer.Option(help="Folder of a trainer's ledger, to take several partitions in the order that it did.")
+        Path | None, typer.Option(help="Folder of a trainer's ledger: read several partitions in the trainer's order.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Folder for evaluate.json, evaluate.png and impressions.csv.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
-    """Estimate what a policy would have earned, from the log of another one that kept its propensities."""
+    """Estimate the value of a policy from a log of another policy (off-policy evaluation). The log must hold propensities."""
     from service.evaluation import off_policy as evaluations
     from service.evaluation import off_policy_report as reports
 
@@ -185,40 +190,40 @@ def evaluate(
     settings = _with_stream(_load(policy if is_config else None), log, None, strict)
     if not is_config:
         settings = settings.model_copy(update={"name": str(policy)})
-    # What the config says about recorded files is about those that it is replayed on.
+    # The file settings of [stream] describe the recordings that this config is replayed on, not this log.
     own = {"format": format.value if format else _format(log), "columns": None, "users": None, "items": None}
     stream = settings.stream.model_copy(update=own)
-    done = evaluations.evaluate(
+    result = evaluations.evaluate(
         settings.model_copy(update={"stream": stream}),
         chooser=None if is_config else evaluations.policy_of_log(policy, strict=strict),
         places=places,
-        chain=above is Above.POLICY,
+        chain=above is Prefix.POLICY,
         clip=clip,
         confidence=confidence,
         floor=floor,
         ledger=ledger,
     )
     if as_json:
-        out.print_json(reports.as_json(done))
+        out.print_json(reports.as_json(result))
     else:
-        out.print(reports.table(done))
-        for line in reports.summary(done):
+        out.print(reports.table(result))
+        for line in reports.summary(result):
             out.print(line, markup=False, highlight=False)
-    for reason, count in done.dead.items():
+    for reason, count in result.dead.items():
         err.print(f"{count} lines left out ({reason})", markup=False, highlight=False)
-    for letter in done.letters:
+    for letter in result.letters:
         err.print(f"  {letter}", markup=False, highlight=False)
     if report is not None:
-        for path in reports.write(done, report):
+        for path in reports.write(result, report):
             err.print(f"wrote {path}")
 
 
 @app.command()
 def validate(
-    recording: Annotated[str | None, typer.Argument(help="File, instead of the config's [stream] url.")] = None,
+    recording: Annotated[str | None, typer.Argument(help="File; overrides stream.url.")] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Read a recorded file as a replay would, and say what is in it and what is wrong with it."""
+    """Check a recorded file as a replay would read it: print statistics of its contents, and list its bad rows."""
     from service.evaluation.replay import open_stream
     from streams.recorded import validate as examine
 
@@ -230,10 +235,10 @@ def validate(
 
 @app.command()
 def demo(
-    seconds: Annotated[float | None, typer.Option(min=1.0, help="End by itself after this long.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1.0, help="Stop after this many seconds.")] = None,
     port: Annotated[int, typer.Option(help="Port on localhost; 0 picks a free one.")] = 8000,
 ) -> None:
-    """Watch a service learn: simulated visitors with tastes that shift, and a live page."""
+    """Watch a service learn: simulated visitors whose tastes shift, and a live page."""
     import logging
 
     from service.demo.demonstration import run_demo
@@ -243,10 +248,11 @@ def demo(
 
 
 def _run(config: Path | None, host: str | None, port: int | None, role: Role, folder: str | None = None) -> None:
-    from service.serving import run  # uvicorn and fastapi take a moment to import: only serving pays it.
+    from service.serving import run  # Imported late: uvicorn and fastapi are slow to import.
 
-    def started(where: str) -> None:
-        err.print(f"{'training' if role == 'trainer' else 'serving'} on {where}, the live page is {where}/", highlight=False)
+    def started(address: str) -> None:
+        work = "training" if role == "trainer" else "serving"
+        err.print(f"{work} on {address}, the live page is {address}/", highlight=False)
 
     settings = _load(config)
     if folder is not None:
@@ -260,33 +266,35 @@ def _run(config: Path | None, host: str | None, port: int | None, role: Role, fo
 @topics.command("create")
 def create_topics(
     config: Annotated[Path, typer.Option("--config", "-c", help="TOML file.")],
-    partitions: Annotated[int | None, typer.Option(min=1, help="Of the events topic; 4 for a new one.")] = None,
+    partitions: Annotated[int | None, typer.Option(min=1, help="Partitions of the events topic; 4 for a new topic.")] = None,
     replication: Annotated[
-        int | None, typer.Option(min=1, help="Copies of each partition; 3, or as many as there are brokers, for new topics.")
+        int | None,
+        typer.Option(min=1, help="Replicas of each partition; a new topic gets 3, or one per broker if there are fewer."),
     ] = None,
-    retention: Annotated[float | None, typer.Option(min=0.0, help="Days that events are kept; 7 for a new topic.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look at what there is, and create nothing.")] = False,
+    retention: Annotated[float | None, typer.Option(min=0.0, help="Days to keep events; 7 for a new topic.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the topics, but create none.")] = False,
 ) -> None:
-    """Create the topics that a config names, and check those that are there; none is altered or deleted.
+    """Create the topics that a config names, and check existing ones. Nothing is altered or deleted.
 
-    Events have as many partitions as asked for, weights and dead letters one. None is compacted: compaction keeps the last
-    record of a key, and each counts here.
+    The events topic gets the partitions you ask for; weights and dead letters get one. No topic is compacted: compaction
+    keeps only the last record of a key, and every record counts here.
     """
-    from service.process import topics as making  # The client takes a moment to import: only who uses Kafka pays it.
+    from service.process import topics as kafka_topics  # Imported late: the Kafka client is slow to import.
 
-    needed = making.wanted(_load(config), partitions, None if retention is None else retention * making.DAY)
-    reports = making.create(needed, replication, dry_run=dry_run)
-    out.print(making.table(reports))
+    seconds = None if retention is None else retention * kafka_topics.DAY
+    needed = kafka_topics.wanted(_load(config), partitions, seconds)
+    reports = kafka_topics.create(needed, replication, dry_run=dry_run)
+    out.print(kafka_topics.table(reports))
     for report in reports:
         for difference in report.differences:
             word = "not usable" if difference.essential else "differs"
-            err.print(f"{report.wanted.name}: {word}: {difference.text}", markup=False, highlight=False)
+            err.print(f"{report.topic.name}: {word}: {difference.text}", markup=False, highlight=False)
     if not all(report.usable for report in reports):
         raise typer.Exit(ExitCode.CONFIG)
 
 
 def _format(log: str) -> str | None:
-    """``events`` for JSON lines, as a replay takes them; the other formats have names of their own."""
+    """Format of JSON lines: ``events``, as for a replay. The reader recognises other formats by name."""
     return "events" if ".jsonl" in log or ".ndjson" in log else None
 
 
@@ -306,20 +314,20 @@ def _with_stream(config: Config, recording: str | None, batch_rows: int | None =
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Say what went wrong in one paragraph, with an exit code for scripts, instead of a traceback."""
+def _reported_errors() -> Iterator[None]:
+    """Print an error in one paragraph and exit with its code, instead of printing a traceback."""
     try:
         yield
     except ConfigError as error:
-        _leave(ExitCode.CONFIG, "config", error)
+        _exit(ExitCode.CONFIG, "config", error)
     except (BadRecording, NotEvaluable) as error:
-        _leave(ExitCode.DATA, "data", error)
+        _exit(ExitCode.DATA, "data", error)
     except FolderBusy as error:
-        _leave(ExitCode.BUSY, "busy", error)
+        _exit(ExitCode.BUSY, "busy", error)
     except OSError as error:
-        _leave(ExitCode.SYSTEM, "system", error)
+        _exit(ExitCode.SYSTEM, "system", error)
 
 
-def _leave(code: ExitCode, what: str, error: Exception) -> None:
-    err.print(f"{what}: {error}", markup=False, highlight=False)
+def _exit(code: ExitCode, category: str, error: Exception) -> None:
+    err.print(f"{category}: {error}", markup=False, highlight=False)
     raise SystemExit(int(code)) from error

@@ -1,6 +1,6 @@
-"""The config file: TOML in, frozen settings out. Whatever is unknown, missing or mistyped is refused by name.
+"""Read a config file: TOML in, frozen settings out. Unknown, missing and mistyped keys are refused by name.
 
-`service.sections` has the tables and their keys, `service.refusals` the words for what is wrong with them.
+`service.sections` defines the tables and their keys, `service.refusals` writes the error messages.
 """
 
 from __future__ import annotations
@@ -25,49 +25,49 @@ from service.sections import FieldSpec, Tables
 __all__ = ["Config", "ConfigError", "Role", "load", "parse"]
 
 Role = Literal["embedded", "trainer", "replica"]
-"""What a process does: learn and serve, learn for others, or serve what another has learned."""
+"""What a process does: learn and serve; learn for replicas; or serve what a trainer learns."""
 
-_INDECISIVE = (
+_STREAM_SOURCE_KEYS = (
     *("url", "options", "retain", "ack", "buffer", "group"),
     *("format", "columns", "kind", "sorted", "strict", "users", "items"),
 )
-"""Keys of ``[stream]`` that say where events are, not what becomes of them."""
+"""Keys of ``[stream]`` that do not change the learned state: they only say where events are and how they get there."""
 
 _LEARNERS: dict[type, str] = {Retriever: "retrievers", Ranker: "ranker", Adapter: "adapters", Reranker: "rerankers"}
-"""Sections of the learners that have a state, in the order in which they learn."""
+"""Sections of the stateful learners, in the order in which they learn."""
 
 
 class Config(Tables):
-    """A whole configuration.
+    """A complete configuration.
 
     Attributes
     ----------
     name : str
-        What reports call it: the file's name.
+        Name in reports: the file name without its suffix.
     """
 
     name: str = "default"
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that decides what the state becomes, defaults included; see `service.fingerprint`.
+        """Hash of all settings that determine the learned state, defaults included; see `service.fingerprint`.
 
         Raises
         ------
         ConfigError
-            For a learner that there is not.
+            For an unknown learner.
         """
-        decisive = self.model_dump(exclude={"name", "checkpoint", "weights", "dead_letters", "server", "policy"})
-        for key in _INDECISIVE:
-            del decisive["stream"][key]
-        # The same fields can be written in several ways; the order of fields is that of columns.
-        decisive["features"] = [asdict(field) for field in self._fields()], self.features.crosses
-        learners = {role: decisive.pop(section) for role, section in _LEARNERS.items()}
-        return fingerprint_of(decisive, learners)
+        sections = self.model_dump(exclude={"name", "checkpoint", "weights", "dead_letters", "server", "policy"})
+        for key in _STREAM_SOURCE_KEYS:
+            del sections["stream"][key]
+        # A field can be written in several ways. The order of the fields is the order of the columns.
+        sections["features"] = [asdict(field) for field in self._fields()], self.features.crosses
+        learners = {role: sections.pop(section) for role, section in _LEARNERS.items()}
+        return fingerprint_of(sections, learners)
 
     @property
     def folder(self) -> Path | None:
-        """Folder of the embedded log, when there is one."""
+        """Folder of the embedded log; None without one."""
         parts = urlsplit(self.stream.url)
         return Path(parts.netloc + parts.path) if parts.scheme == "lmdb" else None
 
@@ -75,7 +75,7 @@ class Config(Tables):
     def checkpoints(self) -> Path | None:
         """Folder of this configuration's checkpoints; None: nothing is saved.
 
-        Each configuration has its own, so that another one starts from the log, and going back continues.
+        Each fingerprint has its own folder. A changed configuration starts from the log; the old one can be resumed later.
         """
         if self.checkpoint.folder is not None:
             return Path(self.checkpoint.folder) / self.fingerprint
@@ -87,7 +87,7 @@ class Config(Tables):
         Raises
         ------
         ConfigError
-            For a cross of fields that are not there.
+            For a cross of unknown fields.
         """
         try:
             return Featurizer(self._fields(), self.features.crosses)
@@ -95,7 +95,7 @@ class Config(Tables):
             raise ConfigError("features", str(error)) from error
 
     def _fields(self) -> list[features.Field]:
-        """Fields of ``[features]``, in its order."""
+        """Fields of ``[features]``, in the order of the file."""
         sides: tuple[tuple[Side, dict[str, FieldSpec]], ...] = (
             ("user", self.features.user),
             ("item", self.features.item),
@@ -109,7 +109,7 @@ class Config(Tables):
 
 
 def parse(document: Mapping[str, Any], name: str = "default") -> Config:
-    """Check a parsed TOML document.
+    """Validate a parsed TOML document.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def load(path: Path) -> Config:
     Raises
     ------
     ConfigError
-        For a file that cannot be read, is not TOML, or says what no section knows.
+        For a file that cannot be read, is not TOML, or has a wrong key or value.
     """
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Which checkpoints a config can go on from: those of a config, and of a program, with the same fingerprint."""
+"""Fingerprint of a config and the program's state versions: checkpoints can be resumed only if it is the same."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["fingerprint_of"]
 
 
 def fingerprint_of(sections: Mapping[str, Any], learners: Mapping[type, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Hash of what decides the state: the config with all its defaults, and the versions of what keeps the state.
+    """Hash of all that determines the learned state: the config with all defaults, and the state versions.
 
-    The order of the keys of a table makes no difference, except that of the learners of a role: they learn in that order.
+    The order of keys in a table does not matter, except for the learners of a role: they learn in that order.
 
     Parameters
     ----------
     sections : mapping
-        The config's sections that decide, but for learners.
+        The config's sections that determine the state, without the learners.
     learners : mapping of role to mapping of name to keywords
-        The learners that have a state, in the order in which they learn. What they do not say is filled in from their
-        constructors: a changed default is another fingerprint.
+        The stateful learners, in the order in which they learn. Missing keywords are filled in from the constructors: a
+        changed default changes the fingerprint.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def fingerprint_of(sections: Mapping[str, Any], learners: Mapping[type, Mapping[
     Raises
     ------
     learners.registry.ConfigError
-        For a learner that there is not.
+        For an unknown learner.
     """
     described = []
     for role, named in learners.items():
@@ -49,21 +49,21 @@ def fingerprint_of(sections: Mapping[str, Any], learners: Mapping[type, Mapping[
             assert issubclass(cls, Learner)
             described.append([role.__name__, name, cls.state_version, registry.defaults(cls) | dict(keywords)])
     stores = {store.__name__: store.state_version for store in (Pipeline, Catalog, History, SeenItems)}
-    text = json.dumps(_plain([sections, described, stores]), sort_keys=True)
+    text = json.dumps(_canonical([sections, described, stores]), sort_keys=True)
     return str(xxhash.xxh3_64_hexdigest(text.encode()))
 
 
-def _plain(value: Any) -> Any:
-    """The same for the same value, however it was written, and in every process."""
+def _canonical(value: Any) -> Any:
+    """JSON value that is equal for equal settings, however they were written, in every process."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return int(value) if value.is_integer() else value
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): _canonical(inner) for key, inner in value.items()}
     if isinstance(value, Sequence):
-        return [_plain(inner) for inner in value]
+        return [_canonical(inner) for inner in value]
     if isinstance(value, set | frozenset):
-        return sorted(map(json.dumps, map(_plain, value)))
-    # A default of a third party's own type. Addresses differ between processes.
+        return sorted(map(json.dumps, map(_canonical, value)))
+    # A default of a third party's type. The memory address in its text differs between processes.
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

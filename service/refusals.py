@@ -1,4 +1,4 @@
-"""Why a config file is refused, in the words of that file."""
+"""Explain why a config file is refused, by its own sections and keys."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ __all__ = ["explain"]
 
 
 def explain(error: ValidationError, tables: type[BaseModel]) -> tuple[str, list[str]]:
-    """Say what is wrong in the first section that is refused.
+    """Describe the problems of the first section that is refused.
 
     Parameters
     ----------
     error : ValidationError
-        Of `tables`.
+        Raised when `tables` was validated.
     tables : type of BaseModel
-        What the file was read as.
+        Model of the whole file.
 
     Returns
     -------
     section : str
-        Path of the section, as ``features.item.year``; ``config`` for the file itself.
+        Path of the section, such as ``features.item.year``; ``config`` for the file itself.
     problems : list of str
-        One for each key of that section that is wrong: the key, its value and the remedy.
+        For each wrong key of that section: the key, its value and the remedy.
     """
     problems: dict[str, list[str]] = {}
     for detail in error.errors():
-        (*sections, key), keys = _place(detail["loc"], tables)
+        (*sections, key), keys = _locate(detail["loc"], tables)
         problems.setdefault(".".join(sections) or "config", []).append(_problem(detail, key, keys))
     return next(iter(problems.items()))
 
@@ -48,10 +48,11 @@ def _problem(detail: ErrorDetails, key: str, keys: Sequence[str]) -> str:
     return f"{key} = {detail['input']!r}: {text}"
 
 
-def _place(loc: Sequence[str | int], tables: type[BaseModel]) -> tuple[list[str], list[str]]:
-    """Find a place as the file writes it, and the keys that its section has.
+def _locate(loc: Sequence[str | int], tables: type[BaseModel]) -> tuple[list[str], list[str]]:
+    """Path of a value as the file writes it, and the keys of its section.
 
-    pydantic puts the tag of a union's member among the keys. A key may have the same name, so the types tell them apart.
+    pydantic mixes the tags of union members into the path. A key may have the same name as a tag, so tags are recognised by
+    the types.
     """
     path: list[str] = []
     section: type[BaseModel] | None = None
@@ -72,13 +73,13 @@ def _place(loc: Sequence[str | int], tables: type[BaseModel]) -> tuple[list[str]
 
 
 def _required(kind: Any) -> Any:
-    """Type of a value that may also be left out."""
+    """Type of an optional value without None."""
     given = [member for member in get_args(kind) if member is not NoneType]
     return given[0] if NoneType in get_args(kind) and len(given) == 1 else kind
 
 
 def _tagged(kind: Any) -> dict[Any, Any]:
-    """Members of a union by their tags; empty for any other type."""
+    """Members of a tagged union by tag; empty for any other type."""
     if get_origin(kind) is not Annotated:
         return {}
     return {

@@ -1,4 +1,4 @@
-"""What a config file may say: its tables, their keys, types, bounds and defaults."""
+"""The tables of a config file, with their keys, types, bounds and defaults."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = [
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 Single = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]
-"""A number that learners can calculate with: finite as a float32."""
+"""A number that is finite as a float32."""
 Keywords = dict[str, Any]
 HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[\w.-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$")]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
-"""What browsers call a site: scheme, name, and the port if it is not the scheme's own. A host name has no port here."""
+"""Origin of a web page as browsers send it: scheme, host, and the port unless it is the scheme's default."""
 
 
 class _Section(BaseModel):
@@ -34,7 +34,7 @@ class _Section(BaseModel):
 
 
 class Columns(_Section):
-    """Names of the columns of a recorded file; see `streams.recorded.ColumnMap`."""
+    """Column names of a recorded file; see `streams.recorded.ColumnMap`."""
 
     user: str = "user"
     item: str = "item"
@@ -48,37 +48,39 @@ class Columns(_Section):
 
 
 class Stream(_Section):
-    """Where events come from, and how they are joined and cut into batches.
+    """Where events come from, how they are joined, and how they are split into batches.
 
     Attributes
     ----------
     url : str
-        ``lmdb:///folder`` (embedded log), ``kafka://host:port/topic``, ``memory://`` (gone with the process) or
+        ``lmdb:///folder`` (embedded log), ``kafka://host:port/topic``, ``memory://`` (lost when the process ends) or
         ``file:recording``.
-    window, lateness : float
-        Seconds that an impression waits for interactions, and that later ones still count as corrections.
+    window : float
+        Seconds that an impression waits for its interactions.
+    lateness : float
+        Seconds after the window in which an interaction still corrects what was learned.
     batch_rows : int
-        Rows of a micro-batch.
+        Rows in a micro-batch.
     waiting : int
-        Most impressions remembered for joining; past it the oldest leave early. Each takes about 1 KB, 12 bytes a feature
-        and item, and 8 bytes a candidate that was not shown.
+        Most impressions kept for joining; beyond it the window of the oldest one ends early. An impression takes about
+        1 KB, 12 bytes per feature and item, and 8 bytes per candidate that was not shown.
     remembered : int
-        Most ids of interactions remembered for dropping duplicates.
+        Most interaction ids kept for dropping duplicates.
     group : str or None
-        Consumer group that shares out the partitions of a Kafka topic among several `freshet train`, each of which learns a
-        state of its own from its share; None: this process learns from all of them.
+        Consumer group: several `freshet train` processes share the partitions of a Kafka topic, and each learns its own
+        state from its partitions. None: this process learns from all partitions.
     max_skew : float
-        Seconds that an event may be dated ahead of when it was appended.
+        Seconds by which an event's timestamp may lie after the time at which it was appended.
     retain : int or None
-        Records to keep in the embedded log behind the oldest checkpoint; None: all, until the log is full.
+        Records to keep in the embedded log before the oldest checkpoint; None: all, until the log is full.
     ack : {"broker", "queued"}
-        When ``POST /v1/events`` is answered: once the events are in the log, or as soon as they wait for it in memory.
+        When ``POST /v1/events`` is answered: once the events are in the log, or once they are in the buffer in memory.
     buffer : int
-        Bytes of events that may wait for the log; past it requests are refused.
+        Bytes of events that may wait to be appended; beyond it requests are refused.
     options : dict
-        Passed to the log as they are; see `streams.lmdb_log.LmdbLog` and `streams.kafka.log.KafkaLog`.
+        Passed to the log unchanged; see `streams.lmdb_log.LmdbLog` and `streams.kafka.log.KafkaLog`.
     format, columns, kind, sorted, strict, users, items
-        Of a recorded file; see `streams.recorded.open_recording`.
+        How to read a recorded file; see `streams.recorded.open_recording`.
     """
 
     url: str = "memory://"
@@ -117,16 +119,19 @@ class FieldType(_Section):
 
 
 def _form(value: object) -> str:
-    """Whether a value that may be a table is one. What is wrong with it is then said of that form alone."""
+    """Form of a value, table or plain. Errors then concern this form only."""
     return "table" if isinstance(value, dict | _Section) else "plain"
 
 
 FieldSpec = Annotated[Annotated[Kind, Tag("plain")] | Annotated[FieldType, Tag("table")], Discriminator(_form)]
-"""A field's type, by its name alone or as a table."""
+"""Type of a field: its name, or a table with options."""
 
 
 class Features(_Section):
-    """Fields by side; see `learners.features`. ``id`` of a user or item is its id; crosses are ``"user.id * item.genres"``."""
+    """Fields of users, items and contexts; see `learners.features`.
+
+    The field ``id`` is the id of the user or item itself. A cross is written ``"user.id * item.genres"``.
+    """
 
     user: dict[str, FieldSpec] = {"id": "category"}
     item: dict[str, FieldSpec] = {"id": "category"}
@@ -135,7 +140,7 @@ class Features(_Section):
 
 
 class RewardRule(_Section):
-    """Worth of a kind by a threshold on the interaction's value."""
+    """Reward by a threshold on the interaction's value: `then` from `at_least` on, else `otherwise`."""
 
     at_least: float
     then: Single = 1.0
@@ -143,17 +148,17 @@ class RewardRule(_Section):
 
 
 Reward = Annotated[Annotated[Single, Tag("plain")] | Annotated[RewardRule, Tag("table")], Discriminator(_form)]
-"""What an interaction of a kind is worth: a number, or a rule as a table."""
+"""Reward of an interaction of a kind: a number, or a rule as a table."""
 
 
 class Capacity(_Section):
-    """Most users or items whose attributes are kept; past it the longest untouched gives way."""
+    """Most users or items whose attributes are kept; beyond it the least recently used one is evicted."""
 
     capacity: Count = 100_000
 
 
 class HistorySize(_Section):
-    """Users and their last interactions that are remembered; `recent` of them reach the learners."""
+    """The history store: `capacity` users, the last `length` interactions of each; learners get the last `recent`."""
 
     capacity: Count = 100_000
     length: Annotated[int, Field(gt=0, le=10_000)] = 50
@@ -174,9 +179,10 @@ class Seen(_Section):
 
 
 class Checkpoint(_Section):
-    """Where and how often the state is saved.
+    """Where the state is saved, how often (`every`, seconds), and how many checkpoints are kept.
 
-    `folder` defaults to ``checkpoints`` inside the embedded log's folder. A Kafka topic needs one; dead letters go there too.
+    `folder` defaults to ``checkpoints`` in the embedded log's folder. It is required with a Kafka topic, and holds the dead
+    letters then, too.
     """
 
     folder: str | None = None
@@ -185,16 +191,16 @@ class Checkpoint(_Section):
 
 
 class Weights(_Section):
-    """The weights log: what changes in the trainer's state, for replicas.
+    """The weights log: the changes of the trainer's state, for replicas.
 
     Attributes
     ----------
     url : str or None
-        ``lmdb:///folder`` on one machine, ``kafka://host:port/topic`` (of one partition) across machines; None: no replicas.
+        ``lmdb:///folder`` on one machine, ``kafka://host:port/topic`` (one partition) across machines; None: no replicas.
     every : float
-        Seconds between changes.
+        Seconds between two published changes.
     options : dict
-        Passed to the log as they are, as in ``[stream.options]``.
+        Passed to the log unchanged, as in ``[stream.options]``.
     """
 
     url: str | None = None
@@ -203,15 +209,15 @@ class Weights(_Section):
 
 
 class DeadLetterLog(_Section):
-    """Where records are kept that cannot be used.
+    """The dead letter log: it keeps records that cannot be used.
 
     Attributes
     ----------
     url : str or None
-        None: a log in the data folder. ``lmdb:///folder``: one elsewhere. ``kafka://host:port/topic``: in the data folder first
-        (in memory where there is none), and copied to the topic.
+        None: a log in the data folder. ``lmdb:///folder``: a log in that folder. ``kafka://host:port/topic``: the data folder
+        first (memory, if there is none), from which letters are copied to the topic.
     options : dict
-        Passed to that log as they are, as in ``[stream.options]``.
+        Passed to the log unchanged, as in ``[stream.options]``.
     """
 
     url: str | None = None
@@ -219,33 +225,36 @@ class DeadLetterLog(_Section):
 
 
 class Server(_Section):
-    """The HTTP side and the engine behind it.
+    """The HTTP server and the engine behind it.
 
     Attributes
     ----------
     host, port
-        Where it listens. It has no authentication of its own: put it behind something that has before binding it wider.
+        Address to listen on. The service has no authentication: use a proxy with authentication before you open it to others.
     hosts : tuple of str
-        Names, without a port, that requests may be addressed to, beside `host`, ``localhost``, ``127.0.0.1`` and ``::1``: what
-        a proxy passes on as ``Host``. ``*.example.com`` is any name below it, ``*`` any name. Where `host` is ``0.0.0.0`` or
-        ``::``, any IP address is one. Others are answered 421, except on ``/healthz``, ``/readyz`` and ``/metrics``.
+        Host names, without a port, that requests may name in their ``Host`` header, in addition to `host`, ``localhost``,
+        ``127.0.0.1`` and ``::1``. Behind a proxy, list the name that the proxy sends. ``*.example.com`` allows every name
+        below it, ``*`` every name. If `host` is ``0.0.0.0`` or ``::``, every IP address is allowed. Other requests are
+        answered 421, except on ``/healthz``, ``/readyz`` and ``/metrics``.
     origins : tuple of str
-        Origins, as ``https://shop.example``, whose pages may ask and command the service from a browser (CORS); ``*``: all.
+        Origins, such as ``https://shop.example``, whose pages may send requests from a browser (CORS); ``*``: all.
     max_body : int
-        Bytes of a request body.
+        Most bytes of a request body.
     max_events : int
-        Events of one ``POST /v1/events``.
+        Most events of one ``POST /v1/events``.
     flush : float
-        Seconds that outcomes wait for a batch to fill before a tick closes it.
+        Seconds that rows wait for a micro-batch to fill before a tick closes it.
     batch_requests : int
-        Most requests that are scored together.
-    queue, max_wait
-        Most requests that wait to be scored, and most seconds that one more would wait, by what they took lately (but as many
-        as are scored together may wait). Others are answered 503 with ``Retry-After`` at once, instead of all being late.
+        Most requests that are scored in one batch.
+    queue : int
+        Most requests that may wait to be scored; further ones are answered 503 with ``Retry-After`` at once.
+    max_wait : float
+        Most seconds that a request may have to wait, estimated from the latest scoring times. If the estimate is longer, the
+        request is answered 503 with ``Retry-After`` at once. At least `batch_requests` requests may always wait.
     timeout : float
-        Seconds that a request waits for its answer; then it is answered 503, and no longer scored.
+        Seconds until a request without an answer is answered 503; it is no longer scored then.
     learning_share : float
-        Least share of the engine's time that learning gets while it has something to learn; 0: requests always go first.
+        Smallest share of the engine's time for learning while there is something to learn; 0: requests always go first.
     """
 
     host: str = "127.0.0.1"
@@ -263,7 +272,7 @@ class Server(_Section):
 
 
 class Tables(_Section):
-    """The tables of a config file, each with its defaults."""
+    """All tables of a config file, with their defaults."""
 
     stream: Stream = Stream()
     features: Features = Features()

@@ -1,4 +1,4 @@
-"""The serving process, ended by a signal or by the engine's own failure."""
+"""Run a service until a signal or a failure of the engine ends it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.process.warmup import warm_up
 __all__ = ["run"]
 
 NICE = 10
-"""By how much a trainer gives way to those who serve on the same machine."""
+"""Niceness of a trainer: serving processes on the same machine go first."""
 
 
 def run(
@@ -26,27 +26,27 @@ def run(
     started: Callable[[str], None] | None = None,
     role: Role = "embedded",
 ) -> BaseException | None:
-    """Serve until a signal comes.
+    """Run a service until a signal ends it.
 
     Parameters
     ----------
     config : Config
     host, port
-        Instead of the config's.
+        Override the config's.
     started : callable or None
-        Told the address once the service answers.
+        Called with the address once the service answers.
     role : str
-        ``embedded``: learn and serve; ``trainer``: learn, and show status and metrics; ``replica``: serve, and follow.
+        ``embedded``: learn and serve; ``trainer``: learn, with status and metrics; ``replica``: serve, and follow a trainer.
 
     Returns
     -------
     BaseException or None
-        What stopped the engine, if it was not a signal.
+        Failure of the engine; None after a signal.
 
     Raises
     ------
     OSError
-        When nothing can listen there, or the data folder cannot be written.
+        When the address cannot be used, or the data folder cannot be written.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     host = config.server.host if host is None else host
@@ -55,12 +55,12 @@ def run(
         if role == "trainer":
             if config.weights.url is None and config.stream.group is None:
                 raise ConfigError(
-                    "weights", "url: missing; name the log that the replicas follow, lmdb:///folder or kafka://..."
+                    "weights", "url: missing; name the log that replicas follow: lmdb:///folder or kafka://host:port/topic"
                 )
             os.nice(NICE)
         elif config.stream.group is not None:
-            problem = f"group = {config.stream.group!r}: a member of a group learns a share and serves nobody"
-            raise ConfigError("stream", f"{problem}; use `freshet train`, or leave it out")
+            problem = f"group = {config.stream.group!r}: a member of a group learns only from its partitions and cannot serve"
+            raise ConfigError("stream", f"{problem}; use `freshet train`, or remove the key")
         runtime = open_replica(config) if role == "replica" else open_runtime(config)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         server = Server(

@@ -1,1 +1,1 @@
-"""The demonstration: a service on localhost, simulated visitors, and what became of their clicks."""
+"""The demonstration: a service on localhost, simulated visitors, and metrics of their clicks."""

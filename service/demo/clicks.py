@@ -1,35 +1,35 @@
-"""What a demonstration's clicks say: click-through, clicks against a control group, and how soon it recovers from a shift."""
+"""Metrics of a demonstration: click-through, lift over a control group, and recovery time after a shift."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["LONGEST_PHASE", "Second", "against_control", "click_through", "recovery", "span"]
+__all__ = ["MAX_PHASE", "Second", "click_through", "control_lift", "recovery", "window"]
 
-LONGEST_PHASE = 10.0
-"""Seconds that click-through is summed over: before a shift, right after it, now."""
+MAX_PHASE = 10.0
+"""Longest phase, in seconds: click-through is measured before a shift, right after it, and now."""
 
 RECOVERED = 0.9
-"""Share of the click-through before the shift at which it counts as recovered: less would be luck, more may never come."""
+"""Share of the click-through before the shift that counts as recovered. A higher share may never be reached."""
 
-SHORTEST, FEWEST = 5.0, 1000
-"""Seconds, and shown places, after a shift that recovery is judged by: fewer clicks say more of chance than of tastes."""
+MIN_SECONDS, MIN_SHOWN = 5.0, 1000
+"""Least seconds and shown items that recovery is measured on: with fewer clicks, chance dominates."""
 
 
 @dataclass(frozen=True)
 class Second:
-    """What visitors did in the second up to `time`.
+    """Counts of the second that ended at `time`.
 
     Attributes
     ----------
     time : float
-        Unix seconds.
+        Unix time.
     visits : int
     shown, clicked : dict of source to int
-        Places of the rankings that each learner made, and the clicks on them.
+        Shown items and clicks, by the learner that ranked them.
     next_shift : float
-        When tastes shift next, Unix seconds.
+        Unix time of the next shift of tastes.
     """
 
     time: float
@@ -39,24 +39,24 @@ class Second:
     next_shift: float
 
 
-def span(seconds: Sequence[Second], until: float, length: float) -> list[Second]:
-    """The seconds of the last `length` before `until`."""
+def window(seconds: Sequence[Second], until: float, length: float) -> list[Second]:
+    """Seconds within `length` before `until`."""
     return [second for second in seconds if until - length < second.time <= until]
 
 
 def click_through(seconds: Sequence[Second]) -> dict[str, float]:
-    """Share of shown places that were clicked, by source."""
+    """Share of shown items that were clicked, by source."""
     sources = sorted({source for second in seconds for source in second.shown})
     return {source: _total(seconds, source)[1] / max(_total(seconds, source)[0], 1) for source in sources}
 
 
-def against_control(rates: dict[str, float], control: str) -> float | None:
-    """How much more is clicked than in the control group: 0.38 for 38 % more; None where one of them has no clicks to show.
+def control_lift(rates: dict[str, float], control: str) -> float | None:
+    """Lift of the click-through over the control group: 0.38 for 38 % more; None if a group is missing or has no clicks.
 
     Parameters
     ----------
     rates : dict of source to float
-        From `click_through`: of the control group and of one other.
+        From `click_through`, for the control group and one other source.
     control : str
         Source of the control group's rankings.
     """
@@ -67,17 +67,17 @@ def against_control(rates: dict[str, float], control: str) -> float | None:
 
 
 def recovery(seconds: Sequence[Second], shift: float, until: float, source: str) -> float | None:
-    """Seconds from a shift until click-through is near to what it was before; None: it was not, up to `until`.
+    """Seconds from a shift until click-through is near its value before; None: not reached by `until`.
 
     Parameters
     ----------
     seconds : sequence of Second
     shift, until : float
-        Unix seconds.
+        Unix times.
     source : str
-        Whose rankings.
+        Learner whose rankings count.
     """
-    before = click_through(span(seconds, shift, LONGEST_PHASE)).get(source)
+    before = click_through(window(seconds, shift, MAX_PHASE)).get(source)
     after = [second for second in seconds if shift < second.time <= until]
     if not before:
         return None
@@ -85,7 +85,7 @@ def recovery(seconds: Sequence[Second], shift: float, until: float, source: str)
         for first in range(last - 1, -1, -1):
             shown, clicked = _total(after[first:last], source)
             begin = after[first - 1].time if first else shift
-            if after[last - 1].time - begin >= SHORTEST and shown >= FEWEST:
+            if after[last - 1].time - begin >= MIN_SECONDS and shown >= MIN_SHOWN:
                 if clicked / shown >= RECOVERED * before:
                     return after[last - 1].time - shift
                 break

@@ -1,4 +1,4 @@
-"""The demonstration: a service on localhost, visitors with tastes that shift, and what became of their clicks."""
+"""Run the demonstration: a service on localhost, visitors whose tastes shift, and a summary of their clicks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.config import Config, parse
-from service.demo.clicks import against_control
+from service.demo.clicks import control_lift
 from service.demo.visitors import CONTROL, Plan, Visitors
 from service.http.app import create_app
 from service.http.server import Server, bind
@@ -26,10 +26,11 @@ from service.process.warmup import warm_up
 __all__ = ["Summary", "demo_config", "run_demo"]
 
 SHIFT_EVERY = 60.0
+"""Default seconds between two shifts of tastes."""
 
 
 def demo_config(folder: Path) -> Config:
-    """Settings of the demonstration; ``examples/demo.toml`` says the same, with comments."""
+    """Config of the demonstration; ``examples/demo.toml`` is the same with comments."""
     return parse(
         {
             "stream": {"url": f"lmdb://{folder}", "window": 3.0, "lateness": 30.0},
@@ -52,21 +53,21 @@ def demo_config(folder: Path) -> Config:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a demonstration came to.
+    """Results of a demonstration.
 
     Attributes
     ----------
     seconds : float
-        How long visitors came.
+        Seconds of visits.
     visits, clicks, shifts : int
     learned : int
         Rows learned.
     click_through : dict of phase to source to float
-        Share of shown places that were clicked, in the seconds before the last shift, right after it, and at the end.
+        Share of shown items that were clicked: before the last shift, right after it, and at the end.
     recoveries : list of float or None
-        Seconds until click-through was near to what it had been before each shift; None: not before the next one, or the end.
+        Seconds until click-through was near its value before each shift; None: not before the next shift or the end.
     freshness, latency : dict
-        ``p50`` and ``p99`` of event-to-score and of requests over the last seconds, in seconds.
+        ``p50`` and ``p99`` of the event-to-score delay and of the request time in the last seconds, in seconds.
     """
 
     seconds: float
@@ -91,38 +92,38 @@ def run_demo(
     seed: int = 0,
     console: Console | None = None,
 ) -> Summary:
-    """Run the demonstration in this process, and its visitors in another, until the time is up, Ctrl-C or SIGTERM.
+    """Run the service in this process and the visitors in another one, until the time is up, Ctrl-C or SIGTERM.
 
-    Visitors come when the service is ready: the first time, what it computes with has to be compiled.
+    The visitors start when the service is ready. The first start compiles its functions, for up to a minute.
 
     Parameters
     ----------
     seconds : float or None
-        How long visitors come; None: until Ctrl-C.
+        Seconds of visits; None: until Ctrl-C.
     port : int
-        On localhost; 0: any free one.
+        Port on localhost; 0: any free port.
     rate : float
-        Visits a second, if the machine can.
+        Visits per second, if the machine is fast enough.
     shift_every : float or None
-        Seconds between two shifts of taste; None: a minute, or once in a shorter demonstration.
+        Seconds between two shifts of tastes; None: a minute, or once in a shorter demonstration.
     users, items : int
-        Size of the population and of its catalogue.
+        Number of users and of items.
     seed : int
-        Of the population.
+        Seed of the population.
     console : Console or None
-        Where to talk.
+        Console for the output; None: standard output.
 
     Raises
     ------
     OSError
         When the port is taken.
     RuntimeError
-        When the visitors, or the engine, came to grief.
+        When the visitors' process or the engine failed.
     """
     console = console or Console()
     if shift_every is None:
         shift_every = SHIFT_EVERY if seconds is None else min(SHIFT_EVERY, 0.6 * seconds)
-    ending, last, server = threading.Event(), dict[str, Any](), None
+    ending, last_snapshot, server = threading.Event(), dict[str, Any](), None
 
     def stop(*_: object) -> None:
         ending.set()
@@ -142,7 +143,7 @@ def run_demo(
         runtime.monitor.watch(visitors.gauges)
         runtime.engine.prepare, runtime.engine.on_failure = partial(warm_up, config), stop
 
-        def arrived() -> None:
+        def visitors_arrived() -> None:
             if seconds is not None:
                 end = threading.Timer(seconds, stop)
                 end.daemon = True
@@ -150,15 +151,15 @@ def run_demo(
 
         def started() -> None:
             console.print(f"Watch it learn: [bold]http://{address[0]}:{address[1]}/[/]  (Ctrl-C ends)")
-            visitors.start(on_arrival=arrived, on_failure=stop)
+            visitors.start(on_arrival=visitors_arrived, on_failure=stop)
 
         def stopping() -> None:
-            last.update(runtime.monitor.snapshot())
+            last_snapshot.update(runtime.monitor.snapshot())
             visitors.stop()
 
         server = Server(create_app(runtime), listening, started, stopping)
         try:
-            # A signal may have come while the models were made.
+            # A signal may have come while the models were built.
             server.should_exit = ending.is_set()
             server.run()
         finally:
@@ -168,14 +169,14 @@ def run_demo(
         raise RuntimeError(f"the visitors' process failed: {visitors.failure}")
     if runtime.engine.failure is not None:
         raise RuntimeError("the engine has stopped") from runtime.engine.failure
-    summary = _summary(visitors, last)
+    summary = _summary(visitors, last_snapshot)
     console.print(_table(summary))
     return summary
 
 
 @contextmanager
 def _signals(stop: Callable[..., None]) -> Iterator[None]:
-    """Have SIGTERM and Ctrl-C end the demonstration in good order whenever they come, also while it starts or ends."""
+    """Handle SIGTERM and Ctrl-C with `stop`, also while the demonstration starts or ends."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -187,7 +188,7 @@ def _signals(stop: Callable[..., None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _summary(visitors: Visitors, last: dict[str, Any]) -> Summary:
+def _summary(visitors: Visitors, last_snapshot: dict[str, Any]) -> Summary:
     shifts = visitors.shifts
     phases = {"before the last shift": shifts[-1], "right after it": shifts[-1] + visitors.phase} if shifts else {}
     return Summary(
@@ -195,11 +196,11 @@ def _summary(visitors: Visitors, last: dict[str, Any]) -> Summary:
         visits=visitors.visits,
         clicks=visitors.clicks,
         shifts=len(shifts),
-        learned=last.get("events", 0),
+        learned=last_snapshot.get("events", 0),
         click_through={phase: visitors.click_through(at) for phase, at in (phases | {"at the end": visitors.ended}).items()},
         recoveries=visitors.recoveries(),
-        freshness=last.get("freshness", {}),
-        latency=last.get("latency", {}),
+        freshness=last_snapshot.get("freshness", {}),
+        latency=last_snapshot.get("latency", {}),
     )
 
 
@@ -209,11 +210,11 @@ def _table(summary: Summary) -> Table:
     table.add_column("click-through")
     for source in sources:
         table.add_column(source, justify="right")
-    table.add_column(f"clicks against {CONTROL}", justify="right")
+    table.add_column(f"clicks vs. {CONTROL}", justify="right")
     for phase, rates in summary.click_through.items():
-        against = against_control(rates, CONTROL)
+        lift = control_lift(rates, CONTROL)
         shares = (f"{100 * rates[source]:.1f} %" if source in rates else "" for source in sources)
-        table.add_row(phase, *shares, "-" if against is None else f"{100 * against:+.0f} %")
+        table.add_row(phase, *shares, "-" if lift is None else f"{100 * lift:+.0f} %")
     table.add_section()
 
     def times(quantiles: dict[str, float | None]) -> str:
@@ -223,7 +224,7 @@ def _table(summary: Summary) -> Table:
         ("rows learned", f"{summary.learned}"),
         (
             "recovered after",
-            ", ".join("not yet" if one is None else f"{one:.0f} s" for one in summary.recoveries) or "-",
+            ", ".join("not yet" if time is None else f"{time:.0f} s" for time in summary.recoveries) or "-",
         ),
         ("event to score, p50 / p99 ms", times(summary.freshness)),
         ("request, p50 / p99 ms", times(summary.latency)),

@@ -1,4 +1,4 @@
-"""The demonstration's visitors: a process that comes to the service over HTTP, and what the service's process knows of it."""
+"""The simulated visitors: a process that uses the service over HTTP, and its handle in the service's process."""
 
 from __future__ import annotations
 
@@ -22,42 +22,43 @@ from typing import Any
 import msgspec
 import xxhash
 
-from service.demo.clicks import LONGEST_PHASE, Second, against_control, click_through, recovery, span
+from service.demo.clicks import MAX_PHASE, Second, click_through, control_lift, recovery, window
 from streams.simulator import Population
 
 __all__ = ["CONTROL", "Plan", "Visitors"]
 
 CONTROL = "popularity"
-"""Retriever whose order the control group gets."""
+"""Retriever whose rankings the control group gets."""
 
-PLACES = 8
+POSITIONS = 8
+"""Items in a ranking."""
 
-REMEMBERED = 900
-"""Seconds that are remembered one by one: more than lie between two shifts."""
+MAX_SECONDS = 900
+"""Latest seconds whose counts are kept: more than between two shifts."""
 
-PATIENCE = 5.0
-"""Seconds that the visitors' process has to end."""
+STOP_TIMEOUT = 5.0
+"""Seconds for the visitors' process to stop; then it is killed."""
 
 TIMEOUT, PAUSE = 30.0, 0.2
-"""Seconds that a visitor waits for an answer; seconds until the next attempt, unless the service says otherwise."""
+"""Seconds that a visitor waits for a response; seconds until a retry, unless the service sends ``Retry-After``."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the visitors' process is told.
+    """Settings of the visitors' process.
 
     Attributes
     ----------
     address : (str, int)
-        Of the service.
+        Address of the service.
     folder : Path
-        To be removed when the process that should do so was killed.
+        Folder to delete if the service's process is killed.
     rate : float
-        Visits a second.
+        Visits per second.
     shift_every : float
-        Seconds between two shifts of taste.
+        Seconds between two shifts of tastes.
     users, items, seed : int
-        Of the population.
+        Size and seed of the population.
     """
 
     address: tuple[str, int]
@@ -71,38 +72,38 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Shift:
-    """Tastes shifted."""
+    """Report: the tastes shifted at `time`."""
 
     time: float
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """The visitors' process came to grief."""
+    """Report: the visitors' process failed."""
 
     problem: str
 
 
 class Visitors:
-    """The visitors' process, seen from the service's.
+    """Handle of the visitors' process in the service's process.
 
     Parameters
     ----------
     plan : Plan
     source : str
-        Learner whose order all others than the control group get.
+        Learner whose rankings everybody outside the control group gets.
     shifted : callable
-        Told of each shift of taste, on a thread.
+        Called on another thread at each shift of tastes.
 
     Attributes
     ----------
     visits, clicks : int
     shifts : list of float
-        When tastes shifted, Unix seconds.
+        Unix times of the shifts of tastes.
     seconds : deque of Second
-        The last ones.
+        Counts of the latest seconds.
     failure : str or None
-        Why the process ended by itself.
+        Why the process failed.
     """
 
     def __init__(self, plan: Plan, source: str, shifted: Callable[[], None]) -> None:
@@ -110,80 +111,80 @@ class Visitors:
         context = multiprocessing.get_context("spawn")
         self._ending: Flag = context.Event()
         self._reports, self._child = context.Pipe(duplex=False)
-        self._process = context.Process(target=_visit, args=(plan, self._child, self._ending), daemon=True)
+        self._process = context.Process(target=_run, args=(plan, self._child, self._ending), daemon=True)
         self._listener = threading.Thread(target=self._listen, name="visitors", daemon=True)
         self._on_arrival: Callable[[], None] = lambda: None
         self._on_failure: Callable[[], None] = lambda: None
         self.visits = self.clicks = 0
         self.began = self.ended = 0.0
         self.shifts: list[float] = []
-        self.seconds: deque[Second] = deque(maxlen=REMEMBERED)
+        self.seconds: deque[Second] = deque(maxlen=MAX_SECONDS)
         self.failure: str | None = None
 
     def start(self, on_arrival: Callable[[], None], on_failure: Callable[[], None]) -> None:
-        """Send them on their way: they wait at the door until the service is ready."""
+        """Start the visitors' process. The visits begin when the service is ready."""
         self._on_arrival, self._on_failure = on_arrival, on_failure
-        with _deaf():
+        with _signals_blocked():
             self._process.start()
         self._child.close()
         self._listener.start()
 
     def stop(self) -> None:
-        """Send them home; the last numbers are those of this moment. Before `start`, and a second time, nothing happens."""
+        """Stop the visitors' process and collect its last counts. Does nothing before `start` or a second time."""
         self._ending.set()
         if self._process.pid is None:
             return
-        self._process.join(PATIENCE)
+        self._process.join(STOP_TIMEOUT)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-        self._listener.join(PATIENCE)
+        self._listener.join(STOP_TIMEOUT)
 
     @property
     def phase(self) -> float:
-        """Seconds that click-through is summed over."""
-        return min(LONGEST_PHASE, self._plan.shift_every / 2)
+        """Seconds over which click-through is measured."""
+        return min(MAX_PHASE, self._plan.shift_every / 2)
 
     def click_through(self, until: float) -> dict[str, float]:
         """Click-through in the seconds before a time, by source."""
-        return click_through(span(list(self.seconds), until, self.phase))
+        return click_through(window(list(self.seconds), until, self.phase))
 
     def recoveries(self) -> list[float | None]:
-        """Seconds that recovery from each shift took; None: it did not come before the next one."""
+        """Seconds of recovery after each shift; None: not before the next one."""
         seconds, shifts = list(self.seconds), [*self.shifts, float("inf")]
         return [recovery(seconds, shift, following, self._source) for shift, following in pairwise(shifts)]
 
     def gauges(self) -> dict[str, Any]:
-        """What the live page tells of the demonstration, under ``demo``; nothing before the first second."""
+        """Data of the demonstration for the live page, under ``demo``; ``waiting`` before the first second."""
         seconds, shifts = list(self.seconds), list(self.shifts)
         if not seconds:
             return {"demo": {"waiting": True, "control": CONTROL}}
         last = seconds[-1]
-        told: dict[str, Any] = {
+        report: dict[str, Any] = {
             "control": CONTROL,
-            "against_control": against_control(self.click_through(last.time), CONTROL),
+            "control_lift": control_lift(self.click_through(last.time), CONTROL),
             "next_shift": last.next_shift,
             "shift_every": self._plan.shift_every,
         }
         if shifts:
-            told |= {"shifted": shifts[-1], "recovery": recovery(seconds, shifts[-1], last.time, self._source)}
-        return {"demo": told}
+            report |= {"shifted": shifts[-1], "recovery": recovery(seconds, shifts[-1], last.time, self._source)}
+        return {"demo": report}
 
     def _listen(self) -> None:
         while True:
             try:
-                told = self._reports.recv()
+                report = self._reports.recv()
             except (EOFError, OSError):
                 break
-            if isinstance(told, Second):
-                self._note(told)
-            elif isinstance(told, _Shift):
-                self.shifts.append(told.time)
+            if isinstance(report, Second):
+                self._note(report)
+            elif isinstance(report, _Shift):
+                self.shifts.append(report.time)
                 self._shifted()
             else:
-                self.failure = told.problem
+                self.failure = report.problem
         if not self._ending.is_set():
-            self.failure = self.failure or "it ended without a word"
+            self.failure = self.failure or "it ended without a message"
             self._on_failure()
 
     def _note(self, second: Second) -> None:
@@ -197,8 +198,8 @@ class Visitors:
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes that are started here do not hear the signals that end the service: it tells them itself."""
+def _signals_blocked() -> Iterator[None]:
+    """Block SIGINT and SIGTERM in child processes started here: the service stops them itself."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -206,19 +207,19 @@ def _deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _visit(plan: Plan, reports: Connection, ending: Flag) -> None:
-    """Be the visitors until the flag is set; the main function of their process."""
-    threading.Thread(target=_outlive, args=(plan.folder,), daemon=True).start()
+def _run(plan: Plan, reports: Connection, ending: Flag) -> None:
+    """Main function of the visitors' process: simulate visits until the flag is set."""
+    threading.Thread(target=_exit_with_parent, args=(plan.folder,), daemon=True).start()
     try:
-        _come_and_go(plan, reports, ending)
+        _simulate(plan, reports, ending)
     except Exception as error:
         reports.send(_Failure(f"{type(error).__name__}: {error}"))
     finally:
         reports.close()
 
 
-def _outlive(folder: Path) -> None:
-    """When the service's process has been killed, clear up after it and go."""
+def _exit_with_parent(folder: Path) -> None:
+    """When the service's process has been killed, delete its folder and exit."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -226,40 +227,40 @@ def _outlive(folder: Path) -> None:
     os._exit(1)
 
 
-def _come_and_go(plan: Plan, reports: Connection, ending: Flag) -> None:
-    people = Population(users=plan.users, items=plan.items, seed=plan.seed, places=PLACES)
+def _simulate(plan: Plan, reports: Connection, ending: Flag) -> None:
+    population = Population(users=plan.users, items=plan.items, seed=plan.seed, places=POSITIONS)
     service = _Client(plan.address, ending)
     service.wait_until_ready()
-    service.post("/v1/events", [*people.catalogue(), *people.profiles()])
+    service.post("/v1/events", [*population.catalogue(), *population.profiles()])
     due = time.monotonic()
     second_ends, next_shift = due + 1.0, due + plan.shift_every
     visits, shown, clicked = 0, Counter[str](), Counter[str]()
     while not ending.is_set():
-        user, context = people.visit()
-        request = {"user": user, "context": context, "n": PLACES, "candidates": plan.items, "repeat": True}
+        user, context = population.visit()
+        request = {"user": user, "context": context, "n": POSITIONS, "candidates": plan.items, "repeat": True}
         if _in_control_group(user):
             request["by"] = CONTROL
         ranking = service.post("/v1/recommend", request)
         if ranking is None:
             break
-        places = [place["item"] for place in ranking["items"]]
-        clicks = people.react(user, ranking["request_id"], places, time.time())
+        items = [ranked["item"] for ranked in ranking["items"]]
+        clicks = population.react(user, ranking["request_id"], items, time.time())
         if clicks:
             service.post("/v1/events", clicks)
         source = ranking["source"]
         visits += 1
-        shown[source] += len(places)
+        shown[source] += len(items)
         clicked[source] += len(clicks)
         now = time.monotonic()
         if now >= next_shift:
-            people.shift()
+            population.shift()
             reports.send(_Shift(time.time()))
             next_shift = now + plan.shift_every
         if now >= second_ends:
             reports.send(Second(time.time(), visits, shown, clicked, time.time() + next_shift - now))
             visits, shown, clicked = 0, Counter(), Counter()
             second_ends = now + 1.0
-        # Whoever was late does not make up for it: this is a crowd, not a benchmark.
+        # Late visits are not made up for: this is a demonstration, not a benchmark.
         due = max(due + 1.0 / plan.rate, now)
         ending.wait(due - now)
     if visits:
@@ -271,13 +272,13 @@ def _in_control_group(user: str) -> bool:
 
 
 class _Client:
-    """One kept-alive connection to the service, for as long as it takes it to answer.
+    """Client with one keep-alive connection, which retries until the service answers.
 
     Parameters
     ----------
     address : (str, int)
     ending : Flag
-        Set: whatever still waits is given up.
+        When it is set, waiting requests are given up.
     """
 
     def __init__(self, address: tuple[str, int], ending: Flag) -> None:
@@ -285,35 +286,35 @@ class _Client:
         self._ending = ending
 
     def wait_until_ready(self) -> None:
-        """Return when the service is ready, or it is time to go."""
-        self._ask("GET", "/readyz")
+        """Return when the service is ready, or `ending` is set."""
+        self._request("GET", "/readyz")
 
     def post(self, path: str, body: Any) -> Any:
-        """Answer to a request; None when it is time to go. Late answers, and refusals for now, are no reason to give up.
+        """Send a request and return the response; None once `ending` is set. Timeouts and temporary refusals are retried.
 
         Raises
         ------
         RuntimeError
-            For a request that is refused for good.
+            For a request that is refused permanently.
         """
-        data = self._ask("POST", path, msgspec.json.encode(body))
+        data = self._request("POST", path, msgspec.json.encode(body))
         return None if data is None else msgspec.json.decode(data)
 
-    def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes | None:
+    def _request(self, method: str, path: str, body: bytes | None = None) -> bytes | None:
         while not self._ending.is_set():
             pause = PAUSE
             try:
                 self._connection.request(method, path, body, {"Content-Type": "application/json"})
                 answer = self._connection.getresponse()
                 data = answer.read()
-            except (OSError, http.client.HTTPException):  # too slow, or the connection was closed
+            except (OSError, http.client.HTTPException):  # a timeout, or the connection was closed
                 self._connection.close()
             else:
                 if answer.status in (200, 202):
                     return data
-                again = answer.getheader("Retry-After")
-                if answer.status != 503 or again is None:
+                retry_after = answer.getheader("Retry-After")
+                if answer.status != 503 or retry_after is None:
                     raise RuntimeError(f"{path} was answered {answer.status}: {data.decode(errors='replace'):.500}")
-                pause = max(PAUSE, float(again))
+                pause = max(PAUSE, float(retry_after))
             self._ending.wait(pause)
         return None

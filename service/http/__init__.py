@@ -1,1 +1,1 @@
-"""The HTTP interface: what is asked, who may ask, and how it is answered."""
+"""The HTTP interface: routes, request checks, and responses."""

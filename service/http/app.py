@@ -1,4 +1,4 @@
-"""The application: which routes there are, what runs while it serves, and what becomes of failures."""
+"""Build the application: its routes, its lifespan, its middleware and its error handlers."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ SECURITY = {"Content-Security-Policy": "default-src 'self'; frame-ancestors 'non
 
 
 def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None) -> FastAPI:
-    """Build the application around a runtime, which it starts and stops.
+    """Build the application of a runtime, which it starts and stops.
 
     Parameters
     ----------
     runtime : Runtime
         From `service.process.runtime.open_runtime`, not started.
     serves : bool
-        False: who runs the process can look at it, and that is all; nothing is ranked or appended here.
+        False: only the routes for operators exist; nothing is ranked or appended here.
     host : str or None
-        What is listened on, if it is not what the config says.
+        Name or address that the server listens on; None: the config's.
     """
     limits = runtime.config.server
     live, handler = Live(runtime.monitor.snapshot), RequestHandler(limits)
@@ -68,7 +68,7 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
             yield
         finally:
             live.close()
-            if ingest is not None:  # what waits for the log is written before the log is closed
+            if ingest is not None:  # waiting events are appended before the log is closed
                 await ingest.close()
             await asyncio.to_thread(runtime.stop)
 

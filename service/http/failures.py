@@ -1,4 +1,4 @@
-"""An answer that is a failure."""
+"""The exception for error responses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Failure"]
 
 
 class Failure(Exception):
-    """An answer that is a `Problem`.
+    """An error response with a `Problem` as its body.
 
     Parameters
     ----------
@@ -18,10 +18,11 @@ class Failure(Exception):
     error : str
         What is wrong and what to do.
     field : str or None
+        Field of the request that is wrong.
     retry : bool
-        Whether the same request may succeed a little later.
+        Whether the same request may succeed a little later: adds ``Retry-After``.
     headers : mapping of str to str or None
-        Further headers of the answer.
+        Additional headers of the response.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""Who may command the service from a browser: a page that somebody visits must not (CSRF, DNS rebinding).
+"""Refuse requests that a web page sends through a visitor's browser (CSRF, DNS rebinding).
 
-A browser lets any page send simple requests to any address, localhost included, and a page whose name is bound anew to
-127.0.0.1 even reads the answers. So a request is taken only where it is addressed to a name of this service. A request that
-changes something is taken only from this service's own page, from a listed origin, or from what is no browser. Bodies have to
-be ``application/json`` (`service.http.bodies`): a browser asks before it
-sends that, and gets no answer without `[server] origins`.
+A browser lets any page send simple requests to any address, localhost included. A page whose host name is rebound to 127.0.0.1
+can also read the responses. So the service accepts only requests whose ``Host`` is one of its names. A request that changes
+something must come from the service's own page, from a listed origin, or from a client without an ``Origin``, which is no
+browser. Bodies must be ``application/json`` (`service.http.bodies`): a browser sends a preflight request before that, and the
+preflight fails for origins that `[server] origins` does not list.
 
 References
 ----------
@@ -32,17 +32,17 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Hosts:
-    """Names that requests may be addressed to.
+    """Host names that requests may name.
 
-    ``localhost``, ``127.0.0.1``, ``::1`` and the name or address that is listened on. Where all addresses of the machine are
-    listened on, any IP address: no page of somebody else's has one of this machine's addresses for its name.
+    Always allowed: ``localhost``, ``127.0.0.1``, ``::1``, and the address that the server listens on. If it listens on all
+    addresses of the machine, every IP address is allowed: no foreign page has an IP address of this machine as its name.
 
     Parameters
     ----------
     bound : str
-        What is listened on.
+        Address that the server listens on.
     names : iterable of str
-        Further names; ``*.example.com`` is any name below it, ``*`` is any name at all.
+        Additional names; ``*.example.com`` allows every name below it, ``*`` every name.
     """
 
     def __init__(self, bound: str, names: Iterable[str] = ()) -> None:
@@ -55,7 +55,7 @@ class Hosts:
 
     def admit(self, header: bytes) -> bool:
         """Whether a Host header (name or address, with or without a port) names this service."""
-        # The header as it stands is looked up first: there are few, and every request has one.
+        # Every request has this header, and few values occur: allowed values are cached.
         if self._all or header in self._known:
             return True
         name = _without_port(header.decode("latin-1").lower())
@@ -66,18 +66,18 @@ class Hosts:
 
 
 class Guard:
-    """ASGI middleware that refuses requests to other names, and changes that another site's page asks for.
+    """ASGI middleware that refuses requests to other host names, and changes requested by pages of other sites.
 
     Parameters
     ----------
     app : ASGI application
     hosts : Hosts
     origins : iterable of str
-        Origins whose pages may command the service, as browsers name them; ``*``: all.
+        Origins whose pages may send changes, as browsers write them; ``*``: all.
     probes : iterable of str
-        Paths that change nothing and are asked under any name: who runs the service asks them by address.
+        Paths that are answered under any host name: they change nothing, and operators request them by address.
     refused : callable
-        Told the status of every refusal.
+        Called with the status of every refusal.
     """
 
     def __init__(
@@ -99,9 +99,7 @@ class Guard:
             elif name == b"origin":
                 origin = value
         if not self._hosts.admit(host):
-            text = (
-                f"Host: {host.decode('latin-1')!r} is no name of this service; list it in [server] hosts, or ask for localhost"
-            )
+            text = f"Host: {host.decode('latin-1')!r} is no name of this service; list it in [server] hosts, or use localhost"
             await self._refuse(421, text, scope, receive, send)
         elif origin and scope["method"] not in SAFE and not self._is_ours(origin, host):
             text = f"Origin: pages of {origin.decode('latin-1')!r} may not change anything here; list it in [server] origins"

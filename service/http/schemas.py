@@ -1,4 +1,4 @@
-"""What goes over HTTP beside rankings: results of events, documents and problems, as msgspec structs."""
+"""Bodies of requests and responses other than rankings, as msgspec structs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["EventResult", "EventResults", "ItemDocument", "Problem", "UserDocume
 
 
 class EventResult(Struct, kw_only=True, omit_defaults=True):
-    """What became of one event of a batch: ``accepted``, or ``rejected`` with the field and what to do about it."""
+    """Result of one event of a list: ``accepted``, or ``rejected`` with the field and the remedy."""
 
     status: str
     field: str | None = None
@@ -18,7 +18,7 @@ class EventResult(Struct, kw_only=True, omit_defaults=True):
 
 
 class EventResults(Struct, kw_only=True):
-    """Answer to ``POST /v1/events``: one result per event, in order.
+    """Response to ``POST /v1/events``: one result per event, in order.
 
     202: all were accepted, 207: some, 422: none. Accepted events will be learned; rejected ones are kept as dead letters.
     """
@@ -37,7 +37,7 @@ class ItemDocument(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class UserDocument(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What is known of a user."""
+    """A user and the known attributes."""
 
     attributes: dict[str, Attribute] = field(default_factory=dict)
     user: str | None = None
@@ -45,13 +45,13 @@ class UserDocument(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Written(Struct, kw_only=True):
-    """A change is in the log. `visible`: rankings already show it; otherwise they will once the backlog is learned."""
+    """Response to a change that is in the log. `visible`: rankings use it already; otherwise they will, after the backlog."""
 
     visible: bool
 
 
 class Problem(Struct, kw_only=True, omit_defaults=True):
-    """An error: what is wrong, where, and what to do."""
+    """An error: what is wrong, in which field, and what to do."""
 
     error: str
     field: str | None = None

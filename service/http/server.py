@@ -1,4 +1,4 @@
-"""uvicorn, ended politely: open streams first, then what waits for the log, then the state."""
+"""Run uvicorn with an orderly shutdown: close open streams, append waiting events, then save the state."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import uvicorn
 __all__ = ["Server", "bind"]
 
 KEEP_ALIVE = 75
-"""Seconds that an idle connection stays open: longer than proxies keep theirs (60 s), or some would find it closed."""
+"""Seconds that an idle connection stays open: longer than at proxies (60 s), which could otherwise reuse a closed one."""
 
 GRACE = 10
-"""Seconds that requests in progress have to finish."""
+"""Seconds for requests in progress to finish at shutdown."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take a port, before anything else is started for it.
+    """Open a listening socket.
 
     Parameters
     ----------
     host : str
     port : int
-        0: any free one; the socket's ``getsockname()`` tells which.
+        0: any free port; see the socket's ``getsockname()``.
 
     Raises
     ------
     OSError
-        Naming the address and the remedy.
+        Names the address and the remedy.
     """
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
@@ -46,18 +46,18 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Serves an app on a bound socket until it is told to stop (by a signal, or ``should_exit = True``).
+    """Serves an app on a bound socket until a signal comes or ``should_exit`` is set.
 
     Parameters
     ----------
     app : ASGI application
-        Made by `service.http.app.create_app`.
+        From `service.http.app.create_app`.
     listening : socket
         From `bind`.
     started : callable or None
-        Called once it answers.
+        Called once the server answers.
     stopping : callable or None
-        Called when it is about to stop and still answers; on a worker thread.
+        Called on a worker thread before the server stops, while it still answers.
     """
 
     def __init__(
@@ -81,19 +81,19 @@ class Server(uvicorn.Server):
         self._app, self._listening, self._started, self._stopping = app, listening, started, stopping
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve, and return when it has stopped, also by Ctrl-C."""
-        # uvicorn passes the signal on once it has stopped in good order; there is nothing left to interrupt then.
+        """Serve until the server has stopped, also by Ctrl-C."""
+        # uvicorn raises the signal again after its shutdown. Nothing is left to interrupt then.
         with suppress(KeyboardInterrupt):
             super().run(sockets or [self._listening])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn."""
+        """Override uvicorn: call `started`."""
         await super().startup(sockets)
         if self._started is not None and not self.should_exit:
             self._started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn. A live page's stream has no end of its own, and it would be waited for."""
+        """Override uvicorn: end the live streams first, which uvicorn would wait for."""
         if self._stopping is not None:
             await asyncio.to_thread(self._stopping)
         self._app.state.live.close()

@@ -1,4 +1,4 @@
-"""What all routes share: bodies within their limit, a turn at the engine, and answers in JSON, failures included."""
+"""Shared by all routes: read bodies, wait for the engine, and build JSON responses."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from streams.codec import BadEvent, decode_as
 
 __all__ = ["Failure", "Request", "RequestHandler", "Response", "decoded", "json", "streamed"]
 
-MOST_ASKING = 1000
-"""Requests of all kinds that may wait for the engine at once."""
+MAX_PENDING = 1000
+"""Most requests of all kinds that may wait at once."""
 
 _ENCODER = msgspec.json.Encoder()
 _log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _Result = TypeVar("_Result")
 
 
 class RequestHandler:
-    """Takes requests in, and has the engine answer them.
+    """Reads request bodies, and waits for results within a time limit.
 
     Parameters
     ----------
@@ -41,30 +41,41 @@ class RequestHandler:
 
     def __init__(self, limits: Server) -> None:
         self._limits = limits
-        self._asking = 0
+        self._pending = 0
 
     async def body(self, request: Request) -> bytes:
-        """Body of a request, JSON within `max_body`; see `service.http.bodies.read`."""
+        """Read the JSON body of a request, up to `max_body` bytes; see `service.http.bodies.read`."""
         return await bodies.read(request.headers, request.stream(), self._limits.max_body)
 
-    async def answer(self, ask: Callable[[], Future[_Result]]) -> _Result:
-        """What the engine answers, or why it does not.
+    async def answer(self, submit: Callable[[], Future[_Result]]) -> _Result:
+        """Result of a request to the engine.
 
         Parameters
         ----------
-        ask : callable
-            Hands a request or a call to the engine. When the time is up its future is cancelled, and the engine passes over it.
-        """
-        return await self.wait(lambda: asyncio.wrap_future(ask()))
+        submit : callable
+            Hands a request or a call to the engine. After `timeout` its future is cancelled, and the engine drops it.
 
-    async def wait(self, ask: Callable[[], asyncio.Future[_Result]]) -> _Result:
-        """What somebody answers within `timeout`, or why not; the future is cancelled then."""
-        if self._asking >= MOST_ASKING:
-            raise Failure(503, f"{MOST_ASKING} requests already wait; send fewer at once", retry=True)
-        self._asking += 1
+        Raises
+        ------
+        Failure
+            See `wait`.
+        """
+        return await self.wait(lambda: asyncio.wrap_future(submit()))
+
+    async def wait(self, submit: Callable[[], asyncio.Future[_Result]]) -> _Result:
+        """Result of a future, which is cancelled after `timeout`.
+
+        Raises
+        ------
+        Failure
+            422: the request is refused. 503: the engine has stopped, failed, or takes too long, or too many requests wait.
+        """
+        if self._pending >= MAX_PENDING:
+            raise Failure(503, f"{MAX_PENDING} requests already wait; send fewer at once", retry=True)
+        self._pending += 1
         try:
             async with asyncio.timeout(self._limits.timeout):
-                return await ask()
+                return await submit()
         except Refused as error:
             raise Failure(422, str(error), error.field) from error
         except (Stopped, Overloaded) as error:
@@ -77,11 +88,11 @@ class RequestHandler:
             _log.exception("a request failed in the engine")
             raise Failure(503, f"the ranking failed ({type(error).__name__}: {error})", retry=True) from error
         finally:
-            self._asking -= 1
+            self._pending -= 1
 
 
 def decoded(document: type[_Document], body: bytes) -> _Document:
-    """Read a body as a struct; `Failure` names the field and the remedy."""
+    """Decode a body as a struct; `Failure` names the field and the remedy."""
     try:
         return decode_as(document, body)
     except BadEvent as error:
@@ -89,11 +100,11 @@ def decoded(document: type[_Document], body: bytes) -> _Document:
 
 
 def json(document: Any, status: int = 200) -> Response:
-    """Answer with a document."""
+    """JSON response with a document."""
     return Response(_ENCODER.encode(document), status, media_type="application/json")
 
 
 def streamed(lines: AsyncIterator[bytes]) -> Response:
-    """Answer with server-sent events."""
+    """Response with a stream of server-sent events."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(lines, media_type="text/event-stream", headers=headers)

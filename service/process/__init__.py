@@ -1,1 +1,1 @@
-"""What runs in a process: the engine's thread, the logs, what is done before the service is ready."""
+"""The serving process: the engine's thread, the logs it opens, and the warm-up before it is ready."""

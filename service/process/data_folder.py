@@ -1,4 +1,4 @@
-"""A data folder has one writer."""
+"""Lock a data folder: it has one writer, and belongs to one log."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class FolderBusy(RuntimeError):
 
 
 def become_writer(folder: Path) -> IO[str]:
-    """Become the one writer of a data folder, made when missing; the lock goes with the process, however it ends.
+    """Lock a data folder for this process. The folder is created when missing; the lock ends with the process.
 
     Returns
     -------
     file
-        Closing it gives the folder up.
+        Close it to release the lock.
 
     Raises
     ------
     FolderBusy
-        Naming the process that writes there.
+        Names the process that holds the lock.
     OSError
-        When the folder cannot be made or written.
+        When the folder cannot be created or written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / "writer.lock").open("a+")
@@ -41,8 +41,8 @@ def become_writer(folder: Path) -> IO[str]:
         holder = lock.read().strip() or "another process"
         lock.close()
         raise FolderBusy(
-            f"{folder}: process {holder} already writes here; stop it, or give this one a folder of its own in [stream] url"
-            " or [checkpoint] folder"
+            f"{folder}: process {holder} already writes here; stop it, or give this process its own folder in [stream] url or"
+            " [checkpoint] folder"
         ) from error
     lock.truncate(0)
     lock.write(str(os.getpid()))
@@ -51,7 +51,7 @@ def become_writer(folder: Path) -> IO[str]:
 
 
 def keep_to(folder: Path, stream: str) -> float:
-    """Refuse a folder that belongs to a log of another name; the first one to come leaves its name there.
+    """Bind a data folder to a log: the first log writes its identity there, and logs of another name are refused.
 
     Parameters
     ----------
@@ -62,20 +62,20 @@ def keep_to(folder: Path, stream: str) -> float:
     Returns
     -------
     float
-        Unix seconds since when the folder belongs to this log: 0, unless another one was made anew in its place.
+        Unix time from which the folder belongs to this log; 0, unless the log was recreated under the same name.
 
     Raises
     ------
     ConfigError
-        Naming both logs.
+        Names both logs.
     """
     file = folder / "stream"
     written = file.read_text() if file.exists() else ""
     known, _, since = (written or stream).partition("\n")
     if known.split()[0] != stream.split()[0]:
         problem = (
-            f"folder = {str(folder)!r}: its checkpoints belong to the topic {known!r}, and this one is {stream!r} (its name, "
-            "and what differs when a topic is made anew); give this one a folder of its own"
+            f"folder = {str(folder)!r}: its checkpoints belong to the topic {known!r}, and this one is {stream!r} (the name, "
+            "then an id that changes when a topic is recreated); give this topic its own folder"
         )
         raise ConfigError("checkpoint", problem)
     if known != stream:

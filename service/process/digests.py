@@ -1,4 +1,4 @@
-"""Fingerprints of the whole state for operators: taken from a copy, one at a time, and not too often."""
+"""Digests of the whole state for operators: made from a copy, one at a time and with pauses."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from service.process.runtime import Runtime
 __all__ = ["Digests"]
 
 REST, LONGEST_REST = 4.0, 5.0
-"""Times as long as a digest took, and so many seconds at most, nobody gets the next one: learning stands still for the copy."""
+"""Pause after a digest: a multiple of its duration, and the most seconds. Learning stops while the state is copied."""
 
 
 class Digests:
-    """Makes digests for callers on one event loop.
+    """Computes digests for callers on one event loop.
 
     Parameters
     ----------
@@ -29,12 +29,13 @@ class Digests:
         self._not_before = 0.0
 
     def ask(self) -> asyncio.Future[dict[str, Any]]:
-        """Where the process stands, with the digests of the state at that place; all who wait get the same ones.
+        """Status of the process with the digests of that state. Concurrent callers get the same one.
 
-        ``shared_digest`` is of the state without what is private: trainer and replicas have the same one at the same place.
-        ``digest`` is of the whole state, and not given by a replica, which does not have it.
+        ``shared_digest`` leaves out private state: a trainer and its replicas have the same one at the same position.
+        ``digest`` is of the whole state. A replica does not have the whole state, and does not give it.
 
-        Whoever gives up must not cancel it: shield it.
+
+        Shield the future: a caller that gives up must not cancel it for the others.
         """
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._make())

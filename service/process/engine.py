@@ -1,4 +1,4 @@
-"""The one thread that owns the models: requests first, then a bounded learn turn; learning keeps its share."""
+"""The one thread that owns the models. It alternates between ranking requests and short learning turns."""
 
 from __future__ import annotations
 
@@ -28,53 +28,53 @@ _Result = TypeVar("_Result")
 _Walk = Callable[[], Generator[None, None, Any]]
 
 SWITCH_INTERVAL = 0.0005
-"""Seconds after which a Python thread that wants to run gets its turn; the default of 5 ms would be most of a request."""
+"""Seconds until Python switches to another waiting thread. The default of 5 ms is most of a request's time."""
 
-RECENT = 0.2
-"""Weight of the last batch in what a request takes (an exponentially weighted mean)."""
+SMOOTHING = 0.2
+"""Weight of the latest batch in the exponential moving average of the time per request."""
 
 
 class Stopped(RuntimeError):
-    """The engine no longer answers: it was stopped, or a learner failed (then the failure is the cause)."""
+    """The engine no longer answers: it was stopped, or it failed (the failure is the ``__cause__``)."""
 
 
 class Behind(Stopped):
-    """The engine does not answer yet: its state is older than one that somebody may have seen."""
+    """The replica does not answer yet: its state is older than one that clients may have seen."""
 
 
 class Overloaded(RuntimeError):
-    """So many requests wait already that another one would only be late."""
+    """Too many requests wait already; another one would be answered too late."""
 
 
 class Engine:
-    """Runs a pipeline and what keeps it up to date on one thread.
+    """Runs a pipeline and its updater on one thread.
 
     Parameters
     ----------
     pipeline : Pipeline
     updater : Updater
     batch_requests : int
-        Most requests that are scored together.
+        Most requests that are scored in one batch.
     queue : int
-        Most requests that wait to be scored; more are refused at once.
+        Most requests that wait to be scored; further ones are refused at once.
     max_wait : float
-        Seconds that a request may have to wait for those before it, by what they took lately; else it is refused at once.
-        Where no more wait than are scored together, it is taken all the same.
+        Most seconds that a request may have to wait, estimated from the latest scoring times; otherwise it is refused at once.
+        At least `batch_requests` requests may always wait.
     learning_share : float
-        Least share of the thread's busy time that learning gets while there is something to learn; see `Share`.
+        Smallest share of the thread's busy time for learning while there is something to learn; see `Share`.
     clock : callable returning float
-        Seconds, to share time by.
+        Time in seconds, for `Share`.
     on_failure : callable or None
-        Told, on the engine's thread, when it dies.
+        Called on the engine's thread with the failure that ends it.
 
     Attributes
     ----------
     prepare : callable or None
-        Called first of all, on the engine's thread, with a function that tells whether to leave off, for the engine is to stop.
+        Called on the engine's thread before anything else, with a function that returns True once the engine is stopping.
     preparing : bool
-        Whether that is still going on.
+        Whether `prepare` has not returned yet.
     failure : BaseException or None
-        What killed the engine.
+        What ended the engine.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Engine:
         self._pipeline, self._updater = pipeline, updater
         self._batch_requests, self._queue, self.on_failure = batch_requests, queue, on_failure
         self._share, self._clock = Share(learning_share, clock), clock
-        self._max_wait, self._slowness = max_wait * (1.0 - learning_share), 0.0
+        self._max_wait, self._seconds_per_request = max_wait * (1.0 - learning_share), 0.0
         self._waiting: deque[tuple[RankRequest | RecommendRequest, Future[Answer]]] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._walks: deque[tuple[_Walk, Future[Any]]] = deque()
@@ -106,13 +106,13 @@ class Engine:
         self.failure: BaseException | None = None
 
     def start(self) -> None:
-        """Start the thread: it prepares and restores the state, then catches up, and serves all the while."""
+        """Start the thread: it calls `prepare`, restores the state, and then serves while it catches up."""
         self.preparing = self.prepare is not None
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the turn at hand, refuse what still waits, and end the thread."""
+        """Finish the current turn, refuse the waiting requests, and end the thread."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -123,20 +123,20 @@ class Engine:
     def submit(self, request: RankRequest | RecommendRequest) -> Future[Answer]:
         """Ask for a ranking.
 
-        The future raises `service.ranking.pipeline.Refused` for a request that makes no sense, `Stopped` when nobody answers.
+        The future raises `service.ranking.pipeline.Refused` for an invalid request, and `Stopped` if the engine stops first.
 
         Raises
         ------
         Behind
-            Where the state is not to be shown yet.
+            If a replica has not caught up yet.
         Overloaded
-            Where too many requests wait already.
+            If too many requests wait already.
         """
         if not (self._updater.caught_up or self._updater.serves_behind):
-            raise Behind("catching up with the one who learns; ask another replica, or try again shortly")
+            raise Behind("this replica still catches up with the trainer; ask another replica, or try again shortly")
         waiting = len(self._waiting)
-        most = self._queue if waiting * self._slowness <= self._max_wait else self._batch_requests
-        if waiting >= most:
+        limit = self._queue if waiting * self._seconds_per_request <= self._max_wait else self._batch_requests
+        if waiting >= limit:
             raise Overloaded(f"{waiting} requests already wait to be ranked; send fewer at once, or add replicas")
         future: Future[Answer] = Future()
         self._enqueue(self._waiting, (request, future))
@@ -149,9 +149,9 @@ class Engine:
         return future
 
     def walk(self, steps: Callable[[], Generator[None, None, _Result]]) -> Future[_Result]:
-        """Take the steps of a generator on the engine's thread, some at a time between requests, in place of learn turns.
+        """Run a generator on the engine's thread, a few steps at a time between requests, instead of learning turns.
 
-        From its first step to its last nothing changes the state. The future has what it returns.
+        The state does not change between its first and its last step. The future holds its return value.
         """
         future: Future[_Result] = Future()
         self._enqueue(self._walks, (steps, future))
@@ -165,7 +165,7 @@ class Engine:
         }
 
     def wake(self) -> None:
-        """Say that the log has grown."""
+        """Tell the engine that the log has grown."""
         with self._changed:
             self._awake = True
             self._changed.notify()
@@ -183,14 +183,14 @@ class Engine:
                 self.prepare(lambda: self._stopping)
                 self.preparing = False
             self._updater.restore()
-            # What has been loaded by now stays: looking through it for cycles, again and again, would stop all threads.
+            # Objects loaded so far stay alive. The garbage collector must not scan them again: that stops all threads.
             gc.freeze()
             while not self._stopping:
                 self._serve()
                 if not self._share.learn(self._turn):
                     self._rest(self._updater.idle())
         except BaseException as error:
-            _log.exception("the engine stops: what it was doing failed")
+            _log.exception("the engine stops after a failure")
             with self._changed:
                 self.failure = error
             self._refuse_waiting()
@@ -198,7 +198,7 @@ class Engine:
                 self.on_failure(error)
 
     def _serve(self) -> None:
-        """Answer what waits, until nothing does or a learn turn is due."""
+        """Run waiting calls, then rank waiting requests until none is left or a learning turn is due."""
         for _ in range(len(self._calls)):
             function, called = self._calls.popleft()
             if called.set_running_or_notify_cancel():
@@ -207,7 +207,7 @@ class Engine:
             self._share.serve(self._rank)
 
     def _turn(self) -> bool:
-        """Go on with a walk that was asked for, else learn; False when there is nothing to do."""
+        """Continue a generator passed to `walk`, else learn; False if there is nothing to do."""
         while self._walking is None and self._walks:
             steps, future = self._walks.popleft()
             if future.set_running_or_notify_cancel():
@@ -225,7 +225,7 @@ class Engine:
         return True
 
     def _rank(self) -> None:
-        """Score one batch of requests. Who has given up waiting is passed over before anything is scored."""
+        """Rank one batch of requests. Cancelled requests are dropped before scoring."""
         batch: list[tuple[RankRequest | RecommendRequest, Future[Answer]]] = []
         while self._waiting and len(batch) < self._batch_requests:
             request, future = self._waiting.popleft()
@@ -237,23 +237,24 @@ class Engine:
         try:
             answers = self._pipeline.rank([request for request, _ in batch])
         except Exception:
-            # One request may have spoiled the batch for the others: each alone.
+            # One bad request fails the whole batch: rank each request alone.
             for request, future in batch:
                 _resolve(future, lambda request=request: self._pipeline.rank([request])[0])  # type: ignore[misc]
         else:
             for (_, future), answer in zip(batch, answers, strict=True):
                 future.set_result(answer)
-        self._slowness += RECENT * ((self._clock() - start) / len(batch) - self._slowness)
+        seconds = (self._clock() - start) / len(batch)
+        self._seconds_per_request += SMOOTHING * (seconds - self._seconds_per_request)
 
     def _rest(self, seconds: float) -> None:
-        """Sleep until somebody calls, at most so long."""
+        """Sleep until there is work, for at most `seconds`."""
         with self._changed:
             if seconds > 0 and not (self._waiting or self._calls or self._walks or self._stopping or self._awake):
                 self._changed.wait(seconds)
             self._awake = False
 
     def _refuse_waiting(self) -> None:
-        stopped = Stopped("the engine stopped before it came to this request")
+        stopped = Stopped("the engine stopped before it answered this request")
         for queue in (self._waiting, self._calls, self._walks):
             while queue:
                 _, future = queue.popleft()

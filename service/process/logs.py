@@ -1,4 +1,4 @@
-"""The logs that a config names."""
+"""Open the logs that a config names."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 Notify = Callable[[frozenset[int]], None]
 
 TIMEOUT = 10.0
-"""Seconds until a broker that does not answer is an error."""
+"""Seconds until a broker that does not answer counts as an error."""
 
-PATIENCE = 0.01
-"""Seconds that the engine waits for records that a broker has: it has requests to answer meanwhile."""
+READ_TIMEOUT = 0.01
+"""Seconds that a read waits for records from a broker. The engine has requests to answer meanwhile."""
 
-DEAD_BYTES, DEAD_IN_MEMORY = 256 << 20, 10_000
-"""Most dead letters that are kept: bytes of a log on disk, and letters in memory that wait for a topic."""
+MAX_DEAD_BYTES, MAX_DEAD_IN_MEMORY = 256 << 20, 10_000
+"""Limits of the dead letters: bytes of the log on disk, and letters in memory that wait for a topic."""
 
 
 def data_folder(config: Config, *, needed: bool = True) -> Path | None:
-    """Folder that one process writes to: the embedded log's, or where a Kafka topic's checkpoints and dead letters go.
+    """Folder that only this process writes to: the embedded log's, or the checkpoint folder with a Kafka topic.
 
     Parameters
     ----------
     config : Config
     needed : bool
-        False: None where the config names no folder.
+        False: return None if the config names no folder.
 
     Raises
     ------
     ConfigError
-        For a url that cannot be served, or a Kafka topic without a folder.
+        For a url that the service cannot use, or a Kafka topic without a folder.
     """
     scheme = urlsplit(config.stream.url).scheme
     if scheme == "memory":
@@ -58,29 +58,31 @@ def data_folder(config: Config, *, needed: bool = True) -> Path | None:
         problem = "folder: missing; with a Kafka topic, name a folder for checkpoints and dead letters"
         raise ConfigError("checkpoint", problem)
     if config.stream.retain is not None:
-        problem = f"retain = {config.stream.retain}: a topic keeps what its retention.ms and retention.bytes say; leave it out"
+        problem = (
+            f"retain = {config.stream.retain}: a topic keeps what its retention.ms and retention.bytes say; remove the key"
+        )
         raise ConfigError("stream", problem)
     return Path(config.checkpoint.folder)
 
 
 def open_log(config: Config, *, readonly: bool = False) -> Log:
-    """Open the log of events on disk or elsewhere, to serve from or to replay.
+    """Open the event log, to serve or to replay it.
 
     Parameters
     ----------
     config : Config
     readonly : bool
-        For a replay: nothing is made or written, and reading waits for what there is.
+        For a replay: nothing is created or written, and a read waits for the records that exist.
 
     Raises
     ------
     ConfigError
-        For a url or options that make no sense.
+        For an invalid url or option.
     OSError
-        When it cannot be opened or reached.
+        When the log cannot be opened or reached.
     """
     if config.folder is None:
-        return _open_topic("stream", config.stream.url, config.stream.options, readonly, None if readonly else PATIENCE)
+        return _open_topic("stream", config.stream.url, config.stream.options, readonly, None if readonly else READ_TIMEOUT)
     return _open_folder("stream", config.folder / "events", config.stream.options, readonly)
 
 
@@ -90,11 +92,11 @@ def open_weights(config: Config, *, readonly: bool = False) -> Log:
     Raises
     ------
     ConfigError
-        For a url or options that make no sense, or a topic of several partitions.
+        For an invalid url or option, or a topic of several partitions.
     FileNotFoundError
-        `readonly`, and it is not there (yet).
+        When `readonly` is set and the log does not exist (yet).
     OSError
-        When it cannot be opened or reached.
+        When the log cannot be opened or reached.
     """
     url, options = config.weights.url, config.weights.options
     assert url is not None
@@ -103,10 +105,10 @@ def open_weights(config: Config, *, readonly: bool = False) -> Log:
         return _open_folder("weights", Path(parts.netloc + parts.path) / "weights", options, readonly)
     if parts.scheme != "kafka":
         raise ConfigError("weights", f"url = {url!r}: give lmdb:///folder or kafka://host:port/topic")
-    log = _open_topic("weights", url, options, readonly, PATIENCE)
+    log = _open_topic("weights", url, options, readonly, READ_TIMEOUT)
     if (count := len(log.end())) > 1:
         log.close()
-        problem = f"url = {url!r}: the topic has {count} partitions, and changes have one order; give a topic of one"
+        problem = f"url = {url!r}: the topic has {count} partitions, but changes need one order; give a topic of one partition"
         raise ConfigError("weights", problem)
     return log
 
@@ -117,9 +119,9 @@ def open_membership(config: Config, log: Log, member: str, revoked: Notify, lost
     Raises
     ------
     ConfigError
-        For options that make no sense.
+        For invalid options.
     OSError
-        When the broker cannot be reached, or does not allow it.
+        When the broker cannot be reached, or refuses access.
     """
     from streams.kafka.group import Membership  # See `_open_topic`.
 
@@ -142,45 +144,45 @@ def open_membership(config: Config, log: Log, member: str, revoked: Notify, lost
 
 
 def open_dead_letters(config: Config, folder: Path | None) -> DeadLetters:
-    """Open what keeps the records that cannot be used.
+    """Open the dead letter log.
 
     Parameters
     ----------
     config : Config
     folder : Path or None
-        That this process alone writes to.
+        Data folder of this process.
 
     Raises
     ------
     ConfigError
-        For a url or options that make no sense.
+        For an invalid url or option.
     OSError
-        When a log on disk cannot be opened, or there is no such topic. A broker that is away is no error.
+        When a log on disk cannot be opened, or the topic does not exist. An unreachable broker is no error.
     """
     url, options = config.dead_letters.url, config.dead_letters.options
     parts = urlsplit(url or "")
     if url is not None and parts.scheme == "lmdb":
-        options = {"max_bytes": DEAD_BYTES} | options
+        options = {"max_bytes": MAX_DEAD_BYTES} | options
         return DeadLetters(_open_folder("dead_letters", Path(parts.netloc + parts.path) / "dead", options, False))
     if url is not None and parts.scheme != "kafka":
-        raise ConfigError("dead_letters", f"url = {url!r}: give lmdb:///folder or kafka://host:port/topic, or leave it out")
+        raise ConfigError("dead_letters", f"url = {url!r}: give lmdb:///folder or kafka://host:port/topic, or remove the key")
     if folder is None and url is None:
         return DeadLetters()
-    here: Log = MemoryLog(most=DEAD_IN_MEMORY) if folder is None else LmdbLog(folder / "dead", max_bytes=DEAD_BYTES)
+    local: Log = MemoryLog(most=MAX_DEAD_IN_MEMORY) if folder is None else LmdbLog(folder / "dead", max_bytes=MAX_DEAD_BYTES)
     if url is None:
-        return DeadLetters(here)
+        return DeadLetters(local)
     try:
         progress = None if folder is None else folder / "dead-copied"
         return DeadLetters(
-            here, Forwarder(here, lambda: _open_topic("dead_letters", url, options, False, PATIENCE), url, progress)
+            local, Forwarder(local, lambda: _open_topic("dead_letters", url, options, False, READ_TIMEOUT), url, progress)
         )
     except BaseException:
-        here.close()
+        local.close()
         raise
 
 
 def servers_and_topic(url: str, section: str) -> tuple[str, str]:
-    """Take ``kafka://host:port/topic`` apart.
+    """Split ``kafka://host:port/topic`` into servers and topic.
 
     Raises
     ------
@@ -207,11 +209,11 @@ def _open_folder(section: str, folder: Path, options: dict[str, Any], readonly: 
         raise ConfigError(f"{section}.options", f"{error}; see streams.lmdb_log.LmdbLog for the keys") from error
 
 
-def _open_topic(section: str, url: str, options: dict[str, Any], readonly: bool, patience: float | None) -> Log:
-    from streams.kafka.log import KafkaLog  # The client takes a moment to import: only who uses Kafka pays it.
+def _open_topic(section: str, url: str, options: dict[str, Any], readonly: bool, read_timeout: float | None) -> Log:
+    from streams.kafka.log import KafkaLog  # Imported late: the Kafka client is slow to import.
 
     servers, topic = servers_and_topic(url, section)
     try:
-        return KafkaLog(servers, topic, options=options, readonly=readonly, timeout=TIMEOUT, patience=patience)
+        return KafkaLog(servers, topic, options=options, readonly=readonly, timeout=TIMEOUT, patience=read_timeout)
     except ValueError as error:
         raise ConfigError(f"{section}.options", str(error)) from error

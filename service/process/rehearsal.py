@@ -1,4 +1,4 @@
-"""What a service does in its life, in a few steps, so that nothing is done for the first time when somebody waits for it."""
+"""Run everything that a service does once, in a few steps, so that no client waits for first-time work."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ from streams.log import Log
 __all__ = ["Rehearsal"]
 
 USERS, ITEMS = 90, 80
-"""More than the rehearsal's catalogues hold."""
+"""Users and items of the rehearsal: more than its catalogues hold."""
 
 SHOWN = 6
-"""Places of a ranking."""
+"""Items in a ranking."""
 
 _Request = RankRequest | RecommendRequest
 
 
 class Rehearsal:
-    """Events, rankings and clicks for a runtime of any config.
+    """Feeds events, rankings and clicks to a runtime of any config.
 
-    Arrays of one row are a case of their own throughout: numba compiles for memory layouts, and the columns of a table of one
-    row lie in memory as those of no other do.
+    Single rows are rehearsed separately: numba compiles per memory layout, and the columns of a one-row table have a layout
+    of their own.
 
     Parameters
     ----------
     config : Config
     pipeline : Pipeline
     trainer : Updater
-        Of the pipeline, reading `log`; not restored yet.
+        Trainer of the pipeline that reads `log`; not restored yet.
     log : Log
-        Empty.
+        An empty log.
     monitor : Monitor
-        Told of what is learned.
+        Monitor of the trainer.
     """
 
     def __init__(self, config: Config, pipeline: Pipeline, trainer: Updater, log: Log, monitor: Monitor) -> None:
         self._config, self._pipeline, self._trainer, self._log, self._monitor = config, pipeline, trainer, log, monitor
-        self._made = 0
+        self._interactions_made = 0
 
     def steps(self) -> Iterator[tuple[str, Callable[[], object]]]:
-        """Names and functions, to be called in this order; one that fails is no reason to leave out the next."""
+        """Names and functions, to be called in this order. Call the next one even if one fails."""
         yield "restore", self._trainer.restore
         yield "rank before anything is known", self._rank
         yield "catalogues", lambda: self._fold([*self._users(range(USERS)), *self._items(range(ITEMS))])
@@ -63,18 +63,18 @@ class Rehearsal:
         yield "learn", lambda: self._fold(self._interactions(400))
         for turn in range(3):
             yield "rank", self._rank
-            yield "clicks, and what was left alone", partial(self._react, turn)
+            yield "learn clicks and impressions without clicks", partial(self._react, turn)
         yield "save and load", self._load
         yield "learn after loading", lambda: self._fold(self._interactions(100))
         yield "ship changes", self._ship
         yield "forget and delete", self._forget
-        yield "rank after all that", self._rank
-        yield "learn after all that", lambda: self._fold(self._interactions(100))
+        yield "rank after forgetting", self._rank
+        yield "learn after forgetting", lambda: self._fold(self._interactions(100))
         yield "digest", lambda: digest(self._pipeline.state_dict())
         yield "monitor", self._monitor.metrics
 
     def _fold(self, events: Sequence[Event], *, later: float = 0.0) -> None:
-        """Append events and a tick that closes their batch; let the trainer take them."""
+        """Append events and a tick that closes their batch; let the trainer learn them."""
         tick = Tick(timestamp=time.time() + later)
         self._log.append([(partition_key(event), encode(event)) for event in (*events, tick)])
         while self._trainer.turn():
@@ -89,24 +89,24 @@ class Rehearsal:
         return [ItemUpdate(item=f"i{n}", attributes=described.of(n)) for n in numbers]
 
     def _interactions(self, count: int) -> list[Event]:
-        """Of users and items known and unknown, one of each kind after the other."""
+        """Interactions of known and unknown users and items; the kinds take turns."""
         kinds = list(self._config.reward.items())
         made: list[Event] = []
-        for n in range(self._made, self._made + count):
+        for n in range(self._interactions_made, self._interactions_made + count):
             kind, rule = kinds[n % len(kinds)]
             value = 1.0 if not isinstance(rule, RewardRule) else rule.at_least - (n % 3 == 0)
             user, item = f"u{n % 7 * n % (USERS + 5)}", f"i{n * n % (ITEMS + 5)}"
             made.append(
                 Interaction(user=user, item=item, id=f"r{n}", kind=kind, value=value, context=self._context(n), timestamp=0.0)
             )
-        self._made += count
+        self._interactions_made += count
         return made
 
     def _context(self, n: int) -> dict[str, Any]:
         return {} if n % 5 == 4 else _Attributes(self._config.features.context).of(n)
 
     def _requests(self) -> list[list[_Request]]:
-        """Batches of requests as they may come together."""
+        """Batches of requests as the engine may form them."""
         one, some, all_items = ["i1"], [f"i{n}" for n in range(9)], [f"i{n}" for n in range(ITEMS + 5)]
         asked: list[list[_Request]] = [
             [RankRequest(user="u1", items=one, explain=True, context=self._context(1))],
@@ -127,25 +127,25 @@ class Rehearsal:
             self._pipeline.rank(requests)
 
     def _react(self, clicks: int) -> None:
-        """Show rankings, some of which get clicks in time and one too late; the others are left alone."""
-        shown = [impression for requests in self._requests() for _, impression in self._pipeline.rank(requests)]
-        impressions = [impression for impression in shown if impression is not None]
+        """Show rankings: some get clicks in time, one gets a late click, the others get none."""
+        made = [impression for requests in self._requests() for _, impression in self._pipeline.rank(requests)]
+        impressions = [impression for impression in made if impression is not None]
         self._fold(impressions[:1])
         self._fold(impressions[1:])
         kind, rule = next(iter(self._config.reward.items()))
         value = rule.at_least if isinstance(rule, RewardRule) else 1.0
-        made = [
-            Interaction(user=one.user, item=one.items[place], request_id=one.request_id, kind=kind, value=value)
-            for one in impressions[::2]
-            for place in range(min(clicks, len(one.items)))
+        interactions = [
+            Interaction(user=shown.user, item=shown.items[position], request_id=shown.request_id, kind=kind, value=value)
+            for shown in impressions[::2]
+            for position in range(min(clicks, len(shown.items)))
         ]
-        self._fold(made[:-1])
+        self._fold(interactions[:-1])
         self._fold([], later=self._config.stream.window + 1.0)
-        self._fold(made[-1:], later=self._config.stream.window + 1.0)
+        self._fold(interactions[-1:], later=self._config.stream.window + 1.0)
         self._monitor.snapshot()
 
     def _load(self) -> None:
-        with trusting():  # it is this process's own state
+        with trusting():  # the state comes from this process
             self._pipeline.load_state_dict(self._pipeline.state_dict())
 
     def _ship(self) -> None:
@@ -158,7 +158,7 @@ class Rehearsal:
 
 
 class _Attributes:
-    """Values that the fields of a side can take.
+    """Example values for the fields of one side: user, item or context.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ class _Attributes:
         self._kinds = {name: kind if isinstance(kind, str) else kind.type for name, kind in fields.items() if name != "id"}
 
     def of(self, n: int) -> dict[str, Attribute]:
-        """Of the n-th user, item or request; now and then without the last field."""
+        """Attributes of the n-th user, item or request; every sixth lacks the last field."""
         made = {name: _value(kind, n) for name, kind in self._kinds.items()}
         if n % 6 == 5 and made:
             made.popitem()

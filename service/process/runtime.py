@@ -1,4 +1,4 @@
-"""Everything one serving process holds, wired from a config."""
+"""Build all parts of a serving process from a config."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ LEDGER = "ledger"
 """Folder of the ledger, beside the checkpoints."""
 
 LEDGER_BYTES = 4 << 30
-"""Size that the ledger can grow to; then what no checkpoint needs is let go. Weeks, at a thousand events a second."""
+"""Largest size of the ledger; beyond it, records that no checkpoint needs are deleted. Holds weeks at 1,000 events a second."""
 
 
 def build_pipeline(config: Config) -> Pipeline:
-    """Build the learners and the stores that a config asks for.
+    """Build the learners and the stores of a config.
 
     Raises
     ------
     ConfigError
-        For a learner that there is not, a keyword that it does not have, or learners that do not fit each other.
+        For an unknown learner, an unknown keyword, or learners that do not fit each other.
     """
     featurizer = config.featurizer()
     users = Catalog(config.users.capacity, featurizer.user_columns, featurizer.user_numbers)
@@ -72,7 +72,7 @@ def build_pipeline(config: Config) -> Pipeline:
                 raise ConfigError(f"{section}.{name}", str(error)) from error
         return learners
 
-    # The ranker is bound first: what it has for adapters and rerankers may depend on the columns.
+    # The ranker is bound first: what it offers to adapters and rerankers may depend on the columns.
     (ranker,) = bound(Ranker, "ranker", config.ranker).items()
     (policy,) = built(Policy, "policy", config.policy).items()
     retrievers = bound(Retriever, "retrievers", config.retrievers)
@@ -102,13 +102,13 @@ def build_pipeline(config: Config) -> Pipeline:
 
 
 def joiners(config: Config, partitions: int) -> Callable[[], Joiner]:
-    """Maker of the joiners of a log that ``[stream]`` describes; they share what may be remembered.
+    """Factory of the joiners of a log, one for each partition. They divide the limits of ``[stream]`` among them.
 
     Parameters
     ----------
     config : Config
     partitions : int
-        Of the log.
+        Number of partitions of the log.
     """
     stream = config.stream
     return lambda: Joiner(
@@ -121,7 +121,7 @@ def joiners(config: Config, partitions: int) -> Callable[[], Joiner]:
 
 
 class Runtime:
-    """A pipeline, what keeps it up to date, its engine, and the logs they write.
+    """A pipeline, its updater and engine, and the logs that they use.
 
     Use it as a context manager, or call `start` and `stop`.
 
@@ -131,13 +131,13 @@ class Runtime:
     pipeline : Pipeline
     updater : Updater
     log : Log
-        Events.
+        The event log.
     dead : DeadLetters
     monitor : Monitor
     signer : Signer
-        Of the impressions made here.
+        Signs the impressions made here.
     held : ExitStack
-        What is closed at the end.
+        Resources to close at the end.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Runtime:
         self.stop()
 
     def status(self) -> dict[str, Any]:
-        """Where this process stands; on the engine's thread."""
+        """Status of this process. Call it on the engine's thread."""
         pipeline = self.pipeline
         return {
             "name": self.config.name,
@@ -214,7 +214,7 @@ class Runtime:
         }
 
     def copying(self) -> Generator[None, None, tuple[dict[str, Any], State]]:
-        """Where this process stands, and a copy of the whole state there; on the engine's thread, see `Engine.walk`."""
+        """Status of this process and a copy of the same state, made in steps. Run it with `Engine.walk`."""
         status = self.status()
         state = yield from self.pipeline.copying()
         return status, state
@@ -243,7 +243,7 @@ class Runtime:
 
 
 def open_runtime(config: Config) -> Runtime:
-    """Open the logs and build what the config asks for: the one who learns.
+    """Open the logs and build a runtime that learns.
 
     Raises
     ------
@@ -295,16 +295,14 @@ def open_runtime(config: Config) -> Runtime:
 
 
 def _as_member(config: Config, trainer: Trainer, log: Log) -> Updater:
-    """Let a trainer learn from what a group gives it."""
+    """Make a trainer a member of its consumer group."""
     group, folder = config.stream.group, config.checkpoints
     if urlsplit(config.stream.url).scheme != "kafka" or group is None or folder is None:
-        raise ConfigError("stream", f"group = {group!r}: only a Kafka topic has consumer groups; leave it out")
+        raise ConfigError("stream", f"group = {group!r}: only a Kafka topic has consumer groups; remove the key")
     if config.weights.url is not None:
-        problem = (
-            "url: replicas follow one writer, and the members of a [stream] group have a state each; leave one of them out"
-        )
+        problem = "url: replicas follow one trainer, but each member of a [stream] group has its own state; remove one of them"
         raise ConfigError("weights", problem)
-    from service.learning.group import Member, name_of  # It imports the Kafka client, which takes a moment.
+    from service.learning.group import Member, name_of  # Imported late: the Kafka client is slow to import.
 
     own = folder / f"group-{group}"
     own.mkdir(parents=True, exist_ok=True)
@@ -315,19 +313,19 @@ def _as_member(config: Config, trainer: Trainer, log: Log) -> Updater:
 
 
 def open_replica(config: Config) -> Runtime:
-    """Open the logs and build what the config asks for: one who follows.
+    """Open the logs and build a replica, which follows a trainer.
 
     Raises
     ------
     ConfigError
-        For a config that cannot be built, or does not say where the weights log and the checkpoints are.
+        For a config that cannot be built, or lacks the weights log or the checkpoint folder.
     OSError
-        When the log of events cannot be reached or written.
+        When the event log cannot be reached or written.
     """
     if config.weights.url is None:
-        raise ConfigError("weights", "url: missing; a replica follows the log that the trainer's config names here")
+        raise ConfigError("weights", "url: missing; name the weights log of the trainer's config")
     if config.checkpoints is None:
-        raise ConfigError("checkpoint", "folder: missing; a replica begins with the trainer's checkpoints")
+        raise ConfigError("checkpoint", "folder: missing; name the folder of the trainer's checkpoints")
     pipeline = build_pipeline(config)
     with ExitStack() as opened:
         log = opened.enter_context(closing(open_log(config)))

@@ -1,4 +1,4 @@
-"""How the engine's time is shared between rankings and learning."""
+"""Divide the engine's time between ranking and learning."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Callable
 
 __all__ = ["Share"]
 
-AHEAD = 0.025
-"""Seconds of learning, at most, that count for later: so many are not owed when requests come in a burst."""
+MAX_CREDIT = 0.025
+"""Most seconds of learning that are credited: in a burst of requests, learning waits until they are used up."""
 
-BEHIND = 0.1
-"""Seconds of learning, at most, that can be owed: a request never waits longer for what others' requests took."""
+MAX_DEBT = 0.1
+"""Most seconds of learning that can be owed. A request never waits longer than this for overdue learning."""
 
 
 class Share:
-    """Decides whether a learn turn is due though requests wait (deficit round robin over two queues).
+    """Decides whether learning comes before the waiting requests (deficit round robin over two queues).
 
-    For every second of serving, learning is owed ``share / (1 - share)`` seconds, and learn turns pay it off. What is learned
-    while no request waits counts too, up to `AHEAD`. When there is nothing to learn, nothing is owed.
+    Every second of serving adds ``share / (1 - share)`` seconds to the debt to learning, and learning turns reduce it. Turns
+    while no request waits count as credit, up to `MAX_CREDIT`. When there is nothing to learn, the debt is cancelled.
 
     Parameters
     ----------
     share : float
-        Least share of the busy time that learning gets while there is something to learn, 0 <= share < 1. With 0, any
-        number of requests goes first.
+        Smallest share of the busy time for learning while there is something to learn, 0 <= share < 1. With 0, requests
+        always go first.
     clock : callable returning float
-        Seconds.
+        Time in seconds.
 
     Attributes
     ----------
     served, learned : float
-        Seconds spent so far.
+        Seconds spent on requests and on learning so far.
 
     References
     ----------
@@ -40,27 +40,27 @@ class Share:
 
     def __init__(self, share: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self._rate, self._clock = share / (1.0 - share), clock
-        self._owed = 0.0
+        self._debt = 0.0
         self.served = self.learned = 0.0
 
     @property
     def due(self) -> bool:
-        """Whether learning is owed a turn before the next request."""
-        return self._owed > 0.0
+        """Whether a learning turn comes before the next request."""
+        return self._debt > 0.0
 
     def serve(self, work: Callable[[], None]) -> None:
-        """Do work for requests."""
+        """Do work for requests, and count its time."""
         start = self._clock()
         work()
         spent = self._clock() - start
         self.served += spent
-        self._owed = min(self._owed + self._rate * spent, BEHIND)
+        self._debt = min(self._debt + self._rate * spent, MAX_DEBT)
 
     def learn(self, turn: Callable[[], bool]) -> bool:
-        """Take a learn turn; whether there was something to learn."""
+        """Take a learning turn; return whether there was something to learn."""
         start = self._clock()
         more = turn()
         spent = self._clock() - start
         self.learned += spent
-        self._owed = max(self._owed - spent, -AHEAD) if more else min(self._owed, 0.0)
+        self._debt = max(self._debt - spent, -MAX_CREDIT) if more else min(self._debt, 0.0)
         return more

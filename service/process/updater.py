@@ -1,4 +1,4 @@
-"""What an engine runs beside requests."""
+"""The interface of what keeps a pipeline up to date: the trainer or the replica."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["Updater"]
 
 
 class Updater(Protocol):
-    """What keeps the state of a pipeline up to date: the one who learns, or who follows it. Lives on the engine's thread.
+    """Keeps the state of a pipeline up to date: a trainer or a replica. All calls are made on the engine's thread.
 
     Attributes
     ----------
     role : str
-        What it is called: ``trainer`` or ``replica``.
+        ``trainer`` or ``replica``.
     serves_behind : bool
-        Whether to answer requests before that.
+        Whether requests are answered before `caught_up`.
     whole : bool
         Whether it keeps the private part of the state up to date, too; see `memory.stateful.Stateful.private`.
     """
@@ -29,37 +29,37 @@ class Updater(Protocol):
 
     @property
     def caught_up(self) -> bool:
-        """Whether the state has come to where the log was at the start."""
+        """Whether the state has reached the end that the log had at the start."""
 
     @property
     def notices(self) -> deque[str]:
-        """The last things that an operator should know."""
+        """The latest messages for the operator."""
 
     @property
     def next(self) -> Offsets:
-        """Offsets of the events log that the state has come to."""
+        """Next offsets of the event log: all records before them are in the state."""
 
     @property
     def nbytes(self) -> dict[str, int]:
-        """Memory beside the pipeline's, by name."""
+        """Bytes of memory in addition to the pipeline's, by name."""
 
     def restore(self) -> None:
-        """Begin with what was saved."""
+        """Load the saved state."""
 
     def turn(self) -> bool:
-        """Bring the state on by a bounded step; False when there is none to take."""
+        """Advance the state by one bounded step; False if there is nothing to do."""
 
     def idle(self) -> float:
-        """Do what is due when there is no step to take; return seconds until it makes sense to look again."""
+        """Do background work when there is no step to take; return the seconds until the next look."""
 
     def save(self) -> Any:
-        """Make the state safe."""
+        """Save the state."""
 
     def close(self) -> None:
-        """Wait for what is being written, and release what is open."""
+        """Finish pending writes, and close what is open."""
 
     def status(self) -> dict[str, Any]:
-        """Where it stands."""
+        """Its part of ``GET /v1/status``."""
 
     def gauges(self) -> dict[str, Any]:
         """Numbers for the monitor; called from any thread."""

@@ -1,4 +1,4 @@
-"""Compile and load all that serving takes before anybody asks, by a rehearsal on a pipeline that is thrown away after."""
+"""Warm up before the first request: rehearse all work on a scratch pipeline, so that code is compiled and loaded."""
 
 from __future__ import annotations
 
@@ -24,44 +24,44 @@ __all__ = ["Interrupted", "warm_up"]
 _log = logging.getLogger(__name__)
 
 CAPACITY = 64
-"""Users and items of the rehearsal's catalogues: fewer than come, so that some have to give way."""
+"""Capacity of the rehearsal's catalogues: less than its users and items, so that some are evicted."""
 
 BATCH_ROWS = 64
-"""Rows of its micro-batches, at most."""
+"""Most rows in its micro-batches."""
 
 _ROLES: Mapping[str, type] = {"retrievers": Retriever, "ranker": Ranker, "adapters": Adapter, "rerankers": Reranker}
 
 LOCK = "freshet.lock"
-"""File in numba's folder that whoever compiles holds: numba itself lets two processes overwrite each other's work."""
+"""Lock file in numba's cache folder: without it, two processes would overwrite each other's files."""
 
-PATIENCE = 0.1
-"""Seconds between looks whether another process has done with compiling."""
+LOCK_POLL = 0.1
+"""Seconds between two attempts to get the lock."""
 
 
 class Interrupted(BaseException):
-    """The process is to end. No failure of a learner, and nothing that catches those may catch it."""
+    """The process must end. A BaseException: code that catches failures of learners must not catch it."""
 
 
 def warm_up(config: Config, stopping: Callable[[], bool] = lambda: False) -> list[str]:
-    """Take a pipeline of this config through everything that a service does, on this thread.
+    """Run a scratch pipeline of this config through everything that a service does, on this thread.
 
-    What numba compiles on the way it keeps for the next process, where it can; what is imported at the first call has been so
-    afterwards. The state of the service is not touched. Types decide what is compiled, not sizes: learners are small here,
-    by their ``checks_parameters``. One whose types depend on its size lists the keywords of several rehearsals in
+    Afterwards numba has compiled all functions, and cached them if it can, and late imports are done. The state of the service
+    is not touched. Compilation depends on types, not on sizes, so the learners are made small by their ``checks_parameters``.
+    A learner whose types depend on its size lists the keywords of several rehearsals in
     ``rehearsals: ClassVar[tuple[dict[str, object], ...]]``.
 
     Parameters
     ----------
     config : Config
     stopping : callable
-        Whether to leave off: asked before each step and each function that is to be compiled.
+        Returns True to stop the warm-up. Called before each step and each compilation.
 
     Returns
     -------
     list of str
-        Steps that failed, each with the reason. They are logged as warnings.
+        Failed steps, each with the reason. They are also logged as warnings.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     with ExitStack() as held:
         compiling = _Compiling(stopping, held)
         try:
@@ -72,15 +72,15 @@ def warm_up(config: Config, stopping: Callable[[], bool] = lambda: False) -> lis
         except Exception as error:
             problems = [f"build: {error!r}"]
     for problem in problems:
-        _log.warning("warm-up: %s; the service starts, and the first requests may have to wait", problem)
+        _log.warning("warm-up: %s; the service starts, but the first requests may have to wait", problem)
     if compiling.count:
-        _log.info("compiled %d functions in %.0f s", compiling.count, time.monotonic() - began)
+        _log.info("compiled %d functions in %.0f s", compiling.count, time.monotonic() - start)
     gc.collect()
     return problems
 
 
 def _rehearse(config: Config, stopping: Callable[[], bool]) -> list[str]:
-    """Rehearse as often as the learner that asks for it most; what failed."""
+    """Run as many rehearsals as the learner with the most needs; return what failed."""
     common, problems = _in_memory(config), dict[str, str]()
     sizes = {section: {name: _sizes(role, name) for name in getattr(config, section)} for section, role in _ROLES.items()}
     for number in range(max(len(rehearsals) for named in sizes.values() for rehearsals in named.values())):
@@ -93,7 +93,7 @@ def _rehearse(config: Config, stopping: Callable[[], bool]) -> list[str]:
         }
         try:
             scratch = open_runtime(common.model_copy(update=small))
-        except ConfigError:  # Some sizes do not go with other keywords of the config: its own do.
+        except ConfigError:  # The small sizes may contradict other keywords of the config; its own sizes do not.
             scratch = open_runtime(common)
         try:
             problems |= _play(scratch, stopping)
@@ -115,14 +115,14 @@ def _play(scratch: Runtime, stopping: Callable[[], bool]) -> dict[str, str]:
 
 
 class _Compiling:
-    """Says so when the first function has to be compiled, and sees to it that one process at a time does.
+    """Logs the first compilation, and lets only one process compile at a time.
 
     Parameters
     ----------
     stopping : callable
         As for `warm_up`.
     held : ExitStack
-        Where the lock is kept.
+        Holds the lock until the warm-up ends.
     """
 
     def __init__(self, stopping: Callable[[], bool], held: ExitStack) -> None:
@@ -135,35 +135,35 @@ class _Compiling:
         if not self.count:
             folder = jit.cache_folder()
             if folder is None:
-                often = "at every start, for it cannot be kept: set NUMBA_CACHE_DIR to a folder that this user can write"
+                often = "at every start; to cache it, set NUMBA_CACHE_DIR to a folder that this user can write"
             else:
                 often = "once for an installation"
                 self._take_turns(folder / LOCK)
-            _log.info("compiling what the learners compute with (%s), for up to a minute", often)
+            _log.info("compiling the functions of the learners (%s), for up to a minute", often)
         self.count += 1
 
     def _take_turns(self, path: Path) -> None:
-        """Wait until no other process compiles: then this one finds most of it in the cache."""
+        """Wait until no other process compiles. This one then finds most functions in the cache."""
         try:
             file = self._held.enter_context(path.open("ab"))
-            told = False
+            logged = False
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     return
                 except BlockingIOError:
-                    if not told:
-                        _log.info("another process compiles; waiting until it has done")
-                        told = True
+                    if not logged:
+                        _log.info("another process compiles; waiting until it has finished")
+                        logged = True
                 if self._stopping():
                     raise Interrupted
-                time.sleep(PATIENCE)
+                time.sleep(LOCK_POLL)
         except OSError as error:
-            _log.warning("%s: cannot be locked (%s); compiling all the same", path, error)
+            _log.warning("%s: cannot be locked (%s); compiling without the lock", path, error)
 
 
 def _in_memory(config: Config) -> Config:
-    """The same learners, with a log in memory, small catalogues, and nothing kept."""
+    """The config with a log in memory, small catalogues, and no files."""
     stream: dict[str, object] = {"url": "memory://", "group": None, "options": {}, "retain": None}
     stream |= {"window": 1.0, "lateness": 3600.0, "max_skew": 3600.0}
     stream |= {"batch_rows": min(config.stream.batch_rows, BATCH_ROWS)}
@@ -180,8 +180,8 @@ def _in_memory(config: Config) -> Config:
 
 
 def _sizes(role: type, name: str) -> Sequence[Mapping[str, object]]:
-    """Keywords that make a learner small, for each rehearsal that it asks for."""
+    """Keywords that make a learner small, for each of its rehearsals."""
     cls = registry.find(role, name)
     rehearsals = getattr(cls, "rehearsals", (getattr(cls, "checks_parameters", {}),))
-    # Of a reranker on hidden vectors, the ranker decides the width.
+    # The ranker determines the width of a reranker that needs hidden vectors.
     return [{key: size for key, size in sizes.items() if key != "width" or role is not Reranker} for sizes in rehearsals]

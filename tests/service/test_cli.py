@@ -1,4 +1,4 @@
-"""The command line: what it prints, and with which code it leaves."""
+"""The command line: its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_replay_prints_json(ratings: Path) -> None:
     assert 0 <= read["quality"]["fm"]["auc"] <= 1
 
 
-def test_validate_says_what_is_in_a_file_and_what_is_wrong(ratings: Path) -> None:
+def test_validate_reports_the_contents_and_the_bad_rows(ratings: Path) -> None:
     good = freshet("validate", ratings)
     assert good.returncode == 0
     assert json.loads(good.stdout)["rows"] == 200
@@ -87,7 +87,7 @@ def test_files_that_cannot_be_replayed_are_named(tmp_path: Path) -> None:
     assert "Traceback" not in missing.stderr + unmapped.stderr
 
 
-def test_a_second_writer_is_turned_away_by_name(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_by_name(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     config = tmp_path / "service.toml"

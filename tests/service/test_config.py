@@ -68,7 +68,7 @@ def test_a_mistake_in_a_learner_is_refused_when_it_is_built(document: dict[str, 
         assert words in str(refused.value)
 
 
-def test_a_value_in_two_forms_is_refused_in_the_form_that_it_has() -> None:
+def test_an_error_concerns_only_the_form_in_which_the_value_is_written() -> None:
     with pytest.raises(ConfigError) as refused:
         parse({"features": {"user": {"age": "numbr"}}})
     assert len(refused.value.problems) == 1
@@ -77,7 +77,7 @@ def test_a_value_in_two_forms_is_refused_in_the_form_that_it_has() -> None:
     assert kept.features.item == {"year": FieldType(type="bucket")}
 
 
-def test_files_that_are_no_config(tmp_path: Path) -> None:
+def test_files_that_are_not_configs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone.toml.*cannot be read"):
         load(tmp_path / "gone.toml")
     broken = tmp_path / "broken.toml"
@@ -86,7 +86,7 @@ def test_files_that_are_no_config(tmp_path: Path) -> None:
         load(broken)
 
 
-def test_the_fingerprint_follows_what_decides_the_state_and_nothing_else() -> None:
+def test_the_fingerprint_depends_only_on_what_determines_the_state() -> None:
     base = parse({}).fingerprint
     assert parse({"server": {"port": 1}, "policy": {"epsilon_greedy": {}}, "checkpoint": {"every": 1.0}}).fingerprint == base
     assert parse({"stream": {"url": "lmdb:///elsewhere", "ack": "queued", "buffer": 1}}).fingerprint == base

@@ -1,4 +1,4 @@
-"""Which configurations are the same one, and which are not: two that learn the same state have one fingerprint."""
+"""Configs that learn the same state have the same fingerprint, and others do not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from learners.base import Ranker
 from learners.registry import register
 
 class Shop:
-    """A default of a kind that no config can write, whose text holds its address."""
+    """A default that no config can express; its repr holds its address."""
 
 @register("share")
 class Share(Ranker):
@@ -52,7 +52,7 @@ def toml(tmp_path: Path, text: str) -> str:
         ("", "[ranker.fm]"),
     ],
 )
-def test_what_means_the_same_is_the_same(one: str, other: str, tmp_path: Path) -> None:
+def test_equivalent_configs_have_one_fingerprint(one: str, other: str, tmp_path: Path) -> None:
     assert toml(tmp_path, one) == toml(tmp_path, other)
 
 
@@ -66,11 +66,11 @@ def test_what_means_the_same_is_the_same(one: str, other: str, tmp_path: Path) -
         ("[history]\nlength = 50", "[history]\nlength = 49"),
     ],
 )
-def test_what_learns_another_state_is_another_one(one: str, other: str, tmp_path: Path) -> None:
+def test_configs_that_learn_different_states_differ(one: str, other: str, tmp_path: Path) -> None:
     assert toml(tmp_path, one) != toml(tmp_path, other)
 
 
-def test_a_default_written_out_is_the_same_and_a_changed_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_explicit_default_changes_nothing_and_a_changed_default_does(monkeypatch: pytest.MonkeyPatch) -> None:
     def config(**keywords: object) -> Config:
         return parse({"ranker": {"fm": keywords}})
 
@@ -82,7 +82,7 @@ def test_a_default_written_out_is_the_same_and_a_changed_one_is_not(monkeypatch:
     twice = tuple(2 * value if name == "factors" else value for name, value in zip(names, defaults, strict=True))
     monkeypatch.setattr(FactorizationMachine.__init__, "__defaults__", twice)
     assert config().fingerprint != before
-    assert config(**dict(zip(names, defaults, strict=True))).fingerprint == before, "what is said does not change"
+    assert config(**dict(zip(names, defaults, strict=True))).fingerprint == before, "explicit values do not change"
 
 
 @pytest.mark.parametrize("what", [FactorizationMachine, Pipeline, Catalog])
@@ -94,17 +94,17 @@ def test_a_state_version_is_part_of_it(what: type, monkeypatch: pytest.MonkeyPat
     assert (bias.fingerprint != before[1]) == (what is not FactorizationMachine), "others keep theirs"
 
 
-def test_a_policy_decides_no_state() -> None:
+def test_the_policy_does_not_count() -> None:
     assert parse({"policy": {"plackett_luce": {"temperature": 2.0}}}).fingerprint == parse({}).fingerprint
 
 
-def test_another_river_is_another_state() -> None:
+def test_the_river_version_counts() -> None:
     from importlib.metadata import version
 
     assert version("river") in str(RiverModel.state_version)
 
 
-def test_a_learner_of_a_third_party_is_followed_by_its_defaults_in_any_process(tmp_path: Path) -> None:
+def test_the_defaults_of_a_third_party_learner_count_in_every_process(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     code = "from service.config import parse; print(parse({'ranker': {'own.share': {}}}).fingerprint)"
 
@@ -119,6 +119,6 @@ def test_a_learner_of_a_third_party_is_followed_by_its_defaults_in_any_process(t
     assert fingerprint(0.1) != fingerprint(0.2)
 
 
-def test_a_learner_that_there_is_not_has_no_fingerprint() -> None:
+def test_an_unknown_learner_has_no_fingerprint() -> None:
     with pytest.raises(ConfigError, match="did you mean 'fm'"):
         _ = parse({"ranker": {"fmm": {}}}).fingerprint

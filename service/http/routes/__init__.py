@@ -1,1 +1,1 @@
-"""Routes: how each is reached, what answers it, and the OpenAPI page that is made from them."""
+"""The routes, and the OpenAPI page that is made from them."""

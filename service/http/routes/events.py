@@ -1,4 +1,4 @@
-"""Routes that append: events, and items and users, whose changes are events too."""
+"""Routes that append events; changes of items and users are events, too."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from streams.log import InDoubt, LogFull, Offsets, TooLarge
 __all__ = ["EventRoutes"]
 
 VISIBLE_SECONDS = 5.0
-"""How long a change of an item or user is waited for until rankings show it; past it the answer is 202."""
+"""Most seconds to wait until rankings use a change of an item or user; after that the status is 202."""
 
 TURN = 64
-"""Events decoded before others on the event loop get their turn."""
+"""Events decoded in a row before the event loop serves others."""
 
 _ID = {"id": "Id, percent-encoded"}
 _WRITTEN = {
-    200: Answer("Done, and rankings show it", Written),
-    202: Answer("In the log; rankings will show it", Written),
+    200: Answer("Done; rankings use it", Written),
+    202: Answer("In the log; rankings will use it", Written),
     **problems(422, 503, 507),
 }
 _ACCEPTED = EventResult(status="accepted")
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Items:
-    """How items are written and read."""
+    """Reads items, and makes the events that change them."""
 
     noun, document = "item", ItemDocument
 
@@ -58,7 +58,7 @@ class _Items:
 
 
 class _Users:
-    """How users are written and read."""
+    """Reads users, and makes the events that change them."""
 
     noun, document = "user", UserDocument
 
@@ -87,8 +87,8 @@ class EventRoutes:
         self._validator = EventValidator(runtime.config.reward, runtime.config.stream.max_skew)
 
     def routes(self) -> Iterable[Route]:
-        """Every route here."""
-        most = self._runtime.config.server.max_events
+        """All routes of this class."""
+        max_events = self._runtime.config.server.max_events
         yield Route(
             "POST",
             "/v1/events",
@@ -96,11 +96,11 @@ class EventRoutes:
             scope="write",
             summary="Append events: one, or a list",
             description=(
-                "Each event is checked by itself: a bad one is kept as a dead letter and harms no other. An accepted event is "
-                'in the log when the answer comes, or (`ack = "queued"`) waits for it in memory. '
-                "`tick` events are the service's own."
+                "Each event is checked separately: a bad one is kept as a dead letter and does not affect the others. An "
+                'accepted event is in the log when the response comes, or in the buffer in memory with `ack = "queued"`. '
+                "`tick` events are reserved for the service."
             ),
-            body=Event | Annotated[list[Event], msgspec.Meta(max_length=most)],
+            body=Event | Annotated[list[Event], msgspec.Meta(max_length=max_events)],
             answers={
                 202: Answer("All accepted: they will be learned", EventResults),
                 207: Answer("Some accepted", EventResults),
@@ -113,8 +113,8 @@ class EventRoutes:
             "/v1/users/{id:path}/forget",
             self.forget,
             scope="write",
-            summary="Remove all that is kept for a user",
-            description="Without a body, but with `Content-Type: application/json`.",
+            summary="Delete all data of a user",
+            description="The body is empty, but needs `Content-Type: application/json`.",
             parameters=_ID,
             answers=_WRITTEN | problems(415),
         )
@@ -140,7 +140,7 @@ class EventRoutes:
             scope="read",
             summary=f"Attributes of the {noun}",
             parameters=_ID,
-            answers={200: Answer("What is known", document), **problems(404, 503)},
+            answers={200: Answer("The attributes", document), **problems(404, 503)},
         )
         yield Route(
             "DELETE",
@@ -153,7 +153,7 @@ class EventRoutes:
         )
 
     async def events(self, request: Request) -> Response:
-        """Append one event or a list of them, each on its own merits."""
+        """Append one event or a list of events, each checked separately."""
         body = await self._handler.body(request)
         single = body.lstrip()[:1] != b"["
         raws: Sequence[bytes | msgspec.Raw] = [body] if single else self._elements(body)
@@ -163,7 +163,7 @@ class EventRoutes:
         results = []
         for n, raw in enumerate(raws, 1):
             try:
-                good.append(entry(self._admit(bytes(raw), now)))
+                good.append(entry(self._checked(bytes(raw), now)))
                 results.append(_ACCEPTED)
             except BadEvent as error:
                 if single and error.kind == "not_json":
@@ -177,7 +177,7 @@ class EventRoutes:
         elif good:
             await self._append(good)
         if bad:
-            await asyncio.to_thread(self._bury, bad)
+            await asyncio.to_thread(self._keep_letters, bad)
         status = 202 if not bad else 207 if good else 422
         return json(EventResults(accepted=len(good), rejected=len(bad), results=results), status)
 
@@ -187,7 +187,7 @@ class EventRoutes:
         document: Any = decoded(entries.document, await self._handler.body(request))
         named = getattr(document, entries.noun)
         if named not in (None, name):
-            raise Failure(422, f"{entries.noun}: {named!r} is not the {name!r} of the path; leave it out", entries.noun)
+            raise Failure(422, f"{entries.noun}: {named!r} is not the {name!r} of the path; remove the field", entries.noun)
         return await self._change(entries.event(name, document))
 
     async def delete(self, entries: _Items | _Users, request: Request) -> Response:
@@ -200,11 +200,11 @@ class EventRoutes:
         engine = self._runtime.engine
         attributes = await self._handler.answer(lambda: engine.call(lambda: entries.catalog.get(hash_id(name))))
         if attributes is None:
-            raise Failure(404, f"{entries.noun}: there is no {name!r} here", "id")
+            raise Failure(404, f"{entries.noun}: there is no {name!r}", "id")
         return json({entries.noun: name, "attributes": attributes})
 
     async def forget(self, request: Request) -> Response:
-        """Remove all that is kept for a user. The body says nothing, but has to be declared as any other."""
+        """Delete all data of a user. The body is ignored, but must be declared as JSON like any other."""
         await self._handler.body(request)
         return await self._change(Forget(user=request.path_params["id"]))
 
@@ -213,19 +213,19 @@ class EventRoutes:
             raws = _RAW.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Failure(400, f"body: is not JSON ({error}); send one event or a list of events in UTF-8") from error
-        most = self._runtime.config.server.max_events
-        if len(raws) > most:
-            raise Failure(413, f"body: {len(raws)} events are more than max_events = {most}; send them in parts")
+        limit = self._runtime.config.server.max_events
+        if len(raws) > limit:
+            raise Failure(413, f"body: {len(raws)} events are more than max_events = {limit}; send them in parts")
         return raws
 
-    def _admit(self, data: bytes, now: float) -> Event:
+    def _checked(self, data: bytes, now: float) -> Event:
         event = decode(data)
         if isinstance(event, Tick):
-            raise BadEvent("type", "'tick' is the service's own; leave it out")
+            raise BadEvent("type", "'tick' is reserved for the service; remove the event")
         self._validator.check(event, now)
         missing: dict[str, Any] = {} if event.timestamp else {"timestamp": now}
         if self._queued and isinstance(event, Interaction) and not event.id:
-            # It may be appended more than once, and the client has no part in that.
+            # A retry may append it twice; the id lets the trainer drop the duplicate.
             missing["id"] = uuid.uuid4().hex
         return msgspec.structs.replace(event, **missing) if missing else event
 
@@ -250,15 +250,15 @@ class EventRoutes:
             raise Failure(503, f"{error.strerror}; nothing of this request was kept", retry=True) from error
 
     async def _change(self, event: Event) -> Response:
-        """Append an event, and answer when the trainer is past it."""
+        """Append an event, and answer when it is learned, or after `VISIBLE_SECONDS`."""
         try:
-            change = entry(self._admit(encode(event), time.time()))
+            change = entry(self._checked(encode(event), time.time()))
         except BadEvent as error:
             raise Failure(422, str(error), error.field or None) from error
         end = await self._append([change])
-        until, pause = time.monotonic() + VISIBLE_SECONDS, 0.001
+        deadline, pause = time.monotonic() + VISIBLE_SECONDS, 0.001
         while not await self._handler.answer(lambda: self._runtime.engine.call(lambda: self._has_learned(end))):
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 return json(Written(visible=False), 202)
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.05)
@@ -267,6 +267,6 @@ class EventRoutes:
     def _has_learned(self, end: Offsets) -> bool:
         return all(self._runtime.updater.next.get(partition, 0) >= offset for partition, offset in end.items())
 
-    def _bury(self, bad: Sequence[tuple[BadEvent, bytes]]) -> None:
+    def _keep_letters(self, bad: Sequence[tuple[BadEvent, bytes]]) -> None:
         for error, data in bad:
             self._runtime.dead.put(error.kind, str(error), data, source="http")

@@ -1,4 +1,4 @@
-"""The OpenAPI page, made from the routes and the structs that their requests are decoded with."""
+"""Make the OpenAPI document from the routes and the structs of their bodies."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def document(routes: Iterable[Route], version: str, max_body: int) -> dict[str, 
     Parameters
     ----------
     routes : iterable of Route
-        Every route to be described.
+        Routes to describe.
     version : str
-        Of the service.
+        Version of the service.
     max_body : int
-        Bytes of a request body.
+        Most bytes of a request body.
     """
     routes = list(routes)
     answers = [answer.body for route in routes for answer in route.answers.values()]
-    types = [one for one in dict.fromkeys([*(route.body for route in routes), *answers]) if one is not None]
+    types = [body for body in dict.fromkeys([*(route.body for route in routes), *answers]) if body is not None]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     for component in components.values():
         component["description"] = inspect.cleandoc(component.get("description", ""))
@@ -44,9 +44,9 @@ def document(routes: Iterable[Route], version: str, max_body: int) -> dict[str, 
             "version": version,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             "description": (
-                "A recommender that learns from every event. Bodies are JSON and say so (`Content-Type: application/json`), at "
-                f"most {max_body} bytes, plain or with `Content-Encoding: gzip` or `deflate`. Any request may be answered 421 "
-                "(its `Host` is not in `[server] hosts`), one that changes something 403 (the page of another origin sent it)."
+                "A recommender that learns from every event. Bodies are JSON with `Content-Type: application/json`, at most "
+                f"{max_body} bytes, plain or with `Content-Encoding: gzip` or `deflate`. Any request may be answered 421 (its "
+                "`Host` is not in `[server] hosts`), and any change 403 (a page of another origin sent it)."
             ),
         },
         "paths": paths,
@@ -74,6 +74,6 @@ def _content(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parameter(name: str, text: str, path: str) -> dict[str, Any]:
-    inside = f"{{{name}}}" in path
-    place = "path" if inside else "query"
-    return {"name": name, "in": place, "required": inside, "description": text, "schema": {"type": "string"}}
+    in_path = f"{{{name}}}" in path
+    location = "path" if in_path else "query"
+    return {"name": name, "in": location, "required": in_path, "description": text, "schema": {"type": "string"}}

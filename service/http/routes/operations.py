@@ -1,4 +1,4 @@
-"""Routes for who runs the service: is it well, where does it stand, what does it measure."""
+"""Routes for operators: status, health, metrics, and the stream of the live page."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class OperationRoutes:
         self._digests = Digests(runtime)
 
     def routes(self) -> Iterable[Route]:
-        """Every route here."""
+        """All routes of this class."""
         yield Route(
             "GET",
             "/v1/status",
             self.status,
             scope="read",
-            summary="Where this process stands",
-            parameters={"digest": "1: add the fingerprints of the whole state (not at a replica) and of its shared part"},
+            summary="Status of this process",
+            parameters={"digest": "1: add the digests of the whole state (not at a replica) and of its shared part"},
             answers={200: Answer("Status"), **problems(503)},
         )
         yield Route(
@@ -45,7 +45,7 @@ class OperationRoutes:
             "/v1/live",
             self.stream,
             scope="read",
-            summary="Server-sent events: what the live page draws",
+            summary="Server-sent events with the data of the live page",
             answers={200: Answer("Stream"), 503: Answer("Too many live pages are open", Problem)},
         )
         yield Route(
@@ -53,28 +53,28 @@ class OperationRoutes:
             "/healthz",
             self.alive,
             scope="probe",
-            summary="Whether the process lives",
-            answers={200: Answer("It does")},
+            summary="Whether the process is alive",
+            answers={200: Answer("It is alive")},
         )
         yield Route(
             "GET",
             "/readyz",
             self.ready,
             scope="probe",
-            summary="Whether it answers without compiling first, and has caught up with the log",
-            answers={200: Answer("It has"), **problems(503)},
+            summary="Whether the service is ready: everything is compiled, and it has caught up with the log",
+            answers={200: Answer("It is ready"), **problems(503)},
         )
         yield Route(
             "GET",
             "/metrics",
             self.metrics,
             scope="probe",
-            summary="Metrics in Prometheus' text format",
+            summary="Metrics in the Prometheus text format",
             answers={200: Answer("Metrics")},
         )
 
     async def status(self, request: Request) -> Response:
-        """Where this process stands."""
+        """Status of this process."""
         if request.query_params.get("digest") == "1":
             return json(await self._handler.wait(lambda: asyncio.shield(self._digests.ask())))
         return json(await self._handler.answer(lambda: self._runtime.engine.call(self._runtime.status)))
@@ -86,16 +86,16 @@ class OperationRoutes:
         return streamed(self._live.stream())
 
     async def alive(self, request: Request) -> Response:
-        """Say that the process lives."""
+        """Answer that the process is alive."""
         return json({"status": "alive"})
 
     async def ready(self, request: Request) -> Response:
-        """Say whether the engine answers without having to compile anything, and has caught up."""
+        """Answer 200 once everything is compiled and the engine has caught up, else 503 with the reason."""
         engine = self._runtime.engine
         if engine.failure is not None:
             raise Failure(503, f"the engine has stopped: {engine.failure!r}; see the log of the service")
         if engine.preparing:
-            raise Failure(503, "compiling and loading what the learners compute with; try again shortly", retry=True)
+            raise Failure(503, "compiling and loading the functions of the learners; try again shortly", retry=True)
         if not self._runtime.updater.caught_up:
             raise Failure(503, "restoring the state and catching up with the log; try again shortly", retry=True)
         return json({"status": "ready"})

@@ -1,4 +1,4 @@
-"""Routes that rank."""
+"""The routes that rank items."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["RankingRoutes"]
 
 
 class RankingRoutes:
-    """Rankings of given items, and recommendations.
+    """Rank given items, and recommend items.
 
     Parameters
     ----------
     runtime : Runtime
     handler : RequestHandler
     ingest : Ingest
-        Where impressions go.
+        Appends the impressions.
     """
 
     def __init__(self, runtime: Runtime, handler: RequestHandler, ingest: Ingest) -> None:
@@ -37,9 +37,9 @@ class RankingRoutes:
         self._fingerprint = runtime.config.fingerprint
 
     def routes(self) -> Iterable[Route]:
-        """Every route here."""
-        yield self._route("/v1/rank", RankRequest, "Put given items in order for a user")
-        yield self._route("/v1/recommend", RecommendRequest, "Find and order items for a user")
+        """All routes of this class."""
+        yield self._route("/v1/rank", RankRequest, "Rank the given items for a user")
+        yield self._route("/v1/recommend", RecommendRequest, "Find and rank items for a user")
 
     def _route(self, path: str, document: type[RankRequest | RecommendRequest], summary: str) -> Route:
         return Route(
@@ -53,21 +53,21 @@ class RankingRoutes:
         )
 
     async def rank(self, document: type[RankRequest | RecommendRequest], request: Request) -> Response:
-        """Answer with a ranking; its impression is on the way to the log then, ahead of whatever answers it."""
+        """Answer with a ranking. Its impression is queued for the log first, before any event that follows from it."""
         arrived = time.perf_counter()
-        asked = decoded(document, await self._handler.body(request))
+        ranking_request = decoded(document, await self._handler.body(request))
         try:
-            check_numbers("context", asked.context)
+            check_numbers("context", ranking_request.context)
         except BadEvent as error:
             raise Failure(422, str(error), error.field) from error
-        response, impression = await self._handler.answer(lambda: self._runtime.engine.submit(asked))
+        response, impression = await self._handler.answer(lambda: self._runtime.engine.submit(ranking_request))
         if impression is not None:
             await self._log(impression)
         self._runtime.monitor.request(time.perf_counter() - arrived)
         return json(response)
 
     async def _log(self, impression: Impression) -> None:
-        """Without it, what follows from this ranking will be learned as if nothing had been shown."""
+        """Queue an impression for the log; if the buffer is full, keep it as a dead letter."""
         named = msgspec.structs.replace(impression, config=self._fingerprint)
         value = self._runtime.signer.encoded(named)
         try:

@@ -1,4 +1,4 @@
-"""What a route is: how it is reached, what answers it, and what the OpenAPI page says of it."""
+"""Define a route: its path, its handler, and its description for the OpenAPI page."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from service.http.web import Request, Response
 __all__ = ["Answer", "Route", "Scope", "problems"]
 
 Scope = Literal["probe", "read", "write"]
-"""What a request may do: ask how the process is, under whatever host name; read; or change something (`service.http.guard`)."""
+"""What a request may do: probe the process under any host name, read, or change something (`service.http.guard`)."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of a route.
+    """One response of a route.
 
     Attributes
     ----------
     text : str
-        When it is given.
+        When it is sent.
     body : type of msgspec.Struct or None
-        What its body holds; None: something that has no schema.
+        Type of its body; None: no schema.
     """
 
     text: str
@@ -44,20 +44,20 @@ class Route:
     handler : callable
         Answers a request.
     scope : {"probe", "read", "write"}
-        What a request may do. ``GET`` never changes anything, every other method may.
+        What a request may do. ``GET`` never changes anything; every other method may.
     summary, description : str
-        Of the OpenAPI page.
+        Texts of the OpenAPI page.
     parameters : mapping of str to str
-        What each parameter of the path or the query is, by name.
+        Description of each path and query parameter, by name.
     body : type or None
-        What the body is decoded with; None: there is none.
+        Type of the request body; None: no body.
     answers : mapping of int to Answer
-        Every answer, by its status.
+        All responses, by status.
 
     Raises
     ------
     ValueError
-        When method and scope contradict each other: the guard tells by the method what another site's page may send.
+        When method and scope contradict each other: the guard decides by the method what a page of another site may send.
     """
 
     method: str
@@ -77,7 +77,7 @@ class Route:
 
 
 def problems(*codes: int) -> dict[int, Answer]:
-    """Failures that mean the same wherever they occur.
+    """Error responses that mean the same on every route.
 
     Parameters
     ----------
@@ -90,9 +90,9 @@ def problems(*codes: int) -> dict[int, Answer]:
 _PROBLEMS = {
     400: "The body is not JSON",
     404: "There is no such item or user",
-    413: "The body, decompressed, is larger or has more events than is taken at once",
-    415: "The body is not declared as `application/json`, or compressed in another way than gzip and deflate",
-    422: "A field is wrong: which, and what to send instead",
-    503: "The engine does not answer, or the log cannot be written, now",
+    413: "The decompressed body is too large, or has too many events",
+    415: "The body is not declared as `application/json`, or its compression is neither gzip nor deflate",
+    422: "A field is wrong; the error names it and the remedy",
+    503: "The engine does not answer, or the log cannot be written; try again later",
     507: "The log or its disk is full",
 }

@@ -1,10 +1,10 @@
-// The live page: one sample a second comes by server-sent events; everything drawn is drawn from the samples kept here.
+// The live page: server-sent events bring one sample a second, and all charts are drawn from the latest samples.
 "use strict";
 
-const KEPT = 300;
+const MAX_SAMPLES = 300;
 const TOP_PARTS = 4;
-const SPAN = 60; // least seconds of the time axis
-const FEW = 1000; // rows of a source before its click-through says anything: clicks come at once, the untouched after a window
+const MIN_SPAN = 60; // shortest time axis, seconds
+const MIN_ROWS = 1000; // rows of a source before its click-through is shown: clicks arrive at once, other rows only after the window
 
 const byId = (id) => document.getElementById(id);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -14,8 +14,8 @@ const signed = (value) => (value == null ? "–" : (value < 0 ? "−" : "+") + M
 const ms = (seconds) => (seconds == null ? null : 1000 * seconds);
 
 const CHARTS = {
-  ctr: { lines: (s) => pick(s.sources, (of) => (of.rows < FEW ? null : of.ctr)), show: percent, axis: (v) => Math.round(1000 * v) / 10 + "%", floor: 0 },
-  against: { lines: (s) => (control(s) ? { ["against " + control(s)]: against(s) } : {}), show: signed, axis: (v) => Math.round(100 * v) + "%", include: 0 },
+  ctr: { lines: (s) => pick(s.sources, (of) => (of.rows < MIN_ROWS ? null : of.ctr)), show: percent, axis: (v) => Math.round(1000 * v) / 10 + "%", floor: 0 },
+  lift: { lines: (s) => (control(s) ? { ["vs. " + control(s)]: lift(s) } : {}), show: signed, axis: (v) => Math.round(100 * v) + "%", include: 0 },
   auc: { lines: (s) => pick(s.learners, (of) => of.auc), show: (v) => (v == null ? "–" : v.toFixed(3)), axis: (v) => v.toFixed(2) },
   rate: { lines: (s) => ({ rows: s.learn_rate }), show: (v) => round(v, 0), axis: (v) => round(v, 0), floor: 0 },
   fresh: {
@@ -30,18 +30,18 @@ function pick(named, read) {
   return Object.fromEntries(Object.entries(named || {}).map(([name, of]) => [name, read(of)]));
 }
 
-// The control group: visitors who get a retriever's own order. The one shown most, or the demonstration's.
+// The control group gets the rankings of a retriever: the demonstration's, or the retriever with the most rows.
 function control(sample) {
   if (sample.demo) return sample.demo.control;
-  const groups = Object.entries(sample.sources || {}).filter(([name, of]) => learners.indexOf(name) > 0 && of.rows >= FEW);
+  const groups = Object.entries(sample.sources || {}).filter(([name, of]) => learners.indexOf(name) > 0 && of.rows >= MIN_ROWS);
   return groups.sort((a, b) => b[1].rows - a[1].rows)[0]?.[0];
 }
 
-// How much more is clicked in the ranker's order than in the control group: 0.38 for 38 % more.
-function against(sample) {
-  if (sample.demo) return sample.demo.against_control ?? null;
+// Lift of the ranker's click-through over the control group: 0.38 for 38 % more.
+function lift(sample) {
+  if (sample.demo) return sample.demo.control_lift ?? null;
   const own = sample.sources?.[learners[0]], others = sample.sources?.[control(sample)];
-  return own && own.rows >= FEW && others?.ctr ? own.ctr / others.ctr - 1 : null;
+  return own && own.rows >= MIN_ROWS && others?.ctr ? own.ctr / others.ctr - 1 : null;
 }
 
 // ---------------------------------------------------------------- charts
@@ -76,7 +76,7 @@ class Chart {
         legend: { show: false },
         cursor: { show: false },
         scales: {
-          x: { range: (u, min, max) => [Math.min(min, max - SPAN), max] },
+          x: { range: (u, min, max) => [Math.min(min, max - MIN_SPAN), max] },
           y: { range: (u, min, max) => (floor == null ? range(min, max) : [floor, 1.1 * (max || 1)]) },
         },
         axes: [
@@ -136,8 +136,8 @@ class Chart {
       entry.appendChild(document.createElement("b")).textContent = this.plan.show(last[name]);
       return entry;
     }));
-    const told = names.map((name) => name + " " + this.plan.show(last[name])).join(", ");
-    this.box.setAttribute("aria-label", this.figure.querySelector("figcaption").textContent.trim().replace(/\s+/g, " ") + ": now " + (told || "nothing yet"));
+    const values = names.map((name) => name + " " + this.plan.show(last[name])).join(", ");
+    this.box.setAttribute("aria-label", this.figure.querySelector("figcaption").textContent.trim().replace(/\s+/g, " ") + ": now " + (values || "nothing yet"));
   }
 }
 
@@ -145,14 +145,14 @@ class Chart {
 let learners = [];
 
 function look(name, n) {
-  const place = learners.includes(name) ? learners.indexOf(name) : n;
-  return { stroke: css("--series-" + (place % 5)), dash: place ? [6, 3] : [] };
+  const index = learners.includes(name) ? learners.indexOf(name) : n;
+  return { stroke: css("--series-" + (index % 5)), dash: index ? [6, 3] : [] };
 }
 
-async function getToKnow() {
+async function loadLearners() {
   const answer = await fetch("/v1/status").catch(() => null);
   if (!answer?.ok) {
-    setTimeout(getToKnow, 2000); // it is not ready yet
+    setTimeout(loadLearners, 2000); // the service is not ready yet
     return;
   }
   const status = await answer.json();
@@ -162,9 +162,9 @@ async function getToKnow() {
 }
 
 const charts = [...document.querySelectorAll("[data-chart]")].map((figure) => new Chart(figure, CHARTS[figure.dataset.chart]));
-getToKnow();
+loadLearners();
 
-// Marks that the service keeps, and a mark wherever a learner's count of alarms has grown.
+// The marks of the service, and one for each sample in which a learner's count of alarms has grown.
 function allMarks() {
   const marks = samples.length ? [...(samples[samples.length - 1].marks || [])] : [];
   for (let n = 1; n < samples.length; n++) {
@@ -175,7 +175,7 @@ function allMarks() {
   return marks;
 }
 
-// What only the demonstration has: simulated visitors, whose tastes change.
+// Texts that only the demonstration shows: its visitors are simulated, and their tastes change.
 function drawDemo(now) {
   const demo = now.demo;
   byId("demo").hidden = !demo;
@@ -188,8 +188,8 @@ function drawDemo(now) {
   const ago = Math.round(now.time - demo.shifted);
   byId("recovered").textContent =
     demo.shifted == null ? "" :
-    demo.recovery == null ? `Since the last change, ${ago} s ago, it has not recovered yet.` :
-    `After the last change it recovered in ${Math.round(demo.recovery)} s: clicks were back at nine tenths of what they had been.`;
+    demo.recovery == null ? `Since the last change, ${ago} s ago, click-through has not recovered yet.` :
+    `After the last change, click-through was back at 90 % of its earlier value within ${Math.round(demo.recovery)} s.`;
 }
 
 function draw() {
@@ -197,12 +197,12 @@ function draw() {
   const now = samples[samples.length - 1];
   drawDemo(now);
   const group = control(now);
-  byId("against").hidden = !group;
-  byId("against").querySelector("dt span").textContent = group;
-  byId("against").querySelector("dd").textContent = signed(against(now));
-  // A rank correlation of rows that were chosen for their scores says little; where there is a control group, clicks say more.
+  byId("lift").hidden = !group;
+  byId("lift").querySelector("dt span").textContent = group;
+  byId("lift").querySelector("dd").textContent = signed(lift(now));
+  // The shown rows were selected by their scores, so their AUC says little. With a control group, clicks say more.
   for (const chart of charts) {
-    if (chart.figure.dataset.chart === "against") chart.figure.hidden = !group;
+    if (chart.figure.dataset.chart === "lift") chart.figure.hidden = !group;
     if (chart.figure.dataset.chart === "auc") chart.figure.hidden = !!group;
   }
   byId("events").textContent = round(now.events, 0);
@@ -212,9 +212,9 @@ function draw() {
   byId("latency").textContent = now.latency?.p99 == null ? "–" : round(ms(now.latency.p99), 1) + " ms";
   byId("alarms").textContent = round(Object.values(now.learners).reduce((sum, of) => sum + of.alarms, 0), 0);
   const marks = allMarks();
-  const told = marks.filter((mark) => !mark.alarm);
-  byId("marked").hidden = !told.length;
-  byId("marked").lastElementChild.textContent = told.length ? told[told.length - 1].text : "";
+  const named = marks.filter((mark) => !mark.alarm);
+  byId("marked").hidden = !named.length;
+  byId("marked").lastElementChild.textContent = named.length ? named[named.length - 1].text : "";
   for (const chart of charts) chart.show(marks);
 }
 
@@ -231,10 +231,10 @@ source.addEventListener("history", (event) => {
 });
 source.addEventListener("sample", (event) => {
   samples.push(JSON.parse(event.data));
-  samples = samples.slice(-KEPT);
+  samples = samples.slice(-MAX_SAMPLES);
   draw();
 });
-source.onerror = () => connected("connection lost, trying again", false);
+source.onerror = () => connected("connection lost, reconnecting", false);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const chart of charts) chart.rebuild();
   draw();
@@ -242,7 +242,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
 
 // ---------------------------------------------------------------- ask for a ranking
 
-const known = new Map(); // attributes of items already looked up
+const known = new Map(); // attributes of items, by id
 
 async function attributes(item) {
   if (!known.has(item)) {
@@ -260,7 +260,7 @@ function cell(row, text) {
 
 function bars(contributions) {
   const parts = Object.entries(contributions || {}).sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, TOP_PARTS);
-  const most = Math.max(1e-9, ...parts.map(([, value]) => Math.abs(value)));
+  const max = Math.max(1e-9, ...parts.map(([, value]) => Math.abs(value)));
   const grid = document.createElement("div");
   grid.className = "parts";
   for (const [name, value] of parts) {
@@ -269,7 +269,7 @@ function bars(contributions) {
     bar.className = "bar";
     const fill = bar.appendChild(document.createElement("span"));
     fill.className = value < 0 ? "minus" : "";
-    const width = (50 * Math.abs(value)) / most;
+    const width = (50 * Math.abs(value)) / max;
     fill.style.width = width + "%";
     fill.style.left = value < 0 ? 50 - width + "%" : "50%";
     grid.appendChild(document.createElement("span")).textContent = (value < 0 ? "−" : "+") + Math.abs(value).toFixed(2);
@@ -277,49 +277,49 @@ function bars(contributions) {
   return grid;
 }
 
-function describe(of) {
-  const said = Object.entries(of).filter(([, value]) => !Array.isArray(value) || value.length);
-  return said.map(([name, value]) => name + " " + (Array.isArray(value) ? value.join(", ") : value)).join("; ");
+function describe(values) {
+  const named = Object.entries(values).filter(([, value]) => !Array.isArray(value) || value.length);
+  return named.map(([name, value]) => name + " " + (Array.isArray(value) ? value.join(", ") : value)).join("; ");
 }
 
 async function ask() {
-  const told = byId("told"), table = byId("ranking");
+  const message = byId("message"), table = byId("ranking");
   const user = byId("user").value;
   const body = JSON.stringify({ user, n: 8, explain: true, log: false });
   const answer = await fetch("/v1/recommend", { method: "POST", body, headers: { "Content-Type": "application/json" } });
   const ranking = await answer.json();
-  told.className = answer.ok ? "" : "error";
+  message.className = answer.ok ? "" : "error";
   if (!answer.ok) {
-    told.textContent = ranking.error;
+    message.textContent = ranking.error;
     table.hidden = true;
     return;
   }
-  const about = await Promise.all(ranking.items.map((place) => attributes(place.item)));
-  const rows = ranking.items.map((place, n) => {
+  const about = await Promise.all(ranking.items.map((ranked) => attributes(ranked.item)));
+  const rows = ranking.items.map((ranked, n) => {
     const row = document.createElement("tr");
     cell(row, n + 1);
-    const item = cell(row, place.item);
+    const item = cell(row, ranked.item);
     const text = describe(about[n]);
     if (text) item.appendChild(document.createElement("small")).textContent = " " + text;
-    cell(row, place.score.toFixed(3));
-    cell(row, place.propensity < 0.001 ? place.propensity.toExponential(1) : place.propensity.toFixed(3));
-    cell(row, Object.entries(place.reasons.retrievers || {}).map(([name, score]) => name + " " + score.toFixed(3)).join(", "));
-    cell(row, "").appendChild(bars(place.reasons.contributions));
+    cell(row, ranked.score.toFixed(3));
+    cell(row, ranked.propensity < 0.001 ? ranked.propensity.toExponential(1) : ranked.propensity.toFixed(3));
+    cell(row, Object.entries(ranked.reasons.retrievers || {}).map(([name, score]) => name + " " + score.toFixed(3)).join(", "));
+    cell(row, "").appendChild(bars(ranked.reasons.contributions));
     return row;
   });
   table.tBodies[0].replaceChildren(...rows);
   table.hidden = !rows.length;
-  told.textContent = rows.length
+  message.textContent = rows.length
     ? `Ordered by ${ranking.source}, chosen by ${ranking.policy}, version ${ranking.version}.`
-    : "Nothing to recommend yet: put items into the catalogue, or send events.";
+    : "Nothing to recommend yet: add items to the catalogue, or send events.";
 }
 
 async function tryToAsk() {
   try {
     await ask();
   } catch (error) {
-    byId("told").className = "error";
-    byId("told").textContent = "The service does not answer.";
+    byId("message").className = "error";
+    byId("message").textContent = "The service does not answer.";
   }
 }
 

@@ -36,20 +36,20 @@ def test_a_short_demo_ends_by_itself_with_a_summary() -> None:
     )
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
-    told = ended.stdout
-    assert re.search(r"http://127\.0\.0\.1:\d+/", told)
-    visits, shifts = re.search(r"(\d+) visits in \d+ s, tastes shifted (\d+) times", told).groups()
+    printed = ended.stdout
+    assert re.search(r"http://127\.0\.0\.1:\d+/", printed)
+    visits, shifts = re.search(r"(\d+) visits in \d+ s, tastes shifted (\d+) times", printed).groups()
     assert int(visits) > 50 and int(shifts) >= 1
-    assert re.search(r"click-through .* fm .* popularity .* clicks against popularity", told)
+    assert re.search(r"click-through .* fm .* popularity .* clicks vs\. popularity", printed)
     for phase in ("before the last shift", "right after it", "at the end"):
-        shares = re.search(rf"{phase} \D*(\d+\.\d) %\D*(\d+\.\d) %\D*([+-]\d+) %", told)
+        shares = re.search(rf"{phase} \D*(\d+\.\d) %\D*(\d+\.\d) %\D*([+-]\d+) %", printed)
         assert shares, phase
-        own, control, against = map(float, shares.groups())
-        # The shares are printed to a tenth of a percent: their ratio is known to as much of the control's.
-        assert against == pytest.approx(100 * (own / control - 1), abs=1.0 + 20 / control)
-    assert re.search(r"recovered after\W+(not yet|\d+ s)", told)
-    assert int(re.search(r"rows learned\D*(\d+)", told)[1]) > int(visits)
-    assert re.search(r"event to score, p50 / p99 ms\D*\d+\.\d / \d+\.\d", told)
+        own, control, lift = map(float, shares.groups())
+        # The shares are printed to a tenth of a percent, which limits the precision of their ratio.
+        assert lift == pytest.approx(100 * (own / control - 1), abs=1.0 + 20 / control)
+    assert re.search(r"recovered after\W+(not yet|\d+ s)", printed)
+    assert int(re.search(r"rows learned\D*(\d+)", printed)[1]) > int(visits)
+    assert re.search(r"event to score, p50 / p99 ms\D*\d+\.\d / \d+\.\d", printed)
 
 
 class Demo:
@@ -134,13 +134,13 @@ def test_a_signal_ends_it_with_a_summary_and_nothing_left(
     assert demo.process.wait(DEADLINE) == 0, demo.said()
     assert "Traceback" not in demo.said()
     assert int(re.search(r"(\d+) visits in", demo.said())[1]) > 0
-    assert re.search(r"click-through .* clicks against popularity", demo.said())
+    assert re.search(r"click-through .* clicks vs\. popularity", demo.said())
     assert demo.nothing_is_left()
 
 
 def test_a_signal_ends_it_while_it_compiles(tmp_path: Path, start: Callable[..., Demo]) -> None:
     demo = start(NUMBA_CACHE_DIR=str(tmp_path / "numba"))
-    demo.wait_for(lambda said: "compiling what the learners compute with" in said and "http://" in said)
+    demo.wait_for(lambda said: "compiling the functions of the learners" in said and "http://" in said)
     os.killpg(demo.process.pid, signal.SIGTERM)
     assert demo.process.wait(DEADLINE) == 0, demo.said()
     assert "Traceback" not in demo.said()

@@ -1,4 +1,4 @@
-"""The demonstration's visitors have patience: a slow or busy service is no reason to give up."""
+"""The visitors' client: it retries while the service is slow or busy."""
 
 from __future__ import annotations
 
@@ -63,19 +63,19 @@ def client(server: Moody) -> _Client:
     return _Client(server.server_address, multiprocessing.get_context("spawn").Event())
 
 
-def test_refusals_for_now_and_lost_connections_are_tried_again(moody: Callable[..., Moody]) -> None:
+def test_temporary_refusals_and_lost_connections_are_retried(moody: Callable[..., Moody]) -> None:
     server = moody((503, True), None, (503, True), (202, False))
     assert client(server).post("/v1/events", []) == []
     assert server.asked == 4
 
 
 @pytest.mark.parametrize("status", [422, 503])
-def test_a_refusal_for_good_is_a_failure(status: int, moody: Callable[..., Moody]) -> None:
+def test_a_permanent_refusal_is_a_failure(status: int, moody: Callable[..., Moody]) -> None:
     with pytest.raises(RuntimeError, match=rf"/v1/events was answered {status}"):
         client(moody((status, False))).post("/v1/events", [])
 
 
-def test_when_it_is_time_to_go_nobody_waits(moody: Callable[..., Moody]) -> None:
+def test_at_the_end_no_request_is_retried(moody: Callable[..., Moody]) -> None:
     server = moody((503, True))
     visitor = client(server)
     visitor._ending.set()

@@ -48,10 +48,10 @@ async def test_the_openapi_page_describes_bodies_by_the_structs_that_decode(serv
     assert schemas["RankRequest"]["properties"]["items"]["maxItems"] == 1000
     assert "\n    " not in schemas["Interaction"]["description"].split("\n\n")[0]
     posted = document["paths"]["/v1/events"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    listed, single = sorted(posted["anyOf"], key=lambda one: "items" not in one)
+    listed, single = sorted(posted["anyOf"], key=lambda schema: "items" not in schema)
     assert listed == {"type": "array", "items": single, "maxItems": service.runtime.config.server.max_events}
     events = {"Impression", "Interaction", "ItemUpdate", "UserUpdate", "Forget", "Tick"}
-    assert {one["$ref"].rsplit("/", 1)[1] for one in single["anyOf"]} == events <= schemas.keys()
+    assert {schema["$ref"].rsplit("/", 1)[1] for schema in single["anyOf"]} == events <= schemas.keys()
     assert single["discriminator"]["mapping"]["item"] == "#/components/schemas/ItemUpdate"
     removing = document["paths"]["/v1/users/{id}"]["delete"]
     (parameter,) = removing["parameters"]
@@ -73,14 +73,14 @@ async def test_the_openapi_page_describes_bodies_by_the_structs_that_decode(serv
 
 
 @pytest.mark.parametrize(("method", "scope"), [("GET", "write"), ("POST", "read"), ("DELETE", "probe")])
-def test_a_route_cannot_change_something_that_the_guard_takes_for_reading(method: str, scope: Scope) -> None:
+def test_a_route_whose_scope_contradicts_its_method_is_refused(method: str, scope: Scope) -> None:
     async def nothing(request: Any) -> Any: ...
 
     with pytest.raises(ValueError, match=f"{method} /x: scope = '{scope}'"):
         Described(method, "/x", nothing, scope=scope, summary="", answers={})
 
 
-async def test_a_process_that_does_not_serve_can_only_be_looked_at(make_config: MakeConfig) -> None:
+async def test_a_process_that_does_not_serve_has_only_the_operator_routes(make_config: MakeConfig) -> None:
     async with serving(make_config(), serves=False) as service:
         document = (await service.send("GET", "/openapi.json")).json()
         shown = {"/healthz", "/readyz", "/metrics", "/v1/status", "/v1/live"}
@@ -114,7 +114,7 @@ async def test_a_dead_engine_is_a_503_and_not_ready(make_config: MakeConfig) -> 
         assert (await service.post("/v1/events", click("u", "b"))).status_code == 202
 
 
-async def test_overload_is_answered_at_once_and_who_gave_up_is_not_ranked(make_config: MakeConfig) -> None:
+async def test_overload_is_answered_at_once_and_cancelled_requests_are_not_ranked(make_config: MakeConfig) -> None:
     async with serving(make_config(server={"queue": 2, "timeout": 1.0})) as service:
         ranked: list[str] = []
         rank = service.runtime.pipeline.rank
@@ -130,11 +130,11 @@ async def test_overload_is_answered_at_once_and_who_gave_up_is_not_ranked(make_c
         while service.runtime.engine.gauges()["waiting"] < 2:
             await asyncio.sleep(0.001)
         refused = await service.post("/v1/recommend", {"user": "late"})
-        assert not any(one.done() for one in waiting), "refused before anybody's time is up"
+        assert not any(request.done() for request in waiting), "refused before any timeout"
         assert refused.status_code == 503 and refused.headers["retry-after"] == "1"
         assert "2 requests already wait" in refused.json()["error"]
-        for one in waiting:
-            answer = await one
+        for request in waiting:
+            answer = await request
             assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
             assert "timeout = 1 s" in answer.json()["error"]
         gate.set()

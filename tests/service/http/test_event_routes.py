@@ -97,12 +97,12 @@ async def test_bodies_and_batches_have_limits(service: Service) -> None:
     assert service.logged() == []
 
 
-async def test_an_item_comes_goes_and_stays_gone(service: Service) -> None:
+async def test_an_item_is_added_deleted_and_stays_deleted(service: Service) -> None:
     put = await service.send("PUT", "/v1/items/caf%C3%A9%2F1", {"attributes": {"colour": "red", "tags": ["x"]}})
     assert (put.status_code, put.json()) == (200, {"visible": True})
     got = await service.send("GET", "/v1/items/caf%C3%A9%2F1")
     assert got.json() == {"item": "café/1", "attributes": {"colour": "red", "tags": ["x"]}}
-    assert [place["item"] for place in (await service.recommend("u"))["items"]] == ["café/1"], "new, and already offered"
+    assert [ranked["item"] for ranked in (await service.recommend("u"))["items"]] == ["café/1"], "new, and already offered"
     deleted = await service.send("DELETE", "/v1/items/caf%C3%A9%2F1")
     assert (deleted.status_code, deleted.json()) == (200, {"visible": True})
     gone = await service.send("GET", "/v1/items/caf%C3%A9%2F1")
@@ -110,9 +110,9 @@ async def test_an_item_comes_goes_and_stays_gone(service: Service) -> None:
     await service.post("/v1/events", [click("u", "café/1"), click("v", "other")])  # a late interaction does not bring it back
     await service.learned()
     for user in ("u", "v", "w"):
-        assert "café/1" not in [place["item"] for place in (await service.recommend(user, repeat=True))["items"]]
+        assert "café/1" not in [ranked["item"] for ranked in (await service.recommend(user, repeat=True))["items"]]
     ranked = (await service.post("/v1/rank", {"user": "u", "items": ["café/1", "other"]})).json()
-    assert [place["item"] for place in ranked["items"]] == ["other"]
+    assert [ranked["item"] for ranked in ranked["items"]] == ["other"]
 
 
 async def test_users_are_written_read_and_forgotten(service: Service) -> None:
@@ -122,7 +122,7 @@ async def test_users_are_written_read_and_forgotten(service: Service) -> None:
     assert wrong.status_code == 422 and wrong.json()["field"] == "user"
     await service.post("/v1/events", [click("ann", "a"), click("bob", "b")])
     await service.learned()
-    assert [place["item"] for place in (await service.recommend("ann"))["items"]] == ["b"], "a was seen"
+    assert [ranked["item"] for ranked in (await service.recommend("ann"))["items"]] == ["b"], "a was seen"
     assert (await service.send("POST", "/v1/users/ann/forget")).json() == {"visible": True}
     assert len((await service.recommend("ann"))["items"]) == 2
     assert (await service.send("GET", "/v1/users/ann")).status_code == 404
@@ -132,7 +132,7 @@ async def test_users_are_written_read_and_forgotten(service: Service) -> None:
 
 
 class FullLog(MemoryLog):
-    """Takes so many records, and no more."""
+    """A log that is full after `room` records."""
 
     room = 3
 
@@ -143,7 +143,7 @@ class FullLog(MemoryLog):
         return super().append(records)
 
 
-async def test_a_full_log_is_said_so_and_keeps_nothing_of_the_request(
+async def test_a_full_log_is_reported_and_keeps_nothing_of_the_request(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.process.runtime.MemoryLog", FullLog)
@@ -153,7 +153,7 @@ async def test_a_full_log_is_said_so_and_keeps_nothing_of_the_request(
         assert full.status_code == 507
         assert "/data/events" in full.json()["error"] and "max_bytes" in full.json()["error"]
         assert service.letters() == [], "the client sends all of it again"
-        assert (await service.post("/v1/events", {"type": "item", "item": "d"})).status_code == 202, "what fits is taken"
+        assert (await service.post("/v1/events", {"type": "item", "item": "d"})).status_code == 202, "what fits is appended"
         await service.learned()
         assert (await service.recommend("u"))["items"], "rankings go on"
         while not service.letters():
@@ -165,7 +165,7 @@ async def test_a_full_log_is_said_so_and_keeps_nothing_of_the_request(
 
 
 class AwayLog(MemoryLog):
-    """Takes nothing while it is away."""
+    """A log that cannot be reached while `away` is set."""
 
     away = True
 
@@ -175,7 +175,7 @@ class AwayLog(MemoryLog):
         return super().append(records)
 
 
-async def test_queued_events_wait_in_memory_for_a_log_that_is_away(
+async def test_queued_events_wait_in_memory_while_the_log_is_unreachable(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.process.runtime.MemoryLog", AwayLog)
@@ -196,7 +196,7 @@ async def test_queued_events_wait_in_memory_for_a_log_that_is_away(
         assert len({event.id for event in events if event.id}) == accepted, "an event that is appended twice is learned once"
         after = (await service.send("GET", "/metrics")).text
         assert float(re.findall(r'freshet_failures_total{what="append"} (\S+)', after)[0]) >= 1
-        assert (await service.send("PUT", "/v1/items/a", {})).json() == {"visible": True}, "changes wait for the log as ever"
+        assert (await service.send("PUT", "/v1/items/a", {})).json() == {"visible": True}, "changes still wait for the log"
         assert (await service.post("/v1/events", click("u", "a", id="mine"))).status_code == 202
         while len(events := service.logged()) < accepted + 2:
             await asyncio.sleep(0.01)

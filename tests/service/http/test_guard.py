@@ -1,4 +1,4 @@
-"""What a page that somebody visits may not do to the service, and what bodies may be."""
+"""Requests from web pages that the service refuses, and the bodies that it accepts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.anyio
         ("127.0.0.1", ("*",), ["evil.example", ""], []),
     ],
 )
-def test_which_names_a_service_answers_to(bound: str, names: tuple[str, ...], admitted: list[str], refused: list[str]) -> None:
+def test_host_names_that_are_allowed(bound: str, names: tuple[str, ...], admitted: list[str], refused: list[str]) -> None:
     hosts = Hosts(bound, names)
     for _ in range(2):
         assert [name for name in admitted if not hosts.admit(name.encode())] == []
@@ -97,18 +97,18 @@ async def test_a_request_to_another_name_is_misdirected_but_probes_are_answered(
     assert 'freshet_refused_total{status="421"} 5.0' in (await service.send("GET", "/metrics")).text
 
 
-async def test_the_name_that_is_listened_on_may_come_from_the_command_line(make_config: MakeConfig) -> None:
+async def test_the_host_of_the_command_line_is_allowed(make_config: MakeConfig) -> None:
     async with serving(make_config(), host="10.1.2.3") as service:
         assert (await service.send("GET", "/v1/status", headers={"Host": "10.1.2.3:8000"})).status_code == 200
         assert (await service.send("GET", "/v1/status", headers={"Host": "10.1.2.4:8000"})).status_code == 421
 
 
 SIMPLE = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/jsonx")
-"""What a browser sends to another origin without asking first, and what is nearly right."""
+"""Content types that a browser sends to another origin without a preflight, and one that is almost right."""
 
 
 @pytest.mark.parametrize("declared", SIMPLE)
-async def test_what_a_page_can_send_without_asking_changes_nothing(service: Service, declared: str) -> None:
+async def test_what_a_page_can_send_without_a_preflight_changes_nothing(service: Service, declared: str) -> None:
     for method, path in (
         ("POST", "/v1/events"),
         ("POST", "/v1/rank"),
@@ -146,7 +146,7 @@ async def test_no_page_of_another_origin_may_change_anything(service: Service) -
     asked = await service.send("OPTIONS", "/v1/items/a", headers=preflight)
     assert asked.status_code == 405 and not [name for name in asked.headers if name.startswith("access-control")]
     read = await service.send("GET", "/v1/status", headers=ELSEWHERE)
-    assert not [name for name in read.headers if name.startswith("access-control")], "the browser keeps it from the page"
+    assert not [name for name in read.headers if name.startswith("access-control")], "the browser hides it from the page"
 
 
 async def test_the_services_own_page_and_listed_origins_may(make_config: MakeConfig) -> None:
@@ -182,7 +182,7 @@ async def test_compressed_bodies_are_read(service: Service, encoding: str, pack:
 
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", deflated)])
-async def test_the_limit_is_that_of_what_a_body_becomes(
+async def test_the_limit_applies_to_the_decompressed_body(
     service: Service, encoding: str, pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits, bomb = pack(BODY + b" " * (20_000 - len(BODY))), pack(BODY + b" " * 50_000_000)
@@ -196,8 +196,8 @@ async def test_the_limit_is_that_of_what_a_body_becomes(
         def __init__(self, *bits: int) -> None:
             self.stream = make(*bits)
 
-        def decompress(self, data: bytes, most: int) -> bytes:
-            part = self.stream.decompress(data, most)
+        def decompress(self, data: bytes, limit: int) -> bytes:
+            part = self.stream.decompress(data, limit)
             made.append(len(part))
             return part
 
@@ -212,7 +212,7 @@ async def test_the_limit_is_that_of_what_a_body_becomes(
 
     answer = await service.send("POST", "/v1/events", headers=header, content=parts())
     assert answer.status_code == 413 and "max_body = 20000" in answer.json()["error"]
-    assert sum(made) <= 2 * 20_001, "no more of it was made than it takes to see that"
+    assert sum(made) <= 2 * 20_001, "decompression stops at the limit"
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ async def test_the_limit_is_that_of_what_a_body_becomes(
     # gzip writes the time into its header, and every worker must collect the same names.
     ids=["empty", "cut short", "nonsense", "not compressed", "trailing bytes"],
 )
-async def test_what_cannot_be_decompressed_is_said_so(service: Service, body: bytes) -> None:
+async def test_a_body_that_cannot_be_decompressed_is_refused(service: Service, body: bytes) -> None:
     answer = await service.send("POST", "/v1/events", body, headers={"Content-Encoding": "gzip"})
     assert answer.status_code == 400
     assert service.logged() == []

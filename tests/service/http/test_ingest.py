@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
-from service.http.ingest import GROUP, Entry, Ingest, LogBusy, entry
+from service.http.ingest import GROUP_BYTES, Entry, Ingest, LogBusy, entry
 from streams.codec import decode
 from streams.dead_letters import DeadLetters
 from streams.events import Interaction
@@ -15,7 +15,7 @@ from streams.log import InDoubt, LogFull, MemoryLog, Offsets, TooLarge
 
 
 class SlowLog(MemoryLog):
-    """Holds every append until it is let through; full from `room` records on."""
+    """A log whose appends wait for `gate`, and which is full after `room` records."""
 
     def __init__(self, room: int = 1_000) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class SlowLog(MemoryLog):
 
 
 class BrokenLog(MemoryLog):
-    """Fails as often as it is told, in the way that it is told, and takes no record of over 1,000 bytes."""
+    """A log whose first `times` appends raise `fail()`, and which refuses records of more than 1,000 bytes."""
 
     def __init__(self, fail: Callable[[], OSError], times: int) -> None:
         super().__init__()
@@ -85,10 +85,10 @@ async def settled() -> None:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.http.ingest.PAUSE", 0.001)
-    monkeypatch.setattr("service.http.ingest.LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr("service.http.ingest.MAX_PAUSE", 0.001)
 
 
-def test_what_comes_during_an_append_makes_one_next_append_in_order():
+def test_requests_during_an_append_are_appended_together_in_order():
     log, woken = SlowLog(), []
 
     async def run() -> list[Offsets]:
@@ -110,14 +110,14 @@ def test_what_comes_during_an_append_makes_one_next_append_in_order():
     assert woken == [1, 2]
 
 
-def test_requests_go_together_only_as_far_as_a_batch_takes_them():
+def test_a_group_of_requests_has_a_size_limit():
     log = SlowLog()
-    large = clicks("a", padding=GROUP // 2)
+    large = clicks("a", padding=GROUP_BYTES // 2)
 
     async def run() -> None:
         ingest, _ = ingest_into(log)
         log.gate.release(10)
-        await asyncio.gather(*(ingest.append(one) for one in (clicks("b"), large, large, clicks("c"), large * 4)))
+        await asyncio.gather(*(ingest.append(entries) for entries in (clicks("b"), large, large, clicks("c"), large * 4)))
         await ingest.close()
 
     asyncio.run(run())
@@ -141,7 +141,7 @@ def test_a_request_that_does_not_fit_is_refused_whole_and_takes_no_other_with_it
     assert users(log) == ["a", "c", "c"]
 
 
-def test_post_does_not_wait_and_what_was_lost_is_a_dead_letter():
+def test_post_does_not_wait_and_lost_events_become_dead_letters():
     log = SlowLog(room=1)
 
     async def run() -> DeadLetters:
@@ -159,12 +159,12 @@ def test_post_does_not_wait_and_what_was_lost_is_a_dead_letter():
     assert "no room" in dead.read()[0].reason and dead.read()[0].source == "http"
 
 
-def test_no_more_waits_than_may_wait():
+def test_the_buffer_is_bounded():
     log = SlowLog()
 
     async def run() -> None:
         ingest, _ = ingest_into(log, buffer=100)
-        first = asyncio.create_task(ingest.append(clicks("a" * 200)))  # larger than may wait, but alone
+        first = asyncio.create_task(ingest.append(clicks("a" * 200)))  # larger than the buffer, but alone
         await settled()
         with pytest.raises(LogBusy, match="bytes of events already wait"):
             await ingest.append(clicks("b"))
@@ -180,7 +180,7 @@ def test_no_more_waits_than_may_wait():
     assert users(log) == ["a" * 200, "c"]
 
 
-def test_a_caller_that_goes_away_leaves_its_events_and_the_others_in_peace():
+def test_a_cancelled_caller_loses_no_events():
     log = SlowLog()
 
     async def run() -> None:
@@ -202,9 +202,9 @@ def full() -> OSError:
     return LogFull("no room", "/somewhere")
 
 
-# In a full log, a group that failed is tried in parts, which takes another of the attempts that fail.
-@pytest.mark.parametrize(("fail", "put_off"), [(away, 3), (in_doubt, 3), (full, 2)])
-def test_what_was_posted_is_tried_again_in_its_order(fail: Callable[[], OSError], put_off: int) -> None:
+# In a full log, a failed group is tried again in parts, which uses up one of the failures.
+@pytest.mark.parametrize(("fail", "retried"), [(away, 3), (in_doubt, 3), (full, 2)])
+def test_posted_events_are_retried_in_order(fail: Callable[[], OSError], retried: int) -> None:
     log = BrokenLog(fail, times=3)
 
     async def run() -> tuple[int, DeadLetters]:
@@ -220,15 +220,15 @@ def test_what_was_posted_is_tried_again_in_its_order(fail: Callable[[], OSError]
         return ingest.gauges()["failures"]["append"], dead
 
     failures, dead = asyncio.run(run())
-    assert failures == put_off
+    assert failures == retried
     assert lost(dead) == []
     found = users(log)
-    # Where an append was in doubt, its records are there more than once, and the last time all of them in their order.
+    # An append with an unknown result leaves duplicates. The last four records are all events in order.
     assert found[-4:] == ["a", "b", "c", "d"]
     assert (len(found) > 4) == (fail is in_doubt)
 
 
-def test_who_waits_is_told_at_once_while_what_was_posted_goes_on() -> None:
+def test_append_fails_at_once_while_posted_events_are_retried() -> None:
     log = BrokenLog(away, times=1)
 
     async def run() -> None:
@@ -243,7 +243,7 @@ def test_who_waits_is_told_at_once_while_what_was_posted_goes_on() -> None:
     assert users(log) == ["a", "c"]
 
 
-def test_a_record_that_never_fits_is_lost_alone() -> None:
+def test_a_record_that_is_too_large_is_lost_alone() -> None:
     log = BrokenLog(away, times=0)
 
     async def run() -> DeadLetters:
@@ -258,7 +258,7 @@ def test_a_record_that_never_fits_is_lost_alone() -> None:
     assert lost(dead) == [("lost", "b")]
 
 
-def test_nothing_gets_ahead_of_what_is_put_off() -> None:
+def test_nothing_overtakes_events_that_are_retried() -> None:
     log = SlowLog(room=2)
 
     async def run() -> None:
@@ -278,7 +278,7 @@ def test_nothing_gets_ahead_of_what_is_put_off() -> None:
     assert users(log) == ["a", "b", "b", "b", "d"]
 
 
-def test_at_the_end_it_is_tried_once_more_and_then_kept_as_dead_letters() -> None:
+def test_at_the_end_events_are_retried_once_and_then_become_dead_letters() -> None:
     log = BrokenLog(away, times=1_000_000)
 
     async def run() -> DeadLetters:

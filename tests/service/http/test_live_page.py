@@ -62,9 +62,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
             request = {"user": f"u{n % 7}", "n": 8, "repeat": True} | ({"by": "popularity"} if n % 2 else {})
             ranking = client.post("/v1/recommend", json=request).json()
             clicks = [
-                {"type": "interaction", "user": f"u{n % 7}", "item": place["item"], "request_id": ranking["request_id"]}
-                for place in ranking["items"]
-                if place["item"] in ("<i>3</i>", "<i>5</i>")
+                {"type": "interaction", "user": f"u{n % 7}", "item": ranked["item"], "request_id": ranking["request_id"]}
+                for ranked in ranking["items"]
+                if ranked["item"] in ("<i>3</i>", "<i>5</i>")
             ]
             assert client.post("/v1/events", json=clicks).status_code == 202
         yield process
@@ -95,12 +95,12 @@ def page(browser: Browser, running: Process, request: pytest.FixtureRequest) -> 
 
 
 def is_problem(message: ConsoleMessage) -> bool:
-    """The browser itself notes each answer that is a refusal."""
+    """Whether a console message is an error. The browser also logs each refused request, which is expected."""
     return message.type == "error" and "422" not in message.text
 
 
 def wait_until(page: Page, script: str) -> None:
-    """Wait until a script gives true; Playwright's own way needs a page that allows eval."""
+    """Wait until a script returns true. Playwright's own function needs a page that allows eval."""
     until = time.monotonic() + DEADLINE
     while not page.evaluate(script):
         assert time.monotonic() < until, script
@@ -125,14 +125,14 @@ def test_numbers_and_charts_are_alive(page: Page) -> None:
     wait_until(page, f"samples[samples.length - 1].time > {first}")
 
 
-def test_it_says_what_it_is_and_has_nothing_of_the_demonstration(page: Page) -> None:
+def test_it_says_what_it_is_and_hides_the_texts_of_the_demonstration(page: Page) -> None:
     page.wait_for_selector("#connection.live")
     assert "recommends items and learns from every click" in page.locator(".about").first.inner_text()
     wait_until(page, "learners.length && Object.keys(samples[samples.length - 1].sources).length == 2")
-    for part in ("#demo", "#against", "[data-chart=against]"):
+    for part in ("#demo", "#lift", "[data-chart=lift]"):
         assert not page.locator(part).is_visible(), part
     sources = "{fm: {rows: 2000, ctr: 0.2}, popularity: {rows: 1000, ctr: 0.16}}"
-    assert page.evaluate(f"against({{sources: {sources}}})") == pytest.approx(0.25)
+    assert page.evaluate(f"lift({{sources: {sources}}})") == pytest.approx(0.25)
     assert page.evaluate(f"control({{sources: {sources}}})") == "popularity"
 
 
@@ -149,13 +149,13 @@ def test_the_demonstration_says_that_its_visitors_are_simulated_and_when_tastes_
             page = browser.new_context().new_page()
             page.goto(found[0])
             wait_until(page, "document.getElementById('next').textContent > 0")
-            told = page.locator("#demo").inner_text()
-            assert "The visitors are simulated." in told
-            next_change = int(re.search(r"change every 36 s,\s+next in (\d+) s", told)[1])
+            text = page.locator("#demo").inner_text()
+            assert "The visitors are simulated." in text
+            next_change = int(re.search(r"change every 36 s,\s+next in (\d+) s", text)[1])
             wait_until(page, f"document.getElementById('next').textContent < {next_change}")
-            assert "clicks against popularity" in page.locator("#against").inner_text()
-            wait_until(page, "/^[+\\u2212]\\d+ %$/.test(document.querySelector('#against dd').textContent)")
-            assert page.locator("[data-chart=against]").is_visible()
+            assert "clicks vs. popularity" in page.locator("#lift").inner_text()
+            wait_until(page, "/^[+\\u2212]\\d+ %$/.test(document.querySelector('#lift dd').textContent)")
+            assert page.locator("[data-chart=lift]").is_visible()
             assert not page.locator("[data-chart=auc]").is_visible()
         finally:
             demo.terminate()
@@ -172,17 +172,17 @@ def test_a_ranking_is_shown_with_its_reasons(page: Page) -> None:
     assert "<i>" in text, "ids are text, never markup"
     assert "popularity" in text and "item.id" in text and "colour" in text
     assert page.locator("#ranking .bar span").count() > 8
-    assert "fm" in page.locator("#told").inner_text()
+    assert "fm" in page.locator("#message").inner_text()
 
 
-def test_a_refusal_is_told_and_the_page_goes_on(page: Page) -> None:
+def test_a_refusal_is_shown_and_the_page_goes_on(page: Page) -> None:
     page.evaluate("document.getElementById('user').removeAttribute('maxlength')")
     page.get_by_label("User").fill("x" * 300)
     with page.expect_response("**/v1/recommend") as answer:
         page.get_by_role("button", name="Recommend").click()
     assert answer.value.status == 422
-    page.wait_for_selector("#told.error")
-    assert "user" in page.locator("#told").inner_text()
+    page.wait_for_selector("#message.error")
+    assert "user" in page.locator("#message").inner_text()
     page.get_by_label("User").fill("u2")
     page.get_by_role("button", name="Recommend").click()
     page.wait_for_selector("#ranking tbody tr")

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
         ("/v1/recommend", {"user": "u", "by": "horoscope"}, "by"),
     ],
 )
-async def test_a_bad_request_is_told_the_field_and_the_remedy(service: Service, path: str, body: Any, field: str) -> None:
+async def test_a_bad_request_names_the_field_and_the_remedy(service: Service, path: str, body: Any, field: str) -> None:
     answer = await service.post(path, body)
     assert answer.status_code == 422
     assert answer.json()["field"] == field
@@ -35,7 +35,7 @@ async def test_interactions_join_by_request_id_and_change_the_next_ranking(servi
         await service.send("PUT", f"/v1/items/i{n}", {"attributes": {"colour": "red" if n < 3 else "blue"}})
     for _ in range(30):
         ranking = await service.recommend("u", n=6, repeat=True)
-        shown = [place["item"] for place in ranking["items"]]
+        shown = [ranked["item"] for ranked in ranking["items"]]
         await service.post(
             "/v1/events",
             [
@@ -58,12 +58,12 @@ async def test_explained_rankings_say_why(service: Service) -> None:
     await service.post("/v1/events", click("v", "a"))
     await service.learned()
     ranking = await service.recommend("u", explain=True, log=False)
-    (place,) = ranking["items"]
-    assert place["reasons"]["retrievers"].keys() == {"popularity", "diag_linucb"}
-    (neighbour,) = place["reasons"]["neighbours"]
+    (ranked,) = ranking["items"]
+    assert ranked["reasons"]["retrievers"].keys() == {"popularity", "diag_linucb"}
+    (neighbour,) = ranked["reasons"]["neighbours"]
     assert (neighbour["item"], neighbour["label"], neighbour["weight"]) == ("a", 1.0, 1.0)
-    assert place["reasons"]["base"] < place["score"], "moved by the neighbour"
-    assert {"item.id", "item.colour"} <= place["reasons"]["contributions"].keys()
+    assert ranked["reasons"]["base"] < ranked["score"], "moved by the neighbour"
+    assert {"item.id", "item.colour"} <= ranked["reasons"]["contributions"].keys()
     assert "reasons" not in (await service.recommend("u"))["items"][0]
     assert len(await service.impressions(1)) == 1, "log = false leaves no trace"
 
@@ -73,7 +73,7 @@ async def test_a_seed_repeats_a_random_policy(make_config: MakeConfig) -> None:
     async with serving(config) as service:
         body = {"user": "u", "items": [f"i{n}" for n in range(30)]}
         orders = [
-            [place["item"] for place in (await service.post("/v1/rank", body | {"seed": seed})).json()["items"]]
+            [ranked["item"] for ranked in (await service.post("/v1/rank", body | {"seed": seed})).json()["items"]]
             for seed in (1, 1, 2)
         ]
     assert orders[0] == orders[1] != orders[2]
@@ -86,14 +86,14 @@ async def test_by_gives_the_order_of_a_baseline(service: Service) -> None:
     await service.learned()
     ranking = await service.recommend("stranger", by="popularity")
     assert ranking["source"] == "popularity"
-    assert [place["item"] for place in ranking["items"]] == ["b", "c", "a"]
+    assert [ranked["item"] for ranked in ranking["items"]] == ["b", "c", "a"]
 
 
-async def test_what_was_only_ranked_is_not_recommended_to_others(service: Service) -> None:
-    """A typing mistake in a request is no item of the shop; what somebody acted on is one, described or not."""
+async def test_an_item_that_was_only_ranked_is_not_recommended_to_others(service: Service) -> None:
+    """An unknown id in a request is no item. An item that somebody clicked is one, even without attributes."""
     await service.post("/v1/events", {"type": "item", "item": "real"})
-    told = (await service.post("/v1/rank", {"user": "ann", "items": ["real", "tpyo", "liked"]})).json()
-    await service.post("/v1/events", click("ann", "liked", request_id=told["request_id"]))
+    ranking = (await service.post("/v1/rank", {"user": "ann", "items": ["real", "tpyo", "liked"]})).json()
+    await service.post("/v1/events", click("ann", "liked", request_id=ranking["request_id"]))
     await service.impressions(1)
     await service.learned()
-    assert {place["item"] for place in (await service.recommend("bob", n=10))["items"]} == {"real", "liked"}
+    assert {ranked["item"] for ranked in (await service.recommend("bob", n=10))["items"]} == {"real", "liked"}

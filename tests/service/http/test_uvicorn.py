@@ -1,4 +1,4 @@
-"""The service as its users meet it: a process behind a socket."""
+"""The service as a process behind a socket."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_events_in_rankings_out(client: httpx.Client) -> None:
     assert [result["status"] for result in answer.json()["results"]] == ["accepted", "accepted", "rejected", "accepted"]
     assert client.put("/v1/items/c", json={"attributes": {"colour": "red"}}).json() == {"visible": True}
     ranking = client.post("/v1/recommend", json={"user": "v", "n": 3}).json()
-    assert sorted(place["item"] for place in ranking["items"]) == ["a", "b", "c"]
+    assert sorted(ranked["item"] for ranked in ranking["items"]) == ["a", "b", "c"]
 
 
 def test_a_large_body_is_answered_and_the_connection_goes_on(client: httpx.Client) -> None:
@@ -65,8 +65,8 @@ def test_a_large_body_is_answered_and_the_connection_goes_on(client: httpx.Clien
     assert client.get("/healthz").status_code == 200
 
 
-def test_the_live_stream_tells_the_past_and_then_each_second(client: httpx.Client) -> None:
-    told = []
+def test_the_live_stream_sends_the_history_and_then_each_second(client: httpx.Client) -> None:
+    received = []
     with client.stream("GET", "/v1/live") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         kind = ""
@@ -74,11 +74,11 @@ def test_the_live_stream_tells_the_past_and_then_each_second(client: httpx.Clien
             if line.startswith("event: "):
                 kind = line.removeprefix("event: ")
             if line.startswith("data: "):
-                told.append((kind, json.loads(line.removeprefix("data: "))))
-            if len(told) == 3:
+                received.append((kind, json.loads(line.removeprefix("data: "))))
+            if len(received) == 3:
                 break
-    assert [kind for kind, _ in told] == ["history", "sample", "sample"]
-    assert {"time", "events", "learn_rate", "freshness", "learners", "sources", "marks"} <= told[1][1].keys()
+    assert [kind for kind, _ in received] == ["history", "sample", "sample"]
+    assert {"time", "events", "learn_rate", "freshness", "learners", "sources", "marks"} <= received[1][1].keys()
 
 
 def test_a_second_writer_and_a_taken_port_are_refused_by_name(running: Process, config: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_second_writer_and_a_taken_port_are_refused_by_name(running: Process, 
     assert "Traceback" not in taken.stderr
 
 
-def test_it_stops_in_good_order_and_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_it_stops_cleanly_and_resumes(tmp_path: Path) -> None:
     config = written(tmp_path / "service.toml", tmp_path / "data")
     with serving(config, tmp_path) as running, httpx.Client(base_url=running.url, timeout=DEADLINE) as other:
         assert other.put("/v1/items/c", json={"attributes": {"colour": "red"}}).json() == {"visible": True}

@@ -1,4 +1,4 @@
-"""The thread that owns the models: who is served, who is told, and what happens when it dies."""
+"""The thread that owns the models: what it answers, and what happens when it fails."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def caught_up(runtime: Runtime) -> bool:
 
 
 def wait_until(runtime: Runtime, condition: Callable[[], bool]) -> None:
-    """Ask on the engine's own thread, between turns, until it holds."""
+    """Check a condition on the engine's thread, between turns, until it holds."""
     waited = threading.Event()
     for _ in range(int(PATIENCE / 0.01)):
         if runtime.engine.call(condition).result(PATIENCE):
@@ -50,7 +50,7 @@ def test_it_learns_what_is_appended_and_ranks_by_it(runtime: Runtime) -> None:
     assert response.version > 0
 
 
-def test_a_lone_event_is_learned_without_another_to_push_it(runtime: Runtime) -> None:
+def test_a_single_event_is_learned_without_a_later_one(runtime: Runtime) -> None:
     runtime.log.append(records([Interaction(user="u", item="i", timestamp=START)]))
     runtime.engine.wake()
     wait_until(runtime, lambda: runtime.pipeline.version == 1)
@@ -70,7 +70,7 @@ def test_a_refused_request_does_not_spoil_its_batch(runtime: Runtime) -> None:
         bad.result(PATIENCE)
 
 
-def test_who_gives_up_waiting_harms_nobody(runtime: Runtime) -> None:
+def test_cancelled_requests_do_not_affect_others(runtime: Runtime) -> None:
     gate = threading.Event()
     blocked = runtime.engine.call(gate.wait)
     given_up = [runtime.engine.submit(RankRequest(user="u", items=["a"])), runtime.engine.call(lambda: 1)]
@@ -81,7 +81,7 @@ def test_who_gives_up_waiting_harms_nobody(runtime: Runtime) -> None:
     assert kept.result(PATIENCE)[0].items[0].item == "a"
 
 
-def test_a_call_that_fails_tells_its_caller_only(runtime: Runtime) -> None:
+def test_a_failed_call_fails_only_for_its_caller(runtime: Runtime) -> None:
     def fail() -> None:
         raise KeyError("planted")
 
@@ -110,11 +110,11 @@ def test_many_threads_asking_while_it_learns_all_get_whole_answers(runtime: Runt
 
 
 @pytest.mark.parametrize("failure", [MemoryError, ConnectionResetError, SystemExit])
-def test_what_is_not_the_batchs_fault_stops_the_engine_loudly(
+def test_a_failure_that_no_batch_caused_stops_the_engine_loudly(
     failure: type[BaseException], runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[BaseException] = []
-    runtime.engine.on_failure = told.append
+    failures: list[BaseException] = []
+    runtime.engine.on_failure = failures.append
 
     def broken(_: Feedback) -> None:
         raise failure("planted")
@@ -124,13 +124,13 @@ def test_what_is_not_the_batchs_fault_stops_the_engine_loudly(
     runtime.engine.wake()
     runtime.engine._thread.join(PATIENCE)
     assert isinstance(runtime.engine.failure, failure)
-    assert told == [runtime.engine.failure]
+    assert failures == [runtime.engine.failure]
     with pytest.raises(Stopped) as stopped:
         runtime.engine.submit(RankRequest(user="u", items=["a"]))
     assert isinstance(stopped.value.__cause__, failure)
 
 
-def test_stopping_refuses_what_still_waits(make_config: Callable[..., Config]) -> None:
+def test_stop_refuses_waiting_requests(make_config: Callable[..., Config]) -> None:
     runtime = open_runtime(make_config())
     engine: Engine = runtime.engine
     waiting = engine.submit(RankRequest(user="u", items=["a"]))

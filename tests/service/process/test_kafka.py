@@ -68,7 +68,7 @@ def test_killed_again_and_again_it_learns_every_event_once(broker: Broker, tmp_p
     while sent < len(bodies):
         with serving(config, tmp_path) as process, httpx.Client(base_url=process.url, timeout=DEADLINE) as client:
             versions.append(client.get("/v1/status").json()["version"])
-            # Not logged, and what was left alone is learned within a moment: otherwise every item would look liked.
+            # Not logged, and items without a click are learned soon: otherwise every item would look liked.
             ask = {"user": "u1", "items": ["i1", "i8"], "log": False}
             unlearned = unlearned or client.post("/v1/rank", json=ask).json()
             try:
@@ -92,7 +92,7 @@ def test_killed_again_and_again_it_learns_every_event_once(broker: Broker, tmp_p
     assert {item["item"]: item["score"] for item in learned["items"]} != {
         item["item"]: item["score"] for item in unlearned["items"]
     }
-    assert [item["item"] for item in learned["items"]] == ["i1", "i8"], "u1 is of the tribe that likes i1"
+    assert [item["item"] for item in learned["items"]] == ["i1", "i8"], "u1 belongs to the tribe that likes i1"
     done = replay(configs.load(config))
     assert done.digest == status["digest"]
 
@@ -135,7 +135,7 @@ async def test_rankings_go_on_while_the_broker_hangs(
                 answer = await client.post("/v1/rank", json={"user": "u1", "items": ["i1", "i2"]})
                 slowest = max(slowest, time.monotonic() - asked)
                 assert answer.status_code == 200
-            assert slowest < 0.9, "no request waits for the broker, which is given a second"
+            assert slowest < 0.9, "no request waits for the broker, whose timeout is one second"
         for _ in range(2):
             # The second of these is the same event, sent again.
             assert (await client.post("/v1/events", json=click | {"id": "c2"})).status_code == 202
@@ -147,7 +147,7 @@ async def test_rankings_go_on_while_the_broker_hangs(
     assert replay(config).digest == digest
 
 
-def test_bad_records_become_dead_letters_with_their_place(broker: Broker, tmp_path: Path, make_config: MakeConfig) -> None:
+def test_bad_records_become_dead_letters_with_their_offset(broker: Broker, tmp_path: Path, make_config: MakeConfig) -> None:
     topic = broker.topic()
     config = make_config(**on(broker, topic, tmp_path))
     log = KafkaLog(broker.servers, topic)
@@ -160,8 +160,8 @@ def test_bad_records_become_dead_letters_with_their_place(broker: Broker, tmp_pa
             while runtime.pipeline.version < 1 and time.monotonic() < limit:
                 time.sleep(0.02)
             letters = [(letter.kind, letter.partition, letter.offset, letter.source) for letter in runtime.dead.read()]
-        place = f"kafka://{broker.servers}/{topic}"
-        assert letters == [("not_json", 0, 0, place), ("not_an_event", 0, 1, place)]
+        url = f"kafka://{broker.servers}/{topic}"
+        assert letters == [("not_json", 0, 0, url), ("not_an_event", 0, 1, url)]
     assert (tmp_path / "dead" / "data.mdb").exists()
 
 
@@ -217,7 +217,7 @@ def test_a_topic_needs_a_folder(broker: Broker, make_config: MakeConfig) -> None
         open_runtime(make_config(**on(broker, broker.topic(), None)))
 
 
-def test_a_folder_keeps_to_its_topic(broker: Broker, tmp_path: Path, make_config: MakeConfig) -> None:
+def test_a_folder_belongs_to_one_topic(broker: Broker, tmp_path: Path, make_config: MakeConfig) -> None:
     first, second = broker.topic(), broker.topic()
     open_runtime(make_config(**on(broker, first, tmp_path))).stop()
     with pytest.raises(ConfigError, match=f"its checkpoints belong to the topic '{first} .*', and this one is '{second} "):
@@ -225,8 +225,8 @@ def test_a_folder_keeps_to_its_topic(broker: Broker, tmp_path: Path, make_config
     open_runtime(make_config(**on(broker, first, tmp_path))).stop()
 
 
-def test_a_topic_made_anew_is_folded_from_its_beginning(own_broker: Broker, tmp_path: Path, make_config: MakeConfig) -> None:
-    """What was learned from the one before counts other records: it is passed over by name, and the service starts."""
+def test_a_recreated_topic_is_folded_from_its_beginning(own_broker: Broker, tmp_path: Path, make_config: MakeConfig) -> None:
+    """The old checkpoints count other records: they are skipped with a notice, and the service starts."""
     topic = own_broker.topic()
     config = make_config(**on(own_broker, topic, tmp_path))
     click = encode(Interaction(user="u1", item="i1", id="c1", timestamp=time.time()))

@@ -1,4 +1,4 @@
-"""The service on a topic behind a network that fails: what a client, a metric and a dead letter say, and what is learned."""
+"""The service on a topic behind a failing network: responses, metrics, dead letters, and what is learned."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MakeConfig = Callable[..., Config]
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("tidy"), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 IN_TIME = 10.0
-"""Seconds within which everything that fails has to be said."""
+"""Seconds within which every failure must be reported."""
 
 
 def click(number: int) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def click(number: int) -> dict[str, Any]:
 
 
 async def metric(client: httpx.AsyncClient, name: str, **labels: str) -> float:
-    """A sample of /metrics; 0 for one that there is not."""
+    """A sample of /metrics; 0 if it is missing."""
     text = (await client.get("/metrics")).text
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
@@ -114,7 +114,7 @@ async def test_connections_cut_again_and_again_lose_and_repeat_nothing(
     assert replay(config).digest == status["digest"]
 
 
-async def test_a_broker_that_is_gone_is_said_in_status_and_metrics_though_nobody_misses_it(
+async def test_an_unreachable_broker_is_reported_in_status_and_metrics_without_any_request(
     faults: Faults, tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.process.logs.TIMEOUT", 1.0)
@@ -133,10 +133,10 @@ async def test_a_broker_that_is_gone_is_said_in_status_and_metrics_though_nobody
         assert "read: " in status["notices"][0]
         assert "no broker at" in status["notices"][0]
         assert (status["lag"], status["version"]) == (0, before["version"])
-        await asyncio.sleep(1.1)  # longer than what a read has learned is trusted
+        await asyncio.sleep(1.1)  # longer than the result of a read is trusted
         assert await metric(client, "freshet_failures_total", what="read") == 1
         behind = await metric(client, "freshet_lag_seconds")
-        assert behind > 2, "since the broker was last heard, not since that was noticed"
+        assert behind > 2, "since the last response of the broker, not since the failure was noticed"
         assert (await client.post("/v1/rank", json={"user": "u1", "items": ["i1"], "log": False})).status_code == 200
         proxy.heal()
         await persist(client, click(2))
@@ -145,7 +145,7 @@ async def test_a_broker_that_is_gone_is_said_in_status_and_metrics_though_nobody
         assert await metric(client, "freshet_joiner_total", outcome="interactions") == 2
 
 
-async def test_bad_records_are_counted_and_kept_with_their_place_and_block_nothing(
+async def test_bad_records_are_counted_and_kept_with_their_offset_and_block_nothing(
     broker: Broker, tmp_path: Path, make_config: MakeConfig
 ) -> None:
     topic = broker.topic()

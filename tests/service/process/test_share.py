@@ -1,4 +1,4 @@
-"""How the thread's time is shared: by a clock that the work itself moves on."""
+"""How the engine's time is shared, on a simulated clock that the work advances."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from service.config import Config
 from service.process.engine import Engine, Overloaded
 from service.process.runtime import Runtime, open_runtime
-from service.process.share import AHEAD, BEHIND, Share
+from service.process.share import MAX_CREDIT, MAX_DEBT, Share
 from service.ranking.requests import RankRequest
 from tests.service.conftest import records
 from tests.worlds import two_tribes
@@ -22,7 +22,7 @@ PATIENCE = 60.0
 
 
 class Time:
-    """A clock that stands still but when it is told to go on."""
+    """A clock that moves only when `spend` or `turn` is called."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -47,17 +47,17 @@ def alternate(share: Share, time: Time, serve: float, learn: float, until: float
             share.serve(lambda: time.spend(serve))
 
 
-@pytest.mark.parametrize("least", [0.1, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5, 0.9])
 @pytest.mark.parametrize(("serve", "learn"), [(0.005, 0.002), (0.002, 0.030), (0.010, 0.0001)])
-def test_learning_gets_its_share_within_every_second_of_a_closed_loop(least: float, serve: float, learn: float) -> None:
+def test_learning_gets_its_share_within_every_second_of_a_closed_loop(fraction: float, serve: float, learn: float) -> None:
     time = Time()
-    share = Share(least, time)
+    share = Share(fraction, time)
     for second in range(1, 6):
         served, learned = share.served, share.learned
         alternate(share, time, serve, learn, float(second))
         part = (share.learned - learned) / (share.learned - learned + share.served - served)
-        # A second is cut in the middle of a turn.
-        assert part == pytest.approx(least, abs=0.02 + learn)
+        # A second may end in the middle of a turn.
+        assert part == pytest.approx(fraction, abs=0.02 + learn)
 
 
 def test_a_burst_after_a_quiet_time_goes_first_but_not_for_long() -> None:
@@ -68,10 +68,10 @@ def test_a_burst_after_a_quiet_time_goes_first_but_not_for_long() -> None:
     begun = time.now
     while not share.due:
         share.serve(lambda: time.spend(0.001))
-    assert time.now - begun == pytest.approx(AHEAD * 0.8 / 0.2, abs=0.002)
+    assert time.now - begun == pytest.approx(MAX_CREDIT * 0.8 / 0.2, abs=0.002)
 
 
-def test_what_is_owed_is_bounded_and_forgiven_when_there_is_nothing_to_learn() -> None:
+def test_the_debt_is_bounded_and_cancelled_when_there_is_nothing_to_learn() -> None:
     time = Time()
     share = Share(0.5, time)
     share.serve(lambda: time.spend(60.0))
@@ -79,13 +79,13 @@ def test_what_is_owed_is_bounded_and_forgiven_when_there_is_nothing_to_learn() -
     while share.due:
         share.learn(lambda: time.turn(0.01))
         turns += 1
-    assert turns == pytest.approx(BEHIND / 0.01, abs=1)
+    assert turns == pytest.approx(MAX_DEBT / 0.01, abs=1)
     share.serve(lambda: time.spend(60.0))
     share.learn(lambda: time.turn(0.0, more=False))
     assert not share.due
 
 
-def test_no_share_lets_requests_go_first_for_ever() -> None:
+def test_with_a_share_of_0_requests_always_go_first() -> None:
     time = Time()
     share = Share(0.0, time)
     alternate(share, time, 0.01, 0.01, 10.0)
@@ -93,7 +93,7 @@ def test_no_share_lets_requests_go_first_for_ever() -> None:
 
 
 class Pipeline:
-    """Ranks so many requests in 2 ms each, and asks for as many more: a closed loop without a pause."""
+    """Ranks each request in 2 ms and submits a new one: a closed loop without a pause."""
 
     def __init__(self, time: Time) -> None:
         self.time, self.ranked = time, 0
@@ -108,7 +108,7 @@ class Pipeline:
 
 
 class Updater:
-    """Always has something to learn, 4 ms a turn, and ends the test after so many seconds."""
+    """Always has something to learn, 4 ms a turn, and ends the test after 1,000 turns."""
 
     serves_behind = caught_up = True
 
@@ -129,7 +129,7 @@ class Updater:
         return True
 
 
-def test_the_engine_takes_learn_turns_though_requests_never_cease() -> None:
+def test_the_engine_learns_under_a_constant_load_of_requests() -> None:
     time, over = Time(), threading.Event()
     pipeline = Pipeline(time)
 
@@ -158,7 +158,7 @@ def runtime(make_config: Callable[..., Config]) -> Iterator[Runtime]:
 
 
 def test_sixty_clients_in_a_closed_loop_do_not_keep_it_from_learning(runtime: Runtime) -> None:
-    """Each asks again from within its answer, so that there is never a moment without a waiting request."""
+    """Each response triggers the next request, so at least one always waits."""
     stopping, answered = threading.Event(), [0]
 
     def ask(done: Future[Any] | None = None) -> None:
@@ -192,7 +192,7 @@ def test_a_request_that_would_wait_too_long_is_refused_at_once() -> None:
     counts: list[int] = []
 
     def fill() -> None:
-        """Once it is known what a request takes: ask until one more is refused."""
+        """Once the time per request is known, submit requests until one is refused."""
         if pipeline.ranked < 400:
             engine.submit(RankRequest(user="u", items=["a"]))
         elif not counts:
@@ -209,11 +209,11 @@ def test_a_request_that_would_wait_too_long_is_refused_at_once() -> None:
     engine.start()
     assert over.wait(PATIENCE)
     engine.stop()
-    # Each takes 2 ms, and learning may take as much again: 100 ms are 25 requests.
+    # A request takes 2 ms, and learning as much again: 100 ms are 25 requests.
     assert counts[0] == pytest.approx(25, abs=2)
 
 
-def test_more_than_may_wait_are_refused_at_once_and_who_gave_up_is_never_ranked(
+def test_requests_beyond_the_queue_are_refused_and_cancelled_ones_are_never_ranked(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting = [runtime.engine.submit(RankRequest(user=f"u{n}", items=["a"])) for n in range(64)]

@@ -1,4 +1,4 @@
-"""The topics that a config names: what each has to be, making them by the command line, and what is wrong with others."""
+"""The topics that a config names: how they are created, and which settings of existing ones are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from service.config import Config, ConfigError
-from service.process.topics import DAY, HOUR, Wanted, compare, create, table, wanted
+from service.process.topics import DAY, HOUR, TopicSpec, compare, create, table, wanted
 from streams.kafka.topics import Found, Topics
 from tests.broker import Broker
 from tests.service.test_cli import freshet
@@ -49,29 +49,29 @@ def sections(servers: str, events: str, weights: str, dead: str) -> dict[str, An
 THREE = sections("broker:9092", "events", "weights", "dead")
 
 
-def test_each_topic_is_made_for_what_is_in_it(make_config: MakeConfig) -> None:
+def test_each_topic_gets_the_settings_of_its_use(make_config: MakeConfig) -> None:
     events, weights, dead = wanted(make_config(**THREE))
-    assert [(one.use, one.partitions, one.kept) for one in (events, weights, dead)] == [
+    assert [(one.use, one.partitions, one.retention) for one in (events, weights, dead)] == [
         ("events", 4, 7 * DAY),
         ("weights", 1, HOUR),
         ("dead letters", 1, 30 * DAY),
     ]
-    # window and lateness are 20 s each, and a replica begins at the newest checkpoint
-    assert (events.reach, weights.reach, dead.reach) == (80.0, 60.0, 0.0)
-    assert (weights.most, events.most) == (1, 0)
+    # window and lateness are 20 s each, and a replica starts at the newest checkpoint
+    assert (events.min_retention, weights.min_retention, dead.min_retention) == (80.0, 60.0, 0.0)
+    assert (weights.max_partitions, events.max_partitions) == (1, 0)
 
 
-def test_events_and_changes_are_kept_for_as_long_as_they_are_needed(make_config: MakeConfig) -> None:
+def test_retention_follows_from_the_window_and_the_checkpoints(make_config: MakeConfig) -> None:
     slow = THREE | {"stream": THREE["stream"] | {"window": 8 * DAY, "lateness": DAY}, "checkpoint": {"every": 600.0}}
     events, weights, _ = wanted(make_config(**slow))
-    assert (events.kept, events.reach) == (18 * DAY, 18 * DAY)
-    assert (weights.kept, weights.reach) == (12_000.0, 1200.0)
+    assert (events.retention, events.min_retention) == (18 * DAY, 18 * DAY)
+    assert (weights.retention, weights.min_retention) == (12_000.0, 1200.0)
     assert wanted(make_config(**THREE), 8, 30 * DAY)[0][5:] == (8, 8, 0, 30 * DAY, 30 * DAY)
     with pytest.raises(ConfigError, match=r"\[stream\] --retention: 60 s is less than 80 s, twice the window and lateness"):
-        wanted(make_config(**THREE), kept=60.0)
+        wanted(make_config(**THREE), retention=60.0)
 
 
-def test_what_is_no_topic_is_left_out(make_config: MakeConfig) -> None:
+def test_urls_of_other_logs_are_ignored(make_config: MakeConfig) -> None:
     mixed = THREE | {"weights": {"url": "lmdb:///somewhere"}, "dead_letters": {}}
     assert [one.use for one in wanted(make_config(**mixed))] == ["events"]
     with pytest.raises(ConfigError, match=r"\[stream\] url = 'memory://': neither here nor in \[weights\]"):
@@ -114,8 +114,8 @@ def test_topics_are_made_once_and_then_found(broker: Broker, names: tuple[str, s
     assert table(again).row_count == 3
 
 
-def test_two_of_three_copies_are_written(broker: Broker, names: tuple[str, str, str], make_config: MakeConfig) -> None:
-    """The broker of the tests takes any number of copies."""
+def test_an_append_needs_two_of_three_copies(broker: Broker, names: tuple[str, str, str], make_config: MakeConfig) -> None:
+    """The test broker accepts any number of copies."""
     if broker.process is None:
         pytest.skip("a cluster has as many copies as brokers")
     create(wanted(make_config(**sections(broker.servers, *names))), 3)
@@ -124,7 +124,7 @@ def test_two_of_three_copies_are_written(broker: Broker, names: tuple[str, str, 
         assert {found.settings.get("min.insync.replicas") for found in topics.find([broker.topic()]).values()} <= {None, "1"}
 
 
-def test_nothing_is_made_when_one_cannot_be_looked_at(
+def test_nothing_is_created_when_one_topic_cannot_be_checked(
     broker: Broker, names: tuple[str, str, str], make_config: MakeConfig
 ) -> None:
     three = sections(broker.servers, *names)
@@ -156,11 +156,11 @@ RIGHT = {
             True,
             "cleanup.policy=compact: .*every event with this key; .*kafka-configs",
         ),
-        ("weights", 1, {"cleanup.policy": "compact,delete"}, True, "changes to the one before"),
-        ("dead letters", 1, {"cleanup.policy": "compact"}, True, "a record of its own"),
+        ("weights", 1, {"cleanup.policy": "compact,delete"}, True, "changes to the previous one"),
+        ("dead letters", 1, {"cleanup.policy": "compact"}, True, "a different record"),
         ("events", 3, {}, True, "3 partitions, and 4 were asked for; name a new topic"),
         ("events", 5, {}, None, ""),
-        ("weights", 2, {}, True, "2 partitions: records have one order"),
+        ("weights", 2, {}, True, "2 partitions: records need one order"),
         ("dead letters", 2, {}, None, ""),
         ("events", 4, {"retention.ms": "60000"}, True, "retention.ms=60000 keeps 60 s, and 80 s are needed"),
         (
@@ -172,7 +172,7 @@ RIGHT = {
         ),
         ("dead letters", 1, {"retention.ms": "1000"}, None, ""),
         ("events", 4, {"retention.ms": "-1"}, None, ""),
-        ("events", 4, {"message.timestamp.type": "CreateTime"}, False, "whoever produced them"),
+        ("events", 4, {"message.timestamp.type": "CreateTime"}, False, "their producer's time"),
         ("events", 4, {"max.message.bytes": "1000"}, False, "max.message.bytes=1000: less than max_request_size = 1048576"),
         ("events", 4, {"max.message.bytes": "9000000"}, None, ""),
     ],
@@ -188,7 +188,7 @@ def test_what_differs_is_named_with_its_remedy(
 
 
 def test_copies_are_compared(make_config: MakeConfig) -> None:
-    one: Wanted = wanted(make_config(**THREE))[0]
+    one: TopicSpec = wanted(make_config(**THREE))[0]
     assert [said.text for said in compare(one, Found(4, 1, RIGHT), 3, 1)] == [
         "1 copies, and 3 were asked for; kafka-reassign-partitions.sh adds some"
     ]
@@ -197,7 +197,7 @@ def test_copies_are_compared(make_config: MakeConfig) -> None:
     assert not list(compare(one, Found(4, 3, RIGHT | {"min.insync.replicas": "2"}), 3, 1))
 
 
-def test_what_the_broker_does_not_tell_does_not_differ(make_config: MakeConfig) -> None:
+def test_a_setting_that_the_broker_does_not_report_is_not_a_difference(make_config: MakeConfig) -> None:
     for one in wanted(make_config(**THREE)):
         assert not list(compare(one, Found(1, 3, {}), None, 1 << 20))
 
@@ -226,12 +226,12 @@ def test_the_command_makes_them_and_says_what_is_there(broker: Broker, names: tu
     assert made.returncode == 0, made.stderr
     assert made.stdout.count("created") == 3
     assert "3 d" in made.stdout
-    assert "compaction keeps the last record of a key" in made.stdout
+    assert "compaction keeps only the last record of a key" in made.stdout
     there = freshet("topics", "create", "-c", config)
-    assert (there.returncode, there.stdout.count("was there"), there.stderr) == (0, 3, "")
+    assert (there.returncode, there.stdout.count("exists"), there.stderr) == (0, 3, "")
     fewer = freshet("topics", "create", "-c", config, "--partitions", "6")
     assert fewer.returncode == 2
-    assert "was there, not usable" in fewer.stdout
+    assert "exists, not usable" in fewer.stdout
     assert f"{events}: not usable: 2 partitions, and 6 were asked for" in fewer.stderr
 
 

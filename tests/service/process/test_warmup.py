@@ -1,4 +1,4 @@
-"""Ready means ready: what compiles or loads has done so before, and has left no trace in the state."""
+"""Ready means ready: everything is compiled and loaded before, and the state is unchanged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONFIGS = ["", *("demo", "shop", "diag_linucb", "reloop2", "ml100k", "open_bandi
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder for what is compiled; what one config has compiled, the next one finds."""
+    """An empty numba cache, shared by the tests of this module."""
     return tmp_path_factory.mktemp("numba")
 
 
@@ -56,7 +56,7 @@ def with_own_log(name: str, folder: Path) -> Path:
 
 
 def everything(process: Process) -> None:
-    """Rank, recommend and learn, of one and of many; all of it is answered."""
+    """Rank, recommend and learn, with single items and with many; every request succeeds."""
     described = {"category": "a", "tags": ["x", "y"], "brand": "b", "price": 2.5, "genres": ["z"], "item_feature_1": "c"}
     items = [{"type": "item", "item": f"i{n}", "attributes": described} for n in range(30)]
     users = [{"type": "user", "user": f"u{n}", "attributes": {"segment": "s", "country": "NL"}} for n in range(9)]
@@ -94,7 +94,7 @@ def test_nothing_is_compiled_after_ready(name: str, cold: Path, tmp_path: Path) 
         assert process.stop() in (0, -15)
 
 
-def test_processes_that_start_at_once_take_turns_and_a_later_one_has_nothing_to_do(tmp_path: Path) -> None:
+def test_processes_that_start_together_take_turns_and_a_later_one_compiles_nothing(tmp_path: Path) -> None:
     config = tmp_path / "tiny.toml"
     config.write_text('[stream]\nurl = "memory://"\n[retrievers]\n[ranker.bias]\n')
     own = environment() | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
@@ -102,12 +102,12 @@ def test_processes_that_start_at_once_take_turns_and_a_later_one_has_nothing_to_
         subprocess.Popen(command("warmup", "--config", str(config)), env=own, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    told = [process.communicate(timeout=DEADLINE)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], told
-    assert sum("another process compiles" in text for text in told) == 1
-    counts = sorted(int(text.split("compiled ")[1].split()[0]) for text in told)
+    logs = [process.communicate(timeout=DEADLINE)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], logs
+    assert sum("another process compiles" in text for text in logs) == 1
+    counts = sorted(int(text.split("compiled ")[1].split()[0]) for text in logs)
     assert counts[0] <= 2 < counts[1], "the second finds what the first has compiled"
-    assert all("compiling what the learners compute with (once for an installation)" in text for text in told)
+    assert all("compiling the functions of the learners (once for an installation)" in text for text in logs)
     later = subprocess.run(command("warmup", "--config", str(config)), env=own, capture_output=True, text=True)
     assert (later.returncode, later.stderr) == (0, "")
 
@@ -149,7 +149,7 @@ def test_a_learner_that_fails_is_named_and_the_service_starts(
         assert runtime.engine.call(lambda: runtime.updater.role).result(DEADLINE) == "trainer"
 
 
-def test_it_is_not_ready_before_and_an_end_is_not_waited_for(make_config: Callable[..., Config]) -> None:
+def test_it_is_not_ready_before_the_warm_up_and_stop_interrupts_it(make_config: Callable[..., Config]) -> None:
     runtime = open_runtime(make_config())
     begun, steps = threading.Event(), []
 
@@ -168,21 +168,21 @@ def test_it_is_not_ready_before_and_an_end_is_not_waited_for(make_config: Callab
     assert runtime.engine.failure is None
 
 
-def test_without_a_folder_for_it_the_command_line_works_and_nothing_is_kept(tmp_path: Path) -> None:
+def test_without_a_cache_folder_the_command_line_works(tmp_path: Path) -> None:
     recording = tmp_path / "t.csv"
     recording.write_text("user,item,timestamp\nu1,i1,1700000000\n")
-    # As for a user who can write neither the installation nor a home: of the places to look at, only one that is not named.
+    # Simulates a user who can write neither the installation nor a home: the only locator left needs NUMBA_CACHE_DIR.
     nowhere = environment() | {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}
     nowhere.pop("NUMBA_CACHE_DIR", None)
     for arguments in (["--help"], ["validate", str(recording)]):
         ended = subprocess.run(command(*arguments), env=nowhere, capture_output=True, text=True)
         assert (ended.returncode, ended.stderr) == (0, "")
     code = "from memory.jit import cache_folder; print(cache_folder())"
-    told = subprocess.run([sys.executable, "-c", code], env=nowhere, capture_output=True, text=True, check=True)
-    assert told.stdout == "None\n"
+    shown = subprocess.run([sys.executable, "-c", code], env=nowhere, capture_output=True, text=True, check=True)
+    assert shown.stdout == "None\n"
 
 
-def test_what_cannot_be_kept_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_cache_the_log_names_the_remedy(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(jit, "cache_folder", lambda: None)
     with caplog.at_level(logging.INFO):
         compiling = _Compiling(lambda: False, held=None)  # type: ignore[arg-type]
