@@ -34,7 +34,6 @@ class Digests:
         ``shared_digest`` leaves out private state: a trainer and its replicas have the same one at the same position.
         ``digest`` is of the whole state. A replica does not have the whole state, and does not give it.
 
-
         Shield the future: a caller that gives up must not cancel it for the others.
         """
         if self._task is None or self._task.done():
