@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.delta import LowRank, Shapes, WeightDelta
-from learners.schema import Schema
+from learners.schema import EvidenceColumn, Schema
 from memory.keyed.catalog import Catalog
 from memory.keyed.history import History
 from memory.stateful import Stateful
@@ -26,6 +26,7 @@ __all__ = [
     "Adapter",
     "Candidates",
     "Catalogues",
+    "Choices",
     "Exclusion",
     "Learner",
     "LowRank",
@@ -85,6 +86,30 @@ class UserHistory:
     def seen(self, user: Ids) -> tuple[Ids, Ids]:
         """Different items that users (B,) acted on; see `memory.keyed.history.History.seen`."""
         return self.store.seen(user)
+
+    def activity(self, user: Ids) -> Ids:
+        """How many interactions users (B,) have had so far, (B,) int64; 0 for a user who is not known."""
+        return self.store.activity(user)
+
+
+@dataclass(slots=True)
+class Choices:
+    """What users chose, each among the candidates that the retrievers had for them just before.
+
+    Attributes
+    ----------
+    batch : Batch
+        N candidates of B requests, one request a choice, with ``evidence``; without features and scores. Items that the user
+        had touched before are not among them.
+    chosen : (B,) int64
+        Row of the chosen item in the batch; -1 where no retriever had it.
+    reward : (B,) float32
+        What the choice was worth, above 0.
+    """
+
+    batch: Batch
+    chosen: Ids
+    reward: Floats
 
 
 @dataclass(slots=True)
@@ -229,6 +254,18 @@ class Retriever(Learner):
     def score(self, batch: Batch) -> Floats:
         """Return this retriever's own scores of given rows, (N,) float32, all finite; ``batch`` itself is left as it is."""
 
+    @property
+    def evidence_columns(self) -> tuple[EvidenceColumn, ...]:
+        """Columns of `evidence`; known once `bind` was called. By default its score."""
+        return (EvidenceColumn("score"),)
+
+    def evidence(self, batch: Batch) -> Floats:
+        """Return what this retriever knows of each row, (N, its columns) float32, all finite; ``batch`` is left as it is.
+
+        On scales that a linear model can use: logarithms of counts and of scores, flags of 0 and 1.
+        """
+        return self.score(batch)[:, None]
+
     def uncertainty(self, batch: Batch) -> Floats:
         """Return the standard errors of what `score` returns, (N,) float32; asked for only where ``knows_uncertainty``.
 
@@ -314,9 +351,15 @@ class Reranker(Learner):
     ----------
     needs_hidden : bool
         Whether it works on the ranker's ``hidden``. Its constructor is then given the keyword ``width``, H.
+    needs_evidence : bool
+        Whether it works on ``batch.evidence``, which then is there where a request has more than one row, and on `choose`.
     """
 
     needs_hidden: ClassVar[bool] = False
+    needs_evidence: ClassVar[bool] = False
+
+    def choose(self, choices: Choices) -> None:
+        """Learn from what users chose among all candidates. Called before `learn`, where ``needs_evidence``."""
 
     @abstractmethod
     def rerank(self, batch: Batch) -> Floats:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from learners.features import Featurizer, Side
 
-__all__ = ["FeatureColumn", "Schema", "schema_of"]
+__all__ = ["EvidenceColumn", "FeatureColumn", "Schema", "schema_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,25 @@ class FeatureColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class EvidenceColumn:
+    """A column of ``Batch.evidence``: something that a retriever knows of each row.
+
+    Attributes
+    ----------
+    name : str
+        Such as ``log_score``; in `Schema.evidence` with the retriever's name before it, ``item_knn.log_score``.
+    prior : float
+        Weight that a mixture of the columns begins with.
+    by_activity : bool
+        Whether a mixture should let its weight depend on how much the user has done so far.
+    """
+
+    name: str
+    prior: float = 0.0
+    by_activity: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Schema:
     """Columns of the arrays that learners are given.
 
@@ -43,6 +62,8 @@ class Schema:
         Of ``Requests.context`` and ``Requests.context_values``.
     history : int
         Width L of ``Requests.history``.
+    evidence : tuple of EvidenceColumn, length E
+        Of ``Batch.evidence``: of all retrievers, in config order. Known to rerankers only.
     """
 
     features: tuple[FeatureColumn, ...]
@@ -50,6 +71,7 @@ class Schema:
     items: tuple[FeatureColumn, ...]
     context: tuple[FeatureColumn, ...]
     history: int
+    evidence: tuple[EvidenceColumn, ...] = ()
 
 
 def schema_of(featurizer: Featurizer, history: int) -> Schema:

@@ -97,6 +97,12 @@ class History(KeyedStore):
         """
         return _seen(self.index.find(user), self.rings["item"], self.rings["count"])
 
+    def activity(self, user: Ids) -> Ids:
+        """How many interactions of users (B,) were ever added, (B,) int64; 0 for a user who is not known."""
+        slots = self.index.find(user)
+        activity: Ids = np.where(slots >= 0, self.rings["count"][slots], 0)
+        return activity
+
     def entries(self, user: int) -> tuple[Ids, Times, Bools]:
         """All that is remembered of one user, oldest first: items, timestamps and whether positive, each (n,)."""
         slot = int(self.index.find(np.array([user]))[0])

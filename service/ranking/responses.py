@@ -182,4 +182,5 @@ def _rows_of(batch: Batch, n: int) -> Batch:
         hidden=None if batch.hidden is None else batch.hidden[rows],
         uncertainty=None if batch.uncertainty is None else batch.uncertainty[rows],
         retrieval=None if batch.retrieval is None else batch.retrieval[rows],
+        evidence=None if batch.evidence is None else batch.evidence[rows],
     )
