@@ -54,9 +54,9 @@ class Plan:
 
 
 class Answer(NamedTuple):
-    """An answer with its index in the plan, and the times (`time.time`) when it was planned, sent and done."""
+    """An answer with the number of its request in the plan, and when it was planned, sent and done (`time.time`)."""
 
-    index: int
+    number: int
     planned: float
     sent: float
     done: float
@@ -102,7 +102,7 @@ class _Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = bytearray()
         self.outcome = Outcome()
-        self.index, self.planned, self.sent, self.keep = 0, 0.0, 0.0, False
+        self.number, self.planned, self.sent, self.keep = 0, 0.0, 0.0, False
 
     def answer(self) -> tuple[int, bytes] | None:
         """Read available data; return status and body when the answer is complete, else None."""
@@ -187,7 +187,7 @@ def _loop(
             sent += 1
             plan = plans[number]
             connection = _open(free[to[number]]) or _Connection(to[number])
-            connection.outcome, connection.planned, connection.index = outcomes[plan.name], due, index
+            connection.outcome, connection.planned, connection.number = outcomes[plan.name], due, index
             connection.sent, connection.keep = due - wait, plan.keep
             connection.outcome.late.append(-wait)
             busy[connection.socket] = connection
@@ -233,6 +233,6 @@ def _take(busy: dict[socket.socket, _Connection], free: dict[str, list[_Connecti
             # Wall-clock time is the same for all processes of a machine.
             shift = time.time() - time.perf_counter()
             planned, sent = connection.planned + shift, connection.sent + shift
-            outcome.answers.append(Answer(connection.index, planned, sent, done + shift, body))
+            outcome.answers.append(Answer(connection.number, planned, sent, done + shift, body))
     else:
         outcome.failed(str(status))

@@ -65,10 +65,10 @@ class Running(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """An event whose effect is measured: its item, the index of its request, and its planned time in seconds of the run."""
+    """An event whose effect is measured: its item, the number of its request, and its planned time in seconds of the run."""
 
     item: str
-    index: int
+    number: int
     at: float
 
 
@@ -184,9 +184,9 @@ def _round(there: Running, clicks: stream.Clicks, options: Namespace, rng: np.ra
 def _probes(posted: list[dict[str, Any]], at: Any, options: Namespace, turn: int) -> list[Probe]:
     """Turn some of the events into probes, at most one per request."""
     every = max(round(at.size / (options.probes * options.seconds)), 1)
-    probes = [Probe(f"probe-{turn}-{index}", index, float(at[index])) for index in range(0, at.size, every)]
+    probes = [Probe(f"probe-{turn}-{number}", number, float(at[number])) for number in range(0, at.size, every)]
     for probe in probes:
-        posted[probe.index * options.post] |= {"item": probe.item, "value": 1.0}
+        posted[probe.number * options.post] |= {"item": probe.item, "value": 1.0}
     return probes
 
 
@@ -208,11 +208,11 @@ def _seen(probes: list[Probe], posts: list[Answer], looks: list[Answer]) -> dict
     An answer with a lag of L seconds claims to know all events that were appended at least L seconds before. A post is appended
     when it has been answered.
     """
-    post = {answer.index: answer for answer in posts}
+    post = {answer.number: answer for answer in posts}
     shown: dict[str, float] = {}
     missing, gone_back, claims, lags = [], 0, [], []
     newest = (0.0, 0)
-    known = {probe.item: post[probe.index] for probe in probes if probe.index in post}
+    known = {probe.item: post[probe.number] for probe in probes if probe.number in post}
     answers = [(look, json.loads(look.body)) for look in sorted(looks, key=lambda look: look.done)]
     for look, body in answers:
         lags.append(body["lag"])
