@@ -1,7 +1,7 @@
-"""Regret and speed of choosing one of 100 items, 100,000 times, and learning from each choice.
+"""Regret and speed of selecting one of 100 items, 100,000 times, and learning from each selection.
 
-Diag-LinUCB by the centers that users were drawn around, and by centroids found from their vectors; other policies on the same
-sums; and beside them, in the same run, Vowpal Wabbit's squarecb and river's UCB, both given the true clusters.
+Diag-LinUCB runs with the true cluster centers and with centroids fitted to the user vectors; other policies run on the same
+statistics. Peers in the same run are Vowpal Wabbit's squarecb and river's UCB, both with the true clusters.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EARLY = 20_000
 
 
 class Played(NamedTuple):
-    """What a contender chose, and what choosing and learning cost."""
+    """The choices of a contender, and the cost of selecting and learning."""
 
     chosen: Codes
     cost: Cost
@@ -43,15 +43,17 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print a table and a line of JSON."""
     parser = measure.parser(__doc__)
     parser.set_defaults(rounds=5)
-    parser.add_argument("--decisions", type=int, default=100_000, help="decisions (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=512, help="decisions of a large batch (default: %(default)s)")
+    parser.add_argument("--decisions", type=int, default=100_000, help="number of decisions (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=512, help="decisions per batch (default: %(default)s)")
     parser.add_argument(
         "--slow-decisions",
         type=int,
         default=EARLY,
-        help="decisions of policies and peers that take long (default: %(default)s)",
+        help="decisions of slow policies and peers (default: %(default)s)",
     )
-    parser.add_argument("--slow-rounds", type=int, default=1, help="rounds of those; 0: leave them out (default: %(default)s)")
+    parser.add_argument(
+        "--slow-rounds", type=int, default=1, help="rounds of slow contenders; 0 skips them (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     measure.pin(options)
     before = measure.machine()
@@ -65,8 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
             with err.status(name):
                 metrics[name] = _metrics(world, [play(world, world.coins(seed)) for seed in range(rounds)])
     measure.table(
-        f"Choosing among {CANDIDATES} of {ITEMS} items, a coin for each decision and round; regret of random choices: "
-        f"{_random(world):,.0f} a 100,000 decisions",
+        f"Selecting from {CANDIDATES} of {ITEMS} items, one coin for each decision and round; regret of random choices: "
+        f"{_random(world):,.0f} per 100,000 decisions",
         ["contender", "rounds", "decisions", "regret", "sd", f"regret at {EARLY:,}", "decisions per CPU second"],
         [[name, *one.values()] for name, one in metrics.items()],
     )
@@ -92,7 +94,7 @@ def _random(world: Decisions) -> float:
 
 
 def _ours(world: Decisions, found: Doubles, options: Namespace) -> dict[str, Play]:
-    """Diag-LinUCB one by one, where each decision knows all earlier outcomes, and in batches."""
+    """Diag-LinUCB one decision at a time, with all earlier outcomes learned, and in batches."""
     each = {"true centers": world.centers, "k-means centroids": found}
     plays: dict[str, Play] = {}
     for name, centroids in each.items():
@@ -104,7 +106,7 @@ def _ours(world: Decisions, found: Doubles, options: Namespace) -> dict[str, Pla
 
 
 class _Bandit:
-    """The sums, on a graph that links every cluster to every item: candidates are given here."""
+    """Diag-LinUCB statistics on a graph that links every cluster to every item: candidates are given here."""
 
     def __init__(self, centroids: Doubles, w_min: float) -> None:
         self.centroids, self._w_min = centroids.T.copy(), w_min
@@ -131,8 +133,8 @@ def _bounds_play(centroids: Doubles, batch: int, w_min: float) -> Play:
 
 def _decide(bandit: _Bandit, world: Decisions, coins: Doubles, batch: int, stop: int) -> Codes:
     chosen = np.empty(min(stop, len(world)), np.int64)
-    graph, places, one = bandit.graph, np.arange(batch), np.ones(batch)
-    request = np.repeat(places, CANDIDATES)
+    graph, rows, one = bandit.graph, np.arange(batch), np.ones(batch)
+    request = np.repeat(rows, CANDIDATES)
     for start in range(0, chosen.size, batch):
         part = slice(start, min(start + batch, chosen.size))
         size = part.stop - start
@@ -140,7 +142,7 @@ def _decide(bandit: _Bandit, world: Decisions, coins: Doubles, batch: int, stop:
         index, weight = bandit.contexts(world.vectors[user])
         mean, bonus = graph.bounds(index, weight, bandit.slots[candidates].ravel(), request[: size * CANDIDATES])
         best = (mean + ALPHA * bonus).reshape(size, CANDIDATES).argmax(axis=1)
-        item = candidates[places[:size], best]
+        item = candidates[rows[:size], best]
         clicked = coins[part] < world.probability[user, item]
         graph.update(index, weight, bandit.slots[item], one[:size], clicked.astype(np.float64))
         chosen[part] = item
@@ -148,21 +150,21 @@ def _decide(bandit: _Bandit, world: Decisions, coins: Doubles, batch: int, stop:
 
 
 def _policies(centroids: Doubles, options: Namespace) -> dict[str, Play]:
-    """Policies of this project on the same means and bonuses, as they are served: with the propensity of each choice.
+    """Policies of Freshet on the same means and bonuses, with the propensity of each choice, as in serving.
 
-    Epsilon and the factor of the bonus are the best of three each, river's delta, too.
+    Epsilon, the factor of the bonus and river's delta are each the best of three.
     """
     policies: dict[str, tuple[Policy, float]] = {
-        "epsilon-greedy 0.1 on the same sums": (EpsilonGreedy(0.1), 0.0),
-        "Thompson on the same sums": (Thompson(), 0.1),
+        "epsilon-greedy 0.1 on the same statistics": (EpsilonGreedy(0.1), 0.0),
+        "Thompson on the same statistics": (Thompson(), 0.1),
     }
     return {name: _policy_play(centroids, *policy, options.slow_decisions) for name, policy in policies.items()}
 
 
-def _policy_play(centroids: Doubles, policy: Policy, alpha: float, most: int) -> Play:
+def _policy_play(centroids: Doubles, policy: Policy, alpha: float, limit: int) -> Play:
     def play(world: Decisions, coins: Doubles) -> Played:
         bandit, rng = _Bandit(centroids, 0.0), np.random.default_rng(0)
-        chosen = np.empty(min(most, len(world)), np.int64)
+        chosen = np.empty(min(limit, len(world)), np.int64)
         graph, request, one = bandit.graph, np.zeros(CANDIDATES, np.int64), np.ones(1)
         with measure.stopwatch(chosen.size) as watch:
             for t in range(chosen.size):
@@ -183,18 +185,18 @@ def _peers(options: Namespace) -> dict[str, Play]:
     if measure.installed("vowpalwabbit", options):
         plays["VW squarecb, true cluster x item"] = _vw_play(options.slow_decisions)
     if measure.installed("river", options):
-        plays["river UCB, one for each true cluster"] = _river_play(options.slow_decisions)
+        plays["river UCB, one per true cluster"] = _river_play(options.slow_decisions)
     return plays
 
 
-def _vw_play(most: int) -> Play:
-    """The best of 18 settings on this stream, told whom it serves by the true cluster."""
+def _vw_play(limit: int) -> Play:
+    """The best of 18 settings on this stream, with the true cluster of each user as its feature."""
     settings = "--cb_explore_adf --squarecb --gamma_scale 1000 -l 1 --cb_type mtr -q ua -b 18 --quiet"
 
     def play(world: Decisions, coins: Doubles) -> Played:
         from vowpalwabbit import Workspace
 
-        rng, clusters, chosen = np.random.default_rng(0), world.cluster.tolist(), np.empty(min(most, len(world)), np.int64)
+        rng, clusters, chosen = np.random.default_rng(0), world.cluster.tolist(), np.empty(min(limit, len(world)), np.int64)
         model: Any = Workspace(settings)
         with measure.stopwatch(chosen.size) as watch:
             for t in range(chosen.size):
@@ -212,11 +214,11 @@ def _vw_play(most: int) -> Play:
     return play
 
 
-def _river_play(most: int) -> Play:
+def _river_play(limit: int) -> Play:
     def play(world: Decisions, coins: Doubles) -> Played:
         from river.bandit import UCB
 
-        clusters, chosen = world.cluster.tolist(), np.empty(min(most, len(world)), np.int64)
+        clusters, chosen = world.cluster.tolist(), np.empty(min(limit, len(world)), np.int64)
         policies: list[Any] = [UCB(delta=0.03, seed=cluster) for cluster in range(CLUSTERS)]
         with measure.stopwatch(chosen.size) as watch:
             for t in range(chosen.size):

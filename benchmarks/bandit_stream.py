@@ -1,7 +1,8 @@
-"""Decisions whose best answer is known: users in clusters, items, and what each would be worth to each.
+"""Decisions with a known best item: users in clusters, items, and the click probability of each pair.
 
-The law and the seed are those of the stream that the peers were measured on: 1,000 users in 20 clusters, 500 items, 100 random
-candidates a decision, a click where a coin (one for each decision, whatever is chosen) falls below the probability.
+The distribution and the seed are those of the stream on which the peers were measured: 1,000 users in 20 clusters, 500 items,
+100 random candidates per decision. There is one coin for each decision, whatever is selected, and a click if it falls below the
+probability.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ class Decisions:
     ----------
     user : (N,) int64
     candidates : (N, 100) int64
-        Items to choose from, in random order.
+        Items to select from, in random order.
     best : (N,) float64
-        Highest click probability among them.
+        Highest click probability of the candidates.
     probability : (users, items) float64
-        The answer; no contender sees it.
+        True click probabilities; no contender sees them.
     vectors : (users, 32) float32
     centers : (clusters, 32) float64
-        That the users were drawn around.
+        Centers from which the users were drawn.
     cluster : (users,) int64
     """
 
@@ -52,16 +53,16 @@ class Decisions:
         return self.user.size
 
     def coins(self, seed: int) -> Doubles:
-        """One coin for each decision, (N,)."""
+        """Draw one coin for each decision, (N,)."""
         return np.random.default_rng((SEED, seed)).random(len(self))
 
     def regret(self, chosen: Codes) -> Doubles:
-        """Probability that was missed by each choice, for the first decisions."""
+        """Click probability that each choice missed, for the first ``chosen.size`` decisions."""
         return self.best[: chosen.size] - self.probability[self.user[: chosen.size], chosen]
 
 
 def make(decisions: int, seed: int = SEED) -> Decisions:
-    """Make the stream; a shorter one is another one, for users and candidates are drawn after its length is known."""
+    """Make the stream. Other lengths give other users and candidates, because the length decides what is drawn."""
     rng = np.random.default_rng(seed)
     centers = _unit(rng.normal(0, 1, (CLUSTERS, DIMENSIONS)))
     cluster = rng.integers(0, CLUSTERS, USERS)

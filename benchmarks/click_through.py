@@ -1,9 +1,8 @@
-"""Click-through of Diag-LinUCB beside popularity and item-kNN, over HTTP, while tastes shift and items are replaced.
+"""Click-through of Diag-LinUCB, popularity and item-kNN over HTTP, while tastes shift and items are replaced.
 
-One ``freshet serve`` a round, a process of its own; this process is its visitors. Each visit is sent to one of the three at
-random (``by``), so that all serve the same people in the same minutes and learn from all of what was shown: what differs is
-only who chose the list. Tastes shift at half-time, and at three quarters a tenth of the catalogue is replaced by items that
-nobody has seen.
+Each round starts a ``freshet serve`` process; this process simulates its visitors. Each visit gets one of the three arms at
+random (``by``). So all arms serve the same users at the same time and learn from all impressions; only the choice of the list
+differs. Tastes shift at half-time. At three quarters a tenth of the catalogue is replaced by new items.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from streams.simulator import Population
 
 __all__ = ["main"]
 
-PLACES = 10
+POSITIONS = 10
 LEVEL = 0.95
 BUSY = 503
 
@@ -49,14 +48,20 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print tables and a line of JSON."""
     parser = measure.parser(__doc__)
     parser.set_defaults(rounds=5)
-    parser.add_argument("--visits", type=int, default=4800, help="of each round, all arms (default: %(default)s)")
+    parser.add_argument("--visits", type=int, default=4800, help="visits per round, all arms (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=80.0, help="visits a second (default: %(default)s)")
-    parser.add_argument("--early", type=int, default=300, help="visits that are right after the shift (default: %(default)s)")
+    parser.add_argument(
+        "--early", type=int, default=300, help="visits that count as right after the shift (default: %(default)s)"
+    )
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--items", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0, help="of the first round's world (default: %(default)s)")
-    parser.add_argument("--half-life", type=float, default=60.0, help="of popularity, seconds (default: %(default)s)")
-    parser.add_argument("--config", type=Path, default=EXAMPLE, help="has the settings of diag_linucb (default: the example)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first round's world (default: %(default)s)")
+    parser.add_argument(
+        "--half-life", type=float, default=60.0, help="half-life of popularity in seconds (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--config", type=Path, default=EXAMPLE, help="config with the settings of diag_linucb (default: the example)"
+    )
     options = parser.parse_args(arguments)
     before = measure.machine()
     rounds = []
@@ -69,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 class _Visitors:
-    """A kept-alive connection: all visitors come over it, one after the other."""
+    """A kept-alive connection that all visitors use, one after the other."""
 
     def __init__(self, address: str) -> None:
         where = urlsplit(address)
@@ -84,19 +89,19 @@ class _Visitors:
             self._connection.request("POST", path, msgspec.json.encode(body), {"Content-Type": "application/json"})
             answer = self._connection.getresponse()
             status, data = answer.status, answer.read()
-            # What is compiled when it is first used may take longer than the service lets anybody wait.
+            # Compiling on first use can take longer than the service lets a request wait.
             if status != BUSY or time.monotonic() > limit:
                 return json.loads(service.fine((status, data)))
 
 
 def _round(options: Namespace, seed: int) -> Values:
-    """Visits in a world: which arm each had, and clicks per place; (visits, 2)."""
+    """Run all visits of one world. Return arm and clicks per position of each visit, (visits, 2)."""
     with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as name:
         folder, config = Path(name), Path(name) / "service.toml"
         url = f'url = "lmdb://{folder / "log"}"'
         settings, found = re.subn(r'^url = "[^"]*"', url, options.config.read_text(), flags=re.MULTILINE)
         if found != 1:
-            raise ValueError(f"{options.config}: has {found} lines with a url; have one, of the stream")
+            raise ValueError(f"{options.config} has {found} lines with a url; it needs exactly one, for the stream")
         config.write_text(settings + BASELINES.format(half_life=options.half_life))
         with service.running(folder, config, "serve") as (address, _):
             service.until(address, "/readyz", lambda body: True)
@@ -105,7 +110,7 @@ def _round(options: Namespace, seed: int) -> Values:
 
 
 def _visits(visitors: _Visitors, options: Namespace, seed: int) -> Values:
-    people = Population(options.users, options.items, seed=seed, places=PLACES)
+    people = Population(options.users, options.items, seed=seed, places=POSITIONS)
     arms = np.random.default_rng(seed).integers(0, len(ARMS), options.visits)
     visitors.post("/v1/events", [*people.catalogue(), *people.profiles()])
     clicks = np.zeros(options.visits)
@@ -116,21 +121,21 @@ def _visits(visitors: _Visitors, options: Namespace, seed: int) -> Values:
         if n == options.visits * 3 // 4:
             visitors.post("/v1/events", people.replace(0.1))
         user, context = people.visit()
-        request = {"user": user, "context": context, "n": PLACES, "repeat": True, "by": ARMS[arms[n]]}
+        request = {"user": user, "context": context, "n": POSITIONS, "repeat": True, "by": ARMS[arms[n]]}
         ranking = visitors.post("/v1/recommend", request)
-        places = [place["item"] for place in ranking["items"]]
-        clicked = people.react(user, ranking["request_id"], places, time.time())
+        shown = [ranked["item"] for ranked in ranking["items"]]
+        clicked = people.react(user, ranking["request_id"], shown, time.time())
         if clicked:
             visitors.post("/v1/events", clicked)
-        clicks[n] = len(clicked) / PLACES
-        # Whoever is late does not make up for it: how fast sums become old is a matter of seconds, not of visits.
+        clicks[n] = len(clicked) / POSITIONS
+        # A late visit is not caught up: half-lives count seconds, not visits.
         due = max(due + 1.0 / options.rate, time.monotonic())
         time.sleep(max(due - time.monotonic(), 0.0))
     return np.column_stack([arms, clicks])
 
 
 def _summary(rounds: Values, options: Namespace) -> dict[str, Any]:
-    """Rates of each phase and of each `early` visits from the shift on; the shift lasts until the replacement.
+    """Rates of each phase, and of each `early` visits after the shift; the shift phase ends with the replacement.
 
     rounds: (rounds, visits, 2).
     """
@@ -155,7 +160,7 @@ def _summary(rounds: Values, options: Namespace) -> dict[str, Any]:
 
 
 def _rates(visits: Values) -> dict[str, Any]:
-    """Clicks per place of each arm, and how far Diag-LinUCB is ahead of the others; visits: (rounds, n, 2)."""
+    """Clicks per position of each arm, and the lead of Diag-LinUCB over the others; visits: (rounds, n, 2)."""
     each = np.array([[_mean(one[one[:, 0] == arm, 1]) for arm in range(len(ARMS))] for one in visits])
     return {
         "clicks": {arm: _interval(each[:, n]) for n, arm in enumerate(ARMS)},
@@ -168,7 +173,7 @@ def _mean(clicks: Values) -> float:
 
 
 def _interval(each: Values) -> dict[str, float]:
-    """Mean over rounds, and half the width of Student's interval for it; a round is a world of its own."""
+    """Mean over rounds, and half the width of its Student interval; each round is a different world."""
     if each.size < 2:
         return {"mean": float(each.mean())}
     error = float(each.std(ddof=1)) / each.size**0.5
@@ -180,7 +185,7 @@ def _show(metrics: dict[str, Any], options: Namespace) -> None:
         return f"{one['mean']:.3f}" + (f" ± {one['within']:.3f}" if "within" in one else "")
 
     measure.table(
-        f"Clicks per place, {LEVEL:.0%} intervals over {options.rounds} worlds of {options.visits} visits, {options.rate:g}/s",
+        f"Clicks per position, {LEVEL:.0%} intervals, {options.rounds} worlds of {options.visits} visits, {options.rate:g}/s",
         ["", *ARMS, *(f"ahead of {arm}" for arm in ARMS[1:])],
         [
             [name, *(cell(one) for one in phase["clicks"].values()), *(cell(one) for one in phase["ahead"].values())]

@@ -1,7 +1,7 @@
-"""An open-loop HTTP client: requests leave at the times that were planned, however slow the answers are.
+"""An open-loop HTTP client: it sends requests at planned times, however slow the answers are.
 
-Latency counts from the planned time, so a service that stalls is charged for everybody who would have come meanwhile
-(G. Tene calls the usual mistake coordinated omission). One thread, blocking sockets, `select` for its microsecond timeout.
+Latency counts from the planned time, so a stall counts for every request that was due meanwhile (this avoids G. Tene's
+coordinated omission). It uses one thread, blocking sockets, and `select` for its microsecond timeout.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import numpy.typing as npt
 __all__ = ["FINE", "Answer", "Outcome", "Plan", "arrivals", "call", "drive", "http"]
 
 PATIENCE = 10.0
-"""Seconds after the last planned request that answers are waited for."""
+"""Seconds to wait for answers after the last planned request."""
 
-MOST_CONNECTIONS = 400
+MAX_CONNECTIONS = 400
 
 FINE = (200, 202)
-"""Statuses of a request that was granted, whole."""
+"""Statuses of a successful request."""
 
 
 @dataclass(slots=True)
@@ -37,13 +37,13 @@ class Plan:
     ----------
     name : str
     at : (n,) float64
-        When to send each, in seconds from the start, ascending.
+        Send times in seconds from the start, ascending.
     requests : sequence of bytes
-        Whole HTTP requests; used in turn.
+        Complete HTTP requests, used in turn.
     address : str
-        Where to, if not where the others go.
+        Target, if different from that of the other plans.
     keep : bool
-        Keep all answers, not only the last one's body.
+        Keep all answers, not only the last body.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Plan:
 
 
 class Answer(NamedTuple):
-    """An answer with its place in the plan, and when its request was planned, was sent, and it was there (`time.time`)."""
+    """An answer with the number of its request in the plan, and when it was planned, sent and done (`time.time`)."""
 
-    place: int
+    number: int
     planned: float
     sent: float
     done: float
@@ -65,20 +65,20 @@ class Answer(NamedTuple):
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a plan.
+    """Result of a plan.
 
     Attributes
     ----------
     latency : list of float
-        Seconds from the planned time to the whole answer, of answers with status 200 or 202.
+        Seconds from the planned time to the complete answer, for status 200 and 202.
     late : list of float
-        Seconds by which the client itself sent too late: its own part of the latency.
+        Seconds by which the client sent too late: its own part of the latency.
     failures : dict of str to int
         Other outcomes: status codes, lost connections, no answer.
     bodies : list of bytes
-        The last answer's body, to see that it is what it should be.
+        Body of the last answer, for checks.
     answers : list of Answer
-        All of them, where the plan says so.
+        All answers, if the plan has `keep`.
     """
 
     latency: list[float] = field(default_factory=list)
@@ -93,7 +93,7 @@ class Outcome:
 
 
 class _Connection:
-    """A kept-alive connection with at most one request on its way."""
+    """A kept-alive connection with at most one request in flight."""
 
     def __init__(self, address: str) -> None:
         where = urlsplit(address)
@@ -102,10 +102,10 @@ class _Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = bytearray()
         self.outcome = Outcome()
-        self.place, self.planned, self.sent, self.keep = 0, 0.0, 0.0, False
+        self.number, self.planned, self.sent, self.keep = 0, 0.0, 0.0, False
 
     def answer(self) -> tuple[int, bytes] | None:
-        """Read what is there; status and body once they are whole."""
+        """Read available data; return status and body when the answer is complete, else None."""
         piece = self.socket.recv(1 << 18)
         if not piece:
             raise ConnectionError("closed")
@@ -121,7 +121,7 @@ class _Connection:
 
 
 def http(method: str, address: str, path: str, body: bytes = b"") -> bytes:
-    """A whole HTTP/1.1 request."""
+    """Build a complete HTTP/1.1 request."""
     lines = [f"{method} {path} HTTP/1.1", f"host: {urlsplit(address).netloc}", f"content-length: {len(body)}"]
     if body:
         lines.append("content-type: application/json")
@@ -129,7 +129,7 @@ def http(method: str, address: str, path: str, body: bytes = b"") -> bytes:
 
 
 def arrivals(rate: float, seconds: float, pattern: str, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Times of requests, (n,) seconds: ``poisson`` (independent users) or ``uniform`` (a metronome)."""
+    """Draw send times, (n,) seconds: ``poisson`` (independent users) or ``uniform`` (constant intervals)."""
     count = round(rate * seconds)
     if pattern == "uniform":
         return np.arange(count) / rate
@@ -137,7 +137,7 @@ def arrivals(rate: float, seconds: float, pattern: str, rng: np.random.Generator
 
 
 def call(address: str, request: bytes) -> tuple[int, bytes]:
-    """One request and its answer."""
+    """Send one request; return status and body."""
     connection = _Connection(address)
     with connection.socket:
         connection.socket.sendall(request)
@@ -149,7 +149,7 @@ def call(address: str, request: bytes) -> tuple[int, bytes]:
 def drive(address: str, plans: Sequence[Plan]) -> dict[str, Outcome]:
     """Send all requests of all plans at their times, and collect the answers."""
     outcomes = {plan.name: Outcome() for plan in plans}
-    schedule = sorted((at, number, place) for number, plan in enumerate(plans) for place, at in enumerate(plan.at.tolist()))
+    schedule = sorted((at, number, index) for number, plan in enumerate(plans) for index, at in enumerate(plan.at.tolist()))
     to = [plan.address or address for plan in plans]
     free = {one: [_Connection(one) for _ in range(8)] for one in set(to)}
     busy: dict[socket.socket, _Connection] = {}
@@ -181,17 +181,17 @@ def _loop(
     while sent < len(schedule) or busy:
         due = start + schedule[sent][0] if sent < len(schedule) else end
         wait = due - time.perf_counter()
-        may_send = sent < len(schedule) and (bool(free[to[schedule[sent][1]]]) or len(busy) < MOST_CONNECTIONS)
+        may_send = sent < len(schedule) and (bool(free[to[schedule[sent][1]]]) or len(busy) < MAX_CONNECTIONS)
         if wait <= 0 and may_send:
-            _, number, place = schedule[sent]
+            _, number, index = schedule[sent]
             sent += 1
             plan = plans[number]
             connection = _open(free[to[number]]) or _Connection(to[number])
-            connection.outcome, connection.planned, connection.place = outcomes[plan.name], due, place
+            connection.outcome, connection.planned, connection.number = outcomes[plan.name], due, index
             connection.sent, connection.keep = due - wait, plan.keep
             connection.outcome.late.append(-wait)
             busy[connection.socket] = connection
-            connection.socket.sendall(plan.requests[place % len(plan.requests)])
+            connection.socket.sendall(plan.requests[index % len(plan.requests)])
             continue
         if sent == len(schedule) and wait <= 0:
             return
@@ -201,7 +201,7 @@ def _loop(
 
 
 def _open(free: list[_Connection]) -> _Connection | None:
-    """A connection that the server has not closed for being idle."""
+    """Take a free connection that the server has not closed."""
     while free:
         connection = free.pop()
         if not select.select([connection.socket], [], [], 0)[0]:
@@ -230,9 +230,9 @@ def _take(busy: dict[socket.socket, _Connection], free: dict[str, list[_Connecti
         outcome.latency.append(done - connection.planned)
         outcome.bodies[:] = [body]
         if connection.keep:
-            # In the time of day, which is the same for all processes of a machine.
+            # Wall-clock time is the same for all processes of a machine.
             shift = time.time() - time.perf_counter()
             planned, sent = connection.planned + shift, connection.sent + shift
-            outcome.answers.append(Answer(connection.place, planned, sent, done + shift, body))
+            outcome.answers.append(Answer(connection.number, planned, sent, done + shift, body))
     else:
         outcome.failed(str(status))

@@ -1,8 +1,8 @@
-"""What one event costs the thread that serves, at its worst: stores full at default capacities, every learner in its place.
+"""Worst cost of one event for the serving thread: all stores are full at default capacities, and all learners are configured.
 
-Events are appended to the log and folded by a trainer turn by turn, as the engine does it. The figure is the longest turn:
-requests are served between turns, so it is what an event can add to the latency of a ranking. CPU time is that of the thread
-itself (a busy machine takes it away from the thread in the middle of a turn); wall time stands beside it.
+Events are appended to the log, and a trainer folds them in turns, as in the engine. The result is the longest turn: requests
+are served between turns, so this is the time that an event can add to the latency of a ranking. The CPU time of the thread
+leaves out interruptions by other processes; wall time is shown beside it.
 """
 
 from __future__ import annotations
@@ -60,21 +60,21 @@ def main(arguments: list[str] | None = None) -> None:
     rows = [[name, *found.values()] for name, found in metrics.items()]
     measure.table(
         f"{options.users:,} users, {options.items:,} items, {options.waiting:,} impressions waiting, state of {size:,} bytes",
-        ["event", "longest turn, CPU ms", "wall ms", "in all, CPU ms"],
+        ["event", "longest turn, CPU ms", "wall ms", "total CPU ms"],
         rows,
     )
     measure.finish("event_cost", options, before, {"state_bytes": size, "events": metrics})
 
 
 def _sizes(parser: ArgumentParser) -> None:
-    parser.add_argument("--users", type=int, default=100_000, help="users known and remembered (default: %(default)s)")
-    parser.add_argument("--items", type=int, default=100_000, help="items known (default: %(default)s)")
+    parser.add_argument("--users", type=int, default=100_000, help="users in catalogue and history (default: %(default)s)")
+    parser.add_argument("--items", type=int, default=100_000, help="items in the catalogue (default: %(default)s)")
     parser.add_argument("--waiting", type=int, default=100_000, help="impressions waiting (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=300_000, help="rows learned beforehand (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=300_000, help="rows learned before measuring (default: %(default)s)")
 
 
 class Spent(NamedTuple):
-    """Seconds of the longest turn, of CPU time of the thread and of wall time, and of CPU time of all turns."""
+    """Seconds: thread CPU time and wall time of the longest turn, and thread CPU time of all turns."""
 
     longest: float
     wall: float
@@ -82,7 +82,7 @@ class Spent(NamedTuple):
 
 
 class _Shop:
-    """A trainer whose stores are full, and the events that happen to it."""
+    """A trainer with full stores, and the events to measure."""
 
     def __init__(self, runtime: Runtime, options: Namespace) -> None:
         self.runtime, self._options = runtime, options
@@ -109,18 +109,18 @@ class _Shop:
         return (("u", self._options.users), ("i", self._options.items))
 
     def fill(self) -> None:
-        """As many impressions waiting as may, half of them of one user."""
+        """Fill the joiner with waiting impressions, half of them of one user."""
         self.fold(self.impression("crowd" if n % 2 else f"u{n % self._options.users}") for n in range(self._options.waiting))
 
     def impression(self, user: str, shown: int = SHOWN) -> Impression:
-        """A list of items that a user is shown."""
+        """Make an impression of `shown` items."""
         self._number += 1
         first = self._number * shown
         items = tuple(f"i{n % self._options.items}" for n in range(first, first + shown))
         return Impression(request_id=f"r{self._number}", user=user, items=items, timestamp=self._now)
 
     def interactions(self, count: int) -> Iterable[Interaction]:
-        """Clicks and what was left alone, by anybody on anything."""
+        """Make interactions with value 0 or 1 of random users with random items."""
         users = self._rng.integers(self._options.users, size=count).tolist()
         items = self._rng.integers(self._options.items, size=count).tolist()
         values = self._rng.integers(2, size=count).tolist()
@@ -128,19 +128,19 @@ class _Shop:
             yield Interaction(user=f"u{user}", item=f"i{item}", value=float(value), timestamp=self._now)
 
     def later(self, seconds: float) -> Event:
-        """Time has passed."""
+        """Make a tick this many seconds later."""
         self._now += seconds
         return Tick(timestamp=self._now)
 
     def fold(self, events: Iterable[Event]) -> Spent:
-        """Append and fold; what it cost."""
+        """Append and fold events; return the cost."""
         trainer = self.runtime.updater
         self.runtime.log.append([(partition_key(event), encode(event)) for event in events])
         return _timed(lambda: not trainer.turn())
 
 
 def _timed(turn: Callable[[], bool]) -> Spent:
-    """Take turns until one says that it was the last."""
+    """Time turns until one returns True."""
     cpu, wall = [], []
     over = False
     while not over:
@@ -162,19 +162,19 @@ def _measured(shop: _Shop, options: Namespace) -> dict[str, dict[str, float]]:
         "copy of the state (checkpoint, digest)": _worst(copies),
         "changes for replicas, everything changed": _worst([_timed(lambda: pipeline.take_changes() is not None)]),
     }
-    for name, make in _ONE.items():
-        shop.fold(make(shop, 2 * options.rounds))  # what is compiled on first use is not what is measured
+    for name, make in _EVENTS.items():
+        shop.fold(make(shop, 2 * options.rounds))  # do not measure compilation on first use
         metrics[name] = _worst([shop.fold(make(shop, n)) for n in range(options.rounds)])
-    # What waits is filled up only twice: that takes longer than all the rest.
-    metrics["user with half of what waits forgotten"] = _worst([shop.fold([Forget(user="crowd")])])
+    # The waiting impressions are filled up only twice: that takes longer than everything else.
+    metrics["user with half of the waiting impressions forgotten"] = _worst([shop.fold([Forget(user="crowd")])])
     shop.fill()
     window = shop.runtime.config.stream.window
     metrics["all windows end at once"] = _worst([shop.fold([shop.later(window + 1)])])
-    metrics["all that was remembered ends at once"] = _worst([shop.fold([shop.later(10 * window)])])
+    metrics["all remembered ids expire at once"] = _worst([shop.fold([shop.later(10 * window)])])
     return metrics
 
 
-_ONE: dict[str, Callable[[_Shop, int], list[Event]]] = {
+_EVENTS: dict[str, Callable[[_Shop, int], list[Event]]] = {
     "64 interactions": lambda shop, n: list(shop.interactions(64)),
     "impression of 10 items": lambda shop, n: [shop.impression(f"u{n}")],
     "impression of 1,000 items": lambda shop, n: [shop.impression(f"u{n}", 1000)],
@@ -186,7 +186,7 @@ _ONE: dict[str, Callable[[_Shop, int], list[Event]]] = {
     "user deleted": lambda shop, n: [UserUpdate(user=f"u{n}", deleted=True)],
     "user forgotten": lambda shop, n: [Forget(user=f"u{n}")],
 }
-"""Events by what they are, the n-th of their kind."""
+"""Makes the n-th events of each kind."""
 
 
 def _worst(found: Sequence[Spent]) -> dict[str, float]:

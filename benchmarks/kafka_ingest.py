@@ -1,8 +1,8 @@
-"""Events per second that one process takes from a Kafka topic, decodes and joins; and its memory over millions of them.
+"""Events per second that one process reads from a Kafka topic, decodes and joins, and its memory over millions of events.
 
-The reader is a process of its own; this process fills topics for it. The broker is the one of the tests, which keeps everything
-in memory, anew for each part of the stream; or the one that FRESHET_TEST_KAFKA names. The same reader without the C module for
-checksums, which kafka-python goes without where it is missing, shows what that is worth.
+The reader runs in a separate process; this process fills topics for it. The broker is the one of the tests, which keeps
+everything in memory and is restarted for each part of the stream, or the one that FRESHET_TEST_KAFKA names. The same reader
+also runs without the C module for checksums, which is optional for kafka-python.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ __all__ = ["broker", "main"]
 STAGES = ("read", "read, decode", "read, decode, join")
 READER = "--reader"
 WITHOUT = f"{STAGES[-1]}, no C checksum"
-AT_ONCE = 500
+RECORDS_PER_READ = 500
 """Records of a read, as in the service, and of an append."""
 
 EVENTS_PER_SECOND, WINDOW = 1000.0, 60.0
-"""Of event time: some 50,000 impressions and 60,000 ids are remembered for two windows."""
+"""Rate and seconds of event time. About 50,000 impressions and 60,000 ids are remembered for two windows."""
 
 START = 1_700_000_000.0
 IMPRESSIONS, CLICKS, RATING = (0, 2, 4, 6), (1, 3, 5, 7), 8
@@ -53,9 +53,11 @@ TEXT = "Mozilla/5.0 (Linux; Android 14) https://shop.example/search?q=kettle&sor
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print tables and a line of JSON."""
     parser = measure.parser(__doc__)
-    parser.add_argument("--rows", type=int, default=100_000, help="events of a round (default: %(default)s)")
-    parser.add_argument("--slow-rows", type=int, default=20_000, help="and without the C module (default: %(default)s)")
-    parser.add_argument("--events", type=int, default=5_000_000, help="of the stream whose memory is watched; 0: none")
+    parser.add_argument("--rows", type=int, default=100_000, help="events per round (default: %(default)s)")
+    parser.add_argument(
+        "--slow-rows", type=int, default=20_000, help="events per round without the C module (default: %(default)s)"
+    )
+    parser.add_argument("--events", type=int, default=5_000_000, help="events of the memory measurement; 0 skips it")
     parser.add_argument("--part", type=int, default=500_000, help="events in the broker at a time (default: %(default)s)")
     options = parser.parse_args(arguments)
     before = measure.machine()
@@ -76,14 +78,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _rates(options: Namespace) -> tuple[dict[str, list[Cost]], float, list[str]]:
-    """Costs of all stages, in interleaved rounds over one topic, bytes of an event, and what went wrong."""
+    """Costs of all stages in interleaved rounds over one topic, bytes per event, and problems."""
     problems: list[str] = []
 
     def contender(name: str, rows: int) -> Cost:
         with _reader(name, options) as ask:
             found = ask(servers, topic, 0, rows)
         if (counted := found["seen"]) != _expected(name, rows):
-            problems.append(f"{name}: {counted} came out, not {_expected(name, rows)}")
+            problems.append(f"{name}: counted {counted}, expected {_expected(name, rows)}")
         return Cost(rows, found["wall"], found["cpu"])
 
     rows = {**dict.fromkeys(STAGES, options.rows), WITHOUT: min(options.slow_rows, options.rows)}
@@ -94,7 +96,7 @@ def _rates(options: Namespace) -> tuple[dict[str, list[Cost]], float, list[str]]
 
 
 def _memory(options: Namespace, problems: list[str]) -> list[dict[str, float]]:
-    """Resident memory and rates of one reader as the stream goes on, part by part."""
+    """Resident memory and rates of one reader after each part of the stream."""
     found: list[dict[str, float]] = []
     seen: dict[str, int] = {}
     with _reader(STAGES[-1], options) as ask:
@@ -114,7 +116,7 @@ def _memory(options: Namespace, problems: list[str]) -> list[dict[str, float]]:
                 }
             )
     if options.events and seen != _expected(STAGES[-1], options.events):
-        problems.append(f"memory: {seen} came out, not {_expected(STAGES[-1], options.events)}")
+        problems.append(f"memory: counted {seen}, expected {_expected(STAGES[-1], options.events)}")
     return found
 
 
@@ -122,7 +124,7 @@ def _memory(options: Namespace, problems: list[str]) -> list[dict[str, float]]:
 
 
 def _events(start: int, count: int) -> Iterator[Event]:
-    """Of ten events, four are impressions, four are clicks on impressions of a little earlier, one a rating and one an item."""
+    """Yield events: of ten, four are impressions, four are clicks on recent impressions, one is a rating and one an item."""
     rng = np.random.default_rng(0)
     features = pack_rows(1, rng.integers(1, 1 << 60, (SHOWN, 5)), np.ones((SHOWN, 5), np.float32))
     for n in range(start, start + count):
@@ -156,13 +158,13 @@ def _events(start: int, count: int) -> Iterator[Event]:
 
 
 def _context(n: int, length: int) -> dict[str, Scalar]:
-    """What a web shop knows of a request, with texts of so many characters in all."""
+    """Request context of a web shop, with texts of `length` characters in total."""
     agent, referrer = length * 2 // 5, length * 3 // 5
     return {"device": "phone", "hour": n % 24, "app": False, "agent": TEXT[:agent], "referrer": TEXT[-referrer:]}
 
 
 def _expected(name: str, rows: int) -> dict[str, int]:
-    """What a reader has to count."""
+    """The counts that a reader has to report."""
     kinds = np.bincount(np.arange(rows) % 10, minlength=10)
     if "join" not in name:
         return {"records": rows}
@@ -171,14 +173,14 @@ def _expected(name: str, rows: int) -> dict[str, int]:
 
 
 def _fill(servers: str, topic: str, start: int, count: int) -> float:
-    """Append a part of the stream; bytes of an event."""
+    """Append a part of the stream; return bytes per event."""
     from streams.kafka.log import KafkaLog
 
     log, size, records = KafkaLog(servers, topic), 0, []
     for event in _events(start, count):
         records.append((partition_key(event), encode(event)))
         size += len(records[-1][1])
-        if len(records) == AT_ONCE:
+        if len(records) == RECORDS_PER_READ:
             log.append(records)
             records = []
     log.append(records)
@@ -188,22 +190,22 @@ def _fill(servers: str, topic: str, start: int, count: int) -> float:
 
 @contextmanager
 def broker() -> Iterator[Broker]:
-    """The broker that is to be used, or one of our own for as long as the block lasts."""
+    """The broker of FRESHET_TEST_KAFKA, or a new one that runs inside the block."""
     if GIVEN in os.environ:
         yield Broker(os.environ[GIVEN])
         return
-    with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as folder, running(Path(folder)) as one:
-        yield one
+    with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as folder, running(Path(folder)) as started:
+        yield started
 
 
 @contextmanager
 def _topic() -> Iterator[tuple[str, str]]:
-    """An empty topic, and its broker's address."""
-    with broker() as one:
-        topic = one.topic()
-        yield one.servers, topic
-        if one.process is None:
-            one.delete(topic)
+    """An empty topic, and the address of its broker."""
+    with broker() as kafka:
+        topic = kafka.topic()
+        yield kafka.servers, topic
+        if kafka.process is None:
+            kafka.delete(topic)
 
 
 # ---- the reader
@@ -211,17 +213,17 @@ def _topic() -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def _reader(name: str, options: Namespace) -> Iterator[Callable[[str, str, int, int], dict[str, Any]]]:
-    """A process that reads topics, one after the other; what it says about each."""
+    """Start a process that reads topics; yield a function that has it read one and returns its report."""
     command = [sys.executable, "-m", "benchmarks.kafka_ingest", READER, name]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1], text=True)
-    asked, said = process.stdin, process.stdout
-    assert asked is not None and said is not None
+    to_reader, from_reader = process.stdin, process.stdout
+    assert to_reader is not None and from_reader is not None
     if options.pin is not None:
         os.sched_setaffinity(process.pid, {options.pin})
 
     def ask(servers: str, topic: str, start: int, count: int) -> dict[str, Any]:
-        print(json.dumps([servers, topic, start, count]), file=asked, flush=True)
-        answer = said.readline()
+        print(json.dumps([servers, topic, start, count]), file=to_reader, flush=True)
+        answer = from_reader.readline()
         if not answer:
             raise RuntimeError(f"the reader ended with status {process.wait()}")
         found: dict[str, Any] = json.loads(answer)
@@ -230,15 +232,15 @@ def _reader(name: str, options: Namespace) -> Iterator[Callable[[str, str, int, 
     try:
         yield ask
     finally:
-        asked.close()
+        to_reader.close()
         process.wait()
-        said.close()
+        from_reader.close()
 
 
-def _read_topics(name: str, asked: IO[str]) -> None:
-    """The reader's side."""
+def _read_topics(name: str, commands: IO[str]) -> None:
+    """Run the reader process: read the topic that each command names, and print a report."""
     if name == WITHOUT:
-        # For the client there is no such module; Freshet itself asks for it, and gets an empty one.
+        # kafka-python does not find the module; Freshet imports it as well and gets an empty one.
         sys.modules["crc32c"] = None  # type: ignore[assignment]
         importlib.import_module("kafka.record.util")
         sys.modules["crc32c"] = ModuleType("crc32c")
@@ -246,7 +248,7 @@ def _read_topics(name: str, asked: IO[str]) -> None:
 
     joiner = Joiner(window=WINDOW, lateness=WINDOW, capacity=200_000)
     records = 0
-    for line in asked:
+    for line in commands:
         servers, topic, start, count = json.loads(line)
         log = KafkaLog(servers, topic, readonly=True)
         with measure.stopwatch(count) as watch:
@@ -266,7 +268,7 @@ def _read_topics(name: str, asked: IO[str]) -> None:
 def _read(log: Log, joiner: Joiner, start: int, count: int, *, decoding: bool, joining: bool) -> int:
     at = 0
     while at < count:
-        records = log.read({0: at}, AT_ONCE)
+        records = log.read({0: at}, RECORDS_PER_READ)
         for record in records:
             if decoding:
                 event = decode(record.value)
@@ -277,14 +279,14 @@ def _read(log: Log, joiner: Joiner, start: int, count: int, *, decoding: bool, j
 
 
 def _resident_mb() -> float:
-    """Resident memory of this process; its highest so far where the system does not say."""
+    """Resident memory of this process in MB; its maximum so far on systems without /proc."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-# ---- what is shown
+# ---- tables
 
 
 def _show(metrics: dict[str, Any], options: Namespace) -> None:
@@ -301,12 +303,12 @@ def _show(metrics: dict[str, Any], options: Namespace) -> None:
     if metrics["memory"]:
         measure.table(
             "One reader over the whole stream",
-            ["events so far", "resident MB", "of the joiner, about", "events per CPU second", "events per second"],
-            [[f"{part['events']:,}", *(part[name] for name in SHOWN_OF_A_PART)] for part in metrics["memory"]],
+            ["events so far", "resident MB", "joiner MB, about", "events per CPU second", "events per second"],
+            [[f"{part['events']:,}", *(part[name] for name in PART_COLUMNS)] for part in metrics["memory"]],
         )
 
 
-SHOWN_OF_A_PART = ("resident_mb", "joiner_mb", "events_per_cpu_second", "events_per_second")
+PART_COLUMNS = ("resident_mb", "joiner_mb", "events_per_cpu_second", "events_per_second")
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [READER]:

@@ -1,7 +1,7 @@
-"""Rows that a learner takes per second, alone: features are ready in memory, nothing is decoded or measured on the way.
+"""Rows per second that a learner alone scores and learns: features are ready in memory, nothing is decoded or evaluated.
 
-Beside it, in the same interleaved rounds, river (one dict a row) and Vowpal Wabbit (its own program, reading its binary cache,
-which is the nearest to features that are ready, and reading text).
+Peers in the same interleaved rounds are river (one dict per row) and Vowpal Wabbit (its own program, which reads text or its
+binary cache; the cache is closest to ready features).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _ours(clicks: stream.Clicks, options: Namespace) -> dict[str, Callable[[], C
 def _timed(make: Callable[[], Ranker], cut: list[Feedback], score: bool) -> Callable[[], Cost]:
     def run() -> Cost:
         learner = make()
-        for batch in cut[:2]:  # compiles, the first time
+        for batch in cut[:2]:  # compiles on first use
             learner.score(batch)
             learner.learn(batch)
         with measure.stopwatch(sum(batch.rows for batch in cut)) as watch:
@@ -92,12 +92,12 @@ def _timed(make: Callable[[], Ranker], cut: list[Feedback], score: bool) -> Call
     return run
 
 
-def batches(clicks: stream.Clicks, rows: int, most: int) -> list[Feedback]:
-    """The stream as micro-batches with their features."""
+def batches(clicks: stream.Clicks, rows: int, max_rows: int) -> list[Feedback]:
+    """Cut the first `max_rows` rows into micro-batches with features."""
     keys = np.stack([_keys(name, getattr(clicks, name)) for name in FIELDS], axis=1)
     ones = np.ones(keys.shape, np.float32)
     made = []
-    for start in range(0, min(clicks.rows, most), rows):
+    for start in range(0, min(clicks.rows, max_rows), rows):
         part = slice(start, start + rows)
         size = clicks.label[part].size
         made.append(

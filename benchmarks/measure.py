@@ -1,7 +1,7 @@
-"""What the benchmarks share: costs in interleaved rounds, facts about the machine, a table, and one line of JSON.
+"""Shared code of the benchmarks: costs in interleaved rounds, facts about the machine, tables, and one line of JSON.
 
-A shared machine moves rates by a factor of two from one minute to the next. So every contender runs once a round, the best of
-the rounds is reported, ratios are taken within a round, and CPU time stands beside wall time.
+On a shared machine, rates change by a factor of two within minutes. So every contender runs once per round, the best round is
+reported, ratios are taken within a round, and CPU time is shown beside wall time.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ err = Console(stderr=True)
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What some rows cost, in seconds of wall and of CPU time (all threads, user and system)."""
+    """Cost of some rows in seconds of wall and of CPU time (all threads, user and system)."""
 
     rows: int
     wall: float
     cpu: float
 
     def without(self, other: Cost) -> Cost:
-        """What is left of it without another cost, such as that of starting up."""
+        """Subtract another cost, such as that of starting up."""
         return Cost(self.rows, max(self.wall - other.wall, 1e-9), max(self.cpu - other.cpu, 1e-9))
 
 
@@ -67,7 +67,7 @@ class _Watch:
 
 @contextmanager
 def stopwatch(rows: int) -> Iterator[_Watch]:
-    """Measure a block of this process; its ``cost`` is there afterwards."""
+    """Measure a block of this process; ``cost`` is set when the block ends."""
     watch = _Watch()
     wall, cpu = time.perf_counter(), time.process_time()
     yield watch
@@ -75,7 +75,7 @@ def stopwatch(rows: int) -> Iterator[_Watch]:
 
 
 def interleave(contenders: Mapping[str, Callable[[], Cost]], rounds: int) -> dict[str, list[Cost]]:
-    """Run every contender once in each round; their costs, round by round."""
+    """Run every contender once in each round; return the costs by contender and round."""
     costs: dict[str, list[Cost]] = {name: [] for name in contenders}
     for turn in range(rounds):
         for name, run in contenders.items():
@@ -85,7 +85,7 @@ def interleave(contenders: Mapping[str, Callable[[], Cost]], rounds: int) -> dic
 
 
 def best(costs: Sequence[Cost]) -> dict[str, float]:
-    """Best rates: rows per second of CPU and of wall time."""
+    """Return the best rates: rows per second of CPU and of wall time."""
     return {
         "rows_per_cpu_second": max(cost.rows / cost.cpu for cost in costs),
         "rows_per_second": max(cost.rows / cost.wall for cost in costs),
@@ -93,34 +93,36 @@ def best(costs: Sequence[Cost]) -> dict[str, float]:
 
 
 def ratio(costs: Costs, one: str, other: str) -> dict[str, float]:
-    """Rows per CPU second of `one` over those of `other`: of the best rounds, and lowest, median and highest round by round."""
+    """Rows per CPU second of `one` divided by those of `other`: of the best rounds, and low, median and high within rounds."""
     each = [(a.rows / a.cpu) / (b.rows / b.cpu) for a, b in zip(costs[one], costs[other], strict=True)]
     of_best = best(costs[one])["rows_per_cpu_second"] / best(costs[other])["rows_per_cpu_second"]
     return {"best": of_best, "low": min(each), "median": statistics.median(each), "high": max(each)}
 
 
 def parser(description: str | None) -> ArgumentParser:
-    """Options that all benchmarks have."""
+    """Return a parser with the options that all benchmarks share."""
     made = ArgumentParser(description=(description or "").partition("\n")[0])
     made.add_argument("--rounds", type=int, default=3, help="interleaved rounds; the best one counts (default: %(default)s)")
-    made.add_argument("--pin", type=int, metavar="CORE", help="stay on this core, children too (serving: the service alone)")
-    made.add_argument("--no-peers", action="store_true", help="leave river and vowpalwabbit out")
+    made.add_argument(
+        "--pin", type=int, metavar="CORE", help="run on this core, with child processes (serving: only the service)"
+    )
+    made.add_argument("--no-peers", action="store_true", help="skip river and vowpalwabbit")
     return made
 
 
 def pin(options: Namespace) -> None:
-    """Stay on the core that was asked for, if one was."""
+    """Pin this process to the core of ``--pin``, if given."""
     if options.pin is not None:
         os.sched_setaffinity(0, {options.pin})
 
 
 def installed(module: str, options: Namespace) -> bool:
-    """Whether a peer is there and wanted."""
+    """Whether a peer is installed and ``--no-peers`` is not given."""
     return not options.no_peers and importlib.util.find_spec(module) is not None
 
 
 def machine() -> dict[str, Any]:
-    """Where this runs, and how busy and fast it is just now."""
+    """Describe this machine, its load and its current speed."""
     start = time.process_time()
     x = 0
     for i in range(1_000_000):
@@ -135,7 +137,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table; the first column is text, the others are numbers."""
+    """Print a table whose first column is text and whose other columns are numbers."""
     shown = Table(title=title, title_justify="left")
     for n, column in enumerate(columns):
         shown.add_column(column, justify="right" if n else "left")
@@ -145,7 +147,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 
 def finish(name: str, options: Namespace, before: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
-    """Print the last line: everything as JSON."""
+    """Print everything as one line of JSON."""
     document = {
         "benchmark": name,
         "machine": {**before, "load_after": machine()["load"]},

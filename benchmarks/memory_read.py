@@ -1,8 +1,7 @@
-"""Milliseconds of a read from an error memory: exact, by inverted lists, from a sketch, and on a GPU if there is one.
+"""Milliseconds of a read from an error memory: exact, with inverted lists, from a sketch, and on a GPU if there is one.
 
-Keys are what a factorization machine makes of a stream of clicks while it learns it; the queries are what it then makes of the
-candidates of requests: a hundred items for each of the users that come next. Each figure is the fastest of the rounds for one
-call with so many queries.
+Keys are the hidden vectors of a factorization machine while it learns a stream of clicks. Queries are its hidden vectors of
+candidates after that: a hundred items for each of the next users. Each result is the fastest round of one call.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ WRITE = 256
 """Rows of one write: a micro-batch."""
 
 CANDIDATES = 100
-"""Of a request."""
+"""Candidates of a request."""
 
 COMPARED = 1000
-"""Queries that recall is taken over, at most."""
+"""Maximum number of queries for recall."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print a table and a line of JSON."""
     parser = measure.parser(__doc__)
     parser.add_argument("--entries", type=int, nargs="+", default=[5_000, 50_000, 1_000_000], help="rows in the memory")
-    parser.add_argument("--queries", type=int, nargs="+", default=[1, 100, 1000], help="rows of one read")
+    parser.add_argument("--queries", type=int, nargs="+", default=[1, 100, 1000], help="queries of one read")
     parser.add_argument("--neighbours", type=int, default=70)
     parser.add_argument("--factors", type=int, default=32, help="width of the keys")
-    parser.add_argument("--probes", type=int, nargs="+", default=[48, 80], help="lists looked at")
+    parser.add_argument("--probes", type=int, nargs="+", default=[48, 80], help="lists searched")
     parser.add_argument("--npz", type=Path, help="read the stream from this file instead of making it")
     options = parser.parse_args(arguments)
     measure.pin(options)
@@ -62,11 +61,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _keys(entries: int, options: Namespace) -> tuple[Floats, Floats]:
-    """Hidden vectors as the ranker made them: of `entries` rows, each before it was learned, and of candidates after that."""
+    """Hidden vectors of the ranker: of `entries` rows, each before it was learned, then of candidates."""
     asked = max(*options.queries, COMPARED)
     clicks = stream.take(options.npz, entries + asked)
     rows = np.arange(entries + asked)
-    rows[entries:] -= (rows[entries:] - entries) % CANDIDATES  # one user and context asks for what the next rows show
+    rows[entries:] -= (rows[entries:] - entries) % CANDIDATES  # one user and context for the items of the next rows
     for name in ("user", "useg", "ctx"):
         setattr(clicks, name, getattr(clicks, name)[rows])
     ranker, found = FactorizationMachine(factors=options.factors), []
@@ -114,7 +113,7 @@ def _measured(stored: Floats, queries: Floats, options: Namespace) -> dict[str, 
 
 
 def _fill(memory: ErrorMemory | ErrorSketch, keys: Floats, k: int) -> float:
-    """Write all keys, and train the lists if there are any to the end; rows per second of the writes."""
+    """Write all keys and finish training the lists; return rows written per second."""
     label, none = np.zeros(len(keys), np.float32), np.zeros(len(keys), np.int64)
     start = time.perf_counter()
     for first in range(0, len(keys), WRITE):
@@ -133,7 +132,7 @@ def _fill(memory: ErrorMemory | ErrorSketch, keys: Floats, k: int) -> float:
 
 def _fastest(read: Callable[[Floats], Ids], queries: Floats, rounds: int) -> float:
     seconds = []
-    for _ in range(max(rounds, 1) + 1):  # once more, to warm up
+    for _ in range(max(rounds, 1) + 1):  # one more round to warm up
         start = time.perf_counter()
         read(queries)
         seconds.append(time.perf_counter() - start)

@@ -1,7 +1,7 @@
-"""Rows per second through the whole replay loop: decode, featurize, predict, evaluate, learn.
+"""Rows per second of the whole replay loop: decode, featurize, predict, evaluate, learn.
 
-The very rows go, as text of its own, through Vowpal Wabbit's program in the same interleaved rounds. VW reads, predicts, keeps
-its progressive loss and learns; with ``-p`` it also writes its predictions, as the replay keeps them for its AUC.
+Vowpal Wabbit's program gets the same rows in its own text format, in the same interleaved rounds. VW reads, predicts, computes
+its progressive loss and learns; with ``-p`` it also writes its predictions, which the replay keeps for its AUC.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STAGES = {
     "evaluate": (Evaluation, "add"),
     "learn": (Pipeline, "learn"),
 }
-"""What the loop is made of; the rest of it is reading and decoding."""
+"""Stages of the loop; the rest is reading and decoding."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -63,10 +63,10 @@ def main(arguments: list[str] | None = None) -> None:
         contenders = {name: _replayed(name, config, done, whole[name]) for name, config in ours.items()}
         with_vw = measure.installed("vowpalwabbit", options)
         costs = measure.interleave(contenders | (_vw(files["vw"], clicks.rows) if with_vw else {}), options.rounds)
-        said = {model: vw.predictions(model, files["vw"]) for model in vw.MODELS} if with_vw else {}
+        predictions = {model: vw.predictions(model, files["vw"]) for model in vw.MODELS} if with_vw else {}
         stages = {name: _stages(config, clicks.rows) for name, config in ours.items()}
     quality = {name: {"auc": one.quality["fm"].auc, "logloss": one.quality["fm"].log_loss} for name, one in done.items()}
-    for model, score in said.items():
+    for model, score in predictions.items():
         quality[model] = {"auc": auc(score, clicks.label > 0), "logloss": float(log_loss(score, clicks.label).mean())}
         quality[f"{model} -p"] = quality[model]
     rates = {name: measure.best(spent) for name, spent in costs.items()}
@@ -96,7 +96,7 @@ def _config(path: Path, batch_rows: int, options: Namespace) -> Config:
 
 
 def _replayed(name: str, config: Config, done: dict[str, Replay], whole: list[Cost]) -> Callable[[], Cost]:
-    """Cost of the loop; that of the whole call, final curves and digest included, goes to `whole`."""
+    """Run a replay and return the cost of its loop; append the cost of the whole call, with curves and digest, to `whole`."""
 
     def run() -> Cost:
         start, cpu = time.perf_counter(), time.process_time()
@@ -110,16 +110,16 @@ def _replayed(name: str, config: Config, done: dict[str, Replay], whole: list[Co
 def _vw(text: Path, rows: int) -> dict[str, Callable[[], Cost]]:
     idle = vw.start_up()
     source = ["-d", str(text)]
-    told = [*source, "-p", str(text.with_suffix(".told"))]
+    writing = [*source, "-p", str(text.with_suffix(".predictions"))]
     return {
         f"{model}{suffix}": partial(vw.train, model, command, rows, idle)
-        for suffix, command in (("", source), (" -p", told))
+        for suffix, command in (("", source), (" -p", writing))
         for model in vw.MODELS
     }
 
 
 def _stages(config: Config, rows: int) -> dict[str, float]:
-    """Nanoseconds a row of each stage, from one run of the same loop with a clock around its pieces (wall time)."""
+    """Nanoseconds per row of each stage (wall time), from one run with a clock around each stage."""
     with _clocked() as spent:
         seconds = replay(config, k=0).seconds
     parts = {name: 1e9 * used / rows for name, used in spent.items()}
@@ -167,11 +167,11 @@ def _show(
             for name, rate in rates.items()
         ],
     )
-    most = f"batches of {max(options.batches)}"
-    if shown := [[pair, *found.values()] for pair, found in ratios.items() if most in pair]:
+    largest = f"batches of {max(options.batches)}"
+    if shown := [[pair, *found.values()] for pair, found in ratios.items() if largest in pair]:
         measure.table("Ratio of rows per CPU second", ["pair", "best", "low", "median", "high"], shown)
     names = list(next(iter(stages.values())))
-    measure.table("Nanoseconds a row", ["", *names], [[name, *(parts[x] for x in names)] for name, parts in stages.items()])
+    measure.table("Nanoseconds per row", ["", *names], [[name, *(parts[x] for x in names)] for name, parts in stages.items()])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""From an event posted at one replica to its effect on another one's scores, open loop, and what rankings cost meanwhile.
+"""Time from an event posted at one replica to its effect on the scores of another, open loop, and ranking latency meanwhile.
 
-A broker, ``freshet train`` and two ``freshet serve --replica`` run as processes of their own; this process is their clients.
-Events go to the first replica at a steady rate. Some of them are first clicks on items that nobody has heard of, and the second
-replica is asked over and over how such items rank by popularity: the first answer with a score above an item's that was never
-clicked shows that the event has gone through log, join, learner, weights log and replica.
+A broker, ``freshet train`` and two ``freshet serve --replica`` run as separate processes; this process is their client. Events
+go to the first replica at a steady rate. Some of them are first clicks on new items (probes). The second replica is polled for
+the popularity scores of the probes: the first score above that of an unclicked item shows that the event has passed log, join,
+learner, weights log and replica.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.kafka_ingest import broker
 __all__ = ["main"]
 
 HORIZON = 5.0
-"""Seconds after its post during which a probe is asked for."""
+"""Seconds after its post during which a probe is polled."""
 
 LEARNED = re.compile(r"^freshet_learned_rows_total (\S+)", re.MULTILINE)
 NEVER = "never clicked"
@@ -65,28 +65,28 @@ class Running(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """An event whose effect is looked for: its item, its request's place, and when that was planned, in seconds of the run."""
+    """An event whose effect is measured: its item, the number of its request, and its planned time in seconds of the run."""
 
     item: str
-    place: int
+    number: int
     at: float
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print tables and a line of JSON."""
     parser = measure.parser(__doc__)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each round (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="seconds per round (default: %(default)s)")
     parser.add_argument("--events", type=float, default=1000.0, help="events posted a second (default: %(default)s)")
     parser.add_argument("--post", type=int, default=10, help="events in one request (default: %(default)s)")
-    parser.add_argument("--probes", type=float, default=10.0, help="of them, looked for a second (default: %(default)s)")
-    parser.add_argument("--polls", type=float, default=100.0, help="looks a second (default: %(default)s)")
+    parser.add_argument("--probes", type=float, default=10.0, help="probes a second among the events (default: %(default)s)")
+    parser.add_argument("--polls", type=float, default=100.0, help="polls a second (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=50.0, help="rankings a second (default: %(default)s)")
-    parser.add_argument("--candidates", type=int, default=100, help="of each ranking (default: %(default)s)")
+    parser.add_argument("--candidates", type=int, default=100, help="candidates of each ranking (default: %(default)s)")
     parser.add_argument("--floor-rate", type=float, default=50.0, help="requests of /healthz a second (default: %(default)s)")
     parser.add_argument("--arrivals", choices=("poisson", "uniform"), default="poisson")
-    parser.add_argument("--partitions", type=int, default=4, help="of the topic of events (default: %(default)s)")
+    parser.add_argument("--partitions", type=int, default=4, help="partitions of the events topic (default: %(default)s)")
     parser.add_argument("--every", type=float, default=0.1, help="seconds between changes of weights (default: %(default)s)")
-    parser.add_argument("--fetch-wait", type=int, default=10, help="most milliseconds a broker waits with an answer to a fetch")
+    parser.add_argument("--fetch-wait", type=int, default=10, help="fetch_max_wait_ms of the consumers (default: %(default)s)")
     parser.add_argument("--factors", type=int, default=32)
     parser.add_argument("--users", type=int, default=2000)
     parser.add_argument("--items", type=int, default=1000)
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     rounds = []
     for turn in range(options.rounds):
         measure.err.print(f"round {turn + 1} of {options.rounds}")
-        # All of it anew: the broker of the tests takes the longer for an answer the more a topic holds.
+        # New processes each round: the broker of the tests gets slower as a topic grows.
         with _services(options) as there:
             _prepare(there, clicks, options, rng)
             rounds.append(_round(there, clicks, options, rng, turn))
@@ -124,7 +124,7 @@ def _services(options: Namespace) -> Iterator[Running]:
 
 
 def _prepare(there: Running, clicks: stream.Clicks, options: Namespace, rng: np.random.Generator) -> None:
-    """Load users and items, and let everything run once: what is compiled on first use is not what is measured."""
+    """Load users and items, and run everything once, so that compilation on first use is not measured."""
     first, second = there.posted_to[0], there.watched[0]
     service.prepare(first, clicks, service.events(first, service.interactions(clicks, 1000, "warm"), options.post))
     service.until(second, "/readyz", lambda body: True)
@@ -134,7 +134,7 @@ def _prepare(there: Running, clicks: stream.Clicks, options: Namespace, rng: np.
 
 
 def _settle(there: Running) -> None:
-    """Wait until everything is learned and has come to the replica that is watched."""
+    """Wait until everything is learned and has reached the watched replica."""
     service.settle(there.trainer[0])
     status = json.loads(service.fine(call(there.trainer[0], http("GET", there.trainer[0], "/v1/status"))))
     service.until(there.watched[0], "/v1/status", lambda body: bool(json.loads(body)["version"] >= status["version"]))
@@ -182,16 +182,16 @@ def _round(there: Running, clicks: stream.Clicks, options: Namespace, rng: np.ra
 
 
 def _probes(posted: list[dict[str, Any]], at: Any, options: Namespace, turn: int) -> list[Probe]:
-    """Make some of the events probes, at most one in a request."""
+    """Turn some of the events into probes, at most one per request."""
     every = max(round(at.size / (options.probes * options.seconds)), 1)
-    probes = [Probe(f"probe-{turn}-{place}", place, float(at[place])) for place in range(0, at.size, every)]
+    probes = [Probe(f"probe-{turn}-{number}", number, float(at[number])) for number in range(0, at.size, every)]
     for probe in probes:
-        posted[probe.place * options.post] |= {"item": probe.item, "value": 1.0}
+        posted[probe.number * options.post] |= {"item": probe.item, "value": 1.0}
     return probes
 
 
 def _look(address: str, probes: list[Probe], when: float) -> bytes:
-    """Request that asks for the probes posted lately."""
+    """Request for the scores of recent probes."""
     items = [probe.item for probe in probes if when - HORIZON < probe.at <= when]
     document = {"user": "watcher", "items": [*items, NEVER], "by": "popularity", "log": False}
     return http("POST", address, "/v1/rank", json.dumps(document).encode())
@@ -203,20 +203,20 @@ def _learned(there: Running) -> float:
 
 
 def _seen(probes: list[Probe], posts: list[Answer], looks: list[Answer]) -> dict[str, Any]:
-    """When each probe was seen first, and whether what the answers say of themselves is true.
+    """Find when each probe was first seen, and check the `version` and `lag` of each answer.
 
-    An answer with a lag of L seconds says that it knows all events that were appended L seconds before it or earlier. A post is
-    appended when it has been answered.
+    An answer with a lag of L seconds claims to know all events that were appended at least L seconds before. A post is appended
+    when it has been answered.
     """
-    post = {answer.place: answer for answer in posts}
+    post = {answer.number: answer for answer in posts}
     shown: dict[str, float] = {}
     missing, gone_back, claims, lags = [], 0, [], []
     newest = (0.0, 0)
-    known = {probe.item: post[probe.place] for probe in probes if probe.place in post}
+    known = {probe.item: post[probe.number] for probe in probes if probe.number in post}
     answers = [(look, json.loads(look.body)) for look in sorted(looks, key=lambda look: look.done)]
     for look, body in answers:
         lags.append(body["lag"])
-        scores = {place["item"]: place["score"] for place in body["items"]}
+        scores = {ranked["item"]: ranked["score"] for ranked in body["items"]}
         for item in scores.keys() & known.keys():
             if scores[item] > scores[NEVER]:
                 shown.setdefault(item, look.done)
@@ -237,7 +237,7 @@ def _seen(probes: list[Probe], posts: list[Answer], looks: list[Answer]) -> dict
     }
 
 
-# ---- what is shown
+# ---- tables
 
 
 def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -253,9 +253,9 @@ def _summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     if posted != learned:
         problems.append(f"{posted} events were accepted and {learned:.0f} learned")
     if counts["missing"]:
-        problems.append(f"{counts['missing']} probes were not seen within {HORIZON:g} s")
+        problems.append(f"{counts['missing']} probes had no effect within {HORIZON:g} s")
     if counts["gone_back"]:
-        problems.append(f"{counts['gone_back']} answers were older than one before")
+        problems.append(f"{counts['gone_back']} answers had an older version than an earlier one")
     if counts["claims_broken"]:
         problems.append(f"{counts['claims_broken']} answers lacked an event older than their lag, by up to {broken_by:.3f} s")
     return {
@@ -277,7 +277,7 @@ def _show(metrics: dict[str, Any], options: Namespace) -> None:
     latency = metrics["latency"]
     rows = {
         "event to score, from the planned post": metrics["event_to_score"],
-        "lag that answers state": metrics["lag"],
+        "lag of the answers": metrics["lag"],
         "post of events": latency["events"],
         "ranking": latency["rank"],
         "/healthz": latency["floor"],
@@ -285,13 +285,13 @@ def _show(metrics: dict[str, Any], options: Namespace) -> None:
     }
     measure.table(
         f"ms; {options.events:g} events/s through {options.partitions} partitions, changes every {options.every:g} s, "
-        f"{options.rate:g} rankings/s of {options.candidates} at the replica that is watched",
+        f"{options.rate:g} rankings/s of {options.candidates} at the watched replica",
         ["", "count", "p50", "p90", "p99", "p99.9", "max"],
         [[name, *found.values()] for name, found in rows.items()],
     )
     share = metrics["cpu_share"]
     measure.table(
-        "Beside",
+        "Other metrics",
         ["", "value"],
         [
             ["events accepted", metrics["events"]["posted"]],

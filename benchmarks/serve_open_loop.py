@@ -1,9 +1,9 @@
-"""Latency of rankings, open loop: without learning, and while thousands of events a second are learned, in turns.
+"""Latency of rankings, open loop: without learning and while thousands of events a second are learned, in turns.
 
-``freshet serve`` runs as a process of its own; this process is its clients. Beside the rankings, a few requests of an endpoint
-that does nothing tell what the machine, the network stack and the web server alone cost in the same seconds.
+``freshet serve`` runs as a separate process; this process is its client. A few requests to an endpoint that does nothing
+measure the machine, the network stack and the web server alone in the same seconds.
 
-With ``--reloop2`` a second service has ReLoop2 over its ranker, and takes its turns between those of the first.
+With ``--reloop2`` a second service has ReLoop2 over its ranker; the two services take turns.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print a table and a line of JSON."""
     parser = measure.parser(__doc__)
     parser.set_defaults(rounds=3)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each mode in each round (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds of each mode in each round (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=100.0, help="rankings a second (default: %(default)s)")
-    parser.add_argument("--candidates", type=int, default=100, help="of each ranking (default: %(default)s)")
-    parser.add_argument("--shown", type=int, help="places filled; without it, all candidates")
+    parser.add_argument("--candidates", type=int, default=100, help="candidates of each ranking (default: %(default)s)")
+    parser.add_argument("--shown", type=int, help="positions to fill (default: all candidates)")
     parser.add_argument("--no-log", action="store_true", help="do not log impressions")
     parser.add_argument("--events", type=float, default=5000.0, help="events learned a second (default: %(default)s)")
     parser.add_argument("--post", type=int, default=50, help="events in one request (default: %(default)s)")
@@ -69,9 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--checkpoint-every", type=float, default=30.0, help="seconds (default: %(default)s)")
     parser.add_argument("--factors", type=int, default=32)
-    parser.add_argument(
-        "--reloop2", nargs="?", const="", help="with the error memory over the ranker, and these lines of its table"
-    )
+    parser.add_argument("--reloop2", nargs="?", const="", help="also run ReLoop2 over the ranker, with these lines of config")
     parser.add_argument("--users", type=int, default=2000)
     parser.add_argument("--items", type=int, default=1000)
     options = parser.parse_args(arguments)
@@ -119,7 +117,7 @@ def _rounds(
 def _run(
     address: str, pid: int, rankings: list[bytes], posts: list[bytes], options: Namespace, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Some seconds of rankings, and of all `posts`, if there are any."""
+    """Send rankings for `--seconds`, and all `posts` if there are any."""
 
     def times(rate: float) -> Any:
         return arrivals(rate, options.seconds, options.arrivals, rng)
@@ -216,10 +214,10 @@ def _freshness(histograms: list[list[tuple[float, float]]]) -> dict[str, float]:
 
 def _show(metrics: dict[str, Any], options: Namespace) -> None:
     rows = [
-        [f"{mode}: {name}", *told[name].values(), sum(told["failures"].get(name, {}).values())]
-        for mode, told in metrics["modes"].items()
+        [f"{mode}: {name}", *found[name].values(), sum(found["failures"].get(name, {}).values())]
+        for mode, found in metrics["modes"].items()
         for name in ("rank", "floor", "events", "client_late")
-        if name in told
+        if name in found
     ]
     measure.table(
         f"Latency in ms from the planned arrival: {options.rate:g} rankings/s of {options.candidates}, {options.arrivals}; "
@@ -228,16 +226,16 @@ def _show(metrics: dict[str, Any], options: Namespace) -> None:
         rows,
     )
     rows = []
-    for mode, told in metrics["modes"].items():
-        rows.append([f"{mode}: server's CPU share", told["server_cpu_share"]])
-        if "learned" in told:
-            fresh = told["learned"]["freshness_ms"]
-            rows.append([f"{mode}: rows learned", told["learned"]["rows"]])
-            rows.append([f"{mode}: seconds behind at the end", told["learned"]["seconds_behind_at_the_end"]])
+    for mode, found in metrics["modes"].items():
+        rows.append([f"{mode}: server's CPU share", found["server_cpu_share"]])
+        if "learned" in found:
+            fresh = found["learned"]["freshness_ms"]
+            rows.append([f"{mode}: rows learned", found["learned"]["rows"]])
+            rows.append([f"{mode}: seconds behind at the end", found["learned"]["seconds_behind_at_the_end"]])
             rows.append([f"{mode}: event to score, p50 ms", fresh["p50"]])
             rows.append([f"{mode}: event to score, p99 ms", fresh["p99"]])
     rows += [[name, value] for name, value in metrics["ratios"].items() if not isinstance(value, list)]
-    measure.table("Beside", ["", "value"], rows)
+    measure.table("Other metrics", ["", "value"], rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Services to be measured, and what they are asked; for the benchmarks that go over HTTP."""
+"""Starts services and builds their requests, for the benchmarks over HTTP."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ __all__ = [
 ]
 
 PATIENCE = 120.0
-"""Seconds until a service that does not say or do what it should is taken for stuck."""
+"""Seconds after which a service without the expected answer counts as stuck."""
 
 
 @contextmanager
 def running(folder: Path, config: Path, *command: str, core: int | None = None) -> Iterator[tuple[str, int]]:
-    """Run ``freshet`` with a command that serves, on a free port; its address and process id.
+    """Run a serving ``freshet`` command on a free port; yield its address and process id.
 
     Parameters
     ----------
     folder : Path
-        For what it says.
+        Folder for its output.
     config : Path
     *command : str
         ``serve``, ``serve --replica``, ``train``.
     core : int or None
-        To stay on.
+        Core to pin the process to.
     """
     line = [sys.executable, "-c", "from service.cli import main; main()", *command, "--config", str(config), "--port", "0"]
-    said = folder / f"said-{time.monotonic_ns()}"
-    with said.open("wb") as output:
-        process = subprocess.Popen(line, stdout=output, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[1])
+    output = folder / f"output-{time.monotonic_ns()}"
+    with output.open("wb") as file:
+        process = subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[1])
     try:
         if core is not None:
             os.sched_setaffinity(process.pid, {core})
         limit = time.monotonic() + PATIENCE
-        while (found := re.search(r"(?:serving|training) on (http://[\w.:\[\]]+)", said.read_text())) is None:
+        while (found := re.search(r"(?:serving|training) on (http://[\w.:\[\]]+)", output.read_text())) is None:
             if process.poll() is not None or time.monotonic() > limit:
-                raise RuntimeError(f"the service did not start: {said.read_text()}")
+                raise RuntimeError(f"the service did not start: {output.read_text()}")
             time.sleep(0.1)
         yield found[1], process.pid
     finally:
@@ -82,7 +82,7 @@ def rankings(
     log: bool = True,
     shown: int | None = None,
 ) -> list[bytes]:
-    """Requests to rank `options.candidates` of `options.items` items."""
+    """Build requests to rank `options.candidates` of `options.items` items."""
     requests = []
     for _ in range(500):
         document = {
@@ -97,7 +97,7 @@ def rankings(
 
 
 def interactions(clicks: stream.Clicks, count: int, tag: str) -> list[dict[str, Any]]:
-    """Interactions whose ids begin with `tag`; rows of the stream in turn."""
+    """Make interactions from the rows of the stream, with ids that begin with `tag`."""
     columns = [getattr(clicks, name)[:count].tolist() for name in ("user", "item", "ctx", "label")]
     rows = islice(cycle(zip(*columns, strict=True)), count)
     return [
@@ -107,13 +107,13 @@ def interactions(clicks: stream.Clicks, count: int, tag: str) -> list[dict[str, 
 
 
 def events(address: str, posted: list[dict[str, Any]], size: int) -> list[bytes]:
-    """Requests that post events, `size` each."""
+    """Build requests that post `size` events each."""
     bodies = (json.dumps(posted[at : at + size]).encode() for at in range(0, len(posted), size))
     return [http("POST", address, "/v1/events", body) for body in bodies]
 
 
 def prepare(address: str, clicks: stream.Clicks, warming: list[bytes]) -> None:
-    """Load users and items, and let everything run once: what is compiled on first use is not what is measured."""
+    """Load users and items, and run everything once, so that compilation on first use is not measured."""
     sides = {f"u{u}": s for u, s in zip(clicks.user.tolist(), clicks.useg.tolist(), strict=True)}
     kinds = {f"i{i}": k for i, k in zip(clicks.item.tolist(), clicks.icat.tolist(), strict=True)}
     updates: list[dict[str, Any]] = [
@@ -126,7 +126,7 @@ def prepare(address: str, clicks: stream.Clicks, warming: list[bytes]) -> None:
 
 
 def fine(answer: tuple[int, bytes]) -> bytes:
-    """Body of an answer that is no failure."""
+    """Return the body of a successful answer; raise RuntimeError for any other."""
     status, body = answer
     if status not in FINE:
         raise RuntimeError(f"status {status}: {body.decode(errors='replace')[:500]}")
@@ -134,7 +134,7 @@ def fine(answer: tuple[int, bytes]) -> bytes:
 
 
 def until(address: str, path: str, good: Callable[[bytes], bool]) -> bytes:
-    """Ask until the answer is good; its body."""
+    """Repeat the request until `good` accepts the body; return the body."""
     limit = time.monotonic() + PATIENCE
     while True:
         try:
@@ -144,16 +144,16 @@ def until(address: str, path: str, good: Callable[[bytes], bool]) -> bytes:
         except OSError:
             pass
         if time.monotonic() > limit:
-            raise RuntimeError(f"{path}: not what was waited for within {PATIENCE:.0f} s")
+            raise RuntimeError(f"{path}: no expected answer within {PATIENCE:.0f} s")
         time.sleep(0.05)
 
 
 def settle(address: str) -> float:
-    """Wait until everything in the log is learned; seconds that it took."""
+    """Wait until everything in the log is learned; return the seconds waited."""
     start = time.monotonic()
     until(address, "/v1/status", _caught_up)
     waited = time.monotonic() - start
-    time.sleep(0.2)  # the open batch is closed by a tick, and that is learned
+    time.sleep(0.2)  # a tick closes the open batch, which is then learned
     until(address, "/v1/status", _caught_up)
     return waited
 
@@ -163,7 +163,7 @@ def _caught_up(body: bytes) -> bool:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process so far; 0 where the system does not say."""
+    """CPU seconds of a process so far; 0 on systems without /proc."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -172,7 +172,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def quantiles(seconds: list[float]) -> dict[str, float]:
-    """Count, and quantiles in milliseconds."""
+    """Return the count, and quantiles in milliseconds."""
     if not seconds:
         return {"count": 0}
     names = ("p50_ms", "p90_ms", "p99_ms", "p99.9_ms", "max_ms")

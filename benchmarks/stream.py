@@ -1,7 +1,8 @@
-"""A stream of clicks to measure on: made here, seeded, or read from a file; and written in the formats that contenders read.
+"""The stream of clicks for benchmarks: made with a seed or read from a file, and written in the formats that contenders read.
 
-Users have a taste (most of it their segment's), items a quality (most of it their category's), and a click is likelier the
-better they agree. Every taste turns at once after 40 % of the rows, and slowly from 70 % on: what a learner has to follow.
+Users have a taste vector (mostly that of their segment), items a quality vector (mostly that of their category). The better
+they match, the likelier is a click. Learners have to follow two changes: all tastes change at once after 40 % of the rows,
+and drift from 70 % on.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ class Clicks:
     ----------
     user, item : int64
     ctx : int64
-        Context of the request, 8 values.
+        Request context, 8 values.
     useg, icat : int64
-        Segment of the user and category of the item: side fields.
+        Segment of the user and category of the item: attributes.
     label : float32
         1 for a click.
     timestamp : float64
@@ -59,7 +60,7 @@ class Clicks:
 
 
 def make(rows: int, users: int = 2_000, items: int = 1_000, seed: int = 20262) -> Clicks:
-    """Make a stream; the default is dense: 500 rows a user and 1,000 an item in a million."""
+    """Make a stream. The default is dense: a million rows have 500 rows per user and 1,000 per item."""
     rng = np.random.default_rng(seed)
     segment, category = rng.integers(0, SEGMENTS, users), rng.integers(0, CATEGORIES, items)
     segment_taste, category_quality = rng.normal(size=(SEGMENTS, DIMENSIONS)), rng.normal(size=(CATEGORIES, DIMENSIONS))
@@ -68,8 +69,8 @@ def make(rows: int, users: int = 2_000, items: int = 1_000, seed: int = 20262) -
     user_bias, item_bias = rng.normal(0.0, 0.5, users), rng.normal(0.0, 0.6, items)
     turn, _ = np.linalg.qr(rng.normal(size=(DIMENSIONS, DIMENSIONS)))
     item_bias_after = np.where(rng.random(items) < 0.5, rng.normal(0.0, 0.6, items), item_bias)
-    often_user, often_item = _often(rng, users, 0.7), _often(rng, items, 0.9)
-    user, item = rng.choice(users, rows, p=often_user), rng.choice(items, rows, p=often_item)
+    user_share, item_share = _power_law(rng, users, 0.7), _power_law(rng, items, 0.9)
+    user, item = rng.choice(users, rows, p=user_share), rng.choice(items, rows, p=item_share)
     ctx = rng.integers(0, CONTEXT, rows)
     swing, _ = np.linalg.qr(rng.normal(size=(DIMENSIONS, DIMENSIONS)))
     odds = np.empty(rows)
@@ -99,7 +100,7 @@ def read(path: Path, rows: int | None = None) -> Clicks:
 
 
 def take(npz: Path | None, rows: int, seed: int = 20262) -> Clicks:
-    """The first `rows` of a file, or a stream made for the purpose."""
+    """Return the first `rows` of a file, or make a stream if there is no file."""
     return make(rows, seed=seed) if npz is None else read(npz, rows)
 
 
@@ -132,15 +133,15 @@ def write_vw(clicks: Clicks, path: Path) -> None:
             file.write(f"{label} |u u{u} |i i{i} |s s{s} |c k{c} |x c{x}\n")
 
 
-def _often(rng: np.random.Generator, among: int, exponent: float) -> Doubles:
-    """Share of the rows that each has: a power law."""
-    weight = (np.arange(1.0, among + 1.0) ** -exponent)[rng.permutation(among)]
+def _power_law(rng: np.random.Generator, count: int, exponent: float) -> Doubles:
+    """Share of the rows for each user or item: a power law in random order."""
+    weight = (np.arange(1.0, count + 1.0) ** -exponent)[rng.permutation(count)]
     share: Doubles = weight / weight.sum()
     return share
 
 
 def _tastes(before: Doubles, share: Doubles, turn: Doubles, swing: Doubles) -> Doubles:
-    """Tastes of rows at their place (0 to 1) in the stream."""
+    """Tastes of rows, given their relative position (0 to 1) in the stream."""
     turned = before @ turn.T
     angle = np.clip((share - 0.7) / 0.3, 0.0, 1.0)[:, None] * (np.pi / 2)
     swung = np.cos(angle) * turned + np.sin(angle) * (turned @ swing.T)
@@ -148,7 +149,7 @@ def _tastes(before: Doubles, share: Doubles, turn: Doubles, swing: Doubles) -> D
 
 
 def _shift(odds: Doubles) -> float:
-    """What to add to the odds so that the mean click rate is `CLICK_RATE`."""
+    """Find the shift of the log-odds that gives a mean click rate of `CLICK_RATE`."""
     low, high = -8.0, 2.0
     for _ in range(50):
         middle = (low + high) / 2

@@ -1,6 +1,6 @@
-"""Vowpal Wabbit's own program on a file, as a child process: its C++ parser and loop, no Python in them.
+"""Runs Vowpal Wabbit's own program on a file as a child process: its C++ parser and loop, without Python.
 
-The ``vw`` executable where there is one, else ``python -m vowpalwabbit``, which hands the same command line to the same code.
+Uses the ``vw`` executable if there is one, else ``python -m vowpalwabbit``, which passes the command line to the same code.
 """
 
 from __future__ import annotations
@@ -21,63 +21,63 @@ __all__ = ["MODELS", "cached", "predictions", "program", "start_up", "train"]
 
 COMMON = ["-b", "22", "-q", "sc", "-q", "uc", "-q", "si", "--loss_function", "logistic", "--link", "logistic"]
 MODELS = {"vw sgd": ["--sgd", "--power_t", "0", "-l", ".1"], "vw adaptive": []}
-"""Crosses of segment, category, user and item; constant steps, the best of 19 settings on this stream, and the default."""
+"""Crosses of segment, category, user and item. Constant learning rate (best of 19 settings here), and VW's default."""
 
 _EXAMPLES = re.compile(rb"number of examples = (\d+)")
 
 
 def program() -> list[str]:
-    """How VW is called here."""
+    """Return the command that starts VW."""
     beside = Path(sys.executable).with_name("vw")
     return [str(beside)] if beside.is_file() else [sys.executable, "-m", "vowpalwabbit"]
 
 
 def train(model: str, source: list[str], rows: int, idle: Cost) -> Cost:
-    """Cost of one pass over the rows, without that of starting up.
+    """Return the cost of one pass over the rows, without that of starting up.
 
     Parameters
     ----------
     model : str
         One of `MODELS`.
     source : list of str
-        Where the rows are: ``["-d", file]`` for text, or what `cached` returned.
+        Source of the rows: ``["-d", file]`` for text, or the result of `cached`.
     rows : int
-        How many there are.
+        Number of rows.
     idle : Cost
-        Of starting up; see `start_up`.
+        Cost of starting up; see `start_up`.
     """
     return _run([*COMMON, *MODELS[model], *source], rows).without(idle)
 
 
 def start_up() -> Cost:
-    """Cost of starting and doing nothing: the better of two."""
+    """Return the cost of starting and doing nothing: the better of two runs."""
     return min((_run(["--version"]) for _ in range(2)), key=lambda cost: cost.cpu)
 
 
 def cached(text: Path) -> list[str]:
-    """Turn text into VW's binary cache, so that learning alone can be measured."""
+    """Convert text to VW's binary cache, so that parsing is not measured; return the source for `train`."""
     cache = text.with_suffix(".cache")
     _run([*COMMON, "-d", str(text), "--cache_file", str(cache), "-k"])
-    # The Python package runs its file loop only for a command with -d; the cache is what is read.
+    # The Python package runs its file loop only with -d; VW then reads the cache.
     return ["-d", str(text), "--cache_file", str(cache)]
 
 
 def predictions(model: str, text: Path) -> npt.NDArray[np.float32]:
-    """Probability that VW gives each row before it learns it."""
-    told = text.with_suffix(".predictions")
-    _run([*COMMON, *MODELS[model], "-d", str(text), "-p", str(told)])
-    return np.loadtxt(told, np.float32)
+    """Return VW's predicted probability of each row before it learns the row."""
+    output = text.with_suffix(".predictions")
+    _run([*COMMON, *MODELS[model], "-d", str(text), "-p", str(output)])
+    return np.loadtxt(output, np.float32)
 
 
 def _run(arguments: list[str], rows: int | None = None) -> Cost:
     start = time.perf_counter()
     process = subprocess.Popen([*program(), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
-    said = process.stdout.read()
+    output = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     process.stdout.close()
-    found = _EXAMPLES.search(said)
+    found = _EXAMPLES.search(output)
     if process.returncode or (rows is not None and (found is None or int(found[1]) != rows)):
-        raise RuntimeError(f"vw {' '.join(arguments)}: not all rows were learned: {said.decode(errors='replace')}")
+        raise RuntimeError(f"vw {' '.join(arguments)}: not all rows were learned: {output.decode(errors='replace')}")
     return Cost(rows or 0, time.perf_counter() - start, used.ru_utime + used.ru_stime)

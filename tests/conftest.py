@@ -12,40 +12,40 @@ from tests.proxy import Proxy
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A Kafka broker that the whole session shares; every test makes its own topics."""
+    """A Kafka broker shared by the whole session. Each test creates its own topics."""
     if GIVEN in os.environ:
         yield Broker(os.environ[GIVEN])
         return
-    with running(tmp_path_factory.mktemp("broker")) as one:
-        yield one
+    with running(tmp_path_factory.mktemp("broker")) as started:
+        yield started
 
 
 @pytest.fixture
 def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A broker that the test may stop."""
-    with running(tmp_path_factory.mktemp("own-broker")) as one:
-        yield one
+    with running(tmp_path_factory.mktemp("own-broker")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
 def far_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Broker, Proxy]]:
-    """A broker behind a proxy that the whole session shares."""
-    with proxied(tmp_path_factory.mktemp("far-broker")) as one:
-        yield one
+    """A broker behind a proxy, shared by the whole session."""
+    with proxied(tmp_path_factory.mktemp("far-broker")) as started:
+        yield started
 
 
 @pytest.fixture
 def faults(far_broker: tuple[Broker, Proxy]) -> Iterator[tuple[Broker, Proxy]]:
-    """The broker behind a proxy, which heals when the test has ended."""
+    """The broker behind the proxy. All faults end with the test."""
     yield far_broker
     far_broker[1].heal()
 
 
 @pytest.fixture
 def tidy(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Collect what a Kafka client that gave up while connecting leaves open, while it is known whose it is.
+    """Collect the open sockets of a Kafka client that failed to connect in this test, so that no later test is blamed.
 
-    The errors that pytest has captured refer to it, and an engine has frozen who else does.
+    The errors that pytest has captured refer to them, and so may objects that an engine has frozen.
     """
     yield
     caplog.get_records("call").clear()

@@ -1,4 +1,4 @@
-"""What the broker of the tests leaves out: it keeps the offset of a commit and forgets the metadata."""
+"""A proxy that keeps the metadata of commits, which the broker of the tests forgets."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from kafka.protocol.metadata import (
 REQUESTS = {one.API_KEY: one for one in (OffsetCommitRequest, OffsetFetchRequest, FindCoordinatorRequest, MetadataRequest)}
 ANSWERS = {one.API_KEY: one for one in (OffsetCommitResponse, OffsetFetchResponse, FindCoordinatorResponse, MetadataResponse)}
 
-Place = tuple[str, str, int]
+GroupPartition = tuple[str, str, int]
+"""Group, topic and partition."""
 
 
 class Keeper:
-    """Stands before a broker and gives the metadata of commits back with their offsets, as Apache Kafka does.
+    """Proxy in front of a broker that returns the metadata of commits with their offsets, as Apache Kafka does.
 
-    All else it passes on, but with its own address in place of the broker's. Use it as a context manager.
+    It passes everything else on, with its own address instead of the broker's. Use it as a context manager.
 
     Attributes
     ----------
     servers : str
-        Where it listens.
+        Address ``host:port`` where it listens.
     commits : list of set of int
-        The partitions of each request to commit.
+        The partitions of each commit request.
     """
 
     def __init__(self, servers: str) -> None:
@@ -43,8 +44,8 @@ class Keeper:
         self._host, self._port = self._listening.getsockname()[:2]
         self.servers = f"{self._host}:{self._port}"
         self.commits: list[set[int]] = []
-        self._kept: dict[Place, tuple[int, str]] = {}
-        self._unanswered: dict[tuple[Place, int], str] = {}
+        self._kept: dict[GroupPartition, tuple[int, str]] = {}
+        self._unanswered: dict[tuple[GroupPartition, int], str] = {}
         self._sockets: list[socket.socket] = []
 
     def __enter__(self) -> Self:
@@ -75,10 +76,10 @@ class Keeper:
                 self._start(self._pass, client, broker, self._request, asked)
                 self._start(self._pass_back, broker, client, asked)
 
-    def _pass(self, source: socket.socket, sink: socket.socket, heard: Callable[..., bytes], asked: dict[int, Any]) -> None:
+    def _pass(self, source: socket.socket, sink: socket.socket, transform: Callable[..., bytes], asked: dict[int, Any]) -> None:
         with suppress(OSError), source.makefile("rb") as frames:
             while len(head := frames.read(4)) == 4:
-                body = heard(frames.read(*struct.unpack(">i", head)), asked)
+                body = transform(frames.read(*struct.unpack(">i", head)), asked)
                 sink.sendall(struct.pack(">i", len(body)) + body)
         for one in (source, sink):
             with suppress(OSError):
@@ -88,7 +89,7 @@ class Keeper:
         self._pass(broker, client, self._answer, asked)
         for request in asked.values():
             if isinstance(request, OffsetCommitRequest):
-                self._unanswered |= {(place, offset): metadata for place, offset, metadata in _contents(request)}
+                self._unanswered |= {(partition, offset): metadata for partition, offset, metadata in _contents(request)}
 
     def _request(self, body: bytes, asked: dict[int, Any]) -> bytes:
         key, version, correlation = struct.unpack_from(">hhi", body)
@@ -113,24 +114,24 @@ class Keeper:
 
     def _keep(self, request: Any, answer: Any) -> None:
         refused = {(topic.name, one.partition_index) for topic in answer.topics for one in topic.partitions if one.error_code}
-        self.commits.append({place[2] for place, _, _ in _contents(request)})
-        for place, offset, metadata in _contents(request):
-            if place[1:] not in refused:
-                self._kept[place] = offset, metadata
+        self.commits.append({partition[2] for partition, _, _ in _contents(request)})
+        for partition, offset, metadata in _contents(request):
+            if partition[1:] not in refused:
+                self._kept[partition] = offset, metadata
 
     def _give_back(self, request: Any, answer: Any) -> None:
         for group in answer.groups or [answer]:
             name = group.group_id if answer.groups else request.group_id
             for topic in group.topics:
                 for one in topic.partitions:
-                    place = name, topic.name, one.partition_index
-                    offset, metadata = self._kept.get(place, (-1, ""))
+                    partition = name, topic.name, one.partition_index
+                    offset, metadata = self._kept.get(partition, (-1, ""))
                     if offset != one.committed_offset:
-                        metadata = self._unanswered.get((place, one.committed_offset), "")
+                        metadata = self._unanswered.get((partition, one.committed_offset), "")
                     one.metadata = metadata
 
 
-def _contents(request: Any) -> list[tuple[Place, int, str]]:
+def _contents(request: Any) -> list[tuple[GroupPartition, int, str]]:
     return [
         ((request.group_id, topic.name, one.partition_index), one.committed_offset, one.committed_metadata)
         for topic in request.topics

@@ -1,4 +1,4 @@
-"""An adapter that gives low-rank changes, to the users that it knows."""
+"""An adapter with low-rank changes for the users that it knows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PerUser(Adapter):
     ----------
     ranker : Ranker
     by : float
-        What is added.
+        Number to add.
 
     References
     ----------

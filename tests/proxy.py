@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a Kafka broker, which loses, delays and falsifies what it is told to."""
+"""A TCP proxy in front of a Kafka broker that loses, delays and falsifies messages on demand."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from enum import Enum
 from typing import Self
 
 PRODUCE, FETCH, API_VERSIONS = 0, 1, 18
-"""Kafka's numbers of the requests that tests speak of."""
+"""Kafka's API keys of the requests that tests use."""
 
 NOT_LEADER, REQUEST_TIMED_OUT, MESSAGE_TOO_LARGE = 6, 7, 10
-"""Kafka's numbers of errors that a broker may answer with."""
+"""Kafka's error codes that the proxy can answer with."""
 
 CHUNK = 16_384
-"""Bytes that go on at once; each is delayed for itself."""
+"""Bytes that are forwarded at once; each chunk is delayed separately."""
 
 
 class Way(Enum):
-    """Direction of what passes."""
+    """Direction of the traffic."""
 
     TO_BROKER = "to broker"
     TO_CLIENT = "to client"
@@ -49,11 +49,11 @@ class _Refusal:
 
 
 class _Connection:
-    """Two sockets, each read by one thread; the last of the two closes both."""
+    """Two sockets, each read by one thread; the thread that ends last closes both."""
 
     def __init__(self, client: socket.socket, broker: socket.socket) -> None:
         self.client, self.broker = client, broker
-        # What answers belong to, by correlation id: the number of the request, and the answer to give in the broker's place.
+        # By correlation id: API key of the request, and the answer to give instead of the broker's.
         self.asked: dict[int, tuple[int, bytes | None]] = {}
         self.open = True
         self._readers = 2
@@ -63,7 +63,7 @@ class _Connection:
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def end(self, *, reset: bool) -> None:
-        """Wake both threads, which leave; with `reset`, what is on the way is lost, and both sides are told so (RST)."""
+        """End both threads. With `reset`, data in flight is lost and both sides get an RST."""
         self.open = False
         for one in (self.client, self.broker):
             with suppress(OSError):
@@ -79,7 +79,7 @@ class _Connection:
                 self.broker.close()
 
     def read(self, way: Way, count: int) -> bytes:
-        """Exactly `count` bytes; fewer at the end."""
+        """Read exactly `count` bytes; fewer at the end of the stream."""
         source, parts = self.client if way is TO_BROKER else self.broker, b""
         while len(parts) < count and (part := source.recv(count - len(parts))):
             parts += part
@@ -88,15 +88,15 @@ class _Connection:
     def write(self, way: Way, data: bytes) -> None:
         sink = self.broker if way is TO_BROKER else self.client
         while data and self.open:
-            # Whoever does not read must not keep this thread from noticing that the connection was cut.
+            # If the receiver does not read, this thread still has to notice that the connection was cut.
             if select.select([], [sink], [], 0.1)[1]:
                 data = data[sink.send(data) :]
 
 
 class Proxy:
-    """Passes connections on to `target`, frame by frame; every fault is switched on and off by a call.
+    """Forwards connections to `target`, frame by frame. Methods switch faults on and off.
 
-    Clients of Kafka follow the address that a broker advertises, which therefore has to be this one's `servers`. Use it as a
+    Kafka clients connect to the address that a broker advertises, so the broker has to advertise `servers`. Use the proxy as a
     context manager.
 
     Attributes
@@ -104,20 +104,20 @@ class Proxy:
     servers : str
         ``host:port`` where it listens.
     target : str
-        ``host:port`` of the broker; to be set before the first connection.
+        ``host:port`` of the broker; set it before the first connection.
     cuts : int
-        Connections that were cut.
+        Number of connections that were cut.
     refused : int
-        Requests that the broker never saw because of `answer`.
+        Number of requests that `answer` kept from the broker.
     """
 
     def __init__(self) -> None:
-        # Keeps the port from others while nothing listens there.
-        self._place = socket.socket()
-        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._place.bind(("127.0.0.1", 0))
-        self._listening = socket.create_server(self._place.getsockname())
-        self.servers = f"127.0.0.1:{self._place.getsockname()[1]}"
+        # Reserves the port while nothing listens there.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self._listening = socket.create_server(self._reserved.getsockname())
+        self.servers = f"127.0.0.1:{self._reserved.getsockname()[1]}"
         self.target = ""
         self.cuts = self.refused = 0
         self._changed = threading.Condition()
@@ -141,7 +141,7 @@ class Proxy:
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
-        self._place.close()
+        self._reserved.close()
         self.cut()
         for thread in self._threads:
             thread.join()
@@ -149,7 +149,7 @@ class Proxy:
     # ---- faults
 
     def heal(self) -> None:
-        """Pass everything on again; connections that were cut stay cut."""
+        """Forward everything again; connections that were cut stay cut."""
         with self._changed:
             self._stalled.clear()
             self._delay, self._cut, self._refusal = 0.0, None, None
@@ -157,7 +157,7 @@ class Proxy:
         self.accept()
 
     def refuse(self) -> None:
-        """Refuse new connections, as a machine does on which nothing listens."""
+        """Refuse new connections, like a machine where nothing listens."""
         with self._changed:
             if self._accepting:
                 self._accepting = False
@@ -165,10 +165,10 @@ class Proxy:
                 self._listening.close()
 
     def accept(self) -> None:
-        """Take new connections again."""
+        """Accept new connections again."""
         with self._changed:
             if not self._accepting:
-                self._listening = socket.create_server(self._place.getsockname())
+                self._listening = socket.create_server(self._reserved.getsockname())
                 self._accepting = True
                 self._changed.notify_all()
 
@@ -182,7 +182,7 @@ class Proxy:
             self._changed.notify_all()
 
     def stall(self, *ways: Way) -> None:
-        """Take what comes and pass nothing on, in these directions (none: both) until `heal`, when it goes on."""
+        """Hold back all data in these directions until `heal`; without directions, in both."""
         with self._changed:
             self._stalled |= set(ways or Way)
 
@@ -191,45 +191,45 @@ class Proxy:
         self._delay = seconds
 
     def cut_after(self, count: int, way: Way, api: int | None = None, *, die: bool = False) -> None:
-        """Pass `count` more bytes on in a direction, then cut all connections; counted from the next frame on.
+        """Forward `count` more bytes in a direction, then cut all connections. Counting starts with the next frame.
 
         Parameters
         ----------
         count : int
         way : Way
         api : int or None
-            Count from the next request of this kind on, or from the next answer to one: with 0 bytes to the client, the
-            broker has the request and nobody hears of it.
+            Start counting at the next request with this API key, or at the next answer to one. With 0 bytes to the client,
+            the broker gets the request and the client gets no answer.
         die : bool
-            Refuse new connections from then on.
+            Refuse new connections after the cut.
         """
         self._cut = _Cut(way, api, count, die)
 
     def answer(self, code: int, *, larger_than: int = 0, times: int = 1) -> None:
-        """Answer append requests in the broker's place, who never sees them, with an error for every partition.
+        """Answer produce requests with an error for every partition; the broker never sees them.
 
         Parameters
         ----------
         code : int
-            Kafka's number of the error.
+            Kafka's error code.
         larger_than : int
-            Only requests of more bytes.
+            Only requests with more bytes than this.
         times : int
-            How many.
+            Number of requests to answer.
         """
         self._refusal = _Refusal(code, larger_than, times)
 
     @property
     def cutting(self) -> bool:
-        """Whether the cut that `cut_after` ordered is still to be made."""
+        """Whether the cut from `cut_after` has not happened yet."""
         return self._cut is not None
 
     def wait_for_cut(self, seconds: float = 20.0) -> None:
-        """Wait until it has been made."""
+        """Wait until the cut has happened."""
         with self._changed:
-            assert self._changed.wait_for(lambda: not self.cutting, seconds), "nothing came that was to be cut"
+            assert self._changed.wait_for(lambda: not self.cutting, seconds), "no matching data came, so nothing was cut"
 
-    # ---- passing on
+    # ---- forwarding
 
     def _start(self, target: object, *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, name="proxy", daemon=True)  # type: ignore[arg-type]
@@ -269,7 +269,7 @@ class Proxy:
         connection.leave()
 
     def _seen(self, connection: _Connection, way: Way, body: bytes) -> tuple[int, bytes]:
-        """Kind of the request that a frame is or answers, and the body to pass on."""
+        """API key of a request, or of the request that an answer belongs to, and the body to forward."""
         if way is TO_CLIENT:
             api, instead = connection.asked.pop(struct.unpack_from(">i", body)[0], (-1, None))
             return api, instead or body
@@ -279,7 +279,7 @@ class Proxy:
             refusal.times -= 1
             self.refused += 1
             instead = _refused(body, refusal.code)
-            # The broker is asked something harmless in its place, so that answers keep the order of the requests.
+            # The broker gets a harmless request instead, so that answers keep the order of the requests.
             body = struct.pack(">hhih", API_VERSIONS, 0, correlation, -1)
         connection.asked[correlation] = api, instead
         return api, body
@@ -308,18 +308,18 @@ class Proxy:
 
 
 def _refused(request: bytes, code: int) -> bytes:
-    """Answer to an append request with the same error for all its partitions, without the frame's length."""
+    """Answer to a produce request with the same error for all its partitions, without the frame's length."""
     from kafka.protocol.producer import ProduceRequest, ProduceResponse
 
     (version,) = struct.unpack_from(">h", request, 2)
     asked = ProduceRequest.decode(request, version=version, header=True)
     topic, partition = ProduceResponse.TopicProduceResponse, ProduceResponse.TopicProduceResponse.PartitionProduceResponse
-    said = ProduceResponse(
+    response = ProduceResponse(
         version=version,
         responses=[
             topic(name=one.name, partition_responses=[partition(index=p.index, error_code=code) for p in one.partition_data])
             for one in asked.topic_data
         ],
     )
-    said.with_header(correlation_id=asked.header.correlation_id)
-    return bytes(said.encode(header=True))
+    response.with_header(correlation_id=asked.header.correlation_id)
+    return bytes(response.encode(header=True))

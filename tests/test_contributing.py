@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md is followed to the letter: one new file, no other edit."""
+"""The learner of CONTRIBUTING.md works with one new file and no other edit."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """The packages and the contract suite, somewhere else."""
+    """A copy of the packages and the contract suite."""
     clone = tmp_path / "clone"
-    # What is compiled comes along, but not what is being written.
+    # Compiled files are copied too, except those that are being written.
     without = shutil.ignore_patterns("static", "*.tmp.*", "*.pyc.*")
     for package in ("streams", "memory", "learners", "service"):
         shutil.copytree(ROOT / package, clone / package, ignore=without)
@@ -41,7 +41,7 @@ def run(clone: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_a_stranger_adds_a_learner_with_one_file(clone: Path) -> None:
+def test_one_file_adds_a_learner(clone: Path) -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (clone / "learners" / "rankers" / "share.py").write_text(code)

@@ -1,4 +1,4 @@
-"""Every example is a config that works, and what the README says can be typed."""
+"""Every example config works, and so does every command in the README."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_example_can_be_built(path: Path) -> None:
 
 
 def recorded(folder: Path, name: str) -> Path:
-    """A small recording of the kind that an example is for."""
+    """A small file in the format that an example reads."""
     if name == "ml100k":
         (folder / "u.data").write_text("".join(f"{n % 9}\t{n % 7}\t{1 + n % 5}\t{1000 + n}\n" for n in range(300)))
         return folder / "u.data"
@@ -60,8 +60,8 @@ def test_the_readme_names_commands_that_exist() -> None:
         assert (ROOT / path.rstrip(".")).exists(), path
 
 
-def test_the_readme_s_requests_get_the_answers_that_it_shows(tmp_path: Path) -> None:
-    """Its curl commands, sent to a service with the config that it names."""
+def test_the_readme_shows_the_answers_to_its_requests(tmp_path: Path) -> None:
+    """The curl commands of the README, sent to a service with its config."""
     path = re.findall(r"freshet serve --config (\S+)", README)[0]
     config = tmp_path / "shop.toml"
     config.write_text((ROOT / path).read_text().replace("/tmp/freshet-shop", str(tmp_path / "data")))
@@ -80,14 +80,14 @@ def test_the_readme_s_requests_get_the_answers_that_it_shows(tmp_path: Path) -> 
 
 
 def learned(client: httpx.Client) -> None:
-    """Wait as long as a person would need for the next command."""
+    """Wait until everything has been learned."""
     until = time.monotonic() + DEADLINE
     while client.get("/v1/status").json()["lag"] and time.monotonic() < until:
         time.sleep(0.01)
 
 
 def shape(document: object) -> object:
-    """Names and types of a document, so that scores and ids may differ."""
+    """Keys and types of a document: scores and ids may differ."""
     if isinstance(document, dict):
         return {key: shape(value) for key, value in document.items()}
     if isinstance(document, list):

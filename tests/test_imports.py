@@ -1,4 +1,4 @@
-"""Dependencies point down, and each third party comes in by its own door."""
+"""Imports point downwards, and each third party is imported in one place."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ PACKAGES = ("streams", "memory", "learners", "service", "freshet")
 DOORS = {
     "crc32c": {"streams.kafka.log"},
     "faiss": {"memory.vectors.centroids", "memory.vectors.vector_index"},
-    # The application, and requests and answers; routes see only what `service.http.web` gives them.
+    # The application, and requests and responses; routes use only `service.http.web`.
     "fastapi": {"service.http.app", "service.http.web"},
-    # Records of a topic; the topics of a cluster; who owns which partition. No log needs the others.
+    # Records of a topic; topics of a cluster; owners of partitions. Each can be used without the others.
     "kafka": {"streams.kafka.log", "streams.kafka.group", "streams.kafka.topics"},
-    # Comparisons in registers, for numba's compiled functions.
+    # SIMD comparisons for numba's compiled functions.
     "llvmlite": {"memory.simd"},
     "lmdb": {"streams.lmdb_log"},
-    # Pictures of a replay, and of an evaluation.
+    # Plots of a replay and of an evaluation.
     "matplotlib": {"service.evaluation.off_policy_report", "service.evaluation.replay_report"},
-    # The compiler, and what it is extended with.
+    # The compiler and its extensions.
     "numba": {"memory.jit", "memory.simd"},
     "pickle": {"memory.pickled_object"},
     "prometheus_client": {"service.monitoring.monitor", "service.monitoring.prometheus", "service.monitoring.timing"},
@@ -76,7 +76,7 @@ def test_no_file_is_longer_than_400_lines() -> None:
 
 
 def test_the_contracts_are_kept() -> None:
-    # In a process of its own: the linter turns off the loggers that other tests read.
+    # In a separate process: the linter turns off the loggers that other tests read.
     code = "import sys; from importlinter import cli; sys.exit(cli.lint_imports(cache_dir=None))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

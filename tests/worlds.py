@@ -1,4 +1,4 @@
-"""Worlds whose right answers are known, as streams of events."""
+"""Event streams of small worlds with known answers."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ capacity = 100
 [history]
 capacity = 100
 """
-"""Features, a ranker, a retriever and stores for the worlds here, in TOML: small, so that a state is soon written."""
+"""Config for these worlds in TOML. The stores are small, so that a state is written fast."""
 
 
 def two_tribes(seed: int, length: int, *, shift_at: int | None = None) -> Iterator[Event]:
-    """Users who are "red" or "blue" see five of ten items and click those of their own colour, others hardly ever.
+    """Red and blue users see five of ten items and click those of their own colour, rarely others.
 
-    After `shift_at` impressions every user likes the other colour. Attributes tell the colour of items and users.
+    After `shift_at` impressions every user likes the other colour. Attributes hold the colours of items and users.
     """
     rng = random.Random(seed)
     now = START
@@ -48,14 +48,14 @@ def two_tribes(seed: int, length: int, *, shift_at: int | None = None) -> Iterat
             request_id=f"r{n}", user=f"u{user}", items=tuple(f"i{i}" for i in shown), context=context, timestamp=now
         )
         likes_red = (user < 10) != (shift_at is not None and n >= shift_at)
-        for place, item in enumerate(shown):
+        for position, item in enumerate(shown):
             if rng.random() < (0.8 if (item < 5) == likes_red else 0.05):
                 now += 0.01
-                yield Interaction(id=f"c{n}.{place}", request_id=f"r{n}", user=f"u{user}", item=f"i{item}", timestamp=now)
+                yield Interaction(id=f"c{n}.{position}", request_id=f"r{n}", user=f"u{user}", item=f"i{item}", timestamp=now)
 
 
 def busy_world(seed: int, length: int) -> Iterator[Event]:
-    """`two_tribes` with everything that can go wrong or sideways: duplicates, direct clicks, updates, forgets, ticks."""
+    """`two_tribes` with duplicates, direct clicks, updates, forgets and ticks."""
     rng = random.Random(seed)
     sent: list[Event] = []
     for event in two_tribes(seed, length):

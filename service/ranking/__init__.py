@@ -1,1 +1,1 @@
-"""The walk of a request: retrieve, score, choose, answer."""
+"""What happens to a request: retrieve, score, select, respond."""

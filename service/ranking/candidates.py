@@ -1,4 +1,4 @@
-"""From requests to the items that may answer them."""
+"""Finds the candidate items of each request."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from streams.batch import Floats, Ids, Requests
 __all__ = ["CandidateGenerator", "RequestContext"]
 
 _Found = tuple[Ids, Floats | None]
-"""Items of one request, best first, and their uncertainty: NaN where it is not known, None where it is known of none."""
+"""Items of one request, best first, and their uncertainty: NaN for an item without one, None if no item has one."""
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request on its way, whichever route it came by; `names` are the ids that it brought along."""
+    """One request, of either route. `names` has the item ids that the request gave, by hash."""
 
     request: RankRequest | RecommendRequest
     request_id: str
@@ -30,7 +30,7 @@ class RequestContext:
 
 
 class CandidateGenerator:
-    """Finds candidates: the given ones, or what retrievers and the catalogue have to offer.
+    """Finds candidates: the items that a request gives, or those that the retrievers and the catalogue find.
 
     Parameters
     ----------
@@ -42,40 +42,43 @@ class CandidateGenerator:
     def __init__(self, retrievers: Mapping[str, Retriever], items: Catalog, seen: SeenItems) -> None:
         self._retrievers, self._items, self._seen = retrievers, items, seen
 
-    def find(self, who: Requests, asked: Sequence[RequestContext]) -> Candidates:
-        """Candidates of each request, all alive; uncertainty is NaN where no retriever that found the item knows it."""
-        retrieved = self._retrieve(who, asked)
+    def generate(self, requests: Requests, contexts: Sequence[RequestContext]) -> Candidates:
+        """Return the candidates of each request, without deleted items.
+
+        Uncertainty is NaN where no retriever that found the item knows it.
+        """
+        retrieved = self._retrieve(requests, contexts)
         found: list[_Found] = []
-        for n, one in enumerate(asked):
-            if isinstance(one.request, RankRequest):
-                keys = hash_ids(one.request.items)
-                one.names = dict(zip(keys.tolist(), one.request.items, strict=True))
-                keys, errors = np.fromiter(one.names, np.int64, len(one.names)), None
+        for n, context in enumerate(contexts):
+            if isinstance(context.request, RankRequest):
+                keys = hash_ids(context.request.items)
+                context.names = dict(zip(keys.tolist(), context.request.items, strict=True))
+                keys, errors = np.fromiter(context.names, np.int64, len(context.names)), None
                 alive = self._items.alive(keys)
             else:
                 keys, errors = retrieved[n]
-                # What the catalogue has let go has no name any more.
+                # An item that the catalogue has evicted has no name any more.
                 alive = self._items.alive(keys) & (self._items.find(keys) >= 0)
             found.append((keys[alive], None if errors is None else errors[alive]))
         sizes = [keys.size for keys, _ in found]
         return Candidates(
             np.concatenate([keys for keys, _ in found]),
-            np.repeat(np.arange(len(asked)), sizes),
+            np.repeat(np.arange(len(contexts)), sizes),
             np.zeros(sum(sizes), np.float32),
-            _joined(found),
+            _concatenate(found),
         )
 
-    def _retrieve(self, who: Requests, asked: Sequence[RequestContext]) -> dict[int, _Found]:
-        """What each recommend request gets: distinct items of the retrievers in turn, then the catalogue's newest."""
-        wanted = [(n, one.request) for n, one in enumerate(asked) if isinstance(one.request, RecommendRequest)]
+    def _retrieve(self, requests: Requests, contexts: Sequence[RequestContext]) -> dict[int, _Found]:
+        """Distinct items for each recommend request: from the retrievers in turn, then the catalogue's newest."""
+        wanted = [(n, context.request) for n, context in enumerate(contexts) if isinstance(context.request, RecommendRequest)]
         if not wanted:
             return {}
-        exclude = self._exclusion(who, wanted)
-        some = Requests(**who.columns(np.array([n for n, _ in wanted])))
-        most = max(request.candidates for _, request in wanted)
+        exclude = self._exclusion(requests, wanted)
+        part = Requests(**requests.columns(np.array([n for n, _ in wanted])))
+        k = max(request.candidates for _, request in wanted)
         found: list[list[_Found]] = [[] for _ in wanted]
         for name, retriever in self._retrievers.items():
-            candidates = retriever.retrieve(some, most, exclude)
+            candidates = retriever.retrieve(part, k, exclude)
             ends = np.searchsorted(candidates.request, np.arange(len(wanted) + 1))
             for at, (_, request) in enumerate(wanted):
                 if request.by in (None, name):
@@ -87,9 +90,9 @@ class CandidateGenerator:
             for at, (n, request) in enumerate(wanted)
         }
 
-    def _exclusion(self, who: Requests, wanted: Sequence[tuple[int, RecommendRequest]]) -> Exclusion:
-        """Items that a request excludes, and those that its user has seen unless it wants them again."""
-        seen, start = self._seen.of(who.user)
+    def _exclusion(self, requests: Requests, wanted: Sequence[tuple[int, RecommendRequest]]) -> Exclusion:
+        """Items that each request excludes, and those that its user has seen unless `repeat` is set."""
+        seen, start = self._seen.of(requests.user)
         parts = []
         for n, request in wanted:
             parts.append(hash_ids(request.exclude))
@@ -98,7 +101,7 @@ class CandidateGenerator:
         return Exclusion(np.concatenate(parts), np.cumsum([0, *(part.size for part in parts)]))
 
     def _fill_up(self, request: RecommendRequest, found: _Found, exclude: Ids) -> _Found:
-        """Where the retrievers know too little, give items of the catalogue that were touched last a chance: the new ones."""
+        """Add the catalogue's most recently updated items where the retrievers found too few: new items get a chance."""
         keys, errors = found
         missing = request.candidates - keys.size
         if missing <= 0:
@@ -111,12 +114,12 @@ class CandidateGenerator:
 
 
 def _distinct(parts: Sequence[_Found]) -> _Found:
-    """Items of several retrievers without repetition, first come first; the largest uncertainty of those that know it."""
+    """Items of several retrievers without duplicates, in order of first occurrence, each with its largest known uncertainty."""
     if not parts:
         return np.empty(0, np.int64), None
     if len(parts) == 1:
         return parts[0]
-    items, errors = np.concatenate([item for item, _ in parts]), _joined(parts)
+    items, errors = np.concatenate([item for item, _ in parts]), _concatenate(parts)
     if errors is None:
         _, first = np.unique(items, return_index=True)
         first.sort()
@@ -127,8 +130,8 @@ def _distinct(parts: Sequence[_Found]) -> _Found:
     return items[first[order]], largest[order]
 
 
-def _joined(parts: Sequence[_Found]) -> Floats | None:
-    """Uncertainties one after the other; None if none is known."""
+def _concatenate(parts: Sequence[_Found]) -> Floats | None:
+    """Concatenated uncertainties; None if none is known."""
     if all(errors is None for _, errors in parts):
         return None
     return np.concatenate([_unknown(items) if errors is None else errors for items, errors in parts])

@@ -1,4 +1,4 @@
-"""Lets one learner fail without harm to the others: what it cannot take is left out for it, counted and reported."""
+"""Keeps a failing learner from harming the others: it skips the input, and the failure is counted and reported."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _Arguments = ParamSpec("_Arguments")
 
 
 class Isolation:
-    """Runs what learners do with the log, and survives their failures.
+    """Calls learners with data from the log, and survives their failures.
 
-    An ordinary exception is taken for an answer to what the learner was given: learners are deterministic, so the same learner
-    fails on the same batch in a replay, after a restart, and in a replica's trainer, and the state is the same everywhere. What
-    the machine fails at (no memory, no disk, no network) is not the batch's fault, and is not caught.
+    An ordinary exception counts as the learner's reaction to its input. Learners are deterministic: the same learner fails on
+    the same batch in a replay and after a restart, and the state is the same everywhere. Failures of the machine (memory,
+    disk, network) are not caused by the batch, and are not caught.
 
     Attributes
     ----------
     counts : Counter of str
         Failures by learner.
     reports : list of callables taking a str
-        Told each failure: which learner, at what, and why. Who knows the place in the log adds itself.
+        Called with a description of each failure. Code that knows the position in the log adds its own callable.
     """
 
     def __init__(self) -> None:
@@ -31,32 +31,32 @@ class Isolation:
         self.reports: list[Callable[[str], None]] = []
 
     def run(
-        self, name: str, doing: str, work: Callable[_Arguments, object], *args: _Arguments.args, **more: _Arguments.kwargs
+        self, name: str, doing: str, work: Callable[_Arguments, object], *args: _Arguments.args, **kwargs: _Arguments.kwargs
     ) -> bool:
-        """Let a learner work; False when it failed.
+        """Call a learner; return False when it failed.
 
         Parameters
         ----------
         name : str
-            The learner.
+            Name of the learner.
         doing : str
-            What it is asked to do, as in ``"learn from"``.
+            Verb for the report, as in ``"learn from"``.
         work : callable
-            What is called with the remaining arguments.
+            Called with the remaining arguments.
 
         Raises
         ------
         MemoryError, OSError
-            As the learner raises them.
+            When the learner raises them.
         """
         try:
-            work(*args, **more)
+            work(*args, **kwargs)
         except (MemoryError, OSError):
             raise
         except Exception as error:
             self.counts[name] += 1
             why = f"{type(error).__name__}: {error}"
             for report in self.reports:
-                report(f"{name} could not {doing} this record, or the batch that it completed, and goes on without ({why})")
+                report(f"{name} could not {doing} this record, or the batch that it completed; {name} skips it ({why})")
             return False
         return True

@@ -1,4 +1,4 @@
-"""The walk of a request and of a batch of outcomes through the learners. `Pipeline.rank` is the table of contents."""
+"""Takes requests and batches of outcomes through the learners. Start reading at `Pipeline.rank`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _Stage = TypeVar("_Stage", bound=Stateful)
 
 
 class Refused(ValueError):
-    """A request that makes no sense to this pipeline: names the field, the value and the remedy."""
+    """A request that this pipeline cannot serve. The message names the field, the value and the remedy."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -47,7 +47,7 @@ class Stages(Stateful, Generic[_Stage]):
         self.named = dict(named)
 
     def children(self) -> Iterator[tuple[str, Stateful]]:
-        """The learners; a dot in a name (of a module) would take it for two."""
+        """The learners. A dot in a name (of a module) would separate two levels, so it becomes a slash."""
         for name, stage in self.named.items():
             yield name.replace(".", "/"), stage
 
@@ -56,15 +56,15 @@ class Stages(Stateful, Generic[_Stage]):
 
 
 class Pipeline(Stateful):
-    """Retrievers, featurizer, adapters, one ranker, rerankers and a policy, with the catalogues that they share.
+    """Retrievers, featurizer, adapters, one ranker, rerankers and a policy, with their shared catalogues.
 
-    The learners come named and bound; see `service.process.runtime.build_pipeline`.
+    The learners have names and are bound already; see `service.process.runtime.build_pipeline`.
 
     Parameters
     ----------
     featurizer : Featurizer
     users, items : Catalog
-        As wide as the featurizer's columns of users and items.
+        Their widths are the featurizer's numbers of user and item columns.
     history : History
     seen : SeenItems
         What is not recommended to a user again.
@@ -76,23 +76,23 @@ class Pipeline(Stateful):
     rerankers : mapping of name to Reranker
     policy : (str, Policy)
     recent : int
-        Length of the history that the learners see.
+        Maximum length of the history that the learners see.
 
     Attributes
     ----------
     contexts : Moments
-        What the numbers of contexts are standardised by.
+        Mean and variance that standardise the numbers of request contexts.
     version : int
-        Micro-batches learned.
+        Number of micro-batches learned.
     as_of : float
-        Unix seconds: what was appended to the log before has been learned, or is no longer to be; 0 when that is not known.
+        Unix seconds. All events that were appended to the log before this time have been processed; 0 when it is not known.
     observes : bool
-        Whether a learner learns from rows before their outcome is known; see `observe`.
+        Whether any learner uses rows before their outcome is known; see `observe`.
     isolation : Isolation
-        Runs the learners where they follow the log: batches that one of them cannot take do not stop the others.
+        Calls the learners with data from the log: a batch on which one of them fails does not stop the others.
     skipped : Counter
-        Failures of stages that are done without, by name: an adapter or a reranker, or a retriever asked for scores of given
-        rows, that raised or returned a number that is not finite.
+        Failures of optional stages by name: an adapter, a reranker, or a retriever that scores given rows raised or returned a
+        number that is not finite. The stage is skipped.
     """
 
     def __init__(
@@ -129,33 +129,36 @@ class Pipeline(Stateful):
 
     @property
     def lag(self) -> float | None:
-        """Seconds since `as_of`; None when that is not known."""
+        """Seconds since `as_of`; None when `as_of` is not known."""
         return max(time.time() - self.as_of, 0.0) if self.as_of else None
 
     def rank(self, requests: Sequence[RankRequest | RecommendRequest]) -> list[tuple[RankingResponse, Impression | None]]:
-        """Answer requests, all as one batch. Nothing here learns.
+        """Rank the items of all requests as one batch. Nothing here learns.
 
         Returns
         -------
         list of (RankingResponse, Impression or None)
-            In the order of the requests; the impression is what to append to the log, None when there is nothing to log.
+            In the order of the requests. The impression is to be appended to the log; None when there is nothing to log.
 
         Raises
         ------
         Refused
-            For a request that this pipeline cannot serve; call again without it.
+            When this pipeline cannot serve one of the requests. Call again without that request.
         """
-        asked = [self._ask(request) for request in requests]
-        who = self._requests(asked)
-        found = self._candidate_generator.find(who, asked)
-        batch = self.featurizer.batch(who, found.request, found.item, self.users, self.items)
-        batch.uncertainty = found.uncertainty
+        contexts = [self._context(request) for request in requests]
+        columns = self._columns(contexts)
+        candidates = self._candidate_generator.generate(columns, contexts)
+        batch = self.featurizer.batch(columns, candidates.request, candidates.item, self.users, self.items)
+        batch.uncertainty = candidates.uncertainty
         skipped = self.score(batch)
-        if any(one.request.by is not None or one.request.explain for one in asked):
+        if any(request.by is not None or request.explain for request in requests):
             self.retrieval(batch, skipped)
-        by = [one.request.by for one in asked]
+        by = [request.by for request in requests]
         fill_uncertainty(batch, by, self.retrievers.named, needed=self.policy.needs_uncertainty)
-        return [self._response_builder.answer(n, one, batch, self.version, self.lag, skipped) for n, one in enumerate(asked)]
+        return [
+            self._response_builder.build(n, context, batch, self.version, self.lag, skipped)
+            for n, context in enumerate(contexts)
+        ]
 
     def score(self, batch: Batch) -> list[str]:
         """Adapt, rank and rerank: fill ``batch.score``, ``base`` and ``hidden``. Return the names of skipped stages."""
@@ -165,10 +168,10 @@ class Pipeline(Stateful):
         return skipped
 
     def retrieval(self, batch: Batch, skipped: list[str]) -> Floats:
-        """What each retriever says of each row: fill ``batch.retrieval``, (N, R) float32, unless that has been done.
+        """Return the score of each retriever for each row, (N, R) float32. The first call fills ``batch.retrieval``.
 
-        A retriever that fails has NaN in its column, is counted, and its name is put into `skipped`. Few need these scores, and
-        they cost up to as much as the rest of a request, so whoever needs them asks here.
+        A retriever that fails gets NaN in its column, is counted, and its name is added to `skipped`. These scores can cost as
+        much as the rest of a request and few callers need them, so they are computed on demand.
         """
         if batch.retrieval is None:
             batch.retrieval = np.full((batch.rows, len(self.retrievers.named)), np.nan, np.float32)
@@ -183,49 +186,49 @@ class Pipeline(Stateful):
         return batch.retrieval
 
     def prepare(self, batch: Batch) -> None:
-        """Let the ranker fill ``score``, ``base`` and ``hidden`` of rows that nobody has learned from yet: what learning needs.
+        """Let the ranker fill ``score``, ``base`` and ``hidden`` of rows that are not learned yet, as `learn` needs them.
 
-        What retrievers and rerankers say of the rows (see `predict`) makes no difference to what is learned from them. Where
-        the ranker fails, ``base`` stays None.
+        Learning does not depend on the scores of retrievers and rerankers (see `predict`). When the ranker fails, ``base``
+        stays None.
         """
         batch.uncertainty = None
         if not self.isolation.run(self.ranker_name, "score", self._rank, batch, []):
             batch.base = batch.hidden = None
 
     def predict(self, batch: Batch, rows: Ids | None = None) -> dict[str, Floats]:
-        """What each retriever, the ranker and each reranker say of rows that nobody has learned from yet, by name.
+        """Return the predictions of each retriever, the ranker and each reranker, by name, for rows that are not learned yet.
 
         Parameters
         ----------
         batch : Batch
-            Prepared on the way; see `prepare`. Of rows that the ranker cannot score nobody says anything.
+            Is prepared here; see `prepare`. There are no predictions for a batch that the ranker cannot score.
         rows : (n,) int64 or None
-            The rows in question; None: all. Of none, nobody is asked. Retrievers that fail are left out, and counted.
+            Rows to predict; None: all. Without rows no learner is called. Retrievers that fail are left out and counted.
         """
         self.prepare(batch)
         if batch.base is None or (rows is not None and not rows.size):
             return {}
         part = batch if rows is None else batch.part(rows)
         columns = zip(self.retrievers.named, self.retrieval(part, []).T.copy(), strict=True)
-        said = {name: score for name, score in columns if not np.isnan(score).any()}
-        return said | self._rerank(part, [])
+        predictions = {name: score for name, score in columns if not np.isnan(score).any()}
+        return predictions | self._rerank(part, [])
 
     def observe(self, batch: Batch) -> None:
-        """Let every learner see rows that were shown, before their outcome is known."""
+        """Show every learner the rows of impressions before their outcome is known."""
         for name, learner in self.learners():
             self.isolation.run(name, "observe", learner.observe, batch)
 
     def learn(self, feedback: Feedback) -> None:
-        """Let every learner learn, in config order, from rows that have been prepared; then remember them in the history.
+        """Let every learner learn from prepared rows, in config order; then add the rows to the user history.
 
-        From rows that the ranker could not score (``base`` is None) only retrievers learn: the others need the score.
+        When the ranker could not score the rows (``base`` is None), only retrievers learn: the others need the score.
         """
         for name, learner in self.learners():
             if feedback.base is not None or isinstance(learner, Retriever):
                 self.isolation.run(name, "learn from", learner.learn, feedback)
         acted: Ids | slice = slice(None)
         if feedback.rows > feedback.user.size or not feedback.kind.all():
-            # Rows of a ranking stand together; in the history they stand in order of time.
+            # Feedback keeps the rows of a ranking together; the history is in order of time.
             acted = np.flatnonzero(feedback.touched)
             acted = acted[np.argsort(feedback.outcome_time[acted], kind="stable")]
         self.history.append(
@@ -247,23 +250,23 @@ class Pipeline(Stateful):
         return next(reversed(self.rerankers.named), self.ranker_name)
 
     def learners(self) -> Iterator[tuple[str, Retriever | Ranker | Adapter | Reranker]]:
-        """All learners by name, in the order in which they learn."""
+        """Yield all learners with their names, in the order in which they learn."""
         yield from self.retrievers
         yield self.ranker_name, self.ranker
         yield from self.adapters
         yield from self.rerankers
 
     def apply(self, event: Event) -> None:
-        """Take an update of the catalogues, and the numbers of a context, to heart; other events pass without effect."""
+        """Update the catalogues and the moments of context numbers; other events have no effect."""
         if isinstance(event, ItemUpdate):
             key = hash_id(event.item)
             if event.deleted:
                 self.items.ensure(np.array([key]), [event.item])
                 self.items.delete(key)
-                self._tell("remove", lambda learner: learner.remove(np.array([key])))
+                self._notify("remove", lambda learner: learner.remove(np.array([key])))
             else:
                 self.items.put(key, event.item, event.attributes, *self.featurizer.encode_item(event.attributes))
-                self._tell("add", lambda learner: learner.add(np.array([key])))
+                self._notify("add", lambda learner: learner.add(np.array([key])))
         elif isinstance(event, UserUpdate):
             key = hash_id(event.user)
             if event.deleted:
@@ -275,19 +278,19 @@ class Pipeline(Stateful):
             self.users.forget(key)
             self.history.forget(np.array([key]))
             self.seen.forget(np.array([key]))
-            self._tell("forget", lambda learner: learner.forget(np.array([key])))
+            self._notify("forget", lambda learner: learner.forget(np.array([key])))
         elif self.contexts.columns.size and _has_context(event):
             self.contexts.add(*self.featurizer.encode_context([event.context]))
 
     def requests(self, user: Ids, timestamp: Times, context: tuple[Ids, Floats]) -> Requests:
-        """Who asks, with the history as of now.
+        """Return the request columns of these users, with their current history.
 
         Parameters
         ----------
         user : (B,) int64
         timestamp : (B,) float64
         context : (keys, values)
-            As the featurizer encoded it; the numbers among the values are standardised in place.
+            From `Featurizer.encode_context`; the numbers among the values are standardised in place.
         """
         self.contexts.standardize(*context)
         item, time_, kind = self.history.recent(user, self.recent)
@@ -302,22 +305,22 @@ class Pipeline(Stateful):
         )
 
     def carry(self, requests: Requests) -> dict[str, list[bytes]]:
-        """What learners want back when they learn from these requests, by name; see `Learner.carry`."""
-        told = ((name, learner.carry(requests)) for name, learner in self.learners())
-        return {name: carried for name, carried in told if carried is not None}
+        """Return what each learner wants back when it learns from these requests, by name; see `Learner.carry`."""
+        by_name = ((name, learner.carry(requests)) for name, learner in self.learners())
+        return {name: carried for name, carried in by_name if carried is not None}
 
-    def _tell(self, doing: str, tell: Callable[[Learner], None]) -> None:
+    def _notify(self, doing: str, call: Callable[[Learner], None]) -> None:
         for name, learner in self.learners():
-            self.isolation.run(name, doing, tell, learner)
+            self.isolation.run(name, doing, call, learner)
 
-    def _ask(self, request: RankRequest | RecommendRequest) -> RequestContext:
+    def _context(self, request: RankRequest | RecommendRequest) -> RequestContext:
         if request.by is not None and request.by not in self.retrievers.named:
-            raise Refused("by", f"{request.by!r} is no retriever here; there are {sorted(self.retrievers.named)}")
+            raise Refused("by", f"{request.by!r} is not a configured retriever; use one of {sorted(self.retrievers.named)}")
         return RequestContext(request, request.request_id or uuid.uuid4().hex)
 
-    def _requests(self, asked: Sequence[RequestContext]) -> Requests:
-        user = hash_ids([one.request.user for one in asked])
-        context = self.featurizer.encode_context([one.request.context for one in asked])
+    def _columns(self, contexts: Sequence[RequestContext]) -> Requests:
+        user = hash_ids([each.request.user for each in contexts])
+        context = self.featurizer.encode_context([each.request.context for each in contexts])
         requests = self.requests(user, np.full(user.size, time.time()), context)
         requests.carried = self.carry(requests)
         return requests
@@ -330,14 +333,14 @@ class Pipeline(Stateful):
         except Exception:
             if not deltas:
                 raise
-            # The deltas may be to blame. Where they are not, the ranker fails again.
+            # The deltas may be the cause. If they are not, the ranker fails again.
             self._score(batch, None)
             for name in deltas:
                 self._skip(name, skipped)
         batch.base = batch.score.copy()
 
     def _adapt(self, batch: Batch, skipped: list[str]) -> dict[str, WeightDelta]:
-        """Changes of the ranker's parameters by the adapter's name: of those that have any, and that did not fail."""
+        """Parameter changes by adapter name, without adapters that fail or change nothing."""
         deltas: dict[str, WeightDelta] = {}
         for name, adapter in self.adapters:
             try:
@@ -356,8 +359,8 @@ class Pipeline(Stateful):
             raise FloatingPointError(f"{self.ranker_name}: a score is not finite")
 
     def _rerank(self, batch: Batch, skipped: list[str]) -> dict[str, Floats]:
-        """Let rerankers replace the ranker's ``score``; what the ranker and each of them say, by name."""
-        said = {self.ranker_name: batch.score.copy()}
+        """Let rerankers replace the ranker's ``score``; return the scores of the ranker and of each reranker by name."""
+        predictions = {self.ranker_name: batch.score.copy()}
         for name, reranker in self.rerankers:
             try:
                 score = reranker.rerank(batch)
@@ -366,8 +369,8 @@ class Pipeline(Stateful):
                 batch.score = score
             except Exception:
                 self._skip(name, skipped)
-            said[name] = batch.score.copy()
-        return said
+            predictions[name] = batch.score.copy()
+        return predictions
 
     def _skip(self, name: str, skipped: list[str]) -> None:
         self.skipped[name] += 1
@@ -375,5 +378,5 @@ class Pipeline(Stateful):
 
 
 def _has_context(event: Event) -> TypeGuard[Impression | Interaction]:
-    """Whether an event has a context of its own; an interaction with a ranking has that of the ranking."""
+    """Whether an event has its own request context; an interaction with a ranking uses the context of the ranking."""
     return isinstance(event, Impression) or (isinstance(event, Interaction) and event.request_id is None)

@@ -1,4 +1,4 @@
-"""Requests for a ranking, and rankings, as msgspec structs: one source for validation, code and the OpenAPI page."""
+"""Ranking requests and responses as msgspec structs. Validation and the OpenAPI page are derived from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class _Request(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What every request for a ranking says.
+    """Fields of every ranking request.
 
     Attributes
     ----------
@@ -24,15 +24,15 @@ class _Request(Struct, kw_only=True, forbid_unknown_fields=True):
     context : dict
         Request context: device, page, ...
     request_id : str or None
-        Id of the impression, for interactions to join on; made by the service when absent.
+        Id of the impression, which interactions refer to. The service makes one when it is absent.
     by : str or None
-        Name of a retriever whose own order is wanted (a baseline), instead of the ranker's.
+        Name of a retriever whose order is used instead of the ranker's (a baseline).
     seed : int or None
         Makes a randomised policy repeatable.
     explain : bool
-        Add the reasons of each score.
+        Add the reasons for each score.
     log : bool
-        Append the impression to the log. False: nobody will see this ranking.
+        Append the impression to the log. Set it to false if no user will see this ranking.
     """
 
     user: Id
@@ -52,7 +52,7 @@ class RankRequest(_Request):
     items : list of str
         Candidates.
     n : int or None
-        Places to fill; None: one for every candidate.
+        Number of positions; None: one for each candidate.
     """
 
     items: Annotated[list[Id], Meta(min_length=1, max_length=1000)]
@@ -65,13 +65,13 @@ class RecommendRequest(_Request):
     Attributes
     ----------
     n : int
-        Items wanted.
+        Number of items to return.
     candidates : int
-        Items retrieved, by each retriever, for the ranker to choose from.
+        Number of items that each retriever finds for the ranker.
     exclude : list of str
-        Items not to recommend.
+        Items that must not be recommended.
     repeat : bool
-        Whether items that the user has already interacted with may come again.
+        Whether items that the user has already interacted with may be recommended again.
     """
 
     n: Count = 10
@@ -81,20 +81,20 @@ class RecommendRequest(_Request):
 
 
 class Neighbour(Struct, kw_only=True):
-    """An earlier row like this one, whose outcome moved the score.
+    """A similar earlier row whose outcome changed the score.
 
     Attributes
     ----------
     item : str or None
         Its item; None when the catalogue no longer knows it.
     label : float
-        What came of it, 0 to 1.
+        Its outcome, 0 to 1.
     age : float
         Seconds since it was shown.
     similarity : float
-        To this row, as the ranker saw both.
+        Similarity to this row, in the ranker's hidden vectors.
     weight : float
-        Its share among all rows that moved the score.
+        Its share in the correction, among all neighbours.
     """
 
     item: str | None
@@ -114,9 +114,9 @@ class Reasons(Struct, kw_only=True, omit_defaults=True):
     base : float
         The ranker's score, before rerankers.
     contributions : dict
-        Part of each feature in the base score's log-odds, by field; the constant part is left out.
+        Contribution of each field to the base score's log-odds, without the constant part.
     neighbours : list of Neighbour
-        Earlier rows whose outcomes moved the score from `base`, the weightiest few.
+        The earlier rows that changed the score from `base` most.
     """
 
     retrievers: dict[str, float] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class Reasons(Struct, kw_only=True, omit_defaults=True):
 
 
 class RankedItem(Struct, kw_only=True, omit_defaults=True):
-    """One place of a ranking: the item, its score, and the probability that it was put here given the places above."""
+    """One position of a ranking: item, score, and the probability of this item here given the positions above."""
 
     item: str
     score: float
@@ -141,19 +141,19 @@ class RankingResponse(Struct, kw_only=True):
     Attributes
     ----------
     request_id : str
-        Send it with every interaction that follows from this ranking.
+        Send it with every interaction with this ranking.
     version : int
-        Micro-batches that the scoring state had learned from.
+        Number of micro-batches that the scoring state has learned.
     lag : float or None
-        Seconds: what was appended to the log of events longer ago is in the scoring state. None while that is not known.
+        Seconds that the scoring state may be behind the event log: all older events are in it. None while that is not known.
     source : str
-        Learner that made the order.
+        Name of the learner whose scores made the order.
     policy : str
-        Policy that chose among the scores.
+        Name of the policy that selected the items.
     items : list of RankedItem
-        Best place first.
+        In order of position.
     skipped : list of str
-        Stages that failed and were left out of this answer.
+        Stages that failed and were skipped for this response.
     """
 
     request_id: str

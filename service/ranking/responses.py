@@ -1,4 +1,4 @@
-"""From scored rows to what a client gets, and to the impression that the log keeps."""
+"""Turns scored rows into the response for the client and the impression for the log."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from streams.events import Impression
 __all__ = ["ResponseBuilder"]
 
 NEIGHBOURS = 5
-"""Neighbours told of each item: those with the greatest weight."""
+"""Neighbours in the reasons of an item: those with the greatest weight."""
 
 
 class ResponseBuilder:
-    """Lets the policy choose, and says what was chosen and why.
+    """Lets the policy select items, and builds the response with scores, propensities and reasons.
 
     Parameters
     ----------
@@ -48,18 +48,18 @@ class ResponseBuilder:
         self._ranker_name, self._ranker = ranker
         self._policy_name, self._policy = policy
 
-    def answer(
-        self, n: int, one: RequestContext, batch: Batch, version: int, lag: float | None, skipped: list[str]
+    def build(
+        self, n: int, context: RequestContext, batch: Batch, version: int, lag: float | None, skipped: list[str]
     ) -> tuple[RankingResponse, Impression | None]:
-        """Fill the places of request `n` of a scored batch; the impression is None when there is nothing to log."""
-        request = one.request
+        """Build the response to request `n` of a scored batch; the impression is None when there is nothing to log."""
+        request = context.request
         part = _rows_of(batch, n)
         if request.by is not None:
             part.score = self._retrieved(part, request.by)
-        rng = np.random.default_rng(hash_id(one.request_id) & (2**63 - 1) if request.seed is None else request.seed)
+        rng = np.random.default_rng(hash_id(context.request_id) & (2**63 - 1) if request.seed is None else request.seed)
         ranking = self._policy.select(part.score, part.uncertainty, part.rows if request.n is None else request.n, rng)
         chosen = part.part(ranking.rows)
-        shown = [self._name(one, key) for key in chosen.item.tolist()]
+        shown = [self._name(context, key) for key in chosen.item.tolist()]
         nothing = [None] * len(shown)
         items = [
             RankedItem(item=item, score=score, propensity=propensity, uncertainty=uncertainty, reasons=reasons)
@@ -73,7 +73,7 @@ class ResponseBuilder:
             )
         ]
         response = RankingResponse(
-            request_id=one.request_id,
+            request_id=context.request_id,
             version=version,
             lag=lag,
             source=request.by or self._ranker_name,
@@ -83,19 +83,19 @@ class ResponseBuilder:
         )
         if not (request.log and shown):
             return response, None
-        return response, self._impression(one, chosen, np.delete(part.item, ranking.rows), response)
+        return response, self._impression(context, chosen, np.delete(part.item, ranking.rows), response)
 
     def _retrieved(self, part: Batch, name: str) -> Floats:
-        """Scores of one retriever, (N,) float32; raises FloatingPointError where it failed."""
+        """Scores of one retriever, (N,) float32; raises FloatingPointError when it failed."""
         score = _retrieval(part)[:, self._retrievers.index(name)].copy()
         if np.isnan(score).any():
-            raise FloatingPointError(f"{name}: it has no score for the candidates; see the metric of skipped stages")
+            raise FloatingPointError(f"{name}: no score for the candidates; see the metric of skipped stages")
         return score
 
-    def _impression(self, one: RequestContext, chosen: Batch, unshown: Ids, response: RankingResponse) -> Impression:
+    def _impression(self, context: RequestContext, chosen: Batch, unshown: Ids, response: RankingResponse) -> Impression:
         return Impression(
             request_id=response.request_id,
-            user=one.request.user,
+            user=context.request.user,
             items=tuple([ranked.item for ranked in response.items]),
             features=pack_rows(self._featurizer.schema, chosen.features, chosen.values),
             scores=tuple([ranked.score for ranked in response.items]),
@@ -103,72 +103,72 @@ class ResponseBuilder:
             unshown=unshown.astype("<i8").tobytes(),
             source=response.source,
             version=response.version,
-            context=one.request.context,
+            context=context.request.context,
             history=pack_history(chosen.history[0], chosen.history_time[0], chosen.history_kind[0]),
-            carried={name: told[0] for name, told in chosen.carried.items()},
-            base=b"" if one.request.by or not self._rerankers else _base(chosen).astype("<f4").tobytes(),
+            carried={name: carried[0] for name, carried in chosen.carried.items()},
+            base=b"" if context.request.by or not self._rerankers else _base(chosen).astype("<f4").tobytes(),
             timestamp=float(chosen.timestamp[0]),
         )
 
     def _reasons(self, chosen: Batch) -> list[Reasons]:
-        told = self._ranker.explain(chosen)
+        parts = self._ranker.explain(chosen)
         retrieved = _retrieval(chosen)
         found = [reranker.explain(chosen) for reranker in self._rerankers.values()]
         base = _base(chosen)
         reasons = []
         for row in range(chosen.rows):
             contributions: dict[str, float] = {}
-            if told is not None:
+            if parts is not None:
                 for column, name in enumerate(self._featurizer.names):
                     if chosen.values[row, column]:
-                        contributions[name] = contributions.get(name, 0.0) + float(told[row, column])
+                        contributions[name] = contributions.get(name, 0.0) + float(parts[row, column])
             scores = zip(self._retrievers, retrieved[row].tolist(), strict=True)
             reasons.append(
                 Reasons(
                     retrievers={name: score for name, score in scores if not math.isnan(score)},
                     base=float(base[row]),
                     contributions=contributions,
-                    neighbours=[one for of_all in found if of_all is not None for one in self._neighbours(of_all, row)],
+                    neighbours=[neighbour for some in found if some is not None for neighbour in self._neighbours(some, row)],
                 )
             )
         return reasons
 
     def _neighbours(self, found: Neighbours, row: int) -> list[Neighbour]:
-        places = np.argsort(-found.weight[row], kind="stable")[:NEIGHBOURS]
+        columns = np.argsort(-found.weight[row], kind="stable")[:NEIGHBOURS]
         return [
             Neighbour(
-                item=self._items.name(int(found.item[row, place])),
-                label=float(found.label[row, place]),
-                age=float(found.age[row, place]),
-                similarity=float(found.similarity[row, place]),
-                weight=float(found.weight[row, place]),
+                item=self._items.name(int(found.item[row, column])),
+                label=float(found.label[row, column]),
+                age=float(found.age[row, column]),
+                similarity=float(found.similarity[row, column]),
+                weight=float(found.weight[row, column]),
             )
-            for place in places[found.weight[row, places] > 0].tolist()
+            for column in columns[found.weight[row, columns] > 0].tolist()
         ]
 
-    def _name(self, one: RequestContext, key: int) -> str:
-        name = one.names.get(key) or self._items.name(key)
-        assert name is not None, "candidates are given by name, or found in the catalogue"
+    def _name(self, context: RequestContext, key: int) -> str:
+        name = context.names.get(key) or self._items.name(key)
+        assert name is not None, "a candidate is given by name or is in the catalogue"
         return name
 
 
 def _base(chosen: Batch) -> Floats:
-    assert chosen.base is not None, "rows that a policy chose from have been scored"
+    assert chosen.base is not None, "rows are scored before the policy selects"
     return chosen.base
 
 
 def _retrieval(part: Batch) -> Floats:
-    assert part.retrieval is not None, "retrievers have been asked if a request wants their order, or its reasons"
+    assert part.retrieval is not None, "retrieval scores are filled in for requests with `by` or `explain`"
     return part.retrieval
 
 
 def _or_none(uncertainty: Floats) -> list[float | None]:
     """Uncertainties for a response; None where they are not known."""
-    return [None if math.isnan(one) else one for one in uncertainty.tolist()]
+    return [None if math.isnan(value) else value for value in uncertainty.tolist()]
 
 
 def _rows_of(batch: Batch, n: int) -> Batch:
-    """The rows of request `n`, as a batch of its own."""
+    """The rows of request `n` as a separate batch."""
     start, stop = np.searchsorted(batch.request, [n, n + 1])
     rows = slice(start, stop)
     return Batch(

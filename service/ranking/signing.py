@@ -1,4 +1,4 @@
-"""Proof that the service made a ranking: only then are the numbers in its impression believed."""
+"""Signatures of impressions: the numbers in an impression are trusted only if the service itself made it."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ __all__ = ["Believes", "Signer", "nobody"]
 Believes = Callable[[Impression], bool]
 
 FILE = "signing.key"
-"""In the data folder, readable by its owner alone."""
+"""Name of the key file in the data folder. Only its owner can read it."""
 
 _KEY_BYTES, _SIGNATURE_BYTES = 32, 16
 
 
 class Signer:
-    """Signs impressions, and tells its own from others'.
+    """Signs impressions, and verifies signatures.
 
     Parameters
     ----------
     key : bytes or callable returning bytes or None
-        Shared by all processes of one service, and known to nobody else. A callable is asked when the key is first needed, and
-        again while it has none: until then nothing is signed.
+        Secret shared by all processes of one service. A callable is called when the key is first needed, and again as long as
+        it returns None. Nothing is signed before it returns a key.
 
     Notes
     -----
-    The signature is BLAKE2b (RFC 7693) with a key over the encoded event, 16 bytes.
+    The signature is keyed BLAKE2b (RFC 7693) over the encoded event, 16 bytes.
     """
 
     def __init__(self, key: bytes | Callable[[], bytes | None]) -> None:
@@ -45,7 +45,7 @@ class Signer:
 
     @classmethod
     def of_writer(cls, folder: Path | None) -> Signer:
-        """Signer with the key of a data folder, which is made when it is missing; None: a key for this process alone.
+        """Return a signer with the key of a data folder, and create a missing key. None: a key for this process only.
 
         Raises
         ------
@@ -57,39 +57,39 @@ class Signer:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / FILE
         if not file.exists():
-            beside = folder / f".{FILE}.{secrets.token_hex(8)}"
-            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as made:
+            temporary = folder / f".{FILE}.{secrets.token_hex(8)}"
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as made:
                 made.write(secrets.token_bytes(_KEY_BYTES))
                 made.flush()
                 os.fsync(made.fileno())
-            # A link does not replace a file: of several processes that start at once, the first one's key is everybody's.
+            # A link never replaces a file: when several processes start at once, all use the first one's key.
             with suppress(FileExistsError):
-                os.link(beside, file)
-            beside.unlink()
+                os.link(temporary, file)
+            temporary.unlink()
         return cls(file.read_bytes())
 
     @classmethod
     def of_reader(cls, folder: Path | None) -> Signer:
-        """Signer with the key that the writer of a data folder makes, perhaps later."""
+        """Return a signer with the key that the writer of a data folder creates, perhaps later."""
         return cls(lambda: None if folder is None else _read(folder))
 
     def encoded(self, impression: Impression) -> bytes:
-        """The impression as a log takes it, with a signature of all that it says; without one while there is no key.
+        """Encode an impression for the log, with a signature over all its fields. While there is no key, it is not signed.
 
         Raises
         ------
         streams.codec.BadEvent
             For an impression that JSON cannot carry.
         """
-        key, data = self._known(), _unsigned(impression)
+        key, data = self._load_key(), _unsigned(impression)
         return data if key is None else data[:-1] + b',"signature":"' + b64encode(_mac(data, key)) + b'"}'
 
     def believes(self, impression: Impression) -> bool:
-        """Whether this impression was signed with this key, and not changed since."""
-        key = self._known() if impression.signature else None
+        """Whether this impression was signed with this key and has not been changed since."""
+        key = self._load_key() if impression.signature else None
         return key is not None and hmac.compare_digest(impression.signature, _mac(_unsigned(impression), key))
 
-    def _known(self) -> bytes | None:
+    def _load_key(self) -> bytes | None:
         if callable(self._key):
             found = self._key()
             if found is None:
@@ -114,5 +114,5 @@ def _read(folder: Path) -> bytes | None:
 
 
 def nobody(impression: Impression) -> bool:
-    """Believe no impression: for whoever has no key."""
+    """Trust no impression: for processes without a key."""
     return False

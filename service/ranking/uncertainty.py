@@ -1,4 +1,4 @@
-"""How sure retrievers are of rows: what a policy that explores needs."""
+"""Standard errors of rows from the retrievers, for policies that explore."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["fill_uncertainty", "largest_uncertainty"]
 
 
 def largest_uncertainty(retrievers: Iterable[Retriever], batch: Batch) -> Floats:
-    """Largest standard error that a retriever gives each row, (N,) float32; 0 where none of them knows one."""
+    """Largest standard error that a retriever has for each row, (N,) float32; 0 where none of them has one."""
     largest = np.zeros(batch.rows, np.float32)
     for retriever in retrievers:
         if retriever.knows_uncertainty:
@@ -22,17 +22,17 @@ def largest_uncertainty(retrievers: Iterable[Retriever], batch: Batch) -> Floats
 
 
 def fill_uncertainty(batch: Batch, by: Sequence[str | None], retrievers: Mapping[str, Retriever], *, needed: bool) -> None:
-    """Fill in ``batch.uncertainty`` where it is NaN, or None: the largest of what the retrievers know.
+    """Fill in ``batch.uncertainty`` where it is missing: the largest standard error of the retrievers.
 
     Parameters
     ----------
     batch : Batch
-        Candidates have what the retrievers that found them know; they are not asked about these again.
+        Values that came with the candidates are kept. NaN, or None for the whole batch, is missing.
     by : sequence of str or None, length B
-        Retriever that orders each request's rows, which is then the only one to be asked; None: all are.
+        Retriever that orders the rows of each request: only this one is asked. None: all are asked.
     retrievers : mapping of name to Retriever
     needed : bool
-        Whether the policy needs it. If not, only requests ordered by a retriever that knows it get it.
+        Whether the policy needs uncertainty. If not, only requests ordered by a retriever that knows it get it.
     """
     for name in dict.fromkeys(by):
         asked = list(retrievers.values()) if name is None else [retrievers[name]]
@@ -40,7 +40,7 @@ def fill_uncertainty(batch: Batch, by: Sequence[str | None], retrievers: Mapping
             continue
         if batch.uncertainty is None:
             batch.uncertainty = np.full(batch.rows, np.nan, np.float32)
-        mine = np.array([one == name for one in by], np.bool_)[batch.request]
+        mine = np.array([wanted == name for wanted in by], np.bool_)[batch.request]
         missing = np.flatnonzero(mine & np.isnan(batch.uncertainty))
         if missing.size:
             batch.uncertainty[missing] = largest_uncertainty(asked, batch.part(missing))

@@ -30,9 +30,9 @@ HAS_VW = importlib.util.find_spec("vowpalwabbit") is not None
 
 
 def metrics_of(
-    main: Callable[[list[str]], None], options: str, capsys: pytest.CaptureFixture[str], least: float = 0.0
+    main: Callable[[list[str]], None], options: str, capsys: pytest.CaptureFixture[str], minimum: float = 0.0
 ) -> dict[str, Any]:
-    """Run a benchmark; what its last line says: strict JSON, whose metrics are all finite and not below `least`."""
+    """Run a benchmark and return the metrics of its last line: strict JSON, with finite numbers, none below `minimum`."""
     main(shlex.split(options))
 
     def refuse(constant: str) -> None:
@@ -40,7 +40,7 @@ def metrics_of(
 
     document: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1], parse_constant=refuse)
     assert {"benchmark", "machine", "python", "versions", "options", "metrics"} == document.keys()
-    assert all(math.isfinite(number) and number >= least for number in numbers(document["metrics"]))
+    assert all(math.isfinite(number) and number >= minimum for number in numbers(document["metrics"]))
     metrics: dict[str, Any] = document["metrics"]
     return metrics
 
@@ -72,12 +72,12 @@ def test_the_stream_is_the_same_each_time_and_in_every_format(tmp_path: Path) ->
     assert first == f"{'1' if read.label[0] else '-1'} |u u{u} |i i{i} |s s{s} |c k{c} |x c{x}"
 
 
-def test_arrivals_come_at_the_rate_that_was_asked_for() -> None:
+def test_arrivals_have_the_requested_rate() -> None:
     rng = np.random.default_rng(0)
     poisson, uniform = arrivals(1000.0, 10.0, "poisson", rng), arrivals(1000.0, 10.0, "uniform", rng)
     assert poisson.size == uniform.size == 10_000
     assert poisson.max() < 10.0 and uniform.max() < 10.0
-    # Gaps of independent arrivals vary as much as they are long, those of a metronome not at all.
+    # Gaps of Poisson arrivals have a standard deviation equal to their mean; uniform gaps have none.
     assert np.diff(poisson).std() == pytest.approx(1e-3, rel=0.1)
     assert np.diff(uniform).std() < 1e-9
 
@@ -138,14 +138,14 @@ def test_serve_open_loop(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = metrics_of(serve_open_loop.main, f"{sizes} --reloop2 'capacity = 100'", capsys)
     assert metrics["problems"] == []
     assert metrics["modes"].keys() == {"not learning", "not learning, reloop2", "learning", "learning, reloop2"}
-    for mode, told in metrics["modes"].items():
-        assert told["rank"]["count"] == 20
-        assert 0 < told["rank"]["p50_ms"] <= told["rank"]["p99_ms"]
-        assert ("learned" in told) == mode.startswith("learning")
-        if "learned" in told:
-            assert told["learned"]["rows"] == 200
-            assert told["learned"]["freshness_ms"]["p99"] > 0
-    p99 = {mode: told["rank"]["p99_ms"] for mode, told in metrics["modes"].items()}
+    for mode, found in metrics["modes"].items():
+        assert found["rank"]["count"] == 20
+        assert 0 < found["rank"]["p50_ms"] <= found["rank"]["p99_ms"]
+        assert ("learned" in found) == mode.startswith("learning")
+        if "learned" in found:
+            assert found["learned"]["rows"] == 200
+            assert found["learned"]["freshness_ms"]["p99"] > 0
+    p99 = {mode: found["rank"]["p99_ms"] for mode, found in metrics["modes"].items()}
     ratio = metrics["ratios"]["p99 learning, reloop2 / learning"]
     assert ratio == pytest.approx(p99["learning, reloop2"] / p99["learning"])
 
@@ -160,7 +160,7 @@ def test_kafka_ingest(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(part["resident_mb"] > 10 for part in metrics["memory"])
 
 
-def test_the_bandit_s_stream_has_a_best_answer() -> None:
+def test_the_bandit_stream_knows_the_best_item() -> None:
     world, again = bandit_stream.make(3000), bandit_stream.make(3000)
     np.testing.assert_array_equal(world.candidates, again.candidates)
     assert world.probability[world.user].mean() == pytest.approx(0.106, abs=0.01)
@@ -174,9 +174,9 @@ def test_the_bandit_s_stream_has_a_best_answer() -> None:
 def test_bandit(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = metrics_of(bandit.main, "--rounds 2 --decisions 6000 --slow-decisions 100 --batch 100", capsys)
     ours = [one for name, one in metrics.items() if name.startswith("Diag-LinUCB")]
-    # Of random choices: 2,800.
+    # Random choices have a regret of 2,800.
     assert len(ours) == 5 and all(one["decisions"] == 6000 and 0 < one["regret"] < 2500 for one in ours)
-    assert metrics["epsilon-greedy 0.1 on the same sums"]["decisions"] == 100
+    assert metrics["epsilon-greedy 0.1 on the same statistics"]["decisions"] == 100
     assert any(name.startswith("river") for name in metrics)
     assert any(name.startswith("VW") for name in metrics) == HAS_VW
     assert all(one["decisions_per_cpu_second"] > 0 for one in metrics.values())
@@ -189,7 +189,7 @@ def test_bandit_without_peers(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_click_through(capsys: pytest.CaptureFixture[str]) -> None:
     options = "--rounds 2 --visits 160 --early 20 --rate 200 --users 30 --items 40"
-    metrics = metrics_of(click_through.main, options, capsys, least=-1.0)
+    metrics = metrics_of(click_through.main, options, capsys, minimum=-1.0)
     # The last phase before the replacement is empty: both early ones fill it.
     phases = ("before", "20 after the shift", "the next 20", "all after the shift", "all after the replacement")
     assert tuple(metrics["phases"]) == phases

@@ -1,4 +1,4 @@
-"""Adapters on a request's walk, over a ranker whose every score is known: 0.6 as it is."""
+"""Adapters in the pipeline, over a ranker with known scores: 0.6 without adapters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNIFORM, PER_USER = "tests.adaptable", "tests.per_user"
 
 @pytest.fixture
 def make(make_config: Callable[..., Config]) -> Callable[..., Pipeline]:
-    """Make a pipeline with adapters that know the user ann, and have been shown a row."""
+    """Make a pipeline whose adapters know the user ann and have observed one row."""
 
     def made(**adapters: dict[str, Any]) -> Pipeline:
         named = {f"tests.{name}": keywords for name, keywords in adapters.items()}
@@ -47,13 +47,13 @@ def test_nothing_is_adapted_without_adapters(make: Callable[..., Pipeline]) -> N
     assert scores(make(), "ann", "bob") == ([pytest.approx(0.6)] * 2, [[], []])
 
 
-def test_a_low_rank_change_is_for_exactly_the_requests_that_it_is_made_for(make: Callable[..., Pipeline]) -> None:
+def test_a_low_rank_change_affects_only_its_own_requests(make: Callable[..., Pipeline]) -> None:
     found, skipped = scores(make(per_user={"by": 0.1}), "bob", "ann", "eve", "ann")
     assert found == pytest.approx([0.6, 1.2, 0.6, 1.2])
     assert skipped == [[]] * 4
 
 
-def test_a_dense_change_is_for_all_requests(make: Callable[..., Pipeline]) -> None:
+def test_a_dense_change_affects_all_requests(make: Callable[..., Pipeline]) -> None:
     assert scores(make(adaptable={"by": 1.0}), "ann", "bob")[0] == pytest.approx([1.2, 1.2])
     dense = make(adaptable={"parameter": "weight", "by": 0.2})
     assert scores(dense, "ann", "bob")[0] == pytest.approx([1.8, 1.8])
@@ -103,7 +103,7 @@ def test_changes_that_the_ranker_cannot_score_with_are_skipped(make: Callable[..
     assert pipeline.skipped == {UNIFORM: 1, PER_USER: 1}
 
 
-def test_a_ranker_that_fails_by_itself_is_no_failure_of_its_adapters(make: Callable[..., Pipeline]) -> None:
+def test_a_failure_of_the_ranker_itself_is_not_counted_for_its_adapters(make: Callable[..., Pipeline]) -> None:
     pipeline = make(per_user={})
     pipeline.ranker.parameters["scale"][:] = np.nan
     with pytest.raises(FloatingPointError, match=r"tests\.adaptable: a score is not finite"):
@@ -111,13 +111,13 @@ def test_a_ranker_that_fails_by_itself_is_no_failure_of_its_adapters(make: Calla
     assert not pipeline.skipped
 
 
-def test_rows_that_are_learned_are_predicted_with_the_changes(make: Callable[..., Pipeline]) -> None:
+def test_predictions_before_learning_use_the_changes(make: Callable[..., Pipeline]) -> None:
     pipeline = make(per_user={"by": 0.1})
     feedback = feedback_of(user=hash_ids(["ann", "bob"]), item=[1, 1], reward=[1.0, 0.0])
     assert pipeline.predict(feedback)["tests.adaptable"] == pytest.approx([1.2, 0.6])
 
 
-def test_the_state_holds_the_ranker_once(make: Callable[..., Pipeline]) -> None:
+def test_the_saved_state_holds_the_ranker_once(make: Callable[..., Pipeline]) -> None:
     stores = [name for name, _ in make(per_user={}).stores()]
     assert [name for name in stores if name.endswith("parameters")] == ["ranker.parameters"]
 

@@ -1,4 +1,4 @@
-"""A batch that a learner cannot take: left out for that learner alone, reported, and the same wherever the log is folded."""
+"""A batch on which a learner fails: only that learner skips it, it is reported, and every fold of the log skips the same."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BRITTLE: dict[str, Any] = {"retrievers": {NAME: {}, "popularity": {}}, "features
 
 
 def poisoned(seed: int = 2, length: int = 200) -> list[Event]:
-    """`busy_world` with everything that `brittle` cannot take here and there."""
+    """`busy_world` with some events on which `brittle` fails."""
     rng, made = random.Random(seed), list[Event]()
     for n, event in enumerate(busy_world(seed, length)):
         made.append(event)
@@ -62,7 +62,7 @@ def learned(pipeline: Pipeline) -> Counts:
     return pipeline.retrievers.named[NAME].learned  # type: ignore[attr-defined, no-any-return]
 
 
-def test_it_is_left_out_for_that_learner_alone(make_config: MakeConfig) -> None:
+def test_only_the_failing_learner_skips_the_batch(make_config: MakeConfig) -> None:
     log = fill(MemoryLog(), clicks("a", "b", UNLEARNABLE, "c", "d", "e"))
     config = config_of(make_config, stream={"batch_rows": 2})
     folded = trainer(config, log)
@@ -75,7 +75,9 @@ def test_it_is_left_out_for_that_learner_alone(make_config: MakeConfig) -> None:
     assert pipeline.version == 3
     assert pipeline.isolation.counts == {NAME: 1}
     (letter,) = folded.dead.read()
-    assert (letter.kind, letter.source, letter.partition, letter.offset) == ("poison", "log", 0, 3), "what completed the batch"
+    assert (letter.kind, letter.source, letter.partition, letter.offset) == ("poison", "log", 0, 3), (
+        "the record that completed the batch"
+    )
     assert NAME in letter.reason
     assert "KeyError" in letter.reason
     assert letter.value == log.read({0: 3}, 1)[0].value
@@ -86,7 +88,7 @@ def test_it_is_left_out_for_that_learner_alone(make_config: MakeConfig) -> None:
     ("event", "letters"),
     [(Impression(request_id="r", user="u", items=("i1", UNSEEABLE), timestamp=START), 1), (ItemUpdate(item=UNLISTABLE), 1)],
 )
-def test_what_it_cannot_see_or_list_is_left_out_too(event: Event, letters: int, make_config: MakeConfig) -> None:
+def test_failures_in_observe_and_add_are_skipped_too(event: Event, letters: int, make_config: MakeConfig) -> None:
     folded = fold(config_of(make_config, stream={"batch_rows": 1}), fill(MemoryLog(), [event, *clicks("a")]))
     assert [letter.kind for letter in folded.dead.read()] == ["poison"] * letters
     assert counted(learned(folded.pipeline), "a") == [1]
@@ -124,7 +126,7 @@ def test_live_replay_and_restart_agree(ranker: str, make_config: MakeConfig, tmp
             life.turn()
         life.close()
     assert life.digest() == whole.digest()
-    assert [letter.offset for letter in dead.read()] == [letter.offset for letter in whole.dead.read()], "each of them once"
+    assert [letter.offset for letter in dead.read()] == [letter.offset for letter in whole.dead.read()], "each once"
     fill(LmdbLog(tmp_path / "log" / "events", max_bytes=64 << 20), events).close()
     done = replay(config_of(make_config, tmp_path / "log", **sections), k=0)
     assert done.digest == whole.digest()
@@ -143,7 +145,7 @@ def test_a_replica_agrees(make_config: MakeConfig, tmp_path: Path, monkeypatch: 
     assert one == other
 
 
-def test_a_recorded_file_says_so_too(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_a_replay_of_a_file_counts_the_failure_too(make_config: MakeConfig, tmp_path: Path) -> None:
     path = tmp_path / "clicks.csv"
     rows = ["user,item,value,timestamp", *(f"u{n},{UNLEARNABLE if n == 5 else n},1,{n + 1}" for n in range(8))]
     path.write_text("\n".join(rows) + "\n")
@@ -173,7 +175,7 @@ async def test_the_service_stays_up_and_starts_again(make_config: MakeConfig, tm
             ]
             letters = [letter for letter in service.letters() if letter.kind == "poison"]
             assert [(letter.partition, letter.offset >= 2) for letter in letters] == [(0, True)], (
-                "told once, whatever is restarted"
+                "one letter, also after a restart"
             )
             status = (await service.send("GET", "/v1/status?digest=1")).json()
             digests.append(status["digest"])
@@ -185,7 +187,7 @@ async def test_the_service_stays_up_and_starts_again(make_config: MakeConfig, tm
     assert digests[0] == digests[1] == replay(config, k=0).digest
 
 
-def test_a_request_that_asks_for_what_cannot_be_scored_is_refused_alone(make_config: MakeConfig) -> None:
+def test_only_the_request_for_an_unscorable_item_fails(make_config: MakeConfig) -> None:
     folded = fold(make_config(**BRITTLE, ranker={NAME: {}}, rerankers={}), fill(MemoryLog(), clicks("a", UNSCORABLE)))
     with pytest.raises(FloatingPointError):
         folded.pipeline.rank([RankRequest(user="u", items=[UNSCORABLE])])

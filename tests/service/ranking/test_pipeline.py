@@ -1,4 +1,4 @@
-"""A request's walk, in worlds small enough to know the answer."""
+"""The pipeline, in worlds small enough to know the answer."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_ranking_orders_the_given_items_by_score(pipeline: Pipeline) -> None:
 def test_recommending_leaves_out_what_was_seen_excluded_or_deleted(pipeline: Pipeline) -> None:
     assert items(answer(pipeline, RecommendRequest(user="stranger", n=3, by="popularity"))[0]) == ["i0", "i1", "i2"]
     assert items(answer(pipeline, RecommendRequest(user="stranger", n=3, by="popularity", exclude=["i1"]))[0])[1] == "i2"
-    assert set(items(answer(pipeline, RecommendRequest(user="u0", n=3))[0])) < set(BLUE), "has clicked all that anybody clicked"
+    assert set(items(answer(pipeline, RecommendRequest(user="u0", n=3))[0])) < set(BLUE), "u0 has clicked every red item"
     assert len(items(answer(pipeline, RecommendRequest(user="u0", n=3, repeat=True))[0])) == 3
     pipeline.apply(ItemUpdate(item="i0", deleted=True))
     assert "i0" not in items(answer(pipeline, RecommendRequest(user="stranger", n=10))[0])
@@ -115,12 +115,12 @@ def test_an_impression_carries_the_rows_it_was_scored_on(pipeline: Pipeline, con
     signer = Signer.of_writer(None)
     builder = FeedbackBuilder(pipeline, config.reward, signer.believes)
     feedback = builder.from_rows(acted_on_all(decode(signer.encoded(impression))))
-    assert (feedback.features == logged[0]).all(), "trained on what served, not on what the item became"
+    assert (feedback.features == logged[0]).all(), "trained on the logged features, not on the current ones"
     assert feedback.propensity.tolist() == pytest.approx(list(impression.propensities))
     assert builder.recomputed == 0
 
 
-def test_rows_logged_under_another_config_are_computed_anew_and_counted(pipeline: Pipeline, config: Config) -> None:
+def test_rows_logged_under_another_config_are_recomputed_and_counted(pipeline: Pipeline, config: Config) -> None:
     _, impression = answer(pipeline, RankRequest(user="u1", items=["i3"]))
     assert impression is not None
     other = impression.features[:3] + b"!" + impression.features[4:]
@@ -147,19 +147,19 @@ def test_reasons_name_the_neighbours_that_moved_the_score(make_config: Callable[
     pipeline = build_pipeline(config)
     learn(pipeline, config, clicked("u1", "i0"), clicked("u2", "i1", value=0.0), clicked("u3", "i2", value=0.5))
     response, _ = answer(pipeline, RankRequest(user="u1", items=["i0", "i9"], explain=True))
-    for place in response.items:
-        reasons = place.reasons
+    for ranked in response.items:
+        reasons = ranked.reasons
         assert reasons is not None
         assert {one.item: one.label for one in reasons.neighbours} == {"i0": 1.0, "i1": 0.0, "i2": 0.5}
         weights = [one.weight for one in reasons.neighbours]
         assert weights == sorted(weights, reverse=True)
         assert sum(weights) == pytest.approx(1)
-        assert all(one.age > 0 for one in reasons.neighbours), "rows of long ago"
+        assert all(one.age > 0 for one in reasons.neighbours), "the rows are old"
         voted = sum(one.weight * one.label for one in reasons.neighbours)
-        assert place.score == pytest.approx(0.5 * reasons.base + 0.5 * voted, abs=1e-6)
+        assert ranked.score == pytest.approx(0.5 * reasons.base + 0.5 * voted, abs=1e-6)
 
 
-def test_some_rows_are_predicted_as_they_are_among_all(pipeline: Pipeline, config: Config) -> None:
+def test_predicting_some_rows_gives_the_same_scores_as_predicting_all(pipeline: Pipeline, config: Config) -> None:
     feedback = FeedbackBuilder(pipeline, config.reward).from_rows(
         [clicked("u1", "i3"), clicked("u8", "i3"), clicked("u1", "i5")]
     )
@@ -189,19 +189,19 @@ def test_what_is_learned_does_not_depend_on_what_was_predicted(config: Config) -
     assert len(set(states)) == 1
 
 
-def test_scores_before_any_reranking_are_what_rerankers_learn_from(pipeline: Pipeline, config: Config) -> None:
-    """Whatever the rerankers make of a score, and in a batch that the ranker is about to learn from."""
+def test_rerankers_learn_from_the_scores_before_reranking(pipeline: Pipeline, config: Config) -> None:
+    """The memory keeps the ranker's own scores from before it learned the batch, not the reranked ones."""
     feedback = FeedbackBuilder(pipeline, config.reward).from_rows([clicked("u1", "i3"), clicked("u8", "i3")])
-    said = pipeline.predict(feedback)
-    assert list(said) == ["popularity", "diag_linucb", "fm", "reloop2"]
-    assert not np.array_equal(said["fm"], said["reloop2"])
+    predictions = pipeline.predict(feedback)
+    assert list(predictions) == ["popularity", "diag_linucb", "fm", "reloop2"]
+    assert not np.array_equal(predictions["fm"], predictions["reloop2"])
     assert feedback.base is not None and feedback.hidden is not None
-    assert np.array_equal(feedback.base, said["fm"])
-    assert np.array_equal(feedback.score, said["reloop2"])
+    assert np.array_equal(feedback.base, predictions["fm"])
+    assert np.array_equal(feedback.score, predictions["reloop2"])
     before = pipeline.rerankers.named["reloop2"].memory.clock["place"][0]  # type: ignore[attr-defined]
     pipeline.learn(feedback)
     memory = pipeline.rerankers.named["reloop2"].memory  # type: ignore[attr-defined]
-    assert np.array_equal(memory.rows["base_score"][before : before + 2], said["fm"])
+    assert np.array_equal(memory.rows["base_score"][before : before + 2], predictions["fm"])
     key = feedback.hidden / np.linalg.norm(feedback.hidden, axis=1)[:, None]
     assert np.allclose(memory.index.rows["vector"][before : before + 2], key, atol=1e-6)
 

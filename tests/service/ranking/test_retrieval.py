@@ -1,4 +1,4 @@
-"""What retrievers say of rows: their scores are asked for once and kept, and their uncertainty reaches the policy."""
+"""Retrieval scores are computed once and kept, and the uncertainty of retrievers reaches the policy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MakeConfig = Callable[..., Config]
 
 
 class Given(Retriever):
-    """Finds the same items for everybody. The score of item i<n> is n + `offset`."""
+    """Retrieves the same items for every user. The score of item i<n> is n + `offset`."""
 
     def __init__(self, *found: str, offset: float = 0.0) -> None:
         self.found, self.offset, self.asked = hash_ids(found), offset, 0
@@ -42,14 +42,14 @@ class Given(Retriever):
 
 
 class Sure(Given):
-    """Knows the standard errors of some items, found or not; of the others it knows nothing."""
+    """Has standard errors for some items, retrieved or not, and 0 for the others."""
 
     knows_uncertainty = True
 
     def __init__(self, *found: str, **errors: float) -> None:
         super().__init__(*found)
         self.errors = {hash_id(item): error for item, error in errors.items()}
-        self.told: list[str] = []
+        self.queried: list[str] = []
 
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
         candidates = super().retrieve(requests, k, exclude)
@@ -57,7 +57,7 @@ class Sure(Given):
         return candidates
 
     def uncertainty(self, batch: Batch) -> Floats:
-        self.told += [ITEMS[NUMBER[item]] for item in batch.item.tolist()]
+        self.queried += [ITEMS[NUMBER[item]] for item in batch.item.tolist()]
         return self._errors(batch.item.tolist())
 
     def _errors(self, items: list[int]) -> Floats:
@@ -65,14 +65,14 @@ class Sure(Given):
 
 
 class Broken(Given):
-    """Finds items, and fails when it is asked for scores."""
+    """Retrieves items, but fails to score them."""
 
     def score(self, batch: Batch) -> Floats:
         raise RuntimeError("planted")
 
 
 class Endless(Given):
-    """Has a score that is no number for a policy."""
+    """Has one infinite score."""
 
     def score(self, batch: Batch) -> Floats:
         return np.where(batch.item == hash_id("i1"), np.inf, np.zeros(batch.rows)).astype(np.float32)
@@ -121,7 +121,7 @@ def feedback_on(pipeline: Pipeline, config: Config, *items: str) -> Batch:
     return FeedbackBuilder(pipeline, config.reward).from_rows(rows)
 
 
-def test_retrievers_are_asked_once_a_batch_of_requests_for_order_and_reasons(make_config: MakeConfig) -> None:
+def test_retrievers_score_a_batch_once_for_order_and_reasons(make_config: MakeConfig) -> None:
     up, down = Given(*ITEMS), Given(*ITEMS, offset=10.0)
     pipeline = pipeline_of(make_config(), up=up, down=down)
     responses = pipeline.rank(
@@ -143,7 +143,7 @@ def test_retrievers_are_asked_once_a_batch_of_requests_for_order_and_reasons(mak
     assert [(ranked.item, ranked.score) for ranked in by_down.items] == [("i2", 12.0), ("i0", 10.0)]
 
 
-def test_nobody_is_asked_for_scores_that_nobody_reads(make_config: MakeConfig) -> None:
+def test_no_retriever_scores_rows_when_no_request_needs_it(make_config: MakeConfig) -> None:
     retriever = Given(*ITEMS)
     pipeline = pipeline_of(make_config(), only=retriever)
     assert len(answer(pipeline, RecommendRequest(user="u", n=3)).items) == 3
@@ -170,7 +170,7 @@ def test_scores_are_kept_as_columns_in_config_order(make_config: MakeConfig) -> 
     assert part.retrieval is not None and part.retrieval.tolist() == [[5, 15], [2, 12]]
 
 
-def test_only_the_rows_in_question_are_asked_about(make_config: MakeConfig) -> None:
+def test_only_the_requested_rows_are_scored(make_config: MakeConfig) -> None:
     config = make_config()
     pipeline = pipeline_of(config, up=Given())
     batch = feedback_on(pipeline, config, "i2", "i0", "i5")
@@ -200,7 +200,7 @@ def test_a_retriever_that_fails_has_nan_in_its_column_and_is_counted(failing: ty
 
 
 def test_uncertainty_survives_retrievers_that_overlap(make_config: MakeConfig) -> None:
-    """The largest of the retrievers that found an item; what none of them knows is asked for, and 0 where nobody knows it."""
+    """The largest uncertainty of the retrievers that found an item counts. Missing ones are computed, else 0."""
     one, other = Sure("i0", "i1", "i2", i0=0.1, i1=0.5, i4=0.3), Sure("i1", "i2", i1=0.3, i2=0.2, i4=0.4)
     pipeline = pipeline_of(make_config(), Ucb(1.0), one=one, plain=Given("i3", "i2", "i4"), other=other)
     response = answer(pipeline, RecommendRequest(user="u", n=6, candidates=5))
@@ -208,7 +208,7 @@ def test_uncertainty_survives_retrievers_that_overlap(make_config: MakeConfig) -
     assert [ranked.item for ranked in response.items] == ["i1", "i4", "i2", "i0", "i3"]
     assert [ranked.propensity for ranked in response.items] == [1.0] * 5
     assert [ranked.score for ranked in response.items] == [0.5] * 5, "the bound is the policy's, not the score"
-    assert one.told == other.told == ["i3", "i4"], "the others came with it"
+    assert one.queried == other.queried == ["i3", "i4"], "the other items already have one"
 
 
 def test_the_bound_of_an_overlapping_item_decides_ties_and_propensities(make_config: MakeConfig) -> None:
@@ -217,11 +217,11 @@ def test_the_bound_of_an_overlapping_item_decides_ties_and_propensities(make_con
     response = answer(pipeline, RecommendRequest(user="u", n=2, candidates=2))
     assert [ranked.propensity for ranked in response.items] == [0.5, 1.0]
     response = answer(pipeline, RecommendRequest(user="u", n=2, candidates=2, by="one"))
-    assert uncertainties(response) == {"i0": 0.25, "i1": 0.125}, "the other one is not asked"
+    assert uncertainties(response) == {"i0": 0.25, "i1": 0.125}, "the other retriever is not called"
     assert [ranked.item for ranked in response.items] == ["i1", "i0"], "1 + 0.125 above 0 + 0.25"
 
 
-def test_filled_up_items_have_no_bound_and_take_nobody_elses(make_config: MakeConfig) -> None:
+def test_items_from_the_catalogue_get_no_uncertainty_and_change_no_other(make_config: MakeConfig) -> None:
     pipeline = pipeline_of(make_config(), Ucb(1.0), sure=Sure("i0", i0=0.1))
     response = answer(pipeline, RecommendRequest(user="u", n=3, candidates=3))
     known = uncertainties(response)
@@ -230,12 +230,12 @@ def test_filled_up_items_have_no_bound_and_take_nobody_elses(make_config: MakeCo
     assert [ranked.propensity for ranked in response.items] == [1.0, 0.5, 1.0]
 
 
-def test_a_policy_that_needs_no_uncertainty_costs_none_but_what_is_known_is_told(make_config: MakeConfig) -> None:
+def test_without_need_no_uncertainty_is_computed_but_known_values_are_returned(make_config: MakeConfig) -> None:
     sure = Sure("i0", i0=0.25, i1=0.5)
     pipeline = pipeline_of(make_config(), sure=sure, plain=Given("i1"))
     assert uncertainties(answer(pipeline, RecommendRequest(user="u", n=2, candidates=2))) == {"i0": 0.25, "i1": None}
     assert uncertainties(answer(pipeline, RankRequest(user="u", items=["i0", "i1"]))) == {"i0": None, "i1": None}
-    assert sure.told == []
+    assert sure.queried == []
     by_sure = answer(pipeline, RankRequest(user="u", items=["i0", "i1"], by="sure"))
     assert uncertainties(by_sure) == {"i1": 0.5, "i0": 0.25}
 
@@ -254,7 +254,7 @@ def test_each_request_of_a_batch_has_its_own_uncertainty(make_config: MakeConfig
     assert uncertainties(plain) == {"i1": 0.0, "i0": 0.0}, "a baseline keeps its own order"
 
 
-def test_a_retriever_that_claims_to_know_its_uncertainty_has_to_say_it(make_config: MakeConfig) -> None:
+def test_a_retriever_that_declares_uncertainty_has_to_implement_it(make_config: MakeConfig) -> None:
     class Silent(Given):
         knows_uncertainty = True
 

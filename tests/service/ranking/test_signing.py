@@ -1,4 +1,4 @@
-"""Only what the service made is believed."""
+"""Only impressions that the service signed are trusted."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ MADE = Impression(
 
 
 def signed_by(signer: Signer) -> Impression:
-    """As it comes out of the log."""
+    """The signed impression as it is read from the log."""
     event = decode(signer.encoded(MADE))
     assert isinstance(event, Impression)
     return event
 
 
-def test_what_went_through_the_log_is_believed_and_what_was_changed_is_not() -> None:
+def test_a_signed_impression_is_trusted_and_a_changed_one_is_not() -> None:
     signer = Signer.of_writer(None)
     signed = signed_by(signer)
     assert signer.believes(signed)
@@ -46,17 +46,17 @@ def test_what_went_through_the_log_is_believed_and_what_was_changed_is_not() -> 
         **{"items": ("b", "a"), "scores": (0.1, 0.4), "propensities": (1.0, 1.0)},
         **{"context": {}, "carried": {}, "version": 4, "timestamp": 1.0},
     }
-    assert changes.keys() == set(Impression.__struct_fields__), "a new field must be signed, too"
+    assert changes.keys() == set(Impression.__struct_fields__), "new fields must be signed too"
     for name, value in changes.items():
         assert not signer.believes(msgspec.structs.replace(signed, **{name: value})), name
 
 
-def test_nobody_else_s_signature_is_believed() -> None:
+def test_signatures_with_another_key_are_not_trusted() -> None:
     assert not Signer.of_writer(None).believes(signed_by(Signer.of_writer(None)))
     assert not Signer.of_writer(None).believes(MADE)
 
 
-def test_processes_that_start_at_once_have_one_key_which_others_cannot_read(tmp_path: Path) -> None:
+def test_processes_that_start_together_share_one_private_key(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         signers = list(pool.map(Signer.of_writer, [tmp_path / "data"] * 8))
     assert all(one.believes(signed_by(other)) for one in signers for other in signers)
