@@ -14,6 +14,7 @@ from learners.base import Exclusion
 from service.monitoring.measure import Scored
 from service.monitoring.quality import auc, gain, grouped_auc, impression_auc, log_loss
 from service.ranking.pipeline import Pipeline
+from service.ranking.requests import CANDIDATES
 from streams.batch import Feedback, Floats, Ids, Requests
 
 __all__ = ["Curve", "Evaluation", "Quality", "TopN"]
@@ -229,10 +230,6 @@ class Evaluation:
 
 def _impressions(chunk: Scored) -> Ids:
     return np.full(chunk.user.size, -1) if chunk.impression is None else chunk.impression
-
-
-CANDIDATES = 100
-"""Items that each retriever gives the ranker to choose from, as `RecommendRequest.candidates`."""
 
 
 def _gains(item: Ids, request: Ids, target: Ids, k: int) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from service.process.engine import Engine
 from service.process.logs import data_folder, open_dead_letters, open_log, open_membership, open_weights
 from service.process.pairs import check_changes, for_adapter, for_reranker
 from service.process.updater import Updater
+from service.ranking.evidence import evidence_columns
 from service.ranking.pipeline import Pipeline
 from service.ranking.signing import Signer
 from service.recovery.ledger import Ledger
@@ -76,6 +78,7 @@ def build_pipeline(config: Config) -> Pipeline:
     (ranker,) = bound(Ranker, "ranker", config.ranker).items()
     (policy,) = built(Policy, "policy", config.policy).items()
     retrievers = bound(Retriever, "retrievers", config.retrievers)
+    schema = replace(schema, evidence=evidence_columns(retrievers))
     adapters = {name: for_adapter(name, keywords, ranker[1]) for name, keywords in config.adapters.items()}
     rerankers = {name: for_reranker(name, keywords, *ranker) for name, keywords in config.rerankers.items()}
     if policy[1].needs_uncertainty and not any(retriever.knows_uncertainty for retriever in retrievers.values()):

@@ -19,6 +19,7 @@ from memory.keyed.seen_items import SeenItems
 from memory.moments import Moments
 from memory.stateful import Stateful
 from service.ranking.candidates import CandidateGenerator, RequestContext
+from service.ranking.evidence import EvidenceCollector
 from service.ranking.isolation import Isolation
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
 from service.ranking.responses import ResponseBuilder
@@ -120,6 +121,8 @@ class Pipeline(Stateful):
         self.policy_name, self.policy = policy
         self.recent = recent
         self.observes = any(type(learner).observe is not Learner.observe for _, learner in self.learners())
+        self._evidence = EvidenceCollector(retrievers, seen, lambda name: self._skip(name, []))
+        self._choosers = [(name, reranker) for name, reranker in rerankers.items() if reranker.needs_evidence]
         self._candidate_generator = CandidateGenerator(retrievers, items, seen)
         self._response_builder = ResponseBuilder(featurizer, items, list(retrievers), ranker, rerankers, policy)
         self.version = 0
@@ -223,6 +226,10 @@ class Pipeline(Stateful):
 
         When the ranker could not score the rows (``base`` is None), only retrievers learn: the others need the score.
         """
+        choices = self._evidence.choices(feedback) if self._choosers else None
+        if choices is not None:
+            for name, reranker in self._choosers:
+                self.isolation.run(name, "learn from the choices of", reranker.choose, choices)
         for name, learner in self.learners():
             if feedback.base is not None or isinstance(learner, Retriever):
                 self.isolation.run(name, "learn from", learner.learn, feedback)
@@ -361,6 +368,8 @@ class Pipeline(Stateful):
     def _rerank(self, batch: Batch, skipped: list[str]) -> dict[str, Floats]:
         """Let rerankers replace the ranker's ``score``; return the scores of the ranker and of each reranker by name."""
         predictions = {self.ranker_name: batch.score.copy()}
+        if self._choosers and batch.rows > np.unique(batch.request).size:
+            self._evidence.fill(batch)
         for name, reranker in self.rerankers:
             try:
                 score = reranker.rerank(batch)

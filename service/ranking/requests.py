@@ -8,7 +8,10 @@ from msgspec import Meta, Struct, field
 
 from streams.events import Id, Kind, Scalar
 
-__all__ = ["Neighbour", "RankRequest", "RankedItem", "RankingResponse", "Reasons", "RecommendRequest"]
+__all__ = ["CANDIDATES", "Neighbour", "RankRequest", "RankedItem", "RankingResponse", "Reasons", "RecommendRequest"]
+
+CANDIDATES = 100
+"""Items that each retriever finds for a request, unless the request says otherwise."""
 
 Count = Annotated[int, Meta(ge=1, le=1000)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -75,7 +78,7 @@ class RecommendRequest(_Request):
     """
 
     n: Count = 10
-    candidates: Count = 100
+    candidates: Count = CANDIDATES
     exclude: Annotated[list[Id], Meta(max_length=10_000)] = field(default_factory=list)
     repeat: bool = False
 
