@@ -40,7 +40,7 @@ class Reference:
     """The model and its steps as the formulas say, one weight at a time, in double precision."""
 
     def __init__(self, model: FactorizationMachine) -> None:
-        self.step, self.factor_learning_rate, self.l2 = model.step, model.factor_learning_rate, model.l2
+        self.learning_rate, self.factor_learning_rate, self.l2 = model.learning_rate, model.factor_learning_rate, model.l2
         self.weights = model.rows["weights"].astype(np.float64)
         self.scales = model.rows["scales"].astype(np.float64)
         self.squares = model.rows["squares"].astype(np.float64)
@@ -69,16 +69,16 @@ class Reference:
         miss = self.probability(keys, values) - label
         total = x @ self.weights[at, 1:]
         lengths = ((x[:, None] * (total - x[:, None] * self.weights[at, 1:])) ** 2).sum(1)
-        speed = self.step / np.sqrt(self.s0)
-        speed += (self.step * x**2 / np.sqrt(self.squares[at, 0])).sum()
+        speed = self.learning_rate / np.sqrt(self.s0)
+        speed += (self.learning_rate * x**2 / np.sqrt(self.squares[at, 0])).sum()
         speed += (self.factor_learning_rate * lengths / np.sqrt(self.squares[at, 1])).sum()
         slope = weight * miss / (1 + weight * speed / 4)
         self.s0 += weight * miss**2
-        self.w0 -= self.step * slope / np.sqrt(self.s0)
+        self.w0 -= self.learning_rate * slope / np.sqrt(self.s0)
         for i in np.flatnonzero(x):
             row, square = self.weights[at[i]], self.squares[at[i]]
             square += weight * miss**2 * np.array([x[i] ** 2, lengths[i] / (row.size - 1)])
-            row[0] -= self.step * slope * x[i] / np.sqrt(square[0])
+            row[0] -= self.learning_rate * slope * x[i] / np.sqrt(square[0])
             rate = self.factor_learning_rate / np.sqrt(square[1])
             gradient = x[i] * (total - x[i] * row[1:])
             row[1:] = (row[1:] - rate * slope * gradient) / (1 + rate * self.l2)
