@@ -36,7 +36,7 @@ PRIOR = 0.15
 """AdaGrad's initial sums of squared gradients. A row with predicted probability 0.5 adds 0.25 x^2."""
 
 FINITE = 3e38
-"""Limit that removes infinities from the values. Large finite values are handled by the scales."""
+"""Values are clipped to this, which removes infinities and NaN. Scales take care of large finite values."""
 
 
 @register("fm")

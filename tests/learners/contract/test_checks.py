@@ -245,7 +245,7 @@ BAD = [
     (GoodAdapter, {"observe": adapts_the_ranker}, check_adaptation, "changed the ranker's state"),
     (GoodAdapter, {"adapt": adapts_what_it_did_not_declare}, checks.check_answers_after_learning, "does not declare it"),
     (GoodAdapter, {"adapt": adapts_another_shape}, checks.check_answers_after_learning, "has shape"),
-    (GoodAdapter, {"adapt": adapts_to_infinity}, checks.check_answers_after_learning, "not finite"),
+    (GoodAdapter, {"adapt": adapts_to_infinity}, checks.check_answers_after_learning, "NaN or infinity"),
     (GoodRanker, {"learn": keeps_a_list, "score": scores_by_its_list}, checks.check_save_and_load, "a loaded learner differs"),
     (GoodRanker, {"learn": keeps_a_list, "score": scores_by_its_list}, checks.check_followers_keep_up, "a replica differs"),
     (GoodRanker, {"learn": keeps_a_list}, checks.check_memory_is_bounded, "attributes outside of memory's stores grew"),

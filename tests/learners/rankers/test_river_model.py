@@ -68,8 +68,8 @@ def test_weights_reach_the_model():
     plain, weighted = RiverModel(), RiverModel()
     plain.learn(feedback_of(**rows))
     weighted.learn(feedback_of(**rows, weight=[1, 3, 1]))
-    question = feedback_of(**rows)
-    assert outputs(weighted, question)["score"][1] < outputs(plain, question)["score"][1]
+    batch = feedback_of(**rows)
+    assert outputs(weighted, batch)["score"][1] < outputs(plain, batch)["score"][1]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_refusals_name_the_remedy(keywords, problem):
         build(Ranker, "river_model", keywords, "ranker.river_model")
 
 
-def test_pickles_of_strangers_are_refused():
+def test_untrusted_pickles_are_refused():
     ranker = RiverModel()
     with pytest.raises(UntrustedPickle):
         ranker.load_state_dict(ranker.state_dict())
