@@ -1,8 +1,7 @@
-"""The five roles: what every learner can be asked to do.
+"""Interfaces of the five roles: retriever, ranker, adapter, reranker and policy.
 
-A role is an interface; a learner is final. A learner keeps its state only in stores of `memory`, so saving, restoring and
-shipping it are inherited. Nothing here is asked to learn while it serves: `retrieve`, `score`, `adapt`, `rerank` and
-`select` never change state.
+A learner implements one role and has no subclasses. It keeps its state only in stores of `memory`, so it inherits saving,
+restoring and replication. Serving never changes state: `retrieve`, `score`, `adapt`, `rerank` and `select` only read.
 """
 
 from __future__ import annotations
@@ -61,13 +60,13 @@ class Exclusion:
 
     @classmethod
     def none(cls, requests: int) -> Exclusion:
-        """Exclude nothing for `requests` requests."""
+        """Return an exclusion of nothing, for `requests` requests."""
         return cls(np.empty(0, np.int64), np.zeros(requests + 1, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogues:
-    """What is known of users and items, for learners to look things up in: never to be written to."""
+    """Attributes of all known users and items. Learners read them and never write to them."""
 
     users: Catalog
     items: Catalog
@@ -75,16 +74,16 @@ class Catalogues:
 
 @dataclass(frozen=True, slots=True)
 class UserHistory:
-    """What each user did last, for learners to look up in. A learner that keeps it does not save it as its own state."""
+    """Recent interactions of each user, for learners to read. It is not part of the state of a learner that keeps it."""
 
     store: History
 
     def recent(self, user: Ids, length: int) -> tuple[Ids, Times, Kinds]:
-        """Last interactions with a positive reward of users (B,); see `memory.keyed.history.History.recent`."""
+        """Return the last interactions with a positive reward of users (B,); see `memory.keyed.history.History.recent`."""
         return self.store.recent(user, length)
 
     def seen(self, user: Ids) -> tuple[Ids, Ids]:
-        """Different items that users (B,) acted on; see `memory.keyed.history.History.seen`."""
+        """Return the distinct items that users (B,) interacted with; see `memory.keyed.history.History.seen`."""
         return self.store.seen(user)
 
     def activity(self, user: Ids) -> Ids:
@@ -119,13 +118,13 @@ class Candidates:
     Attributes
     ----------
     item : (N,) int64
-        Hashed item ids; within a request best first.
+        Hashed item ids, best first within each request.
     request : (N,) int64
         Index of each item's request, non-decreasing.
     score : (N,) float32
         The retriever's own score.
     uncertainty : (N,) float32 or None
-        Its standard error, if the retriever knows it.
+        Standard error of the score, if the retriever estimates it.
     """
 
     item: Ids
@@ -136,18 +135,20 @@ class Candidates:
 
 @dataclass(slots=True)
 class Neighbours:
-    """Earlier rows whose outcomes moved a score: up to K for each of N rows.
+    """Earlier rows whose outcomes changed a score: up to K for each of N rows.
 
     Attributes
     ----------
     item : (N, K) int64
-        Hashed ids; 0 where there is none.
+        Hashed item ids; 0 for no neighbour.
     label : (N, K) float32
-        What came of it.
+        Label of the earlier row.
     age : (N, K) float64
-        Seconds before the request.
-    similarity, weight : (N, K) float32
-        To the row, and its share in what moved the score; weight 0 where there is none.
+        Seconds from the earlier row to the request.
+    similarity : (N, K) float32
+        Similarity of the earlier row to the scored row.
+    weight : (N, K) float32
+        Share of the earlier row in the change of the score; 0 for no neighbour.
     """
 
     item: Ids
@@ -159,14 +160,14 @@ class Neighbours:
 
 @dataclass(slots=True)
 class Ranking:
-    """An order of items for one request.
+    """The order of items chosen for one request.
 
     Attributes
     ----------
     rows : (k,) int64
-        Rows of the batch that were put at places 0 to k - 1.
+        Rows of the batch at positions 0 to k - 1.
     propensities : (k,) float32
-        Probability that the row was put at its place, given the rows put at the places before it.
+        Probability of choosing the row for its position, given the rows at earlier positions.
     """
 
     rows: Ids
@@ -174,73 +175,73 @@ class Ranking:
 
 
 class Learner(Stateful, ABC):
-    """Anything that learns from feedback."""
+    """Base class of everything that learns from feedback."""
 
     digest_stable: ClassVar[bool] = True
-    """Whether equal learners have equal bytes; False where another library keeps the state (then compare what they return)."""
+    """Whether equal learners have equal state bytes. If False, as for pickled models, tests compare outputs instead."""
 
     tolerance: ClassVar[float] = 0.0
     """How far states and answers of two learners that were taught the same may differ where a store is on a GPU, which adds up
     in no fixed order: absolutely, and relative to the number. On the CPU they are equal to the bit."""
 
     name: str = ""
-    """What the config calls it; set before anything else is called. ``Requests.carried`` has its bytes under this name."""
+    """Name of this learner in the config, set before any method is called. It is the learner's key in ``Requests.carried``."""
 
     def learn(self, feedback: Feedback) -> None:
-        """Learn from rows whose outcome is known, in row order."""
+        """Learn from rows with known outcomes, in row order."""
 
     def observe(self, batch: Batch) -> None:
-        """Learn from rows that were shown, before any outcome is known."""
+        """Learn from rows that were shown, before their outcomes are known."""
 
     def forget(self, users: Ids) -> None:
-        """Remove what is kept for these users alone (hashed ids)."""
+        """Delete the state that belongs to these users only (hashed ids)."""
 
     def bind(self, schema: Schema, catalogues: Catalogues, history: UserHistory) -> None:
-        """Take note of the columns, and of where to look things up. Called once, before any other method.
+        """Receive the column schema, the catalogues and the user history. Called once, before any other method.
 
         Parameters
         ----------
         schema : Schema
-            Names, sides, types and counts of the columns that this learner will be given.
+            Names, sides, types and counts of the columns in all later batches.
         catalogues : Catalogues
             Attributes of users and items.
         history : UserHistory
-            What each user did last, as of now.
+            Recent interactions of each user, kept up to date.
 
         Raises
         ------
         ValueError
-            When this learner cannot work with such columns; the message names the remedy.
+            When this learner cannot work with these columns; the message names the remedy.
         """
 
     def carry(self, requests: Requests) -> list[bytes] | None:
-        """Bytes that this learner wants back when it learns from these requests, one each of B; None: nothing.
+        """Return one bytes object for each of the B requests, to be handed back at learning time; None for nothing.
 
-        They are logged with what is shown, and come back in ``carried`` under this learner's name when its outcome is learned.
-        What serves the same requests gets them, too.
+        The bytes are logged with the impression. They come back in ``carried`` under this learner's name when the outcome is
+        learned, and also when the same requests are served.
         """
         return None
 
     def add(self, items: Ids) -> None:
-        """Take note that these items (hashed ids) have come into the catalogue, or that their attributes have changed."""
+        """Handle items (hashed ids) that were added to the catalogue or whose attributes changed."""
 
     def remove(self, items: Ids) -> None:
-        """Remove what is kept for these items alone (hashed ids): they were deleted from the catalogue."""
+        """Delete the state of these items (hashed ids). They were deleted from the catalogue."""
 
     def metrics(self) -> Mapping[str, float]:
-        """Figures for whoever operates it, by name; read on any thread, so they must be at hand."""
+        """Return metrics for operators, by name. Any thread may call this, so it must not compute much."""
         return {}
 
 
 class Retriever(Learner):
-    """Finds candidates for a request.
+    """Candidate generator: finds items for a request.
 
     Attributes
     ----------
     knows_uncertainty : bool
-        Whether it has `uncertainty`, and gives it with its candidates.
+        Whether it implements `uncertainty` and returns it with its candidates.
     optimism : float
-        Best is what has the highest ``score + optimism * uncertainty``.
+        Candidates are ordered by ``score + optimism * uncertainty``.
     """
 
     knows_uncertainty: ClassVar[bool] = False
@@ -248,11 +249,11 @@ class Retriever(Learner):
 
     @abstractmethod
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
-        """At most `k` candidates per request, best first, none of them excluded."""
+        """Return at most `k` candidates per request, best first, without the excluded items."""
 
     @abstractmethod
     def score(self, batch: Batch) -> Floats:
-        """Return this retriever's own scores of given rows, (N,) float32, all finite; ``batch`` itself is left as it is."""
+        """Return this retriever's scores of the rows, (N,) float32, all finite. ``batch`` must not be changed."""
 
     @property
     def evidence_columns(self) -> tuple[EvidenceColumn, ...]:
@@ -267,11 +268,13 @@ class Retriever(Learner):
         return self.score(batch)[:, None]
 
     def uncertainty(self, batch: Batch) -> Floats:
-        """Return the standard errors of what `score` returns, (N,) float32; asked for only where ``knows_uncertainty``.
+        """Return the standard errors of the scores, (N,) float32. Called only if ``knows_uncertainty`` is True.
 
-        0: it knows nothing of the row; inf: the item was never tried. ``batch`` itself is left as it is.
+        0 means that the retriever has no estimate, inf that the item was never shown. ``batch`` must not be changed.
         """
-        raise NotImplementedError(f"{type(self).__name__}.uncertainty: it has knows_uncertainty, so it needs this method")
+        raise NotImplementedError(
+            f"{type(self).__name__}.uncertainty is missing; implement it, or set knows_uncertainty = False"
+        )
 
 
 class Ranker(Learner):
@@ -280,79 +283,77 @@ class Ranker(Learner):
     Attributes
     ----------
     hidden_width : int
-        Width H of the ``hidden`` that it fills; 0: it has none.
+        Width H of the ``hidden`` vectors that it fills; 0 if it has none.
     """
 
     hidden_width: int = 0
 
     @abstractmethod
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
-        """Fill ``batch.score`` (probability of a positive reward, or expected reward) and, if it has one, ``batch.hidden``.
+        """Fill ``batch.score`` with the probability of a positive reward, or with the expected reward.
 
-        `delta` is added to the parameters for these requests only. It names none but those in `adaptable`, and fits their
-        shapes; None: nothing is added.
+        A ranker with a `hidden_width` fills ``batch.hidden``, too. `delta` is added to the parameters for these requests only.
+        It contains only parameters in `adaptable`, with fitting shapes. None adds nothing.
         """
 
     def adaptable(self) -> Shapes:
-        """Shapes of the parameters that may be changed for a request, by name; known once `bind` was called. By default none.
+        """Return the shapes of the parameters that an adapter may change, by name. Valid after `bind`; empty by default.
 
-        Adapters are built with the ranker, and refused where this is empty.
+        An adapter is refused if its ranker returns nothing here.
         """
         return {}
 
     def explain(self, batch: Batch) -> Floats | None:
-        """Contribution of each feature column to the score's log-odds, (N, F); None when the ranker cannot tell."""
+        """Return the contribution of each feature column to the log-odds, (N, F); None if the ranker cannot compute it."""
         return None
 
 
 class Adapter(Learner):
-    """Changes the ranker's parameters for the requests at hand, never the ranker itself.
+    """Computes changes of the ranker's parameters for one batch of requests. The ranker itself stays as it is.
 
     Parameters
     ----------
     ranker : Ranker
-        What it adapts, bound. The pipeline gives it; it is no key of the config.
+        The bound ranker to adapt. The pipeline passes it; it is not a config key.
 
     Raises
     ------
     ValueError
-        When the ranker has nothing to adapt.
+        When the ranker has no adaptable parameters.
     """
 
     checks_ranker: ClassVar[str] = ""
-    """Ranker that the contract suite builds it with, as a config names it."""
+    """Config name of the ranker that the contract suite uses to check this adapter."""
 
     def __init__(self, ranker: Ranker) -> None:
         if not ranker.adaptable():
             name = ranker.name or type(ranker).__name__
-            raise ValueError(
-                f"ranker: {name} has no parameters that can be changed for a request; choose another, or leave the adapter out"
-            )
+            raise ValueError(f"ranker: {name} has no parameters to adapt; choose another ranker, or remove the adapter")
         self.ranker = ranker
 
     def children(self) -> Iterator[tuple[str, Stateful]]:
-        """Attributes that hold state; the ranker saves its own."""
+        """Yield the attributes that hold state, except the ranker, which saves its own state."""
         return ((name, child) for name, child in super().children() if child is not self.ranker)
 
     @property
     @abstractmethod
     def changes(self) -> Collection[str]:
-        """Parameters that `adapt` may change: names among ``ranker.adaptable()``. No two adapters may name the same one."""
+        """Names of the parameters that `adapt` may change, from ``ranker.adaptable()``. Two adapters may not share a name."""
 
     @abstractmethod
     def adapt(self, batch: Batch) -> WeightDelta:
-        """Changes for the requests of this batch; see `learners.delta.WeightDelta`. A parameter left out stays as it is."""
+        """Return the changes for this batch; see `learners.delta.WeightDelta`. Parameters that are left out do not change."""
 
 
 class Reranker(Learner):
-    """Makes new scores from scores.
+    """Corrects the ranker's scores.
 
     Attributes
     ----------
     needs_hidden : bool
-        Whether it works on the ranker's ``hidden``. Its constructor is then given the keyword ``width``, H.
+        Whether it reads the ranker's ``hidden``. If so, its constructor receives the keyword ``width`` with the value H.
     needs_evidence : bool
-        Whether it works on ``batch.evidence``, which then is there where a request has more than one row, and on `choose`.
+        Whether it reads ``batch.evidence``, which is filled where a request has several rows, and learns in `choose`.
     """
 
     needs_hidden: ClassVar[bool] = False
@@ -363,20 +364,20 @@ class Reranker(Learner):
 
     @abstractmethod
     def rerank(self, batch: Batch) -> Floats:
-        """Return new scores, (N,) float32, from the batch's; ``batch`` itself is left as it is."""
+        """Return new scores, (N,) float32. ``batch`` must not be changed."""
 
     def explain(self, batch: Batch) -> Neighbours | None:
-        """Earlier rows that moved each score; None when there are no such rows."""
+        """Return the earlier rows that changed each score; None if the reranker keeps no rows."""
         return None
 
 
 class Policy(ABC):
-    """Turns scores into an order, and says how probable that order was.
+    """Chooses and orders items by their scores, and returns the propensity of each choice.
 
     Attributes
     ----------
     needs_uncertainty : bool
-        Whether it cannot choose by scores alone.
+        Whether it needs the standard errors of the scores.
     """
 
     needs_uncertainty: ClassVar[bool] = False
@@ -392,24 +393,24 @@ class Policy(ABC):
         uncertainty : (n,) float32 or None
             Their standard errors, if known.
         k : int
-            Places to fill.
+            Positions to fill.
         rng : numpy.random.Generator
             The only source of randomness.
         """
 
     @abstractmethod
     def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
-        """Probability with which each row would be put at the next place.
+        """Return the probability of each row to be chosen for the next position.
 
         Parameters
         ----------
         score, uncertainty
             As for `select`.
         above : (j,) int64
-            Rows at the places 0 to j - 1, all different; fewer than there are rows.
+            Rows already chosen for positions 0 to j - 1, all different, and fewer than n.
 
         Returns
         -------
         (n,) float64
-            0 for the rows above; sums to 1. ``select`` puts a row at place j with the j-th of these probabilities.
+            Probabilities, which sum to 1; 0 for the rows in `above`. ``select`` uses the same probabilities for position j.
         """

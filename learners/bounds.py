@@ -1,4 +1,4 @@
-"""Keeps what is learned from within bounds, so that one row of absurd numbers costs a learner no more than that row."""
+"""Clips the numbers that learners learn from, so that one row of absurd numbers cannot ruin a learner."""
 
 from __future__ import annotations
 
@@ -10,37 +10,39 @@ from streams.batch import Floats
 __all__ = ["LARGEST", "bounded", "finite"]
 
 LARGEST = 100.0
-"""Size of a feature's value, and of a row's weight, past which learners take it for that.
+"""Magnitude to which feature values and row weights are clipped.
 
-Numbers come as standard deviations, products of two of them are below 10, and weights are about 1: what is larger is a mistake.
-Its gradient would outweigh all that a learner has accumulated in years (AdaGrad), or overflow.
+Numbers are standardised, products of two of them are below 10, and weights are about 1, so anything larger is a mistake.
+Its gradient would overflow, or dominate AdaGrad's sum of squared gradients for good.
 """
 
 
-def bounded(array: Floats, most: float = LARGEST) -> Floats:
-    """The array itself where all of it is within ``[-most, most]``, as it nearly always is, else a copy that is.
+def bounded(array: Floats, limit: float = LARGEST) -> Floats:
+    """Clip an array to ``[-limit, limit]`` and replace NaN by 0.
+
+    Returns the array itself if nothing has to be changed, which is the usual case, else a copy.
 
     Parameters
     ----------
     array : float32 array
-        Of any shape; NaN becomes 0.
-    most : float
+        Any shape.
+    limit : float
     """
-    if _within(array.ravel(), np.float32(most)):
+    if _within(array.ravel(), np.float32(limit)):
         return array
-    return np.nan_to_num(np.clip(array, -most, most), nan=0.0)
+    return np.nan_to_num(np.clip(array, -limit, limit), nan=0.0)
 
 
 def finite(array: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Floats:
-    """As float32, the largest one where a number is larger than that."""
-    most = np.finfo(np.float32).max
-    return np.clip(array, -most, most).astype(np.float32)
+    """Convert to float32. Numbers beyond its range become its largest or smallest finite number."""
+    limit = np.finfo(np.float32).max
+    return np.clip(array, -limit, limit).astype(np.float32)
 
 
 @njit(cache=True)
-def _within(array, most):  # type: ignore[no-untyped-def]
-    """Without a way out of the loop, which would keep it from being done many at a time."""
+def _within(array, limit):  # type: ignore[no-untyped-def]
+    """Whether all magnitudes are at most `limit`. There is no early return, because it would prevent vectorisation."""
     outside = 0
     for n in range(array.size):
-        outside += not (abs(array[n]) <= most)
+        outside += not (abs(array[n]) <= limit)
     return outside == 0

@@ -1,4 +1,4 @@
-"""Changes of a ranker's parameters for the requests of one batch: adapters return them, rankers apply them."""
+"""Parameter changes for one batch of requests. Adapters return them, rankers apply them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from streams.batch import Floats
 __all__ = ["LowRank", "Shapes", "WeightDelta", "arrays_of", "check_delta"]
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Parameter name to the parameter's shape."""
+"""Shape of each parameter, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """A change of a matrix of shape (m, n), a different one for each of B requests: ``u[b] @ v[b].T`` is added for request b.
+    """A low-rank change of a matrix of shape (m, n) for each of B requests: ``u[b] @ v[b].T`` is added for request b.
 
-    A request whose `u` or `v` is zero is scored with the matrix as it is.
+    If the `u` or `v` of a request is zero, the matrix does not change for it.
 
     Attributes
     ----------
@@ -34,11 +34,11 @@ class LowRank:
 
 
 WeightDelta = Mapping[str, Floats | LowRank]
-"""Parameter name to what is added to it: an array of the parameter's shape for all requests, or a `LowRank` for each."""
+"""Change of each parameter, by name: an array of the parameter's shape, added for all requests, or a `LowRank`."""
 
 
 def arrays_of(delta: WeightDelta) -> Iterator[tuple[str, Floats]]:
-    """Arrays that a delta consists of, by name: ``scale`` of a dense change, ``weight.u`` and ``weight.v`` of a `LowRank`."""
+    """Yield the arrays of a delta by name: ``scale`` for a dense change, ``weight.u`` and ``weight.v`` for a `LowRank`."""
     for name, change in delta.items():
         if isinstance(change, LowRank):
             yield f"{name}.u", change.u
@@ -54,36 +54,40 @@ def check_delta(delta: WeightDelta, changes: Collection[str], shapes: Shapes, re
     ----------
     delta : WeightDelta
     changes : collection of str
-        Parameters that the adapter declares; a delta may leave some of them out.
+        Parameters that the adapter declares. The delta may leave some of them out.
     shapes : Shapes
         Shapes of the ranker's adaptable parameters.
     requests : int
-        Requests B of the batch.
+        Number B of requests in the batch.
 
     Raises
     ------
     ValueError
-        For a parameter that was not declared, or a shape that does not fit.
+        When a parameter was not declared, or a shape does not fit.
     FloatingPointError
-        For a number that is not finite.
+        When a number is not finite.
     """
     for name, change in delta.items():
         if name not in changes:
-            raise ValueError(f"{name}: not among the declared changes {sorted(changes)}; declare it, or leave it out")
+            raise ValueError(
+                f"{name}: the adapter does not declare it; add it to its changes {sorted(changes)}, or leave it out"
+            )
         shape = shapes[name]
         if isinstance(change, LowRank):
             _check_low_rank(name, change, shape, requests)
         elif np.shape(change) != shape:
-            raise ValueError(f"{name}: the change has shape {np.shape(change)}; give {shape}, that of the parameter")
+            raise ValueError(f"{name}: the change has shape {np.shape(change)}; return the shape of the parameter, {shape}")
     for name, array in arrays_of(delta):
         if not np.isfinite(array).all():
-            raise FloatingPointError(f"{name}: a number is not finite")
+            raise FloatingPointError(f"{name}: the change contains NaN or infinity; return finite numbers")
 
 
 def _check_low_rank(name: str, change: LowRank, shape: tuple[int, ...], requests: int) -> None:
     if len(shape) != 2:
-        raise ValueError(f"{name}: a low-rank change needs a matrix, and the parameter has shape {shape}; give a dense change")
+        raise ValueError(f"{name}: the parameter has shape {shape}, and LowRank needs a matrix; return a dense change")
     rank = change.u.shape[-1:]
-    wanted = (requests, shape[0], *rank), (requests, shape[1], *rank)
-    if (change.u.shape, change.v.shape) != wanted:
-        raise ValueError(f"{name}: u and v have shapes {change.u.shape} and {change.v.shape}; give {wanted[0]} and {wanted[1]}")
+    expected = (requests, shape[0], *rank), (requests, shape[1], *rank)
+    if (change.u.shape, change.v.shape) != expected:
+        raise ValueError(
+            f"{name}: u and v have shapes {change.u.shape} and {change.v.shape}; return {expected[0]} and {expected[1]}"
+        )

@@ -1,7 +1,7 @@
-"""From ids, attributes and context to hashed feature columns.
+"""Encodes ids, attributes and context as hashed feature columns.
 
-Every value becomes a 64-bit key (its field is part of the hash, so equal values of two fields differ) and a number. Keys are
-the same in every process and on every machine, so a logged row means the same wherever it is read.
+Every value becomes a 64-bit key and a number. The key hashes the field's name, too, so equal values of two fields get different
+keys. Keys are the same in every process and on every machine, so logged feature rows stay valid everywhere.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ Side = Literal["user", "item", "context"]
 Value = str | float | bool | list[str]
 
 LARGEST = 1e6
-"""Where a number with a mean and scale of its own is clipped: what is larger is a mistake, and its square still a float32."""
+"""Magnitude to which a number with a configured mean or scale is clipped. Its square still fits float32."""
 
 _FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def hash_id(text: str) -> int:
-    """Hash an id to 64 signed bits (xxh3); never 0, which means "none"."""
+    """Hash an id to 64 signed bits (xxh3). The hash is never 0, which means "none"."""
     return _signed(xxhash.xxh3_64_intdigest(text.encode()))
 
 
 def hash_ids(texts: Sequence[str]) -> Ids:
-    """Hash ids, see `hash_id`; (n,) int64."""
+    """Hash n ids as `hash_id` does; returns (n,) int64."""
     hashed = np.fromiter(map(xxhash.xxh3_64_intdigest, map(str.encode, texts)), np.uint64, len(texts)).view(np.int64)
     hashed[hashed == 0] = 1
     return hashed
@@ -46,30 +46,30 @@ def hash_ids(texts: Sequence[str]) -> Ids:
 
 @lru_cache(1024)
 def hash_kind(text: str) -> int:
-    """Hash the kind of an interaction to 31 bits; 0 only for no kind, as of an item that was left alone."""
+    """Hash the kind of an interaction to 31 bits. 0 means no kind: the item was shown without an interaction."""
     return (hash_id(text) & 0x7FFFFFFF) or 1 if text else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """One field of users, items or context, and how it becomes columns.
+    """One field of users, items or context, and its encoding.
 
     Attributes
     ----------
     side : {"user", "item", "context"}
-        Where the field is found. The name ``id`` on users and items is the id itself.
+        Source of the field.
     name : str
-        Name of the attribute.
+        Name of the attribute. ``id`` of a user or an item is the id itself.
     type : {"category", "number", "bucket", "tags"}
-        ``category``: one column, one key per value. ``number``: one column, the number, standardised.
-        ``bucket``: a category of floor(x / width). ``tags``: a list of categories, each with value 1 / sqrt(its length).
+        ``category``: one column with one key per value. ``number``: one column with the standardised number.
+        ``bucket``: the category floor(x / width). ``tags``: a list of categories, each with value 1 / sqrt(length of the list).
     width : float
         Width of a bucket.
     most : int
-        Columns of a ``tags`` field; tags past that are ignored.
+        Maximum number of tags of a ``tags`` field, and its number of columns. Further tags are ignored.
     mean, scale : float or None
-        Of a ``number``, which becomes (x - mean) / scale; one of them alone: with mean 0 or scale 1. None of them: the mean
-        and standard deviation of what came so far, see `memory.moments`.
+        A ``number`` x becomes (x - mean) / scale. If only one of them is given, the other is mean 0 or scale 1. If neither is
+        given, the running mean and standard deviation are used; see `memory.moments`.
     """
 
     side: Side
@@ -82,7 +82,7 @@ class Field:
 
     @property
     def online(self) -> bool:
-        """Whether it is a number that is standardised by what came so far: it is encoded as it came."""
+        """Whether this is a number that is standardised by running moments. `encode` leaves it as it is."""
         return self.type == "number" and self.mean is None and self.scale is None
 
     @property
@@ -97,13 +97,13 @@ class Field:
 
     @property
     def is_id(self) -> bool:
-        """Whether this is the hashed id of the user or item rather than an attribute."""
+        """Whether this is the id of the user or item, not an attribute."""
         return self.name == "id" and self.side != "context"
 
     def encode(self, value: Value | None, keys: Ids, values: Floats) -> None:
-        """Write the columns of one value: `keys` (columns,) and `values` (columns,), both zero on entry.
+        """Write one value into `keys` (columns,) and `values` (columns,), which are zero on entry.
 
-        A value that does not fit the type (text for a number) leaves them zero: absent.
+        A value of the wrong type (such as text for a number) leaves them zero, which means absent.
         """
         match self.type, value:
             case "tags", list() as tags:
@@ -117,7 +117,7 @@ class Field:
                 if self.type == "bucket" and math.isfinite(number):
                     keys[0], values[0] = self._key(_text(float(number // self.width))), 1.0
                 elif self.type == "number" and abs(number) <= _FLOAT32:
-                    # -0.0 is another pattern of bits than 0.0, and equal to it: one of them must not stand for the other.
+                    # Adding 0.0 turns -0.0 into 0.0: they are equal, but their bits differ.
                     keys[0], values[0] = self._key(""), self._scaled(number) + 0.0
 
     def _scaled(self, number: float) -> float:
@@ -136,19 +136,19 @@ class Featurizer:
     Parameters
     ----------
     fields : sequence of Field
-        Columns come in the order user ids, item ids, user, item, context, crosses.
+        The order of columns is: user id, item id, user, item, context, crosses.
     crosses : sequence of str
-        Pairs of field labels, as in ``"user.id * item.genres"``; each pair of their columns becomes one more column.
+        Pairs of field labels, such as ``"user.id * item.genres"``. Each pair of their columns adds one column.
 
     Attributes
     ----------
     context_part : slice
-        Where the columns of the context lie in a feature row.
+        Columns of the context within a feature row.
 
     Raises
     ------
     ValueError
-        For a cross of a field that is not there.
+        When a cross names an unknown field.
     """
 
     def __init__(self, fields: Sequence[Field], crosses: Sequence[str] = ()) -> None:
@@ -175,8 +175,8 @@ class Featurizer:
         self._pairs = np.array(pairs, np.int64).reshape(-1, 2)
         self.names: tuple[str, ...] = (*names, *(f"{names[a]} * {names[b]}" for a, b in pairs))
         self._salts = np.array([hash_id("user.id="), hash_id("item.id=")], np.int64)
-        # Few different contexts make up most of a stream; the cache is bounded, and only a cache. Python takes true, 1 and 1.0
-        # for one key, and they are not one category: the types are part of it.
+        # Most requests of a stream share few contexts, so their encodings are cached. The types are part of the key, because
+        # Python's True, 1 and 1.0 are equal keys and different categories.
         self._encode_context = lru_cache(4096)(lambda items, types: _encode(self._context, dict(items)))
         described = repr((self.fields, tuple(crosses)))
         self.schema = hash_id(described)
@@ -187,15 +187,15 @@ class Featurizer:
         return len(self.names)
 
     def encode_user(self, attributes: Mapping[str, Value]) -> tuple[Ids, Floats]:
-        """Columns of a user's attributes: keys (user_columns,) and values (user_columns,), for `Catalog.put`."""
+        """Encode a user's attributes: keys (user_columns,) and values (user_columns,), for `Catalog.put`."""
         return _encode(self._users, attributes)
 
     def encode_item(self, attributes: Mapping[str, Value]) -> tuple[Ids, Floats]:
-        """Columns of an item's attributes: keys (item_columns,) and values (item_columns,), for `Catalog.put`."""
+        """Encode an item's attributes: keys (item_columns,) and values (item_columns,), for `Catalog.put`."""
         return _encode(self._items, attributes)
 
     def encode_context(self, contexts: Sequence[Mapping[str, Value]]) -> tuple[Ids, Floats]:
-        """Columns of requests' context: keys (B, C) and values (B, C), numbers as they came."""
+        """Encode the contexts of B requests: keys (B, C) and values (B, C). Numbers are not standardised."""
         keys = np.zeros((len(contexts), self.context_columns), np.int64)
         values = np.zeros((len(contexts), self.context_columns), np.float32)
         if self._context:
@@ -210,9 +210,9 @@ class Featurizer:
 
         Returns
         -------
-        (columns, keys (n + 1, c), values (n + 1, c)), or None when the context has no such field
-            Where the field lies among the context columns, and its columns for each value; the last row is "absent", so
-            that code -1 picks it.
+        (columns, keys (n + 1, c), values (n + 1, c)), or None if the context has no such field
+            The field's slice of the context columns, and the encoding of each value. The last row means "absent", so that
+            code -1 selects it.
         """
         at = 0
         for field in self._context:
@@ -235,7 +235,7 @@ class Featurizer:
         request, item : (N,) int64
             The pairs: index of the request, hashed id of the item.
         users, items : Catalog
-            Encoded attributes, and what their numbers are standardised by; users and items that are not there have none.
+            Encoded attributes, and the moments that standardise their numbers. Unknown users and items have no attributes.
 
         Returns
         -------
@@ -266,14 +266,14 @@ class Featurizer:
         return features, values
 
     def _moments(self, users: Catalog, items: Catalog) -> tuple[Moment, Moment]:
-        """Mean and variance of the numbers of users and items, in the order of `_numbers`."""
+        """Return the mean and variance of the numbers of users and items, in the order of `_numbers`."""
         if not self._numbers.size:
             return users.moments.known
         mean, variance = (np.concatenate(pair) for pair in zip(users.moments.known, items.moments.known, strict=True))
         return mean, variance
 
     def batch(self, requests: Requests, request: Ids, item: Ids, users: Catalog, items: Catalog) -> Batch:
-        """Make the batch of request-item pairs, with its feature rows; see `rows`."""
+        """Build the batch of request-item pairs with its feature rows; see `rows`."""
         features, values = self.rows(requests, request, item, users, items)
         return Batch(**requests.columns(), item=item, request=request, features=features, values=values)
 
@@ -283,7 +283,7 @@ def _signed(number: int) -> int:
 
 
 def _text(value: str | float | bool) -> str:
-    """Canonical text, so that 3, 3.0 and "3" are one category wherever they come from."""
+    """Return canonical text, so that 3, 3.0 and "3" are the same category."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -309,7 +309,7 @@ def _encode(fields: Sequence[Field], attributes: Mapping[str, Value]) -> tuple[I
 
 
 def _online(fields: Sequence[Field]) -> tuple[int, ...]:
-    """Columns of the numbers that are standardised by what came so far, among the columns of these fields."""
+    """Return the columns of numbers that are standardised by running moments, among the columns of these fields."""
     columns = [field for field in fields for _ in range(field.columns)]
     return tuple(column for column, field in enumerate(columns) if field.online)
 
@@ -318,14 +318,14 @@ def _cross(names: Sequence[str], cross: str) -> list[tuple[int, int]]:
     labels = [label.strip() for label in cross.split("*")]
     unknown = [label for label in labels if label not in names]
     if len(labels) != 2 or unknown:
-        raise ValueError(f'crosses: {cross!r} is not "field * field" of the fields {sorted(set(names))}; correct it')
+        raise ValueError(f'crosses: {cross!r} is no cross; write "field * field", with two of the fields {sorted(set(names))}')
     left, right = ([column for column, name in enumerate(names) if name == label] for label in labels)
     return [(a, b) for a in left for b in right]
 
 
 @njit(cache=True, nogil=True)
 def _mix(key, salt):  # type: ignore[no-untyped-def]
-    """Murmur3's 64-bit finaliser of key + salt, never 0."""
+    """Hash key + salt with Murmur3's 64-bit finaliser. The result is never 0."""
     x = np.uint64(key) + np.uint64(salt)
     x ^= x >> np.uint64(33)
     x *= np.uint64(0xFF51AFD7ED558CCD)

@@ -1,9 +1,9 @@
-"""Learners by name: a config section names a file, and its keys are the constructor's keywords.
+"""Builds learners by name: a config section names a file, and its keys are the constructor's keywords.
 
-``[ranker.fm]`` builds the class that ``learners/rankers/fm.py`` registers as ``fm``. A learner with helpers is a folder:
+``[ranker.fm]`` builds the class that ``learners/rankers/fm.py`` registers as ``fm``. A learner with several files has a folder:
 ``[rerankers.reloop2]`` builds the class that a file in ``learners/rerankers/reloop2/`` registers.
-``[ranker."my_package.my_ranker"]`` builds the one ranker that the module ``my_package.my_ranker`` registers. Nothing is
-imported before it is asked for.
+``[ranker."my_package.my_ranker"]`` builds the only ranker that the module ``my_package.my_ranker`` registers. A module is
+imported only when a config names it.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ FOLDERS: dict[type, str] = {
     Reranker: "rerankers",
     Policy: "policies",
 }
-"""Folder of each role's files."""
+"""Folder of each role's learners."""
 
 _REGISTERS = re.compile(r'^@register\("(\w+)"\)', re.MULTILINE)
 _registered: dict[tuple[str, type], dict[str, type]] = {}
-"""What each module registered for each role."""
+"""Registered classes by name, for each module and role."""
 
 _Class = TypeVar("_Class", bound=type)
 _Role = TypeVar("_Role")
 
 
 class ConfigError(ValueError):
-    """A config that cannot be built. The message names the section, the key, its value and the remedy, one problem a line.
+    """A config is invalid. The message has one problem per line, with the section, the key, its value and the remedy.
 
     Attributes
     ----------
     where : str
         The section, such as ``ranker.fm``.
     problems : list of str
-        What is wrong, each with its remedy.
+        The problems, each with its remedy.
     """
 
     def __init__(self, where: str, problems: str | list[str]) -> None:
@@ -60,19 +60,19 @@ class ConfigError(ValueError):
 
 
 def register(name: str) -> Callable[[_Class], _Class]:
-    """Give a learner or a policy the name by which a config asks for it, and matrix products one thread.
+    """Register a learner or policy class under its config name. Also limits matrix products to one thread.
 
     Parameters
     ----------
     name : str
-        In a role's folder: the name of the file without ``.py``, or of the learner's own folder.
+        Within a role's folder, this must be the file's name without ``.py``, or the name of the learner's own folder.
 
     Raises
     ------
     TypeError
-        When the class has none of the roles of `learners.base`.
+        When the class does not implement exactly one role of `learners.base`.
     ValueError
-        When the module already registered another class of that role under the name.
+        When the module has already registered another class of this role under the name.
     """
 
     def decorate(cls: _Class) -> _Class:
@@ -83,10 +83,10 @@ def register(name: str) -> Callable[[_Class], _Class]:
         names_here = _registered.setdefault((cls.__module__, roles[0]), {})
         if name in names_here and names_here[name].__qualname__ != cls.__qualname__:
             raise ValueError(
-                f'register("{name}"): {names_here[name].__name__} of {cls.__module__} has that name; choose another'
+                f'register("{name}"): {names_here[name].__name__} of {cls.__module__} has this name; choose another'
             )
         names_here[name] = cls
-        # Whatever the module computes with is loaded by now.
+        # The libraries that the module computes with are loaded by now.
         one_thread()
         return cls
 
@@ -94,16 +94,16 @@ def register(name: str) -> Callable[[_Class], _Class]:
 
 
 def available(role: type) -> list[str]:
-    """Names that a config can ask for, sorted; the files are read, not imported.
+    """List the names of all learners of a role, sorted. Files are read, not imported.
 
-    A file in a role's folder counts when it registers its own name, and a folder when one of its files registers the folder's
-    name. So helpers may lie beside the learners.
+    A file in a role's folder is listed if it registers its own name, a folder if one of its files registers the folder's name.
+    Other files are helpers.
     """
     return sorted(_modules(role))
 
 
 def _modules(role: type) -> dict[str, str]:
-    """Module of each learner of a role, by the name that a config asks for."""
+    """Return the module of each learner of a role, by config name."""
     package = f"learners.{FOLDERS[role]}"
     found = {}
     for entry in importlib.resources.files(package).iterdir():
@@ -117,26 +117,26 @@ def _modules(role: type) -> dict[str, str]:
 
 
 def _registers(file: Traversable) -> list[str]:
-    """Names that a file registers."""
+    """Return the names that a file registers."""
     return _REGISTERS.findall(file.read_text(encoding="utf-8"))
 
 
 def find(role: type, name: str, where: str = "") -> type:
-    """Class registered for `role` under `name`, imported now.
+    """Import and return the class registered for `role` under `name`.
 
     Parameters
     ----------
     role : type
         A role of `learners.base`.
     name : str
-        Name of a file or of a folder in the role's folder, or the dotted path of a module elsewhere.
+        Name of a file or folder in the role's folder, or the dotted path of another module.
     where : str
-        Section to name in errors; by default ``role.name``.
+        Config section to name in errors; by default ``role.name``.
 
     Raises
     ------
     ConfigError
-        When there is no such learner, or its module cannot be imported or registers something else.
+        When the learner does not exist, or its module cannot be imported or registers something else.
     """
     where = where or f"{role.__name__.lower()}.{name}"
     dotted = "." in name and all(part.isidentifier() for part in name.split("."))
@@ -146,22 +146,22 @@ def find(role: type, name: str, where: str = "") -> type:
     try:
         importlib.import_module(module)
     except ImportError as error:
-        remedy = "check the path and that its package is installed" if dotted else "install what it needs"
+        remedy = "check the path, and install its package" if dotted else "install the missing package"
         raise ConfigError(where, f"module {module!r} cannot be imported ({error}); {remedy}") from error
     found = _registered.get((module, role), {})
     if dotted and len(found) == 1:
         return next(iter(found.values()))
     if dotted or name not in found:
-        has = ", ".join(sorted(found)) or "none"
+        names = ", ".join(sorted(found)) or "none"
         raise ConfigError(
             where,
-            f"module {module!r} must register one {role.__name__} and has {has}; put @register on the class, one in a module",
+            f"module {module!r} registers {names}, and must register one {role.__name__}; put @register on one class only",
         )
     return found[name]
 
 
 def defaults(cls: type) -> dict[str, Any]:
-    """Keywords of a constructor that can be left out, with the values that they have then."""
+    """Return the default values of a constructor's keywords."""
     return {
         name: parameter.default
         for name, parameter in _parameters(cls).items()
@@ -170,19 +170,19 @@ def defaults(cls: type) -> dict[str, Any]:
 
 
 def check_keywords(cls: type, keywords: Mapping[str, object], where: str) -> dict[str, Any]:
-    """Check keywords against the signature of `cls`: names, types and the constraints annotated there.
+    """Check keywords against the constructor's signature: names, types and annotated constraints.
 
-    Numbers are not read from text, and a whole number will do where a float is asked. A list will do for a tuple.
+    Text is not converted to numbers. An integer is accepted for a float, and a list for a tuple.
 
     Returns
     -------
     dict
-        The keywords given, no others: defaults are left to the constructor.
+        The given keywords only. The constructor adds its defaults.
 
     Raises
     ------
     ConfigError
-        With every unknown, missing or mistyped key.
+        When keys are unknown, missing or mistyped. It lists all of them.
     """
     parameters = _parameters(cls)
     model = _model(cls, parameters)
@@ -194,7 +194,7 @@ def check_keywords(cls: type, keywords: Mapping[str, object], where: str) -> dic
 
 
 def build(role: Callable[..., _Role], name: str, keywords: Mapping[str, object], where: str = "") -> _Role:
-    """Build what a config section asks for.
+    """Build the learner or policy of a config section.
 
     Parameters
     ----------
@@ -203,14 +203,14 @@ def build(role: Callable[..., _Role], name: str, keywords: Mapping[str, object],
     name : str
         As for `find`.
     keywords : mapping
-        The section's keys and values: keywords of the constructor.
+        Keys and values of the section: the constructor's keywords.
     where : str
-        Section to name in errors; by default ``role.name``.
+        Config section to name in errors; by default ``role.name``.
 
     Raises
     ------
     ConfigError
-        When there is no such learner, a key is unknown, missing or mistyped, or the constructor refuses the values.
+        When the learner does not exist, a key is unknown, missing or mistyped, or the constructor refuses a value.
     """
     assert isinstance(role, type)
     where = where or f"{role.__name__.lower()}.{name}"
@@ -223,14 +223,16 @@ def build(role: Callable[..., _Role], name: str, keywords: Mapping[str, object],
 
 
 def _no_such(role: type, name: str) -> str:
-    wanted, names = role.__name__.lower(), available(role)
+    expected, names = role.__name__.lower(), available(role)
     for other in FOLDERS:
         if other is not role and name in available(other):
-            has = other.__name__.lower()
-            return f"{name!r} is a {has}, not a {wanted}; move it to a {has} section"
+            actual = other.__name__.lower()
+            return f"{name!r} is a {actual}, not a {expected}; move it to a {actual} section"
     close = get_close_matches(name, names, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"no {wanted} is called {name!r}; {hint}there are: {', '.join(names) or 'none yet'}; or give the path of a module"
+    return (
+        f"no {expected} is called {name!r}; {hint}choose one of {', '.join(names) or 'none yet'}, or give the path of a module"
+    )
 
 
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:
@@ -242,15 +244,15 @@ def _parameters(cls: type) -> dict[str, inspect.Parameter]:
     for name, parameter in list(inspect.signature(constructor).parameters.items())[1:]:
         loose = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if loose or name not in hints:
-            problem = "must be spelled out" if loose else "needs a type"
-            raise TypeError(f"{cls.__name__}.__init__: {name} {problem}, so that a config can be checked against it")
+            problem = "replace it by named keywords" if loose else "annotate its type"
+            raise TypeError(f"{cls.__name__}.__init__: a config cannot be checked against {name}; {problem}")
         parameters[name] = parameter.replace(annotation=hints[name])
     return parameters
 
 
 def _fields(parameters: Mapping[str, inspect.Parameter]) -> dict[str, str]:
-    # Not the keywords' own names: pydantic refuses some, such as `schema` or `model_path`, that a learner may well use.
-    return {f"field_{place}": name for place, name in enumerate(parameters)}
+    # The keywords get other names, because pydantic refuses some that a learner may use, such as `schema` or `model_path`.
+    return {f"field_{number}": name for number, name in enumerate(parameters)}
 
 
 def _model(cls: type, parameters: Mapping[str, inspect.Parameter]) -> type[BaseModel]:
@@ -276,8 +278,8 @@ def _problem(detail: ErrorDetails, parameters: Mapping[str, inspect.Parameter]) 
         return f"{key} = {detail['input']!r}: no such key; {hint}the keys are: {', '.join(parameters) or 'none'}"
     annotation = inspect.formatannotation(parameters[key].annotation)
     if detail["type"] == "missing":
-        return f"{key} is missing; give it a value of type {annotation}"
+        return f"{key} is missing; set it to a value of type {annotation}"
     inside = "".join(f"[{part!r}]" for part in detail["loc"][1:])
     default = parameters[key].default
-    remedy = f"give {annotation}" + ("" if default is inspect.Parameter.empty else f", or leave it out for {default!r}")
+    remedy = f"give {annotation}" + ("" if default is inspect.Parameter.empty else f", or leave it out (default {default!r})")
     return f"{key}{inside} = {detail['input']!r}: {detail['msg'][:1].lower()}{detail['msg'][1:]}; {remedy}"

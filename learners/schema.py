@@ -1,4 +1,4 @@
-"""What the columns of requests and rows are: names, sides, types and counts. A learner is told before it is used."""
+"""Schema of the feature columns: names, sides, types and counts. Learners receive it in `bind`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ __all__ = ["EvidenceColumn", "FeatureColumn", "Schema", "schema_of"]
 
 @dataclass(frozen=True, slots=True)
 class FeatureColumn:
-    """One column of keys and values.
+    """One feature column. Each row has a hashed key and a value in it.
 
     Attributes
     ----------
     name : str
-        ``side.field``; of a cross ``side.field * side.field``. The columns of a ``tags`` field have the same name.
+        ``side.field``, or ``side.field * side.field`` for a cross. All columns of a ``tags`` field have the same name.
     side : {"user", "item", "context", "cross"}
-        Whose it is. A cross belongs to the two sides in its name.
+        Source of the feature. The name of a cross contains its two sources.
     type : {"category", "number", "bucket", "tags", "cross"}
-        As for `learners.features.Field`: of a ``number`` the key is constant and the value tells; of the others the key tells.
+        As in `learners.features.Field`. The information is in the value for ``number``, whose key is constant, and in the key
+        for all other types.
     """
 
     name: str
@@ -50,16 +51,16 @@ class EvidenceColumn:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Columns of the arrays that learners are given.
+    """Columns of all arrays that learners receive.
 
     Attributes
     ----------
     features : tuple of FeatureColumn, length F
-        Of ``Batch.features`` and ``Batch.values``.
+        Columns of ``Batch.features`` and ``Batch.values``.
     users, items : tuple of FeatureColumn
-        Of what the catalogues keep of users and items (``Catalog.encoded``).
+        Columns of the encoded attributes in the catalogues (``Catalog.encoded``).
     context : tuple of FeatureColumn, length C
-        Of ``Requests.context`` and ``Requests.context_values``.
+        Columns of ``Requests.context`` and ``Requests.context_values``.
     history : int
         Width L of ``Requests.history``.
     evidence : tuple of EvidenceColumn, length E
@@ -75,20 +76,20 @@ class Schema:
 
 
 def schema_of(featurizer: Featurizer, history: int) -> Schema:
-    """Schema of what a featurizer makes.
+    """Return the schema of a featurizer's columns.
 
     Parameters
     ----------
     featurizer : Featurizer
     history : int
-        Width L of the histories that learners are given.
+        Width L of ``Requests.history``.
     """
     fields = {field.label: field for field in featurizer.fields}
     columns = tuple(
         FeatureColumn(name, fields[name].side, fields[name].type) if name in fields else FeatureColumn(name, "cross", "cross")
         for name in featurizer.names
     )
-    # Ids are columns of the rows only: catalogues know users and items by them.
+    # Ids are columns of the rows only. In the catalogues they are keys, not attributes.
     known = [column for column in columns if column.name in fields and not fields[column.name].is_id]
     users, items, context = (tuple(column for column in known if column.side == side) for side in ("user", "item", "context"))
     return Schema(features=columns, users=users, items=items, context=context, history=history)

@@ -1,6 +1,6 @@
-"""One thread for numpy's matrix products. The one door to threadpoolctl.
+"""Limits numpy's matrix products to one thread. No other file imports threadpoolctl.
 
-torch and faiss are limited where they enter: torch for the process, faiss for each thread that asks it.
+torch and faiss are limited in the files that import them: torch for the process, faiss for each calling thread.
 """
 
 from __future__ import annotations
@@ -11,5 +11,5 @@ __all__ = ["one_thread"]
 
 
 def one_thread() -> None:
-    """Let every BLAS that is loaded by now compute on the thread that calls it, for as long as the process lives."""
+    """Limit every BLAS library that is loaded so far to one thread, for the rest of the process."""
     threadpool_limits(limits=1, user_api="blas")

@@ -1,4 +1,4 @@
-"""The k best of many scores, compiled: what retrievers share."""
+"""Compiled selection of the k highest scores, shared by the retrievers."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import numpy.typing as npt
 from memory.jit import njit
 from streams.batch import Ids
 
-__all__ = ["best"]
+__all__ = ["top_k"]
 
 
 @njit(cache=True, nogil=True)
-def best(score: npt.NDArray[np.floating[Any]], slot: Ids, k: int) -> Ids:
-    """Positions of the `k` highest scores, best first; the lower slot goes first among equals.
+def top_k(score: npt.NDArray[np.floating[Any]], slot: Ids, k: int) -> Ids:
+    """Return the positions of the `k` highest scores, highest first. Equal scores are ordered by slot.
 
     Parameters
     ----------
     score : (n,) float
-        Scores; NaN and scores that are not above 0 are passed over.
+        Scores. NaN and scores of 0 or less are skipped.
     slot : (n,) int64
-        What decides between equal scores; all different.
+        Tie-breakers, all different: the lower slot goes first.
     k : int
-        Positions at most.
+        Maximum number of positions.
 
     Returns
     -------
     (m,) int64
         m <= k.
     """
-    heap = np.empty(max(k, 0), np.int64)  # the worst of the best so far is on top
+    heap = np.empty(max(k, 0), np.int64)  # the lowest of the k highest scores so far is on top
     size = 0
     for position in range(score.size):
         if not score[position] > 0:
@@ -60,7 +60,7 @@ def _worse(score: npt.NDArray[np.floating[Any]], slot: Ids, one: int, other: int
 
 @njit(cache=True, nogil=True)
 def _sink(score: npt.NDArray[np.floating[Any]], slot: Ids, heap: Ids, size: int, position: int) -> None:
-    """Replace the top of the heap by `position` and let it sink to its place."""
+    """Replace the top of the heap by `position` and sift it down."""
     at = 0
     while 2 * at + 1 < size:
         child = 2 * at + 1

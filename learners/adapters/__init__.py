@@ -1,1 +1,1 @@
-"""Adapters: they change a ranker's weights for the requests at hand. One file a method."""
+"""Adapters: they change a ranker's parameters for one batch of requests. One file per method."""

@@ -1,1 +1,1 @@
-"""What every learner is put through: checks, and worlds with known answers."""
+"""Contract suite: checks that every learner must pass, and simulated worlds with known answers."""

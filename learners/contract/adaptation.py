@@ -1,4 +1,4 @@
-"""The check that an adapter changes scores, and never the ranker."""
+"""Contract check of adapters: they change scores, but never the ranker."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["check_adaptation"]
 
 
 def check_adaptation(make: Make) -> None:
-    """What was learned changes scores of the ranker, by the declared parameters alone; the ranker's state stays as it was."""
+    """After learning, an adapter changes scores through its declared parameters only. The ranker's state does not change."""
     learner = make()
     assert isinstance(learner, Adapter)
     ranker = learner.ranker
     adaptable = ranker.adaptable()
     changes = list(learner.changes)
-    assert changes, "the adapter declares no changes; name the parameters that it changes"
+    assert changes, "the adapter's `changes` is empty; return the names of the parameters that it changes"
     unknown = sorted(set(changes) - adaptable.keys())
-    assert not unknown, f"the adapter declares changes of {unknown}; the ranker has {sorted(adaptable)}"
+    assert not unknown, f"the adapter's `changes` has {unknown}; choose from the ranker's parameters {sorted(adaptable)}"
     before = digest(ranker.state_dict()) if ranker.digest_stable else None
     teach(learner, world(5))
     plain, adapted = batch_of(world(1)), batch_of(world(1))

@@ -1,4 +1,4 @@
-"""What a learner answers, whatever its role, and what every answer has to be: of the right shape and type, and finite."""
+"""Collects the outputs of a learner of any role, and checks their shapes, types and finiteness."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Make = Callable[[], Learner]
 Outputs = dict[str, npt.NDArray[Any]]
 
 PLACES = 7
-"""Items that retrievers are asked for."""
+"""Number of items that the checks ask retrievers for."""
 
 _INTEGERS = {"retrieved item", "retrieved request", "neighbours item"}
 
 
 def teach(learner: Learner, feedback: Feedback) -> None:
-    """Show a learner rows, then let it learn from a copy of them."""
+    """Let a learner observe the rows, and then learn from a copy of them."""
     learner.observe(batch_of(feedback))
     learner.learn(copy.deepcopy(feedback))
 
 
 def taught(make: Make) -> Learner:
-    """A new learner that has learned the 240 rows of ``world(5)``, 60 at a time."""
+    """Return a new learner that has learned the 240 rows of ``world(5)``, 60 at a time."""
     learner = make()
     feedback = world(5)
     for start in range(0, feedback.rows, 60):
@@ -42,48 +42,48 @@ def taught(make: Make) -> Learner:
 
 
 def outputs(learner: Learner, feedback: Feedback, k: int = PLACES) -> Outputs:
-    """Everything that a learner answers to these rows, whatever its role; the rows are copied first."""
+    """Return all outputs of a learner of any role for a copy of these rows, by name."""
     batch = batch_of(feedback)
-    told: Outputs = {}
+    found: Outputs = {}
     if isinstance(learner, Ranker):
         batch.uncertainty = batch.hidden = batch.base = None
         learner.score(batch)
-        told = {"score": batch.score, "uncertainty": batch.uncertainty, "hidden": batch.hidden}  # type: ignore[dict-item]
-        told["explain"] = learner.explain(batch)  # type: ignore[assignment]
+        found = {"score": batch.score, "uncertainty": batch.uncertainty, "hidden": batch.hidden}  # type: ignore[dict-item]
+        found["explain"] = learner.explain(batch)  # type: ignore[assignment]
     if isinstance(learner, Retriever):
-        told = scored(learner, batch)
-        found = learner.retrieve(batch, k, Exclusion.none(batch.user.size))
-        told |= {f"retrieved {field.name}": getattr(found, field.name) for field in fields(found)}
+        found = scored(learner, batch)
+        candidates = learner.retrieve(batch, k, Exclusion.none(batch.user.size))
+        found |= {f"retrieved {field.name}": getattr(candidates, field.name) for field in fields(candidates)}
     if isinstance(learner, Adapter):
-        told |= {f"delta {name}": np.asarray(array) for name, array in arrays_of(learner.adapt(batch))}
+        found |= {f"delta {name}": np.asarray(array) for name, array in arrays_of(learner.adapt(batch))}
     if isinstance(learner, Reranker):
-        told["reranked"] = learner.rerank(batch)
-        moved_by = learner.explain(batch)
-        if moved_by is not None:
-            told |= {f"neighbours {field.name}": getattr(moved_by, field.name) for field in fields(moved_by)}
-    return {name: array for name, array in told.items() if array is not None}
+        found["reranked"] = learner.rerank(batch)
+        neighbours = learner.explain(batch)
+        if neighbours is not None:
+            found |= {f"neighbours {field.name}": getattr(neighbours, field.name) for field in fields(neighbours)}
+    return {name: array for name, array in found.items() if array is not None}
 
 
 def scored(retriever: Retriever, batch: Batch) -> Outputs:
-    """What a retriever says of given rows: their scores, and their standard errors if it knows them."""
-    told: Outputs = {"score": retriever.score(batch)}
+    """Return a retriever's scores of the rows, and their standard errors if it estimates them."""
+    found: Outputs = {"score": retriever.score(batch)}
     if retriever.knows_uncertainty:
-        told["uncertainty"] = retriever.uncertainty(batch)
-    for name, array in told.items():
+        found["uncertainty"] = retriever.uncertainty(batch)
+    for name, array in found.items():
         assert isinstance(array, np.ndarray), f"{name} returned {type(array).__name__}, not an array"
-    return told
+    return found
 
 
 def check_answers(learner: Learner, feedback: Feedback) -> None:
-    """Shapes, types and finite numbers of everything that a learner answers to these rows."""
+    """Check the shape, type and finiteness of every output of a learner for these rows."""
     n, b = feedback.rows, feedback.user.size
-    told = outputs(learner, feedback)
+    answers = outputs(learner, feedback)
     if isinstance(learner, Adapter):
         try:
             check_delta(learner.adapt(batch_of(feedback)), learner.changes, learner.ranker.adaptable(), b)
         except ArithmeticError as error:
             raise AssertionError(str(error)) from error
-    found = told["retrieved item"].size if "retrieved item" in told else 0
+    found = answers["retrieved item"].size if "retrieved item" in answers else 0
     shapes: dict[str, Sequence[int | None]] = {
         "score": (n,),
         "uncertainty": (n,),
@@ -96,19 +96,19 @@ def check_answers(learner: Learner, feedback: Feedback) -> None:
         "retrieved score": (found,),
         "retrieved uncertainty": (found,),
     }
-    for name, array in told.items():
-        wanted = np.int64 if name in _INTEGERS else np.float64 if name == "neighbours age" else np.float32
-        assert array.dtype == wanted, f"{name} is {array.dtype}, not {np.dtype(wanted)}"
+    for name, array in answers.items():
+        expected = np.int64 if name in _INTEGERS else np.float64 if name == "neighbours age" else np.float32
+        assert array.dtype == expected, f"{name} is {array.dtype}, not {np.dtype(expected)}"
         if name in shapes:
             fits = len(array.shape) == len(shapes[name]) and all(
                 w in (None, g) for w, g in zip(shapes[name], array.shape, strict=True)
             )
             assert fits, f"{name} has shape {array.shape}, not {tuple(shapes[name])}"
         assert not np.isnan(array).any(), f"{name} has NaN"
-        # An infinite uncertainty means: never tried.
+        # An infinite uncertainty is allowed: the item was never shown.
         assert "uncertainty" in name or np.isfinite(array).all(), f"{name} has infinities"
         assert "uncertainty" not in name or (array >= 0).all(), f"{name} is negative"
     if found:
-        request = told["retrieved request"]
-        assert 0 <= request.min() <= request.max() < b, "candidates of requests that were not made"
-        assert (told["retrieved item"] != 0).all(), "item 0, which means none, was retrieved"
+        request = answers["retrieved request"]
+        assert 0 <= request.min() <= request.max() < b, "candidates refer to requests that do not exist"
+        assert (answers["retrieved item"] != 0).all(), "item 0 was retrieved; 0 means no item"

@@ -1,4 +1,4 @@
-"""The check of `Learner.carry` and of ``carried``: what a learner wants back at learning time."""
+"""Contract check of `Learner.carry` and of ``carried``, the bytes that a learner gets back at learning time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from streams.batch import Requests
 __all__ = ["check_carried"]
 
 _LENGTHS = (0, 1, 7, 8, 12, 16, 23, 24, 25, 32, 36, 48, 60, 64, 100, 255, 1000, 4096)
-"""Lengths of the bytes that are not a learner's own: sizes of small records, some beside them, and large ones."""
+"""Lengths of the foreign bytes: typical sizes of small records, sizes next to them, and large ones."""
 
 
 def check_carried(make: Make) -> None:
-    """`carry` returns bytes for each request and changes nothing.
+    """`carry` returns bytes for each request and does not change the state.
 
-    Given back at once, the bytes lead to the same state as learning without them. Other bytes in their place do no harm.
+    If the bytes are handed back at once, learning leads to the same state as without them. Foreign bytes do no harm.
     """
     for learner in (make(), taught(make)):
         learner.take_changes()
@@ -32,47 +32,49 @@ def check_carried(make: Make) -> None:
         assert before is None or not learner.take_changes(), "carry left changes to ship"
     same_learner(learner, taught(make), "carry changed later answers")
     _check_given_back(make)
-    _check_rubbish(make)
+    _check_foreign_bytes(make)
 
 
 def _check_bytes(learner: Learner, requests: Requests) -> None:
     untouched = copy.deepcopy(requests)
-    told = learner.carry(requests)
+    carried = learner.carry(requests)
     same_answers(array_fields(requests), array_fields(untouched), "carry wrote to the requests")
     assert requests.carried == untouched.carried, "carry wrote to the requests (carried)"
-    if told is not None:
-        assert isinstance(told, list) and all(type(one) is bytes for one in told), (
-            f"carry returned {told!r:.80}; return None or a list of bytes"
+    if carried is not None:
+        assert isinstance(carried, list) and all(type(packed) is bytes for packed in carried), (
+            f"carry returned {carried!r:.80}; return None or a list of bytes"
         )
-        assert len(told) == requests.user.size, f"carry returned {len(told)} bytes objects for {requests.user.size} requests"
-    assert told == learner.carry(requests), "carry returned other bytes for the same requests"
+        assert len(carried) == requests.user.size, (
+            f"carry returned {len(carried)} bytes objects for {requests.user.size} requests; return one for each"
+        )
+    assert carried == learner.carry(requests), "carry returned other bytes for the same requests"
 
 
 def _check_given_back(make: Make) -> None:
-    """Bytes that were made from the present state say nothing new: learning with them is learning without them."""
-    at_once, later = taught(make), taught(make)
+    """Bytes of the current state contain nothing new, so learning with them equals learning without them."""
+    without, with_bytes = taught(make), taught(make)
     for seed in (6, 7):
         feedback, carrying = world(seed), world(seed)
-        told = later.carry(carrying)
-        if told is not None:
-            carrying.carried[later.name] = told
-        teach(at_once, feedback)
-        teach(later, carrying)
-        same_learner(at_once, later, "learning with what carry gave differs from learning at once")
+        carried = with_bytes.carry(carrying)
+        if carried is not None:
+            carrying.carried[with_bytes.name] = carried
+        teach(without, feedback)
+        teach(with_bytes, carrying)
+        same_learner(without, with_bytes, "learning with the bytes of the current state differs from learning without them")
 
 
-def _check_rubbish(make: Make) -> None:
-    """A learner answers and learns whatever bytes it is given, of any length, and when there are none."""
+def _check_foreign_bytes(make: Make) -> None:
+    """A learner serves and learns with foreign bytes of any length, and without bytes."""
     rng = np.random.default_rng(0)
     for fill in (None, 0, 255):
         learner = taught(make)
         feedback = world(12)
-        told = list(learner.carry(feedback) or [b""] * feedback.user.size)
+        own = list(learner.carry(feedback) or [b""] * feedback.user.size)
         for n in range(feedback.user.size):
             size = _LENGTHS[n // 3 % len(_LENGTHS)]
-            rubbish = rng.bytes(size) if fill is None else bytes([fill]) * size
-            told[n] = (rubbish, told[n] + rubbish, told[n][:size])[n % 3]
-        for carried in (told, [b""] * len(told)):
+            foreign = rng.bytes(size) if fill is None else bytes([fill]) * size
+            own[n] = (foreign, own[n] + foreign, own[n][:size])[n % 3]
+        for carried in (own, [b""] * len(own)):
             feedback.carried = {learner.name: carried, "nobody": carried}
             try:
                 check_answers(learner, feedback)
@@ -80,4 +82,4 @@ def _check_rubbish(make: Make) -> None:
                 check_answers(learner, feedback)
                 check_answers(learner, world(1))
             except Exception as error:
-                raise AssertionError(f"carried with foreign bytes: {error}; ignore bytes that carry did not make") from error
+                raise AssertionError(f"foreign bytes in carried: {error}; ignore bytes that carry did not make") from error

@@ -1,8 +1,8 @@
-"""What every learner must do, whatever it learns: the checks that a new file is put through without being named anywhere.
+"""Checks that every learner must pass. A new learner's file is checked without being registered anywhere.
 
 A learner class may declare ``checks_parameters: ClassVar[dict[str, object]]``, constructor keywords that make it small, and
-``checks_exempt: ClassVar[dict[str, str]]``, checks that cannot hold for it and why, in a sentence. An adapter declares
-``checks_ranker: ClassVar[str]``, the ranker that it is checked with.
+``checks_exempt: ClassVar[dict[str, str]]``, the checks that it cannot pass, each with the reason in a sentence. An adapter
+declares ``checks_ranker: ClassVar[str]``, the ranker that it is checked with.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ LARGEST_TOLERANCE = 1e-3
 
 
 def check_serves_before_learning(make: Make) -> None:
-    """A learner that knows nothing answers all the same."""
+    """A learner can serve before it has learned anything."""
     check_answers(make(), world(1))
 
 
 def check_serving_changes_nothing(make: Make) -> None:
-    """Answering leaves the state, and what is to be shipped, as they were; the same question gets the same answer."""
+    """Serving changes neither the state nor the pending changes, and the same input gets the same output."""
     learner, twin = taught(make), taught(make)
     learner.take_changes()
     before = digest_of(learner)
     first = outputs(learner, world(1))
     tolerance = tolerance_of(learner)
-    same_answers(first, outputs(learner, world(1)), "the same question was answered differently", tolerance)
+    same_answers(first, outputs(learner, world(1)), "the same input got two different outputs", tolerance)
     for strangers in (world(2, first=500), cut(world(1), 0, 0)):
         outputs(learner, strangers)
     assert before is None or before == digest_of(learner), "serving changed the state"
@@ -55,7 +55,7 @@ def check_serving_changes_nothing(make: Make) -> None:
 
 
 def check_inputs_are_left_alone(make: Make) -> None:
-    """What is given is neither written to (but for the fields to be filled) nor kept, and what is returned is not the state."""
+    """A learner does not keep its inputs, writes only to the fields it must fill, and does not return its own state."""
     learner, twin = make(), make()
     given, pristine = world(3), world(3)
     learner.learn(given)
@@ -67,7 +67,7 @@ def check_inputs_are_left_alone(make: Make) -> None:
     _spoil(array_fields(batch))
     twin.learn(pristine)
     twin.observe(batch_of(pristine))
-    same_learner(learner, twin, "a learner kept its input: writing to it afterwards changed the learner")
+    same_learner(learner, twin, "the learner keeps its input: writing to the input changed the learner; keep a copy")
     batch = batch_of(world(4))
     untouched = array_fields(batch_of(world(4)))
     exclude = Exclusion(batch.item.copy(), np.searchsorted(batch.request, np.arange(batch.user.size + 1)))
@@ -86,41 +86,43 @@ def check_inputs_are_left_alone(make: Make) -> None:
         for filled in ("score", "uncertainty", "hidden"):
             untouched.pop(filled)
         same_answers(
-            {name: getattr(batch, name) for name in untouched}, untouched, "score wrote to fields that are not its own"
+            {name: getattr(batch, name) for name in untouched},
+            untouched,
+            "score wrote to fields other than score, uncertainty and hidden",
         )
     _spoil(outputs(learner, world(4)))
     _spoil(array_fields(batch))
-    same_learner(learner, twin, "a learner returned its own state: writing to an answer changed the learner")
+    same_learner(learner, twin, "the learner returns its own state: writing to an output changed the learner; return a copy")
 
 
 def check_learning_changes_the_state(make: Make) -> None:
-    """Learning leaves its mark, in the state and in what is shipped."""
-    assert digest(make().state_dict()) != digest(taught(make).state_dict()), "learning left the state as it was"
-    assert taught(make).take_changes(), "learning left nothing to ship"
+    """Learning changes the state, and the changes are sent to replicas."""
+    assert digest(make().state_dict()) != digest(taught(make).state_dict()), "learning did not change the state"
+    assert taught(make).take_changes(), "after learning, take_changes returned nothing"
 
 
 def check_same_seed_same_learner(make: Make) -> None:
-    """The same constructor and the same feedback give the same learner."""
-    same_learner(taught(make), taught(make), "two learners that were taught the same differ; is a seed missing?")
+    """The same keywords and the same feedback give the same learner."""
+    same_learner(taught(make), taught(make), "two learners with the same feedback differ; is a seed missing?")
 
 
 def check_save_and_load(make: Make) -> None:
-    """A loaded learner is the saved one, answers like it and goes on like it; a state is a copy."""
+    """A loaded learner equals the saved one, now and after further learning. A saved state is a copy."""
     learner, other = taught(make), make()
     state = learner.state_dict()
     written = digest(state)
-    other.learn(world(9, first=40))  # all of this must be gone after loading
+    other.learn(world(9, first=40))  # loading must replace all of this
     with trusting():
         other.load_state_dict(state)
     same_learner(learner, other, "a loaded learner differs from the saved one; is there state outside of memory's stores?")
     teach(learner, world(6))
     teach(other, world(6))
-    same_learner(learner, other, "a loaded learner goes on differently; is there state outside of memory's stores?")
-    assert digest(state) == written, "a saved state changed when learning went on: state_dict must copy"
+    same_learner(learner, other, "a loaded learner learns differently; is there state outside of memory's stores?")
+    assert digest(state) == written, "learning changed a saved state; state_dict must return a copy"
 
 
 def check_followers_keep_up(make: Make) -> None:
-    """A fresh twin that applies all changes answers alike, at every step and through removals, without what is private."""
+    """A replica that applies all changes answers like the original after each step, removals included, without private state."""
     leader, follower = make(), make()
     feedback, strangers = world(7), world(8, first=100)
     steps: list[Callable[[], None]] = [
@@ -136,18 +138,18 @@ def check_followers_keep_up(make: Make) -> None:
         step()
         with trusting():
             follower.apply_changes(leader.take_changes())
-        complaint = "a follower differs from its leader; is a changed row not marked, or is something private read by answers?"
+        complaint = "a replica differs from its original; is a changed row not marked, or do answers read private state?"
         same_follower(leader, follower, complaint, strangers)
 
 
 def check_tolerance(make: Make) -> None:
-    """What may differ on a GPU is small."""
+    """A declared tolerance is small."""
     tolerance = make().tolerance
     assert 0 <= tolerance <= LARGEST_TOLERANCE, f"tolerance: {tolerance}; declare {LARGEST_TOLERANCE} at most, 0: none"
 
 
 def check_strangers_and_empty_batches(make: Make) -> None:
-    """Unknown users and items, and no rows at all, are ordinary input."""
+    """A learner accepts unknown users and items, and batches without rows."""
     for learner in (make(), taught(make)):
         check_answers(learner, world(2, first=700))
         before = digest_of(learner)
@@ -164,7 +166,7 @@ def check_strangers_and_empty_batches(make: Make) -> None:
 
 
 def check_memory_is_bounded(make: Make) -> None:
-    """Ten times the stream, of ever new users and items, takes no more memory."""
+    """Memory does not grow with the length of the stream, even if all users and items are new."""
     learner = make()
     held, kept = [], []
     for part in range(11):
@@ -177,14 +179,14 @@ def check_memory_is_bounded(make: Make) -> None:
 
 
 def check_answers_after_learning(make: Make) -> None:
-    """Shapes, types and finite numbers, once there is something to answer from."""
+    """After learning, all outputs have the right shape and type, and are finite."""
     learner = taught(make)
     check_answers(learner, world(1))
     check_answers(learner, cut(world(1), 5, 6))
 
 
 def check_forgetting_and_removing(make: Make) -> None:
-    """Users can be forgotten and items removed; removed items are not retrieved, and may come back by being learned again."""
+    """Users can be forgotten and items removed. Removed items are not retrieved until they are learned again."""
     learner = taught(make)
     feedback = world(5)
     learner.forget(np.unique(feedback.user)[::2])
@@ -198,7 +200,7 @@ def check_forgetting_and_removing(make: Make) -> None:
 
 
 def check_retrieval(make: Make) -> None:
-    """Candidates are new to the request, different, at most k, best first, and scored as `score` scores them."""
+    """A request gets at most k candidates, all different and none excluded, best first, with the scores of `score`."""
     learner = taught(make)
     assert isinstance(learner, Retriever)
     feedback = world(5)
@@ -210,7 +212,7 @@ def check_retrieval(make: Make) -> None:
             for b in range(feedback.user.size):
                 mine = found.request == b
                 items, score = found.item[mine], found.score[mine]
-                assert items.size <= k, f"{items.size} candidates where {k} were asked for"
+                assert items.size <= k, f"{items.size} candidates for k = {k}"
                 assert np.unique(items).size == items.size, "an item was retrieved twice"
                 assert not np.isin(items, exclude.item[exclude.start[b] : exclude.start[b + 1]]).any(), (
                     "an excluded item was retrieved"
@@ -228,18 +230,18 @@ def check_retrieval(make: Make) -> None:
 
 
 def check_documented(make: Make) -> None:
-    """The class says what it is and where it comes from, and every keyword is described."""
+    """The docstring of the class describes every keyword and has references."""
     cls = type(make())
     text = inspect.getdoc(cls) or ""
-    assert "References\n----------" in text, f"the docstring of {cls.__name__} has no References section"
+    assert "References\n----------" in text, f"the docstring of {cls.__name__} has no References section; add one"
     for name in list(inspect.signature(cls.__init__).parameters)[1:]:
         assert f"{name} : " in text or f"{name}, " in text or f", {name} : " in text, (
-            f"{name} is not described in {cls.__name__}"
+            f"{name} is not described in the docstring of {cls.__name__}; add it"
         )
 
 
 def check_policy(make: Callable[[], Policy]) -> None:
-    """A policy puts different rows at at most k places, by the given generator alone, with the probabilities that it says."""
+    """A policy fills up to k positions with different rows, uses only the given generator, and returns true propensities."""
     policy = make()
     score, uncertainty = np.tile(np.array([0.4, 0.6, 0.4], np.float32), 4), np.tile(np.array([0.2, 0.1, 0.2], np.float32), 4)
     given = {"score": score.copy(), "uncertainty": uncertainty.copy()}
@@ -247,8 +249,10 @@ def check_policy(make: Callable[[], Policy]) -> None:
         one, same = (policy.select(score[:n], uncertainty[:n], k, np.random.default_rng(k)) for _ in range(2))
         assert np.array_equal(one.rows, same.rows), "the same generator gave another order"
         assert one.rows.dtype == np.int64 and one.propensities.dtype == np.float32, "rows are int64, propensities float32"
-        assert one.rows.shape == one.propensities.shape == (min(n, k),), f"{one.rows.shape} rows for {k} places and {n} rows"
-        assert np.unique(one.rows).size == one.rows.size, "a row was put at two places"
+        assert one.rows.shape == one.propensities.shape == (min(n, k),), (
+            f"{one.rows.shape} rows returned for k = {k} and {n} rows"
+        )
+        assert np.unique(one.rows).size == one.rows.size, "a row is at two positions"
     same_answers({"score": score, "uncertainty": uncertainty}, given, "a policy wrote to its input")
     rng, trials = np.random.default_rng(0), 2000
     seen: dict[tuple[int, ...], list[float]] = {}
@@ -257,7 +261,7 @@ def check_policy(make: Callable[[], Policy]) -> None:
         seen.setdefault(tuple(one.rows.tolist()), []).append(float(np.prod(one.propensities)))
     for order, told in seen.items():
         off = abs(len(told) / trials - told[0]) / np.sqrt(max(told[0] * (1 - told[0]), 1e-6) / trials)
-        assert np.ptp(told) < 1e-6 and off < 5, f"propensity {told[0]} of {order}, which came {len(told)} times of {trials}"
+        assert np.ptp(told) < 1e-6 and off < 5, f"{order} has propensity {told[0]} and was chosen {len(told)} times of {trials}"
 
 
 _EVERY: list[Callable[[Make], None]] = [
@@ -280,18 +284,18 @@ _EVERY: list[Callable[[Make], None]] = [
 
 
 def check_exemptions(make: Make) -> None:
-    """Every exemption names a check, and its reason is a sentence."""
+    """Every exemption names a check of the class, and gives a sentence as its reason."""
     cls = type(make())
     every = {check.__name__ for check in _every(cls)}
     for name, reason in getattr(cls, "checks_exempt", {}).items():
-        assert name in every, f"checks_exempt: {name!r} is no check of {cls.__name__}; remove it"
+        assert name in every, f"checks_exempt: {name!r} is not a check of {cls.__name__}; remove it"
         assert re.fullmatch(r"[A-Z]\S*(\s+\S+){3,}\.", reason), (
-            f"checks_exempt: {reason!r}, the reason for {name}, is no sentence; write one that ends with a full stop"
+            f"checks_exempt: the reason for {name}, {reason!r}, is not a sentence; write one that ends with a full stop"
         )
 
 
 def checks_for(cls: type) -> list[Callable[[Any], None]]:
-    """Checks that a class must pass, by its role, less those it is exempt from."""
+    """Return the checks of a class's role, without those it is exempt from."""
     if issubclass(cls, Policy):
         return [check_policy]
     exempt = getattr(cls, "checks_exempt", {})
@@ -301,16 +305,15 @@ def checks_for(cls: type) -> list[Callable[[Any], None]]:
 def check_learner(make: Callable[[], Learner | Policy]) -> None:
     """Run every check that applies.
 
-    `make` makes a new learner (or policy) each time, always alike: ``lambda: MyRanker(factors=4)``; of an adapter,
-    ``lambda: MyAdapter(bind_to_world(MyRanker()))``. It is bound before anything else is called. Raises AssertionError, saying
-    what is wrong.
+    `make` returns a new learner or policy with the same keywords each time: ``lambda: MyRanker(factors=4)``, or for an adapter
+    ``lambda: MyAdapter(bind_to_world(MyRanker()))``. The checks call `bind` first. Raises AssertionError with the problem.
     """
     for check in checks_for(type(make())):
         check(bound(make))
 
 
 def _every(cls: type) -> list[Callable[[Make], None]]:
-    """Checks that a class of this role can be put through."""
+    """Return all checks of a class's role."""
     of_role: dict[type, list[Callable[[Make], None]]] = {
         Retriever: [check_retrieval, check_learns],
         Ranker: [check_learns],
@@ -337,15 +340,19 @@ def _check_rescored(learner: Retriever, feedback: Feedback, found: Candidates) -
         values=none.astype(np.float32),
     )
     told = scored(learner, batch)
-    assert np.allclose(told["score"], found.score, rtol=1e-4, atol=1e-5), "score and retrieve score the same rows differently"
-    assert (found.uncertainty is not None) == learner.knows_uncertainty, "knows_uncertainty and retrieve do not agree"
+    assert np.allclose(told["score"], found.score, rtol=1e-4, atol=1e-5), (
+        "score and retrieve return different scores for the same rows"
+    )
+    assert (found.uncertainty is not None) == learner.knows_uncertainty, (
+        "knows_uncertainty does not match what retrieve returns"
+    )
     assert found.uncertainty is None or np.allclose(told["uncertainty"], found.uncertainty, rtol=1e-4, atol=1e-5), (
-        "uncertainty and retrieve give the same rows different standard errors"
+        "uncertainty and retrieve return different standard errors for the same rows"
     )
 
 
 def _clutter(value: object, depth: int = 4) -> int:
-    """Count what an object holds in plain containers and arrays, outside of memory's stores."""
+    """Count the values that an object holds in containers and arrays outside of memory's stores."""
     if isinstance(value, np.ndarray):
         return value.size
     if isinstance(value, dict):

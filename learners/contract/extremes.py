@@ -1,4 +1,4 @@
-"""The check that no number, however large or small, spoils a learner for everybody else."""
+"""Contract check of robustness: extreme numbers in some rows must not ruin a learner for all others."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from streams.batch import Feedback
 __all__ = ["check_extremes"]
 
 _NUMBER = 4
-"""Column of `world` that is a number, the same one for everybody."""
+"""Column of `world` that holds a number under one constant key."""
 
-_LOST = 0.1
-"""AUC that a learner may lose by extremes, once it has learned as much again."""
+_MAX_AUC_LOSS = 0.1
+"""AUC that a learner may lose to extreme rows, after as much ordinary feedback again."""
 
 
 def check_extremes(make: Make) -> None:
-    """Numbers as large and as small as float32 holds leave the answers to others finite, and do not end the learning."""
+    """After the largest and smallest numbers of float32, all outputs stay finite and the learner goes on learning."""
     twin = _taught_with(make, world(11, first=5000))
-    moves = _moves(_taught_with(make, world(11, first=5000)))
+    changes = _learning_changes_outputs(_taught_with(make, world(11, first=5000)))
     for name, change in _EXTREMES.items():
         spoilt = world(11, first=5000)
         change(spoilt)
@@ -36,15 +36,15 @@ def check_extremes(make: Make) -> None:
                 try:
                     check_answers(learner, rows)
                 except (AssertionError, ArithmeticError) as error:
-                    raise AssertionError(f"after {name}: {error}; bound what is learned from") from error
+                    raise AssertionError(f"after {name}: {error}; clip the inputs of learning") from error
         learner = _taught_with(make, spoilt)
-        was, now = _auc(twin), _auc(learner)
-        assert now > was - _LOST, f"after {name} it learns no more: AUC {now:.3f} instead of {was:.3f}"
-        assert _moves(learner) >= moves, f"after {name} it learns no more: its answers stay as they are"
+        before, after = _auc(twin), _auc(learner)
+        assert after > before - _MAX_AUC_LOSS, f"after {name} it stops learning: AUC {after:.3f} instead of {before:.3f}"
+        assert _learning_changes_outputs(learner) >= changes, f"after {name} it stops learning: its outputs do not change"
 
 
 def _taught_with(make: Make, more: Feedback) -> Learner:
-    """A learner that was taught the world, then something else, then the world again."""
+    """Return a learner that was taught the world, then `more`, then the world again."""
     learner = make()
     for feedback in (world(5), more, *(world(seed) for seed in range(20, 28))):
         teach(learner, feedback)
@@ -52,10 +52,10 @@ def _taught_with(make: Make, more: Feedback) -> Learner:
 
 
 def _auc(learner: Learner) -> float:
-    """Of its scores in the world; 0.5 for a learner without scores."""
+    """Return the AUC of the learner's scores in the world; 0.5 if it has no scores."""
     feedback = world(1)
-    told = outputs(learner, feedback)
-    score = told.get("score", told.get("reranked"))
+    answers = outputs(learner, feedback)
+    score = answers.get("score", answers.get("reranked"))
     if score is None:
         return 0.5
     positive = feedback.reward > 0
@@ -63,8 +63,8 @@ def _auc(learner: Learner) -> float:
     return float(((above > 0) + 0.5 * (above == 0)).mean())
 
 
-def _moves(learner: Learner) -> bool:
-    """Whether learning changes its answers."""
+def _learning_changes_outputs(learner: Learner) -> bool:
+    """Whether the learner's outputs change when it learns."""
     before = outputs(learner, world(1))
     teach(learner, world(30))
     after = outputs(learner, world(1))
@@ -92,7 +92,7 @@ def _rewards(good: float, bad: float) -> Callable[[Feedback], None]:
 
 
 def _set(field: str, *cycle: float) -> Callable[[Feedback], None]:
-    """Put these numbers into a field, row after row."""
+    """Fill a field with these numbers, repeated row by row."""
 
     def change(feedback: Feedback) -> None:
         array = getattr(feedback, field)

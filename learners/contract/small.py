@@ -1,4 +1,4 @@
-"""Learners as the checks want them: small, and bound to what `learners.contract.worlds.world` is made of."""
+"""Builds small learners for the checks, and binds them to the columns of `learners.contract.worlds.world`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ITEMS = (
 _IDS = FeatureColumn("user.id", "user", "category"), FeatureColumn("item.id", "item", "category")
 
 SCHEMA = Schema(
-    # The rows of the world have one column of the user between the ids and those of the item.
+    # In the rows of the world, the user's column is between the ids and the item's columns.
     features=(*_IDS, *_USERS, *_ITEMS),
     users=_USERS,
     items=_ITEMS,
@@ -40,19 +40,19 @@ SCHEMA = Schema(
 
 
 def small(role: type, name: str) -> Learner | Policy:
-    """Build a learner or a policy by its name, with the ``checks_parameters`` of its class; not bound.
+    """Build a learner or policy by its name, with the ``checks_parameters`` of its class. It is not bound yet.
 
     An adapter is built with the small ranker that its class names in ``checks_ranker``.
 
     Raises
     ------
     learners.registry.ConfigError
-        When there is none of that name, or an adapter's ranker has nothing to adapt.
+        When the name is unknown, or an adapter's ranker has no parameters to adapt.
     """
     cls = find(role, name)
     keywords = dict(getattr(cls, "checks_parameters", {}))
     if issubclass(cls, Adapter):
-        assert cls.checks_ranker, f"{cls.__name__} has no checks_ranker; name the ranker that it is checked with"
+        assert cls.checks_ranker, f"{cls.__name__}.checks_ranker is empty; set it to the name of a ranker to check it with"
         ranker = small(Ranker, cls.checks_ranker)
         assert isinstance(ranker, Ranker)
         keywords["ranker"] = bind_to_world(ranker)
@@ -61,26 +61,26 @@ def small(role: type, name: str) -> Learner | Policy:
 
 
 def bound(make: Callable[[], _Any]) -> Callable[[], _Any]:
-    """Let a maker of learners bind each of them to the world; a policy is left as it is."""
+    """Wrap a factory, so that it binds each new learner to the world. Policies are not bound."""
 
     def made() -> _Any:
-        one = make()
-        if isinstance(one, Learner):
-            bind_to_world(one)
-        return one
+        learner = make()
+        if isinstance(learner, Learner):
+            bind_to_world(learner)
+        return learner
 
     return made
 
 
 def bind_to_world(learner: _Learner) -> _Learner:
-    """Bind a learner to the columns of the world, to catalogues that know its users and items, and to what they did."""
+    """Bind a learner to the columns of the world, and to catalogues and a history of its users and items."""
     learner.bind(SCHEMA, *_known())
     return learner
 
 
 @cache
 def _known() -> tuple[Catalogues, UserHistory]:
-    """Catalogues and history of a world; nobody writes to them."""
+    """Return the catalogues and the history of a world. They are shared, so do not write to them."""
     feedback = world(5)
     user = feedback.user[feedback.request]
     users, items, history = Catalog(64, len(_USERS)), Catalog(64, len(_ITEMS)), History(64, 20)

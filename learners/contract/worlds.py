@@ -1,4 +1,4 @@
-"""Small worlds of feedback with a known answer, for tests and checks."""
+"""Small simulated feedback with a known answer, for tests and checks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from streams.batch import Batch, Feedback, Ids, Requests
 __all__ = ["Chance", "batch_of", "by_group", "cut", "feedback_of", "numbers_of", "requests_of", "world"]
 
 Chance = Callable[[Ids, Ids], npt.NDArray[np.float64]]
-"""Probability of a positive reward for users and items, given by their numbers."""
+"""Function from user and item numbers to the probability of a positive reward."""
 
 _USER, _ITEM = 1, 2
-"""Kinds of `_ids`."""
+"""Arguments `kind` of `_ids`."""
 
 
 def feedback_of(
@@ -29,7 +29,7 @@ def feedback_of(
     timestamp: npt.ArrayLike | None = None,
     weight: npt.ArrayLike | None = None,
 ) -> Feedback:
-    """Feedback of one row per request; the feature columns are the user and the item."""
+    """Build feedback with one row per request. The feature columns are the user and the item."""
     users, items = np.array(user, np.int64), np.array(item, np.int64)
     n = users.size
     return Feedback(
@@ -52,7 +52,7 @@ def feedback_of(
 
 
 def requests_of(user: npt.ArrayLike, now: float = 0.0) -> Requests:
-    """Requests of these users, all made at `now`, without history or context."""
+    """Build requests of these users, all at time `now`, without history or context."""
     users = np.array(user, np.int64)
     none = np.zeros((users.size, 0))
     return Requests(
@@ -65,33 +65,33 @@ def requests_of(user: npt.ArrayLike, now: float = 0.0) -> Requests:
 
 
 def by_group(user: Ids, item: Ids) -> npt.NDArray[np.float64]:
-    """Probability of a positive reward in `world`: 0.8 in the group of the same number, 0.1 in others."""
+    """Return the probability of a positive reward in `world`: 0.8 if user and item are in the same group, else 0.1."""
     return np.where(user % 4 == item % 4, 0.8, 0.1)
 
 
 def world(
     seed: int = 0, rows: int = 240, users: int = 24, items: int = 30, first: int = 0, chance: Chance = by_group
 ) -> Feedback:
-    """Feedback of a known world: four groups of users, each of which likes one of four groups of items, and little else.
+    """Simulate feedback: each of four groups of users likes one of four groups of items.
 
     Parameters
     ----------
     seed : int
         The same seed gives the same feedback.
     rows : int
-        Rows N, in requests of one to five.
+        Number of rows N, in requests of one to five rows.
     users, items : int
-        Different users and items; number n is in group n % 4.
+        Number of users and items. Number n is in group n % 4.
     first : int
-        Number of the first user and the first item: other numbers are strangers to each other.
+        Number of the first user and the first item. Two worlds share users and items only where their numbers overlap.
     chance : callable
-        Probability of a positive reward, of user and item numbers (N,).
+        Probability of a positive reward, from user and item numbers (N,).
 
     Returns
     -------
     Feedback
-        Feature columns: user, item, user's group, item's group, a number, and one that is often absent. Scores, uncertainties,
-        hidden vectors (N, 8) and base scores are filled in, for those who learn from them.
+        The feature columns are: user, item, group of the user, group of the item, a number, and a column that is often absent.
+        Scores, uncertainties, hidden vectors (N, 8) and base scores are filled in for the learners that use them.
     """
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 6, rows)
@@ -100,7 +100,7 @@ def world(
     who, what = rng.integers(0, users, b) + first, rng.integers(0, items, rows) + first
     liked = who[request] % 4 == what % 4
     reward = (rng.random(rows) < chance(who[request], what)).astype(np.float32)
-    number, now_and_then = rng.normal(size=rows), rng.random(rows) < 0.3
+    number, present = rng.normal(size=rows), rng.random(rows) < 0.3
     user, item = _ids(who, _USER), _ids(what, _ITEM)
     columns = [
         user[request],
@@ -111,8 +111,8 @@ def world(
         _ids(what % 7, 6),
     ]
     features, values = np.stack(columns, axis=1), np.ones((rows, 6), np.float32)
-    values[:, 4], values[:, 5] = number, now_and_then
-    features[~now_and_then, 5] = 0
+    values[:, 4], values[:, 5] = number, present
+    features[~present, 5] = 0
     history = np.zeros((b, 5), np.int64)
     last: dict[int, list[int]] = {}
     for n in range(rows):
@@ -146,7 +146,7 @@ def world(
 
 
 def cut(feedback: Feedback, start: int, stop: int) -> Feedback:
-    """Copy of rows `start` to `stop` with the requests they belong to."""
+    """Copy rows `start` to `stop` with their requests."""
     stop = min(stop, feedback.rows)
     held = np.unique(feedback.request[start:stop])
     parts: dict[str, Any] = feedback.columns(held)
@@ -159,14 +159,14 @@ def cut(feedback: Feedback, start: int, stop: int) -> Feedback:
 
 
 def batch_of(feedback: Feedback) -> Batch:
-    """Copy of the rows without their outcome."""
+    """Copy the rows without their outcomes."""
     return Batch(**{field.name: copy.deepcopy(getattr(feedback, field.name)) for field in fields(Batch)})
 
 
 def numbers_of(users: Ids, items: Ids, count: int) -> tuple[Ids, Ids]:
-    """Numbers of the users and items of a `world` whose numbers are below `count`, from their hashed ids.
+    """Return the numbers of users and items of a `world` from their hashed ids. All numbers must be below `count`.
 
-    Raises ValueError for an id that is not one of them.
+    Raises ValueError for an unknown id.
     """
     return _number(users, _USER, count), _number(items, _ITEM, count)
 
@@ -175,13 +175,13 @@ def _number(ids: Ids, kind: int, count: int) -> Ids:
     known = _ids(np.arange(count), kind)
     order = np.argsort(known)
     found = order[np.minimum(np.searchsorted(known, ids, sorter=order), count - 1)]
-    strangers = ids[known[found] != ids]
-    if strangers.size:
-        raise ValueError(f"id {strangers[0]} is not in the world; answer with the ids that were learned")
+    unknown = ids[known[found] != ids]
+    if unknown.size:
+        raise ValueError(f"id {unknown[0]} is not in the world; return ids that were learned")
     return found
 
 
 def _ids(numbers: Ids, kind: int) -> Ids:
-    """Ids as they come out of hashing: large, of either sign, never 0."""
+    """Return ids that look like hashes: large, of either sign, never 0."""
     mixed = (numbers.astype(np.uint64) * np.uint64(8) + np.uint64(kind)) * np.uint64(0x9E3779B97F4A7C15)
     return (mixed ^ (mixed >> np.uint64(29))).view(np.int64)

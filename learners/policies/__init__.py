@@ -1,1 +1,1 @@
-"""Policies: they choose what is shown, and say with which probability. One file a method."""
+"""Policies: they choose the items to show and return the probability of each choice. One file per method."""

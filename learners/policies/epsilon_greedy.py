@@ -1,4 +1,4 @@
-"""The best, and now and then any."""
+"""Epsilon-greedy policy."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["EpsilonGreedy"]
 
 @register("epsilon_greedy")
 class EpsilonGreedy(Policy):
-    """At each place the best remaining row, or with probability epsilon any of the remaining rows.
+    """For each position, chooses the best remaining row, or with probability epsilon any remaining row.
 
     Parameters
     ----------
     epsilon : float
-        Probability of choosing at random; the best row may be chosen then, too.
+        Probability of a random choice. A random choice may be the best row, too.
 
     References
     ----------
@@ -34,10 +34,10 @@ class EpsilonGreedy(Policy):
         self.epsilon = epsilon
 
     def select(self, score: Floats, uncertainty: Floats | None, k: int, rng: np.random.Generator) -> Ranking:
-        """Choose, see `Policy.select`; `uncertainty` is not used."""
+        """See `Policy.select`; `uncertainty` is not used."""
         values, k = checked_scores(score), positions_to_fill(score, k)
-        rows, chances = _explore(best_rows(values, k, rng)[0], values, self.epsilon, rng.random((k, 2)))
-        return Ranking(rows, chances.astype(np.float32))
+        rows, probabilities = _explore(best_rows(values, k, rng)[0], values, self.epsilon, rng.random((k, 2)))
+        return Ranking(rows, probabilities.astype(np.float32))
 
     def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
         """See `Policy.distribution`; `uncertainty` is not used."""
@@ -47,24 +47,24 @@ class EpsilonGreedy(Policy):
 
 @njit(cache=True, nogil=True)
 def _explore(order: Ids, values: Values, epsilon: float, draws: Values) -> tuple[Ids, Values]:
-    """Fill each place with the first row of `order` that remains or, with probability epsilon, with any row that remains."""
-    left, place_of = np.arange(values.size), np.arange(values.size)
+    """Fill each position with the first remaining row of `order` or, with probability epsilon, with any remaining row."""
+    left, slot_of = np.arange(values.size), np.arange(values.size)
     used = np.zeros(values.size, np.bool_)
-    rows, chances = np.empty(draws.shape[0], np.int64), np.empty(draws.shape[0])
+    rows, probabilities = np.empty(draws.shape[0], np.int64), np.empty(draws.shape[0])
     head = 0
-    for place in range(draws.shape[0]):
-        remaining = values.size - place
+    for position in range(draws.shape[0]):
+        remaining = values.size - position
         while used[order[head]]:
             head += 1
         best = values[order[head]]
         pick = order[head]
-        if draws[place, 0] < epsilon:
-            pick = left[min(int(draws[place, 1] * remaining), remaining - 1)]
-        rows[place], chances[place] = pick, epsilon / remaining
+        if draws[position, 0] < epsilon:
+            pick = left[min(int(draws[position, 1] * remaining), remaining - 1)]
+        rows[position], probabilities[position] = pick, epsilon / remaining
         if values[pick] == best:
-            chances[place] += (1 - epsilon) / np.sum((values == best) & ~used)
+            probabilities[position] += (1 - epsilon) / np.sum((values == best) & ~used)
         used[pick] = True
         end = left[remaining - 1]
-        left[place_of[pick]] = end
-        place_of[end] = place_of[pick]
-    return rows, chances
+        left[slot_of[pick]] = end
+        slot_of[end] = slot_of[pick]
+    return rows, probabilities

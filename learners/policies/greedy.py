@@ -1,4 +1,4 @@
-"""The best first."""
+"""Greedy policy."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Greedy"]
 
 @register("greedy")
 class Greedy(Policy):
-    """Highest score first."""
+    """Orders items by score, highest first."""
 
     def select(self, score: Floats, uncertainty: Floats | None, k: int, rng: np.random.Generator) -> Ranking:
-        """Choose, see `Policy.select`; `uncertainty` is not used."""
+        """See `Policy.select`; `uncertainty` is not used."""
         return best_first(checked_scores(score), positions_to_fill(score, k), rng)
 
     def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:

@@ -1,4 +1,4 @@
-"""Softmax sampling without replacement."""
+"""Plackett-Luce policy: softmax sampling without replacement."""
 
 from __future__ import annotations
 
@@ -17,35 +17,34 @@ __all__ = ["PlackettLuce"]
 
 @register("plackett_luce")
 class PlackettLuce(Policy):
-    """At each place one of the remaining rows, with probability proportional to exp(score / temperature).
+    """For each position, draws a remaining row with probability proportional to exp(score / temperature).
 
     Parameters
     ----------
     temperature : float
-        Scores this far apart differ by a factor of e in probability. Small: nearly greedy; large: nearly uniform.
+        A score that is higher by this much makes a row e times as likely. Small: nearly greedy. Large: nearly uniform.
 
     References
     ----------
     R. Plackett, "The Analysis of Permutations", Applied Statistics 24 (1975).
-    W. Kool, H. van Hoof, M. Welling, "Stochastic Beams and Where to Find Them", ICML 2019: sampling it by the largest of
-    score plus Gumbel noise (section 2.3).
+    W. Kool, H. van Hoof, M. Welling, "Stochastic Beams and Where to Find Them", ICML 2019: sampling by the largest scores
+    plus Gumbel noise (section 2.3).
     """
 
     def __init__(self, temperature: Annotated[float, Field(ge=1e-6)] = 0.1) -> None:
         self.temperature = temperature
 
     def select(self, score: Floats, uncertainty: Floats | None, k: int, rng: np.random.Generator) -> Ranking:
-        """Choose, see `Policy.select`; `uncertainty` is not used."""
+        """See `Policy.select`; `uncertainty` is not used."""
         values, k = checked_scores(score), positions_to_fill(score, k)
         first = untried_first(values, k, rng)
         rest = np.flatnonzero(np.isfinite(values))
         logits = values[rest] / self.temperature
-        places = k - first.rows.size
-        chosen = best_rows(logits + rng.gumbel(size=rest.size), places, rng)[0]
+        chosen = best_rows(logits + rng.gumbel(size=rest.size), k - first.rows.size, rng)[0]
         left = np.ones(rest.size, np.bool_)
         left[chosen] = False
         remaining = np.logaddexp.reduce(logits[left]) if left.any() else -np.inf
-        # From the last place backwards, so that a sum of remaining weights is never a difference of two large numbers.
+        # Summing from the last position backwards avoids differences of large numbers.
         totals = np.logaddexp.accumulate(np.concatenate(([remaining], logits[chosen][::-1])))[1:][::-1]
         return followed_by(first, rest[chosen], np.exp(logits[chosen] - totals))
 

@@ -1,4 +1,4 @@
-"""Any of the best few."""
+"""Uniform choice among the best rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["TopKRandom"]
 
 @register("top_k_random")
 class TopKRandom(Policy):
-    """At each place one of the `top` best remaining rows, all equally likely.
+    """For each position, chooses one of the `top` best remaining rows, all equally likely.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class TopKRandom(Policy):
         self.top = top
 
     def select(self, score: Floats, uncertainty: Floats | None, k: int, rng: np.random.Generator) -> Ranking:
-        """Choose, see `Policy.select`; `uncertainty` is not used."""
+        """See `Policy.select`; `uncertainty` is not used."""
         return best_first(checked_scores(score), positions_to_fill(score, k), rng, self.top)
 
     def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:

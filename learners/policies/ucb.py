@@ -1,4 +1,4 @@
-"""Upper confidence bounds: the policy of bandits."""
+"""UCB policy: upper confidence bounds, for bandits."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["Ucb"]
 
 @register("ucb")
 class Ucb(Policy):
-    """Highest upper confidence bound first: score + alpha * uncertainty.
+    """Orders items by their upper confidence bound, score + alpha * uncertainty, highest first.
 
     Parameters
     ----------
     alpha : float
-        Standard errors that the bound lies above the score.
+        Distance of the bound from the score, in standard errors.
     top : int
-        Rows to choose among at each place, all equally likely. More than 1 where scores are old when used: else everybody
-        alike gets the same item until what came of it is known.
+        Number of best remaining rows to choose among for each position, all equally likely. Use more than 1 if scores are
+        stale when they are used: otherwise all similar users get the same item until its outcomes are known.
 
     References
     ----------
@@ -40,7 +40,7 @@ class Ucb(Policy):
         self.alpha, self.top = alpha, top
 
     def select(self, score: Floats, uncertainty: Floats | None, k: int, rng: np.random.Generator) -> Ranking:
-        """Choose, see `Policy.select`. Raises ValueError without `uncertainty`."""
+        """See `Policy.select`. Raises ValueError without `uncertainty`."""
         return best_first(self._bound(score, uncertainty), positions_to_fill(score, k), rng, self.top)
 
     def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:

@@ -1,1 +1,1 @@
-"""Rankers: they score rows. One file a method."""
+"""Rankers: they score rows. One file per method."""

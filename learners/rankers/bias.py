@@ -1,11 +1,11 @@
-"""Who and what, and nothing in between: a bias for each user and each item, the baseline that everything else must beat.
+"""Baseline ranker with a bias for each user and each item, and no interaction between them.
 
 References
 ----------
 Y. Koren, R. Bell, C. Volinsky, "Matrix Factorization Techniques for Recommender Systems", IEEE Computer 42 (2009): the baseline
 (equation 3), here on log-odds.
 J. Duchi, E. Hazan, Y. Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization", JMLR 2011:
-the step of each bias (diagonal AdaGrad).
+the update of each bias (diagonal AdaGrad).
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ __all__ = ["Bias"]
 
 @register("bias")
 class Bias(Ranker):
-    """Log-odds = everybody's bias + the user's + the item's, learned one row at a time.
+    """Computes log-odds = global bias + user bias + item bias. Learns one row at a time.
 
-    An unknown user or item counts 0. Results do not depend on how the stream was cut into batches.
+    Unknown users and items have bias 0. Results do not depend on the micro-batch size.
 
     Parameters
     ----------
     users, items : int
-        Users and items remembered; the longest untouched gives way. Memory is about 40 bytes each.
+        Maximum number of users and items. The least recently updated one is evicted. Memory is about 40 bytes each.
     learning_rate : float
-        Step size. The default suits `adaptive` (best of 0.1 to 0.8 on MovieLens 100K and on a stream of clicks with a
-        shift); without it try 0.1.
+        Learning rate. The default suits `adaptive`: it was the best of 0.1 to 0.8 on MovieLens 100K and on a stream of clicks
+        with a shift. Without `adaptive`, try 0.1.
     adaptive : bool
-        True: AdaGrad, the steps shrink with the gradients seen. False: constant steps, which recover sooner after a shift.
+        True: AdaGrad, whose steps shrink with the gradients seen. False: constant steps, which recover faster after a shift.
     initial_accumulator : float
-        AdaGrad's sum of squared gradients before the first row: larger is more careful with rare users and items.
+        AdaGrad's initial sum of squared gradients. A larger value makes smaller first steps for rare users and items.
     l2 : float
-        Pull of the users' and items' biases towards 0, at each of their rows.
+        L2 regularisation of the user and item biases, applied at each of their rows.
 
     References
     ----------
@@ -77,7 +77,7 @@ class Bias(Ranker):
 
     def learn(self, feedback: Feedback) -> None:
         """Learn from rows in order; the label is the reward clipped to [0, 1]."""
-        # No more rows at a time than a table has room for: then no row's bias gives way before the row was learned.
+        # At most `capacity` rows at a time, so that no user or item of these rows is evicted before it is learned.
         most = min(self.users.capacity, self.items.capacity)
         user, weight = feedback.user[feedback.request], bounded(feedback.weight)
         for start in range(0, feedback.rows, most):
@@ -100,11 +100,11 @@ class Bias(Ranker):
             self.everybody.mark()
 
     def forget(self, users: Ids) -> None:
-        """Drop the biases of these users."""
+        """Delete the biases of these users."""
         self.users.delete(users)
 
     def remove(self, items: Ids) -> None:
-        """Drop the biases of these items."""
+        """Delete the biases of these items."""
         self.items.delete(items)
 
 
@@ -149,7 +149,7 @@ def _learn(
     l2: float,
 ) -> None:
     for n in range(item.size):
-        # Id 0 is nobody: there is no bias to learn.
+        # Id 0 means no user or no item, so there is no bias to learn.
         u = users[user[n]] if user[n] >= 0 else np.float32(0)
         i = items[item[n]] if item[n] >= 0 else np.float32(0)
         label = min(max(float(reward[n]), 0.0), 1.0)

@@ -1,15 +1,15 @@
-"""A factorization machine over all feature columns, learning one event at a time in one compiled call.
+"""Factorization machine over all feature columns. It learns one row at a time, in one compiled call per micro-batch.
 
 References
 ----------
 S. Rendle, "Factorization Machines", ICDM 2010: the model (equation 1) and its computation in linear time (lemma 3.1).
-S. Ross, P. Mineiro, J. Langford, "Normalized Online Learning", UAI 2013: values in units of the largest seen under their key.
+S. Ross, P. Mineiro, J. Langford, "Normalized Online Learning", UAI 2013: values divided by the largest one seen for their key.
 Y. Juan, Y. Zhuang, W.-S. Chin, C.-J. Lin, "Field-aware Factorization Machines for CTR Prediction", RecSys 2016: rows of unit
 length (section 3.2).
 J. Duchi, E. Hazan, Y. Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization", JMLR 2011:
-steps that shrink with the gradients seen (AdaGrad).
+learning rates that shrink with the gradients seen (AdaGrad).
 D. Mudigere et al., "Software-Hardware Co-design for Fast and Scalable Training of Deep Learning Recommendation Models",
-ISCA 2022: AdaGrad with one sum for a whole vector (row-wise).
+ISCA 2022: AdaGrad with one sum per vector (row-wise).
 B. Kulis, P. Bartlett, "Implicit Online Learning", ICML 2010: steps that do not overshoot.
 D. Bohning, B. Lindsay, "Monotonicity of Quadratic-Approximation Algorithms", Annals of the Institute of Statistical
 Mathematics 1988: 1/4 bounds the curvature of the logistic loss.
@@ -33,42 +33,41 @@ from streams.batch import Batch, Feedback, Floats
 __all__ = ["FactorizationMachine"]
 
 PRIOR = 0.15
-"""AdaGrad's sums of squares before the first row. The slope of one row of an even chance adds 0.25 x^2."""
+"""AdaGrad's initial sums of squared gradients. A row with predicted probability 0.5 adds 0.25 x^2."""
 
 FINITE = 3e38
-"""Keeps infinities and NaN out of the values; scales take care of all that is finite."""
+"""Values are clipped to this, which removes infinities and NaN. Scales take care of large finite values."""
 
 
 @register("fm")
 class FactorizationMachine(Ranker):
     """Logistic factorization machine: log-odds = w0 + sum_i w_i x_i + sum_{i<j} <v_i, v_j> x_i x_j.
 
-    A row's x is made from its values in two steps: each value is divided by the largest magnitude seen under its key, then
-    the row is divided by its Euclidean length. So neither the unit of a number nor the number of columns matters to a step.
-    One row raises that magnitude to twice what it was at most, and what is larger counts as 1: one mistake costs little.
+    The values of a row are normalised in two steps. Each value is divided by the largest magnitude seen for its key. Then the
+    row is divided by its Euclidean length. So the update depends neither on the unit of a number nor on the number of columns.
+    One row can at most double the magnitude of a key, and larger values count as 1, so one wrong value does little harm.
 
-    The slope of a row's log loss is divided by 1 + S / 4, where S is what a slope of 1 would move the log-odds by. So no row is
-    overshot, however large the steps.
+    The gradient of a row's log loss is divided by 1 + S / 4, where S is the change of the log-odds by a gradient of 1. So an
+    update never overshoots, even with large learning rates.
 
-    Each row of a micro-batch is predicted and learned before the next one is looked at, so the result does not depend on how
-    the stream was cut into batches.
+    Rows are learned one after the other, so the result does not depend on the micro-batch size.
 
     Parameters
     ----------
     factors : int
         Length k of each feature's vector v.
     bits : int
-        Features share 2**bits rows of weights by their hash; memory is 4 * (factors + 4) * 2**bits bytes.
+        Features are hashed to 2**bits rows of weights. Memory is 4 * (factors + 4) * 2**bits bytes.
     learning_rate : float
-        Step size of the weights w and w0 (AdaGrad). Larger follows changes faster, smaller is steadier.
+        Learning rate of the weights w and w0 (AdaGrad). Larger adapts faster, smaller is more stable.
     factor_learning_rate : float
-        Step size of the vectors v (AdaGrad, one sum of squares a vector).
+        Learning rate of the vectors v (AdaGrad, with one sum of squares per vector).
     l2 : float
-        Weight decay of the vectors v, applied to the rows that an event touches.
+        Weight decay of the vectors v, applied to the vectors of each learned row.
     init : float
-        Standard deviation of the vectors v before learning.
+        Standard deviation of the initial vectors v.
     seed : int
-        Of the initial vectors.
+        Seed of the initial vectors.
 
     References
     ----------
@@ -77,7 +76,7 @@ class FactorizationMachine(Ranker):
 
     checks_parameters: ClassVar[dict[str, object]] = {"bits": 12}
     state_version: ClassVar[int | str] = 2
-    """1 had a sum of squares for each weight, and no scales."""
+    """Version 1 had one sum of squares per weight, and no scales."""
 
     def __init__(
         self,
@@ -105,14 +104,14 @@ class FactorizationMachine(Ranker):
         self.intercept = Arrays(weights=np.zeros(1, np.float32), squares=np.full(1, PRIOR, np.float32), private=["squares"])
 
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
-        """Fill ``score`` with the click probability and ``hidden`` (N, k) with sum_{i<j} of v_i x_i * v_j x_j."""
+        """Fill ``score`` with the probability of a positive reward, and ``hidden`` (N, k) with sum_{i<j} v_i x_i * v_j x_j."""
         hidden = np.empty((batch.rows, self.hidden_width), np.float32)
         rows, values = self.rows, bounded(batch.values, FINITE)
         _score(batch.features, values, self.intercept["weights"], rows["weights"], rows["scales"], batch.score, hidden)
         batch.hidden = hidden
 
     def learn(self, feedback: Feedback) -> None:
-        """Learn from rows in order; the label is the reward clipped to [0, 1], a row's weight multiplies its loss."""
+        """Learn from rows in order. The label is the reward, clipped to [0, 1]. The weight multiplies the loss."""
         _learn(
             feedback.features,
             bounded(feedback.values, FINITE),
@@ -132,16 +131,16 @@ class FactorizationMachine(Ranker):
             self.intercept.mark()
 
     def explain(self, batch: Batch) -> Floats:
-        """Contribution of each column to the log-odds, (N, F): its weight plus half of each pair it is in."""
+        """Return the contribution of each column to the log-odds, (N, F): its weight plus half of all its pairs."""
         contributions = np.empty(batch.features.shape, np.float32)
         values = bounded(batch.values, FINITE)
         _explain(batch.features, values, self.rows["weights"], self.rows["scales"], contributions)
         return contributions
 
 
-@njit(cache=True, nogil=True)  # not fastmath: that divides by multiplying with 1 / scale, which overflows
+@njit(cache=True, nogil=True)  # no fastmath: it would multiply by 1 / scale, which overflows
 def _normalize(keys, values, scales, x):  # type: ignore[no-untyped-def]
-    """Fill `x` with the values in units of their keys' scales, the row of unit length."""
+    """Fill `x` with the values, divided by the scales of their keys and normalised to unit length."""
     mask = scales.shape[0] - 1
     length = np.float32(0.0)
     for c in range(keys.size):
@@ -161,7 +160,7 @@ def _normalize(keys, values, scales, x):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _sum_vectors(keys, x, rows, total, squared):  # type: ignore[no-untyped-def]
-    """Sum of v x over the columns into `total`, of (v x)^2 into `squared`; returns the linear part."""
+    """Fill `total` with the sum of v x over the columns, and `squared` with that of (v x)^2. Returns the linear part."""
     mask = rows.shape[0] - 1
     total[:] = np.float32(0.0)
     squared[:] = np.float32(0.0)
@@ -201,7 +200,7 @@ def _score(features, values, intercept, rows, scales, score, hidden):  # type: i
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _slope_lengths(keys, x, rows, total, lengths):  # type: ignore[no-untyped-def]
-    """Fill `lengths` with |d log-odds / d v_c|^2 of each column c."""
+    """Fill `lengths` with |d log-odds / d v_c|^2 for each column c."""
     mask = rows.shape[0] - 1
     for c in range(keys.size):
         length = np.float32(0.0)

@@ -1,4 +1,4 @@
-"""Any classifier or regressor of river as a ranker.
+"""Ranker that wraps any classifier or regressor of River.
 
 References
 ----------
@@ -28,37 +28,38 @@ __all__ = ["RiverModel"]
 
 @register("river_model")
 class RiverModel(Ranker):
-    """A model of river, asked and taught row by row.
+    """Wraps a River model, which predicts and learns row by row.
 
-    A classifier's score is its probability of True, the label being whether the reward is positive; a regressor's score is its
-    prediction of the reward. A river model sets its own pace (10 to 100 microseconds a row, trees more) and its own size:
-    `bits` bounds what is kept per feature, but trees and the like grow with the stream.
+    A classifier learns whether the reward is positive, and its score is the probability of True. A regressor learns the reward,
+    and its score is its prediction. Speed and memory depend on the model: 10 to 100 microseconds per row, and more for trees.
+    `bits` limits the number of features, but models such as trees grow with the stream.
 
     Parameters
     ----------
     model : str
-        Import path of a river class, such as ``river.linear_model.LogisticRegression``.
+        Import path of a River class, such as ``river.linear_model.LogisticRegression``.
     parameters : dict
-        Its keywords. A value ``{"class": path, ...}`` is built in the same way, also within lists; the key ``arguments`` holds
-        a list of positional arguments. In TOML: ``parameters = { optimizer = { class = "river.optim.SGD", lr = 0.1 } }``, or
-        ``model = "river.compose.Pipeline"`` with ``parameters = { arguments = [{ class = ... }, { class = ... }] }``.
+        Keywords of the class. A value ``{"class": path, ...}`` is built in the same way, also within lists. The key
+        ``arguments`` holds a list of positional arguments. In TOML:
+        ``parameters = { optimizer = { class = "river.optim.SGD", lr = 0.1 } }``, or ``model = "river.compose.Pipeline"`` with
+        ``parameters = { arguments = [{ class = ... }, { class = ... }] }``.
     encoding : {"onehot", "columns"}
-        What a row becomes. ``onehot``: ``{hashed key: value}`` for each column that is present (linear models).
-        ``columns``: ``{"f0": key, "f1": key, ...}``, each key as text (trees and naive Bayes).
+        Encoding of a row. ``onehot``: ``{hashed key: value}`` for all present columns (for linear models).
+        ``columns``: ``{"f0": key, "f1": key, ...}`` with keys as text (for trees and naive Bayes).
     numbers : tuple of int
-        With ``columns``: places of the columns that are numbers, to be given by their value.
+        For ``columns``: indices of the numeric columns, which are passed by their value instead of their key.
     bits : int
-        Keys are cut to this many bits.
+        Keys are truncated to this many bits.
 
     References
     ----------
     See the module.
     """
 
-    # A pickled model keeps the defaults of the river that made it, and another one may have others, or not read it at all.
+    # A pickled model keeps the defaults of its River version. Another version may have other defaults, or fail to read it.
     state_version: ClassVar[int | str] = f"1, river {metadata.version('river')}"
     digest_stable: ClassVar[bool] = False
-    checks_exempt: ClassVar[dict[str, str]] = {"check_memory_is_bounded": "River decides how large a model grows."}
+    checks_exempt: ClassVar[dict[str, str]] = {"check_memory_is_bounded": "River models may grow with the stream."}
 
     def __init__(
         self,
@@ -71,23 +72,23 @@ class RiverModel(Ranker):
         built = _build({**(parameters or {}), "class": model}, "model")
         self._classifies = isinstance(built, base.Classifier)
         if not self._classifies and not isinstance(built, base.Regressor):
-            raise ValueError(f"model: {model!r} is neither a classifier nor a regressor; name one that is")
+            raise ValueError(f"model: {model!r} is neither a classifier nor a regressor; give the path of one")
         self.encoding, self.numbers, self.mask = encoding, frozenset(numbers), (1 << bits) - 1
         self._weighted = "w" in inspect.signature(built.learn_one).parameters
         self.model = PickledObject(built)
 
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
-        """Fill ``batch.score`` with the model's probability or prediction; 0.5 while a classifier knows no class."""
+        """Fill ``batch.score`` with the model's probability or prediction. A classifier that has seen no class gives 0.5."""
         model = self.model.value
         if self._classifies:
-            told = (model.predict_proba_one(x) for x in self._rows(batch))
-            values = (probability.get(True, 0.0) if probability else 0.5 for probability in told)
+            predictions = (model.predict_proba_one(x) for x in self._rows(batch))
+            values = (probability.get(True, 0.0) if probability else 0.5 for probability in predictions)
         else:
             values = (model.predict_one(x) for x in self._rows(batch))
         batch.score = finite(np.fromiter(values, np.float64, batch.rows))
 
     def learn(self, feedback: Feedback) -> None:
-        """Teach the rows in order; where the model takes no weights, rows count alike, and those of weight 0 are left out."""
+        """Learn the rows in order. If the model takes no weights, rows of weight 0 are skipped and all others count equally."""
         model = self.model.value
         labels = (feedback.reward > 0).tolist() if self._classifies else feedback.reward.tolist()
         for x, y, weight in zip(self._rows(feedback), labels, bounded(feedback.weight).tolist(), strict=True):
@@ -98,22 +99,22 @@ class RiverModel(Ranker):
 
     def _rows(self, batch: Batch) -> Iterator[dict[Any, Any]]:
         keys = (batch.features & self.mask).tolist()
-        # Linear models add values up; trees compare them, whatever their size.
+        # Linear models sum values, so these are clipped. Trees only compare them.
         numbers = bounded(batch.values) if self.encoding == "onehot" else batch.values
         for present, row, values in zip((batch.features != 0).tolist(), keys, numbers.tolist(), strict=True):
             x: dict[Any, Any] = {}
-            for place, there in enumerate(present):
-                if not there:
+            for column, is_present in enumerate(present):
+                if not is_present:
                     continue
                 if self.encoding == "onehot":
-                    x[row[place]] = x.get(row[place], 0.0) + values[place]
+                    x[row[column]] = x.get(row[column], 0.0) + values[column]
                 else:
-                    x[f"f{place}"] = values[place] if place in self.numbers else str(row[place])
+                    x[f"f{column}"] = values[column] if column in self.numbers else str(row[column])
             yield x
 
 
 def _build(described: Any, where: str) -> Any:
-    """Build what ``{"class": path, ...}`` describes; other values are themselves."""
+    """Build the object that ``{"class": path, ...}`` describes. Other values are returned unchanged."""
     if isinstance(described, list):
         return [_build(inner, where) for inner in described]
     if not isinstance(described, dict):
@@ -131,13 +132,13 @@ def _build(described: Any, where: str) -> Any:
 
 def _find(path: Any, where: str) -> type:
     if not isinstance(path, str) or not path.startswith("river."):
-        raise ValueError(f'{where}: class {path!r} is not of river; give a path that begins with "river."')
+        raise ValueError(f'{where}: class {path!r} is not a River class; give a path that begins with "river."')
     module, _, name = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{where}: there is no {path} ({error}); look it up in river's API reference") from error
-    # A module of river also holds what it imported from elsewhere.
+        raise ValueError(f"{where}: {path} does not exist ({error}); look it up in River's API reference") from error
+    # River's modules also contain names that they import from other packages.
     if not inspect.isclass(found) or not found.__module__.startswith("river."):
-        raise ValueError(f"{where}: {path} is not a class of river; give one")
+        raise ValueError(f"{where}: {path} is not a River class; give the path of one")
     return found

@@ -1,1 +1,1 @@
-"""Rerankers: they make new scores from scores. One file a method."""
+"""Rerankers: they correct the ranker's scores. One file per method."""

@@ -1,1 +1,1 @@
-"""Retrievers: they find candidates. One file a method."""
+"""Retrievers: they generate candidates. One file per method."""

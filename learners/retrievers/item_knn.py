@@ -1,13 +1,13 @@
-"""Items that the same people liked one after the other: incremental item-based nearest neighbours.
+"""Incremental item-based nearest neighbours: retrieves items that the same users liked.
 
 References
 ----------
-C. Miranda, A. Jorge, "Incremental Collaborative Filtering for Binary Ratings", WI-IAT 2008: cosine similarities kept up to date
-one event at a time from counts of items and of pairs.
+C. Miranda, A. Jorge, "Incremental Collaborative Filtering for Binary Ratings", WI-IAT 2008: cosine similarities from counts of
+items and of pairs, updated one event at a time.
 M. Deshpande, G. Karypis, "Item-Based Top-N Recommendation Algorithms", ACM Transactions on Information Systems 22 (2004): the
 score as a sum of similarities to the user's own items.
-R. Bell, Y. Koren, "Improved Neighborhood-based Collaborative Filtering", KDD Cup 2007: shrinking similarities that rest on few
-events.
+R. Bell, Y. Koren, "Improved Neighborhood-based Collaborative Filtering", KDD Cup 2007: shrinking similarities that are based on
+few events.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import Field
 from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
 from learners.registry import register
-from learners.top_k import best
+from learners.top_k import top_k
 from memory.arrays import Arrays
 from memory.jit import njit
 from memory.keyed.key_index import KeyIndex
@@ -32,18 +32,18 @@ __all__ = ["ItemKnn"]
 _Tags = npt.NDArray[np.int32]
 _Values = npt.NDArray[np.float64]
 
-_WAYS = 8  # pairs in one row of `pairs`: two cache lines, and what is shipped when one of them changes
+_WAYS = 8  # pairs in one row of `pairs`: two cache lines, and the unit of replication
 _NOTHING = -1
-_LAST_TAG = 2**31 - 1
+_MAX_TAG = 2**31 - 1
 
 
 class _State(NamedTuple):
-    """The live arrays, as the compiled functions take them."""
+    """State arrays as arguments of the compiled functions."""
 
     likes: Floats  # (items,)
     tag: _Tags  # (items,)
     dirty: Bools  # (items,)
-    mask: int  # the bits of a tag that are the slot
+    mask: int  # bits of a tag that hold the slot
     pair: _Tags  # (items * groups, _WAYS): group g of item i is row i * groups + g
     weight: Floats  # (items * groups, _WAYS)
     pairs_dirty: Bools  # (items * groups,)
@@ -53,34 +53,35 @@ class _State(NamedTuple):
 
 @register("item_knn")
 class ItemKnn(Retriever):
-    """Cosine similarity of items by the users who liked both, summed over what the user liked last.
+    """Scores an item by its cosine similarities to the items that the user liked last.
 
-    When a user likes item i, ``count[i] += 1`` and, for each item j among the user's last `window` liked items, at age a = 0,
-    1, ..., ``pair[i, j]`` and ``pair[j, i]`` grow by (1 + a) ** -fading. The score of item c for a user is the sum over the
-    user's `last` liked items j of ``(1 + a) ** -fading * pair[j, c] / (sqrt(count[j] * count[c]) + shrink)``. An item that is
-    liked again while it is remembered counts once. Results do not depend on how the stream was cut into batches.
+    A like is a positive reward. When a user likes item i, ``count[i]`` grows by 1. For each item j among the user's last
+    `window` likes, ``pair[i, j]`` and ``pair[j, i]`` grow by ``(1 + a) ** -fading``, where a = 0, 1, ... is the age of j. The
+    score of item c is the sum over the user's `last` most recent likes j of
+    ``(1 + a) ** -fading * pair[j, c] / (sqrt(count[j] * count[c]) + shrink)``. An item that the user likes again counts once
+    while it is among the `window` likes. Results do not depend on the micro-batch size.
 
-    The defaults were the best of about 30 settings on MovieLens 100K, in order of time, where a rating of 4 or 5 is a like:
-    pairing with the last 20 items instead of all gains 11 % of the hit rate, shrinking 2 % and fading 5 %; counting every
-    rating, likes or not, loses.
+    The defaults were the best of about 30 settings on MovieLens 100K in time order, with ratings of 4 and 5 as likes. Pairing
+    with the last 20 items instead of all raises the hit rate by 11 %, shrinking by 2 % and fading by 5 %. Counting all ratings
+    as likes lowers it.
 
     Parameters
     ----------
     capacity : int
-        Items remembered; the one liked longest ago gives way.
+        Maximum number of items. The least recently liked one is evicted.
     neighbours : int
-        Pairs kept per item, a multiple of 8. A pair belongs to one of neighbours / 8 groups of 8 places, and a new pair takes
-        the place of the weakest of its group. Memory is 8 bytes * capacity * neighbours.
+        Pairs kept per item, a multiple of 8. They are divided into groups of 8, and a new pair replaces the weakest pair of its
+        group. Memory is 8 bytes * capacity * neighbours.
     last : int
-        Liked items of the user that a score sums over.
+        Number of the user's likes that a score sums over.
     window : int
-        Liked items of the user that a new one is paired with; also how many are remembered per user.
+        Number of likes kept per user, with which a new like is paired.
     users : int
-        Users remembered; the one whose last like is oldest gives way.
+        Maximum number of users. The one with the oldest last like is evicted.
     shrink : float
-        Makes similarities that rest on few likes smaller.
+        Shrinkage of similarities that are based on few likes.
     fading : float
-        How fast older items count less; 0: not at all.
+        Exponent of the decay with age; 0 means no decay.
 
     References
     ----------
@@ -102,8 +103,8 @@ class ItemKnn(Retriever):
         self.last, self.shrink = last, shrink
         self._fade: _Values = np.power(1.0 + np.arange(max(last, window)), -fading)
         self.items = KeyIndex(capacity)
-        # A tag names an item for as long as it keeps its slot: the slot in the low bits, above them a number that changes when
-        # the slot is given to another item. So whatever still refers to an item that is gone is recognised and counts nothing.
+        # A tag identifies an item while it has a slot. Its low bits are the slot, the others a generation that changes when the
+        # slot is reused. So references to evicted items are recognised and ignored.
         self.counts = Arrays(likes=np.zeros(capacity, np.float32), tag=np.arange(capacity, dtype=np.int32))
         self.pairs = Arrays(
             tag=np.full((capacity * neighbours // _WAYS, _WAYS), _NOTHING, np.int32),
@@ -124,14 +125,14 @@ class ItemKnn(Retriever):
         )
 
     def learn(self, feedback: Feedback) -> None:
-        """Learn the rows with a positive reward, in order, each with its weight."""
+        """Learn the rows with a positive reward, in order and with their weights."""
         user = feedback.user[feedback.request]
         rows = np.flatnonzero((feedback.reward > 0) & (feedback.weight > 0) & (feedback.item != 0) & (user != 0))
         items, users = self.items.insert(feedback.item[rows]), self.users.insert(user[rows])
         _learn(*items, *users, bounded(feedback.weight[rows]), self._fade, self._state)
 
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
-        """At most `k` items per request by their score, if above 0; of equal scores, the item in the lower slot first."""
+        """Return at most `k` items per request with a score above 0, highest first. Ties are ordered by slot."""
         users, excluded = self.users.find(requests.user), self.items.find(exclude.item)
         slot, request, score = _retrieve(users, excluded, exclude.start, k, self.last, self.shrink, self._fade, self._state)
         return Candidates(self.items.keys[slot], request, score)
@@ -144,14 +145,14 @@ class ItemKnn(Retriever):
         return score
 
     def forget(self, users: Ids) -> None:
-        """Drop what these users liked last; what they added to the counts is nobody's in particular and stays."""
+        """Delete the recent likes of these users. Their contributions to the counts are anonymous and stay."""
         slots = self.users.delete(users)
         freed = slots[slots >= 0]
         self.liked["tag"][freed] = _NOTHING
         self.liked.mark(freed)
 
     def remove(self, items: Ids) -> None:
-        """Drop these items with all their pairs."""
+        """Delete these items with all their pairs."""
         slots = self.items.delete(items)
         _retire_all(slots[slots >= 0], self._state)
 
@@ -164,14 +165,14 @@ def _retire_all(slots: Ids, state: _State) -> None:
 
 @njit(cache=True, nogil=True)
 def _retire(slot: int, state: _State) -> None:
-    """Empty a slot, and let nothing refer to it any more."""
+    """Empty a slot and invalidate all references to its item."""
     groups = state.pair.shape[0] // state.likes.size
     for row in range(slot * groups, (slot + 1) * groups):
         if np.any(state.pair[row] != _NOTHING):
             state.pair[row], state.weight[row], state.pairs_dirty[row] = _NOTHING, 0, True
     tag = int(state.tag[slot]) + state.mask + 1
-    if tag > _LAST_TAG:
-        # The slot's tags begin anew, so what has lain there since they were used first must go now.
+    if tag > _MAX_TAG:
+        # The slot's tags start again, so references from their first use must be deleted now.
         tag = slot
         for row in range(state.pair.shape[0]):
             for way in range(_WAYS):
@@ -186,29 +187,29 @@ def _retire(slot: int, state: _State) -> None:
 
 @njit(cache=True, nogil=True)
 def _slot(tag: int, state: _State) -> int:
-    """Slot of the item that a tag names, or -1 when it is gone."""
+    """Return the slot of a tag's item, or -1 if the item is gone."""
     return tag & state.mask if tag >= 0 and state.tag[tag & state.mask] == tag else -1
 
 
 @njit(cache=True, nogil=True)
 def _add(one: int, other: int, weight: float, state: _State) -> None:
-    """Add to the pair that `one` keeps of `other`, in place of its group's weakest where it is new and there is no room."""
+    """Add `weight` to the pair of `one` with `other`. A new pair replaces the weakest one of its group."""
     groups = state.pair.shape[0] // state.likes.size
     row, tag = one * groups + other % groups, state.tag[other]
     pair, weights = state.pair[row], state.weight[row]
-    place = 0
+    target = 0
     for way in range(_WAYS):
         if pair[way] == tag:
-            place = way
+            target = way
             break
-        # Pairs with items that are gone weigh nothing.
+        # Pairs with deleted items are emptied.
         if _slot(pair[way], state) < 0:
             pair[way], weights[way] = _NOTHING, 0
-        if weights[way] < weights[place]:
-            place = way
-    if pair[place] != tag:
-        pair[place], weights[place] = tag, 0
-    weights[place] += weight
+        if weights[way] < weights[target]:
+            target = way
+    if pair[target] != tag:
+        pair[target], weights[target] = tag, 0
+    weights[target] += weight
     state.pairs_dirty[row] = True
 
 
@@ -226,7 +227,7 @@ def _learn(item: Ids, item_fresh: Bools, user: Ids, user_fresh: Bools, weight: F
         if not known:
             state.likes[i] += weight[n]
             state.dirty[i] = True
-        # Put the item first and close up the others; what is gone falls out.
+        # Put the item first and shift the others. Deleted items are dropped.
         moved, age = state.tag[i], 0
         for at in range(liked.size):
             t = liked[at]
@@ -254,7 +255,7 @@ def _retrieve(
     users: Ids, excluded: Ids, start: Ids, k: int, last: int, shrink: float, fade: _Values, state: _State
 ) -> tuple[Ids, Ids, Floats]:
     groups = state.pair.shape[0] // state.likes.size
-    total, barred_for = np.zeros(state.likes.size, np.float32), np.full(state.likes.size, -1, np.int32)
+    total, excluded_for = np.zeros(state.likes.size, np.float32), np.full(state.likes.size, -1, np.int32)
     touched, scores = np.empty(state.likes.size, np.int64), np.empty(state.likes.size, np.float32)
     room = users.size * max(min(k, state.likes.size), 0)
     slot, request, score = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.float32)
@@ -264,7 +265,7 @@ def _retrieve(
             continue
         for at in range(start[b], start[b + 1]):
             if excluded[at] >= 0:
-                barred_for[excluded[at]] = b
+                excluded_for[excluded[at]] = b
         reached, age = 0, 0
         for t in state.liked[users[b]]:
             j = _slot(t, state)
@@ -273,7 +274,7 @@ def _retrieve(
             for row in range(j * groups, (j + 1) * groups):
                 for way in range(_WAYS):
                     c = _slot(state.pair[row, way], state)
-                    if c < 0 or barred_for[c] == b:
+                    if c < 0 or excluded_for[c] == b:
                         continue
                     gain = _gain(state.weight[row, way], j, c, fade[age], shrink, state)
                     if total[c] == 0 and gain > 0:
@@ -284,7 +285,7 @@ def _retrieve(
         for at in range(reached):
             scores[at] = total[touched[at]]
             total[touched[at]] = 0
-        for at in best(scores[:reached], touched[:reached], k):
+        for at in top_k(scores[:reached], touched[:reached], k):
             slot[rows], request[rows], score[rows] = touched[at], b, scores[at]
             rows += 1
     return slot[:rows], request[:rows], score[:rows]

@@ -1,9 +1,9 @@
-"""What everybody likes at the moment: a decayed count of positive rewards for each item.
+"""Popularity retriever: a decayed count of positive rewards for each item.
 
 References
 ----------
 G. Cormode, V. Shkapenyuk, D. Srivastava, B. Xu, "Forward Decay: A Practical Time Decay Model for Streaming Systems", ICDE 2009:
-instead of shrinking every count as time passes, each event is counted with a weight that grows (section III).
+events get growing weights, instead of counts that shrink as time passes (section III).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.registry import register
-from learners.top_k import best
+from learners.top_k import top_k
 from memory.arrays import Arrays
 from memory.jit import njit
 from memory.keyed.table import Column, Table
@@ -26,25 +26,26 @@ __all__ = ["Popularity"]
 
 _Values = npt.NDArray[np.float64]
 
-_HIGHEST = 512.0  # half-lives past the reference after which counts are rescaled; float64 overflows at 1024
-_STRAYS = 20  # rows in succession that must be so far from the latest before the clock follows them, ahead or back
-_REFERENCE, _LATEST, _ASTRAY = 0, 1, 2
+_MAX_HALF_LIVES = 512.0  # after the reference time; then counts are rescaled, because float64 overflows at 1024
+_OUTLIERS_TO_FOLLOW = 20  # successive rows more than _MAX_HALF_LIVES from the latest time until the clock follows them
+_REFERENCE, _LATEST, _OUTLIERS = 0, 1, 2
 
 
 @register("popularity")
 class Popularity(Retriever):
-    """Items by their number of positive rewards, each of which counts half after one half-life.
+    """Orders items by their number of positive rewards, with exponential decay.
 
-    The score is x / (1 + x), where x is the decayed count at the time of the request: 0 for an item never liked, 0.5 for one
-    liked once just now, and towards 1. Results do not depend on how the stream was cut into batches. A date 512 half-lives from
-    the latest one is taken for a mistake, until 20 rows in succession make it: further ahead, it counts as the latest.
+    The score is x / (1 + x), where x is the decayed count at the time of the latest event: 0 for an item without positive
+    rewards, and 0.5 for one with a single reward just now. Results do not depend on the micro-batch size. A timestamp more than
+    512 half-lives from the latest one is treated as an error. If it is in the future, the latest time replaces it. The clock
+    follows such timestamps after 20 of them in succession.
 
     Parameters
     ----------
     capacity : int
-        Items remembered; the one whose last positive reward is oldest gives way.
+        Maximum number of items. The one with the oldest last positive reward is evicted.
     half_life : float
-        Seconds of event time (a week by default); 0 or inf: counts do not decay.
+        Seconds of event time after which a reward counts half (a week by default). 0 or inf: no decay.
 
     References
     ----------
@@ -61,7 +62,7 @@ class Popularity(Retriever):
         self._slots = np.arange(capacity)
 
     def learn(self, feedback: Feedback) -> None:
-        """Count the rows with a positive reward, each with its weight."""
+        """Count the rows with a positive reward, with their weights."""
         rows = np.flatnonzero(feedback.reward > 0)
         for start in range(0, rows.size, self.items.capacity):
             part = rows[start : start + self.items.capacity]
@@ -79,7 +80,7 @@ class Popularity(Retriever):
                 self.items.dirty[:] = True
 
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
-        """At most `k` items per request by their count; of equal counts, the item longer in its slot first."""
+        """Return at most `k` items per request, by count. Ties are ordered by slot."""
         decay, excluded = self._decay(requests.timestamp), self.items.find(exclude.item)
         slot, request, score = _retrieve(self.items["count"], self._slots, decay, excluded, exclude.start, k)
         return Candidates(self.items.keys[slot], request, score)
@@ -91,36 +92,39 @@ class Popularity(Retriever):
         return score
 
     def remove(self, items: Ids) -> None:
-        """Drop the counts of these items."""
+        """Delete the counts of these items."""
         self.items.delete(items)
 
     def _decay(self, timestamp: Times) -> _Values:
-        """Factors from scaled counts to those at the last event, (B,): decaying further would only drown the order in zeros."""
+        """Return the factors, (B,), from scaled counts to counts at the latest event.
+
+        Counts do not decay further for later requests, because they would underflow and lose their order.
+        """
         reference, latest, _ = self.clock["time"][0]
         return np.full(timestamp.size, 1.0 if reference == -np.inf else np.exp2((reference - latest) / self.half_life))
 
 
 @njit(cache=True, nogil=True)
 def _count(slots: Ids, timestamp: Times, weight: Floats, count: _Values, clock: _Values, half_life: float) -> bool:
-    """Count rows in order; returns whether all counts were rescaled on the way."""
+    """Count rows in order. Returns whether all counts were rescaled."""
     rescaled = False
     for n in range(slots.size):
         now = timestamp[n]
         if clock[_REFERENCE] == -np.inf:
             clock[_REFERENCE] = clock[_LATEST] = now
-        leap = (now - clock[_LATEST]) / half_life
-        clock[_ASTRAY] = clock[_ASTRAY] + 1.0 if abs(leap) > _HIGHEST else 0.0
-        if clock[_ASTRAY] >= _STRAYS:
-            clock[_ASTRAY] = 0.0
-            if leap < 0.0:
-                # The clock had been ahead: what has been counted was counted just now.
+        jump = (now - clock[_LATEST]) / half_life
+        clock[_OUTLIERS] = clock[_OUTLIERS] + 1.0 if abs(jump) > _MAX_HALF_LIVES else 0.0
+        if clock[_OUTLIERS] >= _OUTLIERS_TO_FOLLOW:
+            clock[_OUTLIERS] = 0.0
+            if jump < 0.0:
+                # The clock was ahead: treat all counts so far as counted just now.
                 count *= 2.0 ** ((clock[_REFERENCE] - clock[_LATEST]) / half_life)
                 clock[_REFERENCE] = clock[_LATEST] = now
                 rescaled = True
-        elif clock[_ASTRAY] > 0.0 and leap > 0.0:
+        elif clock[_OUTLIERS] > 0.0 and jump > 0.0:
             now = clock[_LATEST]
         age = (now - clock[_REFERENCE]) / half_life
-        if age > _HIGHEST:
+        if age > _MAX_HALF_LIVES:
             count *= 2.0**-age
             clock[_REFERENCE] = now
             age = 0.0
@@ -137,20 +141,20 @@ def _retrieve(count: _Values, slots: Ids, decay: _Values, excluded: Ids, start: 
     longest = 0
     for b in range(requests):
         longest = max(longest, start[b + 1] - start[b])
-    top = best(count, slots, min(count.size, k + longest) if k > 0 else 0)
-    barred_for = np.full(count.size, -1, np.int32)
+    top = top_k(count, slots, min(count.size, k + longest) if k > 0 else 0)
+    excluded_for = np.full(count.size, -1, np.int32)
     slot, request = np.empty(requests * min(k, top.size), np.int64), np.empty(requests * min(k, top.size), np.int64)
     score = np.empty(slot.size, np.float32)
     rows = 0
     for b in range(requests):
         for at in range(start[b], start[b + 1]):
             if excluded[at] >= 0:
-                barred_for[excluded[at]] = b
+                excluded_for[excluded[at]] = b
         end = rows + k
         for s in top:
             if rows == end:
                 break
-            if barred_for[s] != b:
+            if excluded_for[s] != b:
                 slot[rows], request[rows] = s, b
                 score[rows] = count[s] * decay[b] / (1.0 + count[s] * decay[b])
                 rows += 1

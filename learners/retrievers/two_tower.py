@@ -1,4 +1,4 @@
-"""Two towers as a retriever: the items whose vectors are closest to the user's.
+"""Two-tower retriever: items whose vectors are most similar to the user's.
 
 References
 ----------
@@ -26,27 +26,27 @@ __all__ = ["TwoTower"]
 
 @register("two_tower")
 class TwoTower(Retriever):
-    """Cosine of a user's vector and an item's, from two towers that learn on the stream (see `learners.networks.towers`).
+    """Scores items by cosine similarity, with vectors from two towers that learn online; see `learners.networks.towers`.
 
-    A user is its id, its attributes, the context and the items that it liked last; an item is its id and its attributes,
-    so that a new one has a place at once. Every item of the corpus is compared, with vectors as of now.
+    The user tower reads the user's id and attributes, the context and the items liked last. The item tower reads the item's id
+    and attributes, so a new item can be retrieved at once. The search is exhaustive, with current vectors.
 
     Parameters
     ----------
     items : int
-        Items that are retrieved from; the one longest untouched gives way.
+        Maximum number of items to retrieve from. The least recently updated one is evicted.
     dim : int
-        Numbers in a vector.
+        Length of a vector.
     hidden : int
         Units of each tower's hidden layer.
     bits : int
-        Columns share 2**bits vectors by their hash; memory is 12 * dim * 2**bits bytes.
+        Columns are hashed to 2**bits embeddings. Memory is 12 * dim * 2**bits bytes.
     learning_rate : float
-        Step size of AdaGrad.
+        Learning rate of AdaGrad.
     temperature : float
-        What cosines are divided by in the softmax.
+        Temperature of the softmax over cosine similarities.
     seed : int
-        Of the first weights.
+        Seed of the initial weights.
 
     References
     ----------
@@ -72,58 +72,58 @@ class TwoTower(Retriever):
         self._columns = TowerColumns()
 
     def bind(self, schema: Schema, catalogues: Catalogues, history: UserHistory) -> None:
-        """Take note of where attributes are found."""
+        """Receive the catalogues; see `Learner.bind`."""
         self._columns.catalogues = catalogues
 
     def users(self, requests: Requests) -> Floats:
-        """Vectors of who asks, (B, dim), of unit length."""
+        """Return the vectors of the requests' users, (B, dim), of unit length."""
         return self.towers.users(self._columns.users(requests))
 
     def vectors(self, items: Ids) -> Floats:
-        """Vectors of items, (n, dim), of unit length."""
+        """Return the vectors of items, (n, dim), of unit length."""
         return self.towers.items(self._columns.items(items))
 
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
-        """At most `k` items per request by cosine; of equal ones, the item in the lower slot first."""
+        """Return at most `k` items per request, by cosine similarity. Ties are ordered by slot."""
         slots = np.sort(self.items.slots())
         keys = self.items.keys[slots]
         cosine = self.users(requests) @ self.vectors(keys).T
-        place = np.full(self.items.capacity, -1)
-        place[slots] = np.arange(slots.size)
-        _bar(cosine, place, self.items.find(exclude.item), exclude.start)
+        column = np.full(self.items.capacity, -1)
+        column[slots] = np.arange(slots.size)
+        _exclude(cosine, column, self.items.find(exclude.item), exclude.start)
         order = np.argsort(-cosine, axis=1, kind="stable")[:, : max(k, 0)]
         best = np.take_along_axis(cosine, order, axis=1)
         request, at = np.nonzero(best > -np.inf)
         return Candidates(keys[order[request, at]], request, best[request, at])
 
     def score(self, batch: Batch) -> Floats:
-        """Return cosines, (N,) float32."""
+        """Return cosine similarities, (N,) float32."""
         cosine: Floats = (self.users(batch)[batch.request] * self.vectors(batch.item)).sum(axis=1)
         return cosine
 
     def learn(self, feedback: Feedback) -> None:
-        """Let the towers learn from the batch, and the corpus know of its items."""
+        """Train the towers on the batch, and add its items to the corpus."""
         if feedback.rows:
             self.towers.learn(feedback, self._columns)
             self.add(feedback.item)
 
     def add(self, items: Ids) -> None:
-        """Let items be retrieved."""
+        """Add items to the corpus."""
         self.items.insert(self._columns.alive(items))
 
     def remove(self, items: Ids) -> None:
-        """Let items be retrieved no more."""
+        """Remove items from the corpus."""
         self.items.delete(items)
 
     def forget(self, users: Ids) -> None:
-        """Drop what the towers keep of these users alone."""
+        """Delete the embeddings that belong to these users only."""
         if users.size:
             self.towers.forget(self._columns.own(users))
 
 
 @njit(cache=True, nogil=True)
-def _bar(cosine: Floats, place: Ids, excluded: Ids, start: Ids) -> None:
+def _exclude(cosine: Floats, column: Ids, excluded: Ids, start: Ids) -> None:
     for b in range(start.size - 1):
         for slot in excluded[start[b] : start[b + 1]]:
             if slot >= 0:
-                cosine[b, place[slot]] = -np.inf
+                cosine[b, column[slot]] = -np.inf

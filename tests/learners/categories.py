@@ -1,4 +1,4 @@
-"""A stream whose truth is known, and a base model that was trained on its past and is never told of its present."""
+"""A simulated stream with known probabilities, and a base model that was trained before it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRAINING, STREAM, SHIFT, BATCH = 80_000, 14_000, 4_000, 100
 
 @dataclass
 class Outcome:
-    """Probabilities as served, as the base model gave them, and labels; (n,) each, in the order of time."""
+    """Served scores, scores of the base model, and labels; (n,) each, in time order."""
 
     score: np.ndarray
     base: np.ndarray
@@ -32,7 +32,7 @@ def log_loss(score: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def stream(seed: int, rows: int, effects: np.ndarray, bias: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs: a category (one of 20) and two numbers; the label's log-odds are the category's effect and a little of these."""
+    """Return inputs (one of 20 categories and two numbers) and labels. The category has the largest effect on the log-odds."""
     rng = np.random.default_rng(seed)
     category, numbers = rng.integers(0, CATEGORIES, rows), rng.normal(size=(rows, NUMBERS))
     odds = effects[category] + numbers @ np.linspace(-0.3, 0.3, NUMBERS) + bias - 1.0
@@ -46,7 +46,7 @@ def effects_of(seed: int) -> np.ndarray:
 
 
 def shifted(seed: int, shift: str) -> tuple[np.ndarray, float]:
-    """Effects and bias after the shift: the six strongest effects change sign ("drift"), or clicks are likelier ("label")."""
+    """Return effects and bias after a shift: six effects change sign ("drift"), or clicks become more likely ("label")."""
     effects = effects_of(seed).copy()
     if shift == "drift":
         effects[np.argsort(-np.abs(effects))[:6]] *= -1
@@ -55,24 +55,24 @@ def shifted(seed: int, shift: str) -> tuple[np.ndarray, float]:
 
 @cache
 def trained(seed: int) -> tuple[np.ndarray, ...]:
-    """One layer of ReLU units and a logistic output, by plain SGD over the past."""
+    """Train the base model, one layer of ReLU units and a logistic output, by plain SGD."""
     rng = np.random.default_rng(200 + seed)
     x, y = stream(seed, TRAINING, effects_of(seed))
     inner, offset = rng.normal(0, 0.4, (x.shape[1], HIDDEN)), np.full(HIDDEN, 0.3)
     outer, bias = rng.normal(0, 0.2, HIDDEN), 0.0
     for start in range(0, TRAINING, BATCH):
-        rows, step = slice(start, start + BATCH), 0.5 * (1 - start / TRAINING)
+        rows, learning_rate = slice(start, start + BATCH), 0.5 * (1 - start / TRAINING)
         hidden = np.maximum(x[rows] @ inner + offset, 0)
         slope = (1 / (1 + np.exp(-(hidden @ outer + bias))) - y[rows]) / BATCH
         back = np.outer(slope, outer) * (hidden > 0)
-        outer, bias = outer - step * (hidden.T @ slope), bias - step * slope.sum()
-        inner, offset = inner - step * (x[rows].T @ back), offset - step * back.sum(axis=0)
+        outer, bias = outer - learning_rate * (hidden.T @ slope), bias - learning_rate * slope.sum()
+        inner, offset = inner - learning_rate * (x[rows].T @ back), offset - learning_rate * back.sum(axis=0)
     return inner, offset, outer, np.array(bias)
 
 
 @cache
 def base_scores(seed: int, shift: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hidden vectors, base scores and labels of a stream that shifts at row 4,000 (or not, with ``shift="none"``)."""
+    """Return hidden vectors, base scores and labels of a stream that shifts at row 4,000, unless ``shift="none"``."""
     effects, bias = shifted(seed, shift)
     before, after = stream(seed + 50, SHIFT, effects_of(seed)), stream(seed + 60, STREAM - SHIFT, effects, bias)
     x, label = np.concatenate([before[0], after[0]]), np.concatenate([before[1], after[1]])
@@ -83,15 +83,15 @@ def base_scores(seed: int, shift: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 @cache
 def learning_scores(seed: int, shift: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `base_scores`, of a base model whose last layer goes on learning from every batch once its labels are told."""
+    """Like `base_scores`, but the last layer of the base model learns from every batch, one batch later."""
     hidden, _, label = base_scores(seed, shift)
     _, _, outer, bias = trained(seed)
     base = np.empty(STREAM)
     for start in range(0, STREAM, BATCH):
-        rows, told = slice(start, start + BATCH), slice(max(start - BATCH, 0), start)
+        rows, known = slice(start, start + BATCH), slice(max(start - BATCH, 0), start)
         if start:
-            slope = (1 / (1 + np.exp(-(hidden[told] @ outer + bias))) - label[told]) / BATCH
-            outer, bias = outer - 0.5 * (hidden[told].T @ slope), bias - 0.5 * slope.sum()
+            slope = (1 / (1 + np.exp(-(hidden[known] @ outer + bias))) - label[known]) / BATCH
+            outer, bias = outer - 0.5 * (hidden[known].T @ slope), bias - 0.5 * slope.sum()
         base[rows] = 1 / (1 + np.exp(-(hidden[rows] @ outer + bias)))
     return hidden, base.astype(np.float32), label
 
@@ -105,7 +105,7 @@ def rows_of(hidden: np.ndarray, base: np.ndarray, label: np.ndarray, first: int 
 
 
 def run(reranker: Reranker, seed: int, shift: str, delay: int = 1, learning: bool = False) -> Outcome:
-    """Serve batches of 100; labels are told `delay` batches later, to the base model, too, if it is `learning`."""
+    """Serve batches of 100. Labels arrive `delay` batches later. With `learning`, the base model learns, too."""
     hidden, base, label = (learning_scores if learning else base_scores)(seed, shift)
     parts = [slice(start, start + BATCH) for start in range(0, STREAM, BATCH)]
     served = []

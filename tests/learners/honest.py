@@ -1,4 +1,4 @@
-"""The shortest learners that learn, one of each role: test doubles that pass every check."""
+"""Minimal learners of several roles that pass every contract check, as test doubles."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class GoodRanker(Ranker):
 
 
 class GoodRetriever(Retriever):
-    """Items by their reward.
+    """Retrieves items by their total reward.
 
     References
     ----------
@@ -63,8 +63,8 @@ class GoodRetriever(Retriever):
     def retrieve(self, requests, k, exclude):
         item, request, score = [], [], []
         for b in range(requests.user.size):
-            barred = exclude.item[exclude.start[b] : exclude.start[b + 1]]
-            best = [slot for slot in self.ranked() if self.items.keys[slot] not in barred][:k]
+            excluded = exclude.item[exclude.start[b] : exclude.start[b + 1]]
+            best = [slot for slot in self.ranked() if self.items.keys[slot] not in excluded][:k]
             item += [self.items.keys[slot] for slot in best]
             request += [b] * len(best)
             score += [self.items["total"][slot] for slot in best]
@@ -83,7 +83,7 @@ class GoodRetriever(Retriever):
 
 
 class SureRetriever(GoodRetriever):
-    """Items by their reward, of which it is the surer the larger it is in size.
+    """Also returns an uncertainty, which is smaller for larger total rewards.
 
     References
     ----------
@@ -102,7 +102,7 @@ class SureRetriever(GoodRetriever):
 
 
 class GoodReranker(Reranker):
-    """Adds the mean error of each item so far.
+    """Adds the mean error of each item.
 
     References
     ----------

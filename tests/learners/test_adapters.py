@@ -1,4 +1,4 @@
-"""Changes for the requests at hand: what they are, and which are refused."""
+"""Adapters and their weight deltas: which are accepted and which are refused."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def test_adapters_of_both_forms_pass_the_contract(module):
 
 def test_a_ranker_without_parameters_is_refused():
     ranker = FactorizationMachine(factors=2, bits=4)
-    with pytest.raises(ValueError, match="ranker: FactorizationMachine has no parameters"):
+    with pytest.raises(ValueError, match="ranker: FactorizationMachine has no parameters to adapt"):
         Uniform(ranker)
     ranker.name = "fm"
-    with pytest.raises(ValueError, match=r"ranker: fm has no parameters .* choose another"):
+    with pytest.raises(ValueError, match=r"ranker: fm has no parameters to adapt; choose another"):
         Uniform(ranker)
 
 
@@ -53,11 +53,11 @@ def test_deltas_that_fit():
 @pytest.mark.parametrize(
     ("delta", "complaint"),
     [
-        ({"bias": np.ones(3)}, r"bias: not among the declared changes \['scale', 'weight'\]"),
-        ({"scale": np.ones(1)}, r"scale: the change has shape \(1,\); give \(3,\)"),
-        ({"scale": np.ones((4, 3))}, r"scale: the change has shape \(4, 3\); give \(3,\)"),
-        ({"scale": low_rank()}, r"scale: a low-rank change needs a matrix"),
-        ({"weight": low_rank((5, 3, 1))}, r"weight: u and v have shapes \(5, 3, 1\) .* give \(4, 3, 1\)"),
+        ({"bias": np.ones(3)}, r"bias: the adapter does not declare it; add it to its changes \['scale', 'weight'\]"),
+        ({"scale": np.ones(1)}, r"scale: the change has shape \(1,\); return the shape of the parameter, \(3,\)"),
+        ({"scale": np.ones((4, 3))}, r"scale: the change has shape \(4, 3\); return the shape of the parameter, \(3,\)"),
+        ({"scale": low_rank()}, r"scale: .* LowRank needs a matrix"),
+        ({"weight": low_rank((5, 3, 1))}, r"weight: u and v have shapes \(5, 3, 1\) .* return \(4, 3, 1\)"),
         ({"weight": low_rank((4, 2, 1), (4, 3, 1))}, r"weight: u and v have shapes"),
         ({"weight": low_rank((4, 3, 2), (4, 2, 1))}, r"weight: u and v have shapes"),
         ({"weight": low_rank((4, 3), (4, 2))}, r"weight: u and v have shapes"),
@@ -73,5 +73,5 @@ def test_deltas_that_do_not_fit_are_refused(delta, complaint):
 def test_numbers_that_are_not_finite_are_refused(spoilt, number):
     delta = {"scale": np.ones(3, np.float32), "weight": low_rank()}
     dict(arrays_of(delta))[spoilt].flat[1] = number
-    with pytest.raises(FloatingPointError, match=rf"{spoilt}: a number is not finite"):
+    with pytest.raises(FloatingPointError, match=rf"{spoilt}: the change contains NaN or infinity"):
         check_delta(delta, ["weight", "scale"], SHAPES, 4)

@@ -1,4 +1,4 @@
-"""Every learner in the role folders, through every check that applies to it: a new file is tested by lying there."""
+"""Runs every contract check on every learner in the role folders. A new file is found automatically."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ def catalogs(featurizer: Featurizer) -> tuple[Catalog, Catalog]:
     return users, items
 
 
-def test_hashes_are_the_same_for_ever() -> None:
-    assert hash_id("") == 0x2D06800538D394C2, "the published XXH3 value of nothing"
+def test_hashes_never_change() -> None:
+    assert hash_id("") == 0x2D06800538D394C2, "the published XXH3 value of the empty string"
     assert hash_id("freshet") == hash_ids(["freshet"])[0] == 1551681233661463283
 
 
@@ -67,7 +67,7 @@ def test_rows_hold_every_field_in_its_columns() -> None:
 
 
 @pytest.mark.parametrize("value", [3, 3.0, "3"])
-def test_a_category_is_the_same_however_it_was_written(value: float | str) -> None:
+def test_a_category_does_not_depend_on_its_type(value: float | str) -> None:
     keys, values = Featurizer([Field(side="user", name="plan")]).encode_user({"plan": value})
     assert keys[0] == hash_id("user.plan=3")
     assert values[0] == 1
@@ -91,10 +91,10 @@ def test_a_value_that_does_not_fit_is_absent(kind: str, value: str | list[str]) 
     assert values.tolist() == [0]
 
 
-@pytest.mark.parametrize(("value", "given"), [(3e38, 1e6), (-3e38, -1e6), (12.0, 1.0), ("14", 2.0), (-0.0, -5.0)])
-def test_a_number_with_a_scale_of_its_own_is_clipped(value: float | str, given: float) -> None:
+@pytest.mark.parametrize(("value", "expected"), [(3e38, 1e6), (-3e38, -1e6), (12.0, 1.0), ("14", 2.0), (-0.0, -5.0)])
+def test_a_number_with_a_scale_of_its_own_is_clipped(value: float | str, expected: float) -> None:
     featurizer = Featurizer([Field(side="item", name="x", type="number", mean=10, scale=2)])
-    assert featurizer.encode_item({"x": value})[1].tolist() == [given]
+    assert featurizer.encode_item({"x": value})[1].tolist() == [expected]
 
 
 def test_a_number_with_half_a_scale_is_not_standardised() -> None:
@@ -122,6 +122,6 @@ def test_another_set_of_fields_has_another_schema() -> None:
 
 
 @pytest.mark.parametrize("cross", ["user.id", "user.id * item.year", "user.id * item.id * user.age"])
-def test_a_cross_of_fields_that_are_not_there_is_refused_by_name(cross: str) -> None:
+def test_a_cross_of_unknown_fields_is_refused_by_name(cross: str) -> None:
     with pytest.raises(ValueError, match=r"crosses: .*user.id"):
         Featurizer(FIELDS, [cross])

@@ -1,4 +1,4 @@
-"""What learners are told of their columns."""
+"""Schema of the columns that learners receive."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Matrix products on one thread, whatever the environment asks for and whichever thread they are asked for on.
+"""Matrix products use one thread, whatever the environment variables say and whichever thread calls them.
 
-A machine with one core has nothing to show here.
+On a machine with one core these tests always pass.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import pytest
 ENVIRONMENT = os.environ | dict.fromkeys(("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "4")
 
 
-def elsewhere(imports: str, value: str) -> Any:
-    """What `value` is in a process of its own, on a thread that has imported nothing."""
+def in_new_process(imports: str, value: str) -> Any:
+    """Return `value`, evaluated in a new process on a thread that has imported nothing."""
     code = f"""
 import json, threading, {imports}
 thread = threading.Thread(target=lambda: print(json.dumps({value})))
@@ -29,17 +29,17 @@ thread.join()
 
 
 def blas_threads(module: str) -> set[int]:
-    # faiss brings a BLAS of another kind, which follows what faiss is told on each thread: tests/memory.
-    told = '[one["num_threads"] for one in threadpoolctl.threadpool_info() if one.get("threading_layer") == "pthreads"]'
-    return set(elsewhere(f"threadpoolctl, {module}", told))
+    # faiss has its own BLAS, which is limited per thread; see tests/memory.
+    value = '[pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool.get("threading_layer") == "pthreads"]'
+    return set(in_new_process(f"threadpoolctl, {module}", value))
 
 
 @pytest.mark.parametrize(
     "learner", ["policies.ucb", "rankers.river_model", "rerankers.reloop2.reranker", "retrievers.diag_linucb.retriever"]
 )
-def test_with_a_learner_blas_has_one(learner: str) -> None:
+def test_a_learner_limits_blas_to_one_thread(learner: str) -> None:
     assert blas_threads(f"learners.{learner}") == {1}
 
 
-def test_towers_have_one() -> None:
-    assert elsewhere("torch, learners.networks.towers", "torch.get_num_threads()") == 1
+def test_towers_limit_torch_to_one_thread() -> None:
+    assert in_new_process("torch, learners.networks.towers", "torch.get_num_threads()") == 1

@@ -1,4 +1,4 @@
-"""Which of many independent normal variables is the largest: exact probabilities for Thompson sampling."""
+"""Exact probabilities that one of many independent normal variables is the largest, for Thompson sampling."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ __all__ = ["all_win_probabilities", "win_probabilities"]
 
 _Values = npt.NDArray[np.float64]
 
-_REACH = 7.5  # beyond this many deviations a normal variable has 3e-14 of its mass
+_REACH = 7.5  # in standard deviations; a normal variable has 3e-14 of its mass beyond it
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
 def win_probabilities(mean: _Values, deviation: _Values, chosen: Ids) -> _Values:
-    """Probability that each chosen row draws the highest value among those not chosen before it.
+    """Return the probability that each chosen row draws the highest value among the rows that remained for its position.
 
-    Row s draws from N(mean[s], deviation[s]^2), independently; for row r the probability is the integral over x of its density
-    times the product of the others' distribution functions at x. All places share one set of nodes: Gauss-Legendre panels as
-    wide as the narrowest row that is on the move there. The product is built up from the last place to the first, so nothing
-    is ever divided out of it.
+    Row s draws from N(mean[s], deviation[s]^2), independently. The probability of row r is the integral over x of its density
+    times the product of the other rows' distribution functions at x. All positions share one set of nodes in Gauss-Legendre
+    panels. A panel is two deviations wide, for the narrowest row that has mass there. The product is built from the last
+    position to the first, so that it never needs a division.
 
     Parameters
     ----------
     mean, deviation : (n,) float64
         Finite; the deviation may be 0.
     chosen : (k,) int64
-        Rows in the order of their places, all different.
+        Rows in the order of their positions, all different.
 
     Returns
     -------
     (k,) float64
-        Absolute error below 1e-9, relative error below 1e-5 up to 10,000 rows. Rows of deviation 0 and equal mean share
-        their probability.
+        The absolute error is below 1e-9, the relative error below 1e-5 up to 10,000 rows. Rows of deviation 0 and equal mean
+        share their probability.
     """
     if chosen.size == 0:
         return np.empty(0)
@@ -46,7 +46,7 @@ def win_probabilities(mean: _Values, deviation: _Values, chosen: Ids) -> _Values
 
 
 def all_win_probabilities(mean: _Values, deviation: _Values) -> _Values:
-    """Probability that each row draws the highest value of all: `win_probabilities` of the first place, of every row at once.
+    """Return the probability of each row to draw the highest value of all.
 
     Parameters
     ----------
@@ -56,11 +56,11 @@ def all_win_probabilities(mean: _Values, deviation: _Values) -> _Values:
     Returns
     -------
     (n,) float64
-        As exact as `win_probabilities`; sums to 1.
+        Probabilities that sum to 1, as accurate as those of `win_probabilities`.
     """
     x, weight = _nodes(mean - _REACH * deviation, mean + _REACH * deviation, deviation, 1)
-    chances = _integrate_all(mean, deviation, x, weight)
-    return chances / chances.sum()  # type: ignore[no-any-return]
+    probabilities = _integrate_all(mean, deviation, x, weight)
+    return probabilities / probabilities.sum()  # type: ignore[no-any-return]
 
 
 @njit(cache=True, nogil=True)
@@ -71,9 +71,9 @@ def _distribution(x: float, mean: float, deviation: float) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _nodes(low: _Values, high: _Values, deviation: _Values, places: int) -> tuple[_Values, _Values]:
-    # Below the highest `low` of the remaining rows the product is nothing; that is at worst the places-th highest of all rows.
-    floor = np.sort(low)[max(low.size - places, 0)]
+def _nodes(low: _Values, high: _Values, deviation: _Values, positions: int) -> tuple[_Values, _Values]:
+    # The product is 0 below the highest `low` of the remaining rows. This is at least the k-th highest `low` of all rows.
+    floor = np.sort(low)[max(low.size - positions, 0)]
     top = high.max()
     edges = [floor]
     while edges[-1] < top:
@@ -112,35 +112,35 @@ def _integrate(mean: _Values, deviation: _Values, chosen: Ids, x: _Values, weigh
             if below[node] < 1e-20:
                 below[node] = 0.0
                 break
-    chances = np.zeros(chosen.size)
-    for place in range(chosen.size - 1, -1, -1):
-        r = chosen[place]
+    probabilities = np.zeros(chosen.size)
+    for position in range(chosen.size - 1, -1, -1):
+        r = chosen[position]
         if deviation[r] == 0.0:
-            # The row draws its mean: no integral, and equals share.
-            chance, tied = 1.0, 1
+            # The row always draws its mean, so there is no integral. Equal rows share the probability.
+            probability, tied = 1.0, 1
             for s in others:
-                chance *= _distribution(mean[r], mean[s], deviation[s])
+                probability *= _distribution(mean[r], mean[s], deviation[s])
                 tied += deviation[s] == 0.0 and mean[s] == mean[r]
-            for later in chosen[place + 1 :]:
-                chance *= _distribution(mean[r], mean[later], deviation[later])
+            for later in chosen[position + 1 :]:
+                probability *= _distribution(mean[r], mean[later], deviation[later])
                 tied += deviation[later] == 0.0 and mean[later] == mean[r]
-            chances[place] = chance / tied
+            probabilities[position] = probability / tied
         for node in range(x.size):
             if deviation[r] > 0.0:
                 z = (x[node] - mean[r]) / deviation[r]
-                chances[place] += weight[node] * below[node] * math.exp(-0.5 * z * z) / deviation[r]
+                probabilities[position] += weight[node] * below[node] * math.exp(-0.5 * z * z) / deviation[r]
             below[node] *= _distribution(x[node], mean[r], deviation[r])
         if deviation[r] > 0.0:
-            chances[place] /= math.sqrt(2 * math.pi)
-    return chances
+            probabilities[position] /= math.sqrt(2 * math.pi)
+    return probabilities
 
 
 @njit(cache=True, nogil=True)
 def _integrate_all(mean: _Values, deviation: _Values, x: _Values, weight: _Values) -> _Values:
-    chances = np.zeros(mean.size)
+    probabilities = np.zeros(mean.size)
     below, up_to = np.empty(mean.size), np.empty(mean.size + 1)
     for node in range(x.size):
-        # The product without one row is that of the rows before it times that of the rows after it.
+        # The product of all other rows is the product of the rows before it times that of the rows after it.
         up_to[0] = 1.0
         for s in range(mean.size):
             below[s] = _distribution(x[node], mean[s], deviation[s])
@@ -150,15 +150,15 @@ def _integrate_all(mean: _Values, deviation: _Values, x: _Values, weight: _Value
             if deviation[s] > 0.0:
                 z = (x[node] - mean[s]) / deviation[s]
                 density = math.exp(-0.5 * z * z) / (deviation[s] * math.sqrt(2 * math.pi))
-                chances[s] += weight[node] * density * up_to[s] * after
+                probabilities[s] += weight[node] * density * up_to[s] * after
             after *= below[s]
     for r in range(mean.size):
         if deviation[r] == 0.0:
-            # The row draws its mean: no integral, and equals share.
-            chance, tied = 1.0, 0
+            # The row always draws its mean, so there is no integral. Equal rows share the probability.
+            probability, tied = 1.0, 0
             for s in range(mean.size):
                 if s != r:
-                    chance *= _distribution(mean[r], mean[s], deviation[s])
+                    probability *= _distribution(mean[r], mean[s], deviation[s])
                 tied += deviation[s] == 0.0 and mean[s] == mean[r]
-            chances[r] = chance / tied
-    return chances
+            probabilities[r] = probability / tied
+    return probabilities

@@ -1,4 +1,4 @@
-"""Thompson sampling: the best of one draw each."""
+"""Thompson sampling policy."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["Thompson"]
 
 @register("thompson")
 class Thompson(Policy):
-    """At each place the remaining row with the highest draw from N(score, uncertainty^2), all drawn anew for each place.
+    """For each position, draws from N(score, uncertainty^2) for every remaining row and chooses the highest draw.
 
-    Propensities are integrals over the draw of the chosen row, by quadrature: absolute error below 1e-9.
+    Propensities are integrals over the draw of the chosen row, computed by quadrature with an absolute error below 1e-9.
 
     References
     ----------
@@ -29,18 +29,18 @@ class Thompson(Policy):
     needs_uncertainty: ClassVar[bool] = True
 
     def select(self, score: Floats, uncertainty: Floats | None, k: int, rng: np.random.Generator) -> Ranking:
-        """Choose, see `Policy.select`. Raises ValueError without `uncertainty`."""
+        """See `Policy.select`. Raises ValueError without `uncertainty`."""
         values, width = self._draws(score, uncertainty)
         k = positions_to_fill(score, k)
         first = untried_first(values + width, k, rng)
-        # In random order, so that the first of equal draws (rows without uncertainty) is any of them.
+        # The order is random, so that ties (rows without uncertainty) are broken at random.
         rest = rng.permutation(np.flatnonzero(np.isfinite(values + width)))
         mean, deviation = values[rest], width[rest]
         chosen = np.empty(k - first.rows.size, np.int64)
-        left = np.zeros(rest.size)
-        for place in range(chosen.size):
-            chosen[place] = np.argmax(rng.standard_normal(rest.size) * deviation + mean + left)
-            left[chosen[place]] = -np.inf
+        mask = np.zeros(rest.size)
+        for position in range(chosen.size):
+            chosen[position] = np.argmax(rng.standard_normal(rest.size) * deviation + mean + mask)
+            mask[chosen[position]] = -np.inf
         return followed_by(first, rest[chosen], win_probabilities(mean, deviation, chosen))
 
     def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
@@ -50,13 +50,13 @@ class Thompson(Policy):
         infinite = left & np.isinf(values + width)
         if infinite.any():
             return infinite / np.count_nonzero(infinite)
-        chances = np.zeros(values.size)
-        chances[left] = all_win_probabilities(values[left], width[left])
-        return chances
+        probabilities = np.zeros(values.size)
+        probabilities[left] = all_win_probabilities(values[left], width[left])
+        return probabilities
 
     def _draws(self, score: Floats, uncertainty: Floats | None) -> tuple[Values, Values]:
-        """Mean and deviation of the draws."""
+        """Return the mean and the standard deviation of each row's draws."""
         values, width = checked_scores(score), checked_uncertainty("thompson", score, uncertainty)
-        # Narrower than this, the quadrature cannot tell a row from a certain one; nor, nearly, can floating-point draws.
+        # The quadrature cannot resolve narrower distributions. Such rows count as certain.
         width[width < 1e-8 * np.abs(values)] = 0.0
         return values, width

@@ -1,1 +1,1 @@
-"""ReLoop2: a memory of errors compensates the ranker's scores."""
+"""ReLoop2: corrects the ranker's scores with a memory of its recent errors."""

@@ -1,4 +1,4 @@
-"""How much too low scores seem to be, by what came of similar rows: the arithmetic of ReLoop2.
+"""Error estimates of ReLoop2: attention over the outcomes of similar rows.
 
 References
 ----------
@@ -25,22 +25,23 @@ Values = npt.NDArray[Any]
 
 
 def attention(evidence: Evidence, temperature: float | None, horizons: Sequence[int] = ()) -> Values:
-    """How much each of K earlier outcomes counts (equation 12).
+    """Return the attention weights of K earlier outcomes (equation 12).
 
     Parameters
     ----------
     evidence : Evidence
-        Of K outcomes for each of q rows.
+        K outcomes for each of q rows.
     temperature : float or None
-        Of the softmax over the similarities; None: in proportion to the similarities, which must be positive then.
-    horizons : sequence of int, falling
-        Rows.
+        Temperature of the softmax over the similarities. None: weights are proportional to the similarities, which must be
+        positive.
+    horizons : sequence of int, decreasing
+        Age limits in rows.
 
     Returns
     -------
     (q, 1 + h, K) float64
-        Over all outcomes; then, for each of the h horizons, over those younger than that, or as for the horizon before where
-        none is. Each sums to 1, or is 0 where there are no outcomes.
+        First the weights over all outcomes, then for each of the h horizons the weights over the outcomes younger than it. If
+        there are none, the weights of the previous horizon are repeated. Weights sum to 1, or to 0 if there are no outcomes.
     """
     weights = np.zeros((len(evidence.slots), 1 + len(horizons), evidence.slots.shape[1]))
     _attention(evidence.similarity, evidence.age, *_numbers(temperature, horizons), weights)
@@ -50,22 +51,23 @@ def attention(evidence: Evidence, temperature: float | None, horizons: Sequence[
 def estimate_error(
     score: Values, evidence: Evidence, gamma: float, temperature: float | None, horizons: Sequence[int] = ()
 ) -> tuple[Values, Bools]:
-    """How much too low the scores seem to be, by similar rows (equations 11 and 13).
+    """Estimate the errors of scores from similar rows (equations 11 and 13). A positive error means that a score is too low.
 
     Parameters
     ----------
     score : (q,) array
+        Scores of the ranker.
     gamma : float
-        1: errors against what came of similar rows; 0: the errors that the ranker made on them.
+        1: mean label of the similar rows minus the score. 0: mean error of the ranker on the similar rows.
     evidence, temperature, horizons
         As for `attention`.
 
     Returns
     -------
     error : (1 + h, q) float64
-        With the attention over all outcomes, and over those younger than each of the h horizons.
+        Estimates from all outcomes, and from those younger than each of the h horizons.
     hit : (q,) bool
-        Where there was anything to go by; elsewhere the error is 0.
+        Whether a row has any similar rows. If not, its error is 0.
     """
     error, hit = np.zeros((1 + len(horizons), len(score))), np.zeros(len(score), np.bool_)
     outcomes = evidence.similarity, evidence.age, evidence.label, evidence.base_score
@@ -77,12 +79,12 @@ def _numbers(temperature: float | None, horizons: Sequence[int]) -> tuple[float,
     return math.nan if temperature is None else temperature, np.array(horizons, np.int64)
 
 
-# Compiled part. It keeps the interpreter's lock: to get it back may take longer than the work, while others run.
+# Compiled part. It keeps the GIL: with other threads running, getting the GIL back may take longer than the work itself.
 
 
 @njit(cache=True)
 def _attend(similarity, age, temperature, horizons, weights):  # type: ignore[no-untyped-def]
-    """Attention of one row, (1 + h, K); whether it has outcomes."""
+    """Fill `weights` (1 + h, K) with the attention of one row. Returns whether the row has outcomes."""
     best, total = -np.inf, 0.0
     for n in range(similarity.size):
         best = max(best, similarity[n])

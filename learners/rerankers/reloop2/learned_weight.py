@@ -1,9 +1,9 @@
-"""How much of an error to believe: found from outcomes, while they arrive, and forgotten as they age.
+"""Learns lambda, the share of an estimated error that is added to a score, online from recent outcomes.
 
 References
 ----------
 A. Raftery, M. Karny, P. Ettler, "Online Prediction under Model Uncertainty via Dynamic Model Averaging: Application to a Cold
-Rolling Mill", Technometrics 2010: models weighted by their discounted likelihood.
+Rolling Mill", Technometrics 2010: models are weighted by their discounted likelihood.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from streams.batch import Floats, Ids
 __all__ = ["LearnedWeight"]
 
 WEIGHTS = np.arange(17) / 16
-"""Values of lambda among which one is found."""
+"""Grid of values of lambda."""
 
 CERTAIN = 1e-7
-"""Least distance of a probability from 0 and 1 where its logarithm is taken."""
+"""Probabilities are clipped to [CERTAIN, 1 - CERTAIN] before their logarithm is taken."""
 
 UNIT = 1 << 32
-"""Chances of rows are counted in so many parts: their sums are exact, however the rows are cut into batches."""
+"""Fixed-point unit of sampling probabilities. Integer sums are exact, so they do not depend on the micro-batch size."""
 
 Values = npt.NDArray[Any]
 
 
 class LearnedWeight(Stateful):
-    """Share of several estimates of a score's error that is added to it: the mean over all values, by their likelihood.
+    """Learns lambda for each of several error estimates, by dynamic model averaging.
 
-    A model is an estimate and a value of lambda from 0 to 1. Its weight is the likelihood of the labels under it, where a label
-    counts half `half_life` rows later.
+    A model is one estimate with one value of lambda from 0 to 1. Its weight is the likelihood of the labels under it, in which
+    a label counts half after `half_life` rows. The lambda of an estimate is the weighted mean over its models.
 
     Parameters
     ----------
     estimates : int
-        Estimates of the error of each row.
+        Number of error estimates per row.
     half_life : int
         Rows after which an outcome counts half.
     sample : float
-        Share of the rows that is learned from, above 0; 1: all. See `sample`.
+        Share of the rows that is learned from, above 0; 1 means all. See `sample`.
 
     Attributes
     ----------
     trust : Arrays
-        ``loss`` (estimates, 17) float64: discounted log loss of each model, beyond that of the best.
+        ``loss`` (estimates, 17) float64: discounted log loss of each model, minus that of the best model.
     clock : Arrays
-        ``chance`` (1,) int64: where between two whole numbers the sum of all chances is.
+        ``chance`` (1,) int64: fractional part of the sum of all sampling probabilities, in `UNIT`.
     """
 
     def __init__(self, estimates: int, half_life: int, sample: float) -> None:
@@ -62,29 +62,30 @@ class LearnedWeight(Stateful):
 
     @property
     def values(self) -> Values:
-        """Lambda of each estimate, (estimates,) float64; they sum to 1 at most."""
+        """Lambda of each estimate, (estimates,) float64. Their sum is at most 1."""
         likelihood = np.exp(self.trust["loss"].min() - self.trust["loss"])
         values: Values = (likelihood * WEIGHTS).sum(axis=1) / likelihood.sum()
         return values
 
     def sample(self, score: Floats, label: Floats) -> tuple[Ids, Values]:
-        """Take some of n rows to learn from.
+        """Select some of n rows to learn from.
 
-        A row's chance is in proportion to the slope of its log loss, |label - score| / (score (1 - score)), for that is what
-        tells one lambda from another. Its mean is 2 where scores are right. A row is taken where the sum of all chances so far
-        passes a whole number: no random numbers, and the same rows however they are cut into batches.
+        A row's probability is proportional to the slope of its log loss, |label - score| / (score (1 - score)), because rows
+        with a steep slope distinguish the values of lambda best. The mean slope is 2 for calibrated scores. A row is selected
+        when the sum of all probabilities passes an integer (systematic sampling). So no random numbers are needed, and results
+        do not depend on the micro-batch size.
 
         Parameters
         ----------
         score, label : (n,) float32
-            From 0 to 1.
+            Numbers from 0 to 1.
 
         Returns
         -------
         rows : (s,) int64
-            Those taken, in order.
+            Selected rows, in order.
         times : (s,) float64
-            How many rows each stands for: 1 / chance.
+            Weight of each selected row: 1 / its probability.
         """
         if self._sample == 1:
             return np.arange(label.size), np.ones(label.size)
@@ -94,18 +95,18 @@ class LearnedWeight(Stateful):
         return rows[:taken], times[:taken]
 
     def charge(self, score: Floats, errors: Values, label: Floats, times: Values, rows: int) -> None:
-        """Charge every model the log loss of the scores that it would have made.
+        """Add the log loss of the scores that each model would have given to the model's loss.
 
         Parameters
         ----------
         score, label : (s,) float32
-            Of the rows that `sample` took.
+            Scores and labels of the rows that `sample` selected.
         errors : (estimates, s) float64
-            How much too low each score is, by each estimate.
+            Estimated error of each score; positive if the score is too low.
         times : (s,) float64
-            From `sample`.
+            Weights from `sample`.
         rows : int
-            That they were taken from.
+            Number of rows that they were selected from.
         """
         loss = self.trust["loss"] * 0.5 ** (rows / self._half_life)
         _charge(score, errors, label, times, loss)
@@ -113,7 +114,7 @@ class LearnedWeight(Stateful):
         self.trust.mark()
 
 
-# Compiled part. It keeps the interpreter's lock: to get it back may take longer than the work, while others run.
+# Compiled part. It keeps the GIL: with other threads running, getting the GIL back may take longer than the work itself.
 
 
 @njit(cache=True)

@@ -1,4 +1,4 @@
-"""ReLoop2: where the ranker was wrong on similar rows lately, move its score by as much.
+"""ReLoop2: corrects a score by the ranker's recent errors on similar rows.
 
 References
 ----------
@@ -32,72 +32,72 @@ Values = npt.NDArray[Any]
 
 
 LONGEST = 1e6
-"""Size of a number in a hidden vector past which a row is not remembered, and is looked up as if it were just that."""
+"""Maximum magnitude of the numbers in a hidden vector. Rows beyond it are not stored, and are clipped to it for look-ups."""
 
 
 @register("reloop2")
 class ReLoop2(Reranker):
-    """Error compensation from a memory of what the ranker said of rows, how it saw them, and what came of them.
+    """Corrects scores with a memory of recent rows: the ranker's hidden vector and score, and the label.
 
-    A row's key is the ranker's ``hidden``. Of the rows with the most similar keys, the memory knows labels y_i and base scores
-    p_i. With attention a_i over them, the score p becomes p + weight * error, held within [0, 1], where
-    error = gamma * (sum a_i y_i - p) + (1 - gamma) * sum a_i (y_i - p_i). A row without similar ones keeps its score.
+    The key of a row is the ranker's ``hidden``. For the rows with the most similar keys, the memory has labels y_i and base
+    scores p_i. With attention a_i over these rows, the score p becomes p + weight * error, clipped to [0, 1], where
+    error = gamma * (sum a_i y_i - p) + (1 - gamma) * sum a_i (y_i - p_i). A row without similar rows keeps its score.
 
-    All rows of a batch are read before any is written, with key and base score as they were before any learner had learned
-    from the batch: no row sees its own label, or a later one.
+    All rows of a batch are read before any is written. Their keys and base scores are from before any learner learned from the
+    batch. So no row sees its own label or a later one.
 
     Parameters
     ----------
     width : int
-        Numbers in a key: the ranker's ``hidden_width``, filled in by the service.
+        Length of a key: the ranker's ``hidden_width``, which the service fills in.
     memory : {"neighbours", "sketch"}
-        ``neighbours``: the last `capacity` rows, the most similar found by an index. ``sketch``: sums in hashed buckets.
+        ``neighbours``: the last `capacity` rows, with an index of similar rows. ``sketch``: sums in hashed buckets.
     weight : float or "learned"
-        lambda: 0 leaves every score as it was, 1 takes the whole error; the paper fixes it (0.4 or 0.9, by data set).
-        ``learned``, which is not in the paper: the mean of 17 values from 0 to 1, each weighted by the likelihood of the
-        labels under it, lately; see `learners.rerankers.reloop2.learned_weight.LearnedWeight`. A fixed one costs where nothing
-        changes, or is too small where something does.
+        Share lambda of the error that is added: 0 keeps every score, 1 adds the whole error. The paper uses 0.4 or 0.9,
+        depending on the data set. ``learned`` is not in the paper: the mean of 17 values from 0 to 1, weighted by the recent
+        likelihood of the labels under them; see `learners.rerankers.reloop2.learned_weight.LearnedWeight`. A fixed weight is
+        harmful while nothing changes, or too small after a change.
     half_life : int
-        Of a learned weight: rows after which an outcome counts half.
+        For a learned weight: rows after which an outcome counts half.
     ages : int
-        Of a learned weight over ``neighbours``: one is learned for all that were found, one for those among the last half of
-        `capacity` rows, one for the last quarter, and so on, so many in number; together they are 1 at most. 1: all ages
-        alike, as in the paper. While nothing changes old rows are worth as much as new ones; after a change they mislead.
+        For a learned weight with ``neighbours``: number of age windows. One weight is learned for all neighbours, one for those
+        among the last half of `capacity` rows, one for the last quarter, and so on. Their sum is at most 1. With 1, all ages
+        count equally, as in the paper. Old rows are as good as new ones while nothing changes, but misleading after a change.
     sample : float
-        Of a learned weight: share of the rows that it is learned from, for each of them costs a read; 1: all. The more a row
-        surprised the ranker the likelier it is taken, and the less it counts then. Fewer are taken where scores are near 0
-        or 1, more while the ranker is wrong.
+        For a learned weight: share of the rows that it is learned from, because each costs a look-up; 1 means all. Rows with
+        large errors are more likely to be selected, and then get a smaller weight. Fewer rows are selected if scores are near 0
+        or 1, and more while the ranker is wrong.
     gamma : float
-        1: errors against what came of similar rows; 0: the errors that the ranker made on them.
+        1: error = mean label of the similar rows - score. 0: error = mean error of the ranker on the similar rows.
     neighbours : int
-        k, of ``neighbours``.
+        For ``neighbours``: number k of similar rows.
     temperature : float
-        tau of the attention, a_i = softmax(s_i / tau). For similarities of another scale than the cosine's choose another.
+        Temperature tau of the attention, a_i = softmax(s_i / tau). The default is for cosine similarity.
     similarity : {"cosine", "inner_product", "l2"}
-        s_i, of ``neighbours``; ``l2``: minus the squared distance.
+        For ``neighbours``: similarity s_i. ``l2`` is the negative squared distance.
     capacity : int
-        Rows remembered, of ``neighbours``; the next takes the place of the oldest.
+        For ``neighbours``: number of rows stored. A new row replaces the oldest.
     index : {"ivf", "flat"}
-        How neighbours are found: in the nearest of many lists, or among all.
+        ``ivf`` searches the nearest of many lists, ``flat`` searches all rows.
     lists, probes : int
-        Lists of ``ivf`` (default: twice the square root of `capacity`), and how many of them are looked at.
+        For ``ivf``: number of lists (default: twice the square root of `capacity`), and number of lists searched.
     device : {"cpu", "cuda"}
-        Where ``flat`` compares.
+        Device on which ``flat`` searches.
     least_error : float
-        sigma: rows with |label - base score| of at most this are not remembered. With gamma = 1, above 0, it ruins
-        calibration: mostly the surprising labels are left to vote.
+        Threshold sigma: rows with |label - base score| of at most this are not stored. Values above 0 ruin the calibration if
+        gamma = 1, because mostly rows with surprising labels remain.
     clear_every : int
-        Forget everything after so many rows, as the paper resets its memory; 0: never.
+        Clear the memory after this many rows, as in the paper; 0 means never.
     arrays, bits : int
-        Of ``sketch``: independent hashes, and bits of each; 24 bytes in each of their arrays * 2**bits buckets.
+        For ``sketch``: number of independent hashes, and bits per hash. Memory is 24 bytes * arrays * 2**bits.
     centred : bool
         Subtract the running mean of the keys before hashing; see `memory.error_memory.ErrorSketch`.
     decay : float
-        Of ``sketch``: weight that is left to what is remembered after each batch; 1: nothing fades.
+        For ``sketch``: factor applied to the stored sums after each batch; 1 means no decay.
     reading : {"count", "softmax"}
-        Attention over the arrays of ``sketch``: in proportion to the rows in the bucket, or the softmax of their share.
+        For ``sketch``: attention over the arrays, in proportion to the rows in the bucket, or the softmax of their share.
     seed : int
-        Of the sketch's hashes.
+        Seed of the sketch's hashes.
 
     References
     ----------
@@ -106,7 +106,7 @@ class ReLoop2(Reranker):
 
     needs_hidden: ClassVar[bool] = True
     checks_parameters: ClassVar[dict[str, object]] = {"width": 8, "capacity": 100, "lists": 4, "neighbours": 10}
-    # A memory that outgrows the processor's cache holds vectors of another type, which is compiled for anew.
+    # A memory larger than the processor's cache stores vectors of another type, which needs other compiled functions.
     rehearsals: ClassVar[tuple[dict[str, object], ...]] = (checks_parameters, {"lists": 4})
 
     def __init__(
@@ -155,16 +155,16 @@ class ReLoop2(Reranker):
 
     @property
     def weight(self) -> float:
-        """Lambda as of now."""
+        """Current lambda: the sum over all age windows."""
         return float(self._weights.sum())
 
     @property
     def _weights(self) -> Values:
-        """Lambda of each age, (ages,) float64."""
+        """Lambda of each age window, (ages,) float64."""
         return self._fixed if self.learned is None else self.learned.values
 
     def rerank(self, batch: Batch) -> Floats:
-        """Scores moved by the errors on similar rows, (N,) float32 in [0, 1]; without any, the batch's own."""
+        """Return scores corrected by the errors on similar rows, (N,) float32 in [0, 1]. Other rows keep their scores."""
         score, weights = batch.score.copy(), self._weights
         self._reads += batch.rows
         if not weights.any() or not len(self.memory) or not batch.rows:
@@ -179,7 +179,7 @@ class ReLoop2(Reranker):
         return score
 
     def learn(self, feedback: Feedback) -> None:
-        """Remember rows whose outcome is known: keys and base scores as the pipeline left them before anyone learned."""
+        """Store rows with known outcomes. Keys and base scores are from before any learner learned from them."""
         hidden = _hidden(feedback)
         base = np.clip(feedback.score if feedback.base is None else feedback.base, 0.0, 1.0)
         label = np.clip(feedback.reward, 0.0, 1.0)
@@ -209,7 +209,7 @@ class ReLoop2(Reranker):
             )
 
     def explain(self, batch: Batch) -> Neighbours | None:
-        """The rows whose outcomes moved each score; None from a sketch, which has sums only."""
+        """Return the rows whose outcomes changed each score; None for a sketch, which has sums only."""
         if isinstance(self.memory, ErrorSketch):
             return None
         evidence = self._read(bounded(_finite(_hidden(batch)), LONGEST))
@@ -224,31 +224,31 @@ class ReLoop2(Reranker):
         )
 
     def forget(self, users: Ids) -> None:
-        """Erase the rows of these users; the sums of a sketch are nobody's."""
+        """Delete the rows of these users. The sums of a sketch are anonymous and stay."""
         self._last = None
         if isinstance(self.memory, ErrorMemory):
             self.memory.forget(users)
 
     def remove(self, items: Ids) -> None:
-        """Erase the rows of these items; the sums of a sketch are nobody's."""
+        """Delete the rows of these items. The sums of a sketch are anonymous and stay."""
         self._last = None
         if isinstance(self.memory, ErrorMemory):
             self.memory.remove(items)
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Replace the whole state by a copy of `state`."""
+        """Replace the state by a copy of `state`."""
         self._last = None
         super().load_state_dict(state)
 
     def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Follow the changes that another copy of this state has taken."""
+        """Apply the changes of another copy of this state."""
         self._last = None
         super().apply_changes(changes)
 
     def metrics(self) -> Mapping[str, float]:
-        """Weight, reads, share that found something, mean absolute change of a score; horizon, fill and recall of the memory.
+        """Return weight, reads, hit share, mean absolute change of a score, and horizon, fill and recall of the memory.
 
-        The horizon is the age, in rows, up to which neighbours count, as a mean over the ages in proportion to their weights.
+        The horizon is the maximum age of neighbours in rows, averaged over the age windows by their weights.
         """
         metrics = {
             "weight": self.weight,
@@ -266,7 +266,7 @@ class ReLoop2(Reranker):
         return metrics
 
     def _weigh(self, learned: LearnedWeight, hidden: Floats, base: Floats, label: Floats) -> None:
-        """Learn lambda from what these rows' neighbours say of them, before they are remembered themselves."""
+        """Learn lambda from the neighbours of these rows, before the rows themselves are stored."""
         rows, times = learned.sample(base, label)
         errors = np.zeros((len(self._horizons), rows.size))
         if rows.size:
@@ -282,18 +282,18 @@ class ReLoop2(Reranker):
         return estimate_error(score, evidence, self._gamma, self._temperature, self._horizons[1:])
 
     def _attention(self, evidence: Evidence) -> Floats:
-        """Attention over neighbours of all ages together, (q, K)."""
+        """Return the attention over neighbours, averaged over the age windows, (q, K)."""
         found = attention(evidence, self._temperature, self._horizons[1:])
         return np.average(found, axis=1, weights=self._weights if self.weight else None).astype(np.float32)
 
 
 def _hidden(batch: Batch) -> Floats:
     if batch.hidden is None:
-        raise ValueError("hidden: the ranker did not fill it; reloop2 needs a ranker with a hidden vector, such as fm")
+        raise ValueError("hidden: None; reloop2 needs a ranker that fills it, such as fm")
     return batch.hidden
 
 
 def _finite(hidden: Floats) -> Floats:
     if not np.isfinite(hidden).all():
-        raise FloatingPointError("hidden: not finite")
+        raise FloatingPointError("hidden: NaN or infinity; the ranker must fill it with finite numbers")
     return hidden

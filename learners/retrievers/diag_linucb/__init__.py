@@ -1,1 +1,1 @@
-"""Diag-LinUCB: a bandit over clusters of users."""
+"""Diag-LinUCB: a contextual bandit over clusters of users."""

@@ -1,4 +1,4 @@
-"""Soft membership of vectors in clusters: the context of a bandit that learns by cluster, and its bytes in the log."""
+"""Soft cluster memberships of user vectors, the bandit's contexts, and their encoding as bytes for the log."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _Values = npt.NDArray[np.float64]
 
 @dataclass(slots=True, kw_only=True)
 class Contexts:
-    """Clusters of requests, and what must be known to recognise them later.
+    """Cluster memberships of B requests, and the version of the clustering.
 
     Attributes
     ----------
     index : (B, K) int64
-        Numbers of the clusters; -1 for none.
+        Cluster numbers; -1 for none.
     weight : (B, K) float64
-        Weight of each, 0 for none.
+        Weight of each cluster; 0 for none.
     epoch : (B,) int64
-        In which the numbers mean what they mean; 0: nothing is known.
+        Epoch of the clustering; 0 if the context is unknown.
     schema : (B,) int64
-        Fingerprint of the clusters, so that those of another config or another history are recognised.
+        Fingerprint of the centroids. It detects clusters of another config or of another run.
     graph : (B,) int64
         Version of the graph from clusters to items.
     """
@@ -46,62 +46,65 @@ _CLUSTER = np.dtype([("index", "<i4"), ("weight", "<f8")])
 
 
 def pack_contexts(found: Contexts) -> list[bytes]:
-    """Bytes of each request's context, length B: 24 for what recognises it, and 12 for each of K clusters, little-endian."""
-    size, most = found.index.shape
-    record = np.empty(size, np.dtype([("head", _HEAD), ("clusters", _CLUSTER, (most,))]))
+    """Encode the context of each request, a list of length B: 24 bytes of version and 12 bytes per cluster, little-endian."""
+    size, clusters = found.index.shape
+    record = np.empty(size, np.dtype([("head", _HEAD), ("clusters", _CLUSTER, (clusters,))]))
     for name in ("epoch", "schema", "graph"):
         record["head"][name] = getattr(found, name)
     record["clusters"]["index"], record["clusters"]["weight"] = found.index, found.weight
-    return [one.tobytes() for one in record]
+    return [context.tobytes() for context in record]
 
 
 def unpack_contexts(packed: Sequence[bytes]) -> Contexts:
-    """Undo `pack_contexts` for B requests; what is no context at all is in epoch 0."""
+    """Decode the contexts of B requests. Bytes of an impossible length get epoch 0, which means unknown."""
     counts = [
-        (len(one) - _HEAD.itemsize) // _CLUSTER.itemsize if len(one) % _CLUSTER.itemsize == 0 and len(one) > 24 else 0
-        for one in packed
+        (len(context) - _HEAD.itemsize) // _CLUSTER.itemsize
+        if len(context) % _CLUSTER.itemsize == 0 and len(context) > 24
+        else 0
+        for context in packed
     ]
-    size, most = len(packed), max(counts, default=0)
+    size, width = len(packed), max(counts, default=0)
     found = Contexts(
-        index=np.full((size, most), -1),
-        weight=np.zeros((size, most)),
+        index=np.full((size, width), -1),
+        weight=np.zeros((size, width)),
         **{name: np.zeros(size, np.int64) for name in ("epoch", "schema", "graph")},
     )
-    for n, (one, count) in enumerate(zip(packed, counts, strict=True)):
+    for n, (context, count) in enumerate(zip(packed, counts, strict=True)):
         if count:
-            (head,) = np.frombuffer(one, _HEAD, 1)
-            clusters = np.frombuffer(one, _CLUSTER, count, _HEAD.itemsize)
+            (head,) = np.frombuffer(context, _HEAD, 1)
+            clusters = np.frombuffer(context, _CLUSTER, count, _HEAD.itemsize)
             found.index[n, :count], found.weight[n, :count] = clusters["index"], clusters["weight"]
             found.epoch[n], found.schema[n], found.graph[n] = head["epoch"], head["schema"], head["graph"]
     return found
 
 
 @njit(cache=True, nogil=True)
-def contexts(similarity: _Values, most: int, temperature: float, least: float) -> tuple[Ids, _Values]:
-    """Closest clusters of each vector, and the softmax of its similarity to them.
+def contexts(similarity: _Values, nearest: int, temperature: float, min_weight: float) -> tuple[Ids, _Values]:
+    """Return the nearest clusters of each vector, and the softmax of its similarities to them.
 
     Parameters
     ----------
     similarity : (B, C) float64
         Inner products with the centroids.
-    most : int
-        Clusters of each at most: K.
+    nearest : int
+        Maximum number of clusters per vector: K.
     temperature : float
-        What inner products are divided by.
-    least : float
-        Clusters with a smaller weight are left out, and the others' weights add up to 1 again.
+        Temperature of the softmax.
+    min_weight : float
+        Clusters with a smaller weight are dropped, and the weights of the others are normalised again.
 
     Returns
     -------
-    index : (B, min(most, C)) int64
-        Closest first, the lower number first among equals; -1 where left out.
-    weight : (B, min(most, C)) float64
+    index : (B, min(nearest, C)) int64
+        Cluster numbers, nearest first. Ties are ordered by number. -1 for dropped clusters.
+    weight : (B, min(nearest, C)) float64
+        Weights, which sum to 1.
 
     References
     ----------
     X. Yi et al., "Online Matching: A Real-time Bandit System for Large-scale Recommendations", RecSys 2023, equation 10.
     """
-    size = min(most, similarity.shape[1])
+    size = min(nearest, similarity.shape[1])
     index, weight = np.full((similarity.shape[0], size), -1, np.int64), np.zeros((similarity.shape[0], size))
     for b in range(similarity.shape[0]):
         held = 0
@@ -122,10 +125,10 @@ def contexts(similarity: _Values, most: int, temperature: float, least: float) -
         kept = 0.0
         for at in range(size):
             weight[b, at] /= total
-            if weight[b, at] < least:
+            if weight[b, at] < min_weight:
                 index[b, at], weight[b, at] = -1, 0.0
             kept += weight[b, at]
-        if least > 0.0:
+        if min_weight > 0.0:
             for at in range(size):
                 weight[b, at] /= kept
     return index, weight

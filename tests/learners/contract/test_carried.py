@@ -1,4 +1,4 @@
-"""The check of what learners want back at learning time, put to a learner that keeps to it and to some that break it."""
+"""`check_carried` accepts a correct learner and catches faulty ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.learners.honest import GoodRanker
 
 
 class CarryingRanker(GoodRanker):
-    """Wants back how many rows it had seen, as eight bytes, and adds these numbers up."""
+    """Carries the number of rows it has seen, as eight bytes, and adds up the numbers that come back."""
 
     def carry(self, requests):
         return [np.int64(self.seen["times"][0]).tobytes()] * requests.user.size
@@ -32,7 +32,7 @@ class ServingCounter(CarryingRanker):
 
 
 class Scribbler(CarryingRanker):
-    """Writes to what it is given."""
+    """Writes to its input."""
 
     def carry(self, requests):
         requests.history[:] = 0
@@ -40,7 +40,7 @@ class Scribbler(CarryingRanker):
 
 
 class Publisher(CarryingRanker):
-    """Puts its bytes into the requests by itself."""
+    """Writes its bytes into the requests."""
 
     def carry(self, requests):
         requests.carried["mine"] = super().carry(requests)
@@ -48,7 +48,7 @@ class Publisher(CarryingRanker):
 
 
 class Forgetful(CarryingRanker):
-    """One bytes object too few."""
+    """Returns one bytes object too few."""
 
     def carry(self, requests):
         return super().carry(requests)[1:]
@@ -62,21 +62,21 @@ class Packer(CarryingRanker):
 
 
 class Gambler(CarryingRanker):
-    """Has no seed."""
+    """Returns random bytes."""
 
     def carry(self, requests):
         return [np.random.default_rng().bytes(8) for _ in range(requests.user.size)]
 
 
 class Misreader(CarryingRanker):
-    """Reads something else than it wrote."""
+    """Writes another number than the one it expects to read."""
 
     def carry(self, requests):
         return [np.int64(self.seen["times"][0] // 2).tobytes()] * requests.user.size
 
 
 class Trusting(CarryingRanker):
-    """Does not look at the bytes before it reads them."""
+    """Reads the bytes without a check."""
 
     def learn(self, feedback):
         carried = feedback.carried.get(self.name)
@@ -86,7 +86,7 @@ class Trusting(CarryingRanker):
 
 
 class Believer(CarryingRanker):
-    """Answers with the number that it finds, whatever it is."""
+    """Adds whatever number it reads to its scores."""
 
     def score(self, batch, delta=None):
         super().score(batch)
@@ -96,7 +96,7 @@ class Believer(CarryingRanker):
             batch.score += number[batch.request] * np.float32(1e38)
 
 
-def test_learners_that_keep_to_it_pass():
+def test_correct_learners_pass():
     check_carried(GoodRanker)
     check_carried(CarryingRanker)
     assert check_carried in checks_for(CarryingRanker)
@@ -111,11 +111,11 @@ def test_learners_that_keep_to_it_pass():
         (Forgetful, "bytes objects for"),
         (Packer, "return None or a list of bytes"),
         (Gambler, "other bytes for the same requests"),
-        (Misreader, "differs from learning at once"),
+        (Misreader, "differs from learning without them"),
         (Trusting, "foreign bytes"),
         (Believer, "foreign bytes"),
     ],
 )
-def test_learners_that_break_it_are_caught(cls, complaint):
+def test_faulty_learners_are_caught(cls, complaint):
     with pytest.raises(AssertionError, match=complaint):
         check_carried(cls)

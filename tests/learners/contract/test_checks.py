@@ -1,4 +1,4 @@
-"""The checks are only worth something if each of them catches the learner that was made to fail it."""
+"""Each contract check catches a learner with one planted fault."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.learners.honest import GoodRanker, GoodReranker, GoodRetriever, SureR
 
 
 class GoodAdapter(Adapter):
-    """Learns how many rows were shown.
+    """Counts the rows that were shown.
 
     References
     ----------
@@ -47,7 +47,7 @@ def test_good_learners_pass(cls):
 
 
 def planted(cls, **methods):
-    """The good learner with other methods; each is given the good one's method first."""
+    """Return a subclass of a good learner with faulty methods. Each receives the good method as its first argument."""
 
     def bind(name, method):
         return lambda self, *given: method(getattr(cls, name).__get__(self), self, *given)
@@ -236,27 +236,22 @@ def adapts_to_infinity(good, self, batch):
 BAD = [
     (GoodRanker, {"learn": writes_to_rewards}, checks.check_inputs_are_left_alone, "learn wrote to its input"),
     (GoodRanker, {"observe": writes_to_what_was_shown}, checks.check_inputs_are_left_alone, "observe wrote to its input"),
-    (GoodRanker, {"learn": keeps_its_input, "score": uses_what_it_kept}, checks.check_inputs_are_left_alone, "kept its input"),
-    (GoodRanker, {"score": returns_its_state}, checks.check_inputs_are_left_alone, "returned its own state"),
-    (GoodRanker, {"score": writes_to_requests}, checks.check_inputs_are_left_alone, "wrote to fields that are not its own"),
+    (GoodRanker, {"learn": keeps_its_input, "score": uses_what_it_kept}, checks.check_inputs_are_left_alone, "keeps its input"),
+    (GoodRanker, {"score": returns_its_state}, checks.check_inputs_are_left_alone, "returns its own state"),
+    (GoodRanker, {"score": writes_to_requests}, checks.check_inputs_are_left_alone, "wrote to fields other than score"),
     (GoodReranker, {"rerank": writes_to_scores}, checks.check_inputs_are_left_alone, "serving wrote to its input"),
-    (GoodAdapter, {"adapt": returns_the_parameter}, checks.check_inputs_are_left_alone, "returned its own state"),
+    (GoodAdapter, {"adapt": returns_the_parameter}, checks.check_inputs_are_left_alone, "returns its own state"),
     (GoodAdapter, {"adapt": adapts_nothing}, check_adaptation, "changes no score"),
     (GoodAdapter, {"observe": adapts_the_ranker}, check_adaptation, "changed the ranker's state"),
-    (GoodAdapter, {"adapt": adapts_what_it_did_not_declare}, checks.check_answers_after_learning, "declared changes"),
+    (GoodAdapter, {"adapt": adapts_what_it_did_not_declare}, checks.check_answers_after_learning, "does not declare it"),
     (GoodAdapter, {"adapt": adapts_another_shape}, checks.check_answers_after_learning, "has shape"),
-    (GoodAdapter, {"adapt": adapts_to_infinity}, checks.check_answers_after_learning, "not finite"),
+    (GoodAdapter, {"adapt": adapts_to_infinity}, checks.check_answers_after_learning, "NaN or infinity"),
     (GoodRanker, {"learn": keeps_a_list, "score": scores_by_its_list}, checks.check_save_and_load, "a loaded learner differs"),
-    (GoodRanker, {"learn": keeps_a_list, "score": scores_by_its_list}, checks.check_followers_keep_up, "a follower differs"),
+    (GoodRanker, {"learn": keeps_a_list, "score": scores_by_its_list}, checks.check_followers_keep_up, "a replica differs"),
     (GoodRanker, {"learn": keeps_a_list}, checks.check_memory_is_bounded, "attributes outside of memory's stores grew"),
     (GoodRanker, {"learn": grows}, checks.check_memory_is_bounded, "nbytes grew"),
     (GoodRanker, {"score": counts_questions}, checks.check_serving_changes_nothing, "serving changed the state"),
-    (
-        GoodRanker,
-        {"score": answers_at_random},
-        checks.check_serving_changes_nothing,
-        "the same question was answered differently",
-    ),
+    (GoodRanker, {"score": answers_at_random}, checks.check_serving_changes_nothing, "two different outputs"),
     (GoodRanker, {"__init__": starts_at_random}, checks.check_same_seed_same_learner, "is a seed missing"),
     (GoodRanker, {"learn": forgets_to_mark}, checks.check_followers_keep_up, "is a changed row not marked"),
     (GoodRanker, {"score": returns_nan}, checks.check_answers_after_learning, "score has NaN"),
@@ -264,17 +259,17 @@ BAD = [
     (GoodRanker, {"score": returns_too_few}, checks.check_answers_after_learning, "score has shape"),
     (GoodRanker, {"score": fails_on_nothing}, checks.check_strangers_and_empty_batches, "out of bounds"),
     (GoodRanker, {"score": fails_at_once}, checks.check_serves_before_learning, "nothing learned yet"),
-    (GoodRanker, {"learn": learns_nothing}, checks.check_learning_changes_the_state, "left the state as it was"),
+    (GoodRanker, {"learn": learns_nothing}, checks.check_learning_changes_the_state, "did not change the state"),
     (GoodRetriever, {"retrieve": ignores_exclusions}, checks.check_retrieval, "an excluded item was retrieved"),
     (GoodRetriever, {"retrieve": retrieves_twice}, checks.check_retrieval, "an item was retrieved twice"),
-    (GoodRetriever, {"retrieve": retrieves_too_many}, checks.check_retrieval, "candidates where"),
+    (GoodRetriever, {"retrieve": retrieves_too_many}, checks.check_retrieval, "candidates for k"),
     (GoodRetriever, {"retrieve": retrieves_worst_first}, checks.check_retrieval, "not best first"),
-    (GoodRetriever, {"score": scores_otherwise}, checks.check_retrieval, "score the same rows differently"),
+    (GoodRetriever, {"score": scores_otherwise}, checks.check_retrieval, "different scores for the same rows"),
     (GoodRetriever, {"score": returns_no_scores}, checks.check_serves_before_learning, "score returned NoneType"),
     (GoodRetriever, {"score": overwrites_scores}, checks.check_inputs_are_left_alone, "serving wrote to its input"),
     (GoodRetriever, {"score": returns_what_it_was_given}, checks.check_inputs_are_left_alone, "serving wrote to its input"),
     (SureRetriever, {"uncertainty": is_surer_than_it_said}, checks.check_retrieval, "different standard errors"),
-    (SureRetriever, {"retrieve": tells_no_errors}, checks.check_retrieval, "knows_uncertainty and retrieve do not agree"),
+    (SureRetriever, {"retrieve": tells_no_errors}, checks.check_retrieval, "knows_uncertainty does not match"),
     (GoodRetriever, {"learn": learns_nothing}, checks.check_retrieval, "nothing was retrieved"),
     (GoodRetriever, {"remove": keeps_removed_items}, checks.check_forgetting_and_removing, "a removed item was retrieved"),
 ]
@@ -291,7 +286,7 @@ def test_planted_faults_are_caught(cls, methods, check, complaint):
 
 
 class Bragging(Greedy):
-    """Says that it was sure."""
+    """Returns wrong propensities."""
 
     def select(self, score, uncertainty, k, rng):
         ranking = super().select(score, uncertainty, k, rng)
@@ -300,7 +295,7 @@ class Bragging(Greedy):
 
 
 class Careless(Greedy):
-    """Puts the first row at every place."""
+    """Puts the first row at every position."""
 
     def select(self, score, uncertainty, k, rng):
         ranking = super().select(score, uncertainty, k, rng)
@@ -309,14 +304,14 @@ class Careless(Greedy):
 
 
 class Fickle(Greedy):
-    """Has its own dice."""
+    """Ignores the given random generator."""
 
     def select(self, score, uncertainty, k, rng):
         return super().select(score, uncertainty, k, np.random.default_rng())
 
 
 @pytest.mark.parametrize(
-    ("cls", "complaint"), [(Bragging, "propensity"), (Careless, "put at two places"), (Fickle, "the same generator")]
+    ("cls", "complaint"), [(Bragging, "propensity"), (Careless, "at two positions"), (Fickle, "the same generator")]
 )
 def test_bad_policies_are_caught(cls, complaint):
     with pytest.raises(AssertionError, match=complaint):
@@ -324,12 +319,12 @@ def test_bad_policies_are_caught(cls, complaint):
     checks.check_policy(Greedy)
 
 
-def test_documentation_is_asked_for():
+def test_documentation_is_required():
     class Silent(GoodReranker):
-        """No word about where it comes from."""
+        """Has no references."""
 
     class Terse(GoodRanker):
-        """Says nothing of `start`.
+        """Does not describe its keyword.
 
         References
         ----------
@@ -352,11 +347,11 @@ def test_exemptions():
 @pytest.mark.parametrize(
     ("exempt", "complaint"),
     [
-        ({"check_learns": ""}, "the reason for check_learns, is no sentence"),
-        ({"check_learns": "slow"}, "is no sentence"),
-        ({"check_learns": "it is one of the slower learners"}, "is no sentence"),
-        ({"check_retrieval": "It retrieves nothing at all."}, "'check_retrieval' is no check of Exempt"),
-        ({"check_exemptions": "It wants no such questions."}, "'check_exemptions' is no check of Exempt"),
+        ({"check_learns": ""}, "the reason for check_learns, '', is not a sentence"),
+        ({"check_learns": "slow"}, "is not a sentence"),
+        ({"check_learns": "it is one of the slower learners"}, "is not a sentence"),
+        ({"check_retrieval": "It retrieves nothing at all."}, "'check_retrieval' is not a check of Exempt"),
+        ({"check_exemptions": "It wants no such questions."}, "'check_exemptions' is not a check of Exempt"),
     ],
 )
 def test_exemptions_need_a_check_and_a_reason(exempt, complaint):

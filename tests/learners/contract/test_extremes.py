@@ -1,4 +1,4 @@
-"""The check of extremes catches what it is for, and what keeps a learner within bounds costs and changes nothing else."""
+"""`check_extremes` catches learners that extreme numbers ruin, and clipping changes only what is out of bounds."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ HALF_LIFE = 604_800.0
 
 
 class Mean(Ranker):
-    """Mean reward of everybody and of each item, by a rule that the cases below spoil."""
+    """Mean reward over all rows and of each item. The cases below pass faulty row weights (`share`)."""
 
-    def __init__(self, share: Callable[[Feedback], np.ndarray], most: float = 1.0) -> None:
-        self.share, self.most = share, most
+    def __init__(self, share: Callable[[Feedback], np.ndarray], limit: float = 1.0) -> None:
+        self.share, self.limit = share, limit
         self.items = Table(64, total=Column(None, np.float64), times=Column(None, np.float64))
         self.all = Arrays(total=np.zeros(1), times=np.ones(1))
 
@@ -36,7 +36,7 @@ class Mean(Ranker):
 
     def learn(self, feedback: Feedback) -> None:
         slots = self.items.insert(feedback.item)
-        reward = np.clip(feedback.reward, -self.most, self.most).astype(np.float64)
+        reward = np.clip(feedback.reward, -self.limit, self.limit).astype(np.float64)
         with np.errstate(all="ignore"):
             share = np.asarray(self.share(feedback), np.float64)
             np.add.at(self.items["total"], slots, share * reward)
@@ -47,10 +47,10 @@ class Mean(Ranker):
 
 
 class Deaf(Mean):
-    """Learns no more once it has had enough."""
+    """Stops learning after a large total reward."""
 
     def __init__(self) -> None:
-        super().__init__(ones, most=np.inf)
+        super().__init__(ones, limit=np.inf)
 
     def learn(self, feedback: Feedback) -> None:
         if abs(self.all["total"][0]) < 1e20:
@@ -61,7 +61,7 @@ def ones(feedback: Feedback) -> np.ndarray:
     return np.ones(feedback.rows)
 
 
-def test_a_learner_within_bounds_passes() -> None:
+def test_a_learner_that_clips_passes() -> None:
     check_extremes(lambda: Mean(ones))
 
 
@@ -71,25 +71,27 @@ def test_a_learner_within_bounds_passes() -> None:
         (lambda: Mean(lambda feedback: feedback.weight.astype(np.float32) ** 2), "after weights of 1e30: score has NaN"),
         (lambda: Mean(lambda feedback: 1 / feedback.propensity), "after propensities of 0: score has NaN"),
         (lambda: Mean(lambda feedback: feedback.values[:, 4] ** 2), "after features of 1e.20: score has NaN"),
-        (Deaf, "after rewards of 1e30 it learns no more"),
+        (Deaf, "after rewards of 1e30 it stops learning"),
     ],
 )
-def test_one_that_is_not_is_told_what_spoilt_it(make: Callable[[], Ranker], complaint: str) -> None:
+def test_the_message_names_the_numbers_that_ruined_a_learner(make: Callable[[], Ranker], complaint: str) -> None:
     with pytest.raises(AssertionError, match=complaint):
         check_extremes(make)
 
 
-@pytest.mark.parametrize("step", [0.01, 10.0])
-def test_the_machine_passes_with_small_steps_and_large_ones(step: float) -> None:
-    check_extremes(lambda: FactorizationMachine(factors=4, bits=10, learning_rate=step, factor_learning_rate=step))
+@pytest.mark.parametrize("learning_rate", [0.01, 10.0])
+def test_fm_passes_with_small_and_large_learning_rates(learning_rate: float) -> None:
+    check_extremes(
+        lambda: FactorizationMachine(factors=4, bits=10, learning_rate=learning_rate, factor_learning_rate=learning_rate)
+    )
 
 
-def test_bounds_are_only_for_what_is_out_of_them() -> None:
+def test_only_numbers_out_of_bounds_are_clipped() -> None:
     ordinary = np.array([[LARGEST, -LARGEST], [0.0, 1e-45]], np.float32)
     assert bounded(ordinary) is ordinary
     spoilt = np.array([np.nan, np.inf, -3e38, 5.0], np.float32)
     assert bounded(spoilt).tolist() == [0.0, LARGEST, -LARGEST, 5.0]
-    assert np.isnan(spoilt[0]), "the given array is left alone"
+    assert np.isnan(spoilt[0]), "the input array is not changed"
     assert finite(np.array([1e300, -np.inf, 2.0])).tolist() == [np.finfo(np.float32).max, -np.finfo(np.float32).max, 2.0]
 
 
@@ -106,13 +108,13 @@ def scores(learner: Popularity) -> list[float]:
     return learner.score(batch).tolist()
 
 
-def test_a_date_of_the_far_future_or_past_empties_no_counts() -> None:
+def test_a_few_dates_of_the_far_future_or_past_keep_the_counts() -> None:
     assert scores(popular(1e11)) == pytest.approx([2 / 3, 1 / 2, 1 / 2])
     assert scores(popular(0.0)) == pytest.approx([2 / 3, 1 / 2, 0.0])
     assert scores(popular(*[1e11] * 19, 1.7e9, *[1e11] * 19)) == pytest.approx([2 / 3, 1 / 2, 39 / 40])
 
 
-def test_the_clock_follows_who_insists_and_comes_back() -> None:
-    insisted = popular(*[1e11] * 20)
-    assert scores(insisted) == pytest.approx([0.0, 0.0, 1 / 2])
+def test_the_clock_follows_20_outliers_in_succession_and_can_return() -> None:
+    ahead = popular(*[1e11] * 20)
+    assert scores(ahead) == pytest.approx([0.0, 0.0, 1 / 2])
     assert scores(popular(*[1e11] * 20, *[1.7e9] * 20)) == pytest.approx([0.0, 0.0, 2 / 3])

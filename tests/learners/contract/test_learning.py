@@ -1,4 +1,4 @@
-"""The check that a learner learns, put to learners that do not, that learn the wrong thing, and that do."""
+"""`check_learns` accepts learners that learn, and catches those that learn nothing or the wrong thing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.learners.honest import GoodRanker, GoodReranker, GoodRetriever
 
 
 class ConstantRanker(GoodRanker):
-    """Counts rewards and does not use them."""
+    """Returns a constant score."""
 
     def score(self, batch, delta=None):
         batch.score[:] = 0.48
 
 
 class IgnorantRanker(GoodRanker):
-    """Has an opinion on each item, which no reward changes."""
+    """Returns a fixed score for each item."""
 
     def score(self, batch, delta=None):
         batch.score[:] = (batch.item % 1000) / 1000
@@ -36,7 +36,7 @@ class ContraryRanker(GoodRanker):
 
 
 class SharpRanker(GoodRanker):
-    """Orders well and says 0 or 1."""
+    """Orders items well, with scores of 0 and 1 only."""
 
     def score(self, batch, delta=None):
         super().score(batch)
@@ -52,7 +52,7 @@ class FixedRetriever(GoodRetriever):
 
 
 class StubbornRetriever(GoodRetriever):
-    """Retrieves one item of world 0 that everybody likes, whatever the rewards are."""
+    """Always retrieves one item that all users like in world 0."""
 
     def retrieve(self, requests, k, exclude):
         found = super().retrieve(requests, 16, exclude)
@@ -61,7 +61,7 @@ class StubbornRetriever(GoodRetriever):
 
 
 class ContraryRetriever(GoodRetriever):
-    """Retrieves what nobody likes first."""
+    """Retrieves the worst items first."""
 
     def ranked(self):
         return super().ranked()[::-1]
@@ -75,7 +75,7 @@ class SilentRetriever(GoodRetriever):
 
 
 class IdleReranker(GoodReranker):
-    """Returns the scores that it is given."""
+    """Returns its input scores."""
 
     def rerank(self, batch):
         return batch.score.copy()

@@ -1,4 +1,4 @@
-"""Towers that learn who likes what, from ids, attributes and what was liked before."""
+"""Towers learn which users like which items, from ids, attributes and past likes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHAPE = TowerShape(dim=8, hidden=8, bits=14, seed=0)
 
 
 def catalogues(users: int, items: int) -> tuple[Catalogues, Ids, Ids]:
-    """Users and items whose attribute tells their group, and their ids."""
+    """Return catalogues of users and items with a group as attribute, and the ids."""
     featurizer = FEATURIZER
     made = Catalogues(Catalog(100, featurizer.user_columns), Catalog(100, featurizer.item_columns))
     names = [f"user {n}" for n in range(users)], [f"item {n}" for n in range(items)]
@@ -35,12 +35,12 @@ def catalogues(users: int, items: int) -> tuple[Catalogues, Ids, Ids]:
 
 
 def bind(learner: Learner, known: Catalogues) -> None:
-    """Tell a learner of the catalogues; nobody has done anything yet."""
+    """Bind a learner to the catalogues and to an empty history."""
     learner.bind(schema_of(FEATURIZER, 5), known, UserHistory(History(1, 1)))
 
 
 def likes(rng: np.random.Generator, users: Ids, items: Ids, rows: int = 64) -> Feedback:
-    """Users who like what is of their group."""
+    """Build feedback of users who like the items of their group."""
     who, what = rng.integers(0, users.size, rows), rng.integers(0, items.size, rows)
     return feedback_of(user=users[who], item=items[what], reward=(who % GROUPS == what % GROUPS).astype(float))
 
@@ -85,7 +85,7 @@ def encoded(known: Catalogues, users: Ids) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_popular_items_are_not_pushed_away_for_being_popular() -> None:
-    """What is liked ten times as often is closer, though it is an alternative ten times as often: the correction by log q."""
+    """An item that is liked ten times as often is more similar, because log q corrects for how often it is a negative."""
     rng = np.random.default_rng(1)
     items, users = hash_ids(["often", "seldom", *(f"other {n}" for n in range(30))]), hash_ids([f"u{n}" for n in range(40)])
     gaps = {}

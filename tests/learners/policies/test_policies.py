@@ -46,7 +46,7 @@ def arrays(world):
 
 
 def truth(name, order, score, uncertainty):
-    """Probability of an order, from the definition, without any of the shortcuts."""
+    """Return the probability of an order, computed directly from the definition."""
     values = score.astype(float)
     width = uncertainty.astype(float)
     if name in ("ucb", "ucb, top 2"):
@@ -84,45 +84,45 @@ def test_propensities_are_the_probabilities_of_the_orders(name, world):
     k = min(3, score.size)
     rng = np.random.default_rng(7)
     trials = 3000
-    seen, told = Counter(), {}
+    seen, computed = Counter(), {}
     for _ in range(trials):
         ranking = POLICIES[name].select(score, uncertainty, k, rng)
         order = tuple(ranking.rows.tolist())
         seen[order] += 1
-        told[order] = prod(ranking.propensities.tolist())
+        computed[order] = prod(ranking.propensities.tolist())
     possible = {order: truth(name, order, score, uncertainty) for order in itertools.permutations(range(score.size), k)}
     assert sum(possible.values()) == pytest.approx(1, abs=1e-6)
     for order, chance in possible.items():
-        if order in told:
-            assert told[order] == pytest.approx(chance, rel=1e-5, abs=1e-6)
+        if order in computed:
+            assert computed[order] == pytest.approx(chance, rel=1e-5, abs=1e-6)
         # 4.5 sigma: about a thousand comparisons are made in this file.
         assert abs(seen[order] - trials * chance) <= 4.5 * np.sqrt(trials * chance * (1 - chance)) + 1e-6 * trials + 0.5
 
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_distribution_has_the_propensity_of_every_row(name, world):
+def test_distribution_returns_the_propensity_of_every_row(name, world):
     score, uncertainty = arrays(world)
     for above in itertools.chain.from_iterable(itertools.permutations(range(score.size), k) for k in range(min(3, score.size))):
-        told = POLICIES[name].distribution(score, uncertainty, np.array(above, np.int64))
+        computed = POLICIES[name].distribution(score, uncertainty, np.array(above, np.int64))
         before = truth(name, above, score, uncertainty)
-        assert told.shape == score.shape and told.dtype == np.float64
-        assert told.sum() == pytest.approx(1, abs=1e-12)
-        assert np.all(told[list(above)] == 0)
+        assert computed.shape == score.shape and computed.dtype == np.float64
+        assert computed.sum() == pytest.approx(1, abs=1e-12)
+        assert np.all(computed[list(above)] == 0)
         if before > 1e-9:
             exact = [truth(name, (*above, row), score, uncertainty) / before for row in range(score.size) if row not in above]
-            assert np.delete(told, above) == pytest.approx(exact, rel=1e-5, abs=1e-6)
+            assert np.delete(computed, above) == pytest.approx(exact, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_what_is_selected_has_the_propensity_of_the_distribution(name):
+def test_propensities_of_select_are_those_of_distribution(name):
     rng = np.random.default_rng(9)
     score = np.round(rng.normal(size=30), 1).astype(np.float32)
     uncertainty = np.abs(rng.normal(size=30)).astype(np.float32)
     ranking = POLICIES[name].select(score, uncertainty, 30, rng)
-    for place, row in enumerate(ranking.rows):
-        told = POLICIES[name].distribution(score, uncertainty, ranking.rows[:place])
-        assert told[row] == pytest.approx(ranking.propensities[place], rel=1e-5, abs=1e-7)
+    for position, row in enumerate(ranking.rows):
+        computed = POLICIES[name].distribution(score, uncertainty, ranking.rows[:position])
+        assert computed[row] == pytest.approx(ranking.propensities[position], rel=1e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -137,15 +137,15 @@ def test_rows_above_are_different_and_not_all(name):
 def test_shapes_at_the_edges(name):
     score, uncertainty = arrays("tied")
     policy, rng = POLICIES[name], np.random.default_rng(0)
-    for n, k, places in [(5, 9, 5), (5, 5, 5), (5, 0, 0), (0, 3, 0), (0, 0, 0), (1, 1, 1)]:
+    for n, k, positions in [(5, 9, 5), (5, 5, 5), (5, 0, 0), (0, 3, 0), (0, 0, 0), (1, 1, 1)]:
         before = score.copy(), uncertainty.copy()
         ranking = policy.select(score[:n], uncertainty[:n], k, rng)
         assert ranking.rows.dtype == np.int64
         assert ranking.propensities.dtype == np.float32
-        assert ranking.rows.shape == ranking.propensities.shape == (places,)
-        assert len(set(ranking.rows.tolist())) == places
+        assert ranking.rows.shape == ranking.propensities.shape == (positions,)
+        assert len(set(ranking.rows.tolist())) == positions
         assert np.array_equal(score, before[0]) and np.array_equal(uncertainty, before[1])
-    with pytest.raises(ValueError, match="k: -1 places"):
+    with pytest.raises(ValueError, match="k: -1 positions"):
         policy.select(score, uncertainty, -1, rng)
 
 
@@ -203,8 +203,8 @@ def test_win_probabilities_of_two_are_the_normal_difference():
 
     for gap, first, second in [(0.3, 1.0, 1.0), (0.1, 1e-5, 0.2), (-2.0, 0.5, 3.0), (1e-4, 1e-5, 1e-6)]:
         exact = 0.5 * (1 + erf(gap / sqrt(first**2 + second**2) / sqrt(2)))
-        told = win_probabilities(np.array([gap, 0.0]), np.array([first, second]), np.array([0]))
-        assert told[0] == pytest.approx(exact, abs=1e-9)
+        computed = win_probabilities(np.array([gap, 0.0]), np.array([first, second]), np.array([0]))
+        assert computed[0] == pytest.approx(exact, abs=1e-9)
 
 
 @pytest.mark.parametrize("n", [10, 200])
@@ -225,20 +225,20 @@ def test_all_win_probabilities_are_those_of_each_row(n):
         assert all_win_probabilities(mean, deviation) == pytest.approx(one_by_one, abs=1e-7)
 
 
-def test_places_share_their_nodes_without_harm():
-    """All places at once give what each place gives when the rows before it are taken away."""
+def test_positions_can_share_their_nodes():
+    """Computing all positions at once equals computing each one from its remaining rows."""
     rng = np.random.default_rng(4)
     for deviation in (np.full(40, 0.2), 10 ** rng.uniform(-7, 0, 40), np.where(rng.random(40) < 0.5, 0.0, 0.1)):
         mean = 0.2 * rng.normal(size=40)
         chosen = np.argsort(-(mean + deviation * rng.normal(size=40)))[:12]
-        told = win_probabilities(mean, deviation, chosen)
-        for place, row in enumerate(chosen):
-            left = np.setdiff1d(np.arange(40), chosen[:place])
+        computed = win_probabilities(mean, deviation, chosen)
+        for position, row in enumerate(chosen):
+            left = np.setdiff1d(np.arange(40), chosen[:position])
             alone = win_probabilities(mean[left], deviation[left], np.searchsorted(left, [row]))
-            assert told[place] == pytest.approx(alone[0], abs=1e-9)
+            assert computed[position] == pytest.approx(alone[0], abs=1e-9)
 
 
 def test_equal_rows_share_equally():
     for n in (8, 500, 10_000):
-        told = win_probabilities(np.full(n, 0.3), np.full(n, 0.2), np.arange(8))
-        assert told == pytest.approx(1 / np.arange(n, n - 8, -1), rel=1e-5, abs=1e-9)
+        computed = win_probabilities(np.full(n, 0.3), np.full(n, 0.2), np.arange(8))
+        assert computed == pytest.approx(1 / np.arange(n, n - 8, -1), rel=1e-5, abs=1e-9)

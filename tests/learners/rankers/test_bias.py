@@ -14,7 +14,7 @@ def sigmoid(x):
 
 
 def stream(rows, seed=0, users=20, items=15):
-    """Clicks whose log-odds are -1 + a bias of the user + a bias of the item, which are returned too."""
+    """Return clicks and their true probabilities. The log-odds are -1 + user bias + item bias."""
     rng = np.random.default_rng(seed)
     of_user, of_item = np.random.default_rng(99).normal(size=users), np.random.default_rng(98).normal(size=items)
     user, item = rng.integers(0, users, rows), rng.integers(0, items, rows)
@@ -22,27 +22,27 @@ def stream(rows, seed=0, users=20, items=15):
     return feedback_of(user=user + 1, item=item + 1, reward=rng.random(rows) < sigmoid(odds)), sigmoid(odds)
 
 
-def naive(feedback, step, adaptive, start, l2):
-    weights, squares, told = {}, {}, []
+def naive(feedback, learning_rate, adaptive, start, l2):
+    weights, squares, predictions = {}, {}, []
     for n in range(feedback.rows):
-        who = ["all", ("user", feedback.user[n]), ("item", feedback.item[n])]
-        p = sigmoid(sum(weights.get(key, 0.0) for key in who))
-        told.append(p)
+        keys = ["all", ("user", feedback.user[n]), ("item", feedback.item[n])]
+        p = sigmoid(sum(weights.get(key, 0.0) for key in keys))
+        predictions.append(p)
         slope = (p - np.clip(feedback.reward[n], 0, 1)) * feedback.weight[n]
-        for key in who:
+        for key in keys:
             gradient = slope + (0 if key == "all" else l2 * weights.get(key, 0.0))
             squares[key] = squares.get(key, start) + gradient**2
-            weights[key] = weights.get(key, 0.0) - step * gradient / (np.sqrt(squares[key]) if adaptive else 1.0)
-    return told
+            weights[key] = weights.get(key, 0.0) - learning_rate * gradient / (np.sqrt(squares[key]) if adaptive else 1.0)
+    return predictions
 
 
-def asked_then_told(learner, feedback):
-    told = []
+def predict_then_learn(learner, feedback):
+    predictions = []
     for n in range(feedback.rows):
         row = cut(feedback, n, n + 1)
-        told.append(outputs(learner, row)["score"][0])
+        predictions.append(outputs(learner, row)["score"][0])
         learner.learn(row)
-    return told
+    return predictions
 
 
 @pytest.mark.parametrize("adaptive", [True, False])
@@ -52,25 +52,25 @@ def test_equals_the_formula(adaptive):
     feedback.reward[::11] = -2.0
     feedback.weight[::5] = 2.5
     learner = Bias(learning_rate=0.3, adaptive=adaptive, initial_accumulator=0.7, l2=0.05)
-    assert asked_then_told(learner, feedback) == pytest.approx(naive(feedback, 0.3, adaptive, 0.7, 0.05), abs=1e-4)
+    assert predict_then_learn(learner, feedback) == pytest.approx(naive(feedback, 0.3, adaptive, 0.7, 0.05), abs=1e-4)
 
 
 @pytest.mark.parametrize("parameters", [{}, {"adaptive": False, "learning_rate": 0.05}])
-def test_finds_the_biases_of_the_world(parameters):
+def test_learns_the_biases_of_the_world(parameters):
     learner = Bias(**parameters)
     learner.learn(stream(30_000)[0])
     feedback, truth = stream(3000, seed=1)
-    told = outputs(learner, feedback)["score"]
-    assert np.abs(told - truth).mean() < 0.05
-    assert np.corrcoef(told, truth)[0, 1] > 0.97
+    predictions = outputs(learner, feedback)["score"]
+    assert np.abs(predictions - truth).mean() < 0.05
+    assert np.corrcoef(predictions, truth)[0, 1] > 0.97
 
 
-def test_unknown_users_and_items_count_nothing():
+def test_unknown_users_and_items_have_no_bias():
     learner = Bias()
     learner.learn(stream(5000)[0])
-    question = feedback_of(user=[1, 999, 1, 999], item=[1, 1, 999, 999], reward=[0] * 4)
-    told = outputs(learner, question)["score"]
-    odds = np.log(told / (1 - told))
+    batch = feedback_of(user=[1, 999, 1, 999], item=[1, 1, 999, 999], reward=[0] * 4)
+    predictions = outputs(learner, batch)["score"]
+    odds = np.log(predictions / (1 - predictions))
     assert odds[0] - odds[1] == pytest.approx(odds[2] - odds[3], abs=1e-4)
     assert odds[3] == pytest.approx(learner.everybody["bias"][0], abs=1e-5)
     assert len(learner.users) == 20 and len(learner.items) == 15
@@ -78,7 +78,7 @@ def test_unknown_users_and_items_count_nothing():
 
 @pytest.mark.parametrize("size", [1, 13, 240])
 @pytest.mark.parametrize("parameters", [{}, {"users": 5, "items": 4}, {"users": 3, "items": 100}])
-def test_any_cut_into_batches_gives_the_same_state(size, parameters):
+def test_the_state_does_not_depend_on_the_micro_batch_size(size, parameters):
     feedback = world(2)
     whole, pieces = Bias(**parameters), Bias(**parameters)
     whole.learn(feedback)
@@ -90,16 +90,16 @@ def test_any_cut_into_batches_gives_the_same_state(size, parameters):
 def test_forgotten_and_removed_are_unknown():
     learner = Bias()
     learner.learn(stream(5000)[0])
-    question = feedback_of(user=[1, 999, 2], item=[2, 2, 1], reward=[0] * 3)
-    before = outputs(learner, question)["score"]
+    batch = feedback_of(user=[1, 999, 2], item=[2, 2, 1], reward=[0] * 3)
+    before = outputs(learner, batch)["score"]
     learner.forget(np.array([1, 777]))
-    after = outputs(learner, question)["score"]
+    after = outputs(learner, batch)["score"]
     assert after[0] == after[1] == before[1] and after[2] == before[2]
     learner.remove(np.array([2, 777]))
-    assert outputs(learner, question)["score"][0] == pytest.approx(sigmoid(learner.everybody["bias"][0]))
+    assert outputs(learner, batch)["score"][0] == pytest.approx(sigmoid(learner.everybody["bias"][0]))
 
 
-def test_nobody_is_not_learned():
+def test_id_0_is_not_learned():
     learner = Bias()
     learner.learn(feedback_of(user=[0, 1], item=[1, 0], reward=[1, 1]))
     assert len(learner.users) == len(learner.items) == 1
@@ -107,10 +107,10 @@ def test_nobody_is_not_learned():
 
 
 def test_recovers_from_a_shift():
-    """After half of the stream what was liked is disliked: constant steps come back sooner than adaptive ones."""
+    """Preferences are inverted after 40,000 rows. A constant learning rate recovers faster than an adaptive one."""
     errors = {}
-    for adaptive, step in ((True, 0.5), (False, 0.1)):
-        learner = Bias(adaptive=adaptive, learning_rate=step)
+    for adaptive, learning_rate in ((True, 0.5), (False, 0.1)):
+        learner = Bias(adaptive=adaptive, learning_rate=learning_rate)
         learner.learn(stream(40_000)[0])
         feedback, truth = stream(2000, seed=1)
         feedback.reward = 1 - feedback.reward

@@ -1,4 +1,4 @@
-"""The factorization machine against the formulas written out in numpy, and in worlds that it must solve."""
+"""The factorization machine, against a plain numpy implementation and on problems that it must solve."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def random_rows(seed: int, n: int = 200) -> Feedback:
 
 
 class Reference:
-    """The model and its steps as the formulas say, one weight at a time, in double precision."""
+    """The formulas of the model and its updates, one weight at a time, in double precision."""
 
     def __init__(self, model: FactorizationMachine) -> None:
         self.learning_rate, self.factor_learning_rate, self.l2 = model.learning_rate, model.factor_learning_rate, model.l2
@@ -62,9 +62,9 @@ class Reference:
 
     def learn(self, keys: np.ndarray, values: np.ndarray, label: float, weight: float = 1.0) -> None:
         at = keys & (len(self.weights) - 1)
-        for place, size in zip(at, np.abs(values), strict=True):
-            if size > self.scales[place]:
-                self.scales[place] = min(size, 2 * self.scales[place] or size)
+        for row, magnitude in zip(at, np.abs(values), strict=True):
+            if magnitude > self.scales[row]:
+                self.scales[row] = min(magnitude, 2 * self.scales[row] or magnitude)
         x = self.unit(at, values)
         miss = self.probability(keys, values) - label
         total = x @ self.weights[at, 1:]
@@ -100,7 +100,7 @@ def test_it_predicts_and_learns_as_the_formulas_say(l2: float) -> None:
     np.testing.assert_allclose(model.rows["squares"], reference.squares, rtol=1e-3)
 
 
-def test_a_batch_learns_exactly_what_its_rows_one_by_one_do() -> None:
+def test_a_batch_learns_the_same_as_its_rows_one_by_one() -> None:
     together, alone, feedback = FactorizationMachine(bits=8), FactorizationMachine(bits=8), random_rows(1)
     together.learn(feedback)
     for n in range(feedback.rows):
@@ -111,7 +111,7 @@ def test_a_batch_learns_exactly_what_its_rows_one_by_one_do() -> None:
 
 
 def test_it_solves_a_world_that_no_linear_model_can() -> None:
-    """Reward is the exclusive or of two features: without pairs, nothing better than a coin."""
+    """The reward is the exclusive or of two features. A model without pairs cannot learn it."""
     rng = np.random.default_rng(0)
     left, right = rng.integers(0, 2, 20_000), rng.integers(0, 2, 20_000)
     keys = np.stack([left + 11, right + 21], 1)
@@ -124,7 +124,7 @@ def test_it_solves_a_world_that_no_linear_model_can() -> None:
 
 
 def first_move(columns: int, **keywords: float) -> float:
-    """Change of the log-odds of a row of categories by learning it once as positive, from 0."""
+    """Return the log-odds of a row of categories after learning it once as positive, starting from 0."""
     feedback = rows(np.arange(1, columns + 1)[None], np.ones((1, columns)), np.ones(1))
     model = FactorizationMachine(bits=12, init=0.0, **keywords)  # type: ignore[arg-type]
     model.learn(feedback)
@@ -133,17 +133,17 @@ def first_move(columns: int, **keywords: float) -> float:
 
 
 @pytest.mark.parametrize("columns", [1, 2, 5, 20, 200])
-def test_a_row_moves_as_far_whatever_the_number_of_its_columns(columns: int) -> None:
-    """As far as the intercept and one column of value 1, or a little more: each of many has a smaller sum of squares."""
-    share = 0.5 / (1 + 2 * 0.7 / np.sqrt(0.15) / 4) * 0.7  # slope of the even chance, damped, times the step
-    least = share * 2 / np.sqrt(0.15 + 0.25)
-    most = share * (1 / np.sqrt(0.15 + 0.25) + 1 / np.sqrt(0.15))
-    assert least - 1e-5 <= first_move(columns) <= most + 1e-5
+def test_an_update_does_not_depend_on_the_number_of_columns(columns: int) -> None:
+    """It is that of the intercept and one column of value 1, or a little more: many columns have smaller sums of squares."""
+    share = 0.5 / (1 + 2 * 0.7 / np.sqrt(0.15) / 4) * 0.7  # damped gradient at probability 0.5, times the learning rate
+    lower = share * 2 / np.sqrt(0.15 + 0.25)
+    upper = share * (1 / np.sqrt(0.15 + 0.25) + 1 / np.sqrt(0.15))
+    assert lower - 1e-5 <= first_move(columns) <= upper + 1e-5
 
 
 @pytest.mark.parametrize("columns", [1, 20])
-def test_no_step_overshoots(columns: int) -> None:
-    """A step as large as can be is bounded by the slope 0.5 over the bound 1/4 of the curvature."""
+def test_no_update_overshoots(columns: int) -> None:
+    """With the largest learning rate, the update is at most the gradient 0.5, divided by the curvature bound 1/4."""
     assert 1.0 < first_move(columns, learning_rate=10.0) < 2.0
 
 
@@ -163,12 +163,12 @@ def test_the_unit_of_a_number_does_not_matter(unit: float) -> None:
 
 @pytest.mark.parametrize(("noise", "cost"), [(0, 0.015), (1, 0.025), (18, 0.045)])
 def test_few_columns_and_many_learn_the_same_world(noise: int, cost: float) -> None:
-    """Two categories of 20 decide; what is beside them is noise. Log loss of the last half, beyond that of the truth."""
+    """Two categories of 20 values decide, and the other columns are noise. Measures the excess log loss of the last half."""
     rng = np.random.default_rng(1)
     left, right = rng.integers(0, 20, 8_000), rng.integers(0, 20, 8_000)
     chance = 1 / (1 + np.exp(-rng.normal(0, 1.5, 20)[left] - rng.normal(0, 1.5, 20)[right]))
-    beside = rng.integers(0, 10, (8_000, noise)) + 1_000 * np.arange(1, noise + 1)
-    keys = np.concatenate([np.stack([left + 100, right + 200], 1), beside], 1)
+    noise_keys = rng.integers(0, 10, (8_000, noise)) + 1_000 * np.arange(1, noise + 1)
+    keys = np.concatenate([np.stack([left + 100, right + 200], 1), noise_keys], 1)
     reward = rng.random(8_000) < chance
     model, score = FactorizationMachine(bits=16), np.empty(8_000)
     for start in range(0, 8_000, 10):
@@ -186,8 +186,8 @@ def test_contributions_add_up_to_the_log_odds() -> None:
     model.learn(feedback)
     model.score(feedback)
     odds = np.log(feedback.score / (1 - feedback.score))
-    told = model.explain(feedback).sum(1) + model.intercept["weights"][0]
-    np.testing.assert_allclose(told, odds, atol=2e-4)
+    total = model.explain(feedback).sum(1) + model.intercept["weights"][0]
+    np.testing.assert_allclose(total, odds, atol=2e-4)
 
 
 def test_hidden_sums_to_the_pairs() -> None:
@@ -205,7 +205,7 @@ def test_hidden_sums_to_the_pairs() -> None:
 
 
 def test_extremes_stay_finite() -> None:
-    """Values from the smallest float32 to the largest, rewards of 1e30, weights of 1,000, the largest steps."""
+    """Values from the smallest to the largest float32, rewards of 1e30, weights of 1,000, and the largest learning rates."""
     rng = np.random.default_rng(7)
     quiet, loud = random_rows(4), random_rows(4)
     loud.features[:, 3] = 1_000_001

@@ -53,9 +53,9 @@ def test_it_learns_the_world():
     ranker = RiverModel(parameters=SGD)
     for seed in range(5):
         ranker.learn(world(seed, rows=500, users=12, items=12))
-    told = outputs(ranker, world(9, rows=500, users=12, items=12))["score"]
-    assert np.all((told > 0) & (told < 1))
-    assert told.std() > 0.02
+    predictions = outputs(ranker, world(9, rows=500, users=12, items=12))["score"]
+    assert np.all((predictions > 0) & (predictions < 1))
+    assert predictions.std() > 0.02
 
 
 def test_nested_models_are_built():
@@ -68,24 +68,24 @@ def test_weights_reach_the_model():
     plain, weighted = RiverModel(), RiverModel()
     plain.learn(feedback_of(**rows))
     weighted.learn(feedback_of(**rows, weight=[1, 3, 1]))
-    question = feedback_of(**rows)
-    assert outputs(weighted, question)["score"][1] < outputs(plain, question)["score"][1]
+    batch = feedback_of(**rows)
+    assert outputs(weighted, batch)["score"][1] < outputs(plain, batch)["score"][1]
 
 
 @pytest.mark.parametrize(
     ("keywords", "problem"),
     [
-        ({"model": "os.system"}, r"class 'os\.system' is not of river; give a path that begins with"),
-        ({"model": "riverside.Model"}, "is not of river"),
-        ({"model": "river.linear_model.Nothing"}, r"there is no river\.linear_model\.Nothing .* API reference"),
-        ({"model": "river.nothing.Model"}, r"there is no river\.nothing\.Model"),
-        ({"model": "river.linear_model.base"}, r"is not a class of river"),
-        ({"model": "river.base.base.Any"}, r"(is not a class of river|there is no)"),
+        ({"model": "os.system"}, r"class 'os\.system' is not a River class; give a path that begins with"),
+        ({"model": "riverside.Model"}, "is not a River class"),
+        ({"model": "river.linear_model.Nothing"}, r"river\.linear_model\.Nothing does not exist .* API reference"),
+        ({"model": "river.nothing.Model"}, r"river\.nothing\.Model does not exist"),
+        ({"model": "river.linear_model.base"}, r"is not a River class"),
+        ({"model": "river.base.base.Any"}, r"(is not a River class|does not exist)"),
         ({"model": "river.preprocessing.StandardScaler"}, "neither a classifier nor a regressor"),
         ({"parameters": {"l3": 1}}, r"LogisticRegression cannot be built .*l3.* its keywords are .*l2"),
         (
             {"parameters": {"optimizer": {"class": "subprocess.Popen"}}},
-            r"model\.optimizer: class 'subprocess\.Popen' is not of river",
+            r"model\.optimizer: class 'subprocess\.Popen' is not a River class",
         ),
         ({"encoding": "other"}, "encoding = 'other'"),
     ],
@@ -95,7 +95,7 @@ def test_refusals_name_the_remedy(keywords, problem):
         build(Ranker, "river_model", keywords, "ranker.river_model")
 
 
-def test_pickles_of_strangers_are_refused():
+def test_untrusted_pickles_are_refused():
     ranker = RiverModel()
     with pytest.raises(UntrustedPickle):
         ranker.load_state_dict(ranker.state_dict())

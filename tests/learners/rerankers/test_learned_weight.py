@@ -1,4 +1,4 @@
-"""The learned share of an error: what it says after known outcomes, and which rows it learns from."""
+"""The learned share of an error: its value after known outcomes, and the rows it learns from."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_models_are_weighted_by_likelihood() -> None:
     assert weight.values == pytest.approx([(likelihood * values).sum() / likelihood.sum()])
     charge(weight, 0.25, [0.5], 0.0)
     likelihood *= 0.75 - 0.5 * values
-    # The first outcome counts a little less by now.
+    # The first outcome has decayed a little.
     assert weight.values == pytest.approx([(likelihood * values).sum() / likelihood.sum()], abs=2e-3)
 
 
@@ -41,7 +41,7 @@ def test_an_outcome_counts_half_after_the_half_life() -> None:
     assert weight.trust["loss"] == pytest.approx(before / 2)
 
 
-def test_the_estimate_that_is_right_gets_the_weight() -> None:
+def test_the_better_estimate_gets_the_weight() -> None:
     weight = learned(estimates=2)
     for _ in range(50):
         charge(weight, 0.5, [0.4, -0.4], 1.0)
@@ -50,7 +50,7 @@ def test_the_estimate_that_is_right_gets_the_weight() -> None:
     assert weight.values.sum() <= 1
 
 
-def test_a_row_that_stands_for_three_is_charged_three_times() -> None:
+def test_a_row_of_weight_three_counts_three_times() -> None:
     one, other = learned(half_life=10**12), learned(half_life=10**12)
     charge(one, 0.25, [0.5], 1.0, times=3.0)
     for _ in range(3):
@@ -58,8 +58,8 @@ def test_a_row_that_stands_for_three_is_charged_three_times() -> None:
     assert one.trust["loss"] == pytest.approx(other.trust["loss"])
 
 
-def test_rows_of_equal_chance_are_taken_in_turn() -> None:
-    """At a score of a half every row has the mean slope: a quarter of the rows is every fourth, for four."""
+def test_rows_of_equal_probability_are_selected_at_equal_intervals() -> None:
+    """At a score of 0.5 every row has the mean slope, so a sample of 0.25 is every fourth row, with weight 4."""
     weight = learned(sample=0.25)
     rows, times = weight.sample(np.full(10, 0.5, np.float32), np.arange(10) % 2)
     assert rows.tolist() == [3, 7]
@@ -68,7 +68,7 @@ def test_rows_of_equal_chance_are_taken_in_turn() -> None:
     assert weight.sample(np.full(3, 0.5, np.float32), np.ones(3, np.float32))[0].tolist() == [1]
 
 
-def test_surprises_are_taken_for_certain_and_count_once() -> None:
+def test_surprising_rows_are_always_selected_and_have_weight_1() -> None:
     label = np.zeros(1000, np.float32)
     label[[5, 500]] = 1
     rows, times = learned(sample=0.1).sample(np.full(1000, 0.01, np.float32), label)
@@ -78,7 +78,7 @@ def test_surprises_are_taken_for_certain_and_count_once() -> None:
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3])
-def test_a_sample_says_what_all_rows_say(share: float) -> None:
+def test_a_sample_estimates_the_loss_of_all_rows(share: float) -> None:
     rng = np.random.default_rng(0)
     score = rng.beta(1, 6, 100_000).astype(np.float32)
     label = (rng.random(score.size) < score).astype(np.float32)
@@ -90,21 +90,21 @@ def test_a_sample_says_what_all_rows_say(share: float) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 13, 400])
-def test_the_same_rows_however_they_are_cut_and_after_a_restart(size: int) -> None:
+def test_the_sample_does_not_depend_on_batches_or_restarts(size: int) -> None:
     rng = np.random.default_rng(1)
     score, label = rng.random(1000).astype(np.float32), (rng.random(1000) < 0.5).astype(np.float32)
     once = learned(sample=0.3)
     rows, times = once.sample(score, label)
-    weight, taken, stood = learned(sample=0.3), [], []
+    weight, selected, weights = learned(sample=0.3), [], []
     for start in range(0, 1000, size):
         part = slice(start, start + size)
         found, counts = weight.sample(score[part], label[part])
-        taken += (found + start).tolist()
-        stood += counts.tolist()
+        selected += (found + start).tolist()
+        weights += counts.tolist()
         state, weight = weight.state_dict(), learned(sample=0.3)
         weight.load_state_dict(state)
-    assert taken == rows.tolist()
-    assert stood == times.tolist()
+    assert selected == rows.tolist()
+    assert weights == times.tolist()
     assert weight.clock["chance"] == once.clock["chance"]
 
 

@@ -1,4 +1,4 @@
-"""ReLoop2's formulas against golden vectors, and the rules it must keep: no harm without evidence, no look into the future."""
+"""ReLoop2 against golden vectors, and its invariants: no change without similar rows, and no use of future labels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rows(hidden: np.ndarray, base: np.ndarray, label: np.ndarray, first: int = 0
     return feedback
 
 
-def asked(golden: Any) -> Feedback:
+def queries(golden: Any) -> Feedback:
     return rows(golden["Q"], golden["ybq"], np.zeros(len(golden["Q"])))
 
 
@@ -58,7 +58,7 @@ def test_golden_neighbours(name: str, similarity: Any, k: int) -> None:
             for where in ({"index": "flat"}, {"index": "ivf", "probes": 1000}):
                 learner = ReLoop2(16, weight=weight, gamma=gamma, neighbours=k, similarity=similarity, capacity=n, **where)
                 learner.learn(rows(golden["H"], golden["yb"], golden["y"]))
-                assert np.abs(learner.rerank(asked(golden)) - golden[f"{key}/y_pred"]).max() < 1e-5
+                assert np.abs(learner.rerank(queries(golden)) - golden[f"{key}/y_pred"]).max() < 1e-5
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
@@ -70,7 +70,7 @@ def test_golden_neighbours_on_a_gpu(name: str, similarity: Any, k: int) -> None:
         16, weight=0.9, neighbours=k, similarity=similarity, capacity=len(golden["H"]), index="flat", device="cuda"
     )
     learner.learn(rows(golden["H"], golden["yb"], golden["y"]))
-    assert np.abs(learner.rerank(asked(golden)) - golden[f"{name}_k{k}_lam0.9_gam1.0/y_pred"]).max() < 1e-5
+    assert np.abs(learner.rerank(queries(golden)) - golden[f"{name}_k{k}_lam0.9_gam1.0/y_pred"]).max() < 1e-5
 
 
 def close(one: np.ndarray, other: np.ndarray) -> None:
@@ -87,11 +87,11 @@ def test_golden_clamp() -> None:
 
 
 def test_golden_blend_of_the_authors_demonstration() -> None:
-    """Two neighbours by Euclidean distance, a plain mean of their labels, a tenth of it."""
+    """Two neighbours by Euclidean distance, the plain mean of their labels, and weight 0.1."""
     golden = np.load(GOLDEN / "reloop2_knn.npz")
     learner = ReLoop2(16, weight=0.1, similarity="l2", temperature=1e9, neighbours=2, capacity=len(golden["H"]))
     learner.learn(rows(golden["H"], golden["yb"], golden["y"]))
-    assert np.abs(learner.rerank(asked(golden)) - golden["mindspore/y_pred"]).max() < 1e-5
+    assert np.abs(learner.rerank(queries(golden)) - golden["mindspore/y_pred"]).max() < 1e-5
 
 
 @pytest.mark.parametrize("written", [10, 100, 600])
@@ -114,7 +114,7 @@ def test_golden_sketch(written: int, reading: Any) -> None:
         close(error[hit], golden[f"{key}/y_err"][hit])
         close(np.clip(golden["ybq"] + weight * error, 0, 1), golden[f"{key}/y_pred"])
         learner.learn(rows(golden["H"][:written], golden["yb"][:written], golden["y"][:written]))
-        assert np.abs(learner.rerank(asked(golden)) - golden[f"{key}/y_pred"]).max() < 1e-5
+        assert np.abs(learner.rerank(queries(golden)) - golden[f"{key}/y_pred"]).max() < 1e-5
 
 
 def test_golden_ring_with_an_error_filter() -> None:
@@ -128,8 +128,8 @@ def test_golden_ring_with_an_error_filter() -> None:
         learner.learn(rows(golden["H"][one], golden["yb"][one], golden["y"][one], event))
         if f"t{event}/slots" in golden:
             assert np.array_equal(learner.memory.rows["item"] - 1, golden[f"t{event}/slots"])
-            assert np.abs(learner.rerank(asked(golden)) - golden[f"t{event}/y_pred"]).max() < 1e-5
-            found = learner.explain(asked(golden))
+            assert np.abs(learner.rerank(queries(golden)) - golden[f"t{event}/y_pred"]).max() < 1e-5
+            found = learner.explain(queries(golden))
             assert found is not None
             assert np.array_equal(found.item - 1, golden[f"t{event}/neighbour_event"])
 
@@ -159,7 +159,7 @@ def test_contract_of_every_variant(keywords: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("keywords", VARIANTS.values(), ids=VARIANTS.keys())
-def test_an_empty_memory_or_weight_0_leaves_every_bit(keywords: dict[str, Any]) -> None:
+def test_an_empty_memory_or_weight_0_keeps_every_bit(keywords: dict[str, Any]) -> None:
     feedback = world(1)
     assert np.array_equal(ReLoop2(8, **keywords).rerank(feedback), feedback.score)
     learner = ReLoop2(8, **(keywords | {"weight": 0.0}))
@@ -179,7 +179,7 @@ def test_scores_stay_within_0_and_1(keywords: dict[str, Any]) -> None:
     assert not np.array_equal(score, feedback.score)
 
 
-def test_a_row_that_no_bucket_knows_keeps_its_score() -> None:
+def test_a_row_in_an_empty_bucket_keeps_its_score() -> None:
     learner = ReLoop2(8, memory="sketch", arrays=1, bits=20, centred=False)
     learner.learn(cut(world(1), 0, 1))
     feedback = world(2)
@@ -187,7 +187,7 @@ def test_a_row_that_no_bucket_knows_keeps_its_score() -> None:
     assert unmoved.mean() > 0.9
 
 
-def test_what_is_remembered_is_the_base_score_not_what_became_of_it() -> None:
+def test_the_base_score_is_stored_not_the_corrected_one() -> None:
     learner = ReLoop2(8, capacity=300)
     feedback = world(1)
     feedback.score = np.full(feedback.rows, 0.9, np.float32)
@@ -197,7 +197,7 @@ def test_what_is_remembered_is_the_base_score_not_what_became_of_it() -> None:
 
 
 def test_no_label_reaches_the_scores_of_its_own_batch() -> None:
-    """Poisoned labels of a batch change the scores of the next one, and not its own."""
+    """Poisoned labels of a batch change the scores of the next batch, but not its own."""
     learners = ReLoop2(8, capacity=300), ReLoop2(8, capacity=300)
     poisoned, feedback = world(1), world(1)
     poisoned.reward = 1 - poisoned.reward
@@ -232,7 +232,7 @@ def test_a_hidden_vector_is_needed_and_must_be_finite(weight: Any) -> None:
         learner.learn(feedback)
 
 
-def test_figures_count_what_was_read() -> None:
+def test_metrics_count_reads_and_hits() -> None:
     learner, feedback = ReLoop2(8, capacity=480, weight=0.5), world(1)
     learner.rerank(feedback)
     assert learner.metrics()["hit_share"] == 0
@@ -261,7 +261,7 @@ def test_neighbours_explain_the_score() -> None:
     assert ReLoop2(8, memory="sketch").explain(later) is None
 
 
-def test_a_learned_weight_follows_what_the_memory_is_worth() -> None:
+def test_a_learned_weight_follows_the_usefulness_of_the_memory() -> None:
     rng = np.random.default_rng(0)
     learner = ReLoop2(4, weight="learned", half_life=500, capacity=1000, neighbours=20)
     weights = []
@@ -273,35 +273,35 @@ def test_a_learned_weight_follows_what_the_memory_is_worth() -> None:
         learner.rerank(rows(hidden, base, label))
         learner.learn(rows(hidden, base, label))
         weights.append(learner.weight)
-    assert weights[0] == 0.5, "nothing is known: all weights count alike"
+    assert weights[0] == 0.5, "without outcomes, all values have equal weight"
     assert weights[59] < 0.1
     assert weights[119] > 0.9
 
 
-def told(learner: ReLoop2, key: np.ndarray, base: float, label: np.ndarray) -> None:
+def learn_rows(learner: ReLoop2, key: np.ndarray, base: float, label: np.ndarray) -> None:
     learner.learn(rows(np.tile(key, (len(label), 1)), np.full(len(label), base), label))
 
 
-def test_the_weight_of_an_age_is_that_of_neighbours_so_old() -> None:
-    """Of 8 like rows the last 2 were clicks; four estimates of how often they are: 2/8, 2/4, 2/2 and 1/1."""
+def test_each_age_window_averages_its_own_neighbours() -> None:
+    """Of 8 identical rows the last 2 are clicks, so the four age windows estimate 2/8, 2/4, 2/2 and 1/1."""
     key = np.array([1.0, 0.0])
     learner = ReLoop2(2, capacity=8, neighbours=8, ages=4, index="flat")
-    told(learner, key, 0.5, np.array([0, 0, 0, 0, 0, 0, 1, 1]))
+    learn_rows(learner, key, 0.5, np.array([0, 0, 0, 0, 0, 0, 1, 1]))
     query = rows(key[None], np.array([0.5]), np.zeros(1))
     assert learner.learned is not None
-    assert np.allclose(learner.learned.values, 0.125), "nothing is known: half of the error, shared alike"
+    assert np.allclose(learner.learned.values, 0.125), "without outcomes, half of the error, in equal shares"
     mean = (2 / 8 + 2 / 4 + 2 / 2 + 1 / 1) / 4
     assert learner.rerank(query)[0] == pytest.approx(0.5 * 0.5 + 0.5 * mean)
     found = learner.explain(query)
     assert found is not None
     assert found.weight.sum() == pytest.approx(1)
     assert (found.weight * found.label).sum() == pytest.approx(mean)
-    learner.learned.trust["loss"][:3] = 1e6  # only the shortest age is believed
+    learner.learned.trust["loss"][:3] = 1e6  # only the shortest window keeps its weight
     assert learner.rerank(query)[0] == pytest.approx(0.75)
     assert learner.metrics()["horizon"] == 1
 
 
-def test_where_no_neighbour_is_recent_older_ones_tell() -> None:
+def test_without_recent_neighbours_older_ones_are_used() -> None:
     near, far = np.array([1.0, 0.0]), np.array([-1.0, 0.0])
     scores = []
     for ages in (1, 4):
@@ -312,8 +312,8 @@ def test_where_no_neighbour_is_recent_older_ones_tell() -> None:
     assert np.allclose(scores[1], scores[0])
 
 
-def test_after_a_change_only_recent_neighbours_are_believed_and_later_all_again() -> None:
-    """The ranker knows nothing, and what a row's kind says turns around. The memory holds the old world for long."""
+def test_after_a_shift_only_recent_neighbours_count_and_later_all_again() -> None:
+    """The ranker is constant, and the labels of two kinds of rows are swapped. Old rows stay in the memory for long."""
     rng = np.random.default_rng(0)
     learners = {ages: ReLoop2(4, capacity=8000, neighbours=200, half_life=500, ages=ages) for ages in (1, 4)}
     loss: dict[int, list[float]] = {1: [], 4: []}
@@ -328,13 +328,13 @@ def test_after_a_change_only_recent_neighbours_are_believed_and_later_all_again(
             learner.learn(rows(hidden, np.full(100, 0.5), label))
         horizons.append(learners[4].metrics()["horizon"])
     change = np.array(loss[4]) - np.array(loss[1])
-    assert abs(change[40:80].mean()) < 0.005, "nothing changes: no harm"
-    assert change[85:120].mean() < -0.1, "half of what is remembered is of the old world"
+    assert abs(change[40:80].mean()) < 0.005, "no harm before the shift"
+    assert change[85:120].mean() < -0.1, "half of the stored rows are from before the shift"
     assert max(horizons[85:100]) < 3000 < horizons[79]
 
 
-def test_ages_and_sample_are_nothing_to_a_fixed_weight() -> None:
-    """The paper's method, to the bit: no state more, and the same scores."""
+def test_a_fixed_weight_ignores_ages_and_sample() -> None:
+    """It is the paper's method, bit for bit: no additional state, and the same scores."""
     one, other = ReLoop2(8, capacity=100, weight=0.4), ReLoop2(8, capacity=100, weight=0.4, ages=9, sample=0.1)
     for learner in (one, other):
         learner.learn(world(1))
@@ -354,7 +354,7 @@ def test_learning_reads_only_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 240])
-def test_the_sample_does_not_depend_on_how_rows_are_cut(size: int) -> None:
+def test_the_sample_does_not_depend_on_the_micro_batch_size(size: int) -> None:
     feedback, learner = world(1), ReLoop2(8, capacity=300, neighbours=5)
     learner.learn(cut(world(0), 0, 1))
     for start in range(0, feedback.rows, size):
@@ -367,8 +367,8 @@ def test_the_sample_does_not_depend_on_how_rows_are_cut(size: int) -> None:
     assert learner.learned.clock["chance"] == once.learned.clock["chance"] > 0
 
 
-def test_what_was_read_for_a_batch_is_used_again_and_changes_nothing() -> None:
-    """Scoring a batch before learning it saves a second read; the state is the same to the bit as without."""
+def test_reusing_the_evidence_of_a_batch_changes_nothing() -> None:
+    """Scoring a batch before learning it saves a second look-up, and the state is the same, bit for bit."""
     one, other = (ReLoop2(8, weight="learned", capacity=300, neighbours=5) for _ in range(2))
     for seed in range(4):
         feedback, same = world(seed), world(seed)
@@ -381,7 +381,7 @@ def test_what_was_read_for_a_batch_is_used_again_and_changes_nothing() -> None:
         assert digest(one.state_dict()) == digest(other.state_dict())
 
 
-def test_a_device_that_is_not_there_is_refused_by_name() -> None:
+def test_an_unavailable_device_is_refused_by_name() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(ConfigError, match="no GPU"):

@@ -1,4 +1,4 @@
-"""What ReLoop2 must do in a world that changes, and must not do in one that stays; section 1.7's claims in our own worlds."""
+"""ReLoop2 on simulated streams: it must help after a shift, and must not harm without one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SEEDS = range(3)
 
 
 def reloop2(**keywords: Any) -> ReLoop2:
-    """With a fixed weight, as the paper has it."""
+    """Build ReLoop2 with a fixed weight, as in the paper."""
     return ReLoop2(HIDDEN, **({"capacity": 5000, "index": "flat", "weight": 0.4} | keywords))
 
 
 def loss_after(outcome: Outcome) -> float:
-    """Change of the mean log loss after the shift; below 0 is better than the base."""
+    """Return the difference of the mean log loss from the base model after the shift; negative is better."""
     return float((log_loss(outcome.score, outcome.label) - log_loss(outcome.base, outcome.label))[SHIFT:].mean())
 
 
@@ -29,7 +29,7 @@ def auc_after(outcome: Outcome, score: np.ndarray) -> float:
 
 
 def behind_until(outcome: Outcome) -> int:
-    """Rows after the shift until the cumulative gain is positive for good."""
+    """Return the number of rows after the shift until the cumulative gain stays positive."""
     gain = np.cumsum((log_loss(outcome.base, outcome.label) - log_loss(outcome.score, outcome.label))[SHIFT:])
     behind = np.flatnonzero(gain <= 0)
     return int(behind[-1]) + 1 if behind.size else 0
@@ -45,7 +45,7 @@ def test_drift(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_over_a_base_that_learns_it_is_better_than_either_alone(seed: int) -> None:
+def test_with_a_base_that_learns_it_is_better_than_either_alone(seed: int) -> None:
     both, memory = (run(reloop2(weight=0.9), seed, "drift", learning=learning) for learning in (True, False))
     loss = [log_loss(score, both.label)[SHIFT:].mean() for score in (both.score, both.base, memory.score)]
     assert loss[0] < loss[1] - 0.007
@@ -89,26 +89,26 @@ def test_a_sketch_of_relu_keys_must_be_centred(seed: int) -> None:
     assert loss_after(kept[True]) < loss_after(kept[False])
 
 
-def test_the_first_slot_is_the_base_s_own() -> None:
-    """Before any label has been told there is nothing to correct by: the scores are the base's, bit for bit."""
+def test_scores_are_those_of_the_base_before_the_first_label() -> None:
+    """Before any label arrives, the scores are those of the base, bit for bit."""
     outcome = run(reloop2(), 0, "drift", delay=10)
     assert np.array_equal(outcome.score[:1000], outcome.base[:1000])
     assert not np.array_equal(outcome.score[1100:1200], outcome.base[1100:1200])
 
 
-def test_a_poisoned_label_changes_nothing_before_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = run(reloop2(), 0, "none")
+def test_a_poisoned_label_changes_nothing_before_it_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = run(reloop2(), 0, "none")
     hidden, base, label = base_scores(0, "none")
     poisoned = label.copy()
     poisoned[5000:5100] = 1 - poisoned[5000:5100]
     monkeypatch.setattr("tests.learners.categories.base_scores", lambda seed, shift: (hidden, base, poisoned))
     other = run(reloop2(), 0, "none")
-    assert np.array_equal(other.score[:5200], honest.score[:5200]), "told a batch later, after that batch was read"
-    assert not np.array_equal(other.score[5200:5300], honest.score[5200:5300])
+    assert np.array_equal(other.score[:5200], clean.score[:5200]), "labels arrive one batch later, after that batch was served"
+    assert not np.array_equal(other.score[5200:5300], clean.score[5200:5300])
 
 
-def test_weight_and_neighbours_have_a_best_in_the_middle() -> None:
-    """The paper's figures 5 and 6: too little of either leaves the error, too much overrules what the base knows."""
+def test_weight_and_neighbours_have_an_optimum_in_the_middle() -> None:
+    """As in figures 5 and 6 of the paper: small values correct too little, large values override the base model."""
     losses = [loss_after(run(reloop2(weight=weight), 0, "drift")) for weight in (0.1, 0.9, 1.0)]
     assert losses[1] < min(losses[0], losses[2])
     losses = [loss_after(run(reloop2(neighbours=k, weight=0.9), 0, "drift")) for k in (1, 70, 1000)]

@@ -1,4 +1,4 @@
-"""A world made for clusters of users: who clicks on what is known, and a graph that was made blind to the items' quality."""
+"""A simulated bandit problem with clusters of users. Click probabilities are known, and the graph ignores item quality."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def around(rng: np.random.Generator, points: np.ndarray, noise: float) -> np.nda
 
 
 class ClusterWorld:
-    """Users come one by one; whoever chooses is told the click, and pays the regret against the best item of the graph.
+    """Users arrive one by one, and the player learns each click. Regret is measured against the best item of the graph.
 
-    Items from `fresh` on are not in the graph before `admit` is called.
+    Items from number `fresh` on are added to the graph later; see `play`.
     """
 
     def __init__(self, seed: int, rounds: int, *, temperature: float = 0.1, fresh: int = ITEMS, w_min: float = 0.0) -> None:
@@ -42,7 +42,7 @@ class ClusterWorld:
         self.chance = np.random.default_rng(seed + 1000)
 
     def graph(self, prior: float) -> ClusterGraph:
-        """Graph of the items that are not fresh; the slot of an item is found by `slots`."""
+        """Build the graph of the items that are not fresh. `slots` has the slot of each item."""
         graph = ClusterGraph(CLUSTERS, WIDTH, ITEMS)
         graph.insert(np.arange(1, ITEMS + 1))
         self.slots = graph.items.find(np.arange(1, ITEMS + 1))
@@ -63,9 +63,10 @@ class ClusterWorld:
         learned: Callable[[int, float], None] = lambda item, reward: None,
         admit_at: int = -1,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Regret of each round, and the items chosen.
+        """Return the regret of each round and the items chosen.
 
-        `choose` is given the round, the candidates and their mean and bonus, and returns the place of one.
+        `choose` receives the round, the candidates and their mean and bonus, and returns the index of one. Fresh items are
+        added to the graph in round `admit_at`.
         """
         graph = self.graph(prior)
         rounds = len(self.users)
@@ -86,5 +87,5 @@ class ClusterWorld:
         return regret, chosen
 
     def best(self, values: np.ndarray) -> int:
-        """Place of the highest value, any of them where there are several."""
+        """Return the index of the highest value. Ties are broken at random."""
         return int(self.chance.choice(np.flatnonzero(values == values.max())))

@@ -1,4 +1,4 @@
-"""The retriever: what it counts, for whom, and when; the formulas are tested where the sums are kept."""
+"""Diag-LinUCB: which outcomes are counted, and for which clusters. The formulas are tested in tests/memory/graph."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEYS = np.arange(1, ITEMS + 1)
 
 
 def learner_of_golden(**keywords: Any) -> DiagLinUcb:
-    """Knows the golden centroids and graph, and will not begin an epoch by itself."""
+    """Return a learner with the golden centroids and graph, which starts no epoch by itself."""
     small = {"clusters": 6, "width": 5, "nearest": 3, "items": ITEMS, "sample": 6, "dim": 4, "hidden": 2, "bits": 4}
     learner = DiagLinUcb(**(small | {"epoch": 10**9, "first": 10**9, "refresh": 10**9} | keywords))
     learner.centroids.replace(GOLDEN["cent"], 0.95)
@@ -38,7 +38,7 @@ def link(learner: DiagLinUcb, pairs: np.ndarray) -> None:
 
 
 def shown(t: slice, items: np.ndarray, reward: np.ndarray, **changed: Any) -> Feedback:
-    """Feedback on impressions that carry the golden contexts."""
+    """Build feedback on impressions that carry the golden contexts."""
     feedback = feedback_of(user=np.arange(items.size) + 100, item=KEYS[items], reward=reward)
     epoch = np.ones(items.size, np.int64)
     logged = {"epoch": epoch, "schema": 0 * epoch, "graph": epoch} | changed
@@ -53,9 +53,9 @@ def carry(batch: Batch, found: Contexts) -> None:
 
 def sums(learner: DiagLinUcb) -> tuple[np.ndarray, np.ndarray]:
     mass, reward = np.zeros((6, ITEMS)), np.zeros((6, ITEMS))
-    for place in np.flatnonzero(learner.graph.slot >= 0):
-        at = place // 5, int(learner.graph.items.keys[learner.graph.slot[place]]) - 1
-        mass[at], reward[at] = learner.graph.mass[place], learner.graph.reward[place]
+    for edge in np.flatnonzero(learner.graph.slot >= 0):
+        at = edge // 5, int(learner.graph.items.keys[learner.graph.slot[edge]]) - 1
+        mass[at], reward[at] = learner.graph.mass[edge], learner.graph.reward[edge]
     return mass, reward
 
 
@@ -72,7 +72,7 @@ def test_feedback_is_counted_with_the_context_that_the_impression_carries(mode: 
             np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_a_late_reward_is_added_and_its_showing_not_counted_twice() -> None:
+def test_a_late_reward_does_not_count_its_impression_twice() -> None:
     part = slice(0, 3)
     items, clicks = GOLDEN["prior_choice"][part], np.array([1.0, 1.0, 0.0])
     at_once, late = learner_of_golden(), learner_of_golden()
@@ -97,8 +97,8 @@ def test_weights_of_rows_count() -> None:
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
-def test_contexts_of_other_clusters_are_computed_anew() -> None:
-    """Another schema, an epoch to come, a cluster that there is not: what was logged does not mean what it says."""
+def test_invalid_contexts_are_replaced_by_current_ones() -> None:
+    """Contexts are invalid with another schema, a future epoch, or a cluster number that does not exist."""
     part, items = slice(0, 3), GOLDEN["prior_choice"][:3]
     now = learner_of_golden()
     plain = shown(part, items, np.ones(3))
@@ -110,18 +110,18 @@ def test_contexts_of_other_clusters_are_computed_anew() -> None:
         other.learn(shown(part, items, np.ones(3), **changed))
         for one, two in zip(sums(now), sums(other), strict=True):
             assert np.array_equal(one, two)
-    other, beyond = learner_of_golden(), shown(part, items, np.ones(3))
-    found = unpack_contexts(beyond.carried[""])
+    other, unknown_cluster = learner_of_golden(), shown(part, items, np.ones(3))
+    found = unpack_contexts(unknown_cluster.carried[""])
     found.index = found.index + 6
-    carry(beyond, found)
-    other.learn(beyond)
+    carry(unknown_cluster, found)
+    other.learn(unknown_cluster)
     assert np.array_equal(sums(now)[0], sums(other)[0])
     taken = learner_of_golden()
     taken.learn(shown(part, items, np.ones(3)))
     assert not np.array_equal(sums(now)[0], sums(taken)[0]), "the test would see a difference"
 
 
-def test_a_number_that_has_passed_to_another_cluster_is_not_counted_for_it() -> None:
+def test_feedback_is_not_counted_for_a_cluster_that_was_replaced() -> None:
     learner = learner_of_golden()
     vectors = GOLDEN["cent"].copy()
     vectors[2] = -vectors[2]
@@ -133,7 +133,7 @@ def test_a_number_that_has_passed_to_another_cluster_is_not_counted_for_it() -> 
     assert not moved[new].any() and moved[~new].any()
 
 
-def test_what_is_unknown_has_no_score_and_what_is_new_the_widest_bound() -> None:
+def test_unknown_items_score_0_and_new_edges_have_an_infinite_bound() -> None:
     learner = learner_of_golden(init="infinite")
     batch = shown(slice(0, 2), np.array([0, 1]), np.zeros(2))
     batch.item[1] = 999
@@ -142,8 +142,8 @@ def test_what_is_unknown_has_no_score_and_what_is_new_the_widest_bound() -> None
     assert learner.uncertainty(batch).tolist() == [np.inf if linked else 0, 0]
 
 
-def test_forgetting_keeps_means_and_widens_bounds() -> None:
-    """After one half-life, everything known counts half: bounds are as after half as many showings; priors do not fade."""
+def test_decay_keeps_means_and_widens_bounds() -> None:
+    """After one half-life, bounds are those of half as many impressions. The mass of new edges does not decay."""
     day = 86_400.0
     fading, lasting = learner_of_golden(half_life=day), learner_of_golden()
     part, items = slice(0, 40), GOLDEN["delay10_choice"]
@@ -170,7 +170,7 @@ def test_forgetting_keeps_means_and_widens_bounds() -> None:
         widths.append(learner.uncertainty(batch))
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-6)
     np.testing.assert_allclose(widths[0], widths[1] * np.sqrt(2), rtol=1e-6)
-    assert fading._new_mass() / 2 == pytest.approx(1.0), "in the unit of now"
+    assert fading._new_mass() / 2 == pytest.approx(1.0), "in the scale of the decayed sums"
 
 
 def test_the_unbiased_variant_predicts_a_constant_reward_as_it_is() -> None:
@@ -188,7 +188,7 @@ def test_the_unbiased_variant_predicts_a_constant_reward_as_it_is() -> None:
 
 
 def epochs(**keywords: Any) -> tuple[DiagLinUcb, np.ndarray, np.ndarray]:
-    """A learner that has clustered users of four groups, and knows their items."""
+    """Return a learner that has clustered users of four groups and linked their items."""
     known, users, items = catalogues(20, 24)
     small = {"clusters": GROUPS, "width": 6, "items": 30, "first": 256, "epoch": 1024, "refresh": 320, "sample": 64, "dim": 8}
     learner = DiagLinUcb(**(small | {"bits": 12, "hidden": 8, "nearest": 2} | keywords))
@@ -219,7 +219,7 @@ def test_a_fresh_item_is_found_at_once_where_it_belongs() -> None:
     assert not np.isin(learner.retrieve(requests_of(users), 30, Exclusion.none(users.size)).item, items[12:]).any()
     learner.add(items[12:13])
     found = learner.retrieve(requests_of(users[:1]), 1, Exclusion.none(1))
-    assert found.item.tolist() == items[12:13].tolist(), "a bound that is infinite is above all others"
+    assert found.item.tolist() == items[12:13].tolist(), "an infinite bound is above all others"
     assert found.uncertainty is not None and np.isinf(found.uncertainty).all()
     assert learner.graph.version > version
     narrow, users, items = epochs(width=3)
@@ -227,10 +227,10 @@ def test_a_fresh_item_is_found_at_once_where_it_belongs() -> None:
     linked = narrow.graph.items.keys[narrow.graph.slot[narrow.graph.slot >= 0]]
     group = {int(item): n % GROUPS for n, item in enumerate(items)}
     of_cluster = [{group[int(item)] for item in row} for row in linked.reshape(GROUPS, 3)]
-    assert sorted(of_cluster, key=min) == [{n} for n in range(GROUPS)], "new or not, a cluster keeps the closest"
+    assert sorted(of_cluster, key=min) == [{n} for n in range(GROUPS)], "each cluster keeps its nearest items, new or not"
 
 
-def test_a_deleted_item_stays_away_and_its_place_is_filled_at_the_next_refresh() -> None:
+def test_a_deleted_item_is_not_linked_again_at_the_next_refresh() -> None:
     learner, users, items = epochs(width=12)
     known = learner._columns.catalogues
     assert known is not None
@@ -242,7 +242,7 @@ def test_a_deleted_item_stays_away_and_its_place_is_filled_at_the_next_refresh()
     assert not np.isin(learner.retrieve(requests_of(users), 12, Exclusion.none(users.size)).item, items[0]).any()
 
 
-def test_a_large_graph_is_made_over_several_turns_and_has_the_closest_in_the_end() -> None:
+def test_a_large_graph_is_rebuilt_over_several_calls_and_ends_with_the_nearest_items() -> None:
     clusters, items, width = 512, 5000, 4
     keywords = {"clusters": clusters, "items": items, "width": width, "sample": clusters, "first": 600, "dim": 8, "bits": 10}
     learner, copy = (DiagLinUcb(**keywords, refresh=600, epoch=10**6) for _ in range(2))
@@ -252,12 +252,12 @@ def test_a_large_graph_is_made_over_several_turns_and_has_the_closest_in_the_end
     one = feedback_of(user=users[:1] + 10**6, item=keys[:1], reward=[1.0])
     learner.learn(many)
     assert learner.centroids.epoch == 1
-    assert 0 < learner.graph.slot.max() < items * 3 // 4, "not all of the corpus in one turn"
+    assert 0 < learner.graph.slot.max() < items * 3 // 4, "one call does not link the whole corpus"
     copy.load_state_dict(learner.state_dict())
     for _ in range(3):
         learner.learn(one)
         copy.learn(one)
-    assert digest(copy.state_dict()) == digest(learner.state_dict()), "a copy goes on where it was taken"
+    assert digest(copy.state_dict()) == digest(learner.state_dict()), "a copy continues the rebuild"
     similarity = learner._vectors(np.arange(items)) @ learner.centroids.vectors.T
     held = np.take_along_axis(similarity, learner.graph.slot.reshape(clusters, width).T.astype(np.int64), axis=0)
     assert (held > np.sort(similarity, axis=0)[-width] - 1e-6).all()
@@ -265,7 +265,7 @@ def test_a_large_graph_is_made_over_several_turns_and_has_the_closest_in_the_end
     assert learner.graph.slot[0] == -1
     for rows in (many, one, one, one):
         learner.learn(rows)
-    assert (learner.graph.slot >= 0).all(), "made anew after `refresh` rows"
+    assert (learner.graph.slot >= 0).all(), "rebuilt after `refresh` rows"
 
 
 def test_nothing_is_retrieved_before_there_are_clusters() -> None:
@@ -276,13 +276,13 @@ def test_nothing_is_retrieved_before_there_are_clusters() -> None:
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"w_min: 0.3 with 5 clusters .* at most 0.2"):
+    with pytest.raises(ValueError, match=r"w_min: 0.3 could drop all 5 clusters .* at most 0.2"):
         DiagLinUcb(w_min=0.3)
-    with pytest.raises(ValueError, match=r"sample: 10 users cannot make 32 clusters"):
+    with pytest.raises(ValueError, match=r"sample: 10 users are too few for 32 clusters"):
         DiagLinUcb(sample=10)
 
 
-def test_strangers_have_a_context_too() -> None:
+def test_unknown_users_have_a_context() -> None:
     learner, _, _ = epochs()
-    stranger = learner.contexts(requests_of(hash_ids(["nobody"])))
-    assert stranger is not None and stranger.weight.sum() == pytest.approx(1)
+    unknown = learner.contexts(requests_of(hash_ids(["nobody"])))
+    assert unknown is not None and unknown.weight.sum() == pytest.approx(1)

@@ -17,7 +17,7 @@ ITEMS = np.arange(1, 41)
 
 
 class Naive:
-    """The docstring's formula, in dictionaries that never forget anything."""
+    """The docstring's formula, in dictionaries without a capacity."""
 
     def __init__(self, last, window, shrink, fading):
         self.last, self.window, self.shrink, self.fading = last, window, shrink, fading
@@ -87,7 +87,7 @@ def test_scores_follow_the_formula(shrink, fading):
         assert all(one >= other for one, other in pairwise(found.values()))
 
 
-def test_two_kinds_of_people():
+def test_two_groups_of_users():
     learner = ItemKnn(**SMALL)
     rng = np.random.default_rng(1)
     user = rng.integers(1, 21, 400)
@@ -99,7 +99,7 @@ def test_two_kinds_of_people():
 
 @pytest.mark.parametrize("size", [1, 7, 240])
 @pytest.mark.parametrize("parameters", [SMALL, {"capacity": 6, "neighbours": 8, "users": 4, "window": 4}])
-def test_any_cut_into_batches_gives_the_same_state(size, parameters):
+def test_the_state_does_not_depend_on_the_micro_batch_size(size, parameters):
     feedback = stream(240, seed=3)
     whole, pieces = ItemKnn(**parameters), ItemKnn(**parameters)
     whole.learn(feedback)
@@ -108,7 +108,7 @@ def test_any_cut_into_batches_gives_the_same_state(size, parameters):
     assert digest(pieces.state_dict()) == digest(whole.state_dict())
 
 
-def test_weights_and_what_has_none():
+def test_rows_count_by_their_weights():
     feedback = stream(300, seed=4, weights=True)
     learner, naive = ItemKnn(**SMALL), Naive(3, 5, 5.0, 0.5)
     learner.learn(feedback)
@@ -133,7 +133,7 @@ def test_a_removed_item_leaves_no_trace():
             assert not {2, 3, 5} & retrieved(learner, user).keys()
 
 
-def test_items_that_gave_way_leave_no_trace():
+def test_evicted_items_leave_no_trace():
     learner, naive = ItemKnn(capacity=4, neighbours=64, users=8, window=9, last=9), Naive(9, 9, 5.0, 0.5)
     feedback = stream(400, seed=5, users=3, items=9)
     newest: list[int] = []
@@ -151,7 +151,7 @@ def test_items_that_gave_way_leave_no_trace():
         assert scores(learner, user) == pytest.approx([naive.score(user, item) for item in ITEMS], rel=1e-5, abs=1e-7)
 
 
-def test_tags_that_begin_anew():
+def test_tags_start_again_after_the_largest():
     learner, twin = ItemKnn(**SMALL), ItemKnn(**SMALL)
     learner.counts["tag"][:] += 64 * ((2**31 - 1) // 64 - 1)
     for part in range(4):
@@ -163,7 +163,7 @@ def test_tags_that_begin_anew():
         assert retrieved(learner, user) == retrieved(twin, user)
 
 
-def test_forgotten_users_are_strangers():
+def test_forgotten_users_are_unknown():
     learner = ItemKnn(**SMALL)
     learner.learn(stream(300))
     assert retrieved(learner, 3)

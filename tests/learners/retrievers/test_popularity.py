@@ -8,7 +8,7 @@ import pytest
 from learners.base import Exclusion
 from learners.contract.worlds import cut, feedback_of, requests_of
 from learners.retrievers.popularity import Popularity
-from learners.top_k import best
+from learners.top_k import top_k
 from memory.stateful import digest
 
 
@@ -31,11 +31,13 @@ def truth(feedback, now, half_life):
 
 
 @pytest.mark.parametrize("half_life", [50.0, 2.0, np.inf])
-def test_decayed_counts_are_exact_however_long_ago(half_life):
+def test_decayed_counts_are_exact(half_life):
     feedback = stream(500)  # at a half-life of 2 s the counts are rescaled on the way
     learner = Popularity(64, half_life)
     learner.learn(feedback)
-    now = float(feedback.timestamp[feedback.request[feedback.reward > 0]].max())  # any later request is answered as of then
+    now = float(
+        feedback.timestamp[feedback.request[feedback.reward > 0]].max()
+    )  # later requests are answered as of the latest event
     counts = truth(feedback, now, half_life)
     items = np.arange(1, 40)
     batch = feedback_of(user=np.ones(39), item=items, reward=np.zeros(39), timestamp=np.full(39, now))
@@ -55,7 +57,7 @@ def test_no_half_life_is_no_decay():
     assert never.items["count"].sum() == np.count_nonzero(stream(300).reward > 0)
 
 
-def test_exclusions_are_each_requests_own():
+def test_each_request_has_its_own_exclusions():
     learner = Popularity(16, np.inf)
     learner.learn(feedback_of(user=[1] * 6, item=[1, 1, 1, 2, 2, 3], reward=[1] * 6))
     exclude = Exclusion(np.array([1, 99, 2, 1, 3, 2]), np.array([0, 2, 2, 3, 6]))
@@ -79,7 +81,7 @@ def test_removed_items_are_gone():
 
 @pytest.mark.parametrize("size", [1, 7, 500])
 @pytest.mark.parametrize("capacity", [5, 64])
-def test_any_cut_into_batches_gives_the_same_state(size, capacity):
+def test_the_state_does_not_depend_on_the_micro_batch_size(size, capacity):
     feedback = stream(300, seed=2)
     whole, pieces = Popularity(capacity, 3.0), Popularity(capacity, 3.0)
     whole.learn(feedback)
@@ -97,10 +99,10 @@ def test_late_events_and_late_requests():
 
 
 @pytest.mark.parametrize("k", [0, 1, 5, 200])
-def test_best_is_the_stable_order(k):
+def test_top_k_is_a_stable_order(k):
     rng = np.random.default_rng(1)
     score = np.round(rng.normal(size=120), 1)
     score[::17] = np.nan
     slot = rng.permutation(1000)[:120]
     order = sorted(np.flatnonzero(score > 0), key=lambda position: (-score[position], slot[position]))
-    assert best(score, slot, k).tolist() == order[:k]
+    assert top_k(score, slot, k).tolist() == order[:k]
