@@ -42,7 +42,7 @@ class EvidenceCollector:
         self._retrievers, self._seen, self._failed = retrievers, seen, failed
 
     def fill(self, batch: Batch) -> None:
-        """Fill ``batch.evidence``, (N, E) float32, unless it is there already; NaN in the columns of a retriever that failed."""
+        """Fill ``batch.evidence``, (N, E) float32, unless it is there; NaN in the columns of a retriever that failed."""
         if batch.evidence is not None:
             return
         parts = []
