@@ -122,7 +122,7 @@ def check_save_and_load(make: Make) -> None:
 
 
 def check_followers_keep_up(make: Make) -> None:
-    """A replica that applies all changes answers like the original after each step, removals included. It has no private state."""
+    """A replica that applies all changes, but has no private state, answers like the original after every step."""
     leader, follower = make(), make()
     feedback, strangers = world(7), world(8, first=100)
     steps: list[Callable[[], None]] = [
