@@ -170,13 +170,13 @@ class Counterfactual:
 
     def add_outcomes(self, rows: Sequence[Row], reward: Floats) -> None:
         """Add outcomes. If a position has several, the one with the highest reward counts."""
-        for row, worth in zip(rows, reward.tolist(), strict=True):
+        for row, value in zip(rows, reward.tolist(), strict=True):
             if not row.kind:  # no interaction: dated at the end of its window, even if the log ends earlier
                 continue
             self._latest = max(self._latest, row.timestamp)
             record = None if row.shown is None else self._records.get(row.shown.impression.request_id)
             if record is not None and row.position < record.reward.size:
-                record.reward[row.position] = np.fmax(record.reward[row.position], worth)
+                record.reward[row.position] = np.fmax(record.reward[row.position], value)
 
     def decisions(self) -> tuple[list[str], Decisions] | None:
         """Return request ids and decisions of all impressions whose outcome is known; None if there are none.

@@ -162,16 +162,16 @@ class Replica:
             remedy = "run `freshet train` with the same config file and the same folder"
             self._once(f"{self._folder}: no checkpoint of this configuration yet; {remedy}")
             return False
-        said = read_metadata(found)
-        if said.epoch < self._wanted or (said.epoch, said.position) < (self._epoch, self._position):
+        metadata = read_metadata(found)
+        if metadata.epoch < self._wanted or (metadata.epoch, metadata.position) < (self._epoch, self._position):
             self._once("waiting for a newer checkpoint")
             return False
         with checkpoints.trust(self._folder):
             self.pipeline.load_state_dict(split_snapshots(found.state)[1])
-        self.pipeline.version, self.pipeline.as_of = found.version, said.as_of
-        self._epoch, self._position = said.epoch, said.position
-        self.next = {partition: position.next for partition, position in said.positions.items()}
-        self._at, self._parts = said.weights, Assembler()
+        self.pipeline.version, self.pipeline.as_of = found.version, metadata.as_of
+        self._epoch, self._position = metadata.epoch, metadata.position
+        self.next = {partition: position.next for partition, position in metadata.positions.items()}
+        self._at, self._parts = metadata.weights, Assembler()
         self._buffer.clear()
         self._loading = False
         self.loads += 1

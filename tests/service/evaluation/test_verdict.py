@@ -99,7 +99,7 @@ def test_the_direct_method_has_no_interval() -> None:
 def test_without_a_reward_there_is_neither_interval_nor_verdict() -> None:
     found = judge(replace(one_position(800, 3), reward=np.zeros(800)))
     assert found.verdict == "refused"
-    assert any("reward: all are 0" in reason for reason in found.reasons)
+    assert any("reward: all rewards are 0" in reason for reason in found.reasons)
     assert all(math.isnan(one.low) and math.isnan(one.bernstein_high) for one in found.estimates.values())
 
 

@@ -42,7 +42,7 @@ def click(n: int) -> Interaction:
 
 def fold(reader: EventReader) -> None:
     """Process all records and drop the complete batches."""
-    while reader.read_on():
+    while reader.advance():
         reader.ready.clear()
 
 

@@ -59,7 +59,7 @@ def test_another_order_is_another_state_and_the_ledger_tells_which_it_was(make_c
     other = trainer(config, log, poll=100)
     other.drain()
     assert other.digest() != live.digest()
-    live._write_order_down()
+    live._flush_ledger()
     again = trainer(config, log, order=Following(log, 50, Ledger(kept).runs(), None))
     again.drain()
     assert again.digest() == live.digest()
@@ -82,11 +82,11 @@ def test_killed_again_and_again_it_takes_up_its_own_history(seed: int, make_conf
         for _ in range(rng.randint(0, 15)):
             life.turn()
             if rng.random() < 0.3:
-                life._write_order_down()
+                life._flush_ledger()
         lives += 1
         life.close()
     assert lives >= 10
-    life._write_order_down()
+    life._flush_ledger()
     again = trainer(config, log, order=Following(log, 50, Ledger(kept).runs(), None))
     again.drain()
     assert again.digest() == life.digest()

@@ -119,7 +119,7 @@ def test_a_store_of_another_version_is_skipped(
     path = saved(make_config(), log, tmp_path)
     monkeypatch.setattr(KeyIndex, "state_version", 2)
     found = trainer(make_config(), log, tmp_path)
-    says = "users.index: its state_version is 1, and that of this program is 2"
+    says = "users.index: the checkpoint has state_version 1, but this program has 2"
     assert_folded_anew(found, learned(make_config(), log), path, says)
 
 
@@ -164,7 +164,7 @@ def test_a_checkpoint_of_another_log_is_skipped(make_config: MakeConfig, tmp_pat
     one.append(records(EVENTS))
     other.append(records(list(busy_world(seed=4, length=200))))
     path = saved(make_config(), one, tmp_path / "state")
-    says = f"log: it counts the records of '{one.identity}', and this log is '{other.identity}'"
+    says = f"log: the checkpoint is of log '{one.identity}', but this log is '{other.identity}'"
     assert_folded_anew(trainer(make_config(), other, tmp_path / "state"), learned(make_config(), other), path, says)
 
 
@@ -254,7 +254,7 @@ def test_what_was_learned_before_a_trim_is_not_learned_again(
     log.append(records(events[80:]))
     back = trainer(config, log, tmp_path)
     assert back.next == {0: 80}
-    assert f"{74 - position.rewind} records are missing, 0 that were never learned" in back.notices[0]
+    assert f"{74 - position.rewind} records are missing: 0 were never learned" in back.notices[0]
     after = Seen(back, monkeypatch)
     back.drain()
     assert back.reader.counts["unjoined"] == 0, "impressions after the trim still wait for their clicks"

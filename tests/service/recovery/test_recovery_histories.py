@@ -49,7 +49,7 @@ def test_after_a_trim_replicas_and_the_ledger_have_the_new_history(
     one, other = states(back, replica)
     assert one == other
     assert replica.loads == 2
-    back._write_order_down()
+    back._flush_ledger()
     again = world.trainer(poll=7)  # killed before its next checkpoint: the ledger has the order
     again.drain()
     assert again.digest() == back.digest()
@@ -102,7 +102,7 @@ def test_a_ledger_that_cannot_be_followed_costs_the_order_and_not_the_state(
     version = first.pipeline.version
     for _ in range(5):
         first.turn()
-    first._write_order_down()
+    first._flush_ledger()
     if how == "emptied":
         Ledger(world.kept).clear()
         says = "keeps offsets"
@@ -114,7 +114,7 @@ def test_a_ledger_that_cannot_be_followed_costs_the_order_and_not_the_state(
         beyond.append(records(list(busy_world(seed=9, length=900))))
         wrong.note(beyond.read(beyond.begin(), 10_000))
         wrong.flush()
-        says = "its tail was lost"
+        says = "the log lost its tail"
         newest = max(tmp_path.glob("*.safetensors"))
         whole = checkpoint.load(newest)
         checkpoint.save(tmp_path, Checkpoint(whole.version, whole.state, whole.meta | {"ledger": 0}))
@@ -140,7 +140,7 @@ def test_a_replica_skips_an_unusable_checkpoint_and_changes_no_file(make_config:
     assert path in files
     assert all(file.suffix == ".safetensors" for file in files)
     assert replica.failures == {UNUSABLE: len(files)}, "each is counted once"
-    assert "log: it counts the records of None, and this log is 'lmdb of somebody else'" in replica.notices[0]
+    assert "log: the checkpoint is of log None, but this log is 'lmdb of somebody else'" in replica.notices[0]
     assert "no checkpoint of this configuration yet" in replica.notices[-1]
     assert replica.loads == 0
 
@@ -190,7 +190,7 @@ def test_a_log_made_anew_is_folded_and_its_bad_records_are_reported(make_config:
     letters, failures, notices = life([b"worse"])
     assert letters == [b"bad", b"worse"], "the same partition and offset, but of another log"
     assert failures[UNUSABLE] >= 1
-    assert "log: it counts the records of 'lmdb " in notices
+    assert "log: the checkpoint is of log 'lmdb " in notices
     assert life([]) == ([b"bad", b"worse"], {}, "")
 
 

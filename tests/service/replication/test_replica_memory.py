@@ -66,7 +66,7 @@ def test_a_replica_finds_what_the_trainer_finds_at_every_change(world: World) ->
     assert phases == {(False, False), (True, False), (True, True)}, "compared before, in and after trainings"
     memory = memory_of(replica.pipeline)
     assert memory.index.inverted.generation >= 3
-    assert memory.ticks["version"][0] > 100
+    assert memory.clock["version"][0] > 100
     assert np.median(memory.rows["version"]) > 90, "slots were overwritten, most of them several times"
     assert replica.loads == 1
 
