@@ -1,4 +1,4 @@
-"""A log of several partitions: their order is kept, and with it every state is found again."""
+"""A log of several partitions: their order is recorded, so every state can be reproduced."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_another_order_is_another_state_and_the_ledger_tells_which_it_was(make_c
     other = trainer(config, log, poll=100)
     other.drain()
     assert other.digest() != live.digest()
-    live._write_order_down()
+    live._flush_ledger()
     again = trainer(config, log, order=Following(log, 50, Ledger(kept).runs(), None))
     again.drain()
     assert again.digest() == live.digest()
@@ -68,7 +68,7 @@ def test_another_order_is_another_state_and_the_ledger_tells_which_it_was(make_c
 
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_again_and_again_it_takes_up_its_own_history(seed: int, make_config: MakeConfig, tmp_path: Path) -> None:
-    """Each life learns some turns past its last checkpoint and is dropped; what the ledger had by then, counts."""
+    """Each process learns some turns past its last checkpoint and is killed; the ledger's content counts."""
     rng = random.Random(seed)
     config, log, kept = make_config(), filled(), MemoryLog()
     lives = 0
@@ -82,11 +82,11 @@ def test_killed_again_and_again_it_takes_up_its_own_history(seed: int, make_conf
         for _ in range(rng.randint(0, 15)):
             life.turn()
             if rng.random() < 0.3:
-                life._write_order_down()
+                life._flush_ledger()
         lives += 1
         life.close()
     assert lives >= 10
-    life._write_order_down()
+    life._flush_ledger()
     again = trainer(config, log, order=Following(log, 50, Ledger(kept).runs(), None))
     again.drain()
     assert again.digest() == life.digest()
@@ -94,7 +94,7 @@ def test_killed_again_and_again_it_takes_up_its_own_history(seed: int, make_conf
 
 
 def trainer_counts(config: Config, log: Log) -> dict[str, int]:
-    """What joiners meet does not depend on the order of the partitions."""
+    """Counts of the joiners, which do not depend on the order of the partitions."""
     plain = trainer(config, log)
     plain.drain()
     return plain.reader.counts
@@ -141,7 +141,7 @@ def test_served_from_four_partitions_it_is_replayed_with_its_ledger(make_config:
     assert with_ledger.digest == digest
     assert version > 50
     without = replay(config)
-    assert without.digest == replay(config).digest, "without it, the order of time: always the same one"
+    assert without.digest == replay(config).digest, "without a ledger, the order is by time, so always the same"
     assert without.rows == with_ledger.rows
 
 
@@ -155,14 +155,14 @@ def test_a_ledger_of_something_else_is_refused(make_config: MakeConfig, tmp_path
     ledger.note([Record(0, 3, b"", b"", START)])
     ledger.flush()
     ledger.close()
-    with pytest.raises(ConfigError, match=r"it begins at \{0: 3, 1: 0\}, and the log at \{0: 0, 1: 0\}"):
+    with pytest.raises(ConfigError, match=r"it begins at \{0: 3, 1: 0\}, but the log at \{0: 0, 1: 0\}"):
         replay(config, ledger=tmp_path / "ledger")
 
 
 def test_as_of_is_what_a_click_has_to_be_older_than_to_be_learned(make_config: MakeConfig) -> None:
     log = MemoryLog(2)
     made = trainer(make_config(), log)
-    assert made.pipeline.lag is None, "nothing is known before the first look"
+    assert made.pipeline.lag is None, "unknown before the first read"
     made.turn()
     looked = made.pipeline.as_of
     assert time.time() - 5 < looked <= time.time()
@@ -171,7 +171,7 @@ def test_as_of_is_what_a_click_has_to_be_older_than_to_be_learned(make_config: M
     made.drain()
     (clicked,) = [record.timestamp for record in log.read({0: 0, 1: 0}, 9)]
     assert made.pipeline.version == 0
-    assert made.pipeline.as_of == clicked, "it waits in an open batch, whatever comes in the other partition"
+    assert made.pipeline.as_of == clicked, "it waits in an open batch, whatever arrives in the other partition"
     log.append(records([Interaction(user=users[1], item="i") for _ in range(16)]))
     made.drain()
     assert made.pipeline.version == 1
