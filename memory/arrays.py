@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memory.stateful import Copying, State, Stateful, copied
+from memory.stateful import State, StateCopy, Stateful, copied
 
 __all__ = ["Arrays", "Bools", "Floats", "Ids", "check_fit"]
 
@@ -71,7 +71,7 @@ class Arrays(Stateful):
         self._shipped: Bools = np.zeros(0, np.bool_)
 
     @classmethod
-    def made_by(cls, make: Make, *, private: Collection[str] = ()) -> Arrays:
+    def from_factory(cls, make: Make, *, private: Collection[str] = ()) -> Arrays:
         """Create a store that saves only rows which differ from their initial values. `make` can make those again.
 
         Parameters
@@ -103,8 +103,8 @@ class Arrays(Stateful):
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self
 
-    def copying(self) -> Copying:
-        """Copy the arrays. For a store from `made_by`, copy changed rows only, with their numbers as ``"rows"`` (n,) int64."""
+    def copy_in_steps(self) -> StateCopy:
+        """Copy the arrays. For a store from `from_factory`, copy changed rows, and their numbers, ``"rows"`` (n,) int64."""
         rows = None if self._make is None else np.flatnonzero(self._shipped | self.dirty)
         state: State = {} if rows is None else {"rows": rows}
         for name, array in self._arrays.items():

@@ -92,7 +92,7 @@ class ErrorMemory(Stateful):
         self.index = VectorIndex(
             capacity, width, similarity=similarity, kind=kind, device=device, lists=lists, probes=probes, dtype=dtype
         )
-        self.rows = Arrays.made_by(
+        self.rows = Arrays.from_factory(
             lambda: {
                 "label": np.zeros(capacity, dtype),
                 "base_score": np.zeros(capacity, dtype),
@@ -211,7 +211,7 @@ class ErrorSketch(Stateful):
         self, width: int, *, arrays: int = 20, bits: int = 8, centred: bool = True, decay: float = 1.0, seed: int = 0
     ) -> None:
         self.planes: Doubles = np.random.default_rng(seed).normal(size=(arrays, bits, width))
-        self.sums = Arrays.made_by(lambda: {"sums": np.zeros((arrays << bits, 3))})
+        self.sums = Arrays.from_factory(lambda: {"sums": np.zeros((arrays << bits, 3))})
         self.clock = Arrays(total=np.zeros((1, width)), count=np.zeros(1), unit=np.ones(1))
         self._centred, self._decay = centred, decay
 

@@ -19,7 +19,7 @@ from torch.nn import Module
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, SparseAdam
 
 from memory.arrays import check_fit
-from memory.stateful import PIECE, Copying, State, Stateful
+from memory.stateful import CHUNK_BYTES, State, StateCopy, Stateful
 
 __all__ = ["Parameters"]
 
@@ -181,7 +181,7 @@ class Parameters(Stateful, Generic[_Module]):
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self
 
-    def copying(self) -> Copying:
+    def copy_in_steps(self) -> StateCopy:
         """Copy values, optimizer state and the number of steps. Of tables, copy the rows that ever changed."""
         state: State = {"steps": np.array([self._steps])}
         rows = {name: (dirty | self._shipped[name]).nonzero()[:, 0] for name, dirty in self._dirty.items()}
@@ -363,7 +363,7 @@ def _copied(tensor: Tensor, rows: Tensor | None) -> Generator[None, None, Array]
         return np.array(tensor.cpu().numpy())
     size = len(tensor) if rows is None else rows.numel()
     copy = np.empty((size, *tensor.shape[1:]), _dtype("", tensor))
-    step = max(PIECE // max(tensor[:1].nbytes, 1), 1)
+    step = max(CHUNK_BYTES // max(tensor[:1].nbytes, 1), 1)
     for start in range(0, size, step):
         part = slice(start, start + step)
         copy[part] = (tensor[part] if rows is None else tensor[rows[part]]).cpu().numpy()

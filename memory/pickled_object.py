@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.arrays import check_fit
-from memory.stateful import Copying, State, Stateful
+from memory.stateful import State, StateCopy, Stateful
 
 __all__ = ["PickledObject", "UntrustedPickle", "trusting"]
 
@@ -65,7 +65,7 @@ class PickledObject(Stateful):
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self
 
-    def copying(self) -> Copying:
+    def copy_in_steps(self) -> StateCopy:
         """Copy the pickle (n,) uint8 in a single step, because pickling cannot be split."""
         yield
         return {"pickle": np.frombuffer(self._pickled(), np.uint8).copy()}

@@ -102,7 +102,7 @@ _TEXT = """{} of `QUERIES_AT_ONCE` queries and the `LANES` vectors of a block.
     queries : (q, width) float32
     rows : (n,) int64
     first : int
-        The queries ``rows[first : first + TOGETHER]`` are compared.
+        The queries ``rows[first : first + QUERIES_AT_ONCE]`` are compared.
     blocks : (b, width, LANES) float32, or (b, width + 2, LANES) int16
         At an address divisible by 64, so that 16 float32 are one cache line. In int16 blocks the last two rows are `LANES`
         float32: the scale of each vector, by which its numbers are multiplied.

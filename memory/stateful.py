@@ -9,17 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-__all__ = ["Copying", "State", "Stateful", "copied", "digest", "finished", "shared", "versions"]
+__all__ = ["State", "StateCopy", "Stateful", "copied", "digest", "run_to_end", "versions", "without_private"]
 
 State = dict[str, npt.NDArray[np.generic]]
 """Flat mapping of dotted names to arrays."""
 
 _Result = TypeVar("_Result")
 
-Copying = Generator[None, None, State]
+StateCopy = Generator[None, None, State]
 """A state being copied in steps of a few milliseconds at most. The last step returns the copy."""
 
-PIECE = 4 << 20
+CHUNK_BYTES = 4 << 20
 """Bytes copied in a step. This takes one to three milliseconds, with the allocation of new memory."""
 
 
@@ -51,13 +51,13 @@ class Stateful:
 
     def state_dict(self) -> State:
         """Copy the whole state. Equal states give equal bytes, whatever their history."""
-        return finished(self.copying())
+        return run_to_end(self.copy_in_steps())
 
-    def copying(self) -> Copying:
+    def copy_in_steps(self) -> StateCopy:
         """Copy the state like `state_dict`, in short steps. The state must not change until the last step."""
         parts: dict[str, State] = {}
         for name, child in self.children():
-            parts[name] = yield from child.copying()
+            parts[name] = yield from child.copy_in_steps()
         return _prefixed(parts)
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
@@ -108,7 +108,7 @@ class Stateful:
         return sum(child.nbytes for _, child in self.children())
 
 
-def finished(steps: Generator[None, None, _Result]) -> _Result:
+def run_to_end(steps: Generator[None, None, _Result]) -> _Result:
     """Run a generator to its end, and return its result."""
     while True:
         try:
@@ -124,7 +124,7 @@ def copied(
     """Copy an array, or some of its rows, in short steps."""
     size = len(array) if rows is None else rows.size
     copy = np.empty((size, *array.shape[1:]), array.dtype)
-    step = max(PIECE // max(copy[:1].nbytes, 1), 1)
+    step = max(CHUNK_BYTES // max(copy[:1].nbytes, 1), 1)
     for start in range(0, size, step):
         part = slice(start, start + step)
         copy[part] = array[part if rows is None else rows[part]]
@@ -142,7 +142,7 @@ def digest(state: Mapping[str, npt.NDArray[np.generic]]) -> str:
     return str(hasher.hexdigest())
 
 
-def shared(owner: Stateful, state: Mapping[str, npt.NDArray[np.generic]]) -> State:
+def without_private(owner: Stateful, state: Mapping[str, npt.NDArray[np.generic]]) -> State:
     """Drop the private arrays of an owner's state. Followers have the rest, bit for bit."""
     return {name: array for name, array in state.items() if not owner.is_private(name)}
 

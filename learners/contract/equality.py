@@ -9,7 +9,7 @@ import numpy as np
 from learners.base import Learner
 from learners.contract.answers import Outputs, outputs
 from learners.contract.worlds import world
-from memory.stateful import State, digest, shared
+from memory.stateful import State, digest, without_private
 from streams.batch import Feedback, Requests
 
 __all__ = ["array_fields", "digest_of", "same_answers", "same_follower", "same_learner", "tolerance_of"]
@@ -54,7 +54,7 @@ def same_learner(one: Learner, other: Learner, complaint: str, *more: Feedback) 
 
 def same_follower(leader: Learner, follower: Learner, complaint: str, *more: Feedback) -> None:
     """Check like `same_learner`, but without private state, which a follower has only as of its last checkpoint."""
-    states = shared(leader, leader.state_dict()), shared(follower, follower.state_dict())
+    states = without_private(leader, leader.state_dict()), without_private(follower, follower.state_dict())
     _same(leader, follower, *states, complaint, more)
 
 

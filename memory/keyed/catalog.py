@@ -12,7 +12,7 @@ import numpy.typing as npt
 from memory.arrays import Arrays, Bools, Floats, Ids, check_fit
 from memory.keyed.keyed_store import KeyedStore
 from memory.moments import Moments
-from memory.stateful import Copying, State, Stateful
+from memory.stateful import State, StateCopy, Stateful
 
 __all__ = ["Catalog"]
 
@@ -21,7 +21,7 @@ ENTRY_BYTES = 512
 
 BLANK = ("", b"{}")
 
-TOGETHER = 2_000
+ENTRIES_PER_STEP = 2_000
 """Entries encoded as JSON in one step of a copy."""
 
 
@@ -191,10 +191,10 @@ class _Texts(Stateful):
     def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
         yield prefix.rstrip("."), self
 
-    def copying(self) -> Copying:
+    def copy_in_steps(self) -> StateCopy:
         slots, parts = sorted(self._entries), []
-        for start in range(0, len(slots), TOGETHER):
-            parts.append(self._pack(slots[start : start + TOGETHER])[1:-1])
+        for start in range(0, len(slots), ENTRIES_PER_STEP):
+            parts.append(self._pack(slots[start : start + ENTRIES_PER_STEP])[1:-1])
             yield
         return {"json": np.frombuffer(b"[" + b",".join(parts) + b"]", np.uint8).copy()}
 

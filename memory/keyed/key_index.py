@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from memory.arrays import Bools, Ids, check_fit
 from memory.jit import njit
-from memory.stateful import Copying, State, Stateful, copied
+from memory.stateful import State, StateCopy, Stateful, copied
 
 __all__ = ["KeyIndex"]
 
@@ -116,7 +116,7 @@ class KeyIndex(Stateful):
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self
 
-    def copying(self) -> Copying:
+    def copy_in_steps(self) -> StateCopy:
         """Copy ``keys`` (capacity,) int64 and ``order`` (capacity,) int32: all slots, least recently touched first."""
         keys = yield from copied(self._keys)
         return {"keys": keys, "order": _order(self._links)}

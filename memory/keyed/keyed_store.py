@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from memory.arrays import Arrays, check_fit
 from memory.keyed.key_index import KeyIndex
-from memory.stateful import Copying, State, Stateful, copied
+from memory.stateful import State, StateCopy, Stateful, copied
 
 __all__ = ["KeyedStore"]
 
@@ -47,7 +47,7 @@ class KeyedStore(Stateful):
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self
 
-    def copying(self) -> Copying:
+    def copy_in_steps(self) -> StateCopy:
         """Copy the index, and the rows of used slots in ascending order."""
         used = np.flatnonzero(self.index.keys)
         state: State = {}
@@ -56,7 +56,7 @@ class KeyedStore(Stateful):
                 for key in child:
                     state[f"{name}.{key}"] = yield from copied(child[key], used)
             else:
-                part = yield from child.copying()
+                part = yield from child.copy_in_steps()
                 state |= {f"{name}.{key}": array for key, array in part.items()}
         return state
 

@@ -70,7 +70,9 @@ class InvertedFile(Stateful):
     """
 
     def __init__(self, capacity: int, width: int, lists: int, angular: bool) -> None:
-        self.places = Arrays.made_by(lambda: {"now": np.full(capacity, -1, np.int32), "next": np.full(capacity, -1, np.int32)})
+        self.places = Arrays.from_factory(
+            lambda: {"now": np.full(capacity, -1, np.int32), "next": np.full(capacity, -1, np.int32)}
+        )
         self.centroids = Arrays(
             now=np.zeros((lists, width), np.float32),
             next=np.zeros((lists, width), np.float32),

@@ -99,7 +99,7 @@ class VectorIndex(Stateful):
             if value < 1:
                 raise ValueError(f"{name}: {value}; give at least 1")
         self.capacity, self.width, self.similarity, self.probes = capacity, width, similarity, probes
-        self.rows = Arrays.made_by(
+        self.rows = Arrays.from_factory(
             lambda: {"vector": np.zeros((capacity, width), dtype), "alive": np.zeros(capacity, np.bool_)}
         )
         self._end = self._count = 0

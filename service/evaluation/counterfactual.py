@@ -16,7 +16,7 @@ from service.ranking.pipeline import Pipeline
 from service.ranking.uncertainty import largest_uncertainty
 from streams.batch import Floats, Ids
 from streams.events import Impression
-from streams.joined import Row
+from streams.joined import Outcome
 from streams.readers.decisions import Decision
 
 __all__ = ["Counterfactual", "EmpiricalPolicy", "PipelinePolicy", "TargetPolicy", "UndefinedDistribution"]
@@ -169,7 +169,7 @@ class Counterfactual:
         if usable:
             self._add(list(usable.values()), importance or {})
 
-    def add_outcomes(self, rows: Sequence[Row], reward: Floats) -> None:
+    def add_outcomes(self, rows: Sequence[Outcome], reward: Floats) -> None:
         """Add outcomes. If a position has several, the one with the highest reward counts."""
         for row, value in zip(rows, reward.tolist(), strict=True):
             if not row.kind:  # no interaction: dated at the end of its window, even if the log ends earlier

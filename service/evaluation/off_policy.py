@@ -32,7 +32,7 @@ from service.ranking.pipeline import Pipeline
 from streams.block import Block
 from streams.dead_letters import DeadLetters
 from streams.events import Impression
-from streams.joined import Joined, Row, Shown
+from streams.joined import JoinedBatch, Outcome, TrackedImpression
 from streams.log import MemoryLog
 from streams.readers.decisions import Decision, open_decisions
 from streams.recorded import Recording
@@ -50,7 +50,7 @@ class EvaluatedPolicy:
         Name of the configuration, or of the log used as the policy; and the log that it was evaluated on.
     above : str
         What fills the positions above: ``policy`` or ``log``.
-    places : int or None
+    positions : int or None
         Number of positions that count; None: all.
     result : OffPolicyResult
     left_out : dict
@@ -68,7 +68,7 @@ class EvaluatedPolicy:
     policy: str
     log: str
     above: str
-    places: int | None
+    positions: int | None
     result: OffPolicyResult
     left_out: dict[str, int]
     dead: dict[str, int]
@@ -81,7 +81,7 @@ def evaluate(
     config: Config,
     *,
     chooser: TargetPolicy | None = None,
-    places: int | None = None,
+    positions: int | None = None,
     chain: bool = True,
     clip: float | None = None,
     confidence: float = 0.95,
@@ -98,8 +98,8 @@ def evaluate(
         ``lmdb:///...``, ``kafka://...``, or ``file:...`` in the format ``open_bandit``, ``dsjson`` or ``events``.
     chooser : TargetPolicy or None
         Another policy to evaluate. The pipeline then only predicts rewards.
-    places, chain, seed
-        See `Counterfactual`; `places` is its `positions`.
+    positions, chain, seed
+        See `Counterfactual`; `positions` is its `positions`.
     clip, confidence, floor
         See `service.evaluation.verdict.judge`.
     ledger : Path or None
@@ -120,14 +120,14 @@ def evaluate(
         is_log, is_events = urlsplit(config.stream.url).scheme in ("lmdb", "kafka"), config.stream.format == "events"
         window = config.stream.window if is_log or is_events else 0.0
         chooser = PipelinePolicy(pipeline.policy) if chooser is None else chooser
-        counterfactual = Counterfactual(pipeline, chooser, positions=places, chain=chain, window=window, seed=seed)
+        counterfactual = Counterfactual(pipeline, chooser, positions=positions, chain=chain, window=window, seed=seed)
         dead = DeadLetters(MemoryLog())
         importance: dict[str, float] = {}
         builder = builder_for_log(config, pipeline) if is_log else FeedbackBuilder(pipeline, rewards)
         if is_log:
             trainer = open_trainer(opened, config, pipeline, builder, dead, ledger)
             trainer.restore()
-            batches: Iterator[Joined] = chained(trainer.reader.batches(), remaining_batches(trainer))
+            batches: Iterator[JoinedBatch] = chained(trainer.reader.batches(), remaining_batches(trainer))
         elif is_events:
             recording = open_stream(config)
             batches, dead = _from_events(recording, config, pipeline), recording.dead
@@ -153,7 +153,7 @@ def evaluate(
             policy=config.name,
             log=config.stream.url,
             above="policy" if chain else "log",
-            places=places,
+            positions=positions,
             result=judge(decisions, clip=clip, confidence=confidence, floor=floor, seed=seed),
             left_out={reason: count for reason, count in counterfactual.left_out.items() if count},
             dead=dict(dead.counts),
@@ -175,7 +175,7 @@ def policy_of_log(path: Path, *, strict: bool = False) -> EmpiricalPolicy:
     return EmpiricalPolicy(one for one in log.read() if isinstance(one, Decision))
 
 
-def _from_events(recording: Recording, config: Config, pipeline: Pipeline) -> Iterator[Joined]:
+def _from_events(recording: Recording, config: Config, pipeline: Pipeline) -> Iterator[JoinedBatch]:
     """Batches of a file of native events, with the same bounds as in a log of these events."""
     joiner, offset = joiners(config, 1)(), count()
     for event in recording.events():
@@ -187,7 +187,7 @@ def _from_events(recording: Recording, config: Config, pipeline: Pipeline) -> It
 
 def _from_decisions(
     config: Config, pipeline: Pipeline, counterfactual: Counterfactual, importance: dict[str, float]
-) -> tuple[Iterator[Joined], DeadLetters]:
+) -> tuple[Iterator[JoinedBatch], DeadLetters]:
     """Batches of a file of decisions, and their dead letters.
 
     The importance of each decision is put into `importance` before its batch is yielded. As in a log, a second decision with
@@ -199,8 +199,8 @@ def _from_decisions(
         raise ConfigError("stream", problem)
     log = open_decisions(Path(parts.netloc + parts.path), format=config.stream.format, strict=config.stream.strict)
 
-    def batches() -> Iterator[Joined]:
-        batch, seen = Joined([], [], []), set[str]()
+    def batches() -> Iterator[JoinedBatch]:
+        batch, seen = JoinedBatch([], [], []), set[str]()
         for one in log.read():
             if isinstance(one, Decision):
                 if one.impression.request_id in seen:
@@ -209,11 +209,11 @@ def _from_decisions(
                 seen.add(one.impression.request_id)
                 impression = _impression(one)
                 importance[impression.request_id] = one.importance
-                batch.shown.append(Shown(impression=impression, timestamp=impression.timestamp))
+                batch.shown.append(TrackedImpression(impression=impression, timestamp=impression.timestamp))
                 batch.rows.extend(_rows(batch.shown[-1], one))
             if len(batch.rows) >= config.stream.batch_rows or (batch.rows and not isinstance(one, Decision)):
                 yield batch
-                batch = Joined([], [], [])
+                batch = JoinedBatch([], [], [])
             if not isinstance(one, Decision):
                 pipeline.apply(one)
         if batch.rows:
@@ -226,10 +226,10 @@ def _impression(decision: Decision) -> Impression:
     return msgspec.structs.replace(decision.impression, unshown=hash_ids(decision.others).astype("<i8").tobytes())
 
 
-def _rows(shown: Shown, decision: Decision) -> Iterator[Row]:
+def _rows(shown: TrackedImpression, decision: Decision) -> Iterator[Outcome]:
     impression = shown.impression
     for position, (item, reward) in enumerate(zip(impression.items, decision.rewards, strict=True)):
-        yield Row(
+        yield Outcome(
             user=impression.user,
             item=item,
             kind=decision.kind,

@@ -47,7 +47,7 @@ def table(evaluated: EvaluatedPolicy) -> Table:
 def summary(evaluated: EvaluatedPolicy) -> list[str]:
     """Lines with the sample sizes and the verdict."""
     result = evaluated.result
-    positions = "all positions" if evaluated.places is None else f"the first {evaluated.places} positions"
+    positions = "all positions" if evaluated.positions is None else f"the first {evaluated.positions} positions"
     filled = "filled by the policy" if evaluated.above == "policy" else "as logged"
     lines = [
         f"{result.impressions:,} impressions, {result.rows:,} rows: {positions}, with the positions above {filled}",
@@ -62,7 +62,7 @@ def summary(evaluated: EvaluatedPolicy) -> list[str]:
 
 def as_json(evaluated: EvaluatedPolicy) -> str:
     """All results as JSON; undefined numbers are null."""
-    found = {key: getattr(evaluated, key) for key in ("policy", "log", "above", "places", "left_out", "dead", "letters")}
+    found = {key: getattr(evaluated, key) for key in ("policy", "log", "above", "positions", "left_out", "dead", "letters")}
     return json.dumps(finite(found | asdict(evaluated.result)), indent=1, allow_nan=False)
 
 
@@ -105,7 +105,7 @@ def _write_impressions(evaluated: EvaluatedPolicy, path: Path) -> None:
     logged, weighted = estimators.logged(decisions), estimators.snips(decisions)
     columns = {
         "request_id": evaluated.request_ids,
-        "places": logged.denominator.tolist(),
+        "positions": logged.denominator.tolist(),
         "reward": logged.numerator.tolist(),
         "weight": weighted.denominator.tolist(),
         "ips": estimators.ips(decisions).numerator.tolist(),

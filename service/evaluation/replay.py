@@ -19,7 +19,7 @@ from service.evaluation.progressive import Evaluation, Quality, TopN
 from service.learning.event_reader import POLL
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
-from service.learning.order import Following, Order, TimeOrder
+from service.learning.order import LedgerOrder, Order, TimeOrder
 from service.learning.trainer import Trainer
 from service.learning.validation import EventValidator
 from service.process.logs import data_folder, open_log
@@ -30,7 +30,7 @@ from service.recovery.ledger import Ledger
 from streams.block import Block
 from streams.dead_letters import DeadLetters
 from streams.events import Event
-from streams.joined import Joined
+from streams.joined import JoinedBatch
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 from streams.recorded import ColumnMap, Recording, open_recording
@@ -165,13 +165,13 @@ def replay(
 def builder_for_log(config: Config, pipeline: Pipeline) -> FeedbackBuilder:
     """Return a builder for the rows of a log. It trusts impressions of the service whose data folder the config names."""
     return FeedbackBuilder(
-        pipeline, config.reward, Signer.of_reader(data_folder(config, needed=False)).believes, config.fingerprint
+        pipeline, config.reward, Signer.for_reader(data_folder(config, needed=False)).verify, config.fingerprint
     )
 
 
-def remaining_batches(trainer: Trainer) -> Iterator[Joined]:
+def remaining_batches(trainer: Trainer) -> Iterator[JoinedBatch]:
     """Yield the batches and windows that are still open at the end of a log: no further records will close them."""
-    if isinstance(trainer.reader.order, Following):
+    if isinstance(trainer.reader.order, LedgerOrder):
         # Records that the trainer of the ledger had not read.
         trainer.reader.order = TimeOrder(trainer.log, POLL)
         yield from trainer.reader.batches()
@@ -202,7 +202,7 @@ def _ledger_order(opened: ExitStack, log: Log, folder: Path) -> Order:
     if first != begin:
         problem = f"{folder}: it begins at {first}, but the log at {begin}, so one of them lacks records"
         raise ConfigError("ledger", f"{problem}. Replay without the ledger, or restore the deleted records")
-    return Following(log, POLL, ledger.runs(), None)
+    return LedgerOrder(log, POLL, ledger.runs(), None)
 
 
 def open_stream(config: Config) -> Recording:
@@ -246,7 +246,7 @@ def _fold_recording(recording: Recording, pipeline: Pipeline, fold: Fold, config
             pipeline.apply(event)
             yield from fold_all(joiner.push(next(offset), event.timestamp, event))
 
-    def fold_all(batches: Iterable[Joined]) -> Iterator[None]:
+    def fold_all(batches: Iterable[JoinedBatch]) -> Iterator[None]:
         for joined in batches:
             fold.joined(joined)
             yield

@@ -215,7 +215,7 @@ def _reasons(size: float, floor: float, weights: Terms) -> list[str]:
     if size < floor:
         reasons.append(
             f"effective sample size {size:.1f} is below {floor:g}: the log has too few of the choices of the policy; "
-            "evaluate fewer positions (--places 1), or use a longer log of a policy that explores more"
+            "evaluate fewer positions (--positions 1), or use a longer log of a policy that explores more"
         )
     distance = abs(weights.value - 1)
     error = standard_error(weights)

@@ -13,7 +13,7 @@ from streams.codec import BadEvent, decode
 from streams.dead_letters import DeadLetters
 from streams.events import Event, Interaction
 from streams.join import Joiner
-from streams.joined import Joined, Position
+from streams.joined import JoinedBatch, Position
 from streams.log import Log, Offsets, Record
 
 __all__ = ["POLL", "EventReader"]
@@ -48,7 +48,7 @@ class EventReader:
     Attributes
     ----------
     joiners : dict of partition to Joiner
-    ready : deque of Joined
+    ready : deque of JoinedBatch
         Complete batches. The caller takes them before the next record is processed.
     next : Offsets
         Offset of the next record to process, by partition.
@@ -69,7 +69,7 @@ class EventReader:
     ) -> None:
         self.order = order
         self.joiners: dict[int, Joiner] = {}
-        self.ready: deque[Joined] = deque()
+        self.ready: deque[JoinedBatch] = deque()
         self.next: Offsets = {}
         self.appended: list[float] = []
         self._complete_until: dict[int, float] = {}
@@ -168,7 +168,7 @@ class EventReader:
                 self._complete_until[partition] = max(self._complete_until[partition], now)
         return progressed
 
-    def finish_record(self) -> Iterator[Joined]:
+    def finish_record(self) -> Iterator[JoinedBatch]:
         """Finish the record in progress and yield the complete batches. After that, the reader is `at_boundary`."""
         while not self.at_boundary:
             if not self.ready and self._in_progress is not None and next(self._in_progress, _DONE) is _DONE:
@@ -176,13 +176,13 @@ class EventReader:
             while self.ready:
                 yield self.ready.popleft()
 
-    def batches(self) -> Iterator[Joined]:
+    def batches(self) -> Iterator[JoinedBatch]:
         """Yield all batches up to the end of the log."""
         while self.advance():
             if self.ready:
                 yield self.ready.popleft()
 
-    def finish(self) -> Iterator[Joined]:
+    def finish(self) -> Iterator[JoinedBatch]:
         """Close every window and yield the open batches, for a log that no longer grows."""
         for joiner in self.joiners.values():
             yield from joiner.finish()
@@ -204,7 +204,7 @@ class EventReader:
         records = self.order.take(self.next)
         self._buffer.extend(records)
         last = self.next | {record.partition: record.offset + 1 for record in records}
-        known = {partition: self._log.known_at(partition) for partition in last}
+        known = {partition: self._log.end_known_at(partition) for partition in last}
         end = self._log.end()
         self._exhausted = {partition: known[partition] for partition, offset in last.items() if offset >= end[partition]}
 

@@ -11,7 +11,7 @@ from learners.features import hash_ids, hash_kind
 from service.learning.recorded_columns import BlockReader
 from service.learning.rewards import Rewards
 from service.ranking.pipeline import Pipeline
-from service.ranking.signing import Believes, nobody
+from service.ranking.signing import Verifier, trust_none
 from service.sections import RewardRule
 from streams.batch import (
     Batch,
@@ -27,7 +27,7 @@ from streams.batch import (
     unpack_rows,
 )
 from streams.block import Block
-from streams.joined import Row, Shown, Snapshot
+from streams.joined import Outcome, Snapshot, TrackedImpression
 
 __all__ = ["FeedbackBuilder"]
 
@@ -45,7 +45,7 @@ class FeedbackBuilder:
         Provides catalogues and featurizer. Users, and items with an interaction, are added to its catalogues.
     rewards : mapping of kind to float or RewardRule
         Reward of an interaction: a number times its value, or a rule on its value.
-    believes : callable
+    verify : callable
         Tells whether the service made an impression; see `service.ranking.signing`.
     config : str
         Fingerprint of the pipeline's configuration. Impressions with this fingerprint hold scores of this configuration.
@@ -61,27 +61,27 @@ class FeedbackBuilder:
         self,
         pipeline: Pipeline,
         rewards: Mapping[str, float | RewardRule],
-        believes: Believes = nobody,
+        verify: Verifier = trust_none,
         config: str = "",
     ) -> None:
-        self._pipeline, self._believes, self.config = pipeline, believes, config
+        self._pipeline, self._verify, self.config = pipeline, verify, config
         self._rewards = Rewards(rewards)
         self._blocks = BlockReader(pipeline.featurizer, self._rewards)
         self.recomputed = 0
 
-    def add_snapshots(self, shown: Iterable[Shown]) -> None:
+    def add_snapshots(self, shown: Iterable[TrackedImpression]) -> None:
         """Give each impression its `Snapshot`, if it has none."""
         missing = [one for one in shown if one.snapshot is None]
         incomplete = []
         for one in missing:
             impression = one.impression
-            believed = self._believes(impression)
-            complete = believed and self._unpacked(impression.features, len(impression.items)) is not None
+            trusted = self._verify(impression)
+            complete = trusted and self._unpacked(impression.features, len(impression.items)) is not None
             one.snapshot = Snapshot(
                 features=impression.features if complete else b"",
-                history=impression.history if believed else b"",
-                carried=impression.carried if believed else {},
-                believed=believed,
+                history=impression.history if trusted else b"",
+                carried=impression.carried if trusted else {},
+                trusted=trusted,
                 logged=complete,
             )
             if not complete:
@@ -90,7 +90,7 @@ class FeedbackBuilder:
         if incomplete:
             self._complete_snapshots(incomplete)
 
-    def from_shown(self, shown: Sequence[Shown]) -> Batch:
+    def from_shown(self, shown: Sequence[TrackedImpression]) -> Batch:
         """Return the rows of impressions whose outcome is not known yet, one request per impression.
 
         Every impression must have its snapshot; see `add_snapshots`.
@@ -101,7 +101,7 @@ class FeedbackBuilder:
         features, values = map(np.array, self._features_of(shown))
         return Batch(**requests.columns(), item=item, request=request, position=position, features=features, values=values)
 
-    def from_rows(self, rows: Sequence[Row]) -> Feedback:
+    def from_rows(self, rows: Sequence[Outcome]) -> Feedback:
         """Build feedback from a joiner's rows, in order. Rows of one impression share a request; others have their own."""
         self.add_snapshots(row.shown for row in rows if row.shown is not None)
         starts = [n for n, row in enumerate(rows) if n == 0 or row.shown is None or row.shown is not rows[n - 1].shown]
@@ -163,7 +163,7 @@ class FeedbackBuilder:
         if with_interaction.size:
             self._pipeline.items.ensure(item[with_interaction], [items[n] for n in with_interaction.tolist()])
 
-    def _complete_snapshots(self, shown: Sequence[Shown]) -> None:
+    def _complete_snapshots(self, shown: Sequence[TrackedImpression]) -> None:
         """Fill in, from the current state, what the log lacks or cannot be trusted for."""
         pipeline = self._pipeline
         request, item, _ = _rows_of(shown)
@@ -171,7 +171,7 @@ class FeedbackBuilder:
         requests = pipeline.requests(*_users_and_times(shown), context)
         for n, one in enumerate(shown):
             assert one.snapshot is not None, "made by `add_snapshots`"
-            if one.snapshot.believed:
+            if one.snapshot.trusted:
                 self._put_history(requests, slice(n, n + 1), [one.snapshot.history])
         features, values = pipeline.featurizer.rows(requests, request, item, pipeline.users, pipeline.items)
         carried: dict[str, list[bytes]] = {}
@@ -185,18 +185,18 @@ class FeedbackBuilder:
             history = pack_history(requests.history[n], requests.history_time[n], requests.history_kind[n])
             one.snapshot = Snapshot(
                 features=pack_rows(pipeline.featurizer.schema, features[rows], values[rows]),
-                history=known.history if known.believed else history,
-                carried=known.carried if known.believed else {name: packed[n] for name, packed in carried.items()},
-                believed=known.believed,
+                history=known.history if known.trusted else history,
+                carried=known.carried if known.trusted else {name: packed[n] for name, packed in carried.items()},
+                trusted=known.trusted,
             )
 
-    def _requests_of(self, shown: Sequence[Shown]) -> Requests:
+    def _requests_of(self, shown: Sequence[TrackedImpression]) -> Requests:
         """Requests of impressions with a snapshot, as they were ranked."""
         requests = self._empty_requests(*_users_and_times(shown))
         self._put_snapshots(requests, np.arange(len(shown)), shown)
         return requests
 
-    def _requests(self, firsts: Sequence[Row], user: Ids) -> Requests:
+    def _requests(self, firsts: Sequence[Outcome], user: Ids) -> Requests:
         """Requests of rows: as ranked for rows of an impression, from the current state for others."""
         timestamp = np.array([row.timestamp if row.shown is None else row.shown.timestamp for row in firsts], np.float64)
         pipeline, ranked = self._pipeline, np.array([row.shown is not None for row in firsts], np.bool_)
@@ -222,7 +222,7 @@ class FeedbackBuilder:
             context_values=np.zeros((rows, columns), np.float32),
         )
 
-    def _put_snapshots(self, requests: Requests, where: Ids, shown: Sequence[Shown]) -> None:
+    def _put_snapshots(self, requests: Requests, where: Ids, shown: Sequence[TrackedImpression]) -> None:
         """Copy context, history and carried bytes of snapshots into the requests at indices `where`."""
         part = self._pipeline.featurizer.context_part
         for n, ranked in zip(where.tolist(), shown, strict=True):
@@ -242,8 +242,8 @@ class FeedbackBuilder:
 
     def _features_of_rows(
         self,
-        rows: Sequence[Row],
-        firsts: Sequence[Row],
+        rows: Sequence[Outcome],
+        firsts: Sequence[Outcome],
         starts: Sequence[int],
         requests: Requests,
         request: Ids,
@@ -265,7 +265,7 @@ class FeedbackBuilder:
                 features[start:end], values[start:end] = keys[positions], numbers[positions]
         return features, values
 
-    def _features_of(self, shown: Sequence[Shown]) -> tuple[Ids, Floats]:
+    def _features_of(self, shown: Sequence[TrackedImpression]) -> tuple[Ids, Floats]:
         """Concatenated feature rows of impressions with a snapshot."""
         parts = []
         for one in shown:
@@ -281,7 +281,7 @@ class FeedbackBuilder:
         return unpack_rows(packed, featurizer.schema, rows, featurizer.columns)
 
 
-def _users_and_times(shown: Sequence[Shown]) -> tuple[Ids, Times]:
+def _users_and_times(shown: Sequence[TrackedImpression]) -> tuple[Ids, Times]:
     """User and time of each impression."""
     user = hash_ids([one.impression.user for one in shown])
     return user, np.array([one.timestamp for one in shown], np.float64)
@@ -293,7 +293,7 @@ def _carry(carried: dict[str, list[bytes]], learner: Learner, requests: Requests
         carried[learner.name] = values
 
 
-def _rows_of(shown: Sequence[Shown]) -> tuple[Ids, Ids, Ids]:
+def _rows_of(shown: Sequence[TrackedImpression]) -> tuple[Ids, Ids, Ids]:
     """Request, item and position of each row of the impressions, each (N,) int64."""
     sizes = [len(one.impression.items) for one in shown]
     request = np.repeat(np.arange(len(shown)), sizes)

@@ -13,7 +13,7 @@ from service.monitoring.measure import SERVING, Measure, Scored
 from service.ranking.pipeline import Pipeline
 from streams.batch import Feedback, Floats, Ids
 from streams.block import Block
-from streams.joined import Joined, Row, Shown
+from streams.joined import JoinedBatch, Outcome, TrackedImpression
 
 __all__ = ["Fold"]
 
@@ -48,7 +48,7 @@ class Fold:
         self._pipeline, self._builder, self._measure = pipeline, builder, measure
         self._impressions = 0
 
-    def joined(self, joined: Joined) -> Feedback | None:
+    def joined(self, joined: JoinedBatch) -> Feedback | None:
         """Predict and learn a joiner's batch; return its rows in the order of ``joined.rows``, None if there are none."""
         self._builder.add_snapshots(joined.shown)
         if joined.shown:
@@ -70,7 +70,7 @@ class Fold:
         self._learn(feedback, None)
         return feedback
 
-    def _look(self, shown: Sequence[Shown]) -> None:
+    def _look(self, shown: Sequence[TrackedImpression]) -> None:
         """Store the predictions of new impressions, and let learners observe them."""
         measure = self._measure
         chosen = [] if measure is None else measure.choose_impressions([len(one.impression.items) for one in shown])
@@ -87,7 +87,7 @@ class Fold:
             for one in shown:
                 self._put_logged(one)
 
-    def _keep(self, shown: Sequence[Shown], predictions: dict[str, Floats]) -> None:
+    def _keep(self, shown: Sequence[TrackedImpression], predictions: dict[str, Floats]) -> None:
         at = 0
         for one in shown:
             rows = slice(at, at + len(one.impression.items))
@@ -95,10 +95,10 @@ class Fold:
             kept = {name: said[rows] for name, said in predictions.items()}
             one.measured = _Measured(kept, np.zeros(rows.stop - rows.start, np.float32))
 
-    def _put_logged(self, shown: Shown) -> None:
+    def _put_logged(self, shown: TrackedImpression) -> None:
         """Replace predictions by the scores in the log, if the service made them."""
         impression, pipeline = shown.impression, self._pipeline
-        if shown.snapshot is None or not shown.snapshot.believed or not impression.scores:
+        if shown.snapshot is None or not shown.snapshot.trusted or not impression.scores:
             return
         logged = np.array(impression.scores, np.float32)
         said: dict[str, Floats] = {}
@@ -135,7 +135,7 @@ class Fold:
                 user, reward = user[rows], reward[rows]
             measure.add(Scored(user, reward, None, predictions))
 
-    def _note_outcomes(self, measure: Measure, rows: Sequence[Row], reward: Floats) -> None:
+    def _note_outcomes(self, measure: Measure, rows: Sequence[Outcome], reward: Floats) -> None:
         """Store outcomes. If a position has several, the one with the highest reward counts."""
         for row, worth in zip(rows, reward.tolist(), strict=True):
             measured = None if row.shown is None else row.shown.measured
@@ -144,9 +144,9 @@ class Fold:
                 if measured.first >= 0:
                     measure.revise(measured.first + row.position, worth)
 
-    def _add_closed(self, measure: Measure, closed: Sequence[Shown]) -> None:
+    def _add_closed(self, measure: Measure, closed: Sequence[TrackedImpression]) -> None:
         """Measure impressions whose outcome is known, grouped by the learners that predicted them."""
-        grouped: dict[frozenset[str], list[Shown]] = {}
+        grouped: dict[frozenset[str], list[TrackedImpression]] = {}
         for one in closed:
             if one.measured is not None and one.measured.predictions:
                 grouped.setdefault(frozenset(one.measured.predictions), []).append(one)

@@ -22,7 +22,7 @@ from streams.joined import Position
 from streams.kafka.group import Commit, Fenced
 from streams.log import Offsets
 
-__all__ = ["Member", "Membership", "name_of"]
+__all__ = ["GroupMember", "Member", "member_name"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ KEEP = 3
 """Checkpoints kept. The last one may not be committed; then the one before it is needed."""
 
 
-class Membership(Protocol):
-    """See `streams.kafka.group.Membership`."""
+class GroupMember(Protocol):
+    """See `streams.kafka.group.GroupMember`."""
 
     owned: frozenset[int]
 
@@ -61,7 +61,7 @@ class Member:
     ----------
     trainer : Trainer
         Without a folder, and not restored: this class handles its partitions and checkpoints.
-    join : callable returning a Membership
+    join : callable returning a GroupMember
         Takes two callbacks: for revoked partitions, and for lost ones.
     name : str
         Name of this member.
@@ -79,16 +79,16 @@ class Member:
     """
 
     role = "trainer"
-    serves_behind = True
+    serves_while_behind = True
     whole = True
 
     def __init__(
-        self, trainer: Trainer, join: Callable[[Notify, Notify], Membership], name: str, folder: Path, every: float
+        self, trainer: Trainer, join: Callable[[Notify, Notify], GroupMember], name: str, folder: Path, every: float
     ) -> None:
         self.trainer, self.name = trainer, name
         self.number = self.fenced = 0
         self._join, self._folder, self._every = join, folder, every
-        self._group: Membership | None = None
+        self._group: GroupMember | None = None
         self._assignment: Mapping[int, Commit | None] | None = None
         self._has_state = False
         self._polled_at = self._committed_at = 0.0
@@ -199,7 +199,7 @@ class Member:
             self.fenced += 1
             self.trainer.notice(f"{reason}; returning to checkpoint {self.number}")
 
-    def _start_partitions(self, group: Membership, found: Mapping[int, Commit | None]) -> None:
+    def _start_partitions(self, group: GroupMember, found: Mapping[int, Commit | None]) -> None:
         """Start reading the assigned partitions. If this fails, the next turn tries again."""
         if not self._has_state:
             self._roll_back(max((commit.members.get(self.name, 0) for commit in group.committed().values()), default=0))
@@ -236,7 +236,7 @@ class Member:
         pipeline.version, self.number = found.meta["version"], number
         self._has_state = True
 
-    def _commit(self, group: Membership) -> None:
+    def _commit(self, group: GroupMember) -> None:
         """Save a checkpoint and commit its positions.
 
         Raises
@@ -269,7 +269,7 @@ class Member:
         return checkpoints.path_of(self._folder, number)
 
 
-def name_of(folder: Path) -> str:
+def member_name(folder: Path) -> str:
     """Return the name of the member with this folder. The first start creates the name."""
     file = folder / "member"
     if not file.exists():

@@ -10,7 +10,7 @@ from typing import Protocol
 from service.recovery.ledger import Ledger, Run
 from streams.log import Log, Offsets, Record
 
-__all__ = ["Following", "Order", "PollOrder", "TimeOrder"]
+__all__ = ["LedgerOrder", "Order", "PollOrder", "TimeOrder"]
 
 
 class Order(Protocol):
@@ -63,7 +63,7 @@ class PollOrder:
         return records
 
 
-class Following:
+class LedgerOrder:
     """The order in a ledger, then the order of `after`.
 
     Parameters

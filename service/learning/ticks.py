@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from service.learning.event_reader import EventReader
 from streams.codec import encode
 from streams.events import Tick
-from streams.log import Log, key_to
+from streams.log import Log, key_for_partition
 
 __all__ = ["TickWriter"]
 
@@ -72,6 +72,6 @@ class TickWriter:
         tick = encode(Tick(timestamp=now))
         count = len(self._log.end())
         try:
-            self._log.append([(key_to(partition, count), tick) for partition in partitions])
+            self._log.append([(key_for_partition(partition, count), tick) for partition in partitions])
         except OSError as error:
             self._failed("tick", error)

@@ -19,11 +19,11 @@ from typing import Any
 
 from memory import checkpoint as checkpoints
 from memory.checkpoint import Checkpoint
-from memory.stateful import digest, finished, versions
+from memory.stateful import digest, run_to_end, versions
 from service.learning.event_reader import POLL, EventReader
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
-from service.learning.order import Following, Order, PollOrder
+from service.learning.order import LedgerOrder, Order, PollOrder
 from service.learning.steps import Steps
 from service.learning.ticks import TickWriter
 from service.learning.validation import EventValidator
@@ -35,7 +35,7 @@ from service.recovery.snapshots import WaitingSnapshots, collect_snapshots, rest
 from service.replication.weights import Change, Publisher
 from streams.dead_letters import DeadLetters
 from streams.join import Joiner
-from streams.joined import Joined
+from streams.joined import JoinedBatch
 from streams.log import Log, Offsets
 
 __all__ = ["Trainer"]
@@ -98,7 +98,7 @@ class Trainer:
     """
 
     role = "trainer"
-    serves_behind = True
+    serves_while_behind = True
     """An old state is better than no rankings: no other process has a newer one."""
     whole = True
 
@@ -157,7 +157,7 @@ class Trainer:
         self.failures += start.failures
         self._epoch = start.epoch
         if start.runs is not None:
-            self.reader.order = Following(self.log, self._poll, start.runs, self.reader.order)
+            self.reader.order = LedgerOrder(self.log, self._poll, start.runs, self.reader.order)
         self.reader.open(start.positions)
         restore_snapshots(start.snapshots, self.reader.joiners)
         self._saved = self.reader.position
@@ -225,7 +225,7 @@ class Trainer:
             return None
         if self._ledger is not None:
             self._ledger.flush()
-        saved, snapshots = finished(self._copy())
+        saved, snapshots = run_to_end(self._copy())
         path = checkpoints.save(self._folder, with_snapshots(saved, snapshots), self._keep)
         self._saved = self.reader.position
         self._remember_metadata(saved)
@@ -277,7 +277,7 @@ class Trainer:
         """Memory in addition to the pipeline's."""
         return {"joiner": self.reader.nbytes}
 
-    def _learn(self, joined: Joined) -> None:
+    def _learn(self, joined: JoinedBatch) -> None:
         feedback = self._fold.joined(joined)
         if feedback is not None and self.monitor is not None:
             sources = ["" if row.shown is None else row.shown.impression.source or "client" for row in joined.rows]
@@ -358,10 +358,10 @@ class Trainer:
 
     def checkpoint(self) -> Checkpoint:
         """Copy the state with its position in the log; valid when the reader is `at_boundary`."""
-        return finished(self._copy())[0]
+        return run_to_end(self._copy())[0]
 
     def _copy(self) -> Generator[None, None, tuple[Checkpoint, WaitingSnapshots]]:
-        """Copy the state and the snapshots of waiting impressions, in short steps; see `Stateful.copying`."""
+        """Copy the state and the snapshots of waiting impressions, in short steps; see `Stateful.copy_in_steps`."""
         meta = {
             "epoch": self._epoch,
             "position": self.reader.position,
@@ -372,7 +372,7 @@ class Trainer:
             "log": self.log.identity,
             "versions": versions(self.pipeline),
         }
-        state = yield from self.pipeline.copying()
+        state = yield from self.pipeline.copy_in_steps()
         snapshots = yield from collect_snapshots(self.reader.joiners)
         return Checkpoint(self.pipeline.version, state, meta), snapshots
 

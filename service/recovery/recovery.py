@@ -26,7 +26,7 @@ from streams.log import Log, Offsets
 
 __all__ = ["MISSING", "UNUSABLE", "ChangeLog", "CheckpointMetadata", "Start", "check", "read_metadata", "recover"]
 
-UNUSABLE, MISSING = "checkpoint_passed_over", "records_missing"
+UNUSABLE, MISSING = "checkpoint_unusable", "records_missing"
 """Labels in the metric of failures: checkpoints that could not be used, and needed records that were trimmed."""
 
 

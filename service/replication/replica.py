@@ -62,7 +62,7 @@ class Replica:
     """
 
     role = "replica"
-    serves_behind = False
+    serves_while_behind = False
     """Another process has a newer state, and may have shown its rankings to the same user."""
     whole = False
     """Private state is that of the checkpoint: changes do not have it, and answers do not need it."""

@@ -5,7 +5,7 @@ import pytest
 
 from memory.arrays import Arrays
 from memory.keyed.table import Column, Table
-from memory.stateful import Stateful, shared
+from memory.stateful import Stateful, without_private
 
 
 def initial() -> dict[str, np.ndarray]:
@@ -13,7 +13,7 @@ def initial() -> dict[str, np.ndarray]:
 
 
 def test_made_arrays_save_only_changed_rows() -> None:
-    store = Arrays.made_by(initial)
+    store = Arrays.from_factory(initial)
     assert store.state_dict()["rows"].size == 0
     store["w"][[3, 7]] = -1.0
     store.mark(np.array([3, 7]))
@@ -26,8 +26,8 @@ def test_made_arrays_save_only_changed_rows() -> None:
 
 
 def test_loading_restores_the_initial_values_of_all_other_rows() -> None:
-    saved = Arrays.made_by(initial).state_dict()
-    store = Arrays.made_by(initial)
+    saved = Arrays.from_factory(initial).state_dict()
+    store = Arrays.from_factory(initial)
     live = store["w"]
     store["w"][:] = 5.0
     store.mark()
@@ -48,19 +48,19 @@ def test_private_arrays_are_saved_and_not_shipped() -> None:
     assert follower["squares"].tolist() == [1, 1, 1, 1], "as of its last checkpoint"
     saved = leader.state_dict()
     assert saved["squares"].tolist() == [1, 1, 9, 1]
-    assert shared(leader, saved).keys() == {"w"}
+    assert without_private(leader, saved).keys() == {"w"}
     follower.load_state_dict(saved)
     assert follower["squares"].tolist() == [1, 1, 9, 1]
 
 
 def test_arrays_that_are_all_private_ship_nothing() -> None:
-    store = Arrays.made_by(initial, private=["w"])
+    store = Arrays.from_factory(initial, private=["w"])
     store["w"][3] = -1.0
     store.mark(np.array([3]))
     assert store.take_changes() == {}
     saved = store.state_dict()
     assert saved["rows"].tolist() == [3], "they are saved"
-    assert shared(store, saved) == {}
+    assert without_private(store, saved) == {}
 
 
 def test_changes_with_arrays_that_are_private_here_are_refused() -> None:
@@ -88,4 +88,4 @@ def test_columns_and_whole_attributes_can_be_private() -> None:
     model.clock.mark()
     assert model.take_changes().keys() == {"table.index.slots", "table.index.keys", "table.rows.rows", "table.rows.bias"}
     state = model.state_dict()
-    assert state.keys() - shared(model, state).keys() == {"clock.step", "table.rows.squares"}
+    assert state.keys() - without_private(model, state).keys() == {"clock.step", "table.rows.squares"}

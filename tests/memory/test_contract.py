@@ -15,7 +15,7 @@ from memory.error_memory import ErrorMemory, ErrorSketch
 from memory.keyed.seen_items import SeenItems
 from memory.moments import Moments
 from memory.parameters import Parameters
-from memory.stateful import shared
+from memory.stateful import without_private
 from memory.vectors.vector_index import VectorIndex
 
 ROWS = 7
@@ -189,9 +189,9 @@ CASES = {
     "arrays, one private": Case(
         lambda: Arrays(w=np.ones((9, 2), np.float32), n=np.zeros(9, np.int64), private=["n"]), change_arrays, len, "w"
     ),
-    "made arrays, one private": Case(lambda: Arrays.made_by(first_values, private=["n"]), change_arrays, len, "w"),
+    "made arrays, one private": Case(lambda: Arrays.from_factory(first_values, private=["n"]), change_arrays, len, "w"),
     "parameters": Case(make_parameters, change_parameters, read_parameters, "embedding.weight.value", True),
-    "made arrays": Case(lambda: Arrays.made_by(first_values), change_arrays, len, "w"),
+    "made arrays": Case(lambda: Arrays.from_factory(first_values), change_arrays, len, "w"),
     "key_index": Case(lambda: KeyIndex(6), change_index, lambda store: (store.find(np.arange(9)), store.slots()), "order"),
     "table": Case(make_table, change_table, read_table, "rows.vector"),
     "history": Case(lambda: History(5, 3), change_history, read_history, "rings.item"),
@@ -234,7 +234,7 @@ def changed(case: Case, seed: int = 0, times: int = 10) -> Stateful:
 
 def followed(store: Stateful) -> str:
     """Digest of what a follower must have: everything except private state."""
-    return digest(shared(store, store.state_dict()))
+    return digest(without_private(store, store.state_dict()))
 
 
 def test_a_loaded_copy_is_equal_and_continues_equally(case: Case) -> None:

@@ -94,17 +94,17 @@ def test_arrays_that_cannot_be_a_store_are_refused() -> None:
 
 
 def test_a_state_is_copied_in_steps_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memory.stateful.PIECE", 1000)
-    monkeypatch.setattr("memory.keyed.catalog.TOGETHER", 3)
+    monkeypatch.setattr("memory.stateful.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("memory.keyed.catalog.ENTRIES_PER_STEP", 3)
     whole = Stateful()
     whole.plain = Arrays(w=np.arange(1000.0).reshape(100, 10))  # type: ignore[attr-defined]
-    whole.made = Arrays.made_by(lambda: {"w": np.zeros((100, 10))})  # type: ignore[attr-defined]
+    whole.made = Arrays.from_factory(lambda: {"w": np.zeros((100, 10))})  # type: ignore[attr-defined]
     whole.made["w"][30:] = 1  # type: ignore[attr-defined]
     whole.made.mark(np.arange(30, 100))  # type: ignore[attr-defined]
     whole.items = Catalog(10, 1)  # type: ignore[attr-defined]
     for key in range(1, 9):
         whole.items.put(key, f"i{key}", {"n": key}, np.array([key]), np.ones(1, np.float32))  # type: ignore[attr-defined]
-    steps, count = whole.copying(), 0
+    steps, count = whole.copy_in_steps(), 0
     while True:
         try:
             next(steps)

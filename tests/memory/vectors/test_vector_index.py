@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from memory import digest
-from memory.stateful import shared
+from memory.stateful import without_private
 from memory.vectors import inverted_file, vector_index
 from memory.vectors.gpu_vectors import GpuVectors
 from memory.vectors.vector_index import SLACK, VectorIndex
@@ -184,7 +184,7 @@ def test_a_twin_follows_by_changes(make: Make) -> None:
             leader.delete(slots[:2])
         if step % 3 == 0:
             follower.apply_changes(leader.take_changes())
-            followed, led = (digest(shared(index, index.state_dict())) for index in (follower, leader))
+            followed, led = (digest(without_private(index, index.state_dict())) for index in (follower, leader))
             assert followed == led, "equal except for the sums of a training, which only the leader needs"
             same_answers(leader, follower, queries)
     assert getattr(leader, "inverted", None) is None or leader.inverted.generation >= 1

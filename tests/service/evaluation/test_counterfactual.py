@@ -22,17 +22,17 @@ from service.ranking.pipeline import Pipeline, Stages
 from service.ranking.requests import RankRequest, RecommendRequest
 from streams.batch import Batch, Floats
 from streams.events import Impression
-from streams.joined import Row, Shown
+from streams.joined import Outcome, TrackedImpression
 from streams.readers.decisions import Decision
 from tests.worlds import two_tribes
 
 ITEMS = tuple(f"i{n}" for n in range(10))
 
 
-def clicked(user: str, item: str, impression: Impression | None = None, kind: str = "click", value: float = 1.0) -> Row:
-    row = Row(user=user, item=item, kind=kind, value=value, timestamp=100.0)
+def clicked(user: str, item: str, impression: Impression | None = None, kind: str = "click", value: float = 1.0) -> Outcome:
+    row = Outcome(user=user, item=item, kind=kind, value=value, timestamp=100.0)
     if impression is not None:
-        row.shown = Shown(impression=impression, timestamp=impression.timestamp)
+        row.shown = TrackedImpression(impression=impression, timestamp=impression.timestamp)
         row.position = impression.items.index(item)
     return row
 

@@ -241,7 +241,7 @@ def test_the_report_is_complete(dsjson: Path, tmp_path: Path) -> None:
     assert told["policy"] == "hue" and told["above"] == "policy"
     rows = list(csv.DictReader(written[1].read_text().splitlines()))
     assert [row["request_id"] for row in rows] == found.request_ids
-    total = sum(float(row["ips"]) for row in rows) / sum(float(row["places"]) for row in rows)
+    total = sum(float(row["ips"]) for row in rows) / sum(float(row["positions"]) for row in rows)
     assert total == pytest.approx(found.result.estimates["ips"].value)
     assert written[2].read_bytes().startswith(b"\x89PNG")
 

@@ -101,7 +101,7 @@ class Known(PipelinePolicy):
 
 def test_snips_of_the_services_own_log_holds_the_true_click_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service explores and learns; the evaluated policy has a lower temperature on the same ranker."""
-    population = Population(60, 40, seed=3, drift=0.0, patience=PATIENCE, base_rate=0.15, best_rate=0.5, places=POSITIONS)
+    population = Population(60, 40, seed=3, drift=0.0, patience=PATIENCE, base_rate=0.15, best_rate=0.5, positions=POSITIONS)
     for impression in live(shop(tmp_path, 0.3), population, monkeypatch):
         assert len(impression.propensities) == POSITIONS
         assert all(0 < propensity <= 1 for propensity in impression.propensities)
@@ -110,7 +110,7 @@ def test_snips_of_the_services_own_log_holds_the_true_click_through(tmp_path: Pa
     policy = PlackettLuce(0.1)
 
     first = Known(policy, population)
-    found = evaluate(config, chooser=first, places=1)
+    found = evaluate(config, chooser=first, positions=1)
     assert found.result.impressions > 0.5 * VISITS and not found.dead
     snips = found.result.estimates["snips"]
     true = float(np.mean(first.first[: found.result.impressions]))
@@ -124,7 +124,7 @@ def test_snips_of_the_services_own_log_holds_the_true_click_through(tmp_path: Pa
     true = float(np.mean(lists.lists[: found.result.impressions]))
     assert snips.low < true < snips.high
 
-    same = evaluate(shop(tmp_path, 0.3), places=1)
+    same = evaluate(shop(tmp_path, 0.3), positions=1)
     assert same.result.effective_sample_size > 0.9 * same.result.impressions
     assert same.result.verdict == "undecided"
 

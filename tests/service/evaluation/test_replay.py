@@ -182,7 +182,7 @@ def test_movielens_100k_is_learned_as_well_as_by_the_best_peer() -> None:
         "stream": {"url": f"file:{SHARED / 'data/ml-100k/u.data'}", "batch_rows": 1},
         "features": {
             "user": {"id": "category", "occupation": "category", "age": {"type": "bucket", "width": 10.0}},
-            "item": {"id": "category", "genres": {"type": "tags", "most": 6}},
+            "item": {"id": "category", "genres": {"type": "tags", "max_tags": 6}},
         },
     }
     fm = replay(parse(document | {"retrievers": {}}), k=0)

@@ -110,7 +110,7 @@ def test_below_the_floor_there_is_no_verdict() -> None:
     found = judge(decisions, floor=size + 1)
     assert found.verdict == "refused"
     (reason,) = found.reasons
-    assert f"{size:.1f}" in reason and f"{size + 1:g}" in reason and "--places" in reason
+    assert f"{size:.1f}" in reason and f"{size + 1:g}" in reason and "--positions" in reason
     assert found.estimates["snips"].value == judge(decisions).estimates["snips"].value
 
 

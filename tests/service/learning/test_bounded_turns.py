@@ -31,8 +31,8 @@ PATIENCE = 60.0
 @pytest.fixture(autouse=True)
 def one_step_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the small state of these tests take as many steps as a large one."""
-    monkeypatch.setattr("memory.stateful.PIECE", 2048)
-    monkeypatch.setattr("memory.keyed.catalog.TOGETHER", 5)
+    monkeypatch.setattr("memory.stateful.CHUNK_BYTES", 2048)
+    monkeypatch.setattr("memory.keyed.catalog.ENTRIES_PER_STEP", 5)
     monkeypatch.setattr("service.learning.steps.TURN_SECONDS", 0.0)
 
 
@@ -165,7 +165,7 @@ async def test_any_number_of_digests_are_one_copy_and_rankings_and_learning_go_o
 ) -> None:
     """An attack: two clients that only request digests must not block the others."""
     monkeypatch.setattr("service.process.digests.REST", 0.0)
-    copying = service.runtime.copying
+    copy_in_steps = service.runtime.copy_in_steps
     digest_at_start: list[int] = []
     gate = threading.Event()
 
@@ -173,9 +173,9 @@ async def test_any_number_of_digests_are_one_copy_and_rankings_and_learning_go_o
         digest_at_start.append(1)
         while not gate.is_set():
             yield
-        return (yield from copying())
+        return (yield from copy_in_steps())
 
-    monkeypatch.setattr(service.runtime, "copying", counted)
+    monkeypatch.setattr(service.runtime, "copy_in_steps", counted)
     await service.post("/v1/events", [click("u", f"i{n}") for n in range(5)])
     await service.learned()
     asked = [asyncio.create_task(service.send("GET", "/v1/status?digest=1")) for _ in range(30)]

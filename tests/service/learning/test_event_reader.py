@@ -12,7 +12,7 @@ from streams.codec import encode
 from streams.dead_letters import DeadLetters
 from streams.events import Event, Interaction, Tick
 from streams.join import Joiner
-from streams.log import MemoryLog, key_to
+from streams.log import MemoryLog, key_for_partition
 
 ROWS = 3
 
@@ -32,7 +32,7 @@ def reader_of(log: MemoryLog) -> EventReader:
 
 def append(log: MemoryLog, partition: int, event: Event) -> float:
     """Append an event; return the time after the append."""
-    log.append([(key_to(partition, 2), encode(event))])
+    log.append([(key_for_partition(partition, 2), encode(event))])
     return time.time()
 
 
@@ -78,7 +78,7 @@ def test_a_record_that_cannot_be_learned_from_is_behind_the_position_too() -> No
     reader.open(dict.fromkeys(log.begin(), Joiner().position()))
     append(log, 0, click(0))
     append(log, 1, click(1))
-    log.append([(key_to(0, 2), b"no event")])
+    log.append([(key_for_partition(0, 2), b"no event")])
     fold(reader)
     assert {partition: position.next for partition, position in reader.positions().items()} == reader.next == {0: 2, 1: 1}
     again = reader_of(log)

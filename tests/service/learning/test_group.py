@@ -13,7 +13,7 @@ import pytest
 from memory import checkpoint as checkpoints
 from service.config import Config
 from service.learning.feedback import FeedbackBuilder
-from service.learning.group import Member, name_of
+from service.learning.group import Member, member_name
 from service.learning.trainer import Trainer
 from service.learning.validation import EventValidator
 from service.process.runtime import build_pipeline, joiners
@@ -22,7 +22,7 @@ from streams.dead_letters import DeadLetters
 from streams.events import ItemUpdate, Tick
 from streams.joined import Position
 from streams.kafka.group import Commit, Fenced
-from streams.log import MemoryLog, key_to
+from streams.log import MemoryLog, key_for_partition
 from tests.service.conftest import records
 from tests.worlds import START, busy_world
 
@@ -50,7 +50,7 @@ class Group:
 
 
 class Seat:
-    """Membership of a `Group`. It refuses a commit after an unnoticed change; the result of a commit can also be unknown."""
+    """GroupMember of a `Group`. It refuses a commit after an unnoticed change; the result of a commit can also be unknown."""
 
     def __init__(
         self, group: Group, name: str, revoked: Callable[[frozenset[int]], None], lost: Callable[[frozenset[int]], None]
@@ -123,7 +123,7 @@ class World:
         self.config, self.folder, self.group = config, folder, Group()
         self.log = MemoryLog(PARTITIONS)
         self.log.append(records(EVENTS))
-        self.log.append([(key_to(p, PARTITIONS), encode(Tick(timestamp=START + 1e6))) for p in range(PARTITIONS)])
+        self.log.append([(key_for_partition(p, PARTITIONS), encode(Tick(timestamp=START + 1e6))) for p in range(PARTITIONS)])
 
     def member(self, name: str, every: float = 0.0) -> Member:
         folder = self.folder / name
@@ -328,4 +328,4 @@ def test_commits_that_the_broker_lost_are_noticed(world: World) -> None:
 def test_a_member_keeps_its_name(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    assert name_of(tmp_path / "one") == name_of(tmp_path / "one") != name_of(tmp_path / "two")
+    assert member_name(tmp_path / "one") == member_name(tmp_path / "one") != member_name(tmp_path / "two")

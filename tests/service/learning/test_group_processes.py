@@ -15,7 +15,7 @@ from service import config as configs
 from streams.codec import encode, partition_key
 from streams.events import Interaction, Tick
 from streams.kafka.log import KafkaLog
-from streams.log import key_to
+from streams.log import key_for_partition
 from tests.broker import Broker
 from tests.keeper import Keeper
 from tests.service.learning.test_group import count_in
@@ -146,7 +146,9 @@ def test_every_click_is_counted_by_one_member_whatever_happens_to_them(trainers:
     click(300)
     trainers.until_shared()
 
-    log.append([(key_to(partition, PARTITIONS), encode(Tick(timestamp=time.time()))) for partition in range(PARTITIONS)])
+    log.append(
+        [(key_for_partition(partition, PARTITIONS), encode(Tick(timestamp=time.time()))) for partition in range(PARTITIONS)]
+    )
     limit = time.monotonic() + DEADLINE
     while any(trainers.status(name)["lag"] or trainers.status(name)["pending"] for name in trainers.alive):
         assert time.monotonic() < limit

@@ -12,7 +12,7 @@ import pytest
 from service.config import Config, ConfigError
 from service.evaluation.replay import replay
 from service.learning.feedback import FeedbackBuilder
-from service.learning.order import Following
+from service.learning.order import LedgerOrder
 from service.learning.trainer import Trainer
 from service.learning.validation import EventValidator
 from service.process.runtime import LEDGER, build_pipeline, joiners, open_runtime
@@ -21,7 +21,7 @@ from streams.codec import encode
 from streams.dead_letters import DeadLetters
 from streams.events import Impression, Interaction, Tick
 from streams.lmdb_log import LmdbLog
-from streams.log import Log, MemoryLog, Record, key_to, partition_of
+from streams.log import Log, MemoryLog, Record, key_for_partition, partition_of
 from tests.service.conftest import records
 from tests.service.process.test_engine import wait_until
 from tests.worlds import START, busy_world
@@ -60,7 +60,7 @@ def test_another_order_is_another_state_and_the_ledger_tells_which_it_was(make_c
     other.drain()
     assert other.digest() != live.digest()
     live._flush_ledger()
-    again = trainer(config, log, order=Following(log, 50, Ledger(kept).runs(), None))
+    again = trainer(config, log, order=LedgerOrder(log, 50, Ledger(kept).runs(), None))
     again.drain()
     assert again.digest() == live.digest()
     assert again.pipeline.version == live.pipeline.version > 50
@@ -87,7 +87,7 @@ def test_killed_again_and_again_it_takes_up_its_own_history(seed: int, make_conf
         life.close()
     assert lives >= 10
     life._flush_ledger()
-    again = trainer(config, log, order=Following(log, 50, Ledger(kept).runs(), None))
+    again = trainer(config, log, order=LedgerOrder(log, 50, Ledger(kept).runs(), None))
     again.drain()
     assert again.digest() == life.digest()
     assert again.reader.counts == trainer_counts(config, log)
@@ -118,7 +118,7 @@ def test_each_partition_gets_its_own_tick(make_config: MakeConfig) -> None:
 
 def test_a_bad_record_is_reported_once_in_each_partition(make_config: MakeConfig) -> None:
     log, letters = MemoryLog(2), MemoryLog()
-    log.append([(key_to(p, 2), b"bad %d" % p) for p in (0, 1, 0)])
+    log.append([(key_for_partition(p, 2), b"bad %d" % p) for p in (0, 1, 0)])
     for _ in range(2):
         trainer(make_config(), log, DeadLetters(letters)).drain()
     places = sorted((letter.partition, letter.offset) for letter in DeadLetters(letters).read())
@@ -148,7 +148,7 @@ def test_served_from_four_partitions_it_is_replayed_with_its_ledger(make_config:
 def test_a_ledger_of_something_else_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(tmp_path / "data", stream={"options": {"partitions": 2}})
     log = LmdbLog(tmp_path / "data" / "events", partitions=2)
-    log.append([(key_to(0, 2), encode(Tick(timestamp=START)))])
+    log.append([(key_for_partition(0, 2), encode(Tick(timestamp=START)))])
     log.close()
     ledger = Ledger(LmdbLog(tmp_path / "ledger"))
     ledger.start({0: 3, 1: 0})

@@ -7,16 +7,16 @@ from contextlib import suppress
 
 import pytest
 
-from service.learning.order import Following, Order, PollOrder, TimeOrder
+from service.learning.order import LedgerOrder, Order, PollOrder, TimeOrder
 from service.recovery.ledger import Ledger, Run
-from streams.log import Log, LogFull, MemoryLog, Offsets, Record, key_to, partition_of
+from streams.log import Log, LogFull, MemoryLog, Offsets, Record, key_for_partition, partition_of
 
 
 def filled(partitions: int, counts: Sequence[int]) -> MemoryLog:
     """A log with these numbers of records in its partitions, appended in turn."""
     log = MemoryLog(partitions)
     for n in range(max(counts)):
-        log.append([(key_to(p, partitions), b"%d.%d" % (p, n)) for p, count in enumerate(counts) if n < count])
+        log.append([(key_for_partition(p, partitions), b"%d.%d" % (p, n)) for p, count in enumerate(counts) if n < count])
     return log
 
 
@@ -31,8 +31,8 @@ def taken(order: Order, log: Log, starts: Offsets | None = None) -> list[Record]
 
 
 def test_a_key_has_the_partition_it_was_made_for() -> None:
-    assert [partition_of(key_to(p, 7), 7) for p in range(7)] == list(range(7))
-    assert key_to(0, 1) == b""
+    assert [partition_of(key_for_partition(p, 7), 7) for p in range(7)] == list(range(7))
+    assert key_for_partition(0, 1) == b""
 
 
 @pytest.mark.parametrize("poll", [1, 3, 100])
@@ -42,7 +42,7 @@ def test_what_was_noted_is_taken_again_whatever_is_polled(poll: int) -> None:
     first = taken(PollOrder(log, 11, ledger), log)
     ledger.flush()
     assert len(first) == 72
-    again = taken(Following(log, poll, Ledger(kept).runs(), None), log)
+    again = taken(LedgerOrder(log, poll, Ledger(kept).runs(), None), log)
     assert again == first
     assert taken(TimeOrder(log, 10), log) != first
 
@@ -70,12 +70,12 @@ def test_a_read_that_fails_takes_nothing_with_it() -> None:
 
     log, kept = Flaky(3), MemoryLog()
     for n in range(30):
-        log.append([(key_to(p, 3), b"%d.%d" % (p, n)) for p in range(3)])
+        log.append([(key_for_partition(p, 3), b"%d.%d" % (p, n)) for p in range(3)])
     ledger = Ledger(kept)
     first = taken_at_last(PollOrder(log, 7, ledger))
     ledger.flush()
     assert len(first) == 90
-    assert taken_at_last(Following(log, 4, Ledger(kept).runs(), None)) == first
+    assert taken_at_last(LedgerOrder(log, 4, Ledger(kept).runs(), None)) == first
 
 
 def test_what_was_not_flushed_is_not_in_the_ledger_and_reading_goes_on_behind_it() -> None:
@@ -91,11 +91,11 @@ def test_what_was_not_flushed_is_not_in_the_ledger_and_reading_goes_on_behind_it
         first += records
         at |= {record.partition: record.offset + 1 for record in records}
     second = Ledger(kept)
-    found = taken(Following(log, 5, second.runs(), PollOrder(log, 8, second)), log)
+    found = taken(LedgerOrder(log, 5, second.runs(), PollOrder(log, 8, second)), log)
     assert found[:24] == first[:24]
     assert sorted(found) == sorted(taken(TimeOrder(log, 10), log))
     second.flush()
-    assert taken(Following(log, 5, Ledger(kept).runs(), None), log) == found, "both processes, one history"
+    assert taken(LedgerOrder(log, 5, Ledger(kept).runs(), None), log) == found, "both processes, one history"
 
 
 def test_a_mark_finds_what_follows_from_any_record_of_the_last_read() -> None:
@@ -110,7 +110,7 @@ def test_a_mark_finds_what_follows_from_any_record_of_the_last_read() -> None:
             marks.append((order.mark, dict(at), len(history)))
         ledger.flush()
     for mark, offsets, known in marks:
-        follower = Following(log, 4, Ledger(kept).runs(mark), None)
+        follower = LedgerOrder(log, 4, Ledger(kept).runs(mark), None)
         assert taken(follower, log, offsets) == history[known:]
 
 
@@ -122,14 +122,14 @@ def test_a_mark_taken_while_following_is_one_too() -> None:
     while records := order.take(at):
         at |= {record.partition: record.offset + 1 for record in records}
         ledger.flush()
-    history = taken(Following(log, 5, ledger.runs(), None), log)
-    following, at = Following(log, 5, ledger.runs(), None), log.begin()
+    history = taken(LedgerOrder(log, 5, ledger.runs(), None), log)
+    following, at = LedgerOrder(log, 5, ledger.runs(), None), log.begin()
     known = 0
     while records := following.take(at):
         for record in records:
             at[record.partition] = record.offset + 1
             known += 1
-            assert taken(Following(log, 7, ledger.runs(following.mark), None), log, dict(at)) == history[known:]
+            assert taken(LedgerOrder(log, 7, ledger.runs(following.mark), None), log, dict(at)) == history[known:]
 
 
 def test_offsets_without_records_do_not_matter() -> None:
@@ -141,11 +141,11 @@ def test_offsets_without_records_do_not_matter() -> None:
 
     log, kept = Holes(2), MemoryLog()
     for n in range(30):
-        log.append([(key_to(p, 2), b"%d" % n) for p in range(2)])
+        log.append([(key_for_partition(p, 2), b"%d" % n) for p in range(2)])
     ledger = Ledger(kept)
     first = taken(PollOrder(log, 4, ledger), log)
     ledger.flush()
-    assert taken(Following(log, 7, ledger.runs(), None), log) == first
+    assert taken(LedgerOrder(log, 7, ledger.runs(), None), log) == first
 
 
 def test_a_log_that_lost_its_tail_is_refused() -> None:
@@ -154,7 +154,7 @@ def test_a_log_that_lost_its_tail_is_refused() -> None:
     taken(PollOrder(log, 4, ledger), log)
     ledger.flush()
     with pytest.raises(LookupError, match="ends at 5, but the ledger says that it was read up to"):
-        taken(Following(shorter := filled(2, [5, 9]), 4, ledger.runs(), None), shorter)
+        taken(LedgerOrder(shorter := filled(2, [5, 9]), 4, ledger.runs(), None), shorter)
 
 
 def test_a_ledger_whose_entries_do_not_follow_each_other_is_refused() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from memory import Checkpoint, checkpoint
 from service.config import Config, ConfigError
-from service.process.data_folder import keep_to
+from service.process.data_folder import bind_to_log
 from service.process.runtime import build_pipeline, open_runtime
 from service.recovery.ledger import Ledger
 from service.recovery.recovery import MISSING, UNUSABLE
@@ -195,15 +195,15 @@ def test_a_log_made_anew_is_folded_and_its_bad_records_are_reported(make_config:
 
 
 def test_a_folder_is_the_one_of_its_log_however_often_that_is_made_anew(tmp_path: Path) -> None:
-    assert keep_to(tmp_path, "topic 1") == keep_to(tmp_path, "topic 1") == 0
+    assert bind_to_log(tmp_path, "topic 1") == bind_to_log(tmp_path, "topic 1") == 0
     before = time.time()
-    since = keep_to(tmp_path, "topic 2")
+    since = bind_to_log(tmp_path, "topic 2")
     assert before <= since <= time.time()
-    assert keep_to(tmp_path, "topic 2") == since
+    assert bind_to_log(tmp_path, "topic 2") == since
     with pytest.raises(ConfigError, match="belong to the topic 'topic 2', and this one is 'other 2'"):
-        keep_to(tmp_path, "other 2")
+        bind_to_log(tmp_path, "other 2")
     (tmp_path / "stream").write_text("")  # the disk was full
-    assert keep_to(tmp_path, "other 2") == 0
+    assert bind_to_log(tmp_path, "other 2") == 0
 
 
 def test_letters_of_another_log_are_not_reported_ones() -> None:

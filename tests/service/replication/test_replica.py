@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from memory.stateful import digest, shared
+from memory.stateful import digest, without_private
 from service.config import Config
 from service.learning.feedback import FeedbackBuilder
 from service.learning.trainer import Trainer
@@ -80,7 +80,7 @@ def follow(replica: Replica) -> None:
 
 def shared_digest(one: Trainer | Replica) -> str:
     """Of what a replica has of a trainer's state."""
-    return digest(shared(one.pipeline, one.pipeline.state_dict()))
+    return digest(without_private(one.pipeline, one.pipeline.state_dict()))
 
 
 def states(trainer: Trainer, replica: Replica) -> tuple[object, object]:
