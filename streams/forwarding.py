@@ -1,4 +1,4 @@
-"""StateCopy of a log to another log that may be unavailable."""
+"""Copying of a log to another log that may be unavailable."""
 
 from __future__ import annotations
 

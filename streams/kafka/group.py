@@ -1,4 +1,4 @@
-"""GroupMember of a consumer group: which partitions of a topic this process owns, and the positions committed for them."""
+"""Membership of a consumer group: which partitions of a topic this process owns, and the positions committed for them."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class ReLoop2(Reranker):
         self._fixed = np.array([0.0 if weight == "learned" else weight])
         self._gamma, self._neighbours = gamma, neighbours
         self._temperature = None if memory == "sketch" and reading == "count" else temperature
-        self._least_error, self._clear_every = min_error, clear_every
+        self._min_error, self._clear_every = min_error, clear_every
         self._reads = self._hits = self._left_out = 0
         self._moved = 0.0
         self._last: tuple[weakref.ref[Floats], Evidence] | None = None
@@ -185,7 +185,7 @@ class ReLoop2(Reranker):
         label = np.clip(feedback.reward, 0.0, 1.0)
         finite = (np.abs(hidden) <= LONGEST).all(axis=1)
         self._left_out += int(np.count_nonzero(~finite))
-        rows = np.flatnonzero(finite & (np.abs(label - base) > self._least_error if self._least_error else True))
+        rows = np.flatnonzero(finite & (np.abs(label - base) > self._min_error if self._least_error else True))
         if self.learned is not None and finite.any() and len(self.memory):
             self._weigh(self.learned, hidden if finite.all() else hidden[finite], base[finite], label[finite])
         self._last = None
