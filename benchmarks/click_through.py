@@ -110,7 +110,7 @@ def _round(options: Namespace, seed: int) -> Values:
 
 
 def _visits(visitors: _Visitors, options: Namespace, seed: int) -> Values:
-    people = Population(options.users, options.items, seed=seed, places=POSITIONS)
+    people = Population(options.users, options.items, seed=seed, positions=POSITIONS)
     arms = np.random.default_rng(seed).integers(0, len(ARMS), options.visits)
     visitors.post("/v1/events", [*people.catalogue(), *people.profiles()])
     clicks = np.zeros(options.visits)

@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     before = measure.machine()
     sections = {name: {"capacity": getattr(options, name)} for name in ("users", "items")}
     sections |= {"history": {"capacity": options.users}}
-    stream = CONFIG["stream"] | {"waiting": options.waiting}
+    stream = CONFIG["stream"] | {"max_impressions": options.waiting}
     with open_runtime(parse(CONFIG | sections | {"stream": stream}, "event_cost")) as runtime:
         runtime.engine.stop()
         shop = _Shop(runtime, options)
@@ -157,7 +157,7 @@ def _of_item(n: int) -> dict[str, Any]:
 
 def _measured(shop: _Shop, options: Namespace) -> dict[str, dict[str, float]]:
     pipeline = shop.runtime.pipeline
-    copies = [_timed(Steps(pipeline.copying()).turn) for _ in range(options.rounds)]
+    copies = [_timed(Steps(pipeline.copy_in_steps()).turn) for _ in range(options.rounds)]
     metrics = {
         "copy of the state (checkpoint, digest)": _worst(copies),
         "changes for replicas, everything changed": _worst([_timed(lambda: pipeline.take_changes() is not None)]),

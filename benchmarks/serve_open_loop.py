@@ -35,7 +35,7 @@ CONFIG = """
 [stream]
 url = "lmdb://{data}"
 batch_rows = {batch_rows}
-remembered = {remembered}
+max_interaction_ids = {remembered}
 [features]
 user = {{ id = "category", useg = "category" }}
 item = {{ id = "category", icat = "category" }}

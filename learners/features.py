@@ -65,7 +65,7 @@ class Field:
         ``bucket``: the category floor(x / width). ``tags``: a list of categories, each with value 1 / sqrt(length of the list).
     width : float
         Width of a bucket.
-    most : int
+    max_tags : int
         Maximum number of tags of a ``tags`` field, and its number of columns. Further tags are ignored.
     mean, scale : float or None
         A ``number`` x becomes (x - mean) / scale. If only one of them is given, the other is mean 0 or scale 1. If neither is
@@ -76,7 +76,7 @@ class Field:
     name: str
     type: Literal["category", "number", "bucket", "tags"] = "category"
     width: float = 1.0
-    most: int = 8
+    max_tags: int = 8
     mean: float | None = None
     scale: float | None = None
 
@@ -93,7 +93,7 @@ class Field:
     @property
     def columns(self) -> int:
         """Number of columns that the field takes."""
-        return self.most if self.type == "tags" else 1
+        return self.max_tags if self.type == "tags" else 1
 
     @property
     def is_id(self) -> bool:
@@ -107,7 +107,7 @@ class Field:
         """
         match self.type, value:
             case "tags", list() as tags:
-                kept = tags[: self.most]
+                kept = tags[: self.max_tags]
                 for column, tag in enumerate(kept):
                     keys[column], values[column] = self._key(tag), 1.0 / math.sqrt(len(kept))
             case "tags" | "category", str() | bool() | float() | int() as scalar:

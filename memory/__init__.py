@@ -1,4 +1,4 @@
-"""State that can be saved, restored and shipped."""
+"""Stores whose state can be saved, restored and shipped to followers."""
 
 from memory.arrays import Arrays
 from memory.checkpoint import Checkpoint, CorruptCheckpoint, UnfitCheckpoint, UnusableCheckpoint

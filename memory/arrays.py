@@ -1,4 +1,4 @@
-"""Named dense arrays that share their first axis, and know which rows changed."""
+"""Named dense arrays with a common first axis, and a record of the changed rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from memory.stateful import Copying, State, Stateful, copied
+from memory.stateful import State, StateCopy, Stateful, copied
 
 __all__ = ["Arrays", "Bools", "Floats", "Ids", "check_fit"]
 
@@ -26,22 +26,22 @@ class Arrays(Stateful):
     Parameters
     ----------
     private : collection of str
-        Arrays that only learning reads, such as the sums of an optimizer: saved, and never shipped.
+        Arrays that only learning reads, such as the state of an optimizer. They are saved but not shipped.
     **arrays : (rows, ...) arrays
-        Initial values, at least one. The store takes them over (they are copied only where they are views, read-only or
-        not C-contiguous): do not write to them elsewhere afterwards.
+        Initial values, at least one. The store owns them: do not write to them elsewhere afterwards. Only views, read-only
+        arrays and arrays that are not C-contiguous are copied.
 
     Attributes
     ----------
     dirty : (rows,) bool
-        Rows that changed since `take_changes`. Compiled code that writes to an array sets this itself, or its caller calls
-        `mark`; a change that is not marked is never shipped to followers.
+        Rows that changed since `take_changes`. Whoever writes to an array sets it, or calls `mark`. A change that is not marked
+        is not shipped to followers.
 
     Raises
     ------
     ValueError
-        Without arrays, when they differ in their number of rows, when a name or type cannot be saved, or when there is no array
-        of a private name.
+        If there are no arrays, if they differ in their number of rows, if a name or type cannot be saved, or if a private name
+        is unknown.
 
     Examples
     --------
@@ -71,22 +71,22 @@ class Arrays(Stateful):
         self._shipped: Bools = np.zeros(0, np.bool_)
 
     @classmethod
-    def made_by(cls, make: Make, *, private: Collection[str] = ()) -> Arrays:
-        """Arrays whose first values `make` can make again: only the rows that have changed since are saved.
+    def from_factory(cls, make: Make, *, private: Collection[str] = ()) -> Arrays:
+        """Create a store that saves only rows which differ from their initial values. `make` can make those again.
 
         Parameters
         ----------
         make : callable returning a mapping of name to array
-            The same values at each call.
+            It must return the same values at each call.
         private : collection of str
-            As for the constructor.
+            See the constructor.
         """
         store = cls(private=private, **make())
         store._make, store._shipped = make, np.zeros(len(store), np.bool_)
         return store
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        """The live array: the same object for the store's whole life."""
+        """The live array. It is the same object for the lifetime of the store."""
         return self._arrays[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -96,15 +96,15 @@ class Arrays(Stateful):
         return self.dirty.size
 
     def mark(self, rows: npt.NDArray[np.integer[Any]] | None = None) -> None:
-        """Note that these rows (row numbers, repeats allowed), or all of them, have changed."""
+        """Mark rows as changed: the given row numbers (repeats allowed), or all."""
         self.dirty[... if rows is None else rows] = True
 
     def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self
 
-    def copying(self) -> Copying:
-        """Copy the arrays; of arrays that can be made again, changed rows only, ascending, under ``"rows"`` (n,) int64."""
+    def copy_in_steps(self) -> StateCopy:
+        """Copy the arrays. For a store from `from_factory`, copy changed rows, and their numbers, ``"rows"`` (n,) int64."""
         rows = None if self._make is None else np.flatnonzero(self._shipped | self.dirty)
         state: State = {} if rows is None else {"rows": rows}
         for name, array in self._arrays.items():
@@ -112,31 +112,31 @@ class Arrays(Stateful):
         return state
 
     def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Raise ValueError unless names, shapes and types are this store's."""
+        """Raise ValueError unless names, shapes and types match this store."""
         if self._make is None:
             check_fit(type(self).__name__, state, self._arrays)
         else:
             self._check_rows(state, self._arrays)
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Copy `state` into the arrays; a follower must load the same state, for changes count from here."""
+        """Copy `state` into the arrays. Later changes are relative to it, so a follower must load the same state."""
         self.check_state_dict(state)
         if self._make is None:
             for name, array in self._arrays.items():
                 array[...] = state[name]
         else:
             rows = state["rows"].astype(np.int64)
-            for name, first in self._make().items():
-                self._arrays[name][...] = first
+            for name, initial in self._make().items():
+                self._arrays[name][...] = initial
                 self._arrays[name][rows] = state[name]
             self._shipped[:] = False
             self._shipped[rows] = True
         self.dirty[:] = False
 
     def take_changes(self) -> State:
-        """Changed rows, ascending, under ``"rows"`` (n,) int64, and what each array that is not private has there.
+        """Return the changed row numbers as ``"rows"`` (n,) int64, and these rows of each array that is not private.
 
-        Nothing when no row changed, or all arrays are private.
+        It is empty if no row changed, or if all arrays are private.
         """
         rows = np.flatnonzero(self.dirty)
         if not rows.size:
@@ -147,7 +147,7 @@ class Arrays(Stateful):
         return {"rows": rows, **{name: self._arrays[name][rows] for name in self._shared}} if self._shared else {}
 
     def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Write what a leader has taken; the rows count as changed here too, so that a follower can be followed."""
+        """Write the changes of a leader. The rows are marked here too, so that a follower can have followers."""
         if not changes:
             return
         self._check_rows(changes, {name: self._arrays[name] for name in self._shared})
@@ -157,11 +157,11 @@ class Arrays(Stateful):
         self.dirty[rows] = True
 
     def is_private(self, name: str) -> bool:
-        """Whether `take_changes` leaves this array out; with all of them, the numbers of their rows too."""
+        """Whether `take_changes` leaves this array out. If all arrays are private, the row numbers are, too."""
         return name not in self._shared if name in self._arrays else not self._shared
 
     def _check_rows(self, part: Mapping[str, npt.NDArray[np.generic]], arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Raise ValueError unless `part` has row numbers of this store under ``"rows"``, and values of `arrays` for them."""
+        """Raise ValueError unless `part` has valid row numbers as ``"rows"``, and values for `arrays` in these rows."""
         rows = part.get("rows")
         if (
             rows is None
@@ -175,7 +175,7 @@ class Arrays(Stateful):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
+        """Memory of the arrays, in bytes."""
         return self.dirty.nbytes + self._shipped.nbytes + sum(array.nbytes for array in self._arrays.values())
 
 
@@ -185,7 +185,7 @@ def check_fit(
     like: Mapping[str, npt.NDArray[np.generic]],
     rows: int | None = None,
 ) -> None:
-    """Raise ValueError unless `state` has the names, types and shapes of `like` (with `rows` rows, where given)."""
+    """Raise ValueError unless `state` has the names, types and shapes of `like`, with `rows` rows if given."""
     if state.keys() != like.keys():
         raise ValueError(
             f"state has {sorted(state)} where {owner} keeps {sorted(like)}: it was written under another configuration"

@@ -1,8 +1,7 @@
-"""Checkpoints: one file a version, whole or not there at all, believed only when its digests hold.
+"""Checkpoints: one file per version, written atomically and verified by digests when it is loaded.
 
-A file is in the safetensors format. Its metadata has one entry, ``checkpoint``: the digest of a JSON text, a space and that
-text, which holds its own format, the version, the caller's data and the digest of the arrays, so that an altered byte is
-noticed anywhere.
+A file has the safetensors format. Its metadata has one entry, ``checkpoint``: the digest of a JSON text, a space, and that
+text. It holds its format number, the version, the caller's data and the digest of the arrays. So any altered byte is detected.
 """
 
 from __future__ import annotations
@@ -41,28 +40,28 @@ __all__ = [
 PATTERN = "checkpoint-*.safetensors"
 
 FORMAT = 1
-"""Of the JSON text in the metadata."""
+"""Format number of the JSON text in the metadata."""
 
 _KINDS = {np.dtype("?"): "BOOL"} | {
     np.dtype(f"<{kind}{size}"): f"{name}{8 * size}"
     for kind, name, sizes in (("u", "U", (1, 2, 4, 8)), ("i", "I", (1, 2, 4, 8)), ("f", "F", (2, 4, 8)))
     for size in sizes
 }
-"""What safetensors calls the types of numbers."""
+"""safetensors' names of number types."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A state and what must be known to go on from it.
+    """A state and the metadata needed to continue from it.
 
     Attributes
     ----------
     version : int
-        Number of learning steps; names the file.
+        Number of learning steps. It names the file.
     state : State
         Arrays by dotted name.
     meta : dict
-        Anything that JSON can say: offsets, epoch, config hash, states of random generators.
+        JSON values: offsets, epoch, config hash, states of random generators.
     """
 
     version: int
@@ -71,16 +70,16 @@ class Checkpoint:
 
 
 class UnusableCheckpoint(Exception):
-    """A file that a state cannot be loaded from.
+    """Base class: a file from which no state can be loaded.
 
     Attributes
     ----------
     path : Path
-        The file, as it was named when it was read.
+        The file's name when it was read.
     reason : str
         What is wrong with it.
     suffix : str
-        What its name is given by `latest`, so that it is kept and not tried again.
+        `latest` appends this to the name, so that the file is kept but not tried again.
     """
 
     suffix: ClassVar[str]
@@ -93,45 +92,45 @@ class UnusableCheckpoint(Exception):
 
 
 class CorruptCheckpoint(UnusableCheckpoint):
-    """A file that is not the checkpoint that was written."""
+    """A file that is damaged or no checkpoint."""
 
     suffix = ".corrupt"
     remedy = "use the checkpoint before it, or restore this one from a backup"
 
 
 class UnfitCheckpoint(UnusableCheckpoint):
-    """A whole checkpoint, but of another program, configuration or log."""
+    """An intact checkpoint of another program, configuration or log."""
 
     suffix = ".unfit"
     remedy = "use the checkpoint before it, or the program, the config and the log that it was written with"
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
-    """Write a checkpoint so that it is there whole, or not at all, whenever the machine stops.
+    """Write a checkpoint atomically: after a crash it is either complete or absent.
 
-    The file is written under a temporary name in the same folder, flushed to the disk and renamed; then the folder is
-    flushed, and older checkpoints are pruned. One process at a time may write to a folder.
+    The file is written under a temporary name in the same folder, flushed to disk and renamed. Then the folder is flushed, and
+    older checkpoints are pruned. Only one process at a time may write to a folder.
 
     Parameters
     ----------
     folder : Path
-        Created if missing, not writable by group and others.
+        It is created if missing, and is not writable by group and others.
     checkpoint : Checkpoint
-        What to write. The arrays are written from where they lie.
+        The arrays are written without a copy.
     keep : int
-        Checkpoints to keep, this one included.
+        Number of checkpoints to keep, including this one.
 
     Returns
     -------
     Path
-        The file.
+        The new file.
 
     Raises
     ------
     OSError
-        When the disk is full or cannot be written to; older checkpoints are untouched and nothing is left behind.
+        If the disk is full or not writable. Older checkpoints are untouched, and no temporary file is left.
     ValueError
-        When the state or the metadata holds something that cannot be written.
+        If a value of the state or the metadata cannot be written.
     """
     if checkpoint.version < 0 or keep < 1:
         raise ValueError(f"version, keep: {checkpoint.version}, {keep}; give a version of 0 or more, and keep 1 or more")
@@ -139,18 +138,18 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     _remove_leftovers(folder)
     path = path_of(folder, checkpoint.version)
-    beside = folder / f".{path.name}.tmp"
+    temporary = folder / f".{path.name}.tmp"
     try:
-        # Explicit modes here and above: under a lax umask the folder would not count as trusted.
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        # The modes are explicit here and above, because under a lax umask the folder would not be trusted.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise
     _flush(folder)
     prune(folder, keep)
@@ -158,7 +157,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
 
 
 def path_of(folder: Path, version: int) -> Path:
-    """File of the checkpoint with this version, whether it is there or not."""
+    """Path of the checkpoint with this version. The file need not exist."""
     return folder / f"checkpoint-{version:012d}.safetensors"
 
 
@@ -168,14 +167,14 @@ def load(path: Path) -> Checkpoint:
     Raises
     ------
     CorruptCheckpoint
-        When it is cut short, altered, or no checkpoint of this program.
+        If it is truncated, altered, or no checkpoint of this program.
     UnfitCheckpoint
-        When it is of a format that this program does not know.
+        If this program does not know its format.
     OSError
-        When it is not there or cannot be read.
+        If it does not exist or cannot be read.
     """
     with path.open("rb"):
-        pass  # so that a missing or forbidden file says so in the system's own words
+        pass  # a missing or forbidden file raises the system's own error here
     try:
         with safe_open(path, framework="numpy") as file:
             metadata, state = file.metadata() or {}, dict(file.get_tensors())
@@ -186,43 +185,43 @@ def load(path: Path) -> Checkpoint:
     fingerprint, _, text = metadata["checkpoint"].partition(" ")
     if fingerprint != _digest(text):
         raise CorruptCheckpoint(path, "its metadata were altered")
-    about = json.loads(text)
-    if about.get("format") != FORMAT:
-        raise UnfitCheckpoint(path, f"its format is {about.get('format')!r}, and this program reads {FORMAT}")
-    if about["state"] != digest(state):
+    content = json.loads(text)
+    if content.get("format") != FORMAT:
+        raise UnfitCheckpoint(path, f"its format is {content.get('format')!r}, and this program reads {FORMAT}")
+    if content["state"] != digest(state):
         raise CorruptCheckpoint(path, "its arrays were altered")
-    return Checkpoint(about["version"], state, about["meta"])
+    return Checkpoint(content["version"], state, content["meta"])
 
 
 def latest(
     folder: Path, check: Callable[[Checkpoint], None] | None = None, *, set_aside: bool = True
 ) -> tuple[Checkpoint | None, list[UnusableCheckpoint]]:
-    """Newest checkpoint that verifies and fits, and what was wrong with newer ones.
+    """Load the newest usable checkpoint, and report the newer ones that cannot be used.
 
     Parameters
     ----------
     folder : Path
     check : callable or None
-        Raises ValueError for a checkpoint that does not fit.
+        It raises ValueError for a checkpoint that does not fit.
     set_aside : bool
-        Rename those that cannot be used to ``*.corrupt`` or ``*.unfit`` where the folder allows it; they are kept for
-        inspection, and are not in the way of new ones. For the folder's writer only.
+        Rename unusable files to ``*.corrupt`` or ``*.unfit`` if the folder is writable. They are kept for inspection, but not
+        tried again. Only the writer of the folder may set this.
 
     Returns
     -------
     checkpoint : Checkpoint or None
-        None when there is none that verifies and fits.
+        None if no checkpoint can be used.
     unusable : list of UnusableCheckpoint
-        Newer files that were passed over, newest first.
+        Newer files that were skipped, newest first.
     """
     unusable: list[UnusableCheckpoint] = []
-    passed: set[Path] = set()
-    while paths := [path for path in _paths(folder) if path not in passed]:
-        passed.add(paths[-1])
+    tried: set[Path] = set()
+    while paths := [path for path in _paths(folder) if path not in tried]:
+        tried.add(paths[-1])
         try:
             return _checked(paths[-1], check), unusable
         except FileNotFoundError:
-            continue  # pruned meanwhile by its writer, so a newer one may be there: look again
+            continue  # the writer has pruned it, so there may be a newer one
         except UnusableCheckpoint as error:
             unusable.append(error)
             if set_aside:
@@ -232,7 +231,7 @@ def latest(
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the `keep` newest checkpoints, and what an interrupted `save` left; for the folder's writer only."""
+    """Remove all but the `keep` newest checkpoints, and temporary files of a crashed `save`. Only for the folder's writer."""
     _remove_leftovers(folder)
     paths = _paths(folder)
     for path in paths[: max(0, len(paths) - max(1, keep))]:
@@ -240,52 +239,52 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def trusted(folder: Path) -> bool:
-    """Whether only this user (or root) could have written the folder and the checkpoints in it."""
-    return all(_ours(path) for path in (folder, *_paths(folder)))
+    """Whether only this user (or root) can write to the folder and its checkpoints."""
+    return all(_is_trusted(path) for path in (folder, *_paths(folder)))
 
 
 def trust(folder: Path) -> AbstractContextManager[None]:
-    """Block within which `PickledObject` may unpickle if the folder is `trusted`: load a checkpoint's state inside of it."""
+    """Allow `PickledObject` to unpickle within this block if the folder is `trusted`. Load the state of a checkpoint in it."""
     return trusting() if trusted(folder) else nullcontext()
 
 
 def _checked(path: Path, check: Callable[[Checkpoint], None] | None) -> Checkpoint:
-    found = load(path)
+    checkpoint = load(path)
     try:
         if check is not None:
-            check(found)
+            check(checkpoint)
     except ValueError as error:
         raise UnfitCheckpoint(path, str(error)) from error
-    return found
+    return checkpoint
 
 
 def _pieces(checkpoint: Checkpoint) -> list[bytes | memoryview]:
-    """The file in the format of safetensors: its header, then the arrays' own memory.
+    """Build a safetensors file: the header, then the memory of the arrays.
 
-    The library's own writer copies everything twice and lets no other thread run meanwhile: a quarter of a second for 70 MB.
+    The writer of the safetensors library copies everything twice and blocks all threads: a quarter of a second for 70 MB.
     """
     state = checkpoint.state
     for name, array in state.items():
         if array.dtype not in _KINDS:
-            raise ValueError(f"{name}: arrays of {array.dtype} cannot be written; keep numbers")
-    about = {"format": FORMAT, "version": checkpoint.version, "state": digest(state), "meta": checkpoint.meta}
+            raise ValueError(f"{name}: arrays of {array.dtype} cannot be written; use arrays of numbers")
+    content = {"format": FORMAT, "version": checkpoint.version, "state": digest(state), "meta": checkpoint.meta}
     try:
-        text = json.dumps(about)
+        text = json.dumps(content)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"meta: {error}; give what JSON can say") from error
+        raise ValueError(f"meta: {error}; give values that JSON can hold") from error
     header: dict[str, Any] = {"__metadata__": {"checkpoint": f"{_digest(text)} {text}"}}
     pieces: list[bytes | memoryview] = []
     end = 0
-    # The widest numbers first, so that each array is aligned in the file.
+    # The largest item size comes first, so that each array is aligned in the file.
     for name in sorted(state, key=lambda name: (-state[name].itemsize, name)):
         array = np.require(state[name], requirements="C")
         start, end = end, end + array.nbytes
         header[name] = {"dtype": _KINDS[array.dtype], "shape": array.shape, "data_offsets": (start, end)}
         if array.size:
             pieces.append(array.reshape(-1).view(np.uint8).data)
-    described = json.dumps(header).encode()
-    described += b" " * (-len(described) % 8)
-    return [len(described).to_bytes(8, "little"), described, *pieces]
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    return [len(encoded).to_bytes(8, "little"), encoded, *pieces]
 
 
 def _digest(text: str) -> str:
@@ -293,7 +292,7 @@ def _digest(text: str) -> str:
 
 
 def _paths(folder: Path) -> list[Path]:
-    """Checkpoints of a folder, oldest first."""
+    """List the checkpoints of a folder, oldest first."""
     return sorted(folder.glob(PATTERN))
 
 
@@ -303,7 +302,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Make the rename itself survive a power cut."""
+    """Flush the folder, so that the rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -311,6 +310,6 @@ def _flush(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _ours(path: Path) -> bool:
-    about = path.stat()
-    return about.st_uid in (os.geteuid(), 0) and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+def _is_trusted(path: Path) -> bool:
+    status = path.stat()
+    return status.st_uid in (os.geteuid(), 0) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

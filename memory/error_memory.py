@@ -1,9 +1,9 @@
-"""What a model said and what came of it, to be looked up by how the model saw the row: two forms of bounded memory.
+"""Past predictions of a model and their outcomes, retrieved by similarity of the hidden vectors: two kinds of bounded memory.
 
 References
 ----------
 J. Zhu et al., "ReLoop2: Building Self-Adaptive Recommendation Models via Responsive Error Compensation Loop", KDD 2023,
-arXiv 2306.08808: the memory (section 3.3), its sketch (equations 17 and 18).
+arXiv 2306.08808: the memory (section 3.3) and its sketch (equations 17 and 18).
 B. Coleman, A. Shrivastava, "Sub-linear RACE Sketches for Approximate Kernel Density Estimation on Streaming Data", WWW 2020:
 arrays of counters under locality-sensitive hashes.
 M. Charikar, "Similarity Estimation Techniques from Rounding Algorithms", STOC 2002: signed random projections.
@@ -26,24 +26,24 @@ __all__ = ["ErrorMemory", "ErrorSketch", "Evidence"]
 
 Doubles = npt.NDArray[np.float64]
 
-SMALLEST = 1e-30
-"""Weight of a new row below which decayed counters are scaled back, and of all rows that counts as none."""
+MIN_WEIGHT = 1e-30
+"""If the decayed unit weight falls below this, the sums are rescaled. A total weight below this counts as zero."""
 
 
 @dataclass(slots=True)
 class Evidence:
-    """Up to K earlier outcomes, or groups of them, for each of q queries.
+    """Up to K earlier outcomes, or buckets of them, for each of q queries.
 
     Attributes
     ----------
     slots : (q, K) int64
-        Where each is kept; -1 where there is none.
+        Slot or bucket of each; -1 for none.
     similarity : (q, K) array
-        To the query; -inf where there is none.
+        Similarity to the query; -inf for none.
     label, base_score : (q, K) array
-        What came of it, and what the model had said; 0 where there is none.
+        Outcome, and prediction of the model; 0 for none.
     age : (q, K) int64
-        Rows written since: 0 for the last one. 0 of a group, which nobody knows the age of.
+        Number of rows written since; 0 for the last one. Always 0 for buckets, whose age is unknown.
     """
 
     slots: Ids
@@ -53,28 +53,28 @@ class Evidence:
     age: Ids
 
     def of(self, queries: Ids) -> Evidence:
-        """The part of it for these queries (n,), in their order."""
+        """Select queries (n,), in the given order."""
         return Evidence(*(getattr(self, field.name)[queries] for field in fields(self)))
 
 
 class ErrorMemory(Stateful):
-    """The last `capacity` rows, found by the k most similar keys.
+    """The last `capacity` rows, retrieved by the k most similar keys.
 
     Parameters
     ----------
     capacity : int
-        Rows kept; the next one takes the place of the oldest.
+        Rows kept. A new row overwrites the oldest one.
     width : int
-        Numbers in a key.
+        Dimensions of a key.
     similarity, kind, device, lists, probes, dtype
-        Of the index; see `VectorIndex`. Labels and scores have its dtype.
+        See `VectorIndex`. Labels and scores have the dtype of the index.
 
     Attributes
     ----------
     index : VectorIndex
     rows : Arrays
         By slot, (capacity,): ``label``, ``base_score``, ``timestamp`` float64, ``version`` int64 (number of the write),
-        ``user`` and ``item`` int64. Not to be written to.
+        ``user`` and ``item`` int64. Read-only.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class ErrorMemory(Stateful):
         self.index = VectorIndex(
             capacity, width, similarity=similarity, kind=kind, device=device, lists=lists, probes=probes, dtype=dtype
         )
-        self.rows = Arrays.made_by(
+        self.rows = Arrays.from_factory(
             lambda: {
                 "label": np.zeros(capacity, dtype),
                 "base_score": np.zeros(capacity, dtype),
@@ -101,7 +101,7 @@ class ErrorMemory(Stateful):
                 "user": np.zeros(capacity, np.int64),
                 "item": np.zeros(capacity, np.int64),
             },
-            # Only `forget` reads the users, and they are shipped all the same: what is erased has to be erased everywhere.
+            # Only `forget` reads the users. They are shipped because a follower must be able to erase them, too.
             private=["version"],
         )
         self.clock = Arrays(place=np.zeros(1, np.int64), version=np.zeros(1, np.int64), private=["version"])
@@ -111,7 +111,7 @@ class ErrorMemory(Stateful):
 
     @property
     def capacity(self) -> int:
-        """Rows kept at most."""
+        """Most rows kept."""
         return self.index.capacity
 
     def write(
@@ -125,7 +125,7 @@ class ErrorMemory(Stateful):
         item: Ids,
         k: int,
     ) -> None:
-        """Remember rows, in their order; of more than `capacity` the last.
+        """Store rows in their order. Of more than `capacity` rows, the last are stored.
 
         Parameters
         ----------
@@ -137,16 +137,16 @@ class ErrorMemory(Stateful):
         user, item : (n,) int64
             Hashed ids.
         k : int
-            As `VectorIndex.maintain`.
+            See `VectorIndex.maintain`.
         """
         if not len(keys):
             return
-        place, last = int(self.clock["place"][0]), slice(max(len(keys) - self.capacity, 0), None)
-        slots = ((place + np.arange(len(keys))) % self.capacity)[last]
-        self.clock["place"][0], self.clock["version"][0] = (place + len(keys)) % self.capacity, self.clock["version"][0] + 1
+        position, last = int(self.clock["place"][0]), slice(max(len(keys) - self.capacity, 0), None)
+        slots = ((position + np.arange(len(keys))) % self.capacity)[last]
+        self.clock["place"][0], self.clock["version"][0] = (position + len(keys)) % self.capacity, self.clock["version"][0] + 1
         self.clock.mark()
-        told = {"label": label, "base_score": base_score, "timestamp": timestamp, "user": user, "item": item}
-        for name, values in told.items():
+        columns = {"label": label, "base_score": base_score, "timestamp": timestamp, "user": user, "item": item}
+        for name, values in columns.items():
             self.rows[name][slots] = values[last]
         self.rows["version"][slots] = self.clock["version"][0]
         self.rows.mark(slots)
@@ -154,11 +154,11 @@ class ErrorMemory(Stateful):
         self.index.maintain(k, slots.size)
 
     def read(self, queries: Vectors, k: int) -> Evidence:
-        """The `k` rows whose keys are most similar to each of `queries` (q, width), the most similar first."""
+        """Find the `k` rows with the most similar keys for each of `queries` (q, width), the most similar first."""
         slots, similarity = self.index.search(queries, k)
         label, base_score = np.zeros_like(similarity), np.zeros_like(similarity)
         age = np.zeros_like(slots)
-        _recall(slots, self.rows["label"], self.rows["base_score"], self.clock["place"][0], label, base_score, age)
+        _read_rows(slots, self.rows["label"], self.rows["base_score"], self.clock["place"][0], label, base_score, age)
         return Evidence(slots, similarity, label, base_score, age)
 
     def forget(self, users: Ids) -> None:
@@ -173,8 +173,8 @@ class ErrorMemory(Stateful):
         """Erase everything."""
         self._erase(self.index.rows["alive"])
 
-    def _erase(self, which: npt.NDArray[np.bool_]) -> None:
-        slots = np.flatnonzero(which & self.index.rows["alive"])
+    def _erase(self, mask: npt.NDArray[np.bool_]) -> None:
+        slots = np.flatnonzero(mask & self.index.rows["alive"])
         if slots.size:
             for name in self.rows:
                 self.rows[name][slots] = 0
@@ -183,35 +183,35 @@ class ErrorMemory(Stateful):
 
 
 class ErrorSketch(Stateful):
-    """Counts, sums of labels and sums of base scores in hashed buckets: the size does not depend on how much is remembered.
+    """Counts, sums of labels and sums of base scores in hashed buckets. Its size does not depend on the number of rows.
 
     Parameters
     ----------
     width : int
-        Numbers in a key.
+        Dimensions of a key.
     arrays : int
-        Independent hashes, each with its own buckets.
+        Independent hash functions, each with its own array of buckets.
     bits : int
-        A hash has so many bits, an array 2**bits buckets of 24 bytes.
+        Bits of a hash. An array has 2**bits buckets of 24 bytes.
     centred : bool
-        Subtract the running mean of the keys before hashing. Keys that are never negative all point the same way: without it
-        nearly all of them share a bucket.
+        Subtract the running mean of the keys before hashing. Keys without negative numbers have similar directions: without
+        centring nearly all of them share a bucket.
     decay : float
-        What is remembered is weighted by this much with each write; 1: nothing fades.
+        Each write multiplies the weight of earlier rows by this. 1 means no decay.
     seed : int
-        Of the hashes.
+        Seed of the hash functions.
 
     Attributes
     ----------
     planes : (arrays, bits, width) float64
-        Bit b of a key's bucket in array a is whether its product with ``planes[a, b]`` is positive.
+        Bit b of a key's bucket in array a is 1 if its inner product with ``planes[a, b]`` is positive.
     """
 
     def __init__(
         self, width: int, *, arrays: int = 20, bits: int = 8, centred: bool = True, decay: float = 1.0, seed: int = 0
     ) -> None:
         self.planes: Doubles = np.random.default_rng(seed).normal(size=(arrays, bits, width))
-        self.sums = Arrays.made_by(lambda: {"sums": np.zeros((arrays << bits, 3))})
+        self.sums = Arrays.from_factory(lambda: {"sums": np.zeros((arrays << bits, 3))})
         self.clock = Arrays(total=np.zeros((1, width)), count=np.zeros(1), unit=np.ones(1))
         self._centred, self._decay = centred, decay
 
@@ -219,7 +219,7 @@ class ErrorSketch(Stateful):
         return round(float(self.clock["count"][0]))
 
     def buckets(self, keys: Vectors) -> Ids:
-        """Bucket of each key in each array, counted through all arrays: (n, arrays) int64 for `keys` (n, width)."""
+        """Bucket of each of `keys` (n, width) in each array, (n, arrays) int64. Buckets are numbered across all arrays."""
         found = np.empty((len(keys), len(self.planes)), np.int64)
         count = self.clock["count"][0] if self._centred else 0.0
         centre = self.clock["total"][0] / count if count else np.zeros(keys.shape[1])
@@ -227,66 +227,66 @@ class ErrorSketch(Stateful):
         return found
 
     def write(self, keys: Vectors, label: Vectors, base_score: Vectors) -> None:
-        """Add rows: `keys` (n, width), finite, `label` and `base_score` (n,)."""
+        """Add rows: finite `keys` (n, width), `label` (n,) and `base_score` (n,)."""
         if not len(keys):
             return
         clock = self.clock
         clock["total"][0] = clock["total"][0] * self._decay + keys.sum(axis=0, dtype=np.float64)
         clock["count"][0] = clock["count"][0] * self._decay + len(keys)
         clock["unit"][0] *= self._decay
-        if clock["unit"][0] < SMALLEST:
+        if clock["unit"][0] < MIN_WEIGHT:
             self.sums["sums"][...] *= clock["unit"][0]
             self.sums.mark()
             clock["unit"][0] = 1.0
         clock.mark()
-        # Old sums fade by new rows weighing more, so that a write touches the buckets it falls in and no others.
+        # New rows get more weight instead of old sums less. So a write touches only its own buckets.
         _add(self.buckets(keys), label, base_score, 1.0 / clock["unit"][0], self.sums["sums"], self.sums.dirty)
 
     def read(self, queries: Vectors) -> Evidence:
-        """What each array has in the bucket of each of `queries` (q, width).
+        """Read the bucket of each of `queries` (q, width) in each array.
 
-        The similarity is the bucket's share of all that was written (0 to 1).
+        The similarity is the bucket's share of the total weight (0 to 1).
         """
         buckets = self.buckets(queries)
         share, label, base_score = np.zeros((3, *buckets.shape))
         found = Evidence(np.full_like(buckets, -1), share, label, base_score, np.zeros_like(buckets))
-        weight = self.clock["unit"][0] / max(self.clock["count"][0], SMALLEST)
-        _tell(buckets, self.sums["sums"], weight, found.slots, share, label, base_score)
+        weight = self.clock["unit"][0] / max(self.clock["count"][0], MIN_WEIGHT)
+        _read_buckets(buckets, self.sums["sums"], weight, found.slots, share, label, base_score)
         return found
 
     def clear(self) -> None:
-        """Empty all buckets; the mean of the keys stays."""
+        """Empty all buckets, but keep the mean of the keys."""
         self.sums["sums"][...] = 0
         self.sums.mark()
 
 
-# Compiled part. It keeps the interpreter's lock: to get it back may take longer than the work, while others run.
+# Compiled part. It keeps the GIL, because getting it back from other threads may take longer than the work.
 
 
 @njit(cache=True)
-def _recall(slots, labels, base_scores, place, label, base_score, age):  # type: ignore[no-untyped-def]
+def _read_rows(slots, labels, base_scores, position, label, base_score, age):  # type: ignore[no-untyped-def]
     for row in range(slots.shape[0]):
         for n in range(slots.shape[1]):
             slot = slots[row, n]
             if slot >= 0:
                 label[row, n], base_score[row, n] = labels[slot], base_scores[slot]
-                age[row, n] = place - 1 - slot + (labels.size if slot >= place else 0)
+                age[row, n] = position - 1 - slot + (labels.size if slot >= position else 0)
 
 
 @njit(cache=True)
 def _hash(keys, centre, planes, found):  # type: ignore[no-untyped-def]
-    """All planes side by side, dimension after dimension: sums as if each were made alone, and many at a time."""
+    """Compute the products with all planes together, dimension by dimension. Each sum is the same as if computed alone."""
     arrays, bits, width = planes.shape
-    turned, products = np.empty((width, arrays * bits)), np.empty(arrays * bits)
+    transposed, products = np.empty((width, arrays * bits)), np.empty(arrays * bits)
     for a in range(arrays):
         for b in range(bits):
-            turned[:, a * bits + b] = planes[a, b]
+            transposed[:, a * bits + b] = planes[a, b]
     for row in range(keys.shape[0]):
         products[:] = 0.0
         for k in range(width):
-            along = keys[row, k] - centre[k]
+            x = keys[row, k] - centre[k]
             for n in range(products.size):
-                products[n] += turned[k, n] * along
+                products[n] += transposed[k, n] * x
         for a in range(arrays):
             bucket = np.int64(0)
             for b in range(bits):
@@ -295,7 +295,7 @@ def _hash(keys, centre, planes, found):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _tell(buckets, sums, weight, slots, similarity, label, base_score):  # type: ignore[no-untyped-def]
+def _read_buckets(buckets, sums, weight, slots, similarity, label, base_score):  # type: ignore[no-untyped-def]
     for row in range(buckets.shape[0]):
         for a in range(buckets.shape[1]):
             bucket = buckets[row, a]

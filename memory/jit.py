@@ -1,7 +1,7 @@
-"""numba's compiler, for a machine of which nothing is known: the one door to it.
+"""numba's compiler, which also works if no cache folder can be written. Other modules import `njit` from here.
 
-Compiled functions are kept between processes where there is a folder for them: the one that NUMBA_CACHE_DIR names, the
-installation, or the user's cache folder. Where there is none, each process compiles anew.
+numba caches compiled functions in the first writable folder of these: the one named by NUMBA_CACHE_DIR, the installation, the
+user's cache folder. Without one, each process compiles again.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 else:
 
     def njit(*, cache=True, **options):
-        """Compile a function when it is first called; ``numba.njit``, but for `cache`.
+        """Compile a function at its first call, like ``numba.njit``. It also works without a cache folder.
 
         Parameters
         ----------
         cache : bool
-            Keep what is compiled for the next process, if there is a folder that can be written.
+            Cache the compiled code for the next process, if there is a writable folder.
         options
-            As for ``numba.njit``.
+            Options of ``numba.njit``.
         """
 
         def decorate(function):
             try:
                 return numba.njit(cache=cache, **options)(function)
-            except RuntimeError:  # numba looks for a folder when it decorates, and would rather not run at all than without.
+            except RuntimeError:  # numba looks for a cache folder here, and raises if there is none.
                 if not cache:
                     raise
                 return numba.njit(**options)(function)
@@ -46,23 +46,24 @@ else:
 
 @njit()
 def _probe() -> None:
-    """Stands for all compiled functions: where numba keeps this one, it keeps the others."""
+    """Has the same cache folder as all compiled functions of this package."""
 
 
 def cache_folder() -> Path | None:
-    """Folder in which numba keeps the compiled functions of this package; None: it keeps nothing."""
+    """Folder in which numba caches the compiled functions of this package; None if it caches nothing."""
     path = _probe.stats.cache_path
     return None if path is None else Path(path)
 
 
 @contextmanager
 def compilations(started: Callable[[str], None]) -> Iterator[None]:
-    """Tell which functions are compiled on this thread, as opposed to found in the cache.
+    """Report which functions this thread compiles. Functions found in the cache are not reported.
 
     Parameters
     ----------
     started : callable
-        Given the name of each function before it is compiled. What it raises is raised by the call that needs the function.
+        It is called with the name of each function before the compilation. The call that needs the function raises what this
+        raises.
     """
     with event.install_listener("numba:compile", _Compilations(started)):
         yield
@@ -78,4 +79,4 @@ class _Compilations(event.Listener):
             self._started(f"{function.__module__}.{function.__qualname__}")
 
     def on_end(self, event: event.Event) -> None:
-        """Nothing is asked of the end."""
+        """Do nothing."""

@@ -1,9 +1,9 @@
-"""Running mean and spread of numeric columns, by which numbers of any size become numbers of size one.
+"""Running mean and variance of numeric columns, to standardize them.
 
 References
 ----------
-B. Welford, "Note on a Method for Calculating Corrected Sums of Squares and Products", Technometrics 4 (1962): the update, which
-does not lose small variances of large numbers. Here with a floor under the weight of a new number, so that old ones fade.
+B. Welford, "Note on a Method for Calculating Corrected Sums of Squares and Products", Technometrics 4 (1962): the update. It
+keeps small variances of large numbers precise. Here new numbers have a minimal weight, so that old ones fade.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ __all__ = ["LARGEST", "Moments", "standardized"]
 
 Values = npt.NDArray[np.float64]
 
-_NOTHING: Values = np.zeros(0)
+_EMPTY: Values = np.zeros(0)
 
 LARGEST = 3.0
-"""Standard deviations at which a number is clipped. On MovieLens 100K, fm with age and year: log loss .6055 at 10 and at 5,
-.6052 at 3; smaller ones gain a little more there, and would tell fewer prices apart."""
+"""Standardized numbers are clipped at this many standard deviations. On MovieLens 100K (fm with age and year) the log loss is
+.6055 at 10 and at 5, and .6052 at 3. Smaller limits gain a little more there, but make more prices equal."""
 
-MEMORY = 10_000
-"""Numbers after which an old one counts 1/e: enough for a steady mean, few enough to follow a drift."""
+MAX_COUNT = 10_000
+"""Numbers after which the weight of an old one is 1/e: many enough for a steady mean, few enough to follow drift."""
 
-STEADY = 30
-"""Numbers of a column before one of them may count as an outlier."""
+MIN_COUNT = 30
+"""Numbers that a column needs before outliers are clipped."""
 
-OUTLIER = 10.0
-"""Standard deviations from the mean past which a number counts as if it were just there: one alone moves nothing."""
+CLIP_DEVIATIONS = 10.0
+"""New numbers are clipped at this many standard deviations from the mean, so that one outlier has little effect."""
 
 
 class Moments(Stateful):
-    """Mean and variance of some of the columns of a table, learned one number at a time.
+    """Mean and variance of some columns of a table, learned online.
 
     Parameters
     ----------
     columns : sequence of int
-        The columns that are standardised; the others are left as they are. Without any there is no state.
+        Columns to standardize. Other columns are left alone. Without columns there is no state.
     """
 
     def __init__(self, columns: Sequence[int] = ()) -> None:
@@ -58,36 +58,36 @@ class Moments(Stateful):
         Parameters
         ----------
         keys : (n, W) int64
-            0 where a row has no such number.
+            0 where a row lacks the number.
         values : (n, W) float32
-            Finite. As they came, not standardised.
+            Finite numbers, not standardized.
         """
         if self.columns.size and len(keys):
             rows = self.rows
             _add(keys, values, self.columns, rows["count"], rows["mean"], rows["variance"], rows.dirty)
 
     def standardize(self, keys: Ids, values: Floats) -> None:
-        """Replace the numbers of rows, in place, by (x - mean) / standard deviation, clipped.
+        """Standardize the numbers of rows in place: (x - mean) / standard deviation, clipped.
 
-        A column of which fewer than two different numbers are known becomes 0.
+        A column with fewer than two different numbers so far becomes 0.
 
         Parameters
         ----------
         keys, values : (n, W)
-            As for `add`.
+            See `add`.
         """
         if self.columns.size and len(keys):
             _standardize(keys, values, self.columns, self.rows["mean"], self.rows["variance"])
 
     @property
     def known(self) -> tuple[Values, Values]:
-        """Mean and variance of the columns, (n,) float64 each; live, not to be written to."""
-        return (self.rows["mean"], self.rows["variance"]) if self.columns.size else (_NOTHING, _NOTHING)
+        """Mean and variance of the columns, (n,) float64 each. Live and read-only."""
+        return (self.rows["mean"], self.rows["variance"]) if self.columns.size else (_EMPTY, _EMPTY)
 
 
 @njit(cache=True, nogil=True)
 def standardized(x: float, mean: float, variance: float) -> float:
-    """One number as `Moments.standardize` makes it."""
+    """Standardize one number like `Moments.standardize`."""
     return min(max((x - mean) / np.sqrt(variance), -LARGEST), LARGEST) if variance > 0.0 else 0.0
 
 
@@ -98,13 +98,13 @@ def _add(keys, values, columns, count, mean, variance, dirty):  # type: ignore[n
             if keys[n, columns[at]] == 0:
                 continue
             x = np.float64(values[n, columns[at]])
-            if count[at] >= STEADY and variance[at] > 0.0:
-                reach = OUTLIER * np.sqrt(variance[at])
-                x = min(max(x, mean[at] - reach), mean[at] + reach)
-            count[at] = min(count[at] + 1.0, MEMORY)
-            away = x - mean[at]
-            mean[at] += away / count[at]
-            variance[at] += (away * (x - mean[at]) - variance[at]) / count[at]
+            if count[at] >= MIN_COUNT and variance[at] > 0.0:
+                limit = CLIP_DEVIATIONS * np.sqrt(variance[at])
+                x = min(max(x, mean[at] - limit), mean[at] + limit)
+            count[at] = min(count[at] + 1.0, MAX_COUNT)
+            difference = x - mean[at]
+            mean[at] += difference / count[at]
+            variance[at] += (difference * (x - mean[at]) - variance[at]) / count[at]
             dirty[at] = True
 
 

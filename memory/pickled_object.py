@@ -1,4 +1,4 @@
-"""An opaque Python object as state: the one place that pickles, and that refuses to unpickle what anyone could have written."""
+"""An arbitrary Python object as state. Only this module pickles, and it refuses to unpickle untrusted data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memory.arrays import check_fit
-from memory.stateful import Copying, State, Stateful
+from memory.stateful import State, StateCopy, Stateful
 
 __all__ = ["PickledObject", "UntrustedPickle", "trusting"]
 
@@ -21,12 +21,12 @@ _trusting: ContextVar[bool] = ContextVar("trusting", default=False)
 
 
 class UntrustedPickle(RuntimeError):
-    """A pickle was to be loaded outside `trusting`; loading one runs whatever code its writer put in."""
+    """Raised for a pickle outside `trusting`: unpickling can run any code that its writer put in."""
 
 
 @contextmanager
 def trusting() -> Iterator[None]:
-    """Allow `PickledObject` to unpickle within this block, for state whose writer is known to be oneself."""
+    """Allow `PickledObject` to unpickle within this block. Use it only for state that this user wrote."""
     token = _trusting.set(True)
     try:
         yield
@@ -35,25 +35,25 @@ def trusting() -> Iterator[None]:
 
 
 class PickledObject(Stateful):
-    """An object that only knows how to be pickled, such as a river model.
+    """An object that can only be saved by pickling it, such as a river model.
 
-    Its size is its own affair: `nbytes` is that of the newest pickle, and nothing here bounds it. Equal objects give equal
-    bytes, except that a set of strings is written in an order that differs between processes unless PYTHONHASHSEED is fixed.
+    Its size is not bounded: `nbytes` is the size of the newest pickle. Equal objects give equal bytes, with one exception: the
+    order of a set of strings differs between processes unless PYTHONHASHSEED is fixed.
 
     Parameters
     ----------
     value : object
-        Anything that can be pickled; may be changed from outside at any time.
+        Anything that can be pickled. It may be changed from outside at any time.
 
     Attributes
     ----------
     value : object
-        The object; another one after each load.
+        The object. Each load replaces it by a new one.
 
     Raises
     ------
     ValueError
-        When `value` cannot be pickled.
+        If `value` cannot be pickled.
     """
 
     def __init__(self, value: Any) -> None:
@@ -65,13 +65,13 @@ class PickledObject(Stateful):
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self
 
-    def copying(self) -> Copying:
-        """Copy ``pickle`` (n,) uint8, in one step: half an object cannot be pickled."""
+    def copy_in_steps(self) -> StateCopy:
+        """Copy the pickle (n,) uint8 in a single step, because pickling cannot be split."""
         yield
         return {"pickle": np.frombuffer(self._pickled(), np.uint8).copy()}
 
     def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Raise ValueError unless `state` is a pickle of the same class, UntrustedPickle outside `trusting`."""
+        """Raise ValueError unless `state` is a pickle of the same class. Raise UntrustedPickle outside `trusting`."""
         self._unpickled(state)
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
@@ -80,16 +80,16 @@ class PickledObject(Stateful):
         Raises
         ------
         UntrustedPickle
-            Outside `trusting`.
+            If called outside `trusting`.
         ValueError
-            When it does not unpickle, or to another class than that of `value`. Nothing has changed then.
+            If it does not unpickle, or if its class is not that of `value`. Nothing is changed.
         """
         self.value = self._unpickled(state)
         self._taken = state["pickle"].tobytes()
         self._size = len(self._taken)
 
     def take_changes(self) -> State:
-        """Return the whole state, if it differs from the one taken or loaded last."""
+        """Return the whole state if it differs from the last one taken or loaded."""
         pickled = self._pickled()
         if pickled == self._taken:
             return {}
@@ -97,14 +97,14 @@ class PickledObject(Stateful):
         return {"pickle": np.frombuffer(pickled, np.uint8).copy()}
 
     def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Replace `value`; raises like `load_state_dict`."""
+        """Replace `value`. It raises the same errors as `load_state_dict`."""
         if changes:
             self.value = self._unpickled(changes)
             self._size = changes["pickle"].size
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the newest pickle: what the object holds, near enough."""
+        """Size of the newest pickle in bytes, an estimate of the object's size."""
         return self._size
 
     def _pickled(self) -> bytes:
@@ -124,12 +124,12 @@ class PickledObject(Stateful):
         )
         if not _trusting.get():
             raise UntrustedPickle(
-                "pickle: refused, for unpickling runs code of its writer; load it from a folder that belongs to this user (or "
-                "root) and that group and others cannot write to (chmod go-w FOLDER)"
+                "pickle: refused, because unpickling can run code of its writer; load it from a folder that belongs to this "
+                "user (or root) and that group and others cannot write to (chmod go-w FOLDER)"
             )
         try:
             value = _Unpickler(io.BytesIO(state["pickle"].tobytes())).load()
-        except Exception as error:  # a pickle may fail in any way its classes like
+        except Exception as error:  # unpickling can raise anything
             raise ValueError(
                 f"pickle: does not load here ({type(error).__name__}: {error}); use the versions it was written with"
             ) from error
@@ -142,10 +142,10 @@ class PickledObject(Stateful):
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles by value: equal strings are written as one.
+    """Pickles strings by value: equal strings are written once.
 
-    Plain pickle writes a reference for a string that is the same object as one before, and a copy for one that is only
-    equal. Which of the two holds differs between a process that ran on and one that was restored, and so would the bytes.
+    Plain pickle writes a reference for a string that is the same object as an earlier one, and a copy for one that is only
+    equal. Which strings are the same object differs between a running process and a restored one, and so would the bytes.
     """
 
     def __init__(self, file: io.BytesIO) -> None:

@@ -9,56 +9,55 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-__all__ = ["Copying", "State", "Stateful", "copied", "digest", "finished", "shared", "versions"]
+__all__ = ["State", "StateCopy", "Stateful", "copied", "digest", "run_to_end", "versions", "without_private"]
 
 State = dict[str, npt.NDArray[np.generic]]
 """Flat mapping of dotted names to arrays."""
 
 _Result = TypeVar("_Result")
 
-Copying = Generator[None, None, State]
-"""A copy of a state while it is being taken: each step costs a few milliseconds at most, the last one returns the copy."""
+StateCopy = Generator[None, None, State]
+"""A state being copied in steps of a few milliseconds at most. The last step returns the copy."""
 
-PIECE = 4 << 20
-"""Bytes copied in a step: one to three milliseconds, where the memory for them is fetched first."""
+CHUNK_BYTES = 4 << 20
+"""Bytes copied in a step. This takes one to three milliseconds, with the allocation of new memory."""
 
 
 class Stateful:
-    """Base of everything that has state: walks its own attributes, so that a composite writes no saving code.
+    """Base class of everything with state. It walks its own attributes, so a composite needs no code to save itself.
 
-    An attribute takes part when it is itself a `Stateful`; every other attribute is configuration or scratch. Leaves (the
-    stores of this package) override `copying`, the other methods that deal with the state, and `stores`.
+    An attribute belongs to the state if it is a `Stateful`. Every other attribute is configuration or scratch. Leaves (the
+    stores of this package) override `copying`, `stores` and the other methods that handle the state.
     """
 
     state_version: ClassVar[int | str] = 1
-    """What saved state has to have in common with the class that loads it. Raise it whenever the names, shapes or meaning of
-    what is kept change, or when the same events lead to other values: old states are then left alone instead of misread. Where
-    another library keeps the state, name that library's version too."""
+    """Version of the saved state. Raise it when names, shapes or the meaning of arrays change, or when the same events lead to
+    other values. Old states are then ignored instead of misread. If another library defines the state, include its version."""
 
     private: ClassVar[frozenset[str]] = frozenset()
-    """Attributes that only learning reads, such as the sums of an optimizer. Their state is saved, and never shipped: a
-    follower has it as of the checkpoint that it loaded last."""
+    """Attributes that only learning reads, such as the state of an optimizer. It is saved but not shipped: a follower has it as
+    of its last loaded checkpoint."""
 
     def children(self) -> Iterator[tuple[str, Stateful]]:
-        """Attributes that hold state, by name, in order of assignment."""
+        """Attributes with state and their names, in order of assignment."""
         for name, value in vars(self).items():
             if isinstance(value, Stateful):
                 yield name, value
 
     def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
-        """Leaves of this state with their dotted names."""
+        """Leaves of this state and their dotted names."""
         for name, child in self.children():
             yield from child.stores(f"{prefix}{name}.")
 
     def state_dict(self) -> State:
-        """Copy of the whole state. The same state gives the same bytes, however it came about."""
-        return finished(self.copying())
+        """Copy the whole state. Equal states give equal bytes, whatever their history."""
+        return run_to_end(self.copy_in_steps())
 
-    def copying(self) -> Copying:
-        """Take the copy that `state_dict` returns in short steps. Nobody may change the state from the first to the last."""
+    def copy_in_steps(self) -> StateCopy:
+        """Copy the state like `state_dict`, in short steps. The state must not change until the last step."""
         parts: dict[str, State] = {}
         for name, child in self.children():
-            parts[name] = yield from child.copying()
+            parts[name] = yield from child.copy_in_steps()
         return _prefixed(parts)
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
@@ -67,7 +66,7 @@ class Stateful:
         Raises
         ------
         ValueError
-            When names, shapes or types do not fit: the state was written under another configuration. Nothing has changed then.
+            If names, shapes or types do not fit, because the state was written under another configuration. Nothing is changed.
         """
         self.check_state_dict(state)
         parts = _split(state)
@@ -75,7 +74,7 @@ class Stateful:
             child.load_state_dict(parts.get(name, {}))
 
     def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Raise what `load_state_dict` would raise, and change nothing."""
+        """Raise the error that `load_state_dict` would raise, without changing anything."""
         parts = _split(state)
         children = dict(self.children())
         expected = {name for name, child in children.items() if next(child.stores(), None)}
@@ -88,29 +87,29 @@ class Stateful:
             children[name].check_state_dict(parts[name])
 
     def take_changes(self) -> State:
-        """Whatever changed since the last call and is not private, enough for a twin to answer alike after `apply_changes`."""
+        """Return what changed since the last call, without private state. A copy that applies it gives the same answers."""
         return _prefixed({name: child.take_changes() for name, child in self.children() if name not in self.private})
 
     def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Follow the changes that another copy of this state has taken."""
+        """Apply changes that another copy of this state returned from `take_changes`."""
         parts = _split(changes)
         for name, child in self.children():
             if name in parts:
                 child.apply_changes(parts[name])
 
     def is_private(self, name: str) -> bool:
-        """Whether the array of this name in the state is private: `take_changes` leaves it out."""
+        """Whether the array of this name is private, that is, `take_changes` leaves it out."""
         head, _, rest = name.partition(".")
-        return head in self.private or any(head == own and child.is_private(rest) for own, child in self.children())
+        return head in self.private or any(head == attribute and child.is_private(rest) for attribute, child in self.children())
 
     @property
     def nbytes(self) -> int:
-        """Memory held, in bytes; fixed by the capacities, not by what has been stored."""
+        """Memory used, in bytes. It depends on the capacities, not on the content."""
         return sum(child.nbytes for _, child in self.children())
 
 
-def finished(steps: Generator[None, None, _Result]) -> _Result:
-    """Take all steps of a generator at once; what it returns."""
+def run_to_end(steps: Generator[None, None, _Result]) -> _Result:
+    """Run a generator to its end, and return its result."""
     while True:
         try:
             next(steps)
@@ -122,10 +121,10 @@ def finished(steps: Generator[None, None, _Result]) -> _Result:
 def copied(
     array: npt.NDArray[Any], rows: npt.NDArray[np.integer[Any]] | None = None
 ) -> Generator[None, None, npt.NDArray[Any]]:
-    """Copy an array, or these rows of it, in short steps."""
+    """Copy an array, or some of its rows, in short steps."""
     size = len(array) if rows is None else rows.size
     copy = np.empty((size, *array.shape[1:]), array.dtype)
-    step = max(PIECE // max(copy[:1].nbytes, 1), 1)
+    step = max(CHUNK_BYTES // max(copy[:1].nbytes, 1), 1)
     for start in range(0, size, step):
         part = slice(start, start + step)
         copy[part] = array[part if rows is None else rows[part]]
@@ -134,7 +133,7 @@ def copied(
 
 
 def digest(state: Mapping[str, npt.NDArray[np.generic]]) -> str:
-    """Fingerprint of a state: names, types, shapes and bytes (xxh3, 128 bits, hexadecimal)."""
+    """Hash a state: names, types, shapes and bytes (128-bit xxh3, hexadecimal)."""
     hasher = xxhash.xxh3_128()
     for name in sorted(state):
         array = state[name]
@@ -143,13 +142,13 @@ def digest(state: Mapping[str, npt.NDArray[np.generic]]) -> str:
     return str(hasher.hexdigest())
 
 
-def shared(owner: Stateful, state: Mapping[str, npt.NDArray[np.generic]]) -> State:
-    """Keep of a copy of an owner's state what is not private: followers have it too, bit for bit."""
+def without_private(owner: Stateful, state: Mapping[str, npt.NDArray[np.generic]]) -> State:
+    """Drop the private arrays of an owner's state. Followers have the rest, bit for bit."""
     return {name: array for name, array in state.items() if not owner.is_private(name)}
 
 
 def versions(state: Stateful, prefix: str = "") -> dict[str, int | str]:
-    """`Stateful.state_version` of everything that a composite is made of, by dotted name."""
+    """`Stateful.state_version` of all parts of a composite, by dotted name."""
     found: dict[str, int | str] = {}
     for name, child in state.children():
         found[f"{prefix}{name}"] = child.state_version

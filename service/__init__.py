@@ -1,0 +1,1 @@
+"""The service: processes, and what they do with requests and events."""

@@ -166,7 +166,7 @@ def evaluate(
         ),
     ],
     format: Annotated[LogFormat | None, typer.Option(help="Format of the file; the default depends on its name.")] = None,
-    places: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N positions of an impression.")] = None,
+    positions: Annotated[int | None, typer.Option(min=1, help="Evaluate only the first N positions of an impression.")] = None,
     above: Annotated[
         Prefix, typer.Option(help="Whose items fill the positions above each: the policy's (its own lists) or the logged ones.")
     ] = Prefix.POLICY,
@@ -196,7 +196,7 @@ def evaluate(
     result = evaluations.evaluate(
         settings.model_copy(update={"stream": stream}),
         chooser=None if is_config else evaluations.policy_of_log(policy, strict=strict),
-        places=places,
+        positions=positions,
         chain=above is Prefix.POLICY,
         clip=clip,
         confidence=confidence,
@@ -282,7 +282,7 @@ def create_topics(
     from service.process import topics as kafka_topics  # Imported late: the Kafka client is slow to import.
 
     seconds = None if retention is None else retention * kafka_topics.DAY
-    needed = kafka_topics.wanted(_load(config), partitions, seconds)
+    needed = kafka_topics.required_topics(_load(config), partitions, seconds)
     reports = kafka_topics.create(needed, replication, dry_run=dry_run)
     out.print(kafka_topics.table(reports))
     for report in reports:

@@ -61,10 +61,10 @@ class Stream(_Section):
         Seconds after the window in which an interaction still corrects what was learned.
     batch_rows : int
         Rows in a micro-batch.
-    waiting : int
+    max_impressions : int
         Most impressions kept for joining; beyond it the window of the oldest one ends early. An impression takes about
         1 KB, 12 bytes per feature and item, and 8 bytes per candidate that was not shown.
-    remembered : int
+    max_interaction_ids : int
         Most interaction ids kept for dropping duplicates.
     group : str or None
         Consumer group: several `freshet train` processes share the partitions of a Kafka topic, and each learns its own
@@ -87,8 +87,8 @@ class Stream(_Section):
     window: Positive = 600.0
     lateness: Annotated[float, Field(ge=0)] = 600.0
     batch_rows: Count = 64
-    waiting: Count = 100_000
-    remembered: Count = 200_000
+    max_impressions: Count = 100_000
+    max_interaction_ids: Count = 200_000
     group: str | None = None
     max_skew: Positive = 300.0
     retain: Annotated[int, Field(ge=0)] | None = None
@@ -113,7 +113,7 @@ class FieldType(_Section):
 
     type: Kind
     width: Positive = 1.0
-    most: Annotated[int, Field(gt=0, le=64)] = 8
+    max_tags: Annotated[int, Field(gt=0, le=64)] = 8
     mean: Single | None = None
     scale: Positive | None = None
 

@@ -9,7 +9,7 @@ from streams.block import Block, Column
 from streams.codec import BadEvent, decode, encode, partition_key
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, Tick, UserUpdate
 from streams.join import Joiner
-from streams.joined import Joined, Position, Row, Shown
+from streams.joined import JoinedBatch, Outcome, Position, TrackedImpression
 from streams.log import Log, LogFull, MemoryLog, Offsets, Record
 
 __all__ = [
@@ -23,18 +23,18 @@ __all__ = [
     "Impression",
     "Interaction",
     "ItemUpdate",
-    "Joined",
+    "JoinedBatch",
     "Joiner",
     "Log",
     "LogFull",
     "MemoryLog",
     "Offsets",
+    "Outcome",
     "Position",
     "Record",
     "Requests",
-    "Row",
-    "Shown",
     "Tick",
+    "TrackedImpression",
     "UserUpdate",
     "decode",
     "encode",

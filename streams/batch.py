@@ -143,7 +143,7 @@ class Batch(Requests):
         """Number of rows N."""
         return self.item.size
 
-    def part(self, rows: Ids) -> Batch:
+    def take(self, rows: Ids) -> Batch:
         """Return a batch with the same requests and only these rows, in the order given."""
         return Batch(
             **self.columns(),

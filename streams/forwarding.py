@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from streams.log import Log, TooLarge
+from streams.log import Log, RecordTooLarge
 
 __all__ = ["Forwarder"]
 
@@ -118,7 +118,7 @@ class Forwarder:
             self._target = self._open()
         try:
             self._target.append([(record.key, record.value) for record in records])
-        except TooLarge as error:
+        except RecordTooLarge as error:
             if len(records) > 1:
                 return self._copy(1)
             self.failures += 1

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
 
 from streams.events import Event, Forget, Impression, Interaction, Tick
-from streams.joined import Joined, Position, Row, Shown
+from streams.joined import JoinedBatch, Outcome, Position, TrackedImpression
 
 __all__ = ["Joiner"]
 
@@ -71,19 +71,21 @@ class Joiner:
 
     def _reset(self, start: _Mark) -> None:
         self._next, self._watermark = start
-        self._open: deque[Shown] = deque()  # within the window
-        self._closed: deque[Shown] = deque()  # after the window, waiting for late interactions; older than the open ones
-        self._known: dict[str, Shown] = {}
+        self._open: deque[TrackedImpression] = deque()  # within the window
+        self._closed: deque[TrackedImpression] = (
+            deque()
+        )  # after the window, waiting for late interactions; older than the open ones
+        self._known: dict[str, TrackedImpression] = {}
         self._bytes = 0  # of the known impressions
         # Ids of impressions and of interactions, by the time they were last seen. (A plain dict would search for its first key
         # among all deleted ones.)
         self._seen_requests: OrderedDict[str, _Seen] = OrderedDict()
         self._seen_ids: OrderedDict[str, _Seen] = OrderedDict()
-        self._rows: list[Row] = []
-        self._shown: list[Shown] = []
-        self._ended: list[Shown] = []  # impressions whose window has ended since the last batch
+        self._rows: list[Outcome] = []
+        self._shown: list[TrackedImpression] = []
+        self._ended: list[TrackedImpression] = []  # impressions whose window has ended since the last batch
         self._batch_rewind: _Mark | None = None  # mark to rewind to for the open batch
-        self._ready: list[Joined] = []
+        self._ready: list[JoinedBatch] = []
         self._cutting = True
 
     @property
@@ -112,7 +114,7 @@ class Joiner:
         """Event time at which the window of the oldest open impression ends; None without one."""
         return self._open[0].seen[1] + self._window if self._open else None
 
-    def push(self, offset: int, appended: float, event: Event) -> list[Joined]:
+    def push(self, offset: int, appended: float, event: Event) -> list[JoinedBatch]:
         """Process the next record of the partition. Return the batches that it completed.
 
         Parameters
@@ -137,17 +139,17 @@ class Joiner:
         if isinstance(event, Tick) and self.pending:
             self._cut()
 
-    def take(self) -> list[Joined]:
+    def take(self) -> list[JoinedBatch]:
         """Return the batches completed since the last call."""
         ready, self._ready = self._ready, []
         return ready
 
-    def shown(self) -> Iterator[Shown]:
+    def shown(self) -> Iterator[TrackedImpression]:
         """Iterate over the impressions that are remembered or belong to rows of the open batch; some are repeated."""
         yield from self._known.values()
         yield from (row.shown for row in self._rows if row.shown is not None)
 
-    def finish(self) -> Iterator[Joined]:
+    def finish(self) -> Iterator[JoinedBatch]:
         """End a finite stream: close every window and the last batch. Yield the batches one by one."""
         while self._open:
             self._close(self._open.popleft())
@@ -272,7 +274,7 @@ class Joiner:
 
     def _add_impression(self, impression: Impression, timestamp: float, seen: _Seen) -> None:
         self.counts["impressions"] += 1
-        waiting = Shown(impression=impression, timestamp=timestamp, seen=seen)
+        waiting = TrackedImpression(impression=impression, timestamp=timestamp, seen=seen)
         self._known[impression.request_id] = waiting
         self._bytes += _size(impression)
         self._open.append(waiting)
@@ -281,7 +283,7 @@ class Joiner:
 
     def _add_interaction(self, event: Interaction, timestamp: float) -> None:
         self.counts["interactions"] += 1
-        row = Row(
+        row = Outcome(
             user=event.user, item=event.item, kind=event.kind, value=event.value, timestamp=timestamp, context=event.context
         )
         if event.request_id is not None:
@@ -289,7 +291,7 @@ class Joiner:
         self._rows.append(row)
         self._entry_added()
 
-    def _join(self, row: Row, waiting: Shown | None) -> None:
+    def _join(self, row: Outcome, waiting: TrackedImpression | None) -> None:
         """Join an interaction with its impression."""
         if waiting is None or row.user != waiting.impression.user or row.item not in waiting.impression.items:
             self.counts["unjoined"] += 1
@@ -303,13 +305,13 @@ class Joiner:
             self.counts["repeated" if repeated else "late"] += 1
         waiting.touched |= 1 << row.position
 
-    def _close(self, waiting: Shown) -> None:
+    def _close(self, waiting: TrackedImpression) -> None:
         """Emit the positions of an impression without an interaction, dated at the end of its window."""
         impression, ends = waiting.impression, waiting.seen[1] + self._window
         for position, item in enumerate(impression.items):
             if not waiting.touched >> position & 1:
                 self._rows.append(
-                    Row(
+                    Outcome(
                         user=impression.user,
                         item=item,
                         kind="",
@@ -335,7 +337,7 @@ class Joiner:
                 if n % STEP == STEP - 1:
                     yield
 
-    def _remove(self, waiting: Shown) -> None:
+    def _remove(self, waiting: TrackedImpression) -> None:
         del self._known[waiting.impression.request_id]
         self._bytes -= _size(waiting.impression)
 
@@ -347,11 +349,11 @@ class Joiner:
             self._cut()
 
     def _cut(self) -> None:
-        self._ready.append(Joined(self._shown, _group_by_impression(self._rows), self._ended))
+        self._ready.append(JoinedBatch(self._shown, _group_by_impression(self._rows), self._ended))
         self._shown, self._rows, self._ended, self._batch_rewind = [], [], [], None
 
 
-def _group_by_impression(rows: list[Row]) -> list[Row]:
+def _group_by_impression(rows: list[Outcome]) -> list[Outcome]:
     """Reorder the rows so that those of one impression are adjacent: they become one request."""
     first: dict[int, int] = {}
     order = [n if row.shown is None else first.setdefault(id(row.shown), n) for n, row in enumerate(rows)]

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from streams.events import Impression, Scalar
 
-__all__ = ["Joined", "Position", "Row", "Shown", "Snapshot"]
+__all__ = ["JoinedBatch", "Outcome", "Position", "Snapshot", "TrackedImpression"]
 
 
 class Snapshot(Struct, gc=False, frozen=True, kw_only=True):
@@ -21,7 +21,7 @@ class Snapshot(Struct, gc=False, frozen=True, kw_only=True):
         As in `Impression`.
     carried : dict of str to bytes
         As in `Impression`.
-    believed : bool
+    trusted : bool
         Whether the impression's signature proves that the service made the ranking.
     logged : bool
         Whether all fields come from the log. Otherwise some were filled in when the impression was read; no log has those.
@@ -30,11 +30,11 @@ class Snapshot(Struct, gc=False, frozen=True, kw_only=True):
     features: bytes
     history: bytes
     carried: dict[str, bytes]
-    believed: bool = False
+    trusted: bool = False
     logged: bool = False
 
 
-class Shown(Struct, gc=False, eq=False, kw_only=True):
+class TrackedImpression(Struct, gc=False, eq=False, kw_only=True):
     """An impression that the joiner remembers, with what the reader stores about it.
 
     Attributes
@@ -60,7 +60,7 @@ class Shown(Struct, gc=False, eq=False, kw_only=True):
     touched: int = 0
 
 
-class Row(Struct, gc=False, kw_only=True):
+class Outcome(Struct, gc=False, kw_only=True):
     """One outcome: a user interacted with an item, or was shown it and did not.
 
     Attributes
@@ -73,7 +73,7 @@ class Row(Struct, gc=False, kw_only=True):
         Strength of the interaction.
     timestamp : float
         Event time of the outcome, Unix seconds: the interaction's time, or the end of the window.
-    shown : Shown or None
+    shown : TrackedImpression or None
         The impression that showed the item, if any.
     position : int
         Position of the item in the impression; -1 without an impression.
@@ -88,28 +88,28 @@ class Row(Struct, gc=False, kw_only=True):
     kind: str
     value: float
     timestamp: float
-    shown: Shown | None = None
+    shown: TrackedImpression | None = None
     position: int = -1
     correction: bool = False
     context: dict[str, Scalar] = {}
 
 
-class Joined(NamedTuple):
+class JoinedBatch(NamedTuple):
     """One batch of the joiner.
 
     Attributes
     ----------
-    shown : list of Shown
+    shown : list of TrackedImpression
         Impressions that arrived, in the order of the log. Learners use them without labels.
-    rows : list of Row
+    rows : list of Outcome
         Outcomes in the order of the log, except that those of one impression follow its first one directly.
-    closed : list of Shown
+    closed : list of TrackedImpression
         Impressions whose window has ended: each position has an outcome, in this batch or an earlier one.
     """
 
-    shown: list[Shown]
-    rows: list[Row]
-    closed: list[Shown]
+    shown: list[TrackedImpression]
+    rows: list[Outcome]
+    closed: list[TrackedImpression]
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,8 +163,8 @@ class LmdbLog:
         with self._reading() as transaction:
             return {partition: self._bounds(transaction, partition)[1] for partition in range(len(self._partitions))}
 
-    def known_at(self, partition: int) -> float:
-        """See `Log.known_at`: now."""
+    def end_known_at(self, partition: int) -> float:
+        """See `Log.end_known_at`: now."""
         return time.time()
 
     def trim(self, offsets: Offsets) -> None:

@@ -11,7 +11,18 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import xxhash
 
-__all__ = ["InDoubt", "Log", "LogFull", "MemoryLog", "Offsets", "Record", "TooLarge", "key_to", "partition_of", "read_ranges"]
+__all__ = [
+    "InDoubt",
+    "Log",
+    "LogFull",
+    "MemoryLog",
+    "Offsets",
+    "Record",
+    "RecordTooLarge",
+    "key_for_partition",
+    "partition_of",
+    "read_ranges",
+]
 
 Offsets = dict[int, int]
 """Partition to the offset of the next record to read."""
@@ -24,7 +35,7 @@ class LogFull(OSError):
         super().__init__(errno.ENOSPC, problem, path)
 
 
-class TooLarge(OSError):
+class RecordTooLarge(OSError):
     """A record is over the log's limit; nothing of the append was written. ``errno`` is EMSGSIZE, ``filename`` the log."""
 
     def __init__(self, problem: str, path: str) -> None:
@@ -70,14 +81,14 @@ class Log(Protocol):
         ------
         LogFull
             The log has no room.
-        TooLarge
+        RecordTooLarge
             A record is over the log's limit.
         InDoubt
             A remote log did not answer in time: all, none or a part may have been written.
         """
 
     def read(self, offsets: Offsets, limit: int) -> Sequence[Record]:
-        """Read at most `limit` records from `offsets` on, partition by partition, in offset order within each.
+        """Read at max_records `limit` records from `offsets` on, partition by partition, in offset order within each.
 
         The limit is divided evenly, so no partition starves another. A partition gets more only where others need less.
 
@@ -96,7 +107,7 @@ class Log(Protocol):
     def end(self) -> Offsets:
         """Return the offset after the last record of each partition."""
 
-    def known_at(self, partition: int) -> float:
+    def end_known_at(self, partition: int) -> float:
         """Return a time, Unix seconds. A later call of `end` counts every record appended to the partition before it."""
 
     def trim(self, offsets: Offsets) -> None:
@@ -107,12 +118,12 @@ class Log(Protocol):
 
 
 class MemoryLog:
-    """A log in memory, for tests and experiments. With `most`, it holds at most that many records."""
+    """A log in memory, for tests and experiments. With `max_records`, it holds at max_records that many records."""
 
     identity: str | None = None
 
-    def __init__(self, partitions: int = 1, most: int | None = None) -> None:
-        self._most = most
+    def __init__(self, partitions: int = 1, max_records: int | None = None) -> None:
+        self._most = max_records
         self._records: list[list[Record]] = [[] for _ in range(partitions)]
         self._begin = [0] * partitions
         self._changing = threading.Lock()
@@ -146,8 +157,8 @@ class MemoryLog:
         """See `Log.end`."""
         return {partition: self._begin[partition] + len(kept) for partition, kept in enumerate(self._records)}
 
-    def known_at(self, partition: int) -> float:
-        """See `Log.known_at`: now."""
+    def end_known_at(self, partition: int) -> float:
+        """See `Log.end_known_at`: now."""
         return time.time()
 
     def trim(self, offsets: Offsets) -> None:
@@ -168,7 +179,7 @@ def partition_of(key: bytes, partitions: int) -> int:
     return xxhash.xxh3_64_intdigest(key) % partitions if partitions > 1 else 0
 
 
-def key_to(partition: int, partitions: int) -> bytes:
+def key_for_partition(partition: int, partitions: int) -> bytes:
     """Return a key that belongs to a partition, for records without a user that must go there."""
     if partitions == 1:
         return b""

@@ -47,9 +47,9 @@ class Population:
     patience : float
         Probability that the user looks at the next position, too.
     base_rate, best_rate : float
-        Clicks per item shown, for random and for the best possible rankings of length `places`. Scale and intercept are
+        Clicks per item shown, for random and for the best possible rankings of length `positions`. Scale and intercept are
         fitted to these rates at the start and after every shift.
-    places : int
+    positions : int
         Length of these rankings.
 
     Attributes
@@ -71,22 +71,22 @@ class Population:
         patience: float = 0.92,
         base_rate: float = 0.10,
         best_rate: float = 0.42,
-        places: int = 10,
+        positions: int = 10,
     ) -> None:
-        if users < 1 or items < places or dim < 1:
+        if users < 1 or items < positions or dim < 1:
             raise ValueError(
-                f"users: {users}, items: {items}, dim: {dim}; give at least 1 user, 1 dimension and {places} items"
+                f"users: {users}, items: {items}, dim: {dim}; give at least 1 user, 1 dimension and {positions} items"
             )
-        if not 0 < base_rate < best_rate < _looked_at(patience, places):
+        if not 0 < base_rate < best_rate < _looked_at(patience, positions):
             raise ValueError(
-                f"best_rate: {best_rate} is not between base_rate {base_rate} and {_looked_at(patience, places):.2f}, the "
+                f"best_rate: {best_rate} is not between base_rate {base_rate} and {_looked_at(patience, positions):.2f}, the "
                 "share of positions that users look at; change one of the rates, or raise patience"
             )
         self.users = [f"user-{n:04d}" for n in range(users)]
         self.items = [f"item-{n:04d}" for n in range(items)]
         self.shifts = 0
         self._next_number = items
-        self._drift, self._attention = drift, patience ** np.arange(places)
+        self._drift, self._attention = drift, patience ** np.arange(positions)
         self._patience, self._rates = patience, (base_rate, best_rate)
         self._user_number = {user: n for n, user in enumerate(self.users)}
         self._item_number = {item: n for n, item in enumerate(self.items)}
@@ -219,10 +219,10 @@ class Population:
     def _calibrate(self) -> None:
         """Fit scale and intercept to the wanted rates on a sample of users."""
         base, best = self._rates
-        places = self._attention.size
+        positions = self._attention.size
         drawn = np.searchsorted(self._visits, (np.arange(_CALIBRATION_USERS) + 0.5) / _CALIBRATION_USERS)
         affinity, bias = self._affinity(drawn, slice(None)), self._user_bias[drawn][:, None]
-        order = np.argsort(-affinity, axis=1)[:, :places]
+        order = np.argsort(-affinity, axis=1)[:, :positions]
         low, high = 0.0, 20.0
         for _ in range(20):
             self._scale = (low + high) / 2
@@ -232,8 +232,8 @@ class Population:
             low, high = (self._scale, high) if reached < best else (low, self._scale)
 
 
-def _looked_at(patience: float, places: int) -> float:
-    return float((patience ** np.arange(places)).mean())
+def _looked_at(patience: float, positions: int) -> float:
+    return float((patience ** np.arange(positions)).mean())
 
 
 def _intercept(logits: Times, mean: float) -> float:

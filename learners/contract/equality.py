@@ -1,4 +1,4 @@
-"""When two learners, or two answers, are equal."""
+"""Assertions that two learners, or two outputs, are equal."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ import numpy as np
 from learners.base import Learner
 from learners.contract.answers import Outputs, outputs
 from learners.contract.worlds import world
-from memory.stateful import State, digest, shared
+from memory.stateful import State, digest, without_private
 from streams.batch import Feedback, Requests
 
 __all__ = ["array_fields", "digest_of", "same_answers", "same_follower", "same_learner", "tolerance_of"]
 
 
 def digest_of(learner: Learner) -> str | None:
-    """Digest of a learner's state; None where equal states may have different bytes."""
+    """Digest of a learner's state. None if equal states may have different bytes."""
     return digest(learner.state_dict()) if learner.digest_stable else None
 
 
 def tolerance_of(learner: Learner) -> float:
-    """How far numbers may differ from those of a learner that was taught the same: 0 unless a store of it is on a GPU."""
+    """Allowed difference between two equally trained learners. It is 0 unless a store is on a GPU."""
     devices = {getattr(store, "device", "cpu") for _, store in learner.stores()}
     return 0.0 if devices <= {"cpu"} else learner.tolerance
 
 
 def array_fields(batch: Requests) -> Outputs:
-    """The arrays of a batch by their field's name."""
+    """Arrays of a batch by field name."""
     pairs = ((field.name, getattr(batch, field.name)) for field in fields(batch))
     return {name: array for name, array in pairs if isinstance(array, np.ndarray)}
 
 
 def same_answers(one: Outputs, other: Outputs, complaint: str, tolerance: float = 0.0) -> None:
-    """Raise AssertionError with this complaint, and the name, where arrays differ: in any bit, or by more than a tolerance.
+    """Raise AssertionError with this complaint and the array's name if arrays differ by more than `tolerance`.
 
-    Whole numbers are never allowed to differ. A tolerance is absolute, and relative to the number.
+    The tolerance is both absolute and relative. With 0, or for integers, arrays must be equal.
     """
     assert one.keys() == other.keys(), complaint
     for name, array in one.items():
@@ -48,13 +48,13 @@ def same_answers(one: Outputs, other: Outputs, complaint: str, tolerance: float 
 
 
 def same_learner(one: Learner, other: Learner, complaint: str, *more: Feedback) -> None:
-    """Raise AssertionError with this complaint where two learners' states or answers differ."""
+    """Raise AssertionError with this complaint if the states or outputs of two learners differ."""
     _same(one, other, one.state_dict(), other.state_dict(), complaint, more)
 
 
 def same_follower(leader: Learner, follower: Learner, complaint: str, *more: Feedback) -> None:
-    """As `same_learner`, but for what is private: a follower has that as of its last checkpoint, and answers without it."""
-    states = shared(leader, leader.state_dict()), shared(follower, follower.state_dict())
+    """Check like `same_learner`, but without private state, which a follower has only as of its last checkpoint."""
+    states = without_private(leader, leader.state_dict()), without_private(follower, follower.state_dict())
     _same(leader, follower, *states, complaint, more)
 
 

@@ -1,1 +1,1 @@
-"""Torch modules that learners are built on. No learner is in here."""
+"""Torch modules that learners share. This package has no learners."""

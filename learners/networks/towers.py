@@ -1,12 +1,12 @@
-"""Two towers: users and items as vectors in one space, trained on the stream. The one door to torch for retrievers.
+"""Two-tower network: embeds users and items in one space and trains online. Retrievers use torch only through this module.
 
 References
 ----------
 X. Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", RecSys 2019: the softmax over the
-items of a batch (equation 3), corrected for how often each is sampled (section 4.2), which is estimated on the stream
-(algorithm 2), unit-length outputs and the temperature (section 5.1).
+items of a batch (equation 3), its correction for sampling frequency (section 4.2), the online estimate of the frequency
+(algorithm 2), and unit-length outputs with a temperature (section 5.1).
 J. Duchi, E. Hazan, Y. Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization", JMLR 2011:
-the steps (diagonal AdaGrad).
+the optimizer (diagonal AdaGrad).
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ __all__ = ["FrozenTowers", "TowerShape", "Towers"]
 
 USER, ITEM = 0, 1
 
-_GAP_STEP = 0.05
-_ACCUMULATOR = 0.1
+_GAP_LEARNING_RATE = 0.05
+_INITIAL_ACCUMULATOR = 0.1
 
 
 class TowerShape(NamedTuple):
-    """Size and beginnings of two towers.
+    """Size and initial weights of two towers.
 
     Attributes
     ----------
     dim : int
-        Numbers in a vector.
+        Dimensions of a vector.
     hidden : int
         Units of each tower's hidden layer.
     bits : int
-        Columns share 2**bits rows of weights by their hash.
+        Columns are hashed to 2**bits rows of weights.
     seed : int
-        Of the first weights.
+        Seed of the initial weights.
     """
 
     dim: int
@@ -54,8 +54,8 @@ class TowerShape(NamedTuple):
     bits: int
     seed: int
 
-    def first(self) -> dict[str, Floats]:
-        """First weights: ``table`` (2**bits, dim), a vector for each column, and hidden layers that add nothing yet."""
+    def initial_weights(self) -> dict[str, Floats]:
+        """Initial weights: ``table`` (2**bits, dim) with a vector per column, and hidden layers whose output is 0."""
         table = np.random.default_rng(self.seed).normal(0.0, 0.1, (1 << self.bits, self.dim))
         into = np.random.default_rng(self.seed + 1).normal(0.0, self.dim**-0.5, (2, self.hidden, self.dim))
         weights = {"table": table, "into": into, "bias": np.zeros((2, self.hidden)), "out": np.zeros_like(into)}
@@ -63,7 +63,7 @@ class TowerShape(NamedTuple):
 
 
 class _Module(torch.nn.Module):
-    """Vectors x + out . relu(into . x + bias) of unit length, x a weighted sum of columns."""
+    """Computes x + out . relu(into . x + bias), normalized. x is the weighted sum of the column vectors."""
 
     table: Tensor
     into: Tensor
@@ -73,11 +73,11 @@ class _Module(torch.nn.Module):
     def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         self._mask = (1 << shape.bits) - 1
-        for name, weight in shape.first().items():
+        for name, weight in shape.initial_weights().items():
             self.register_parameter(name, torch.nn.Parameter(torch.from_numpy(weight)))
 
     def forward(self, side: int, columns: tuple[Ids, Floats]) -> Tensor:
-        """Vectors of one side, (n, dim), from the columns of each."""
+        """Compute the vectors (n, dim) of users or items from their columns."""
         keys, values = (torch.from_numpy(part) for part in columns)
         x = functional.embedding_bag(keys & self._mask, self.table, per_sample_weights=values, mode="sum", sparse=True)
         hidden = functional.linear(x, self.into[side], self.bias[side]).relu()
@@ -85,24 +85,24 @@ class _Module(torch.nn.Module):
 
 
 class _Network(Stateful):
-    """A module, and the vectors that it gives."""
+    """A module and its inference."""
 
     state_version: ClassVar[int | str] = 2
-    """1 had an optimizer of its own."""
+    """Version 1 had its own optimizer."""
 
-    def __init__(self, shape: TowerShape, step: float | None = None) -> None:
+    def __init__(self, shape: TowerShape, learning_rate: float | None = None) -> None:
         def optimize(module: _Module) -> Adagrad:
-            return Adagrad(module.parameters(), lr=step or 0.0, initial_accumulator_value=_ACCUMULATOR)
+            return Adagrad(module.parameters(), lr=learning_rate or 0.0, initial_accumulator_value=_INITIAL_ACCUMULATOR)
 
         self._mask = (1 << shape.bits) - 1
-        self.weights = Parameters(lambda: _Module(shape), None if step is None else optimize, tables=["table"])
+        self.weights = Parameters(lambda: _Module(shape), None if learning_rate is None else optimize, tables=["table"])
 
     def users(self, columns: tuple[Ids, Floats]) -> Floats:
-        """Vectors of users, (B, dim), from their columns."""
+        """Compute vectors of users (B, dim) from their columns."""
         return self._vectors(USER, columns)
 
     def items(self, columns: tuple[Ids, Floats]) -> Floats:
-        """Vectors of items, (n, dim), from their columns."""
+        """Compute vectors of items (n, dim) from their columns."""
         return self._vectors(ITEM, columns)
 
     def _vectors(self, side: int, columns: tuple[Ids, Floats]) -> Floats:
@@ -112,95 +112,95 @@ class _Network(Stateful):
 
 
 class FrozenTowers(_Network):
-    """A copy that stays as it is while the towers go on learning."""
+    """A copy of the towers that does not change while they learn."""
 
     def freeze(self, towers: Towers) -> None:
-        """Become what the towers are now."""
+        """Copy the current weights of the towers."""
         self.weights.assign(towers.weights)
 
 
 class Towers(_Network):
-    """Towers that learn. Their vectors are made from ``weights``; the rest of their state only learning reads.
+    """Towers that learn. Vectors depend on ``weights`` only; the other state is read by learning alone.
 
     Parameters
     ----------
     shape : TowerShape
-    step : float
-        Step size of AdaGrad.
+    learning_rate : float
+        Learning rate of AdaGrad.
     temperature : float
-        What cosines are divided by.
+        Cosines are divided by it.
     """
 
     private: ClassVar[frozenset[str]] = frozenset({"gaps", "clock"})
 
-    def __init__(self, shape: TowerShape, step: float, temperature: float) -> None:
-        super().__init__(shape, step)
+    def __init__(self, shape: TowerShape, learning_rate: float, temperature: float) -> None:
+        super().__init__(shape, learning_rate)
         self._temperature = temperature
         size = 1 << shape.bits
-        # When an item was last in a batch, and how many batches lie between, by its hash.
+        # By hash of the item: number of the last batch with it, and mean number of batches between its occurrences.
         self.gaps = Arrays(last=np.zeros(size, np.int64), gap=np.zeros(size, np.float32))
         self.clock = Arrays(step=np.zeros(1, np.int64))
 
     def learn(self, feedback: Feedback, columns: TowerColumns) -> tuple[Ids, Floats]:
-        """One step on the rows with a positive reward, against all other items of the batch.
+        """Train on the rows with a positive reward, with all other items of the batch as negatives.
 
         Returns
         -------
         (keys, values)
-            Columns of the different users of the batch.
+            Columns of the distinct users of the batch.
         """
-        item, what = np.unique(feedback.item, return_inverse=True)
-        user, one, who = np.unique(feedback.user, return_index=True, return_inverse=True)
-        users = columns.users(Requests(**feedback.columns(one)))
+        item, item_of_row = np.unique(feedback.item, return_inverse=True)
+        user, request_of_user, user_of_request = np.unique(feedback.user, return_index=True, return_inverse=True)
+        users = columns.users(Requests(**feedback.columns(request_of_user)))
         positive = np.flatnonzero((feedback.reward > 0) & (feedback.weight > 0))
         if positive.size:
-            of = who[feedback.request[positive]], what[positive]
+            pairs = user_of_request[feedback.request[positive]], item_of_row[positive]
             liked: Bools = np.zeros((user.size, item.size), np.bool_)
-            liked[of] = True
-            self.step(users, columns.items(item), liked, of, feedback.weight[positive])
+            liked[pairs] = True
+            self.step(users, columns.items(item), liked, pairs, feedback.weight[positive])
         return users
 
     def step(
-        self, users: tuple[Ids, Floats], items: tuple[Ids, Floats], liked: Bools, of: tuple[Ids, Ids], share: Floats
+        self, users: tuple[Ids, Floats], items: tuple[Ids, Floats], liked: Bools, pairs: tuple[Ids, Ids], weight: Floats
     ) -> None:
-        """One step on a batch, if there was something else in it to like.
+        """Do one optimizer step on a batch, if it has at least two items.
 
         Parameters
         ----------
         users, items : (keys, values)
-            Columns of the different users (B, W) and of the different items (n, V) of the batch.
+            Columns of the distinct users (B, W) and items (n, V) of the batch.
         liked : (B, n) bool
-            What each user liked of the batch: none of it counts as an alternative to the rest of it.
-        of : (P,) and (P,) int64
+            Items of the batch that each user liked. They are not used as negatives of that user.
+        pairs : (P,) and (P,) int64
             User and item of each positive row.
-        share : (P,) float32
-            Importance of each.
+        weight : (P,) float32
+            Sample weight of each positive row.
         """
-        chance = self._chance(items[0][:, 0] & self._mask)
-        if chance.size < 2:
+        probability = self._batch_probability(items[0][:, 0] & self._mask)
+        if probability.size < 2:
             return
-        who, what = (torch.from_numpy(part) for part in of)
-        of_users, of_items = self.weights.module(USER, users), self.weights.module(ITEM, items)
-        scores = of_users[who] @ of_items.T / self._temperature - torch.from_numpy(np.log(chance))
-        others = torch.from_numpy(liked)[who]
-        others[torch.arange(what.numel()), what] = False
-        loss = functional.cross_entropy(scores.masked_fill(others, -torch.inf), what, reduction="none")
-        share = bounded(share)
-        weights = torch.from_numpy(share / share.max())  # their size makes no difference, and might be as small as it gets
+        user, item = (torch.from_numpy(part) for part in pairs)
+        user_vectors, item_vectors = self.weights.module(USER, users), self.weights.module(ITEM, items)
+        logits = user_vectors[user] @ item_vectors.T / self._temperature - torch.from_numpy(np.log(probability))
+        masked = torch.from_numpy(liked)[user]
+        masked[torch.arange(item.numel()), item] = False
+        loss = functional.cross_entropy(logits.masked_fill(masked, -torch.inf), item, reduction="none")
+        weight = bounded(weight)
+        weights = torch.from_numpy(weight / weight.max())  # only ratios matter; tiny weights could underflow
         self.weights.step((loss * weights).sum() / weights.sum())
 
     def forget(self, keys: Ids) -> None:
-        """Let the rows of these columns be as if nothing had been learned of them."""
+        """Reset the weights of these columns, as if nothing had been learned about them."""
         self.weights.reset("table", np.unique(keys & self._mask))
 
-    def _chance(self, rows: Ids) -> Floats:
-        """Probability of each item to be in a batch, as of now: one by the mean gap between the batches that have it."""
+    def _batch_probability(self, rows: Ids) -> Floats:
+        """Update and return the probability that a batch has each item: 1 / mean gap between its batches."""
         self.clock["step"][0] += 1
         self.clock.mark()
         now, last, gap = int(self.clock["step"][0]), self.gaps["last"], self.gaps["gap"]
         since = (now - last[rows]).astype(np.float32)
-        gap[rows] = np.where(last[rows] > 0, (1 - _GAP_STEP) * gap[rows] + _GAP_STEP * since, now)
+        gap[rows] = np.where(last[rows] > 0, (1 - _GAP_LEARNING_RATE) * gap[rows] + _GAP_LEARNING_RATE * since, now)
         last[rows] = now
         self.gaps.mark(rows)
-        chance: Floats = 1.0 / np.maximum(gap[rows], 1.0)
-        return chance
+        probability: Floats = 1.0 / np.maximum(gap[rows], 1.0)
+        return probability

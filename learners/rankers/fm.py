@@ -100,7 +100,7 @@ class FactorizationMachine(Ranker):
                 "squares": np.full((1 << bits, 2), PRIOR, np.float32),
             }
 
-        self.rows = Arrays.made_by(first, private=["squares"])
+        self.rows = Arrays.from_factory(first, private=["squares"])
         self.intercept = Arrays(weights=np.zeros(1, np.float32), squares=np.full(1, PRIOR, np.float32), private=["squares"])
 
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:

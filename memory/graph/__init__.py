@@ -1,1 +1,1 @@
-"""The graph of clusters and items, and scores from the sums on its edges."""
+"""Graph of clusters and items, and scores from the sums on its edges."""

@@ -1,7 +1,7 @@
 """A sparse graph from clusters to items, with two sums on each edge.
 
-Cluster c has the `width` places ``c * width ... (c + 1) * width - 1``; a place holds the slot of an item, how close the item is
-to the cluster, and the sums. An item's slot is its place in `items`, the corpus that the graph chooses from.
+Cluster c has `width` edge positions, ``c * width`` to ``(c + 1) * width - 1``. A position holds the slot of an item, the
+similarity of item and cluster, and the sums. An item's slot is its slot in `items`, the index of the corpus.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ __all__ = ["ClusterGraph"]
 
 
 class ClusterGraph(Stateful):
-    """The closest items of each cluster, and what came of showing them.
+    """The most similar items of each cluster, and statistics of their rewards.
 
     Parameters
     ----------
     clusters, width : int
-        Clusters, and items of each at most.
+        Number of clusters, and maximum number of items of each.
     items : int
-        Items of the corpus at most; the one longest untouched gives way, with its edges.
+        Maximum size of the corpus. The least recently touched item is evicted, with its edges.
 
     Attributes
     ----------
     items : KeyIndex
         The corpus.
     version : int
-        Changes of the set of edges.
+        Number of changes to the set of edges.
     mass, reward : (clusters * width,) float64
-        The sums d and b of each place; live, not to be written to.
+        The sums d and b of each position. Live and read-only.
 
     Notes
     -----
-    `prior`, where it is asked for, is the mass of an edge of which nothing is known; 0: its bound is infinite.
+    The parameter `prior` of several methods is the mass of an edge without observations. With 0 its bound is infinite.
     """
 
     def __init__(self, clusters: int, width: int, items: int) -> None:
@@ -58,22 +58,22 @@ class ClusterGraph(Stateful):
         self.mass: Values = self.edges["mass"]
         self.reward: Values = self.edges["reward"]
         self._edges = Edges(self.slot, self.edges["similarity"], self.mass, self.reward, self.edges.dirty, width)
-        # Scratch: where each item is among the rows at hand.
-        self._where: Slots = np.full(items, NONE, np.int32)
+        # Scratch: the row of each item in the current call, and its sums.
+        self._row_of: Slots = np.full(items, NONE, np.int32)
         self._sums = np.zeros((items, 2))
 
     @property
     def nbytes(self) -> int:
-        """Memory held, scratch included."""
-        return super().nbytes + self._where.nbytes + self._sums.nbytes
+        """Memory used in bytes, including scratch."""
+        return super().nbytes + self._row_of.nbytes + self._sums.nbytes
 
     @property
     def version(self) -> int:
-        """Changes of the set of edges."""
+        """Number of changes to the set of edges."""
         return int(self.clock["version"][0])
 
     def insert(self, keys: Ids) -> tuple[Ids, Bools]:
-        """Put items (N,) into the corpus; their slots, and which of them are new, see `KeyIndex.insert`."""
+        """Add items (N,) to the corpus. Return their slots and which of them are new, see `KeyIndex.insert`."""
         evictions = self.items.evictions
         slots, fresh = self.items.insert(keys)
         if self.items.evictions > evictions:
@@ -81,25 +81,25 @@ class ClusterGraph(Stateful):
         return slots, fresh
 
     def remove(self, keys: Ids) -> None:
-        """Take items (N,) out of the corpus, with their edges."""
+        """Remove items (N,) from the corpus, with their edges."""
         slots = self.items.delete(keys)
         self._cut(slots[slots >= 0])
 
     def link(self, closest: Ids, similarity: Floats, prior: float) -> None:
-        """Replace all edges, and keep what is known of those that stay.
+        """Replace all edges, and keep the sums of those that stay.
 
         Parameters
         ----------
         closest : (clusters, <= width) int64
-            Slots of each cluster's items, -1 for none; all different.
+            Slots of each cluster's items, all different; -1 for none.
         similarity : (clusters, <= width) float32
-            How close each is.
+            Similarity of each item to the cluster.
         prior : float
         """
         self._changed(_link(closest, similarity, prior, self._edges))
 
     def admit(self, slots: Ids, similarity: Floats, prior: float) -> None:
-        """Let each item into the clusters where it is closer than the least close one, which gives way.
+        """Add each item to the clusters where it is more similar than the least similar item, which it replaces.
 
         Parameters
         ----------
@@ -108,27 +108,27 @@ class ClusterGraph(Stateful):
         prior : float
         """
         by_cluster = np.ascontiguousarray(similarity.T)
-        self._changed(_admit(slots, by_cluster, prior, self._where, self._edges))
+        self._changed(_admit(slots, by_cluster, prior, self._row_of, self._edges))
 
-    def measure(self, places: Ids, similarity: Floats) -> None:
-        """Say anew how close the items at these places (n,) are to their clusters, (n,) float32."""
-        self.edges["similarity"][places] = similarity
-        self.edges.mark(places)
+    def measure(self, positions: Ids, similarity: Floats) -> None:
+        """Update the similarity (n,) float32 of the edges at `positions` (n,)."""
+        self.edges["similarity"][positions] = similarity
+        self.edges.mark(positions)
 
     def reset(self, clusters: Bools, prior: float) -> None:
-        """Forget what is known of these clusters' edges, (clusters,) bool."""
-        places = np.flatnonzero(np.repeat(clusters, self.width) & (self.slot != NONE))
-        self.mass[places], self.reward[places] = prior, 0.0
-        self.edges.mark(places)
+        """Reset the sums of the edges of the marked clusters, (clusters,) bool."""
+        positions = np.flatnonzero(np.repeat(clusters, self.width) & (self.slot != NONE))
+        self.mass[positions], self.reward[positions] = prior, 0.0
+        self.edges.mark(positions)
 
     def scale(self, factor: float) -> None:
-        """Multiply all sums."""
+        """Multiply all sums by a factor."""
         self.mass *= factor
         self.reward *= factor
         self.edges.mark()
 
     def bounds(self, index: Ids, weight: Values, slots: Ids, request: Ids) -> tuple[Values, Values]:
-        """Mean and bonus of rows: sum of w b / d, and root of the sum of w^2 / d, over the edges of the request's clusters.
+        """Mean and bonus of rows: sum of w b / d, and square root of the sum of w^2 / d, over the request's clusters.
 
         Parameters
         ----------
@@ -137,44 +137,44 @@ class ClusterGraph(Stateful):
         weight : (B, K) float64
             Their weights w.
         slots, request : (N,) int64
-            Items, and the request of each; non-decreasing.
+            Item slots, and the request of each row (non-decreasing).
 
         Returns
         -------
         mean, bonus : (N,) float64
-            NaN where there is no edge; the bonus is infinite where an edge has no mass.
+            NaN if there is no edge. The bonus is infinite if an edge has mass 0.
         """
         mean, bonus = np.empty(slots.size), np.empty(slots.size)
-        graph_scores.bounds(index, weight, slots, request, self._where, self._edges, mean, bonus)
+        graph_scores.bounds(index, weight, slots, request, self._row_of, self._edges, mean, bonus)
         return mean, bonus
 
     def retrieve(
-        self, index: Ids, weight: Values, k: int, optimism: float, excluded: Ids, start: Ids, lot: Ids
+        self, index: Ids, weight: Values, k: int, optimism: float, excluded: Ids, start: Ids, tie_seed: Ids
     ) -> tuple[Ids, Ids, Values, Values]:
-        """At most `k` items per request by mean + optimism * bonus, best first.
+        """Retrieve up to `k` items per request by mean + optimism * bonus, best first.
 
         Parameters
         ----------
         index, weight : (B, K)
-            As in `bounds`.
+            See `bounds`.
         k : int
         optimism : float
         excluded : (M,) int64
-            Slots that may not come, those of request b from ``start[b]`` to ``start[b + 1]``; -1 for none.
+            Slots to leave out; -1 for none. Those of request b are at ``start[b]`` up to ``start[b + 1]``.
         start : (B + 1,) int64
-        lot : (B,) int64
-            Decides, with the slot, between items that are tied: any of them is as likely to come first.
+        tie_seed : (B,) int64
+            It orders tied items in a random order.
 
         Returns
         -------
         slots, request : (N,) int64
         mean, bonus : (N,) float64
         """
-        scratch = self._where, self._sums
-        return graph_scores.retrieve(index, weight, k, optimism, excluded, start, lot, scratch, self._edges)
+        scratch = self._row_of, self._sums
+        return graph_scores.retrieve(index, weight, k, optimism, excluded, start, tie_seed, scratch, self._edges)
 
     def update(self, index: Ids, weight: Values, slots: Ids, mass: Values, reward: Values, *, squared: bool = True) -> None:
-        """Add to the sums of each row's edges, in row order; edges that are not there are not made.
+        """Add to the sums of each row's edges, in row order. Missing edges are not created.
 
         Parameters
         ----------
@@ -183,18 +183,18 @@ class ClusterGraph(Stateful):
         weight : (N, K) float64
             Their weights w.
         slots : (N,) int64
-            Items; -1 for none.
+            Item slots; -1 for none.
         mass, reward : (N,) float64
             ``d += mass * w**2`` and ``b += reward * w``.
         squared : bool
-            False: ``d += mass * w``.
+            If False, ``d += mass * w``.
         """
         _update(index, weight, slots, mass, reward, squared, self._edges)
 
     def _cut(self, slots: Ids) -> None:
-        gone = np.zeros(self.items.capacity, np.bool_)
-        gone[slots] = True
-        self._changed(_cut(gone, self._edges))
+        removed = np.zeros(self.items.capacity, np.bool_)
+        removed[slots] = True
+        self._changed(_cut(removed, self._edges))
 
     def _changed(self, changed: bool) -> None:
         if changed:
@@ -203,29 +203,29 @@ class ClusterGraph(Stateful):
 
 
 @njit(cache=True, nogil=True)
-def _write(place: int, slot: int, similarity: float, mass: float, edges: Edges) -> None:
-    """Begin an edge, or end it (slot -1)."""
-    edges.slot[place], edges.similarity[place] = slot, similarity
-    edges.mass[place], edges.reward[place] = mass, 0.0
-    edges.dirty[place] = True
+def _write(position: int, slot: int, similarity: float, mass: float, edges: Edges) -> None:
+    """Create an edge, or delete it (slot -1)."""
+    edges.slot[position], edges.similarity[position] = slot, similarity
+    edges.mass[position], edges.reward[position] = mass, 0.0
+    edges.dirty[position] = True
 
 
 @njit(cache=True, nogil=True)
-def _cut(gone: Bools, edges: Edges) -> bool:
+def _cut(removed: Bools, edges: Edges) -> bool:
     changed = False
-    for place in range(edges.slot.size):
-        if edges.slot[place] != NONE and gone[edges.slot[place]]:
-            _write(place, NONE, 0.0, 0.0, edges)
+    for position in range(edges.slot.size):
+        if edges.slot[position] != NONE and removed[edges.slot[position]]:
+            _write(position, NONE, 0.0, 0.0, edges)
             changed = True
     return changed
 
 
 @njit(cache=True, nogil=True)
-def _place_of(cluster: int, slot: int, edges: Edges) -> int:
-    """Place of an item, or of nothing, among those of a cluster; -1 when it has none."""
-    for place in range(cluster * edges.width, (cluster + 1) * edges.width):
-        if edges.slot[place] == slot:
-            return place
+def _position_of(cluster: int, slot: int, edges: Edges) -> int:
+    """Position of an item among a cluster's edges (slot -1: of a free position). -1 if there is none."""
+    for position in range(cluster * edges.width, (cluster + 1) * edges.width):
+        if edges.slot[position] == slot:
+            return position
     return -1
 
 
@@ -233,68 +233,68 @@ def _place_of(cluster: int, slot: int, edges: Edges) -> int:
 def _link(closest: Ids, similarity: Floats, prior: float, edges: Edges) -> bool:
     changed = False
     for c in range(closest.shape[0]):
-        stays = np.zeros(edges.width, np.bool_)
-        waiting = np.zeros(closest.shape[1], np.bool_)
+        kept = np.zeros(edges.width, np.bool_)
+        is_new = np.zeros(closest.shape[1], np.bool_)
         for n in range(closest.shape[1]):
             if closest[c, n] == NONE:
                 continue
-            place = _place_of(c, closest[c, n], edges)
-            if place < 0:
-                waiting[n] = True
+            position = _position_of(c, closest[c, n], edges)
+            if position < 0:
+                is_new[n] = True
                 continue
-            stays[place - c * edges.width] = True
-            if edges.similarity[place] != similarity[c, n]:
-                edges.similarity[place], edges.dirty[place] = similarity[c, n], True
+            kept[position - c * edges.width] = True
+            if edges.similarity[position] != similarity[c, n]:
+                edges.similarity[position], edges.dirty[position] = similarity[c, n], True
         for at in range(edges.width):
-            place = c * edges.width + at
-            if not stays[at] and edges.slot[place] != NONE:
-                _write(place, NONE, 0.0, 0.0, edges)
+            position = c * edges.width + at
+            if not kept[at] and edges.slot[position] != NONE:
+                _write(position, NONE, 0.0, 0.0, edges)
                 changed = True
         for n in range(closest.shape[1]):
-            if waiting[n]:
-                _write(_place_of(c, NONE, edges), closest[c, n], similarity[c, n], prior, edges)
+            if is_new[n]:
+                _write(_position_of(c, NONE, edges), closest[c, n], similarity[c, n], prior, edges)
                 changed = True
     return changed
 
 
 @njit(cache=True, nogil=True)
-def _least(cluster: int, edges: Edges) -> int:
-    """Place that a new item would get: a free one, or that of the least close."""
-    least = cluster * edges.width
-    for place in range(cluster * edges.width, (cluster + 1) * edges.width):
-        if edges.slot[place] == NONE:
-            return place
-        if edges.similarity[place] < edges.similarity[least]:
-            least = place
-    return least
+def _replaceable(cluster: int, edges: Edges) -> int:
+    """Position for a new item: a free one, or else that of the least similar item."""
+    replaceable = cluster * edges.width
+    for position in range(cluster * edges.width, (cluster + 1) * edges.width):
+        if edges.slot[position] == NONE:
+            return position
+        if edges.similarity[position] < edges.similarity[replaceable]:
+            replaceable = position
+    return replaceable
 
 
 @njit(cache=True, nogil=True)
-def _admit(slots: Ids, similarity: Floats, prior: float, where: Slots, edges: Edges) -> bool:
-    """See `ClusterGraph.admit`; similarity is (clusters, n), `where` holds -1 for every item, before and after."""
+def _admit(slots: Ids, similarity: Floats, prior: float, row_of: Slots, edges: Edges) -> bool:
+    """See `ClusterGraph.admit`. Similarity is (clusters, n). `row_of` holds -1 for every item, before and after."""
     changed = False
-    for n in range(slots.size):  # of an item that comes twice, the last row
-        where[slots[n]] = n
+    for n in range(slots.size):  # the last row of an item that occurs twice
+        row_of[slots[n]] = n
     at = np.empty(slots.size, np.int64)
     for c in range(similarity.shape[0]):
         at[:] = -1
-        for place in range(c * edges.width, (c + 1) * edges.width):
-            if edges.slot[place] != NONE and where[edges.slot[place]] >= 0:
-                at[where[edges.slot[place]]] = place
-        least = _least(c, edges)
+        for position in range(c * edges.width, (c + 1) * edges.width):
+            if edges.slot[position] != NONE and row_of[edges.slot[position]] >= 0:
+                at[row_of[edges.slot[position]]] = position
+        replaceable = _replaceable(c, edges)
         for n in range(slots.size):
-            place = at[where[slots[n]]]
-            if place >= 0 and edges.slot[place] == slots[n]:  # and has not just given way
-                edges.similarity[place], edges.dirty[place] = similarity[c, n], True
-            elif edges.slot[least] == NONE or similarity[c, n] > edges.similarity[least]:
-                _write(least, slots[n], similarity[c, n], prior, edges)
-                at[where[slots[n]]] = least
+            position = at[row_of[slots[n]]]
+            if position >= 0 and edges.slot[position] == slots[n]:  # and it has not just been replaced
+                edges.similarity[position], edges.dirty[position] = similarity[c, n], True
+            elif edges.slot[replaceable] == NONE or similarity[c, n] > edges.similarity[replaceable]:
+                _write(replaceable, slots[n], similarity[c, n], prior, edges)
+                at[row_of[slots[n]]] = replaceable
                 changed = True
             else:
                 continue
-            least = _least(c, edges)
+            replaceable = _replaceable(c, edges)
     for n in range(slots.size):
-        where[slots[n]] = NONE
+        row_of[slots[n]] = NONE
     return changed
 
 
@@ -305,8 +305,8 @@ def _update(index: Ids, weight: Values, slots: Ids, mass: Values, reward: Values
             continue
         for at in range(index.shape[1]):
             w = weight[n, at]
-            place = _place_of(index[n, at], slots[n], edges) if index[n, at] >= 0 else -1
-            if place >= 0:
-                edges.mass[place] += mass[n] * (w * w if squared else w)
-                edges.reward[place] += reward[n] * w
-                edges.dirty[place] = True
+            position = _position_of(index[n, at], slots[n], edges) if index[n, at] >= 0 else -1
+            if position >= 0:
+                edges.mass[position] += mass[n] * (w * w if squared else w)
+                edges.reward[position] += reward[n] * w
+                edges.dirty[position] = True

@@ -1,4 +1,4 @@
-"""What is known of each item: name, attributes, encoded features, and whether it may still be shown."""
+"""Catalogue of items: name, attributes, encoded features, and whether the item may be shown."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import numpy.typing as npt
 from memory.arrays import Arrays, Bools, Floats, Ids, check_fit
 from memory.keyed.keyed_store import KeyedStore
 from memory.moments import Moments
-from memory.stateful import Copying, State, Stateful
+from memory.stateful import State, StateCopy, Stateful
 
 __all__ = ["Catalog"]
 
 ENTRY_BYTES = 512
-"""Assumed for the name and the attributes of one item when memory is stated up front."""
+"""Assumed size of the name and attributes of one item, for the memory estimate."""
 
 BLANK = ("", b"{}")
 
-TOGETHER = 2_000
-"""Entries that are written as JSON in one step of a copy."""
+ENTRIES_PER_STEP = 2_000
+"""Entries encoded as JSON in one step of a copy."""
 
 
 class Catalog(KeyedStore):
-    """Items by hashed id; the one longest untouched gives way.
+    """Items by hashed id, with LRU eviction.
 
     Parameters
     ----------
     capacity : int
-        Items at most, deleted ones included.
+        Maximum number of items, including deleted ones.
     columns : int
-        Feature columns of an item.
+        Number of feature columns.
     numbers : sequence of int
-        Those of them that are standardised by what all items put so far had there.
+        Columns that are standardized by the values of all items so far.
     """
 
     def __init__(self, capacity: int, columns: int, numbers: Sequence[int] = ()) -> None:
@@ -51,25 +51,25 @@ class Catalog(KeyedStore):
         self.moments = Moments(numbers)
 
     def put(self, key: int, name: str, attributes: Mapping[str, Any], features: Ids, values: Floats) -> None:
-        """Add an item or replace it; a deleted one is alive again.
+        """Add or replace an item. A deleted item becomes alive again.
 
         Parameters
         ----------
         key : int
             Hashed id.
         name : str
-            The id as the world knows it.
+            The original id.
         attributes : mapping
-            Anything that JSON can say.
+            JSON values.
         features : (columns,) int64
-            Hashed feature keys, derived from the attributes by the caller.
+            Hashed feature keys. The caller derives them from the attributes.
         values : (columns,) float32
-            Their values, numbers as they came.
+            Their values. Numbers are not standardized.
 
         Raises
         ------
         ValueError
-            When the key is 0, the attributes are not JSON or the features not of this shape. Nothing has changed then.
+            If the key is 0, the attributes are not JSON, or the features have another shape. Nothing is changed.
         """
         columns = self.rows["features"].shape[1]
         if features.shape != (columns,) or values.shape != (columns,):
@@ -77,21 +77,21 @@ class Catalog(KeyedStore):
         try:
             document = msgspec.json.encode(attributes, order="deterministic")
         except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"attributes: {error}; give what JSON can say") from error
+            raise ValueError(f"attributes: {error}; give values that JSON can hold") from error
         self._write(self._touch(key), name, document, features, values)
         self.moments.add(features[None], values[None])
 
     def ensure(self, keys: Ids, names: Sequence[str] | npt.NDArray[np.object_]) -> None:
-        """Add the unknown ones of `keys` (N,), alive, without attributes; all known ones count as touched."""
+        """Add unknown `keys` (N,) as alive items without attributes. Known ones count as touched."""
         slots, fresh = self.index.insert(keys)
         if fresh.any():
             for row in np.flatnonzero(fresh).tolist():
                 self._write(int(slots[row]), names[row], BLANK[1], 0, 0)
 
     def delete(self, key: int) -> bool:
-        """Leave only a tombstone, so that a late interaction does not bring the item back; False if it was not alive.
+        """Replace an item by a tombstone, so that a late interaction does not bring it back. Return False if it was not alive.
 
-        The tombstone is forgotten when it has been the longest untouched of a full catalogue.
+        Like any item, the tombstone is evicted when it is the least recently touched of a full catalogue.
         """
         slot = self._slot(key)
         if slot < 0 or self.rows["dead"][slot]:
@@ -100,53 +100,53 @@ class Catalog(KeyedStore):
         return True
 
     def forget(self, key: int) -> bool:
-        """Remove the item altogether, tombstone included; False if it was unknown."""
+        """Remove the item and its tombstone. Return False if it was unknown."""
         slot = int(self.index.delete(np.array([key]))[0])
         if slot >= 0:
             self._write(slot, *BLANK, 0, 0)
         return slot >= 0
 
     def find(self, keys: Ids) -> Ids:
-        """Slots of `keys` (N,) in `encoded`, -1 where unknown, as (N,) int64. Touches nothing."""
+        """Slots of `keys` (N,) in `encoded`, as (N,) int64, -1 if unknown. It does not touch the keys."""
         return self.index.find(keys)
 
     def alive(self, keys: Ids) -> Bools:
-        """Whether `keys` (N,) may be shown, (N,) bool: unknown ones may, deleted ones may not."""
+        """Whether `keys` (N,) may be shown, (N,) bool. Unknown items may, deleted ones may not."""
         slots = self.index.find(keys)
         return (slots < 0) | ~self.rows["dead"][slots]  # type: ignore[no-any-return]
 
     def name(self, key: int) -> str | None:
-        """The id as the world knows it, also of a deleted item; None when unknown."""
+        """Original id of an item, even if it is deleted. None if it is unknown."""
         slot = self._slot(key)
         return None if slot < 0 else self.texts.entry(slot)[0]
 
     def get(self, key: int) -> dict[str, Any] | None:
-        """A fresh copy of an item's attributes; None when unknown or deleted."""
+        """Copy of an item's attributes. None if it is unknown or deleted."""
         slot = self._slot(key)
         if slot < 0 or self.rows["dead"][slot]:
             return None
         return msgspec.json.decode(self.texts.entry(slot)[1], type=dict[str, Any])
 
     def items(self) -> Ids:
-        """Hashed ids of all that are alive, from the longest untouched to the newest, (n,) int64."""
+        """Hashed ids of all alive items, from the least recently touched to the newest, (n,) int64."""
         slots = self.index.slots()
         keys: Ids = self.index.keys[slots[~self.rows["dead"][slots]]]
         return keys
 
     def newest(self, count: int) -> Ids:
-        """Hashed ids of the at most `count` items touched last that are alive, newest first."""
+        """Hashed ids of up to `count` most recently touched alive items, newest first."""
         return self.index.newest(count, self.rows["dead"])
 
     @property
     def encoded(self) -> tuple[Ids, Floats]:
-        """Feature keys (capacity, columns) int64 and values (capacity, columns) float32 by slot; live, not to be written to.
+        """Feature keys (capacity, columns) int64 and values (capacity, columns) float32 by slot. Live and read-only.
 
-        Numbers are as they came: `encoded_at` has them standardised.
+        Numbers are not standardized; see `encoded_at`.
         """
         return self.rows["features"], self.rows["values"]
 
     def encoded_at(self, slots: Ids) -> tuple[Ids, Floats]:
-        """Feature keys (n, columns) and values (n, columns), numbers standardised as of now; zeros at slot -1."""
+        """Feature keys (n, columns) and values (n, columns) with standardized numbers. Zeros for slot -1."""
         keys, values = self.rows["features"][slots], self.rows["values"][slots]
         keys[slots < 0], values[slots < 0] = 0, 0.0
         self.moments.standardize(keys, values)
@@ -171,11 +171,11 @@ class Catalog(KeyedStore):
 
 
 class _Texts(Stateful):
-    """A name and a JSON document per slot, saved as one JSON list of [slot, name, document] for the slots in use."""
+    """A name and a JSON document per slot. It is saved as a JSON list of [slot, name, document] for the used slots."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._entries: dict[int, tuple[str, bytes]] = {}  # of the slots that are not blank
+        self._entries: dict[int, tuple[str, bytes]] = {}  # without blank slots
         self._used = 0
         self._dirty: set[int] = set()
 
@@ -191,10 +191,10 @@ class _Texts(Stateful):
     def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
         yield prefix.rstrip("."), self
 
-    def copying(self) -> Copying:
+    def copy_in_steps(self) -> StateCopy:
         slots, parts = sorted(self._entries), []
-        for start in range(0, len(slots), TOGETHER):
-            parts.append(self._pack(slots[start : start + TOGETHER])[1:-1])
+        for start in range(0, len(slots), ENTRIES_PER_STEP):
+            parts.append(self._pack(slots[start : start + ENTRIES_PER_STEP])[1:-1])
             yield
         return {"json": np.frombuffer(b"[" + b",".join(parts) + b"]", np.uint8).copy()}
 
@@ -241,4 +241,4 @@ class _Texts(Stateful):
 
 
 def _size(name: str, document: bytes) -> int:
-    return len(name) + len(document) + 200  # of Python's own: a tuple, a string, a bytes object, a place in a list
+    return len(name) + len(document) + 200  # Python's overhead: a tuple, a string, a bytes object, a list entry

@@ -1,4 +1,4 @@
-"""What each user did last: a ring of the last L items per user, bounded in users."""
+"""Recent interactions of each user: a ring buffer per user, for a bounded number of users."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class History(KeyedStore):
     Parameters
     ----------
     capacity : int
-        Users at most; the one longest without an interaction gives way.
+        Maximum number of users. The user without interactions for the longest time is evicted.
     length : int
         Interactions kept per user.
     """
@@ -45,22 +45,22 @@ class History(KeyedStore):
             positive=np.zeros((capacity, length), np.bool_),
             count=np.zeros(capacity, np.int64),
         )
-        # Of the interactions that were ever added to each ring, how many are known to followers; 0: nothing that is in it.
+        # How many of the interactions ever added to each ring followers know; 0 if they know nothing of its content.
         self._shipped: Ids = np.zeros(capacity, np.int64)
         rings = self.rings
         self._raw = rings["item"], rings["timestamp"], rings["kind"], rings["positive"], rings["count"]
 
     def append(self, user: Ids, item: Ids, timestamp: Times, kind: Kinds, positive: Bools) -> None:
-        """Add one interaction per row, in row order. Rows whose user or item is 0 are left out.
+        """Add one interaction per row, in row order. Rows with user 0 or item 0 are ignored.
 
         Parameters
         ----------
         user, item : (N,) int64
             Hashed ids.
         timestamp : (N,) float64
-            Unix seconds; kept, not sorted by.
+            Unix seconds. They are stored; the order is that of the rows.
         kind : (N,) int32
-            Hashed kinds of the interactions.
+            Hashed interaction kinds.
         positive : (N,) bool
             Whether the reward was positive.
         """
@@ -72,7 +72,7 @@ class History(KeyedStore):
         _append(slots, fresh, *self._raw, item, timestamp, kind, positive, self.rings.dirty, self._shipped)
 
     def recent(self, user: Ids, length: int) -> tuple[Ids, Times, Kinds]:
-        """Last interactions with a positive reward of users (B,), newest first, padded with 0.
+        """Last interactions of users (B,) with a positive reward, newest first, padded with 0.
 
         Returns
         -------
@@ -86,14 +86,14 @@ class History(KeyedStore):
         return item, timestamp, kind
 
     def seen(self, user: Ids) -> tuple[Ids, Ids]:
-        """Different items still remembered, whatever their reward, for users (B,).
+        """Distinct items in the rings of users (B,), whatever their reward.
 
         Returns
         -------
         items : (M,) int64
             Ascending within a user.
         start : (B + 1,) int64
-            User b has ``items[start[b]:start[b + 1]]``.
+            The items of user b are ``items[start[b]:start[b + 1]]``.
         """
         return _seen(self.index.find(user), self.rings["item"], self.rings["count"])
 
@@ -104,14 +104,14 @@ class History(KeyedStore):
         return activity
 
     def entries(self, user: int) -> tuple[Ids, Times, Bools]:
-        """All that is remembered of one user, oldest first: items, timestamps and whether positive, each (n,)."""
+        """All stored interactions of one user, oldest first: items, timestamps and whether positive, each (n,)."""
         slot = int(self.index.find(np.array([user]))[0])
         count = 0 if slot < 0 else int(self.rings["count"][slot])
-        places = np.arange(max(0, count - self.length), count) % self.length
-        return self.rings["item"][slot, places], self.rings["timestamp"][slot, places], self.rings["positive"][slot, places]
+        at = np.arange(max(0, count - self.length), count) % self.length
+        return self.rings["item"][slot, at], self.rings["timestamp"][slot, at], self.rings["positive"][slot, at]
 
     def forget(self, users: Ids) -> None:
-        """Erase all that is remembered of `users` (N,)."""
+        """Erase the interactions of `users` (N,)."""
         slots = self.index.delete(users)
         slots = slots[slots >= 0]
         for name in self.rings:
@@ -120,30 +120,30 @@ class History(KeyedStore):
         self._shipped[slots] = 0
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Copy `state` into the rings; a follower must load the same state, for changes count from here."""
+        """Copy `state` into the rings. Later changes are relative to it, so a follower must load the same state."""
         super().load_state_dict(state)
         self._shipped[:] = self.rings["count"]
 
     def take_changes(self) -> State:
-        """Changes of the index, and interactions that were added, not whole rings.
+        """Return the changes of the index, and the added interactions instead of whole rings.
 
-        Of each ring that changed, ascending, ``slot`` (n,) int64, and the numbers ``first`` and ``count`` (n,) int64 of its
-        first new interaction and of the one that comes next; of the interactions, ring by ring, ``item``, ``timestamp``,
-        ``kind`` and ``positive`` (m,). From ``first`` 0 on they are all that the ring holds.
+        For each changed ring: ``slot`` (n,) int64, the number ``first`` (n,) int64 of its first new interaction, and the
+        total ``count`` (n,) int64. For each new interaction, ring by ring: ``item``, ``timestamp``, ``kind`` and ``positive``
+        (m,). If ``first`` is 0, the ring has no older interactions.
         """
         changes: State = {f"index.{name}": array for name, array in self.index.take_changes().items()}
         slots = np.flatnonzero(self.rings.dirty)
         if slots.size:
             count = self.rings["count"][slots]
             first = np.maximum(self._shipped[slots], count - self.length)
-            places = self._places(slots, first, count)
+            at = self._indices(slots, first, count)
             changes |= {"slot": slots, "first": first, "count": count}
-            changes |= {name: self.rings[name][places] for name in self._fields}
+            changes |= {name: self.rings[name][at] for name in self._fields}
             self._shipped[slots], self.rings.dirty[slots] = count, False
         return changes
 
     def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Follow a leader; what it added counts as changed here too, so that a follower can be followed."""
+        """Apply the changes of a leader. They are marked here too, so that a follower can have followers."""
         of_rings = {name: array for name, array in changes.items() if not name.startswith("index.")}
         if of_rings:
             self._check_changes(of_rings)
@@ -154,29 +154,29 @@ class History(KeyedStore):
         new = slots[first == 0]
         for name in self._fields:
             self.rings[name][new] = 0
-            self.rings[name][self._places(slots, first, count)] = of_rings[name]
+            self.rings[name][self._indices(slots, first, count)] = of_rings[name]
         self.rings["count"][slots] = count
         self._shipped[slots] = np.minimum(self._shipped[slots], first)
         self.rings.dirty[slots] = True
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
+        """Memory of the arrays, in bytes."""
         return super().nbytes + self._shipped.nbytes
 
     @property
     def _fields(self) -> list[str]:
-        """What is kept of an interaction."""
+        """Names of the stored fields of an interaction."""
         return [name for name in self.rings if name != "count"]
 
-    def _places(self, slots: Ids, first: Ids, count: Ids) -> tuple[Ids, Ids]:
-        """Ring and place of the interactions from number `first` to `count` of each ring."""
+    def _indices(self, slots: Ids, first: Ids, count: Ids) -> tuple[Ids, Ids]:
+        """Ring and index in the ring of each ring's interactions from number `first` up to `count`."""
         sizes = count - first
         number = np.arange(sizes.sum()) + np.repeat(first - (np.cumsum(sizes) - sizes), sizes)
         return np.repeat(slots, sizes), number % self.length
 
     def _check_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Raise ValueError unless these are changes of rings of this capacity and length."""
+        """Raise ValueError unless the changes fit rings of this capacity and length."""
         numbers = {name: changes.get(name, np.zeros(0)) for name in ("slot", "first", "count")}
         check_fit(type(self).__name__, numbers, dict.fromkeys(numbers, self._shipped), rows=numbers["slot"].size)
         slots, first, count = (array.astype(np.int64) for array in numbers.values())
@@ -195,8 +195,8 @@ class History(KeyedStore):
         )
 
 
-# Compiled part. Rings: items int64, times float64, kinds int32, positives bool, each (capacity, L), and counts int64
-# (capacity,) of interactions ever added, so that the next goes to place count % L.
+# Compiled part. Types: items int64, times float64, kinds int32 and positives bool, each (capacity, L); counts int64 (capacity,)
+# of interactions ever added. The next interaction is written to index count % L.
 
 
 @njit(cache=True, nogil=True)
@@ -219,7 +219,7 @@ def _append(
         slot = slots[row]
         if slot < 0:
             continue
-        if fresh[row]:  # in row order, so that a user evicted by the same batch leaves nothing to the next one
+        if fresh[row]:  # in row order, so that the next user does not inherit from one evicted in the same batch
             items[slot] = 0
             times[slot] = 0.0
             kinds[slot] = 0
@@ -229,11 +229,11 @@ def _append(
             dirty[slot] = True
         if item[row] == 0:
             continue
-        place = counts[slot] % items.shape[1]
-        items[slot, place] = item[row]
-        times[slot, place] = timestamp[row]
-        kinds[slot, place] = kind[row]
-        positives[slot, place] = positive[row]
+        at = counts[slot] % items.shape[1]
+        items[slot, at] = item[row]
+        times[slot, at] = timestamp[row]
+        kinds[slot, at] = kind[row]
+        positives[slot, at] = positive[row]
         counts[slot] += 1
         dirty[slot] = True
 
@@ -255,15 +255,15 @@ def _recent(
         slot = slots[row]
         if slot < 0:
             continue
-        found, place = 0, counts[slot] % length
+        found, at = 0, counts[slot] % length
         for _ in range(min(counts[slot], length)):
             if found == item.shape[1]:
                 break
-            place = (place if place > 0 else length) - 1
-            if positives[slot, place]:
-                item[row, found] = items[slot, place]
-                timestamp[row, found] = times[slot, place]
-                kind[row, found] = kinds[slot, place]
+            at = (at if at > 0 else length) - 1
+            if positives[slot, at]:
+                item[row, found] = items[slot, at]
+                timestamp[row, found] = times[slot, at]
+                kind[row, found] = kinds[slot, at]
                 found += 1
 
 
@@ -279,10 +279,10 @@ def _seen(slots: Ids, items: Ids, counts: Ids) -> tuple[Ids, Ids]:
         slot = slots[row]
         if slot >= 0:
             size = min(counts[slot], items.shape[1])
-            ring = np.sort(items[slot, :size])  # a ring that is not full yet lies in its first places
-            for place in range(size):
-                if place == 0 or ring[place] != ring[place - 1]:
-                    found[end] = ring[place]
+            ring = np.sort(items[slot, :size])  # a ring that is not full begins at index 0
+            for at in range(size):
+                if at == 0 or ring[at] != ring[at - 1]:
+                    found[end] = ring[at]
                     end += 1
         start[row + 1] = end
     return found[:end], start

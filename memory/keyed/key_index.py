@@ -1,8 +1,8 @@
-"""Index of 64-bit keys onto a fixed number of slots; the longest untouched key gives way.
+"""Map 64-bit keys to a fixed number of slots, with LRU eviction.
 
-All slots are always in one circular doubly linked list, oldest first; free slots have key 0 and lie at the oldest end, so
-"take a free slot" and "evict" are the same step. A hash table (open addressing, linear probing, backward-shift deletion)
-maps keys to slots. Everything lives in five arrays that the compiled functions share.
+All slots are in one circular doubly linked list, oldest first. Free slots have key 0 and are at the oldest end, so taking a
+free slot and evicting are the same step. A hash table (open addressing, linear probing, backward-shift deletion) maps keys to
+slots. All data is in five arrays that the compiled functions share.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from memory.arrays import Bools, Ids, check_fit
 from memory.jit import njit
-from memory.stateful import Copying, State, Stateful, copied
+from memory.stateful import State, StateCopy, Stateful, copied
 
 __all__ = ["KeyIndex"]
 
@@ -27,7 +27,7 @@ USED, EVICTIONS = 0, 1
 
 
 class KeyIndex(Stateful):
-    """Exact least-recently-touched index of keys.
+    """Exact LRU index of keys.
 
     Parameters
     ----------
@@ -48,27 +48,27 @@ class KeyIndex(Stateful):
         _rebuild(*self._raw, np.arange(capacity, dtype=np.int32))
 
     def find(self, keys: Ids) -> Ids:
-        """Slots of `keys` (N,), -1 where unknown (and for key 0), as (N,) int64. Touches nothing."""
+        """Slots of `keys` (N,) as (N,) int64, -1 if unknown and for key 0. It does not touch the keys."""
         keys = np.ascontiguousarray(keys, np.int64)
         slots = np.empty(keys.size, np.int64)
         _find(self._keys, self._buckets, keys, slots)
         return slots
 
     def insert(self, keys: Ids) -> tuple[Ids, Bools]:
-        """Find or create `keys` in order; each becomes the newest, the longest untouched is evicted when all slots are used.
+        """Find or create `keys` in order. Each becomes the newest. If no slot is free, the least recently touched is evicted.
 
         Parameters
         ----------
         keys : (N,) int64
-            Repeats allowed. Key 0 means "none": it gets slot -1 and nothing is created.
+            Repeats are allowed. Key 0 means "none" and gets slot -1.
 
         Returns
         -------
         slots : (N,) int64
-            Slot of each key as of its turn. A batch of more than `capacity` different keys evicts keys of its own: then a
-            slot appears under several keys, and the last of them holds it.
+            Slot of each key right after its insertion. A batch of more than `capacity` different keys evicts some of its own
+            keys. Then several keys have the same slot, and the last of them owns it.
         fresh : (N,) bool
-            Where the slot was assigned to the key in this turn.
+            Whether the key was created.
         """
         keys = np.ascontiguousarray(keys, np.int64)
         slots = np.empty(keys.size, np.int64)
@@ -77,7 +77,7 @@ class KeyIndex(Stateful):
         return slots, fresh
 
     def delete(self, keys: Ids) -> Ids:
-        """Free the slots of `keys` (N,); returns those slots, -1 where unknown, as (N,) int64."""
+        """Free the slots of `keys` (N,). Return the slots as (N,) int64, -1 if unknown."""
         keys = np.ascontiguousarray(keys, np.int64)
         slots = np.empty(keys.size, np.int64)
         _delete(*self._raw, keys, slots)
@@ -88,41 +88,41 @@ class KeyIndex(Stateful):
 
     @property
     def evictions(self) -> int:
-        """Keys that had to give way since construction; a figure for operators, not part of the state."""
+        """Keys evicted since construction: a metric for operators, not part of the state."""
         return int(self._counts[EVICTIONS])
 
     @property
     def keys(self) -> Ids:
-        """Key of each slot, (capacity,) int64, 0 where free. Live: not to be written to."""
+        """Key of each slot, (capacity,) int64, 0 if free. Live and read-only."""
         return self._keys
 
     @property
     def dirty(self) -> Bools:
         """Slots assigned, touched or freed since `take_changes`, (capacity,) bool.
 
-        Not to be written to: followers move these slots to the ends of their order.
+        Read-only, because followers move these slots to the ends of their order.
         """
         return self._dirty
 
     def slots(self) -> Ids:
-        """Used slots from the longest untouched to the newest, (len,) int64."""
+        """Used slots from the least recently touched to the newest, (len,) int64."""
         return _order(self._links)[self.capacity - len(self) :].astype(np.int64)
 
     def newest(self, count: int, skip: Bools) -> Ids:
-        """Keys of the at most `count` used slots touched last, newest first, without those that `skip` (capacity,) marks."""
+        """Keys of up to `count` most recently touched slots, newest first. Slots marked in `skip` (capacity,) are left out."""
         return _newest(self._keys, self._links, skip, max(count, 0))
 
     def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self
 
-    def copying(self) -> Copying:
-        """Copy ``keys`` (capacity,) int64 and ``order`` (capacity,) int32: all slots, the longest untouched first."""
+    def copy_in_steps(self) -> StateCopy:
+        """Copy ``keys`` (capacity,) int64 and ``order`` (capacity,) int32: all slots, least recently touched first."""
         keys = yield from copied(self._keys)
         return {"keys": keys, "order": _order(self._links)}
 
     def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Raise ValueError unless `state` is an index of this capacity, sound in itself."""
+        """Raise ValueError unless `state` is a consistent index of this capacity."""
         check_fit(type(self).__name__, state, {"keys": self._keys, "order": self._links[:-1, 0]})
         keys, order = state["keys"], state["order"]
         if not np.array_equal(np.sort(order), np.arange(self.capacity)):
@@ -130,23 +130,23 @@ class KeyIndex(Stateful):
         used = np.sort(keys[keys != 0])
         if np.any(used[1:] == used[:-1]) or np.any(keys[order][: self.capacity - used.size]):
             raise ValueError(
-                "keys: a key twice, or free slots among the used; the state is damaged, use the checkpoint before it"
+                "keys: a key twice, or free slots between used ones; the state is damaged, use the checkpoint before it"
             )
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Become a copy of `state`; a follower must load the same state, for changes count from here."""
+        """Copy `state` into this index. Later changes are relative to it, so a follower must load the same state."""
         self.check_state_dict(state)
         self._keys[:] = state["keys"]
         _rebuild(*self._raw, state["order"].astype(np.int32))
         self._dirty[:] = False
 
     def take_changes(self) -> State:
-        """``slots`` (n,) int32, oldest first, and their ``keys`` (n,) int64; nothing when none changed."""
+        """Return the changed ``slots`` (n,) int32, oldest first, and their ``keys`` (n,) int64. Empty if none changed."""
         slots = _take(self._keys, self._links, self._dirty)
         return {"slots": slots, "keys": self._keys[slots]} if slots.size else {}
 
     def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Follow a leader: freed slots go to the oldest end, the others to the newest, in the leader's order."""
+        """Apply the changes of a leader. Freed slots go to the oldest end, the others to the newest, in the leader's order."""
         if not changes:
             return
         size = changes["slots"].size if "slots" in changes else 0
@@ -155,21 +155,21 @@ class KeyIndex(Stateful):
         if size and not 0 <= slots.min() <= slots.max() < self.capacity:
             raise ValueError(f"slots: not slots below {self.capacity}; the changes were taken under another configuration")
         if not _apply(*self._raw, slots, keys):
-            raise ValueError("keys: a key that another slot holds; changes were missed, load the newest checkpoint")
+            raise ValueError("keys: another slot has one of them, so changes were missed; load the newest checkpoint")
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
+        """Memory of the arrays, in bytes."""
         return sum(array.nbytes for array in self._raw)
 
 
-# Compiled part. Types throughout: keys int64 (capacity,), links int32 (capacity + 1, 2) whose last row is the list's sentinel,
-# buckets int32 (power of two >= 2 * capacity,) of slots or -1, dirty bool (capacity,), counts int64 (2,).
+# Compiled part. Types: keys int64 (capacity,); links int32 (capacity + 1, 2), whose last row is the sentinel of the list;
+# buckets int32 (power of two >= 2 * capacity,) with slots or -1; dirty bool (capacity,); counts int64 (2,).
 
 
 @njit(cache=True, nogil=True)
-def _home(key: Int, buckets: Slots) -> Int:
-    """Bucket where a key's search begins: murmur3's 64-bit finaliser, since keys may be plain small numbers."""
+def _first_bucket(key: Int, buckets: Slots) -> Int:
+    """First bucket to search for a key. Keys may be small numbers, so murmur3's 64-bit finalizer mixes the bits."""
     mixed = np.uint64(key)
     mixed ^= mixed >> np.uint64(33)
     mixed *= np.uint64(0xFF51AFD7ED558CCD)
@@ -183,7 +183,7 @@ def _home(key: Int, buckets: Slots) -> Int:
 def _slot_of(keys: Ids, buckets: Slots, key: Int) -> Int:
     if key == 0:
         return -1
-    bucket = _home(key, buckets)
+    bucket = _first_bucket(key, buckets)
     while True:
         slot = np.int64(buckets[bucket])
         if slot < 0 or keys[slot] == key:
@@ -192,18 +192,18 @@ def _slot_of(keys: Ids, buckets: Slots, key: Int) -> Int:
 
 
 @njit(cache=True, nogil=True)
-def _enter(keys: Ids, buckets: Slots, slot: Int) -> None:
-    bucket = _home(keys[slot], buckets)
+def _add_to_buckets(keys: Ids, buckets: Slots, slot: Int) -> None:
+    bucket = _first_bucket(keys[slot], buckets)
     while buckets[bucket] >= 0:
         bucket = (bucket + 1) & (buckets.size - 1)
     buckets[bucket] = slot
 
 
 @njit(cache=True, nogil=True)
-def _leave(keys: Ids, buckets: Slots, slot: Int) -> None:
-    """Take a slot out of the hash table and shift back what probed past it, so that no tombstones pile up."""
+def _remove_from_buckets(keys: Ids, buckets: Slots, slot: Int) -> None:
+    """Remove a slot from the hash table. Shift later entries back, so that no tombstones are needed."""
     mask = buckets.size - 1
-    hole = _home(keys[slot], buckets)
+    hole = _first_bucket(keys[slot], buckets)
     while buckets[hole] != slot:
         hole = (hole + 1) & mask
     bucket = hole
@@ -212,7 +212,7 @@ def _leave(keys: Ids, buckets: Slots, slot: Int) -> None:
         other = np.int64(buckets[bucket])
         if other < 0:
             break
-        if ((bucket - _home(keys[other], buckets)) & mask) >= ((bucket - hole) & mask):
+        if ((bucket - _first_bucket(keys[other], buckets)) & mask) >= ((bucket - hole) & mask):
             buckets[hole] = other
             hole = bucket
     buckets[hole] = -1
@@ -220,7 +220,7 @@ def _leave(keys: Ids, buckets: Slots, slot: Int) -> None:
 
 @njit(cache=True, nogil=True)
 def _move(links: Slots, slot: Int, older: Int) -> None:
-    """Put a slot just after `older` in the list; the sentinel as `older` makes it the oldest."""
+    """Move a slot right after `older` in the list. After the sentinel it is the oldest."""
     if older == slot:
         return
     links[links[slot, OLDER], NEWER] = links[slot, NEWER]
@@ -243,7 +243,7 @@ def _rebuild(keys: Ids, links: Slots, buckets: Slots, dirty: Bools, counts: Ids,
         previous = np.int64(slot)
         if keys[slot] != 0:
             counts[USED] += 1
-            _enter(keys, buckets, slot)
+            _add_to_buckets(keys, buckets, slot)
     links[previous, NEWER] = keys.size
     links[keys.size, OLDER] = previous
 
@@ -252,8 +252,8 @@ def _rebuild(keys: Ids, links: Slots, buckets: Slots, dirty: Bools, counts: Ids,
 def _order(links: Slots) -> Slots:
     order = np.empty(links.shape[0] - 1, np.int32)
     slot = links[order.size, NEWER]
-    for place in range(order.size):
-        order[place] = slot
+    for position in range(order.size):
+        order[position] = slot
         slot = links[slot, NEWER]
     return order
 
@@ -289,12 +289,12 @@ def _insert(keys: Ids, links: Slots, buckets: Slots, dirty: Bools, counts: Ids, 
         if slot < 0:
             slot = np.int64(links[end, NEWER])
             if keys[slot] != 0:
-                _leave(keys, buckets, slot)
+                _remove_from_buckets(keys, buckets, slot)
                 counts[EVICTIONS] += 1
             else:
                 counts[USED] += 1
             keys[slot] = key
-            _enter(keys, buckets, slot)
+            _add_to_buckets(keys, buckets, slot)
             slots[row] = slot
         _move(links, slot, links[end, OLDER])
         dirty[slot] = True
@@ -306,7 +306,7 @@ def _delete(keys: Ids, links: Slots, buckets: Slots, dirty: Bools, counts: Ids, 
         slot = _slot_of(keys, buckets, wanted[row])
         slots[row] = slot
         if slot >= 0:
-            _leave(keys, buckets, slot)
+            _remove_from_buckets(keys, buckets, slot)
             keys[slot] = 0
             counts[USED] -= 1
             _move(links, slot, keys.size)
@@ -315,7 +315,7 @@ def _delete(keys: Ids, links: Slots, buckets: Slots, dirty: Bools, counts: Ids, 
 
 @njit(cache=True, nogil=True)
 def _take(keys: Ids, links: Slots, dirty: Bools) -> Slots:
-    """Dirty slots, oldest first. Freed ones are a prefix of the list and touched ones a suffix: walk from both ends."""
+    """List dirty slots, oldest first. Freed slots are a prefix of the list, touched ones a suffix: scan from both ends."""
     end = keys.size
     slots = np.empty(np.count_nonzero(dirty), np.int32)
     low, slot = 0, links[end, NEWER]
@@ -337,7 +337,7 @@ def _apply(keys: Ids, links: Slots, buckets: Slots, dirty: Bools, counts: Ids, s
     end = keys.size
     for slot in slots:
         if keys[slot] != 0:
-            _leave(keys, buckets, slot)
+            _remove_from_buckets(keys, buckets, slot)
             keys[slot] = 0
             counts[USED] -= 1
         dirty[slot] = True
@@ -347,7 +347,7 @@ def _apply(keys: Ids, links: Slots, buckets: Slots, dirty: Bools, counts: Ids, s
             if _slot_of(keys, buckets, new[row]) >= 0:
                 return False
             keys[slot] = new[row]
-            _enter(keys, buckets, slot)
+            _add_to_buckets(keys, buckets, slot)
             counts[USED] += 1
             _move(links, slot, links[end, OLDER])
     for row in range(slots.size - 1, -1, -1):

@@ -1,4 +1,4 @@
-"""What tables, histories and catalogues have in common: an index, and arrays with one row for each of its slots."""
+"""Base class of tables, histories and catalogues: an index, and arrays with one row per slot."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ import numpy.typing as npt
 
 from memory.arrays import Arrays, check_fit
 from memory.keyed.key_index import KeyIndex
-from memory.stateful import Copying, State, Stateful, copied
+from memory.stateful import State, StateCopy, Stateful, copied
 
 __all__ = ["KeyedStore"]
 
 
 class KeyedStore(Stateful):
-    """A `KeyIndex` called ``index`` beside `Arrays`; only the rows of used slots are saved, the others hold their fill.
+    """A `KeyIndex` called ``index``, and `Arrays`. Only the rows of used slots are saved; the others hold their fill value.
 
     Parameters
     ----------
     capacity : int
-        Slots.
+        Number of slots.
     fill : mapping of str to number
-        What the rows of free slots hold, by name of the array, where it is not 0.
+        Fill value of free slots, by array name. The default is 0.
     """
 
     def __init__(self, capacity: int, fill: Mapping[str, float] | None = None) -> None:
         self.index = KeyIndex(capacity)
-        self._filling = dict(fill or {})
+        self._fill_values = dict(fill or {})
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
     def capacity(self) -> int:
-        """Slots."""
+        """Number of slots."""
         return self.index.capacity
 
     @property
     def evictions(self) -> int:
-        """Entries that had to give way since construction; not part of the state."""
+        """Entries evicted since construction. It is not part of the state."""
         return self.index.evictions
 
     def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self
 
-    def copying(self) -> Copying:
-        """Copy the index, and the rows of used slots in ascending order of slot."""
+    def copy_in_steps(self) -> StateCopy:
+        """Copy the index, and the rows of used slots in ascending order."""
         used = np.flatnonzero(self.index.keys)
         state: State = {}
         for name, child in self.children():
@@ -56,12 +56,12 @@ class KeyedStore(Stateful):
                 for key in child:
                     state[f"{name}.{key}"] = yield from copied(child[key], used)
             else:
-                part = yield from child.copying()
+                part = yield from child.copy_in_steps()
                 state |= {f"{name}.{key}": array for key, array in part.items()}
         return state
 
     def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Raise ValueError unless names, shapes and types are this store's."""
+        """Raise ValueError unless names, shapes and types match this store."""
         parts = self._parts(state)
         self.index.check_state_dict(parts["index"])
         used = int(np.count_nonzero(parts["index"]["keys"]))
@@ -72,14 +72,14 @@ class KeyedStore(Stateful):
                 child.check_state_dict(parts[name])
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Copy `state` into this store; a follower must load the same state, for changes count from here."""
+        """Copy `state` into this store. Later changes are relative to it, so a follower must load the same state."""
         self.check_state_dict(state)
         parts = self._parts(state)
         used = np.flatnonzero(parts["index"]["keys"])
         for name, child in self.children():
             if isinstance(child, Arrays):
                 for key in child:
-                    child[key][...] = self._filling.get(key, 0)
+                    child[key][...] = self._fill_values.get(key, 0)
                     child[key][used] = parts[name][key]
                 child.dirty[:] = False
             else:

@@ -1,4 +1,4 @@
-"""Rows of fixed width under 64-bit keys, bounded: the longest untouched row gives way."""
+"""Table of rows under 64-bit keys, with LRU eviction."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Column:
     Attributes
     ----------
     width : int or None
-        Values per row, giving a live array (capacity, width); None gives (capacity,).
+        Values per row. The array is (capacity, width); None makes it (capacity,).
     dtype : numpy type
-        Of the values.
+        Type of the values.
     fill : number
-        What a row holds before anyone has written to it.
+        Value of a row before it is written.
     private : bool
-        Whether only learning reads it: it is saved, and never shipped.
+        Whether only learning reads it. It is saved but not shipped.
     """
 
     width: int | None = 1
@@ -43,7 +43,7 @@ class Table(KeyedStore):
     Parameters
     ----------
     capacity : int
-        Rows at most.
+        Maximum number of rows.
     **columns : Column
         At least one.
 
@@ -66,29 +66,28 @@ class Table(KeyedStore):
         self._fill = [(self.rows[name], column.fill) for name, column in columns.items()]
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        """The live column: (capacity,) where its width is None, else (capacity, width); the same object for ever."""
+        """The live column: (capacity,) if its width is None, else (capacity, width). It is always the same object."""
         return self.rows[name]
 
     @property
     def keys(self) -> Ids:
-        """Key of each row, (capacity,) int64, 0 where free. Live: not to be written to."""
+        """Key of each row, (capacity,) int64, 0 if free. Live and read-only."""
         return self.index.keys
 
     @property
     def dirty(self) -> Bools:
-        """Rows to ship, (capacity,) bool. `insert` and `delete` set it; whoever writes to rows got by `find` sets it too."""
+        """Rows to ship, (capacity,) bool. `insert` and `delete` set it. After `find`, whoever writes to the rows sets it."""
         return self.rows.dirty
 
     def find(self, keys: Ids) -> Ids:
-        """Rows of `keys` (N,), -1 where unknown, as (N,) int64. Touches nothing."""
+        """Rows of `keys` (N,) as (N,) int64, -1 if unknown. It does not touch the keys."""
         return self.index.find(keys)
 
     def insert(self, keys: Ids) -> Ids:
-        """Rows of `keys` (N,) as (N,) int64, made where unknown; all become the newest and count as changed.
+        """Find or create the rows of `keys` (N,), as (N,) int64. All become the newest and are marked as changed.
 
-        New rows hold the columns' fill. Key 0 gets -1: leave such rows out, numpy takes -1 for the last row. Give at most
-        `capacity` different keys at a time: with more, keys of the same batch share a row, which then holds what was
-        written under all of them.
+        New rows hold the fill values. Key 0 gets -1: drop it before indexing, because for numpy -1 is the last row. Give at
+        most `capacity` different keys at a time. With more, keys of one batch share a row and its values.
         """
         slots, fresh = self.index.insert(keys)
         if fresh.any():
@@ -97,7 +96,7 @@ class Table(KeyedStore):
         return slots
 
     def delete(self, keys: Ids) -> Ids:
-        """Free the rows of `keys` (N,) and refill them; returns those rows, -1 where unknown, as (N,) int64."""
+        """Free the rows of `keys` (N,) and reset their values. Return the rows as (N,) int64, -1 if unknown."""
         slots = self.index.delete(keys)
         freed = slots[slots >= 0]
         self._reset(freed)
@@ -105,7 +104,7 @@ class Table(KeyedStore):
         return slots
 
     def slots(self) -> Ids:
-        """Used rows from the longest untouched to the newest, (len,) int64."""
+        """Used rows from the least recently touched to the newest, (len,) int64."""
         return self.index.slots()
 
     def _reset(self, slots: Ids) -> None:
@@ -115,7 +114,7 @@ class Table(KeyedStore):
 
 @njit(cache=True, nogil=True)
 def _mark(dirty: Bools, slots: Ids) -> None:
-    """Mark rows, but not -1: numpy would take that for the last."""
+    """Mark rows except -1, which would be the last row."""
     for slot in slots:
         if slot >= 0:
             dirty[slot] = True

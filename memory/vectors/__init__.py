@@ -1,1 +1,1 @@
-"""Indexes of vectors: the nearest of many, on the CPU and the GPU."""
+"""Vector indexes: nearest-neighbour search on the CPU and the GPU."""

@@ -1,4 +1,4 @@
-"""Vectors in blocks of sixteen, dimension by dimension, and how close queries are to them."""
+"""Vectors stored in blocks of 16, dimension by dimension, and their similarity to queries."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ import numpy.typing as npt
 
 from memory.arrays import Floats
 from memory.jit import njit
-from memory.simd import LANES, TOGETHER, distances, products
+from memory.simd import LANES, QUERIES_AT_ONCE, inner_products, negative_distances
 
-__all__ = ["LARGEST", "compare", "compare_all", "empty_blocks", "how_close", "in_blocks", "nearest", "put"]
+__all__ = ["MAX_INT16", "compare", "compare_all", "empty_blocks", "nearest", "similarities", "to_blocks", "write_lane"]
 
-LARGEST = 32767
-"""Of the whole numbers that a vector is rounded to."""
+MAX_INT16 = 32767
+"""Largest int16: quantized vectors use whole numbers from -32767 to 32767."""
 
 
 def empty_blocks(blocks: int, rows: int, dtype: type[np.number[Any]] = np.float32) -> npt.NDArray[Any]:
-    """Make zeros (blocks, rows, LANES) at an address divisible by 64, the bytes of a line of the cache."""
+    """Allocate zeros (blocks, rows, LANES) at an address divisible by 64, the size of a cache line."""
     size = blocks * rows * LANES * np.dtype(dtype).itemsize
     raw = np.zeros(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size].view(dtype).reshape(blocks, rows, LANES)
 
 
-def in_blocks(vectors: Floats) -> Floats:
-    """Copy vectors (n, width) into as few blocks (b, width, LANES) as hold them; what is left of the last is 0."""
+def to_blocks(vectors: Floats) -> Floats:
+    """Copy vectors (n, width) into blocks (b, width, LANES). Unused lanes of the last block are 0."""
     count, width = vectors.shape
     blocks = empty_blocks(-(-count // LANES), width)
-    _in_blocks(vectors, blocks)
+    _to_blocks(vectors, blocks)
     return blocks
 
 
-def how_close(queries: Floats, blocks: Floats, angular: bool) -> Floats:
-    """Compare queries (q, width) with all vectors of some blocks.
+def similarities(queries: Floats, blocks: Floats, angular: bool) -> Floats:
+    """Similarity of queries (q, width) to all vectors of some blocks.
 
     Returns
     -------
     (q, b * LANES) float32
-        Inner products if `angular`, else minus squared distances. None of them depends on what else is compared.
+        Inner products if `angular`, else negative squared distances. Each depends on its query and vector alone.
     """
-    near = np.empty((len(queries), len(blocks) * LANES), np.float32)
-    compare_all(queries, blocks, angular, empty_blocks(1, len(queries) + TOGETHER)[0], near)
-    return near
+    similarity = np.empty((len(queries), len(blocks) * LANES), np.float32)
+    compare_all(queries, blocks, angular, empty_blocks(1, len(queries) + QUERIES_AT_ONCE)[0], similarity)
+    return similarity
 
 
 def nearest(queries: Floats, blocks: Floats, count: int, angular: bool) -> npt.NDArray[np.int32]:
-    """Which of the first `count` vectors of some blocks is closest to each of `queries` (q, width); the first of several."""
+    """Index of the most similar of the first `count` vectors for each of `queries` (q, width). Ties go to the lower index."""
     found = np.empty(len(queries), np.int32)
-    near = empty_blocks(TOGETHER, len(blocks)).reshape(TOGETHER, -1)
-    _nearest(queries, blocks, count, angular, empty_blocks(1, 2 * TOGETHER)[0], near, found)
+    similarity = empty_blocks(QUERIES_AT_ONCE, len(blocks)).reshape(QUERIES_AT_ONCE, -1)
+    _nearest(queries, blocks, count, angular, empty_blocks(1, 2 * QUERIES_AT_ONCE)[0], similarity, found)
     return found
 
 
@@ -58,60 +58,60 @@ def nearest(queries: Floats, blocks: Floats, count: int, angular: bool) -> npt.N
 
 
 @njit(cache=True, nogil=True)
-def compare(queries, rows, first, blocks, block, angular, close):  # type: ignore[no-untyped-def]
-    """See `memory.simd.products` and `memory.simd.distances`."""
+def compare(queries, rows, first, blocks, block, angular, similarity):  # type: ignore[no-untyped-def]
+    """Compare one block with `QUERIES_AT_ONCE` queries; see `memory.simd`."""
     if angular:
-        products(queries, rows, first, blocks, block, close)
+        inner_products(queries, rows, first, blocks, block, similarity)
     else:
-        distances(queries, rows, first, blocks, block, close)
+        negative_distances(queries, rows, first, blocks, block, similarity)
 
 
 @njit(cache=True, nogil=True)
-def compare_all(queries, blocks, angular, close, near):  # type: ignore[no-untyped-def]
-    """See `how_close`: `near` is what it returns, `close` has room for the results of the queries and one block."""
-    rows = np.empty(queries.shape[0] + TOGETHER, np.int64)
+def compare_all(queries, blocks, angular, scratch, similarity):  # type: ignore[no-untyped-def]
+    """Write the result of `similarities` to `similarity`; `scratch` has room for the queries' results with one block."""
+    rows = np.empty(queries.shape[0] + QUERIES_AT_ONCE, np.int64)
     for row in range(rows.size):
         rows[row] = min(row, queries.shape[0] - 1)
-    for first in range(0, queries.shape[0], TOGETHER):
+    for first in range(0, queries.shape[0], QUERIES_AT_ONCE):
         for block in range(blocks.shape[0]):
-            compare(queries, rows, first, blocks, block, angular, close)
-            for row in range(first, min(first + TOGETHER, queries.shape[0])):
+            compare(queries, rows, first, blocks, block, angular, scratch)
+            for row in range(first, min(first + QUERIES_AT_ONCE, queries.shape[0])):
                 for n in range(LANES):
-                    near[row, block * LANES + n] = close[row, n]
+                    similarity[row, block * LANES + n] = scratch[row, n]
 
 
 @njit(cache=True, nogil=True)
-def _nearest(queries, blocks, count, angular, close, near, found):  # type: ignore[no-untyped-def]
-    for first in range(0, queries.shape[0], TOGETHER):
-        compare_all(queries[first : first + TOGETHER], blocks, angular, close, near)
-        for row in range(first, min(first + TOGETHER, queries.shape[0])):
+def _nearest(queries, blocks, count, angular, scratch, similarity, found):  # type: ignore[no-untyped-def]
+    for first in range(0, queries.shape[0], QUERIES_AT_ONCE):
+        compare_all(queries[first : first + QUERIES_AT_ONCE], blocks, angular, scratch, similarity)
+        for row in range(first, min(first + QUERIES_AT_ONCE, queries.shape[0])):
             best = 0
             for n in range(count):
-                if near[row - first, n] > near[row - first, best]:
+                if similarity[row - first, n] > similarity[row - first, best]:
                     best = n
             found[row] = best
 
 
 @njit(cache=True, nogil=True)
-def _in_blocks(vectors, blocks):  # type: ignore[no-untyped-def]
+def _to_blocks(vectors, blocks):  # type: ignore[no-untyped-def]
     for n in range(vectors.shape[0]):
         for d in range(vectors.shape[1]):
             blocks[n // LANES, d, n % LANES] = vectors[n, d]
 
 
 @njit(cache=True, nogil=True)
-def put(vector, blocks, block, lane, short):  # type: ignore[no-untyped-def]
-    """Put a vector into a lane of a block.
+def write_lane(vector, blocks, block, lane, quantized):  # type: ignore[no-untyped-def]
+    """Write a vector into a lane of a block.
 
-    In `short` blocks, of int16 (see `memory.simd`), each number is off by 1/65,534 of the largest at most.
+    In `quantized` blocks (int16, see `memory.simd`) the error of each number is at most 1/65,534 of the vector's largest.
     """
-    if not short:
+    if not quantized:
         for d in range(vector.size):
             blocks[block, d, lane] = vector[d]
         return
     scale = np.zeros(1, np.float32)
     for d in range(vector.size):
-        scale[0] = max(scale[0], abs(vector[d]) / np.float32(LARGEST))
+        scale[0] = max(scale[0], abs(vector[d]) / np.float32(MAX_INT16))
     for d in range(vector.size):
         blocks[block, d, lane] = np.rint(vector[d] / scale[0]) if scale[0] > 0.0 else 0.0
     halves = scale.view(np.int16)

@@ -1,6 +1,6 @@
-"""Centroids that keep their numbers: what was learned under a number stays with the cluster it was learned of.
+"""Cluster centroids that keep their numbers from epoch to epoch, so that what was learned about a cluster stays with it.
 
-The one door to faiss' k-means.
+This is the only module that uses faiss' k-means.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ __all__ = ["Centroids"]
 
 Vectors = npt.NDArray[np.float64]
 
-REDONE = 5
-"""First clusterings that are tried; the best is kept."""
+FIRST_RUNS = 5
+"""k-means runs of the first epoch; the best one is kept."""
 
 
 class Centroids(Stateful):
-    """Unit-length centroids of unit-length vectors, renewed in epochs.
+    """Unit-length centroids of unit-length vectors, computed anew in each epoch.
 
     Parameters
     ----------
     count : int
-        Clusters.
+        Number of clusters.
     width : int
-        Numbers in a vector.
+        Dimensions of a vector.
 
     Attributes
     ----------
     epoch : int
-        0: there are no centroids yet.
+        0 means that there are no centroids yet.
     vectors : (count, width) float64
-        Live, not to be written to.
+        Live and read-only.
     born : (count,) int64
-        Epoch in which each number was given to a cluster that is not the one before.
+        Epoch in which each number was last given to a new cluster.
     """
 
     def __init__(self, count: int, width: int) -> None:
@@ -52,75 +52,75 @@ class Centroids(Stateful):
 
     @property
     def epoch(self) -> int:
-        """Number of the epoch."""
+        """Number of the current epoch."""
         return int(self.clock["epoch"][0])
 
     def fit(self, sample: Floats, match_threshold: float, rounds: int = 20) -> Bools:
         """Begin an epoch with the k-means clusters of `sample`.
 
-        The first epoch begins anywhere (k-means++), a later one at the centroids that there are, so that clusters that have
-        moved a little are found again.
+        The first epoch starts from k-means++. Later ones start from the current centroids, so that clusters that moved a little
+        are found again.
 
         Parameters
         ----------
         sample : (n, width) float32
             At least as many vectors as there are clusters.
         match_threshold : float
-            As in `replace`.
+            See `replace`.
         rounds : int
-            Of k-means.
+            Iterations of k-means.
 
         Returns
         -------
         (count,) bool
-            Numbers that name another cluster than before.
+            Whether each number now stands for a new cluster.
         """
-        faiss.omp_set_num_threads(1)  # of the calling thread
-        first = self.epoch == 0
+        faiss.omp_set_num_threads(1)  # for the calling thread only
+        is_first = self.epoch == 0
         kmeans = faiss.Kmeans(
             self.vectors.shape[1],
             len(self),
             niter=rounds,
-            nredo=REDONE if first else 1,
+            nredo=FIRST_RUNS if is_first else 1,
             spherical=True,
             seed=self.epoch + 1,
             min_points_per_centroid=1,
         )
         kmeans.cp.init_method = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
-        kmeans.train(np.ascontiguousarray(sample), init_centroids=None if first else self.vectors.astype(np.float32))
+        kmeans.train(np.ascontiguousarray(sample), init_centroids=None if is_first else self.vectors.astype(np.float32))
         assert kmeans.centroids is not None, "it has just been trained"
         return self.replace(kmeans.centroids.astype(np.float64), match_threshold)
 
     def replace(self, vectors: Vectors, match_threshold: float) -> Bools:
-        """Begin an epoch with these centroids.
+        """Begin an epoch with the given centroids.
 
-        Each takes over the number of an earlier one that matches it, so that the sum of all pairs' cosines is highest (the
-        Hungarian method). Where none matches, it gets one of the other numbers.
+        Each centroid gets the number of the old centroid that it matches. The Hungarian method finds the matching with the
+        highest sum of cosines. Centroids without a match get the remaining numbers.
 
         Parameters
         ----------
         vectors : (count, width) float64
-            Of unit length.
+            Unit-length centroids.
         match_threshold : float
-            Cosine above which two clusters are taken to be the same.
+            Cosine above which two centroids belong to the same cluster.
 
         Returns
         -------
         (count,) bool
-            Numbers that name another cluster than before.
+            Whether each number now stands for a new cluster.
         """
         cosine = vectors @ self.vectors.T
-        # Pairs that do not match count nothing, so no other pair is given up for them.
-        worth = np.where((cosine > match_threshold) & (self.epoch > 0), cosine, 0.0)
-        new, old = linear_sum_assignment(worth, maximize=True)
-        carried = worth[new, old] > 0.0
+        # Pairs below the threshold have weight 0, so that they never displace a match.
+        weights = np.where((cosine > match_threshold) & (self.epoch > 0), cosine, 0.0)
+        new, old = linear_sum_assignment(weights, maximize=True)
+        matched = weights[new, old] > 0.0
         number = np.empty(len(self), np.int64)
         number[new] = old
-        other = np.ones(len(self), np.bool_)
-        other[old[carried]] = False
+        renewed = np.ones(len(self), np.bool_)
+        renewed[old[matched]] = False
         self.vectors[number] = vectors
         self.clock["epoch"][0] += 1
-        self.born[other] = self.epoch
+        self.born[renewed] = self.epoch
         self.rows.mark()
         self.clock.mark()
-        return other
+        return renewed

@@ -1,4 +1,4 @@
-"""A copy of an index's vectors on a GPU, compared there."""
+"""Exact search on a GPU, over a copy of an index's vectors."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from memory.arrays import Bools, Floats, Ids
 __all__ = ["GpuVectors"]
 
 SIMILARITY_BYTES = 1 << 30
-"""Most memory for the similarity of queries to vectors: more queries are compared in parts."""
+"""Most GPU memory for similarities. More queries are searched in parts."""
 
 
 class GpuVectors:
     """Vectors in slots, overwritten in place.
 
-    torch, not faiss: its GPU indexes can neither overwrite a vector nor remove one, and the package that has them cannot be
-    installed beside the one that does not.
+    It uses torch because faiss' GPU indexes can neither overwrite nor remove a vector. Also, the faiss packages for GPU and CPU
+    cannot be installed together.
 
     Parameters
     ----------
     capacity, width : int
-        Slots, and numbers in a vector.
+        Number of slots and of dimensions.
     device : str
-        As torch names it.
+        A torch device.
 
     Raises
     ------
     ValueError
-        When there is no such device.
+        If there is no such device.
     """
 
     def __init__(self, capacity: int, width: int, device: str = "cuda") -> None:
@@ -43,20 +43,30 @@ class GpuVectors:
         self._device = device
 
     def write(self, slots: Ids, vectors: npt.NDArray[Any], alive: Bools) -> None:
-        """Put `vectors` (n, width) into `slots` (n,); those that are not `alive` (n,) will not be found."""
-        at = torch.from_numpy(slots).to(self._device)
-        self._vectors[at] = torch.from_numpy(vectors.astype(np.float32, copy=False)).to(self._device)
-        self._alive[at] = torch.from_numpy(alive).to(self._device)
+        """Write `vectors` (n, width) into `slots` (n,). A search does not find slots that are not `alive` (n,)."""
+        rows = torch.from_numpy(slots).to(self._device)
+        self._vectors[rows] = torch.from_numpy(vectors.astype(np.float32, copy=False)).to(self._device)
+        self._alive[rows] = torch.from_numpy(alive).to(self._device)
 
     def search(self, queries: Floats, k: int, end: int, angular: bool) -> tuple[Floats, Ids]:
-        """Closeness and slots (q, k) of the closest of the first `end` slots, best first; slot -1 where there are no more."""
-        found_close, found_slots = [], []
+        """Find the `k` most similar of the first `end` slots for each query.
+
+        Returns
+        -------
+        similarity : (q, k) float32
+            In descending order; -inf where there are no more.
+        slots : (q, k) int64
+            -1 where there are no more.
+        """
+        found_similarity, found_slots = [], []
         vectors, dead = self._vectors[:end], ~self._alive[:end]
         for part in torch.split(torch.from_numpy(queries).to(self._device), max(SIMILARITY_BYTES // (4 * end), 1)):
-            close = part @ vectors.T if angular else -torch.cdist(part, vectors, compute_mode="donot_use_mm_for_euclid_dist")
-            close[:, dead] = -torch.inf
-            best, slots = torch.topk(close, k)
+            similarity = (
+                part @ vectors.T if angular else -torch.cdist(part, vectors, compute_mode="donot_use_mm_for_euclid_dist")
+            )
+            similarity[:, dead] = -torch.inf
+            best, slots = torch.topk(similarity, k)
             slots[best == -torch.inf] = -1
-            found_close.append(best.cpu().numpy())
+            found_similarity.append(best.cpu().numpy())
             found_slots.append(slots.cpu().numpy())
-        return np.concatenate(found_close), np.concatenate(found_slots)
+        return np.concatenate(found_similarity), np.concatenate(found_slots)

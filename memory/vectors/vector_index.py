@@ -1,9 +1,11 @@
-"""Vectors in numbered slots, and the k most similar of them: exact, by inverted lists, or on a GPU. The one door to faiss.
+"""Vectors in numbered slots, and search for the k most similar: exact, by inverted lists, or on a GPU.
 
-Which vectors are found must depend on what is stored and on nothing else, or a restored index would answer differently from
-the one it was saved from. Candidates are found first, some more than asked for: by faiss among all, in the lists that are near,
-or on the GPU. Their similarities are then computed again one by one (not those from lists in float32), and ties go to the lower
-slot. Where faiss or the GPU sees a tie across the border of its candidates, all vectors are compared.
+A result must depend on the stored vectors alone. Otherwise a restored index would answer differently from the saved one. So
+a search first collects a few more candidates than asked for: from faiss, from the nearest lists, or from the GPU. Then it
+computes their similarities again one by one (lists in float32 need no second pass), and ties go to the lower slot. If the last
+candidates of faiss or the GPU are tied, all vectors are compared.
+
+Only this module and `memory.vectors.centroids` import faiss.
 
 References
 ----------
@@ -38,49 +40,47 @@ Device = Literal["cpu", "cuda"]
 Vectors = npt.NDArray[Any]
 
 SLACK = 16
-"""Candidates beyond those asked for."""
-
+"""Candidates collected beyond those asked for."""
 
 CACHE = 1 << 20
-"""Bytes of vectors that a processor keeps near. Beyond that, lists for cosines hold vectors rounded to 16 bits."""
+"""Bytes of vectors that fit into the processor's cache. For cosines, larger lists are rounded to 16 bits."""
 
 
 class VectorIndex(Stateful):
-    """A fixed number of slots, each empty or with a vector, and search for the most similar.
+    """Search for the most similar vectors among a fixed number of slots.
 
-    Not safe for use by several threads at once, whichever the kind: it lives on the thread that learns and serves.
+    It is not thread-safe. It belongs to the thread that learns and serves.
 
     Parameters
     ----------
     capacity : int
-        Slots.
+        Number of slots.
     width : int
-        Numbers in a vector.
+        Dimensions of a vector.
     similarity : {"cosine", "inner_product", "l2"}
-        What search orders by, the greatest first: the cosine (0 for a vector of length 0), the inner product, or minus the
+        Results are in descending order of it: the cosine (0 for a vector of length 0), the inner product, or the negative
         squared Euclidean distance.
     kind : {"flat", "ivf"}
-        ``flat`` compares with every vector. ``ivf`` compares with the vectors in the lists nearest to the query, once there are
-        enough vectors to make lists; until then it compares with all.
+        ``flat`` compares with every vector. ``ivf`` compares with the vectors in the lists nearest to the query. Until there
+        are enough vectors for lists, it compares with all.
     device : {"cpu", "cuda"}
-        ``cuda`` keeps a copy of the vectors on the GPU and compares there; ``flat`` only.
+        ``cuda`` keeps a copy of the vectors on the GPU and searches there. It needs ``flat``.
     lists : int or None
-        Lists of ``ivf``; None: twice the square root of the capacity.
+        Number of lists of ``ivf``. None means twice the square root of the capacity.
     probes : int
-        Lists looked at by a search.
+        Lists that a search looks at.
     dtype : numpy type
-        float32; float64 for comparisons of results with more digits (candidates are found in float32 all the same).
+        float32 or float64. Candidates are found in float32 in either case.
 
     Attributes
     ----------
     rows : Arrays
-        ``vector`` (capacity, width), of length 1 when the similarity is the cosine, and ``alive`` (capacity,) bool. Not to be
-        written to.
+        ``vector`` (capacity, width), of length 1 if the similarity is cosine, and ``alive`` (capacity,) bool. Read-only.
 
     Raises
     ------
     ValueError
-        For sizes below 1, or ``cuda`` where there is none.
+        If a size is below 1, or for ``cuda`` without a GPU.
     """
 
     def __init__(
@@ -99,11 +99,11 @@ class VectorIndex(Stateful):
             if value < 1:
                 raise ValueError(f"{name}: {value}; give at least 1")
         self.capacity, self.width, self.similarity, self.probes = capacity, width, similarity, probes
-        self.rows = Arrays.made_by(
+        self.rows = Arrays.from_factory(
             lambda: {"vector": np.zeros((capacity, width), dtype), "alive": np.zeros(capacity, np.bool_)}
         )
         self._end = self._count = 0
-        self._copy = _on_gpu(capacity, width) if device == "cuda" else None
+        self._gpu_copy = _gpu_vectors(capacity, width) if device == "cuda" else None
         self._lists: dict[str, InvertedLists] = {}
         if kind == "ivf":
             if device == "cuda":
@@ -115,27 +115,27 @@ class VectorIndex(Stateful):
         return self._count
 
     def write(self, slots: Ids, vectors: Vectors) -> None:
-        """Put `vectors` (n, width), all finite, into `slots` (n,), all different, in place of what was there."""
-        vectors = self._scaled(vectors)
+        """Write finite `vectors` (n, width) into distinct `slots` (n,). Old vectors there are overwritten."""
+        vectors = self._normalized(vectors)
         self._count += int(np.count_nonzero(~self.rows["alive"][slots]))
         self._end = max(self._end, int(slots.max(initial=-1)) + 1)
         self.rows["vector"][slots], self.rows["alive"][slots] = vectors, True
         self.rows.mark(slots)
         if self._inverted is not None:
             self._inverted.write(slots, vectors.astype(np.float32, copy=False))
-        self._follow(slots)
+        self._update_copies(slots)
 
     def delete(self, slots: Ids) -> None:
-        """Empty `slots` (n,)."""
+        """Remove the vectors in `slots` (n,)."""
         self.rows["vector"][slots], self.rows["alive"][slots] = 0, False
         self.rows.mark(slots)
         if self._inverted is not None:
             self._inverted.delete(slots)
-        self._count_again()
-        self._follow(slots)
+        self._recount()
+        self._update_copies(slots)
 
     def search(self, queries: Vectors, k: int) -> tuple[Ids, Vectors]:
-        """Find the `k` most similar vectors, ties in the order of their slots.
+        """Find the `k` most similar vectors. Ties are in the order of the slots.
 
         Parameters
         ----------
@@ -146,92 +146,92 @@ class VectorIndex(Stateful):
         Returns
         -------
         slots : (q, k) int64
-            The most similar first; -1 where there are not so many.
+            The most similar first; -1 where there are fewer than `k`.
         similarity : (q, k) array
-            In the index's dtype; -inf where the slot is -1.
+            In the dtype of the index; -inf where the slot is -1.
         """
-        queries = self._scaled(queries)
+        queries = self._normalized(queries)
         if "now" in self._lists and queries.dtype == np.float32:
-            # What a list says of a vector depends on nothing else: in float32 there is nothing to settle.
+            # Similarities from lists depend on query and vector alone, so float32 needs no second pass.
             similarity, slots = self._lists["now"].search(queries, k, self.probes)
             return slots, similarity
         slots = np.full((len(queries), k), -1, np.int64)
         similarity = np.full((len(queries), k), -np.inf, queries.dtype)
         if len(self) and slots.size:
-            few = np.ascontiguousarray(queries, np.float32)
+            queries32 = np.ascontiguousarray(queries, np.float32)
             if "now" not in self._lists:
-                self._search_all(queries, few, slots, similarity)
+                self._search_all(queries, queries32, slots, similarity)
             else:
-                wanted = k + SLACK
-                close, found = self._lists["now"].search(few, wanted, self.probes)
-                while wanted < self._end and (close[:, -1] == close[:, k - 1]).any():
-                    wanted *= 4
-                    close, found = self._lists["now"].search(few, wanted, self.probes)
-                self._settle(queries, found, slots, similarity)
+                count = k + SLACK
+                similarities, found = self._lists["now"].search(queries32, count, self.probes)
+                while count < self._end and (similarities[:, -1] == similarities[:, k - 1]).any():
+                    count *= 4
+                    similarities, found = self._lists["now"].search(queries32, count, self.probes)
+                self._rescore(queries, found, slots, similarity)
         return slots, similarity
 
     def maintain(self, k: int, rows: int) -> None:
-        """Do a bounded part of what keeps search fast and good; call it after every write. It counts as learning.
+        """Do a bounded step of what keeps search fast and accurate. Call it after every write. It changes the state.
 
         Parameters
         ----------
         k : int
-            Recall is watched for this many neighbours.
+            Recall is estimated for this many neighbours.
         rows : int
-            Written since it was called last.
+            Rows written since the last call.
         """
         if self._inverted is None:
             return
         generation = self._inverted.generation
-        moved = self._inverted.turn(self.rows["vector"], self.rows["alive"], self.probes, k, rows)
+        moved = self._inverted.maintain(self.rows["vector"], self.rows["alive"], self.probes, k, rows)
         if self._inverted.generation == generation:
-            self._mirror("next", moved)
+            self._update_lists("next", moved)
         else:
             self._lists["now"] = self._lists.pop("next")
-            self._mirror("now", moved)
+            self._update_lists("now", moved)
 
     def recall(self, k: int) -> float:
-        """Share of the true `k` most similar vectors that a search finds: 1 for exact kinds, else estimated at bounded cost."""
+        """Share of the true `k` most similar vectors that a search finds: 1 if it is exact, else estimated at bounded cost."""
         if self._inverted is None or not self._inverted.generation:
             return 1.0
         return self._inverted.recall(self.rows["vector"], self.rows["alive"], self.probes, k)
 
     @property
     def training(self) -> bool:
-        """Whether `maintain` is in the middle of something."""
+        """Whether a training of the lists is running."""
         return self._inverted is not None and self._inverted.training
 
     @property
     def last_recall(self) -> float:
-        """Recall as `maintain` last saw it."""
-        return 1.0 if self._inverted is None else self._inverted.watched
+        """Last recall that `maintain` estimated; 1 if search is exact."""
+        return 1.0 if self._inverted is None else self._inverted.last_recall
 
     def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
         """Yield this store under its own name."""
         yield prefix.rstrip("."), self
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Replace all vectors, and the lists that they are in, by those of `state`."""
+        """Replace all vectors and lists by those of `state`."""
         super().load_state_dict(state)
         self._rebuild()
 
     def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Follow the changes that another copy of this index has taken."""
+        """Apply changes that another copy of this index returned from `take_changes`."""
         generation = -1 if self._inverted is None else self._inverted.generation
         super().apply_changes(changes)
         if self._inverted is not None and self._inverted.generation != generation:
             self._rebuild()
         else:
-            self._count_again()
+            self._recount()
             changed = [changes[name] for name in ("rows.rows", "inverted.places.rows") if name in changes]
-            self._follow(np.unique(np.concatenate([np.empty(0, np.int64), *changed])).astype(np.int64))
+            self._update_copies(np.unique(np.concatenate([np.empty(0, np.int64), *changed])).astype(np.int64))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays, and of the lists' copies of them at most: two, while lists are trained anew."""
+        """Bytes of the arrays and of their copies in lists: up to two copies, during a training."""
         inverted = self._inverted
         return super().nbytes + (
-            0 if inverted is None else 2 * InvertedLists.bytes_of(self.capacity, self.width, inverted.lists, self._short)
+            0 if inverted is None else 2 * InvertedLists.bytes_of(self.capacity, self.width, inverted.lists, self._quantized)
         )
 
     @property
@@ -239,10 +239,10 @@ class VectorIndex(Stateful):
         return getattr(self, "inverted", None)
 
     @property
-    def _short(self) -> bool:
+    def _quantized(self) -> bool:
         return self.similarity == "cosine" and 4 * self.capacity * self.width > CACHE
 
-    def _scaled(self, vectors: Vectors) -> Vectors:
+    def _normalized(self, vectors: Vectors) -> Vectors:
         vectors = np.ascontiguousarray(vectors, self.rows["vector"].dtype)
         if self.similarity != "cosine":
             return vectors
@@ -250,73 +250,73 @@ class VectorIndex(Stateful):
         _scale(vectors, scaled)
         return scaled
 
-    def _search_all(self, queries: Vectors, few: Floats, slots: Ids, similarity: Vectors) -> None:
-        wanted = min(slots.shape[1] + SLACK, self._end)
-        close, found = self._compare_all(few, wanted)
-        self._settle(queries, found, slots, similarity)
-        # Of fewer candidates than wanted there are no more; otherwise others may be as close as the last one.
-        last = close[:, min(slots.shape[1], wanted) - 1]
-        border = (found[:, -1] >= 0) & (wanted < self._end) & (close[:, -1] == last)
-        for row in np.flatnonzero(border):
-            one, alive = slice(row, row + 1), np.flatnonzero(self.rows["alive"][: self._end])[None, :]
-            self._settle(queries[one], alive, slots[one], similarity[one])
+    def _search_all(self, queries: Vectors, queries32: Floats, slots: Ids, similarity: Vectors) -> None:
+        count = min(slots.shape[1] + SLACK, self._end)
+        similarities, found = self._candidates(queries32, count)
+        self._rescore(queries, found, slots, similarity)
+        # If there are more vectors than candidates, others may be tied with the last candidate.
+        last = similarities[:, min(slots.shape[1], count) - 1]
+        tied = (found[:, -1] >= 0) & (count < self._end) & (similarities[:, -1] == last)
+        for row in np.flatnonzero(tied):
+            single, alive = slice(row, row + 1), np.flatnonzero(self.rows["alive"][: self._end])[None, :]
+            self._rescore(queries[single], alive, slots[single], similarity[single])
 
-    def _settle(self, queries: Vectors, candidates: Ids, slots: Ids, similarity: Vectors) -> None:
-        """Of each query's `candidates` (q, n) the most similar, by similarities computed here, in order."""
-        close = np.empty(candidates.shape, queries.dtype)
-        _similarities(queries, self.rows["vector"], self.similarity != "l2", candidates, close)
-        _take(np.argsort(-close, axis=1), candidates, close, slots, similarity)
+    def _rescore(self, queries: Vectors, candidates: Ids, slots: Ids, similarity: Vectors) -> None:
+        """Compute the similarities of each query's `candidates` (q, n) again, and write the best in order."""
+        similarities = np.empty(candidates.shape, queries.dtype)
+        _similarities(queries, self.rows["vector"], self.similarity != "l2", candidates, similarities)
+        _write_best(np.argsort(-similarities, axis=1), candidates, similarities, slots, similarity)
 
-    def _compare_all(self, queries: Floats, wanted: int) -> tuple[Floats, Ids]:
-        """Closeness (in faiss' sense) and slots (q, wanted) of candidates, best first, -1 where there are no more."""
-        if self._copy is not None:
-            return self._copy.search(queries, wanted, self._end, self.similarity != "l2")
+    def _candidates(self, queries: Floats, count: int) -> tuple[Floats, Ids]:
+        """Similarity and slots (q, count) of candidates from all vectors, best first; slot -1 where there are no more."""
+        if self._gpu_copy is not None:
+            return self._gpu_copy.search(queries, count, self._end, self.similarity != "l2")
         vectors = self.rows["vector"][: self._end].astype(np.float32, copy=False)
-        close, found = np.empty((len(queries), wanted), np.float32), np.empty((len(queries), wanted), np.int64)
+        similarities, found = np.empty((len(queries), count), np.float32), np.empty((len(queries), count), np.int64)
         alive = np.packbits(self.rows["alive"][: self._end], bitorder="little")
         only = faiss.IDSelectorBitmap(alive.size, faiss.swig_ptr(alive)) if self._count < self._end else None
-        given = faiss.swig_ptr(queries), faiss.swig_ptr(vectors), self.width, len(queries), self._end, wanted
-        results = faiss.swig_ptr(close), faiss.swig_ptr(found)
-        # Of the calling thread. Two threads searching a shared machine made the median search 60 times slower than one.
+        given = faiss.swig_ptr(queries), faiss.swig_ptr(vectors), self.width, len(queries), self._end, count
+        results = faiss.swig_ptr(similarities), faiss.swig_ptr(found)
+        # For the calling thread only. On a shared machine, two threads made the median search 60 times slower than one.
         faiss.omp_set_num_threads(1)
         if self.similarity == "l2":
             faiss.knn_L2sqr(*given, *results, None, only)
         else:
             faiss.knn_inner_product(*given, *results, only)
-        return close, found
+        return similarities, found
 
-    def _follow(self, slots: Ids) -> None:
-        """Bring what is derived from the rows of `slots` (n,) in line with them."""
-        if self._copy is not None and slots.size:
-            self._copy.write(slots, self.rows["vector"][slots], self.rows["alive"][slots])
+    def _update_copies(self, slots: Ids) -> None:
+        """Update the GPU copy and the lists from the rows of `slots` (n,)."""
+        if self._gpu_copy is not None and slots.size:
+            self._gpu_copy.write(slots, self.rows["vector"][slots], self.rows["alive"][slots])
         for side in ("now", "next"):
-            self._mirror(side, slots)
+            self._update_lists(side, slots)
 
-    def _mirror(self, side: str, slots: Ids) -> None:
+    def _update_lists(self, side: str, slots: Ids) -> None:
         inverted = self._inverted
         if inverted is None or (side == "next" and not inverted.moving):
             self._lists.pop(side, None)
             return
         trained = side == "next" or inverted.generation > 0
         if side not in self._lists:
-            # Until there are lists, all are in one.
+            # Before the first training, all vectors are in a single list.
             centroids = inverted.centroids[side] if trained else np.zeros((1, self.width), np.float32)
-            self._lists[side] = InvertedLists(centroids, self.capacity, self.similarity != "l2", self._short)
-        places = inverted.places[side][slots] if trained else np.where(self.rows["alive"][slots], np.int32(0), np.int32(-1))
-        self._lists[side].follow(slots, places, self.rows["vector"])
+            self._lists[side] = InvertedLists(centroids, self.capacity, self.similarity != "l2", self._quantized)
+        lists = inverted.places[side][slots] if trained else np.where(self.rows["alive"][slots], np.int32(0), np.int32(-1))
+        self._lists[side].update(slots, lists, self.rows["vector"])
 
     def _rebuild(self) -> None:
         self._lists.clear()
-        self._count_again()
-        self._follow(np.arange(self.capacity))
+        self._recount()
+        self._update_copies(np.arange(self.capacity))
 
-    def _count_again(self) -> None:
+    def _recount(self) -> None:
         alive = np.flatnonzero(self.rows["alive"])
         self._count, self._end = alive.size, int(alive[-1]) + 1 if alive.size else 0
 
 
-def _on_gpu(capacity: int, width: int) -> GpuVectors:
-    # Only who asks for a GPU waits for torch to load.
+def _gpu_vectors(capacity: int, width: int) -> GpuVectors:
+    # torch is slow to load, so it is imported only if a GPU is asked for.
     from memory.vectors.gpu_vectors import GpuVectors
 
     return GpuVectors(capacity, width)
@@ -327,7 +327,7 @@ def _on_gpu(capacity: int, width: int) -> GpuVectors:
 
 @njit(cache=True)
 def _scale(vectors, scaled):  # type: ignore[no-untyped-def]
-    """Give vectors length 1, but those of length 0."""
+    """Scale vectors to length 1, except those of length 0."""
     for row in range(vectors.shape[0]):
         length = vectors[row, 0] * vectors[row, 0]
         for k in range(1, vectors.shape[1]):
@@ -340,7 +340,7 @@ def _scale(vectors, scaled):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _similarities(queries, vectors, angular, candidates, similarity):  # type: ignore[no-untyped-def]
-    """Of each query with its candidate slots; -inf for slot -1. Computed one by one: they depend on nothing else."""
+    """Similarity of each query to its candidate slots; -inf for slot -1. Each depends on its query and vector alone."""
     for row in range(candidates.shape[0]):
         for n in range(candidates.shape[1]):
             slot = candidates[row, n]
@@ -348,18 +348,18 @@ def _similarities(queries, vectors, angular, candidates, similarity):  # type: i
 
 
 @njit(cache=True, nogil=True)
-def _take(order, candidates, candidate_similarity, slots, similarity):  # type: ignore[no-untyped-def]
-    """The first of the candidates in `order`, those of equal similarity by slot."""
+def _write_best(order, candidates, candidate_similarity, slots, similarity):  # type: ignore[no-untyped-def]
+    """Write the first candidates in `order` to `slots` and `similarity`; ties by slot."""
     size = min(slots.shape[1], candidates.shape[1])
     for row in range(slots.shape[0]):
         for n in range(candidates.shape[1]):
-            close, slot = candidate_similarity[row, order[row, n]], candidates[row, order[row, n]]
-            if slot < 0 or (n >= size and close < similarity[row, size - 1]):
+            value, slot = candidate_similarity[row, order[row, n]], candidates[row, order[row, n]]
+            if slot < 0 or (n >= size and value < similarity[row, size - 1]):
                 break
             at = min(n, size)
-            while at > 0 and similarity[row, at - 1] == close and slots[row, at - 1] > slot:
+            while at > 0 and similarity[row, at - 1] == value and slots[row, at - 1] > slot:
                 if at < size:
                     similarity[row, at], slots[row, at] = similarity[row, at - 1], slots[row, at - 1]
                 at -= 1
             if at < size:
-                similarity[row, at], slots[row, at] = close, slot
+                similarity[row, at], slots[row, at] = value, slot

@@ -228,7 +228,7 @@ def _exit_with_parent(folder: Path) -> None:
 
 
 def _simulate(plan: Plan, reports: Connection, ending: Flag) -> None:
-    population = Population(users=plan.users, items=plan.items, seed=plan.seed, places=POSITIONS)
+    population = Population(users=plan.users, items=plan.items, seed=plan.seed, positions=POSITIONS)
     service = _Client(plan.address, ending)
     service.wait_until_ready()
     service.post("/v1/events", [*population.catalogue(), *population.profiles()])

@@ -1,1 +1,1 @@
-"""What a recorded log says: of the learners (replay), and of a policy that never ran (off-policy evaluation)."""
+"""Evaluation on a recorded log: of learners (replay), and of a policy that never ran (off-policy evaluation)."""

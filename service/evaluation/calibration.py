@@ -1,7 +1,7 @@
-"""Calibration of a ranker's predictions to the rewards of a log, for the direct method and the doubly robust estimate.
+"""Calibrates a ranker's predictions to the rewards of a log, for the direct method and the doubly robust estimate.
 
-A ranker that starts from nothing predicts one half for a while, and a click may be one in two hundred. When it has learned
-enough is not known beforehand. So it is measured: how much larger the reward of a row is for each unit of prediction.
+An untrained ranker predicts one half for a while, although a click may be one in two hundred. It is not known beforehand when
+it has learned enough. So the slope is measured: how much the reward of a row grows with its prediction.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from service.evaluation.intervals import Values
 __all__ = ["calibrated"]
 
 FOLDS = 10
-SMALLEST = 256
-"""Impressions of the shortest block, unless the log is shorter."""
+MIN_BLOCK = 256
+"""Impressions in the shortest block, unless the log is shorter."""
 
 
 def calibrated(decisions: Decisions) -> Decisions:
     """Replace predictions f by ``mean reward + slope * (f - mean prediction)``.
 
     The mean reward is that of the log. Slope and mean prediction are those of a block: the last half of the log, the quarter
-    before it, the eighth before that, and so on. The slope is a ridge regression of rewards on predictions. It is near 0 in
-    blocks where the ranker knew nothing, and the prediction there is the log's mean reward. All that depends on rewards is
-    estimated from other impressions (cross-fitting): no prediction knows its own outcome.
+    before it, the eighth before that, and so on. The slope comes from a ridge regression of rewards on predictions. In blocks
+    where the ranker is untrained, the slope is near 0, so the prediction is the mean reward of the log. Everything that depends
+    on rewards is estimated from other impressions (cross-fitting): no prediction depends on its own outcome.
 
     Parameters
     ----------
     decisions : Decisions
-        With predictions as the ranker made them, of any scale; in the order of the log.
+        With the ranker's predictions on any scale, in the order of the log.
 
     Returns
     -------
     Decisions
-        With `predicted`, `expected` and `own` on the scale of the rewards.
+        With `predicted`, `expected` and `on_policy` on the scale of the rewards.
 
     References
     ----------
@@ -49,31 +49,31 @@ def calibrated(decisions: Decisions) -> Decisions:
     block, fold = _blocks(impressions)[impression], impression % FOLDS
 
     def sums(values: Values) -> Values:
-        """Over the rows of each block that are not in a fold, (blocks, folds)."""
+        """Sum over the rows of each block outside each fold, (blocks, folds)."""
         count = (int(block[-1]) + 1) * FOLDS
         part = np.bincount(block * FOLDS + fold, decisions.importance * values, count).reshape(-1, FOLDS)
         return part.sum(axis=1, keepdims=True) - part  # type: ignore[no-any-return]
 
     reward = decisions.reward
     rows, rewards, squares = sums(np.ones_like(reward)), sums(reward), sums(reward**2)
-    level = _ratio(rewards.sum(axis=0), rows.sum(axis=0))
-    noise = _ratio(squares.sum(axis=0), rows.sum(axis=0)) - level**2
+    mean_reward = _ratio(rewards.sum(axis=0), rows.sum(axis=0))
+    noise = _ratio(squares.sum(axis=0), rows.sum(axis=0)) - mean_reward**2
     mean = np.bincount(block, decisions.importance * decisions.predicted) / np.bincount(block, decisions.importance)
-    away = decisions.predicted - mean[block]
-    shift = _ratio(sums(away), rows)
-    together, spread = sums(away * reward) - shift * rewards, sums(away**2) - shift**2 * rows
-    # The penalty is that of a prior for the slope with mean 0 and standard deviation 1: a calibrated ranker has slope 1. A
-    # slope below 0 is taken for noise.
-    slope = np.maximum(_ratio(together, spread + np.maximum(noise, 0.0)), 0.0)
+    deviation = decisions.predicted - mean[block]
+    shift = _ratio(sums(deviation), rows)
+    covariance, variance = sums(deviation * reward) - shift * rewards, sums(deviation**2) - shift**2 * rows
+    # The ridge penalty is a prior on the slope with mean 0 and standard deviation 1: a calibrated ranker has slope 1. A
+    # negative slope is treated as noise.
+    slope = np.maximum(_ratio(covariance, variance + np.maximum(noise, 0.0)), 0.0)
 
-    def bring(values: Values) -> Values:
-        return level[fold] + slope[block, fold] * (values - mean[block])
+    def calibrate(values: Values) -> Values:
+        return mean_reward[fold] + slope[block, fold] * (values - mean[block])
 
     return replace(
         decisions,
-        predicted=bring(decisions.predicted),
-        expected=bring(decisions.expected),
-        own=bring(decisions.own),
+        predicted=calibrate(decisions.predicted),
+        expected=calibrate(decisions.expected),
+        on_policy=calibrate(decisions.on_policy),
     )
 
 
@@ -81,12 +81,12 @@ def _blocks(impressions: int) -> Rows:
     """Block of each impression, from 0, (impressions,) int64."""
     starts = []
     end = impressions
-    while end // 2 >= SMALLEST:
+    while end // 2 >= MIN_BLOCK:
         end //= 2
         starts.append(end)
     return np.searchsorted(starts[::-1], np.arange(impressions), side="right")
 
 
-def _ratio(over: Values, under: Values) -> Values:
-    """Quotients; 0 where nothing is below the line."""
-    return np.divide(over, under, out=np.zeros_like(over), where=under > 0)
+def _ratio(numerator: Values, denominator: Values) -> Values:
+    """Quotients; 0 where the denominator is not positive."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)

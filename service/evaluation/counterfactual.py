@@ -1,4 +1,4 @@
-"""What a policy would have done with each impression of a log, noted before anybody learns from it."""
+"""Records what another policy would have shown in each impression of a log, before any learner learns from it."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ from service.ranking.pipeline import Pipeline
 from service.ranking.uncertainty import largest_uncertainty
 from streams.batch import Floats, Ids
 from streams.events import Impression
-from streams.joined import Row
+from streams.joined import Outcome
 from streams.readers.decisions import Decision
 
-__all__ = ["Chooser", "Counterfactual", "OfPolicy", "Shares", "Unknown"]
+__all__ = ["Counterfactual", "EmpiricalPolicy", "PipelinePolicy", "TargetPolicy", "UndefinedDistribution"]
 
 
-class Unknown(ValueError):
-    """An impression for which the evaluated policy does not say what it would do."""
+class UndefinedDistribution(ValueError):
+    """The evaluated policy has no distribution for an impression."""
 
 
-class Chooser(Protocol):
+class TargetPolicy(Protocol):
     """The policy that is evaluated."""
 
     def distribution(self, impression: Impression, item: Ids, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
-        """Probability of each candidate at the next place.
+        """Return the probability of each candidate at the next position.
 
         Parameters
         ----------
         impression : Impression
-            What was shown instead.
+            The logged impression.
         item : (n,) int64
             Hashed ids of the candidates.
         score, uncertainty : (n,) float32
-            Of the candidates, by the pipeline; None where the uncertainty is not known.
+            Of the candidates, by the pipeline. The uncertainty is None if unknown.
         above : (j,) int64
-            Candidates at the places above.
+            Indices of the candidates at the positions above.
 
         Raises
         ------
         Unknown
-            When it has no answer.
+            If it has no distribution.
         """
 
 
-class OfPolicy:
-    """The policy of a pipeline, on the scores of that pipeline."""
+class PipelinePolicy:
+    """The policy of a pipeline, applied to the scores of the pipeline."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
 
     def distribution(self, impression: Impression, item: Ids, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
-        """See `Chooser.distribution`."""
+        """See `TargetPolicy.distribution`."""
         return self._policy.distribution(score, uncertainty, above)
 
 
-class Shares:
-    """Shows each item at a position as often as another log of one-place decisions did, whoever asks.
+class EmpiricalPolicy:
+    """Shows each item at a position as often as another log with one item per decision did, for every user.
 
     Parameters
     ----------
@@ -73,157 +73,157 @@ class Shares:
     def __init__(self, decisions: Iterable[Decision]) -> None:
         counts: dict[object, Counter[int]] = {}
         for decision in decisions:
-            shown = decision.impression
-            counts.setdefault(shown.context.get("position"), Counter())[hash_id(shown.items[0])] += 1
+            impression = decision.impression
+            counts.setdefault(impression.context.get("position"), Counter())[hash_id(impression.items[0])] += 1
         self._shares = {
             position: {item: count / counted.total() for item, count in counted.items()} for position, counted in counts.items()
         }
 
     def distribution(self, impression: Impression, item: Ids, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:
-        """See `Chooser.distribution`; scores do not matter."""
+        """See `TargetPolicy.distribution`; scores are not used."""
         position = impression.context.get("position")
         shares = self._shares.get(position, {})
-        chances = np.array([shares.get(key, 0.0) for key in item.tolist()])
-        if above.size or not abs(chances.sum() - 1) < 1e-9:
-            raise Unknown(
-                f"position: at {position!r} the log that is the policy shows items that are no candidates here, or nothing; "
-                "give logs of one campaign"
+        probabilities = np.array([shares.get(key, 0.0) for key in item.tolist()])
+        if above.size or not abs(probabilities.sum() - 1) < 1e-9:
+            raise UndefinedDistribution(
+                f"position: at {position!r}, the log given as the policy shows nothing, or items that are no candidates here; "
+                "give two logs of one campaign"
             )
-        return chances
+        return probabilities
 
 
 @dataclass(slots=True)
-class _Noted:
-    """An impression's places: what both policies would do, and the model's predictions; reward NaN until something happens."""
+class _Record:
+    """An impression: probabilities under both policies, the model's predictions, and rewards, NaN until an outcome arrives."""
 
     request_id: str
     timestamp: float
     importance: float
     propensity: Sequence[float]
-    told: Values  # (4, places): target, predicted, expected, own
+    values: Values  # (4, positions): target, predicted, expected, on_policy
     reward: Values
 
 
 class Counterfactual:
-    """Collects decisions.
+    """Collects the decisions of a log with their probabilities under the evaluated policy.
 
     Parameters
     ----------
     pipeline : Pipeline
-        Scores the candidates; predicts rewards, by its ranker alone, on whatever scale that has.
-    chooser : Chooser
+        Scores the candidates. Its ranker alone predicts rewards, on any scale.
+    target : TargetPolicy
         The policy that is evaluated.
-    places : int or None
-        Places of an impression that count, from the first; None: all.
+    positions : int or None
+        Number of positions per impression that count, from the first; None: all.
     chain : bool
-        Whether the policy fills the places above, too; see `service.evaluation.estimators.Decisions`.
+        Whether the policy also fills the positions above; see `service.evaluation.estimators.Decisions`.
     window : float
-        Seconds until what was left alone is known to have been; 0 where outcomes come with the decisions.
+        Seconds until an item without an interaction counts as not clicked; 0 if outcomes come with the decisions.
     seed : int
-        Of the lists that the policy is imagined to show.
+        Seed of the lists that are sampled from the policy.
 
     Attributes
     ----------
     left_out : Counter
-        Impressions without usable propensities (``no_propensities``), repeated ones (``duplicates``), and those of the last
+        Excluded impressions: without usable propensities (``no_propensities``), repeated (``duplicates``), or from the last
         `window` seconds (``young``).
     """
 
     def __init__(
         self,
         pipeline: Pipeline,
-        chooser: Chooser,
+        target: TargetPolicy,
         *,
-        places: int | None = None,
+        positions: int | None = None,
         chain: bool = True,
         window: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self._pipeline, self._chooser, self._places, self._chain, self._window = pipeline, chooser, places, chain, window
+        self._pipeline, self._target, self._positions, self._chain, self._window = pipeline, target, positions, chain, window
         self._rng = np.random.default_rng(seed)
-        self._noted: dict[str, _Noted] = {}
-        self._reached = 0.0
+        self._records: dict[str, _Record] = {}
+        self._latest = 0.0
         self.left_out: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._noted)
+        return len(self._records)
 
-    def shown(self, impressions: Sequence[Impression], importance: Mapping[str, float] | None = None) -> None:
-        """Take impressions that nobody has learned from; `importance` by request id, 1 where it does not say.
+    def add_impressions(self, impressions: Sequence[Impression], importance: Mapping[str, float] | None = None) -> None:
+        """Add impressions before any learner learns from them. `importance` is by request id, 1 by default.
 
         Raises
         ------
         Unknown
-            When the policy does not say what it would do.
+            If the policy has no distribution for an impression.
         """
         usable: dict[str, Impression] = {}
         for impression in impressions:
-            self._reached = max(self._reached, impression.timestamp)
+            self._latest = max(self._latest, impression.timestamp)
             logged = impression.propensities
-            if len(logged) != len(impression.items) or not all(0 < one <= 1 for one in logged):
+            if len(logged) != len(impression.items) or not all(0 < probability <= 1 for probability in logged):
                 self.left_out["no_propensities"] += 1
-            elif impression.request_id in self._noted or impression.request_id in usable:
+            elif impression.request_id in self._records or impression.request_id in usable:
                 self.left_out["duplicates"] += 1
             else:
                 usable[impression.request_id] = impression
         if usable:
-            self._note(list(usable.values()), importance or {})
+            self._add(list(usable.values()), importance or {})
 
-    def happened(self, rows: Sequence[Row], reward: Floats) -> None:
-        """Take outcomes: of several at one place, the one that is worth most counts."""
-        for row, worth in zip(rows, reward.tolist(), strict=True):
-            if not row.kind:  # left alone: dated at the end of its window, whether or not the log goes that far
+    def add_outcomes(self, rows: Sequence[Outcome], reward: Floats) -> None:
+        """Add outcomes. If a position has several, the one with the highest reward counts."""
+        for row, value in zip(rows, reward.tolist(), strict=True):
+            if not row.kind:  # no interaction: dated at the end of its window, even if the log ends earlier
                 continue
-            self._reached = max(self._reached, row.timestamp)
-            noted = None if row.shown is None else self._noted.get(row.shown.impression.request_id)
-            if noted is not None and row.position < noted.reward.size:
-                noted.reward[row.position] = np.fmax(noted.reward[row.position], worth)
+            self._latest = max(self._latest, row.timestamp)
+            record = None if row.shown is None else self._records.get(row.shown.impression.request_id)
+            if record is not None and row.position < record.reward.size:
+                record.reward[row.position] = np.fmax(record.reward[row.position], value)
 
     def decisions(self) -> tuple[list[str], Decisions] | None:
-        """Everything noted whose outcome is known: request ids, and the decisions; None when there are not any.
+        """Return request ids and decisions of all impressions whose outcome is known; None if there are none.
 
-        Predictions are the ranker's, on its own scale; see `service.evaluation.calibration`.
+        Predictions are on the ranker's own scale; see `service.evaluation.calibration`.
         """
-        old = [noted for noted in self._noted.values() if self._is_old(noted)]
-        self.left_out["young"] = len(self._noted) - len(old)
-        if not old:
+        complete = [record for record in self._records.values() if self._window_has_ended(record)]
+        self.left_out["young"] = len(self._records) - len(complete)
+        if not complete:
             return None
-        places = np.array([noted.reward.size for noted in old])
-        told = np.concatenate([noted.told for noted in old], axis=1)
-        return [noted.request_id for noted in old], Decisions(
-            start=np.cumsum(places) - places,
-            reward=np.nan_to_num(np.concatenate([noted.reward for noted in old])),
-            propensity=np.concatenate([np.array(noted.propensity, np.float64) for noted in old]),
-            target=told[0],
-            importance=np.repeat([noted.importance for noted in old], places),
-            predicted=told[1],
-            expected=told[2],
-            own=told[3],
+        positions = np.array([record.reward.size for record in complete])
+        values = np.concatenate([record.values for record in complete], axis=1)
+        return [record.request_id for record in complete], Decisions(
+            start=np.cumsum(positions) - positions,
+            reward=np.nan_to_num(np.concatenate([record.reward for record in complete])),
+            propensity=np.concatenate([np.array(record.propensity, np.float64) for record in complete]),
+            target=values[0],
+            importance=np.repeat([record.importance for record in complete], positions),
+            predicted=values[1],
+            expected=values[2],
+            on_policy=values[3],
             chain=self._chain,
         )
 
-    def _note(self, usable: Sequence[Impression], importance: Mapping[str, float]) -> None:
+    def _add(self, usable: Sequence[Impression], importance: Mapping[str, float]) -> None:
         items = [np.concatenate((hash_ids(one.items), np.frombuffer(one.unshown, "<i8"))) for one in usable]
         ends = np.cumsum([0, *(candidates.size for candidates in items)])
         score, predicted, uncertainty = self._score(usable, np.concatenate(items), np.diff(ends))
         for n, impression in enumerate(usable):
             rows = slice(ends[n], ends[n + 1])
             errors = None if uncertainty is None else uncertainty[rows]
-            told = self._tell(impression, items[n], score[rows], errors, predicted[rows])
-            self._noted[impression.request_id] = _Noted(
+            values = self._values(impression, items[n], score[rows], errors, predicted[rows])
+            self._records[impression.request_id] = _Record(
                 impression.request_id,
                 impression.timestamp,
                 importance.get(impression.request_id, 1.0),
-                impression.propensities[: told.shape[1]],
-                told,
-                np.full(told.shape[1], np.nan),
+                impression.propensities[: values.shape[1]],
+                values,
+                np.full(values.shape[1], np.nan),
             )
 
-    def _is_old(self, noted: _Noted) -> bool:
-        return noted.timestamp <= self._reached - self._window
+    def _window_has_ended(self, record: _Record) -> bool:
+        return record.timestamp <= self._latest - self._window
 
     def _score(self, impressions: Sequence[Impression], item: Ids, sizes: Ids) -> tuple[Floats, Floats, Floats | None]:
-        """Scores of all candidates with what the policy needs, and the ranker's predictions."""
+        """Scores of all candidates, predictions of the ranker, and uncertainties."""
         pipeline = self._pipeline
         requests = pipeline.requests(
             hash_ids([one.user for one in impressions]),
@@ -239,17 +239,19 @@ class Counterfactual:
         assert batch.base is not None, "filled in by the pipeline"
         return batch.score, batch.base, batch.uncertainty
 
-    def _tell(self, impression: Impression, item: Ids, score: Floats, uncertainty: Floats | None, predicted: Floats) -> Values:
-        """Target, predicted, expected and own of each place, (4, places)."""
-        places = len(impression.items) if self._places is None else min(self._places, len(impression.items))
-        told = np.empty((4, places))
-        own: list[int] = []
-        for place in range(places):
-            as_logged = self._chooser.distribution(impression, item, score, uncertainty, np.arange(place))
-            by_itself = as_logged
-            if self._chain and own != list(range(place)):
-                by_itself = self._chooser.distribution(impression, item, score, uncertainty, np.array(own, np.int64))
-            told[:, place] = as_logged[place], predicted[place], as_logged @ predicted, by_itself @ predicted
-            if self._chain and place + 1 < places:
-                own.append(int(self._rng.choice(item.size, p=by_itself / by_itself.sum())))
-        return told
+    def _values(
+        self, impression: Impression, item: Ids, score: Floats, uncertainty: Floats | None, predicted: Floats
+    ) -> Values:
+        """Target, predicted, expected and on_policy of each position, (4, positions)."""
+        positions = len(impression.items) if self._positions is None else min(self._positions, len(impression.items))
+        values = np.empty((4, positions))
+        own_list: list[int] = []
+        for position in range(positions):
+            given_logged = self._target.distribution(impression, item, score, uncertainty, np.arange(position))
+            given_own = given_logged
+            if self._chain and own_list != list(range(position)):
+                given_own = self._target.distribution(impression, item, score, uncertainty, np.array(own_list, np.int64))
+            values[:, position] = given_logged[position], predicted[position], given_logged @ predicted, given_own @ predicted
+            if self._chain and position + 1 < positions:
+                own_list.append(int(self._rng.choice(item.size, p=given_own / given_own.sum())))
+        return values

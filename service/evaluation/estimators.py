@@ -1,6 +1,6 @@
-"""Off-policy evaluation: what another policy would have earned, from the log of the policy that acted.
+"""Off-policy estimators: the value of an evaluated policy, estimated from the log of the logging policy.
 
-``docs/evaluation.md`` says what is estimated, and under which assumptions.
+``docs/evaluation.md`` explains what is estimated, and under which assumptions.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ Rows = npt.NDArray[np.int64]
 
 
 class NotEvaluable(ValueError):
-    """A log that does not say how likely its decisions were: names the log, what is missing, and the remedy."""
+    """The log lacks usable decisions. The message names the log, what is missing, and the remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decisions:
-    """What was shown, how it went, and how likely it was under both policies: n rows, one for each place of m impressions.
+    """Shown items, their rewards, and their probabilities under both policies: n rows, one per position of m impressions.
 
     Attributes
     ----------
     start : (m,) int64
-        First row of each impression, ascending, beginning with 0: its rows are its places, from the first.
+        First row of each impression, ascending, starting with 0. The rows of an impression are its positions, in order.
     reward : (n,) float64
     propensity : (n,) float64
-        Probability with which the logging policy put the item at its place, given the places above; in (0, 1].
+        Probability of the item under the logging policy, given the positions above; in (0, 1].
     target : (n,) float64
-        The same probability under the policy that is evaluated.
+        The same probability under the evaluated policy.
     importance : (n,) float64
-        Rows that each stands for: 1, or more where a log keeps only a sample.
+        Number of rows that each row represents: 1, or more if the log keeps only a sample.
     predicted : (n,) float64
-        A model's prediction of the reward of the item that was shown.
+        A model's predicted reward of the shown item.
     expected : (n,) float64
-        Its prediction for the evaluated policy's choice at this place, given the places above as they were logged.
-    own : (n,) float64
-        Its prediction for the evaluated policy's choice at this place, given the places above as the policy itself fills them.
+        The model's expected reward under the evaluated policy, given the logged positions above.
+    on_policy : (n,) float64
+        The model's expected reward under the evaluated policy, given positions above that this policy filled itself.
     chain : bool
-        Whether the evaluated policy fills the places above, too; else they stay as they were logged.
+        Whether the evaluated policy also fills the positions above. If not, they stay as logged.
     """
 
     start: Rows
@@ -67,27 +67,27 @@ class Decisions:
     importance: Values
     predicted: Values
     expected: Values
-    own: Values
+    on_policy: Values
     chain: bool = True
 
     @property
     def weights(self) -> tuple[Values, Values]:
-        """Importance weight of each row, and of the places above it; see `importance_weights`."""
+        """Importance weight of each row, and of the positions above it; see `importance_weights`."""
         ratio = self.target / self.propensity
         return importance_weights(ratio, self.start) if self.chain else (ratio, np.ones_like(ratio))
 
     def per_impression(self, values: Values) -> Values:
-        """Sums over the rows of each impression, every row as often as it stands for, (m,) float64."""
+        """Sums over the rows of each impression, weighted by `importance`, (m,) float64."""
         return np.add.reduceat(values * self.importance, self.start)
 
 
 def importance_weights(ratio: Values, start: Rows) -> tuple[Values, Values]:
-    """Products of the ratios from the first place of an impression down to each row, and down to the row above it.
+    """Products of the ratios from the first position of an impression to each row, and to the row above it.
 
     Parameters
     ----------
     ratio : (n,) float64
-        Probability of each choice under the evaluated policy over that under the logging policy, given the places above.
+        Probability of each item under the evaluated policy, divided by its probability under the logging policy.
     start : (m,) int64
         First row of each impression.
 
@@ -102,20 +102,20 @@ def importance_weights(ratio: Values, start: Rows) -> tuple[Values, Values]:
     """
     weight, above = ratio.copy(), np.ones_like(ratio)
     length = np.diff(start, append=ratio.size)
-    for place in range(1, int(length.max(initial=0))):
-        row = start[length > place] + place
+    for position in range(1, int(length.max(initial=0))):
+        row = start[length > position] + position
         above[row] = weight[row - 1]
         weight[row] *= above[row]
     return weight, above
 
 
 def logged(decisions: Decisions) -> Terms:
-    """Mean reward that the log itself has: the value of the logging policy."""
+    """Mean reward in the log: the value of the logging policy."""
     return _weighted(decisions, np.ones_like(decisions.reward), 1.0, 0.0)
 
 
 def ips(decisions: Decisions, clip: float = math.inf) -> Terms:
-    """Inverse propensity scoring; with weights cut off at `clip`, which makes it less variable and draws it towards 0.
+    """Inverse propensity scoring. Weights are clipped at `clip`, which lowers the variance and biases the estimate towards 0.
 
     References
     ----------
@@ -126,10 +126,10 @@ def ips(decisions: Decisions, clip: float = math.inf) -> Terms:
 
 
 def clipped_bounds(decisions: Decisions, clip: float) -> tuple[Terms, Terms]:
-    """Means below and above the policy's value, from weights cut off at `clip`: what was cut off earned least, or most.
+    """Bounds below and above the policy's value, from weights clipped at `clip`.
 
-    Weights have a mean of 1, so those cut off lack ``1 - mean(min(w, clip))``. That share is given the smallest and the largest
-    reward of the log (0 among them): the value lies between, however large the weights are that the log does not show.
+    Weights have a mean of 1, so clipped weights lack ``1 - mean(min(w, clip))``. The bounds give this share the smallest and
+    the largest reward of the log (or 0). The value lies between them, even if the log lacks the largest weights.
 
     References
     ----------
@@ -142,65 +142,65 @@ def clipped_bounds(decisions: Decisions, clip: float) -> tuple[Terms, Terms]:
 
 
 def snips(decisions: Decisions) -> Terms:
-    """Self-normalised inverse propensity scoring: a mean weighted by the weights, so always among the rewards.
+    """Self-normalised inverse propensity scoring: a weighted mean, so always within the range of the rewards.
 
     References
     ----------
     A. Swaminathan, T. Joachims, "The Self-Normalized Estimator for Counterfactual Learning", NIPS 2015, equation (9).
     """
-    return _normalised(decisions, decisions.weights[0])
+    return _self_normalised(decisions, decisions.weights[0])
 
 
 def direct(decisions: Decisions) -> Terms:
-    """Direct method: what the model predicts for the evaluated policy. As right as the model, which no interval knows.
+    """Direct method: the model's expected reward under the evaluated policy. Its bias is that of the model, so unknown.
 
     References
     ----------
     A. Beygelzimer, J. Langford, "The Offset Tree for Learning with Partial Labels", KDD 2009, section 6.
     """
-    return Terms(decisions.per_impression(decisions.own), _stands_for(decisions))
+    return Terms(decisions.per_impression(decisions.on_policy), _represented_rows(decisions))
 
 
 def doubly_robust(decisions: Decisions) -> Terms:
-    """Doubly robust: the model's prediction, corrected by the weighted residuals. Right if either model or propensities are.
+    """Doubly robust: the direct method plus weighted residuals. Unbiased if the model or the propensities are right.
 
     References
     ----------
     M. Dudík, J. Langford, L. Li, "Doubly Robust Policy Evaluation and Learning", ICML 2011, equation (2).
     H. Kiyohara et al., "Doubly Robust Off-Policy Evaluation for Ranking Policies under the Cascade Behavior Model", WSDM 2022:
-    for lists, each place weighted by those above it.
+    for lists, each position is weighted by those above it.
     """
     weight, above = decisions.weights
     residual = decisions.reward - decisions.predicted
-    baseline, under = decisions.per_impression(above * decisions.expected), _stands_for(decisions)
+    baseline, denominator = decisions.per_impression(above * decisions.expected), _represented_rows(decisions)
     low, high = _range(residual)
-    heaviest, most = _heaviest(decisions, weight)
+    heaviest, max_weight = _heaviest(decisions, weight)
     return Terms(
         baseline + decisions.per_impression(weight * residual),
-        under,
-        spread=most * (high - low) + float(np.ptp(baseline)),
-        lowest=(float(baseline.min()) + most * low, float(under[heaviest])),
-        highest=(float(baseline.max()) + most * high, float(under[heaviest])),
+        denominator,
+        spread=max_weight * (high - low) + float(np.ptp(baseline)),
+        lowest=(float(baseline.min()) + max_weight * low, float(denominator[heaviest])),
+        highest=(float(baseline.max()) + max_weight * high, float(denominator[heaviest])),
     )
 
 
 def rejection(decisions: Decisions, rng: np.random.Generator) -> Terms:
-    """Replay: keep each row with a probability proportional to its weight; what is kept is as the evaluated policy chose.
+    """Replay: keep each row with a probability proportional to its weight. Kept rows are distributed as under the policy.
 
-    For uniform logging and a policy without randomness: the rows on which the two agree.
+    With uniform logging and a deterministic policy, these are the rows on which both agree.
 
     References
     ----------
     L. Li, W. Chu, J. Langford, X. Wang, "Unbiased Offline Evaluation of Contextual-bandit-based News Article Recommendation
-    Algorithms", WSDM 2011, algorithm 2; by rejection sampling for any logging policy.
+    Algorithms", WSDM 2011, algorithm 2; here with rejection sampling, for any logging policy.
     """
     weight = decisions.weights[0]
     kept = (rng.random(weight.size) * weight.max(initial=0.0) < weight).astype(np.float64)
-    return _normalised(decisions, kept)
+    return _self_normalised(decisions, kept)
 
 
 def effective_sample_size(weight: Values) -> float:
-    """Impressions of equal weight that would say as much: ``sum(w)^2 / sum(w^2)`` of (m,) weights; 0 if all are 0.
+    """Equivalent number of equally weighted impressions: ``sum(w)^2 / sum(w^2)`` of (m,) weights; 0 if all are 0.
 
     References
     ----------
@@ -211,10 +211,10 @@ def effective_sample_size(weight: Values) -> float:
 
 
 def choose_clip(decisions: Decisions) -> float:
-    """Where to clip the weights: the bound whose estimate has the smallest mean squared error, as far as the log can tell.
+    """Choose the clip whose estimate has the smallest estimated mean squared error.
 
-    Bounds go down from the largest weight by halves to 1. The bias of each is estimated by how far it lies from the estimate
-    without a clip, the variance by the squared standard error.
+    Candidates start at the largest weight and are halved down to 1. The bias of each is estimated by its distance to the
+    unclipped estimate, the variance by the squared standard error.
 
     References
     ----------
@@ -226,7 +226,7 @@ def choose_clip(decisions: Decisions) -> float:
     chosen, smallest = clip, math.inf
     while True:
         terms = ips(decisions, clip)
-        # Equal errors: the smaller bound, which is calmer on the next log. Of one impression no error is known.
+        # Equal errors: the smaller clip, which has less variance. With one impression the error is NaN.
         error = (terms.value - unbiased) ** 2 + standard_error(terms) ** 2
         if error <= smallest:
             chosen, smallest = clip, error
@@ -236,44 +236,44 @@ def choose_clip(decisions: Decisions) -> float:
 
 
 def _weighted(decisions: Decisions, weight: Values, bound: float, missing: float) -> Terms:
-    """Mean of ``missing + weight * (reward - missing)``: weight below a mean of 1 has the reward `missing`.
+    """Mean of ``missing + weight * (reward - missing)``: the weight missing to a mean of 1 has the reward `missing`.
 
-    `bound` is how large weights can be, if that is known beforehand. If it is infinite, the largest that occurred stands in.
+    `bound` is the largest possible weight, if known. If it is infinite, the largest weight in the log is used.
     """
-    under = _stands_for(decisions)
+    denominator = _represented_rows(decisions)
     low, high = _range(decisions.reward)
-    heaviest, most = _heaviest(decisions, weight)
-    base = missing * float(under[heaviest])
-    # At least 1: impressions of different lengths have different shares of `missing`, too.
-    largest = max(bound, 1.0) * float(under.max()) if math.isfinite(bound) else most
+    heaviest, max_weight = _heaviest(decisions, weight)
+    base = missing * float(denominator[heaviest])
+    # At least 1, because impressions of different lengths also have different shares of `missing`.
+    largest = max(bound, 1.0) * float(denominator.max()) if math.isfinite(bound) else max_weight
     return Terms(
         decisions.per_impression(missing + weight * (decisions.reward - missing)),
-        under,
+        denominator,
         spread=largest * (high - low),
-        lowest=(base + most * (low - missing), float(under[heaviest])),
-        highest=(base + most * (high - missing), float(under[heaviest])),
+        lowest=(base + max_weight * (low - missing), float(denominator[heaviest])),
+        highest=(base + max_weight * (high - missing), float(denominator[heaviest])),
     )
 
 
-def _normalised(decisions: Decisions, weight: Values) -> Terms:
+def _self_normalised(decisions: Decisions, weight: Values) -> Terms:
     """Mean reward weighted by `weight`."""
     low, high = _range(decisions.reward)
-    _, most = _heaviest(decisions, weight)
-    over, under = decisions.per_impression(weight * decisions.reward), decisions.per_impression(weight)
-    return Terms(over, under, lowest=(most * low, most), highest=(most * high, most))
+    _, max_weight = _heaviest(decisions, weight)
+    numerator, denominator = decisions.per_impression(weight * decisions.reward), decisions.per_impression(weight)
+    return Terms(numerator, denominator, lowest=(max_weight * low, max_weight), highest=(max_weight * high, max_weight))
 
 
 def _heaviest(decisions: Decisions, weight: Values) -> tuple[int, float]:
-    """The impression that weighs most, and its weight: the sum over its places."""
+    """Index and weight of the impression with the largest weight, summed over its positions."""
     total = decisions.per_impression(weight)
     heaviest = int(total.argmax())
     return heaviest, float(total[heaviest])
 
 
-def _stands_for(decisions: Decisions) -> Values:
+def _represented_rows(decisions: Decisions) -> Values:
     return decisions.per_impression(np.ones_like(decisions.reward))
 
 
 def _range(values: Values) -> tuple[float, float]:
-    """The smallest and the largest, 0 among them."""
+    """Smallest and largest value, with 0 included."""
     return min(float(values.min()), 0.0), max(float(values.max()), 0.0)

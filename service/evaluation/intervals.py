@@ -1,16 +1,15 @@
-"""How sure an estimate is: empirical Bernstein, bootstrap, and the large-sample standard error.
+"""Confidence intervals of estimates: empirical Bernstein, bootstrap, and large-sample standard error.
 
-Everything is a ratio of two sums over impressions, which are drawn independently of each other; what is inside an impression
-is not.
+Every estimate is a ratio of two sums over impressions. Impressions are independent samples; rows inside an impression are not.
 
-Where rewards are rare, many logs lack the click at a large weight that a few have, and no resample of such a log has it.
-So each end of an interval is computed with one more impression than the log has: the worst, or the best, that could have
-occurred. It is drawn as often as a bootstrap draws one row. It widens an interval in proportion to 1 / m.
+If rewards are rare, a log may lack a click with a large weight, and then no resample of it has one. So each end of an interval
+counts one more impression: the worst, or the best, that could have occurred. It is drawn as often as a bootstrap draws one row.
+It widens an interval in proportion to 1 / m.
 
 References
 ----------
 M. Fay, E. Feuer, "Confidence Intervals for Directly Standardized Rates: a Method Based on the Gamma Distribution", Statistics
-in Medicine 16 (1997): the upper end for weighted counts has one more event, of the largest weight.
+in Medicine 16 (1997): the upper limit for weighted counts adds one event with the largest weight.
 """
 
 from __future__ import annotations
@@ -21,40 +20,39 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLOCKS", "Terms", "bernstein", "bootstrap", "running_ends", "running_errors", "standard_error"]
+__all__ = ["BLOCKS", "Terms", "bernstein", "bootstrap", "running_errors", "running_intervals", "standard_error"]
 
 Values = npt.NDArray[np.float64]
 
 BLOCKS = 10_000
-"""Most parts that the bootstrap draws from; of more impressions, neighbours are put together."""
+"""Most units that the bootstrap draws from. If there are more impressions, neighbours are merged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """An estimate as ``sum(over) / sum(under)``, impression by impression.
+    """The terms of an estimate ``sum(numerator) / sum(denominator)``, one per impression.
 
     Attributes
     ----------
-    over, under : (m,) float64
-        What each impression adds above and below the line.
+    numerator, denominator : (m,) float64
+        Contributions of each impression.
     spread : float
-        Difference between the largest and the smallest that `over` can be; NaN for an estimate that is no mean, because
-        what is below the line is random too.
+        Largest minus smallest possible `numerator`. NaN if the estimate is not a mean, because its denominator is random too.
     lowest, highest : (float, float)
-        What one more impression adds to both sums when it goes as badly, or as well, as it can.
+        Contributions of one more impression in the worst, and in the best case.
     """
 
-    over: Values
-    under: Values
+    numerator: Values
+    denominator: Values
     spread: float = math.nan
     lowest: tuple[float, float] = (0.0, 0.0)
     highest: tuple[float, float] = (0.0, 0.0)
 
     @property
     def value(self) -> float:
-        """The estimate; NaN where nothing is below the line."""
-        under = float(self.under.sum())
-        return float(self.over.sum()) / under if under else math.nan
+        """The estimate; NaN if the denominator is 0."""
+        denominator = float(self.denominator.sum())
+        return float(self.numerator.sum()) / denominator if denominator else math.nan
 
 
 def standard_error(terms: Terms) -> float:
@@ -64,54 +62,55 @@ def standard_error(terms: Terms) -> float:
     ----------
     A. Owen, "Monte Carlo theory, methods and examples", 2013, section 9.2, equation (9.9).
     """
-    under, m = float(terms.under.sum()), terms.over.size
-    if m < 2 or not under:
+    denominator, m = float(terms.denominator.sum()), terms.numerator.size
+    if m < 2 or not denominator:
         return math.nan
-    residual = terms.over - terms.value * terms.under
-    return math.sqrt(m / (m - 1) * float(residual @ residual)) / abs(under)
+    residual = terms.numerator - terms.value * terms.denominator
+    return math.sqrt(m / (m - 1) * float(residual @ residual)) / abs(denominator)
 
 
 def running_errors(terms: Terms, at: npt.NDArray[np.int64]) -> tuple[Values, Values]:
-    """Estimate and standard error after the first ``at[i]`` impressions, two (points,) float64; NaN where there is none yet."""
-    over, under = terms.over.cumsum()[at - 1], terms.under.cumsum()[at - 1]
-    squares = [np.cumsum(part)[at - 1] for part in (terms.over**2, terms.over * terms.under, terms.under**2)]
+    """Estimate and standard error after the first ``at[i]`` impressions, two (points,) float64; NaN where undefined."""
+    numerator, denominator = terms.numerator.cumsum()[at - 1], terms.denominator.cumsum()[at - 1]
+    products = (terms.numerator**2, terms.numerator * terms.denominator, terms.denominator**2)
+    squares = [np.cumsum(product)[at - 1] for product in products]
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = over / under
+        value = numerator / denominator
         residual = squares[0] - 2 * value * squares[1] + value**2 * squares[2]
-        error = np.sqrt(np.maximum(residual, 0.0) * at / np.maximum(at - 1, 1)) / np.abs(under)
+        error = np.sqrt(np.maximum(residual, 0.0) * at / np.maximum(at - 1, 1)) / np.abs(denominator)
     return value, np.where(at > 1, error, np.nan)
 
 
-def running_ends(terms: Terms, at: npt.NDArray[np.int64], reach: float) -> tuple[Values, Values]:
+def running_intervals(terms: Terms, at: npt.NDArray[np.int64], z: float) -> tuple[Values, Values]:
     """Ends of the large-sample interval after the first ``at[i]`` impressions, two (points,) float64.
 
-    `reach` is in standard errors; NaN where there is none yet.
+    `z` is the half width in standard errors. NaN where undefined.
     """
     value, error = running_errors(terms, at)
-    over, under = terms.over.cumsum()[at - 1], terms.under.cumsum()[at - 1]
+    numerator, denominator = terms.numerator.cumsum()[at - 1], terms.denominator.cumsum()[at - 1]
     ends = []
-    for (more_over, more_under), away in ((terms.lowest, -reach), (terms.highest, reach)):
+    for (more_numerator, more_denominator), shift in ((terms.lowest, -z), (terms.highest, z)):
         with np.errstate(divide="ignore", invalid="ignore"):
-            moved = (over + more_over) / (under + more_under)
-            ends.append(moved + away * np.hypot(error, (more_over - value * more_under) / under))
+            with_one_more = (numerator + more_numerator) / (denominator + more_denominator)
+            ends.append(with_one_more + shift * np.hypot(error, (more_numerator - value * more_denominator) / denominator))
     return ends[0], ends[1]
 
 
 def bernstein(terms: Terms, level: float) -> tuple[float, float]:
     """Two-sided empirical Bernstein interval of a mean; NaN for a ratio of two random sums.
 
-    It holds for every sample size when ``terms.spread`` was known beforehand.
+    It holds for every sample size if ``terms.spread`` was known beforehand.
 
     References
     ----------
-    A. Maurer, M. Pontil, "Empirical Bernstein Bounds and Sample Variance Penalization", COLT 2009, theorem 4, once for each
-    side with half of the error.
+    A. Maurer, M. Pontil, "Empirical Bernstein Bounds and Sample Variance Penalization", COLT 2009, theorem 4, applied to
+    each side with half of the error probability.
     """
-    m = terms.over.size
+    m = terms.numerator.size
     if m < 2 or math.isnan(terms.spread):
         return math.nan, math.nan
-    scale = float(terms.under.mean())
-    values = terms.over / scale
+    scale = float(terms.denominator.mean())
+    values = terms.numerator / scale
     log = math.log(4 / (1 - level))
     half = math.sqrt(2 * float(values.var(ddof=1)) * log / m) + 7 * terms.spread / scale * log / (3 * (m - 1))
     mean = float(values.mean())
@@ -119,7 +118,7 @@ def bernstein(terms: Terms, level: float) -> tuple[float, float]:
 
 
 def bootstrap(terms: list[Terms], resamples: int, rng: np.random.Generator) -> tuple[Values, Values]:
-    """Estimates from impressions drawn with replacement, the same draws for all: one set for each end of an interval.
+    """Estimates from impressions drawn with replacement, with the same draws for all: one set for each end of an interval.
 
     Parameters
     ----------
@@ -132,14 +131,14 @@ def bootstrap(terms: list[Terms], resamples: int, rng: np.random.Generator) -> t
     Returns
     -------
     ((resamples, len(terms)) float64, (resamples, len(terms)) float64)
-        Draws for the lower end, with ``terms.lowest`` among the impressions, and for the upper end, with ``terms.highest``. NaN
-        where a draw has nothing below the line.
+        Draws for the lower end, with ``terms.lowest`` added, and for the upper end, with ``terms.highest`` added. NaN where the
+        denominator of a draw is 0.
 
     References
     ----------
     B. Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics 7 (1979).
     """
-    columns = np.stack([part for one in terms for part in (one.over, one.under)], axis=1)
+    columns = np.stack([part for one in terms for part in (one.numerator, one.denominator)], axis=1)
     if len(columns) > BLOCKS:
         columns = np.add.reduceat(columns, np.arange(BLOCKS) * len(columns) // BLOCKS, axis=0)
     sums = np.empty((resamples, columns.shape[1]))
@@ -152,5 +151,5 @@ def bootstrap(terms: list[Terms], resamples: int, rng: np.random.Generator) -> t
 
 
 def _ratios(sums: Values) -> Values:
-    over, under = sums[:, ::2], sums[:, 1::2]
-    return np.divide(over, under, out=np.full_like(over, np.nan), where=under != 0)
+    numerator, denominator = sums[:, ::2], sums[:, 1::2]
+    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator != 0)

@@ -1,11 +1,11 @@
-"""Off-policy evaluation of a configuration on a log: fold the log, and note what the configuration would have shown."""
+"""Evaluates the policy of a configuration on a log: learn from the log, and record what the policy would have shown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain as joined_to
+from itertools import chain as chained
 from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,10 +15,16 @@ import msgspec
 from learners.features import hash_ids
 from service.config import Config, ConfigError
 from service.evaluation.calibration import calibrated
-from service.evaluation.counterfactual import Chooser, Counterfactual, OfPolicy, Shares, Unknown
+from service.evaluation.counterfactual import (
+    Counterfactual,
+    EmpiricalPolicy,
+    PipelinePolicy,
+    TargetPolicy,
+    UndefinedDistribution,
+)
 from service.evaluation.estimators import Decisions, NotEvaluable
-from service.evaluation.replay import builder_for_log, open_stream, open_trainer, rest_of
-from service.evaluation.verdict import OffPolicy, judge
+from service.evaluation.replay import builder_for_log, open_stream, open_trainer, remaining_batches
+from service.evaluation.verdict import OffPolicyResult, judge
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
 from service.process.runtime import build_pipeline, joiners
@@ -26,43 +32,44 @@ from service.ranking.pipeline import Pipeline
 from streams.block import Block
 from streams.dead_letters import DeadLetters
 from streams.events import Impression
-from streams.joined import Joined, Row, Shown
+from streams.joined import JoinedBatch, Outcome, TrackedImpression
 from streams.log import MemoryLog
 from streams.readers.decisions import Decision, open_decisions
 from streams.recorded import Recording
 
-__all__ = ["Evaluated", "evaluate", "policy_of_log"]
+__all__ = ["EvaluatedPolicy", "evaluate", "policy_of_log"]
 
 
 @dataclass(slots=True, kw_only=True)
-class Evaluated:
-    """Outcome of evaluating one policy on one log.
+class EvaluatedPolicy:
+    """Result of evaluating one policy on one log.
 
     Attributes
     ----------
     policy, log : str
-        Name of the configuration, or of the log that is the policy; and what it was evaluated on.
+        Name of the configuration, or of the log used as the policy; and the log that it was evaluated on.
     above : str
-        Who fills the places above: ``policy`` or ``log``.
-    places : int or None
-        Places that count; None: all.
-    result : OffPolicy
+        What fills the positions above: ``policy`` or ``log``.
+    positions : int or None
+        Number of positions that count; None: all.
+    result : OffPolicyResult
     left_out : dict
-        Impressions without propensities, too young, or repeated, by reason.
+        Number of excluded impressions by reason: without propensities, window still open, or repeated.
     dead : dict
-        Lines or records that were not understood, by reason; `letters` names the last of them.
+        Number of invalid lines or records by reason.
     letters : list of str
+        Messages of the last invalid lines or records.
     request_ids : list of str
-        Of the impressions, in the order of the log.
+        Request ids of the impressions, in the order of the log.
     decisions : Decisions
-        Of these impressions, with calibrated predictions.
+        Decisions of these impressions, with calibrated predictions.
     """
 
     policy: str
     log: str
     above: str
-    places: int | None
-    result: OffPolicy
+    positions: int | None
+    result: OffPolicyResult
     left_out: dict[str, int]
     dead: dict[str, int]
     letters: list[str]
@@ -73,30 +80,30 @@ class Evaluated:
 def evaluate(
     config: Config,
     *,
-    chooser: Chooser | None = None,
-    places: int | None = None,
+    chooser: TargetPolicy | None = None,
+    positions: int | None = None,
     chain: bool = True,
     clip: float | None = None,
     confidence: float = 0.95,
     floor: float = 100.0,
     ledger: Path | None = None,
     seed: int = 0,
-) -> Evaluated:
-    """Estimate what a policy would have earned on a log.
+) -> EvaluatedPolicy:
+    """Estimate the mean reward that a policy would have got on a log.
 
     Parameters
     ----------
     config : Config
-        The pipeline to fold the log into, whose policy is evaluated. Its ``[stream]`` says which log: ``lmdb:///...``,
-        ``kafka://...``, or ``file:...`` in the format ``open_bandit``, ``dsjson`` or ``events``.
-    chooser : Chooser or None
-        Another policy; the pipeline then only predicts rewards.
-    places, chain, seed
-        See `Counterfactual`.
+        Defines the pipeline that learns from the log, and whose policy is evaluated. Its ``[stream]`` names the log:
+        ``lmdb:///...``, ``kafka://...``, or ``file:...`` in the format ``open_bandit``, ``dsjson`` or ``events``.
+    chooser : TargetPolicy or None
+        Another policy to evaluate. The pipeline then only predicts rewards.
+    positions, chain, seed
+        See `Counterfactual`; `positions` is its `positions`.
     clip, confidence, floor
         See `service.evaluation.verdict.judge`.
     ledger : Path or None
-        See `service.replay.replay`.
+        See `service.evaluation.replay.replay`.
 
     Raises
     ------
@@ -105,50 +112,50 @@ def evaluate(
     NotEvaluable
         For a log without usable decisions.
     streams.recorded.BadRecording
-        For a file that cannot be read as what it is said to be.
+        For a file that cannot be read in its format.
     """
     with ExitStack() as opened:
         pipeline = build_pipeline(config)
-        worth = {"reward": 1.0, "click": 1.0} | config.reward
+        rewards = {"reward": 1.0, "click": 1.0} | config.reward
         is_log, is_events = urlsplit(config.stream.url).scheme in ("lmdb", "kafka"), config.stream.format == "events"
         window = config.stream.window if is_log or is_events else 0.0
-        chooser = OfPolicy(pipeline.policy) if chooser is None else chooser
-        noted = Counterfactual(pipeline, chooser, places=places, chain=chain, window=window, seed=seed)
+        chooser = PipelinePolicy(pipeline.policy) if chooser is None else chooser
+        counterfactual = Counterfactual(pipeline, chooser, positions=positions, chain=chain, window=window, seed=seed)
         dead = DeadLetters(MemoryLog())
         importance: dict[str, float] = {}
-        builder = builder_for_log(config, pipeline) if is_log else FeedbackBuilder(pipeline, worth)
+        builder = builder_for_log(config, pipeline) if is_log else FeedbackBuilder(pipeline, rewards)
         if is_log:
             trainer = open_trainer(opened, config, pipeline, builder, dead, ledger)
             trainer.restore()
-            batches: Iterator[Joined] = joined_to(trainer.reader.batches(), rest_of(trainer))
+            batches: Iterator[JoinedBatch] = chained(trainer.reader.batches(), remaining_batches(trainer))
         elif is_events:
             recording = open_stream(config)
             batches, dead = _from_events(recording, config, pipeline), recording.dead
         else:
-            batches, dead = _from_decisions(config, pipeline, noted, importance)
+            batches, dead = _from_decisions(config, pipeline, counterfactual, importance)
         fold = Fold(pipeline, builder)
         if not is_log:
             pipeline.isolation.reports.append(lambda problem: dead.put("poison", problem, b"", source=config.stream.url))
         try:
             for joined in batches:
-                noted.shown([one.impression for one in joined.shown], importance)
+                counterfactual.add_impressions([one.impression for one in joined.shown], importance)
                 importance.clear()
                 feedback = fold.joined(joined)
                 if feedback is not None:
-                    noted.happened(joined.rows, feedback.reward)
-        except Unknown as error:
+                    counterfactual.add_outcomes(joined.rows, feedback.reward)
+        except UndefinedDistribution as error:
             raise NotEvaluable(f"{config.stream.url}: {error}") from error
-        found = noted.decisions()
+        found = counterfactual.decisions()
         if found is None:
-            raise NotEvaluable(_nothing(config.stream.url, noted, window))
+            raise NotEvaluable(_no_decisions(config.stream.url, counterfactual, window))
         ids, decisions = found[0], calibrated(found[1])
-        return Evaluated(
+        return EvaluatedPolicy(
             policy=config.name,
             log=config.stream.url,
             above="policy" if chain else "log",
-            places=places,
+            positions=positions,
             result=judge(decisions, clip=clip, confidence=confidence, floor=floor, seed=seed),
-            left_out={reason: count for reason, count in noted.left_out.items() if count},
+            left_out={reason: count for reason, count in counterfactual.left_out.items() if count},
             dead=dict(dead.counts),
             letters=[letter.reason for letter in dead.read(10)],
             request_ids=ids,
@@ -156,20 +163,20 @@ def evaluate(
         )
 
 
-def policy_of_log(path: Path, *, strict: bool = False) -> Shares:
-    """The policy that showed each item at a position as often as this file of the Open Bandit Dataset has it.
+def policy_of_log(path: Path, *, strict: bool = False) -> EmpiricalPolicy:
+    """Return a policy that shows each item at a position as often as this file of the Open Bandit Dataset does.
 
     Raises
     ------
     streams.recorded.BadRecording
-        For a file that is none of that dataset.
+        If the file is not of that dataset.
     """
     log = open_decisions(path, format="open_bandit", strict=strict)
-    return Shares(one for one in log.read() if isinstance(one, Decision))
+    return EmpiricalPolicy(one for one in log.read() if isinstance(one, Decision))
 
 
-def _from_events(recording: Recording, config: Config, pipeline: Pipeline) -> Iterator[Joined]:
-    """Batches of a file of native events, cut where a log of the same events would be cut."""
+def _from_events(recording: Recording, config: Config, pipeline: Pipeline) -> Iterator[JoinedBatch]:
+    """Batches of a file of native events, with the same bounds as in a log of these events."""
     joiner, offset = joiners(config, 1)(), count()
     for event in recording.events():
         assert not isinstance(event, Block)
@@ -179,12 +186,12 @@ def _from_events(recording: Recording, config: Config, pipeline: Pipeline) -> It
 
 
 def _from_decisions(
-    config: Config, pipeline: Pipeline, noted: Counterfactual, importance: dict[str, float]
-) -> tuple[Iterator[Joined], DeadLetters]:
+    config: Config, pipeline: Pipeline, counterfactual: Counterfactual, importance: dict[str, float]
+) -> tuple[Iterator[JoinedBatch], DeadLetters]:
     """Batches of a file of decisions, and their dead letters.
 
-    What each decision of a batch stands for is put into `importance` before the batch is given. As in a log, a second decision
-    with the same id is dropped.
+    The importance of each decision is put into `importance` before its batch is yielded. As in a log, a second decision with
+    the same id is dropped.
     """
     parts = urlsplit(config.stream.url)
     if parts.scheme != "file":
@@ -192,21 +199,21 @@ def _from_decisions(
         raise ConfigError("stream", problem)
     log = open_decisions(Path(parts.netloc + parts.path), format=config.stream.format, strict=config.stream.strict)
 
-    def batches() -> Iterator[Joined]:
-        batch, seen = Joined([], [], []), set[str]()
+    def batches() -> Iterator[JoinedBatch]:
+        batch, seen = JoinedBatch([], [], []), set[str]()
         for one in log.read():
             if isinstance(one, Decision):
                 if one.impression.request_id in seen:
-                    noted.left_out["duplicates"] += 1
+                    counterfactual.left_out["duplicates"] += 1
                     continue
                 seen.add(one.impression.request_id)
                 impression = _impression(one)
                 importance[impression.request_id] = one.importance
-                batch.shown.append(Shown(impression=impression, timestamp=impression.timestamp))
+                batch.shown.append(TrackedImpression(impression=impression, timestamp=impression.timestamp))
                 batch.rows.extend(_rows(batch.shown[-1], one))
             if len(batch.rows) >= config.stream.batch_rows or (batch.rows and not isinstance(one, Decision)):
                 yield batch
-                batch = Joined([], [], [])
+                batch = JoinedBatch([], [], [])
             if not isinstance(one, Decision):
                 pipeline.apply(one)
         if batch.rows:
@@ -219,10 +226,10 @@ def _impression(decision: Decision) -> Impression:
     return msgspec.structs.replace(decision.impression, unshown=hash_ids(decision.others).astype("<i8").tobytes())
 
 
-def _rows(shown: Shown, decision: Decision) -> Iterator[Row]:
+def _rows(shown: TrackedImpression, decision: Decision) -> Iterator[Outcome]:
     impression = shown.impression
     for position, (item, reward) in enumerate(zip(impression.items, decision.rewards, strict=True)):
-        yield Row(
+        yield Outcome(
             user=impression.user,
             item=item,
             kind=decision.kind,
@@ -234,16 +241,16 @@ def _rows(shown: Shown, decision: Decision) -> Iterator[Row]:
         )
 
 
-def _nothing(url: str, noted: Counterfactual, window: float) -> str:
-    missing = noted.left_out["no_propensities"]
+def _no_decisions(url: str, counterfactual: Counterfactual, window: float) -> str:
+    missing = counterfactual.left_out["no_propensities"]
     if missing:
         return (
-            f"{url}: propensities: none of its {missing} impressions has usable ones, a number above 0 and up to 1 for each "
-            "item; without them only `freshet replay` can say something: let the service rank, it logs them"
+            f"{url}: propensities: none of its {missing} impressions has a propensity above 0 and at most 1 for each item; "
+            "use `freshet replay`, which needs none, or a log of the service, which logs them"
         )
-    if len(noted):
+    if len(counterfactual):
         return (
-            f"{url}: timestamp: all of its {len(noted)} impressions are younger than [stream] window = {window:g} s, and wait "
-            "for what the users do; come back later"
+            f"{url}: timestamp: all of its {len(counterfactual)} impressions are younger than [stream] window = {window:g} s; "
+            "their outcomes are not known; evaluate again later"
         )
-    return f"{url}: it has no impressions; give a log of rankings that were shown"
+    return f"{url}: it has no impressions; give a log with impressions"

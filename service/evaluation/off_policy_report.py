@@ -1,4 +1,4 @@
-"""What an off-policy evaluation prints and writes: a table, JSON, each impression's terms, and a picture."""
+"""Reports of an off-policy evaluation: a table, JSON, the terms of each impression, and a plot."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.table import Table
 
 from service.evaluation import estimators
-from service.evaluation.off_policy import Evaluated
+from service.evaluation.off_policy import EvaluatedPolicy
 from service.evaluation.replay_report import finite
-from service.evaluation.verdict import OffPolicy
+from service.evaluation.verdict import OffPolicyResult
 
 __all__ = ["as_json", "summary", "table", "write"]
 
@@ -27,14 +27,14 @@ LABELS = {
     "dr": "doubly robust",
 }
 DRAWN = ("snips", "dr")
-"""Estimates in the picture; the others, or how wide their intervals are, would hide them."""
+"""Estimates in the plot. The other ones, or their wide intervals, would hide these."""
 
 
-def table(evaluated: Evaluated) -> Table:
-    """All estimates with their intervals."""
+def table(evaluated: EvaluatedPolicy) -> Table:
+    """Table of all estimates with their intervals."""
     result = evaluated.result
     percent = f"{100 * result.confidence:g} %"
-    shown = Table(title=f"Mean reward of a place: {evaluated.policy} on {evaluated.log}")
+    shown = Table(title=f"Mean reward per position: {evaluated.policy} on {evaluated.log}")
     shown.add_column("estimator")
     for name in ("value", f"bootstrap {percent}", f"empirical Bernstein {percent}"):
         shown.add_column(name, justify="right")
@@ -44,30 +44,30 @@ def table(evaluated: Evaluated) -> Table:
     return shown
 
 
-def summary(evaluated: Evaluated) -> list[str]:
-    """What the estimates rest on, and the verdict, a line each."""
+def summary(evaluated: EvaluatedPolicy) -> list[str]:
+    """Lines with the sample sizes and the verdict."""
     result = evaluated.result
-    places = "all places" if evaluated.places is None else f"the first {evaluated.places} places"
-    filled = "as the policy fills them" if evaluated.above == "policy" else "as they were logged"
+    positions = "all positions" if evaluated.positions is None else f"the first {evaluated.positions} positions"
+    filled = "filled by the policy" if evaluated.above == "policy" else "as logged"
     lines = [
-        f"{result.impressions:,} impressions, {result.rows:,} rows: {places}, those above each {filled}",
+        f"{result.impressions:,} impressions, {result.rows:,} rows: {positions}, with the positions above {filled}",
         f"effective sample size {result.effective_sample_size:,.1f}, largest weight {result.largest_weight:.4g}, "
         f"mean weight {result.mean_weight:.4f}, match rate {result.match_rate:.4f}, rows kept by replay {result.kept:,}",
     ]
     if evaluated.left_out:
-        lines.append("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in evaluated.left_out.items()))
+        lines.append("excluded: " + ", ".join(f"{count:,} {reason}" for reason, count in evaluated.left_out.items()))
     lines.append(_verdict(result))
     return lines
 
 
-def as_json(evaluated: Evaluated) -> str:
-    """Everything measured; what does not exist is null."""
-    found = {key: getattr(evaluated, key) for key in ("policy", "log", "above", "places", "left_out", "dead", "letters")}
+def as_json(evaluated: EvaluatedPolicy) -> str:
+    """All results as JSON; undefined numbers are null."""
+    found = {key: getattr(evaluated, key) for key in ("policy", "log", "above", "positions", "left_out", "dead", "letters")}
     return json.dumps(finite(found | asdict(evaluated.result)), indent=1, allow_nan=False)
 
 
-def write(evaluated: Evaluated, folder: Path) -> list[Path]:
-    """Write ``evaluate.json``, ``evaluate.png`` and ``impressions.csv`` into a folder, made if missing; return their paths."""
+def write(evaluated: EvaluatedPolicy, folder: Path) -> list[Path]:
+    """Write ``evaluate.json``, ``evaluate.png`` and ``impressions.csv`` into a folder; return their paths."""
     import matplotlib as mpl  # Takes a second to import: only a report pays it.
 
     mpl.use("Agg")
@@ -85,12 +85,12 @@ def write(evaluated: Evaluated, folder: Path) -> list[Path]:
         axis.fill_between(running.value.row, running.low, running.high, color=f"C{colour}", alpha=0.15, linewidth=0)
     running = estimates["logged"].running
     axis.plot(running.value.row, running.value.value, label=LABELS["logged"], color="black", linestyle="--")
-    # The first impressions say little, and their intervals would flatten the rest.
+    # Intervals of the first impressions are wide and would flatten the rest.
     settled = [one for name in DRAWN for one in _settled(estimates[name].running.low, estimates[name].running.high)]
     if settled:
         axis.set_ylim(min(settled), max(settled))
     axis.set_xlabel("impressions")
-    axis.set_ylabel("mean reward of a place")
+    axis.set_ylabel("mean reward per position")
     axis.set_title(f"{evaluated.policy}: {evaluated.result.verdict}")
     axis.grid(visible=True, alpha=0.3)
     axis.legend(fontsize="small")
@@ -99,19 +99,19 @@ def write(evaluated: Evaluated, folder: Path) -> list[Path]:
     return [data, rows, picture]
 
 
-def _write_impressions(evaluated: Evaluated, path: Path) -> None:
-    """A line an impression: its places, and the sums over them that the estimates are made of."""
+def _write_impressions(evaluated: EvaluatedPolicy, path: Path) -> None:
+    """Write one line per impression: the number of its positions, and its terms in each estimate."""
     decisions, clip = evaluated.decisions, evaluated.result.clip
     logged, weighted = estimators.logged(decisions), estimators.snips(decisions)
     columns = {
         "request_id": evaluated.request_ids,
-        "places": logged.under.tolist(),
-        "reward": logged.over.tolist(),
-        "weight": weighted.under.tolist(),
-        "ips": estimators.ips(decisions).over.tolist(),
-        "clipped": estimators.ips(decisions, clip).over.tolist(),
-        "dm": estimators.direct(decisions).over.tolist(),
-        "dr": estimators.doubly_robust(decisions).over.tolist(),
+        "positions": logged.denominator.tolist(),
+        "reward": logged.numerator.tolist(),
+        "weight": weighted.denominator.tolist(),
+        "ips": estimators.ips(decisions).numerator.tolist(),
+        "clipped": estimators.ips(decisions, clip).numerator.tolist(),
+        "dm": estimators.direct(decisions).numerator.tolist(),
+        "dr": estimators.doubly_robust(decisions).numerator.tolist(),
     }
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -120,16 +120,16 @@ def _write_impressions(evaluated: Evaluated, path: Path) -> None:
 
 
 def _settled(low: list[float], high: list[float]) -> list[float]:
-    from_here = len(low) // 5
-    return [one for one in (*low[from_here:], *high[from_here:]) if math.isfinite(one)]
+    start = len(low) // 5
+    return [one for one in (*low[start:], *high[start:]) if math.isfinite(one)]
 
 
-def _verdict(result: OffPolicy) -> str:
+def _verdict(result: OffPolicyResult) -> str:
     if result.reasons:
         return "no verdict: " + "; ".join(result.reasons)
     gain, low, high = result.difference
-    said = {"better": "better than what was logged", "worse": "worse than what was logged", "undecided": "undecided"}
-    return f"verdict: {said[result.verdict]}; SNIPS less logged {gain:+.5f}, between {low:+.5f} and {high:+.5f}"
+    text = {"better": "better than the logged policy", "worse": "worse than the logged policy", "undecided": "undecided"}
+    return f"verdict: {text[result.verdict]}; SNIPS minus logged {gain:+.5f}, between {low:+.5f} and {high:+.5f}"
 
 
 def _interval(low: float, high: float) -> str:

@@ -1,4 +1,4 @@
-"""Progressive validation: every row is predicted when it is ranked, before anything learns from its outcome."""
+"""Progressive validation: every row is predicted when it is ranked, before any learner learns from its outcome."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POINTS_PER_WINDOW = 5
 
 @dataclass(slots=True)
 class Curve:
-    """A sliding-window metric: after `row[i]` rows it was `value[i]`."""
+    """A sliding-window metric: `value[i]` after `row[i]` rows."""
 
     row: list[int] = field(default_factory=list)
     value: list[float] = field(default_factory=list)
@@ -32,19 +32,17 @@ class Curve:
 
 @dataclass(slots=True, kw_only=True)
 class Quality:
-    """How well one learner scored, or what was served.
+    """Quality of the scores of one learner, or of the served scores.
 
     Attributes
     ----------
     rows : int
-        Rows that it is measured on.
+        Measured rows.
     auc, gauc, impression_auc, log_loss : float
-        Over these rows; gAUC is the mean of the users' own AUC weighted by their rows, the impression AUC the plain mean of the
-        impressions' own, NaN where there are none. Log loss is NaN for a retriever: its scores are an order, not
-        probabilities.
+        Over these rows. gAUC is the mean AUC of the users, weighted by their rows. Impression AUC is the unweighted mean AUC of
+        the impressions, NaN if there are none. Log loss is NaN for a retriever: its scores are not probabilities.
     gain, margin : float
-        Of a reranker: how much lower its log loss is than that of the ranker alone, and half the width of the 95 % confidence
-        interval. NaN for others.
+        For a reranker: the ranker's log loss minus its own, and half the width of the 95 % confidence interval. NaN for others.
     auc_curve, log_loss_curve : Curve
         Over sliding windows.
     """
@@ -62,14 +60,14 @@ class Quality:
 
 @dataclass(slots=True, kw_only=True)
 class TopN:
-    """How well one order of the whole catalogue put the next item near the top.
+    """How often one ranking of the whole catalogue has the next item near the top.
 
     Attributes
     ----------
     tests : int
-        Rows with a positive reward whose item the user did not know yet.
+        Rows with a positive reward whose item is new to the user.
     hit_rate, ndcg : float
-        At k: share of tests with the item among the first k, and the mean of 1 / log2(1 + rank) where it was.
+        At k: share of tests with the item among the first k, and mean of 1 / log2(1 + rank) for these, 0 for others.
     hit_rate_curve, ndcg_curve : Curve
         Over sliding windows of tests.
     """
@@ -82,25 +80,25 @@ class TopN:
 
 
 class Evaluation:
-    """Collects predictions and outcomes of one replay.
+    """Collects the predictions and outcomes of one replay.
 
     Parameters
     ----------
     pipeline : Pipeline
     k : int
-        Length of the lists for hit rate and NDCG; 0: they are left out.
+        Length of the lists for hit rate and NDCG; 0: these are not computed.
     window : int
         Rows of a sliding window.
 
     Notes
     -----
-    Hit rate and NDCG: for each row with a positive reward, before learning, every retriever orders the whole catalogue
-    without the items that the user has touched before (``[seen]``); ``recommend`` is what the service would answer: all
-    retrievers' candidates in the order of the ranker. It keeps every prediction until the end: 20 bytes a row and 4 more for
-    each learner.
+    Hit rate and NDCG: for each row with a positive reward, before learning, every retriever ranks the whole catalogue without
+    the items that the user has touched (``[seen]``). ``recommend`` is the answer of the service: the candidates of all
+    retrievers, in the order of the last reranker or of the ranker. All predictions are kept until the end: 20 bytes per row,
+    plus 4 per learner.
 
-    Rows of impressions count when the impression's window has ended, with the outcome that is worth most at each position; a
-    later outcome revises it.
+    Rows of an impression are added when its window has ended, with the highest reward at each position. A later outcome
+    revises it.
     """
 
     def __init__(self, pipeline: Pipeline, k: int = 10, window: int = 10_000) -> None:
@@ -120,12 +118,12 @@ class Evaluation:
         return None
 
     def before_learning(self, feedback: Feedback) -> None:
-        """Let every order of the catalogue be tested on the batch."""
+        """Measure hit rate and NDCG on the batch."""
         if self._k:
-            self._test(feedback)
+            self._measure_top_n(feedback)
 
     def add(self, scored: Scored) -> int:
-        """Take rows that were predicted, with their outcome; see `service.monitoring.measure.Measure`."""
+        """Add predicted rows with their outcomes; see `service.monitoring.measure.Measure`."""
         first = self.rows
         self._chunks.append(scored)
         self._starts.append(first)
@@ -133,12 +131,12 @@ class Evaluation:
         return first
 
     def revise(self, number: int, reward: float) -> None:
-        """Let another outcome of a row count."""
+        """Replace the reward of a row."""
         at = bisect_right(self._starts, number) - 1
         self._chunks[at].reward[number - self._starts[at]] = reward
 
     def recent(self) -> dict[str, float]:
-        """AUC and log loss of the last stage over the last rows, about a window of them, for a progress bar."""
+        """AUC and log loss of the last stage over about one window of the last rows, for a progress bar."""
         name, rows = self._pipeline.last_name, 0
         score, reward = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
         for chunk in reversed(self._chunks):
@@ -153,12 +151,12 @@ class Evaluation:
         return {"auc": auc(scores, rewards > 0), "logloss": float(loss)}
 
     def quality(self) -> dict[str, Quality]:
-        """Quality of each learner's scores, by name, and of the scores that were served where the log has them."""
+        """Quality of the scores by learner, and of the served scores if the log has them."""
         names = dict.fromkeys(name for chunk in self._chunks for name in chunk.predictions)
         return {name: self._quality(name) for name in names}
 
     def top_n(self) -> dict[str, TopN]:
-        """Quality of each order of the catalogue, by name."""
+        """Hit rate and NDCG of each ranking of the catalogue, by name."""
         return {name: self._top_n(np.concatenate(gain)) for name, gain in self._gain.items()}
 
     def _quality(self, name: str) -> Quality:
@@ -202,41 +200,41 @@ class Evaluation:
             curve.value.append(metric(slice(end - window, end)))
         return curve
 
-    def _test(self, feedback: Feedback) -> None:
+    def _measure_top_n(self, feedback: Feedback) -> None:
         user = feedback.user[feedback.request]
         seen, start = self._pipeline.seen.of(user)
-        known = np.zeros(feedback.rows, np.bool_)
-        known[np.repeat(np.arange(feedback.rows), np.diff(start))[seen == np.repeat(feedback.item, np.diff(start))]] = True
-        tests = np.flatnonzero((feedback.reward > 0) & ~known)
+        row, touched = np.repeat(np.arange(feedback.rows), np.diff(start)), np.zeros(feedback.rows, np.bool_)
+        touched[row[seen == feedback.item[row]]] = True
+        tests = np.flatnonzero((feedback.reward > 0) & ~touched)
         if tests.size:
             self._rank(feedback, tests, Exclusion(*self._pipeline.seen.of(user[tests])))
 
     def _rank(self, feedback: Feedback, tests: Ids, exclude: Exclusion) -> None:
         pipeline, request = self._pipeline, feedback.request[tests]
-        who = Requests(**feedback.columns(request))
+        requests = Requests(**feedback.columns(request))
         target = feedback.item[tests]
         found_item, found_request = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for name, retriever in pipeline.retrievers:
-            found = retriever.retrieve(who, max(self._k, CANDIDATES), exclude)
-            self._gain.setdefault(name, []).append(_gains(found.item, found.request, target, self._k))
+            found = retriever.retrieve(requests, max(self._k, CANDIDATES), exclude)
+            self._gain.setdefault(name, []).append(_discounted_gains(found.item, found.request, target, self._k))
             found_item.append(found.item)
             found_request.append(found.request)
         pairs = np.unique(np.stack([np.concatenate(found_request), np.concatenate(found_item)], 1), axis=0)
-        batch = pipeline.featurizer.batch(who, pairs[:, 0].copy(), pairs[:, 1].copy(), pipeline.users, pipeline.items)
+        batch = pipeline.featurizer.batch(requests, pairs[:, 0].copy(), pairs[:, 1].copy(), pipeline.users, pipeline.items)
         pipeline.score(batch)
         best = np.lexsort((-batch.score, batch.request))
-        self._gain.setdefault("recommend", []).append(_gains(batch.item[best], batch.request[best], target, self._k))
+        self._gain.setdefault("recommend", []).append(_discounted_gains(batch.item[best], batch.request[best], target, self._k))
 
 
 def _impressions(chunk: Scored) -> Ids:
     return np.full(chunk.user.size, -1) if chunk.impression is None else chunk.impression
 
 
-def _gains(item: Ids, request: Ids, target: Ids, k: int) -> Floats:
-    """1 / log2(1 + rank) of each request's target among its first k items, else 0; (tests,) float32."""
+def _discounted_gains(item: Ids, request: Ids, target: Ids, k: int) -> Floats:
+    """1 / log2(1 + rank) of each request's target among its first k items, 0 if it is not there; (tests,) float32."""
     gain = np.zeros(target.size, np.float32)
     start = np.searchsorted(request, np.arange(target.size))
-    place = np.arange(item.size) - start[request]
-    hit = (item == target[request]) & (place < k)
-    gain[request[hit]] = 1.0 / np.log2(2.0 + place[hit])
+    position = np.arange(item.size) - start[request]
+    hit = (item == target[request]) & (position < k)
+    gain[request[hit]] = 1.0 / np.log2(2.0 + position[hit])
     return gain

@@ -1,4 +1,4 @@
-"""Replay of what was recorded, through the same objects that serve: predict, note, learn."""
+"""Replays a recorded stream through the same objects that serve: predict, measure, learn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.evaluation.progressive import Evaluation, Quality, TopN
 from service.learning.event_reader import POLL
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
-from service.learning.order import ByTime, Following, Order
+from service.learning.order import LedgerOrder, Order, TimeOrder
 from service.learning.trainer import Trainer
 from service.learning.validation import EventValidator
 from service.process.logs import data_folder, open_log
@@ -30,43 +30,43 @@ from service.recovery.ledger import Ledger
 from streams.block import Block
 from streams.dead_letters import DeadLetters
 from streams.events import Event
-from streams.joined import Joined
+from streams.joined import JoinedBatch
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 from streams.recorded import ColumnMap, Recording, open_recording
 
-__all__ = ["Replay", "builder_for_log", "open_stream", "open_trainer", "replay", "rest_of"]
+__all__ = ["Replay", "builder_for_log", "open_stream", "open_trainer", "remaining_batches", "replay"]
 
 
 @dataclass(slots=True, kw_only=True)
 class Replay:
-    """Outcome of replaying one stream through one configuration.
+    """Result of replaying one stream through one configuration.
 
     Attributes
     ----------
     name : str
-        Of the configuration.
+        Name of the configuration.
     rows : int
-        Rows predicted and measured: every record to the end of the stream.
+        Predicted and measured rows, to the end of the stream.
     open_rows : int
-        Of a log: rows learned after the state of `digest`, since nothing in the log says that their batch or window has ended.
-        A service that reads the log has not learned them yet.
+        For a log: rows in batches or windows that are still open at its end. They are measured, but not part of `digest`,
+        because a service that reads the log has not learned them yet.
     recomputed : int
-        Rows whose impression carries numbers that cannot be believed or are of another config.
+        Rows whose logged features are of another config or cannot be trusted, so they were computed again.
     seconds : float
         Wall time of the loop: read, decode, featurize, predict, evaluate, learn.
     cpu_seconds : float
         CPU time of this process in the loop.
     quality : dict of str to Quality
-        By learner.
+        Quality by learner.
     top_n : dict of str to TopN
-        By order of the catalogue; empty when it was not asked for.
+        Hit rate and NDCG by ranking of the catalogue; empty if not requested.
     dead : dict
-        Bad rows or records, by reason.
+        Number of bad rows or records by reason.
     digest : str
-        Fingerprint of the state at the end; of a log, of the state of a service that has read it.
+        Fingerprint of the state at the end. For a log: of the state of a service that has read it.
     memory_bytes : dict
-        By store.
+        Memory by store.
     """
 
     name: str
@@ -85,28 +85,28 @@ class Replay:
 def replay(
     config: Config, *, k: int = 10, window: int = 10_000, ledger: Path | None = None, console: Console | None = None
 ) -> Replay:
-    """Fold a recorded file, or an embedded log, into a new state, and evaluate on the way.
+    """Learn from a recorded file or a log, starting from an empty state, and measure all predictions.
 
     Parameters
     ----------
     config : Config
-        Its ``[stream] url`` says what to replay: ``file:...``, ``lmdb:///...`` or ``kafka://...``.
+        Its ``[stream] url`` names the stream: ``file:...``, ``lmdb:///...`` or ``kafka://...``.
     k : int
-        Length of the lists for hit rate and NDCG; 0 leaves them out.
+        Length of the lists for hit rate and NDCG; 0: these are not computed.
     window : int
         Rows of the sliding windows.
     ledger : Path or None
-        Folder of a ledger, of a log of several partitions: they are taken in the order in which the trainer took them, up to
-        where the ledger ends. None: in order of their time.
+        Folder of a ledger, for a log of several partitions. They are read in the order in which the trainer read them, up to
+        the end of the ledger. None: in order of time.
     console : Console or None
-        Where the progress bar goes; None: nowhere.
+        Shows the progress bar. None: no progress bar.
 
     Raises
     ------
     ConfigError
-        For a config that cannot be built, a url that cannot be replayed, or a ledger that does not go with it.
+        For a config that cannot be built, a url that cannot be replayed, or a ledger of another log.
     streams.recorded.BadRecording
-        For a file that cannot be read as what it is said to be.
+        For a file that cannot be read in its format.
     """
     with ExitStack() as opened:
         pipeline = build_pipeline(config)
@@ -118,7 +118,7 @@ def replay(
             _check_kind(config)
             builder, dead, total = FeedbackBuilder(pipeline, config.reward), recording.dead, recording.rows
             trainer = None
-            # Of a file the place is the row: the last of the batch.
+            # In a file, the offset is the number of the row: the last of the batch.
             pipeline.isolation.reports.append(
                 lambda problem: dead.put("poison", problem, b"", source=stream, offset=evaluation.rows - 1)
             )
@@ -130,7 +130,7 @@ def replay(
                 "stream", f"url = {config.stream.url!r}: a replay needs file:PATH, lmdb:///folder or kafka://host:port/topic"
             )
         fold = Fold(pipeline, builder, evaluation)
-        with _Bar(console, config.name, total, evaluation) as bar:
+        with _ProgressBar(console, config.name, total, evaluation) as bar:
             wall, cpu = time.perf_counter(), time.process_time()
             fingerprint, open_rows = "", 0
             if trainer is None:
@@ -142,7 +142,7 @@ def replay(
                     fold.joined(joined)
                     bar.advance()
                 fingerprint = digest(pipeline.state_dict())
-                for joined in rest_of(trainer):
+                for joined in remaining_batches(trainer):
                     open_rows += len(joined.rows)
                     fold.joined(joined)
                     bar.advance()
@@ -163,17 +163,17 @@ def replay(
 
 
 def builder_for_log(config: Config, pipeline: Pipeline) -> FeedbackBuilder:
-    """Builder of the rows of a log: it believes the impressions of the service whose data folder the config names."""
+    """Return a builder for the rows of a log. It trusts impressions of the service whose data folder the config names."""
     return FeedbackBuilder(
-        pipeline, config.reward, Signer.of_reader(data_folder(config, needed=False)).believes, config.fingerprint
+        pipeline, config.reward, Signer.for_reader(data_folder(config, needed=False)).verify, config.fingerprint
     )
 
 
-def rest_of(trainer: Trainer) -> Iterator[Joined]:
-    """What a log holds behind the last batch that its records close: nothing follows that it would have to wait for."""
-    if isinstance(trainer.reader.order, Following):
-        # Records that the ledger's trainer had not come to.
-        trainer.reader.order = ByTime(trainer.log, POLL)
+def remaining_batches(trainer: Trainer) -> Iterator[JoinedBatch]:
+    """Yield the batches and windows that are still open at the end of a log: no further records will close them."""
+    if isinstance(trainer.reader.order, LedgerOrder):
+        # Records that the trainer of the ledger had not read.
+        trainer.reader.order = TimeOrder(trainer.log, POLL)
         yield from trainer.reader.batches()
     yield from trainer.reader.finish()
 
@@ -181,28 +181,28 @@ def rest_of(trainer: Trainer) -> Iterator[Joined]:
 def open_trainer(
     opened: ExitStack, config: Config, pipeline: Pipeline, builder: FeedbackBuilder, dead: DeadLetters, ledger: Path | None
 ) -> Trainer:
-    """Open the log that ``[stream] url`` names, to be folded by the caller; `ledger` as in `replay`.
+    """Open a trainer on the log that ``[stream] url`` names; the caller runs it. For `ledger`, see `replay`.
 
     Raises
     ------
     ConfigError
-        For a url that is no log's, or a ledger that does not go with it.
+        For a url that does not name a log, or a ledger of another log.
     OSError
-        When it cannot be opened or reached.
+        If the log cannot be opened or reached.
     """
     log = opened.enter_context(closing(open_log(config, readonly=True)))
     validator = EventValidator(config.reward, config.stream.max_skew)
-    order = ByTime(log, POLL) if ledger is None else _as_written(opened, log, ledger)
+    order = TimeOrder(log, POLL) if ledger is None else _ledger_order(opened, log, ledger)
     return Trainer(pipeline, builder, joiners(config, len(log.end())), log, dead, validator, order=order)
 
 
-def _as_written(opened: ExitStack, log: Log, folder: Path) -> Order:
+def _ledger_order(opened: ExitStack, log: Log, folder: Path) -> Order:
     ledger = Ledger(opened.enter_context(closing(LmdbLog(folder, readonly=True))))
     first, begin = ledger.first(), log.begin()
     if first != begin:
-        problem = f"{folder}: it begins at {first}, and the log at {begin}; what came before, or between, is not in the other"
-        raise ConfigError("ledger", f"{problem}. Replay without it, or restore what was deleted")
-    return Following(log, POLL, ledger.runs(), None)
+        problem = f"{folder}: it begins at {first}, but the log at {begin}, so one of them lacks records"
+        raise ConfigError("ledger", f"{problem}. Replay without the ledger, or restore the deleted records")
+    return LedgerOrder(log, POLL, ledger.runs(), None)
 
 
 def open_stream(config: Config) -> Recording:
@@ -211,7 +211,7 @@ def open_stream(config: Config) -> Recording:
     Raises
     ------
     streams.recorded.BadRecording
-        For a file that cannot be read as what it is said to be.
+        For a file that cannot be read in its format.
     """
     stream = config.stream
     parts = urlsplit(stream.url)
@@ -230,11 +230,14 @@ def open_stream(config: Config) -> Recording:
 def _check_kind(config: Config) -> None:
     stream = config.stream
     if (stream.columns is None or stream.columns.kind is None) and stream.kind not in config.reward:
-        raise ConfigError("reward", f"{stream.kind!r} (the kind of [stream]) has no worth; there are {sorted(config.reward)}")
+        raise ConfigError(
+            "reward",
+            f"{stream.kind!r}, the kind of [stream], has no reward; known are {sorted(config.reward)}: add it, or change kind",
+        )
 
 
 def _fold_recording(recording: Recording, pipeline: Pipeline, fold: Fold, config: Config) -> Iterator[None]:
-    """Fold the micro-batches of a recorded file, cut where a log of the same events would be cut."""
+    """Learn the micro-batches of a recorded file, with the same bounds as in a log of the same events."""
     joiner, rows = joiners(config, 1)(), config.stream.batch_rows
     offset = count()
 
@@ -243,7 +246,7 @@ def _fold_recording(recording: Recording, pipeline: Pipeline, fold: Fold, config
             pipeline.apply(event)
             yield from fold_all(joiner.push(next(offset), event.timestamp, event))
 
-    def fold_all(batches: Iterable[Joined]) -> Iterator[None]:
+    def fold_all(batches: Iterable[JoinedBatch]) -> Iterator[None]:
         for joined in batches:
             fold.joined(joined)
             yield
@@ -252,7 +255,7 @@ def _fold_recording(recording: Recording, pipeline: Pipeline, fold: Fold, config
         if not isinstance(event, Block):
             yield from one_by_one([event])
             continue
-        # Whole batches go as columns; what completes the batch before, or begins the one after, goes through the joiner.
+        # Whole batches are learned as columns. Rows that complete an open batch, or start the next one, go through the joiner.
         start = min(joiner.room, event.rows) if joiner.pending else 0
         stop = start + (event.rows - start) // rows * rows
         yield from one_by_one(event.slice(0, start).interactions())
@@ -263,8 +266,8 @@ def _fold_recording(recording: Recording, pipeline: Pipeline, fold: Fold, config
     yield from fold_all(joiner.finish())
 
 
-class _Bar:
-    """A progress bar with rate and running quality, redrawn a few times a second; silent without a console."""
+class _ProgressBar:
+    """A progress bar with rate and recent quality, redrawn twice a second; does nothing without a console."""
 
     def __init__(self, console: Console | None, name: str, total: int | None, evaluation: Evaluation) -> None:
         self._evaluation, self._drawn = evaluation, time.perf_counter()
@@ -279,7 +282,7 @@ class _Bar:
         )  # fmt: skip
         self._task = TaskID(0) if self._progress is None else self._progress.add_task(name, total=total, text="")
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> _ProgressBar:
         if self._progress is not None:
             self._progress.start()
         self._started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a replay prints and writes: one table, JSON, and a picture of the sliding windows."""
+"""Reports of replays: a table, JSON, and a plot of the sliding-window metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["as_json", "finite", "remarks", "table", "write"]
 
 
 def table(replays: Sequence[Replay], k: int) -> Table:
-    """Put replays side by side: a row for each learner of each configuration."""
+    """Table of all replays: one row per learner and configuration."""
     shown = Table(title="Progressive validation: every row is predicted when it is ranked, before its outcome is learned")
     shown.add_column("config")
     shown.add_column("learner")
@@ -48,26 +48,26 @@ def table(replays: Sequence[Replay], k: int) -> Table:
 
 
 def remarks(one: Replay) -> Iterator[str]:
-    """What a reader of the figures must know of this stream."""
+    """Yield remarks that help to interpret the metrics of a replay."""
     if one.open_rows:
         yield (
-            f"{one.name}: the log's records do not close the last {one.open_rows:,} rows; they are measured, but the digest "
-            "is of the state before them, which is that of a service that has read the log"
+            f"{one.name}: the last {one.open_rows:,} rows are in batches or windows that the log does not close; they "
+            "are measured, but the digest is of the state before them, as in a service that has read the log"
         )
     if one.recomputed:
         yield (
-            f"{one.name}: {one.recomputed:,} rows of impressions carry numbers of another config, or are not signed with the "
-            "key in the log's data folder; they were scored as of when the impression was read"
+            f"{one.name}: {one.recomputed:,} rows of impressions have features of another config, or are not signed with "
+            "the key in the log's data folder; they were scored with the state at the time when the impression was read"
         )
 
 
 def as_json(replays: Sequence[Replay]) -> str:
-    """Everything measured, as a JSON list; what does not exist is null."""
+    """All results as a JSON list; undefined numbers are null."""
     return json.dumps([finite(asdict(one)) for one in replays], indent=1, allow_nan=False)
 
 
 def write(replays: Sequence[Replay], folder: Path, k: int) -> list[Path]:
-    """Write ``replay.json`` and ``replay.png`` into a folder, which is made if it is missing; return their paths."""
+    """Write ``replay.json`` and ``replay.png`` into a folder; return their paths."""
     import matplotlib as mpl  # Takes a second to import: only a report pays it.
 
     mpl.use("Agg")
@@ -112,7 +112,7 @@ def _text(value: float) -> str:
 
 
 def finite(value: Any) -> Any:
-    """JSON's own numbers: what is not finite becomes None."""
+    """Replace numbers that JSON lacks, infinite or NaN, by None."""
     if isinstance(value, dict):
         return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list):

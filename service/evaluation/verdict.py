@@ -1,4 +1,4 @@
-"""All estimates of one policy's value side by side, how far they can be trusted, and whether they allow a verdict."""
+"""All estimates of one policy's value, their intervals, and whether they allow a verdict."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy.typing as npt
 
 from service.evaluation import estimators
 from service.evaluation.estimators import Decisions
-from service.evaluation.intervals import Terms, Values, bernstein, bootstrap, running_ends, running_errors, standard_error
+from service.evaluation.intervals import Terms, Values, bernstein, bootstrap, running_errors, running_intervals, standard_error
 from service.evaluation.progressive import Curve
 
-__all__ = ["Estimate", "OffPolicy", "Running", "judge"]
+__all__ = ["Estimate", "OffPolicyResult", "Running", "judge"]
 
 RESAMPLES = 1000
 POINTS = 200
-OFF_BY = 4.0
-"""Standard errors by which the mean weight may miss 1."""
-ROUNDING = 1e-3
-"""By how much the mean weight may miss 1 in any case: propensities are logged in single precision."""
+MAX_STANDARD_ERRORS = 4.0
+"""Largest accepted distance of the mean weight from 1, in standard errors."""
+TOLERANCE = 1e-3
+"""Distance of the mean weight from 1 that is always accepted: propensities are logged in single precision."""
 
 
 @dataclass(slots=True)
 class Running:
-    """An estimate as the log grew: after ``value.row[i]`` impressions it was ``value.value[i]``, within an interval."""
+    """An estimate after the first ``value.row[i]`` impressions: ``value.value[i]``, and its interval."""
 
     value: Curve
     low: list[float]
@@ -35,18 +35,18 @@ class Running:
 
 @dataclass(slots=True, kw_only=True)
 class Estimate:
-    """One estimate of the value: mean reward of a place.
+    """One estimate of the value: the mean reward per position.
 
     Attributes
     ----------
     value : float
     low, high : float
-        Bootstrap interval of the policy's value; NaN where how far the estimate is off is not known: of ``dm``, and of all when
-        no reward has occurred.
+        Bootstrap interval of the policy's value. NaN if the bias is unknown: for ``dm``, and for all estimates if all rewards
+        are 0.
     bernstein_low, bernstein_high : float
-        Empirical Bernstein interval; NaN for the same, and for estimates that are no means (``replay``, ``snips``).
+        Empirical Bernstein interval. NaN for the same, and for estimates that are not means (``replay``, ``snips``).
     running : Running
-        The estimate over the log, with large-sample intervals.
+        The estimate as the log grows, with large-sample intervals.
     """
 
     value: float
@@ -58,33 +58,33 @@ class Estimate:
 
 
 @dataclass(slots=True, kw_only=True)
-class OffPolicy:
-    """What a log says about a policy that did not make it.
+class OffPolicyResult:
+    """Estimates of a policy's value from the log of another policy, and the verdict.
 
     Attributes
     ----------
     impressions, rows : int
-        Impressions, and their places.
+        Number of impressions, and of their positions.
     confidence : float
         Level of the intervals.
     estimates : dict of str to Estimate
-        ``logged`` is the mean reward in the log; all others estimate what the policy would have got.
+        ``logged`` is the mean reward in the log. The others estimate the mean reward of the policy.
     difference : (float, float, float)
-        SNIPS less ``logged``, and its bootstrap interval.
+        SNIPS minus ``logged``, and its bootstrap interval.
     effective_sample_size : float
-        Of the impressions' weights.
+        Computed from the weights of the impressions.
     largest_weight, mean_weight : float
-        Of the rows. The mean is 1, but for chance, when the log has all that the policy would do.
+        Over the rows. The expected mean is 1 if the logging policy can make every choice of the policy.
     match_rate : float
-        Mean probability with which the policy does what the log did, row by row, given the places above.
+        Mean probability of the logged item under the policy, over the rows, given the positions above.
     kept : int
-        Rows that ``replay`` kept, each as often as it stands for.
+        Rows that ``replay`` kept, weighted by importance.
     clip : float
-        Where ``clipped`` cuts weights off.
+        Largest weight of ``clipped``.
     verdict : str
         ``better``, ``worse`` or ``undecided``, by the interval of `difference`; or ``refused``.
     reasons : list of str
-        Why a verdict is refused.
+        Why there is no verdict.
     """
 
     impressions: int
@@ -104,13 +104,13 @@ class OffPolicy:
 
 def judge(
     decisions: Decisions, *, clip: float | None = None, confidence: float = 0.95, floor: float = 100.0, seed: int = 0
-) -> OffPolicy:
-    """Estimate the value of a policy in every way, and say whether it is better than what was logged.
+) -> OffPolicyResult:
+    """Compute all estimates of a policy's value, and decide whether it is better than the logging policy.
 
     Parameters
     ----------
     decisions : Decisions
-        Of one impression at least.
+        At least one impression.
     clip : float or None
         Largest weight of ``clipped``; None: chosen by `service.evaluation.estimators.choose_clip`.
     confidence : float
@@ -118,7 +118,7 @@ def judge(
     floor : float
         Effective sample size below which there is no verdict.
     seed : int
-        Of the bootstrap and of the rejection sampling.
+        Seed of bootstrap and rejection sampling.
     """
     rng = np.random.default_rng(seed)
     weight, _ = decisions.weights
@@ -137,16 +137,16 @@ def judge(
     bounds["clipped"] = estimators.clipped_bounds(decisions, clip)
     lower, upper = bootstrap([one for pair in bounds.values() for one in pair], RESAMPLES, rng)
     draws = {name: (lower[:, 2 * n], upper[:, 2 * n + 1]) for n, name in enumerate(bounds)}
-    # The direct method is off by as much as the ranker is; and without a reward nobody knows how large one would be.
+    # The bias of the direct method is that of the ranker, so unknown. If all rewards are 0, their range is unknown.
     unknown = set(terms) if not decisions.reward.any() else {"dm"}
     gain = [draws["snips"][end] - draws["logged"][end] for end in (0, 1)]
-    difference = terms["snips"].value - terms["logged"].value, *_ends(gain[0], gain[1], confidence)
-    weights = Terms(terms["snips"].under, terms["logged"].under)
-    size = estimators.effective_sample_size(weights.over)
+    difference = terms["snips"].value - terms["logged"].value, *_percentile_interval(gain[0], gain[1], confidence)
+    weights = Terms(terms["snips"].denominator, terms["logged"].denominator)
+    size = estimators.effective_sample_size(weights.numerator)
     reasons = _reasons(size, floor, weights)
     if not decisions.reward.any():
-        reasons.append("reward: all are 0, so nothing says what another choice would earn; log more, or see [reward]")
-    return OffPolicy(
+        reasons.append("reward: all rewards are 0, so nothing can be compared; use a longer log, or check [reward]")
+    return OffPolicyResult(
         impressions=decisions.start.size,
         rows=decisions.reward.size,
         confidence=confidence,
@@ -159,7 +159,7 @@ def judge(
         largest_weight=float(weight.max()),
         mean_weight=weights.value,
         match_rate=float(np.average(decisions.target, weights=decisions.importance)),
-        kept=round(float(kept.under.sum())),
+        kept=round(float(kept.denominator.sum())),
         clip=clip,
         verdict="refused" if reasons else _verdict(difference[1], difference[2]),
         reasons=reasons,
@@ -167,12 +167,12 @@ def judge(
 
 
 def _estimate(terms: Terms, bounds: tuple[Terms, Terms], draws: tuple[Values, Values], confidence: float) -> Estimate:
-    """With intervals from the low end of what bounds the value from below to the high end of what bounds it from above."""
-    low, high = _ends(*draws, confidence)
+    """Estimate with intervals from the lower end of the lower bound to the upper end of the upper bound."""
+    low, high = _percentile_interval(*draws, confidence)
     at = _points(terms)
     value, _ = running_errors(terms, at)
-    reach = NormalDist().inv_cdf((1 + confidence) / 2)
-    running = [running_ends(one, at, reach)[end].tolist() for end, one in enumerate(bounds)]
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    running = [running_intervals(one, at, z)[end].tolist() for end, one in enumerate(bounds)]
     return Estimate(
         value=terms.value,
         low=low,
@@ -185,25 +185,25 @@ def _estimate(terms: Terms, bounds: tuple[Terms, Terms], draws: tuple[Values, Va
 
 def _without_interval(terms: Terms) -> Estimate:
     at = _points(terms)
-    value, none = running_errors(terms, at)[0].tolist(), [math.nan] * at.size
+    value, undefined = running_errors(terms, at)[0].tolist(), [math.nan] * at.size
     return Estimate(
         value=terms.value,
         low=math.nan,
         high=math.nan,
         bernstein_low=math.nan,
         bernstein_high=math.nan,
-        running=Running(Curve(at.tolist(), value), none, none),
+        running=Running(Curve(at.tolist(), value), undefined, undefined),
     )
 
 
 def _points(terms: Terms) -> npt.NDArray[np.int64]:
-    """Numbers of impressions at which the running estimate is kept."""
-    m = terms.over.size
+    """Numbers of impressions at which the running estimate is recorded."""
+    m = terms.numerator.size
     return np.unique(np.linspace(1, m, min(POINTS, m)).astype(np.int64))
 
 
-def _ends(lower: Values, upper: Values, confidence: float) -> tuple[float, float]:
-    """Percentiles of the draws for either end; NaN where there are none."""
+def _percentile_interval(lower: Values, upper: Values, confidence: float) -> tuple[float, float]:
+    """Percentile interval of the draws; NaN if no draw is finite."""
     below, above = lower[np.isfinite(lower)], upper[np.isfinite(upper)]
     if not below.size or not above.size:
         return math.nan, math.nan
@@ -214,15 +214,15 @@ def _reasons(size: float, floor: float, weights: Terms) -> list[str]:
     reasons = []
     if size < floor:
         reasons.append(
-            f"effective sample size {size:.1f} is below {floor:g}: the log hardly shows what the policy would do; "
-            "evaluate fewer places (--places 1), or log more, by a policy that explores more"
+            f"effective sample size {size:.1f} is below {floor:g}: the log has too few of the choices of the policy; "
+            "evaluate fewer positions (--positions 1), or use a longer log of a policy that explores more"
         )
-    missed = abs(weights.value - 1)
+    distance = abs(weights.value - 1)
     error = standard_error(weights)
-    if missed > ROUNDING and not missed <= OFF_BY * error:
+    if distance > TOLERANCE and not distance <= MAX_STANDARD_ERRORS * error:
         reasons.append(
-            f"mean weight {weights.value:.3f} is not 1 (standard error {error:.3f}): the log lacks some of what the policy "
-            "would do, or its propensities are wrong; let the logging policy give every candidate a chance"
+            f"mean weight {weights.value:.3f} is not 1 (standard error {error:.3f}): the log lacks some choices of the policy, "
+            "or its propensities are wrong; use a logging policy that gives every candidate a positive probability"
         )
     return reasons
 

@@ -14,7 +14,7 @@ from typing import Any
 from streams.codec import encode, partition_key
 from streams.dead_letters import DeadLetters
 from streams.events import Event
-from streams.log import Log, LogFull, Offsets, TooLarge
+from streams.log import Log, LogFull, Offsets, RecordTooLarge
 
 __all__ = ["Entry", "Ingest", "LogBusy", "entry"]
 
@@ -113,7 +113,7 @@ class Ingest:
         ------
         LogFull
             If the log has no space left.
-        TooLarge
+        RecordTooLarge
             If an entry is larger than the log allows.
         OSError
             If the log cannot be written, or too many bytes wait already.
@@ -187,7 +187,7 @@ class Ingest:
         try:
             end = await asyncio.get_running_loop().run_in_executor(self._thread, self._log.append, entries)
         except Exception as error:
-            parts = _split(group) if isinstance(error, LogFull | TooLarge) else []
+            parts = _split(group) if isinstance(error, LogFull | RecordTooLarge) else []
             if len(parts) < 2:
                 return self._failed(group, error)
             # A request that does not fit, or a large record, must not fail the others.
@@ -206,7 +206,7 @@ class Ingest:
         return [], None
 
     def _failed(self, group: Sequence[_Waiting], error: Exception) -> tuple[list[_Waiting], Exception | None]:
-        temporary = self._retry and isinstance(error, OSError) and not isinstance(error, TooLarge)
+        temporary = self._retry and isinstance(error, OSError) and not isinstance(error, RecordTooLarge)
         kept = []
         for request in group:
             if temporary and request.done is None:

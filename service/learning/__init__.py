@@ -1,1 +1,1 @@
-"""The walk of an event: read, validate, join, predict, learn."""
+"""The path of an event: read, validate, join, predict, learn."""

@@ -1,4 +1,4 @@
-"""From the log to batches: read, decode, refuse, join. What comes out follows from the records and their order alone."""
+"""Turns the log into batches: read, decode, validate, join. The batches depend on the records and their order alone."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from streams.codec import BadEvent, decode
 from streams.dead_letters import DeadLetters
 from streams.events import Event, Interaction
 from streams.join import Joiner
-from streams.joined import Joined, Position
+from streams.joined import JoinedBatch, Position
 from streams.log import Log, Offsets, Record
 
 __all__ = ["POLL", "EventReader"]
 
 POLL = 512
-"""Records read at once: enough to make a read cheap. No result depends on it."""
+"""Records per read: enough to make a read cheap. Results do not depend on it."""
 
 FOLD_SECONDS = 0.005
-"""Longest that one turn goes on to fold records, though more were read: some cost milliseconds. No result depends on it."""
+"""Time limit of one `advance`, in seconds: some records cost milliseconds. Results do not depend on it."""
 
 _DONE = object()
 
 
 class EventReader:
-    """Folds records into one joiner a partition.
+    """Reads records and feeds them to one joiner per partition.
 
     Parameters
     ----------
     log : Log
     order : Order
-        In which order its partitions are read.
+        Order in which the partitions are read.
     dead : DeadLetters
-        Where records go that cannot be learned from.
+        Receives the records that cannot be learned from.
     validator : EventValidator
-        Which records those are, of the well-formed ones.
+        Rejects well-formed records that cannot be learned from.
     make_joiner : callable returning a Joiner
     apply : callable
-        Told every event, in the order in which they are folded.
+        Called with every event, in the order of processing.
     source : str
-        What dead letters call the log.
+        Name of the log in its dead letters.
 
     Attributes
     ----------
     joiners : dict of partition to Joiner
-    ready : deque of Joined
-        Complete batches, to be taken before the next record is folded.
+    ready : deque of JoinedBatch
+        Complete batches. The caller takes them before the next record is processed.
     next : Offsets
-        Offset of the next record to fold, by partition.
+        Offset of the next record to process, by partition.
     appended : list of float
-        When the interactions folded so far were appended; whoever takes a batch empties it.
+        Append times of the interactions since the last batch. The caller empties it with each batch.
     """
 
     def __init__(
@@ -69,81 +69,81 @@ class EventReader:
     ) -> None:
         self.order = order
         self.joiners: dict[int, Joiner] = {}
-        self.ready: deque[Joined] = deque()
+        self.ready: deque[JoinedBatch] = deque()
         self.next: Offsets = {}
         self.appended: list[float] = []
-        self._upto: dict[int, float] = {}
-        self._waiting: dict[int, float] = {}
+        self._complete_until: dict[int, float] = {}
+        self._open_since: dict[int, float] = {}
         self._log, self._dead, self._validator, self._make_joiner, self._apply = log, dead, validator, make_joiner, apply
         self._source = source
         self._buffer: deque[Record] = deque()
-        self._folding: Iterator[None] | None = None
-        self._reached: dict[int, float] = {}
+        self._in_progress: Iterator[None] | None = None
+        self._exhausted: dict[int, float] = {}
         self._read_at = 0.0
         self._reported: Offsets = {}
-        self._gone: Counter[str] = Counter()
-        self._last: Record | None = None
+        self._closed_counts: Counter[str] = Counter()
+        self._last_record: Record | None = None
 
     @property
     def position(self) -> int:
-        """Place in the history of all partitions: how far the offsets have come, together."""
+        """Position in the history of all partitions: the sum of their offsets."""
         return sum(self.next.values())
 
     @property
     def as_of(self) -> float:
-        """Unix seconds: what was appended before has been folded, and is in no open batch; 0 when that is not known."""
-        return min((min(upto, self._waiting.get(p, upto)) for p, upto in self._upto.items()), default=0.0)
+        """Unix seconds: every record appended before this time is processed and in no open batch. 0 when unknown."""
+        return min((min(until, self._open_since.get(p, until)) for p, until in self._complete_until.items()), default=0.0)
 
     @property
-    def whole(self) -> bool:
-        """Whether no batch is ready and no record is folded by half: only then do positions and state go together."""
-        return not self.ready and self._folding is None
+    def at_boundary(self) -> bool:
+        """Whether no batch is ready and no record is half processed. Only then do positions match the state."""
+        return not self.ready and self._in_progress is None
 
     @property
     def pending(self) -> bool:
-        """Whether a batch is open in a partition, and waits for more rows or a tick."""
+        """Whether a partition has an open batch, which waits for more rows or a tick."""
         return any(joiner.pending for joiner in self.joiners.values())
 
     @property
     def counts(self) -> Counter[str]:
-        """What the joiners met, together."""
-        return sum((joiner.counts for joiner in self.joiners.values()), self._gone.copy())
+        """Counts of all joiners, summed."""
+        return sum((joiner.counts for joiner in self.joiners.values()), self._closed_counts.copy())
 
     @property
     def nbytes(self) -> int:
-        """Memory of what the joiners remember, about."""
+        """Approximate memory of the joiners."""
         return sum(joiner.nbytes for joiner in self.joiners.values())
 
     def positions(self) -> dict[int, Position]:
-        """Place in each partition; see `whole`."""
-        # A joiner does not hear of records that cannot be learned from.
+        """Position in each partition; valid when `at_boundary`."""
+        # A joiner does not see records that cannot be learned from, so its own `next` may lag.
         return {p: replace(joiner.position(), next=self.next[p]) for p, joiner in self.joiners.items()}
 
     def open(self, positions: Mapping[int, Position]) -> None:
-        """Go on with these partitions from where somebody, perhaps another process, has come."""
+        """Continue with these partitions from the given positions, which another process may have saved."""
         self._reported = self._dead.reported(self._source)
         for partition, position in positions.items():
             joiner = self._make_joiner()
-            joiner.restore(position, self._readable(partition, position.rewind, position.next))
+            joiner.restore(position, self._reread(partition, position.rewind, position.next))
             self.joiners[partition] = joiner
             self.next[partition] = position.next
-            self._upto[partition] = 0.0
+            self._complete_until[partition] = 0.0
             if joiner.pending:
-                self._waiting[partition] = 0.0
+                self._open_since[partition] = 0.0
 
     def close(self) -> None:
-        """Let go of all partitions, and of what was read from them and not folded."""
-        self._gone = self.counts
+        """Release all partitions and drop the records that were read but not processed."""
+        self._closed_counts = self.counts
         self.joiners.clear()
-        for by_partition in (self.next, self._upto, self._waiting, self._reached):
+        for by_partition in (self.next, self._complete_until, self._open_since, self._exhausted):
             by_partition.clear()
         self.ready.clear()
         self.appended = []
         self._buffer.clear()
-        self._folding = None
+        self._in_progress = None
 
-    def read_on(self) -> bool:
-        """Fold records until a batch is complete or the turn is over; False when there is neither batch nor record.
+    def advance(self) -> bool:
+        """Process records until a batch is complete or the time is up. Return False when there is no batch and no record.
 
         Raises
         ------
@@ -152,113 +152,113 @@ class EventReader:
         """
         if self.ready:
             return True
-        if self._folding is None and not self._buffer:
-            self._read_some()
-        some = self._folding is not None or bool(self._buffer)
+        if self._in_progress is None and not self._buffer:
+            self._read_next()
+        progressed = self._in_progress is not None or bool(self._buffer)
         until = time.perf_counter() + FOLD_SECONDS
-        while not self.ready and (self._folding is not None or self._buffer):
-            if self._folding is None:
-                self._folding = self._fold(self._buffer.popleft())
-            if next(self._folding, _DONE) is _DONE:
-                self._folding = None
+        while not self.ready and (self._in_progress is not None or self._buffer):
+            if self._in_progress is None:
+                self._in_progress = self._fold(self._buffer.popleft())
+            if next(self._in_progress, _DONE) is _DONE:
+                self._in_progress = None
             if time.perf_counter() > until:
                 break
-        if self._folding is None and not self._buffer:
-            for partition, now in self._reached.items():
-                self._upto[partition] = max(self._upto[partition], now)
-        return some
+        if self._in_progress is None and not self._buffer:
+            for partition, now in self._exhausted.items():
+                self._complete_until[partition] = max(self._complete_until[partition], now)
+        return progressed
 
-    def rest(self) -> Iterator[Joined]:
-        """The batches that are complete, and those of the record at hand: after that, everything is `whole`."""
-        while not self.whole:
-            if not self.ready and self._folding is not None and next(self._folding, _DONE) is _DONE:
-                self._folding = None
+    def finish_record(self) -> Iterator[JoinedBatch]:
+        """Finish the record in progress and yield the complete batches. After that, the reader is `at_boundary`."""
+        while not self.at_boundary:
+            if not self.ready and self._in_progress is not None and next(self._in_progress, _DONE) is _DONE:
+                self._in_progress = None
             while self.ready:
                 yield self.ready.popleft()
 
-    def batches(self) -> Iterator[Joined]:
-        """All batches up to the end of the log."""
-        while self.read_on():
+    def batches(self) -> Iterator[JoinedBatch]:
+        """Yield all batches up to the end of the log."""
+        while self.advance():
             if self.ready:
                 yield self.ready.popleft()
 
-    def finish(self) -> Iterator[Joined]:
-        """End of a log to which nothing is added: the open batches, every window closed."""
+    def finish(self) -> Iterator[JoinedBatch]:
+        """Close every window and yield the open batches, for a log that no longer grows."""
         for joiner in self.joiners.values():
             yield from joiner.finish()
 
-    def poisoned(self, reason: str) -> None:
-        """Put the record that was folded last to the dead letters: a learner could not take it, or the batch it completed."""
-        record = self._last
+    def report_poison(self, reason: str) -> None:
+        """Send the last record to the dead letters: a learner failed on it, or on the batch it completed."""
+        record = self._last_record
         if record is not None and record.offset > self._reported.get(record.partition, -1):
-            self._bury("poison", reason, record)
+            self._send_dead_letter("poison", reason, record)
 
     def lag(self) -> int:
-        """Records of the log that have not been folded."""
+        """Number of records in the log that have not been processed."""
         end = self._log.end()
         return sum(end[partition] - offset for partition, offset in self.next.items())
 
-    def _read_some(self) -> None:
-        """Read what comes next, and note which partitions have been read to their end with it."""
+    def _read_next(self) -> None:
+        """Read the next records, and note which partitions they exhaust."""
         self._read_at = time.time()
         records = self.order.take(self.next)
         self._buffer.extend(records)
         last = self.next | {record.partition: record.offset + 1 for record in records}
-        known = {partition: self._log.known_at(partition) for partition in last}
+        known = {partition: self._log.end_known_at(partition) for partition in last}
         end = self._log.end()
-        self._reached = {partition: known[partition] for partition, offset in last.items() if offset >= end[partition]}
+        self._exhausted = {partition: known[partition] for partition, offset in last.items() if offset >= end[partition]}
 
     def _fold(self, record: Record) -> Iterator[None]:
-        """Fold a record in small steps."""
+        """Process a record in small steps."""
         partition, offset = record.partition, record.offset
-        self._last = record
+        self._last_record = record
         self.next[partition] = offset + 1
-        # The clock of whoever appended it may be ahead.
-        self._upto[partition] = max(self._upto[partition], min(record.timestamp, self._read_at))
-        event = self._read(record, report=offset > self._reported.get(partition, -1))
+        # The producer's clock may be ahead.
+        self._complete_until[partition] = max(self._complete_until[partition], min(record.timestamp, self._read_at))
+        event = self._decode(record, report=offset > self._reported.get(partition, -1))
         if event is None:
             return
         if isinstance(event, Interaction):
             self.appended.append(record.timestamp)
         self._apply(event)
         joiner = self.joiners[partition]
-        before, done = joiner.pending, False
+        was_pending, emitted = joiner.pending, False
         for _ in joiner.steps(offset, record.timestamp, event):
-            done |= self._take(joiner)
+            emitted |= self._take(joiner)
             yield
-        done |= self._take(joiner)
+        emitted |= self._take(joiner)
         if not joiner.pending:
-            self._waiting.pop(partition, None)
-        elif done or not before:
-            self._waiting[partition] = record.timestamp
+            self._open_since.pop(partition, None)
+        elif emitted or not was_pending:
+            self._open_since[partition] = record.timestamp
 
     def _take(self, joiner: Joiner) -> bool:
-        done = joiner.take()
-        self.ready.extend(done)
-        return bool(done)
+        emitted = joiner.take()
+        self.ready.extend(emitted)
+        return bool(emitted)
 
-    def _read(self, record: Record, *, report: bool) -> Event | None:
-        """Decode a record, or send it to the dead letters (once: not when a restart passes it again)."""
+    def _decode(self, record: Record, *, report: bool) -> Event | None:
+        """Decode a record, or send it to the dead letters. A restart does not report it again."""
         try:
             event = decode(record.value)
             self._validator.check(event, record.timestamp)
         except BadEvent as error:
             if report:
-                self._bury(error.kind, str(error), record)
+                self._send_dead_letter(error.kind, str(error), record)
             return None
         return event
 
-    def _bury(self, kind: str, reason: str, record: Record) -> None:
+    def _send_dead_letter(self, kind: str, reason: str, record: Record) -> None:
         self._dead.put(kind, reason, record.value, source=self._source, partition=record.partition, offset=record.offset)
 
-    def _readable(self, partition: int, start: int, stop: int) -> Iterator[tuple[int, float, Event]]:
+    def _reread(self, partition: int, start: int, stop: int) -> Iterator[tuple[int, float, Event]]:
         while start < stop:
             records = self._log.read({partition: start}, min(POLL, stop - start))
             if not records and self._log.end()[partition] <= start:
                 return
             for record in records:
-                # A log can have offsets without records: a read of so many records may go past `stop`.
-                event = self._read(record, report=False) if record.offset < stop else None
+                # Some offsets have no record, so a read of this many records may go past `stop`.
+                event = self._decode(record, report=False) if record.offset < stop else None
                 if event is not None:
                     yield record.offset, record.timestamp, event
             start = records[-1].offset + 1 if records else start

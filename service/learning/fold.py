@@ -1,4 +1,4 @@
-"""Predict, then learn: what trainer, replay and evaluation do with a batch."""
+"""Predict, then learn: trainer, replay and evaluation process every batch this way."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from service.monitoring.measure import SERVING, Measure, Scored
 from service.ranking.pipeline import Pipeline
 from streams.batch import Feedback, Floats, Ids
 from streams.block import Block
-from streams.joined import Joined, Row, Shown
+from streams.joined import JoinedBatch, Outcome, TrackedImpression
 
 __all__ = ["Fold"]
 
 
 class _Measured(Struct, gc=False, eq=False):
-    """What is kept of an impression until its outcome is known: predictions, rewards so far, and where they were added.
+    """Predictions of an impression and its rewards so far, until its outcome is known; `first` is the number of its first row.
 
-    There may be a hundred thousand, and Python's cyclic garbage collector would look through them again and again.
+    There may be a hundred thousand of these. The cyclic garbage collector does not track them, or it would scan them often.
     """
 
     predictions: dict[str, Floats]
@@ -30,27 +30,27 @@ class _Measured(Struct, gc=False, eq=False):
 
 
 class Fold:
-    """Folds batches into a pipeline, and has predictions measured.
+    """Lets a pipeline predict and then learn each batch, and reports the predictions to a measure.
 
-    A row's prediction is that of its ranking, and never knows of the row's own outcome or of those beside it: the scores that
-    the log has, where this configuration made them, else those of when the impression is first seen. Rows without an
-    impression are predicted just before they are learned.
+    The prediction of a row is the score of its ranking. It never depends on the outcome of the row, nor on outcomes of rows
+    in the same ranking. Scores in the log are used if this configuration made them; otherwise the impression is scored when
+    it is first seen. Rows without an impression are predicted just before they are learned.
 
     Parameters
     ----------
     pipeline : Pipeline
     builder : FeedbackBuilder
     measure : Measure or None
-        None: nothing is measured.
+        Receives predictions and outcomes. None: nothing is measured.
     """
 
     def __init__(self, pipeline: Pipeline, builder: FeedbackBuilder, measure: Measure | None = None) -> None:
         self._pipeline, self._builder, self._measure = pipeline, builder, measure
         self._impressions = 0
 
-    def joined(self, joined: Joined) -> Feedback | None:
-        """Fold a batch of a joiner; returns the rows that were learned, if there were any, in the order of ``joined.rows``."""
-        self._builder.note(joined.shown)
+    def joined(self, joined: JoinedBatch) -> Feedback | None:
+        """Predict and learn a joiner's batch; return its rows in the order of ``joined.rows``, None if there are none."""
+        self._builder.add_snapshots(joined.shown)
         if joined.shown:
             self._look(joined.shown)
         feedback = None
@@ -65,13 +65,13 @@ class Fold:
         return feedback
 
     def block(self, block: Block) -> Feedback:
-        """Fold rows of a recorded file; returns them."""
+        """Predict and learn rows of a recorded file, and return them."""
         feedback = self._builder.from_block(block)
         self._learn(feedback, None)
         return feedback
 
-    def _look(self, shown: Sequence[Shown]) -> None:
-        """Note predictions of impressions that have come, and let learners observe them."""
+    def _look(self, shown: Sequence[TrackedImpression]) -> None:
+        """Store the predictions of new impressions, and let learners observe them."""
         measure = self._measure
         chosen = [] if measure is None else measure.choose_impressions([len(one.impression.items) for one in shown])
         if self._pipeline.observes:
@@ -87,7 +87,7 @@ class Fold:
             for one in shown:
                 self._put_logged(one)
 
-    def _keep(self, shown: Sequence[Shown], predictions: dict[str, Floats]) -> None:
+    def _keep(self, shown: Sequence[TrackedImpression], predictions: dict[str, Floats]) -> None:
         at = 0
         for one in shown:
             rows = slice(at, at + len(one.impression.items))
@@ -95,10 +95,10 @@ class Fold:
             kept = {name: said[rows] for name, said in predictions.items()}
             one.measured = _Measured(kept, np.zeros(rows.stop - rows.start, np.float32))
 
-    def _put_logged(self, shown: Shown) -> None:
-        """Let scores that the log has take the place of predictions, where the service made them."""
+    def _put_logged(self, shown: TrackedImpression) -> None:
+        """Replace predictions by the scores in the log, if the service made them."""
         impression, pipeline = shown.impression, self._pipeline
-        if shown.snapshot is None or not shown.snapshot.believed or not impression.scores:
+        if shown.snapshot is None or not shown.snapshot.trusted or not impression.scores:
             return
         logged = np.array(impression.scores, np.float32)
         said: dict[str, Floats] = {}
@@ -118,7 +118,7 @@ class Fold:
             shown.measured.predictions |= said
 
     def _learn(self, feedback: Feedback, free: Ids | None) -> None:
-        """Predict the rows at `free`, (n,) int64 or None for all; then let everybody learn all rows."""
+        """Predict the rows at `free`, (n,) int64 or None for all. Then let all learners learn all rows."""
         measure, pipeline = self._measure, self._pipeline
         if measure is None:
             pipeline.prepare(feedback)
@@ -135,8 +135,8 @@ class Fold:
                 user, reward = user[rows], reward[rows]
             measure.add(Scored(user, reward, None, predictions))
 
-    def _note_outcomes(self, measure: Measure, rows: Sequence[Row], reward: Floats) -> None:
-        """Of several outcomes at one position, the one that is worth most counts."""
+    def _note_outcomes(self, measure: Measure, rows: Sequence[Outcome], reward: Floats) -> None:
+        """Store outcomes. If a position has several, the one with the highest reward counts."""
         for row, worth in zip(rows, reward.tolist(), strict=True):
             measured = None if row.shown is None else row.shown.measured
             if measured is not None and worth > measured.reward[row.position]:
@@ -144,9 +144,9 @@ class Fold:
                 if measured.first >= 0:
                     measure.revise(measured.first + row.position, worth)
 
-    def _add_closed(self, measure: Measure, closed: Sequence[Shown]) -> None:
-        """Have impressions measured whose outcome is known, those about which the same learners were asked together."""
-        grouped: dict[frozenset[str], list[Shown]] = {}
+    def _add_closed(self, measure: Measure, closed: Sequence[TrackedImpression]) -> None:
+        """Measure impressions whose outcome is known, grouped by the learners that predicted them."""
+        grouped: dict[frozenset[str], list[TrackedImpression]] = {}
         for one in closed:
             if one.measured is not None and one.measured.predictions:
                 grouped.setdefault(frozenset(one.measured.predictions), []).append(one)

@@ -1,4 +1,4 @@
-"""In which order the records of a log's partitions are taken: as they come, as a ledger says, or by their time."""
+"""Order in which records of several partitions are read: as polled, as recorded in a ledger, or by timestamp."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Protocol
 from service.recovery.ledger import Ledger, Run
 from streams.log import Log, Offsets, Record
 
-__all__ = ["AsRead", "ByTime", "Following", "Order"]
+__all__ = ["LedgerOrder", "Order", "PollOrder", "TimeOrder"]
 
 
 class Order(Protocol):
-    """Decides which records come next.
+    """Decides which records are read next.
 
     Attributes
     ----------
     mark : int
-        Place in a ledger from which it says how it goes on from any of the records taken last; 0 without a ledger.
+        Position in the ledger from which the order after any of the last returned records can be read; 0 without a ledger.
     """
 
     mark: int
 
     def take(self, offsets: Offsets) -> Sequence[Record]:
-        """Some of the records from `offsets` on; all of them are folded before the next call. None: there are none now.
+        """Return some records from `offsets` on; empty if there are none now. All are processed before the next call.
 
         Raises
         ------
@@ -34,15 +34,16 @@ class Order(Protocol):
         """
 
 
-class AsRead:
-    """As the log gives them, which a ledger takes down.
+class PollOrder:
+    """The order in which the log returns records. A ledger records it.
 
     Parameters
     ----------
     log : Log
     poll : int
-        Records read at once.
+        Records per read.
     ledger : Ledger or None
+        None: the order is not recorded.
     """
 
     def __init__(self, log: Log, poll: int, ledger: Ledger | None = None) -> None:
@@ -62,17 +63,18 @@ class AsRead:
         return records
 
 
-class Following:
-    """As a ledger says, then as `after` says.
+class LedgerOrder:
+    """The order in a ledger, then the order of `after`.
 
     Parameters
     ----------
     log : Log
     poll : int
-        Records read at once.
+        Records per read.
     runs : iterable of Run
+        The recorded order.
     after : Order or None
-        None: at the end of the ledger there is nothing more.
+        None: reading stops at the end of the ledger.
     """
 
     def __init__(self, log: Log, poll: int, runs: Iterable[Run], after: Order | None) -> None:
@@ -88,7 +90,7 @@ class Following:
         Raises
         ------
         LookupError
-            Also where the log does not have what the ledger says was read from it.
+            Also if the log lacks records that the ledger lists.
         """
         found: list[Record] = []
         at = dict(offsets)
@@ -101,10 +103,10 @@ class Following:
                 continue
             if not records:
                 if found:
-                    break  # to read may fail, and what was found would be lost with it
+                    break  # a failing read would lose the records found so far
                 records.extend(self._log.read({partition: at[partition]}, self._poll))
                 if not records:
-                    self._check(partition, at[partition], stop)
+                    self._check_tail(partition, at[partition], stop)
                     break
             while records and records[0].offset < stop:
                 found.append(records.popleft())
@@ -116,21 +118,21 @@ class Following:
         self.mark = self._after.mark
         return taken
 
-    def _check(self, partition: int, at: int, stop: int) -> None:
+    def _check_tail(self, partition: int, at: int, stop: int) -> None:
         end = self._log.end()[partition]
         if end <= at:
-            problem = f"offset: partition {partition} ends at {end}, and the ledger says it was read up to {stop}"
-            raise LookupError(f"{problem}; its tail was lost, or the ledger is another log's: start from an empty folder")
+            problem = f"offset: partition {partition} ends at {end}, but the ledger says that it was read up to {stop}"
+            raise LookupError(f"{problem}; the log lost its tail, or the ledger is of another log: start from an empty folder")
 
 
-class ByTime:
-    """By the time of their append, then by partition: the same order at every reading, for records that are there.
+class TimeOrder:
+    """By append time, then by partition: every reading of the same records has the same order.
 
     Parameters
     ----------
     log : Log
     poll : int
-        Records read at once from a partition.
+        Records per read of a partition.
     """
 
     def __init__(self, log: Log, poll: int) -> None:
@@ -146,16 +148,16 @@ class ByTime:
         at = dict(offsets)
         heads: list[tuple[float, int]] = []
         for partition in offsets:
-            self._put_head(heads, partition, at)
+            self._push_head(heads, partition, at)
         while heads and len(found) < self._poll:
             partition = heappop(heads)[1]
             found.append(self._read[partition].popleft())
             at[partition] = found[-1].offset + 1
-            self._put_head(heads, partition, at)
+            self._push_head(heads, partition, at)
         return found
 
-    def _put_head(self, heads: list[tuple[float, int]], partition: int, at: Offsets) -> None:
-        """Enter the next record of a partition; there is none only at its end."""
+    def _push_head(self, heads: list[tuple[float, int]], partition: int, at: Offsets) -> None:
+        """Push the next record of a partition; it has none only at its end."""
         records = self._read.setdefault(partition, deque())
         while not records and at[partition] < self._log.end()[partition]:
             records.extend(self._log.read({partition: at[partition]}, self._poll))

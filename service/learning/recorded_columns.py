@@ -1,4 +1,4 @@
-"""Columns of recorded files: hashed, priced and encoded, without an object a row."""
+"""Columns of recorded files: hashed, with rewards, and encoded, without one object per row."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["BlockReader", "ReadBlock"]
 
 _Objects = npt.NDArray[np.object_]
 
-_KEPT = 64
-"""Dictionaries of columns whose hashes are kept: more than one recorded file has, few enough to bound memory."""
+_CACHED = 64
+"""Cached column dictionaries: more than one recorded file has, and few enough to bound memory."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class ReadBlock:
 
 
 class BlockReader:
-    """Reads blocks; what it computes from a column's dictionary is kept as long as blocks share it.
+    """Reads blocks, and caches what it computes from a column's dictionary, since blocks share it.
 
     Parameters
     ----------
@@ -62,9 +62,9 @@ class BlockReader:
         self._context: dict[tuple[str, int], tuple[list[str], Any]] = {}
 
     def read(self, block: Block) -> ReadBlock:
-        """Columns of a block's rows."""
-        user_keys, user_names = self._hashed(block.user)
-        item_keys, item_names = self._hashed(block.item)
+        """Return the columns of a block's rows."""
+        user_keys, user_names = self._hashed_dictionary(block.user)
+        item_keys, item_names = self._hashed_dictionary(block.item)
         kind, reward = self._outcome(block)
         return ReadBlock(
             user=user_keys[block.user.codes],
@@ -92,33 +92,33 @@ class BlockReader:
         keys, values = np.zeros((block.rows, columns), np.int64), np.zeros((block.rows, columns), np.float32)
         for name, column in block.context.items():
             if isinstance(column, Column):
-                encoded, codes = self._encoded(name, column.names), column.codes
+                encoded, codes = self._encoded_dictionary(name, column.names), column.codes
             else:
                 distinct, inverse = np.unique(column, return_inverse=True)
                 encoded = self._featurizer.encode_context_column(name, distinct.tolist())
                 codes = np.where(np.isnan(column), -1, inverse)
             if encoded is not None:
-                where, few_keys, few_values = encoded
-                keys[:, where], values[:, where] = few_keys[codes], few_values[codes]
+                where, distinct_keys, distinct_values = encoded
+                keys[:, where], values[:, where] = distinct_keys[codes], distinct_values[codes]
         return keys, values
 
-    def _encoded(self, name: str, names: list[str]) -> Any:
-        known = self._context.get((name, id(names)))
-        if known is None:
-            known = names, self._featurizer.encode_context_column(name, names)
-            _keep(self._context, (name, id(names)), known)
-        return known[1]
+    def _encoded_dictionary(self, name: str, names: list[str]) -> Any:
+        cached = self._context.get((name, id(names)))
+        if cached is None:
+            cached = names, self._featurizer.encode_context_column(name, names)
+            _cache(self._context, (name, id(names)), cached)
+        return cached[1]
 
-    def _hashed(self, column: Column) -> tuple[Ids, _Objects]:
-        known = self._hashes.get(id(column.names))
-        if known is None:
-            # Holding the list keeps its id from being given to another one.
-            known = column.names, hash_ids(column.names), np.array(column.names, object)
-            _keep(self._hashes, id(column.names), known)
-        return known[1], known[2]
+    def _hashed_dictionary(self, column: Column) -> tuple[Ids, _Objects]:
+        cached = self._hashes.get(id(column.names))
+        if cached is None:
+            # The cache holds the list, so that Python cannot give its id to another object.
+            cached = column.names, hash_ids(column.names), np.array(column.names, object)
+            _cache(self._hashes, id(column.names), cached)
+        return cached[1], cached[2]
 
 
-def _keep(known: dict[Any, Any], key: Any, value: Any) -> None:
-    if len(known) >= _KEPT:
-        del known[next(iter(known))]
-    known[key] = value
+def _cache(cached: dict[Any, Any], key: Any, value: Any) -> None:
+    if len(cached) >= _CACHED:
+        del cached[next(iter(cached))]
+    cached[key] = value

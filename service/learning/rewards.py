@@ -1,4 +1,4 @@
-"""What an interaction is worth."""
+"""Rewards of interactions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Rewards"]
 
 
 class Rewards:
-    """Prices of interactions by their kind.
+    """Computes the reward of an interaction from its kind and value.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class Rewards:
         self._rules = dict(rules)
 
     def of(self, kind: str, value: float) -> float:
-        """Reward of one outcome; 0 for an item that was left alone (no kind)."""
+        """Reward of one outcome; 0 for an item without an interaction (empty kind)."""
         if not kind:
             return 0.0
         rule = self._rules[kind]

@@ -1,4 +1,4 @@
-"""Work for the engine's thread that is too long for one turn."""
+"""Long work, split into short steps so that it does not block the engine's thread."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ __all__ = ["TURN_SECONDS", "Steps"]
 _Result = TypeVar("_Result")
 
 TURN_SECONDS = 0.004
-"""How long a turn goes on to take steps; the last one may end a little later."""
+"""Time limit of a turn. Its last step may end a little later."""
 
 
 class Steps(Generic[_Result]):
-    """Takes the steps of a generator, a few of them a turn.
+    """Runs a generator, a few of its steps per turn.
 
     Parameters
     ----------
     steps : generator
-        Each step is short.
+        Each step must be short.
     clock : callable returning float
         Seconds.
 
     Attributes
     ----------
     result : object
-        What the generator returned; there once `turn` has said so.
+        Return value of the generator, set when `turn` has returned True.
     """
 
     result: _Result
@@ -36,12 +36,12 @@ class Steps(Generic[_Result]):
         self._steps, self._clock = steps, clock
 
     def turn(self) -> bool:
-        """Go on for some milliseconds; whether it has come to its end.
+        """Run steps for some milliseconds. Return True when the generator has ended.
 
         Raises
         ------
         Exception
-            What a step raised.
+            Any error of a step.
         """
         until = self._clock() + TURN_SECONDS
         try:

@@ -1,4 +1,4 @@
-"""When the passing of time has to be written into the log, and how it gets there (decision 0003)."""
+"""Writes the passing of time into the log, so that open batches and windows close (decision 0003)."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from service.learning.event_reader import EventReader
 from streams.codec import encode
 from streams.events import Tick
-from streams.log import Log, key_to
+from streams.log import Log, key_for_partition
 
 __all__ = ["TickWriter"]
 
 
 class TickWriter:
-    """Appends a `Tick` to each partition in which rows have waited long enough, or a window has ended.
+    """Appends a `Tick` to each partition whose open batch has waited long enough, or in which a window has ended.
 
     Parameters
     ----------
     log : Log
     reader : EventReader
-        Whose joiners wait.
+        Has the joiners.
     failed : callable
-        Told when a tick cannot be appended. That costs freshness, not the service: it is tried again.
+        Called when a tick cannot be appended. The tick is tried again; until then, only freshness suffers.
     remote : bool
-        The log is elsewhere: it may hang, and must not hold up the caller, so ticks are appended on a thread of their own.
+        True: the log may hang, so ticks are appended on another thread and do not block the caller.
     """
 
     def __init__(self, log: Log, reader: EventReader, failed: Callable[[str, OSError], None], *, remote: bool = False) -> None:
         self._log, self._reader, self._failed = log, reader, failed
-        self._since: dict[int, float] = {}
+        self._waiting_since: dict[int, float] = {}
         self._thread = ThreadPoolExecutor(1, "tick") if remote else None
         self._appending: Future[None] | None = None
 
     def due(self, now: float, flush: float) -> list[int]:
-        """Partitions that need a tick: their open batch has waited `flush` seconds, or a window has ended.
+        """Return the partitions that need a tick: their open batch has waited `flush` seconds, or a window has ended.
 
         Parameters
         ----------
@@ -48,23 +48,23 @@ class TickWriter:
         due = []
         for partition, joiner in self._reader.joiners.items():
             if not joiner.pending:
-                self._since.pop(partition, None)
-            waited = joiner.pending and now - self._since.setdefault(partition, now) >= flush
+                self._waiting_since.pop(partition, None)
+            waited = joiner.pending and now - self._waiting_since.setdefault(partition, now) >= flush
             if waited or (joiner.deadline is not None and joiner.deadline <= now):
                 due.append(partition)
         return due
 
     def tick(self, partitions: Sequence[int], now: float) -> None:
-        """Append a tick to these partitions; it closes their open batch when it is read."""
+        """Append a tick to these partitions. Reading it closes their open batch."""
         for partition in partitions:
-            self._since.pop(partition, None)
+            self._waiting_since.pop(partition, None)
         if self._thread is None:
             self._append(partitions, now)
         else:
             self._appending = self._thread.submit(self._append, partitions, now)
 
     def close(self) -> None:
-        """Wait for a tick that is being appended."""
+        """Wait until pending ticks are appended."""
         if self._thread is not None:
             self._thread.shutdown()
 
@@ -72,6 +72,6 @@ class TickWriter:
         tick = encode(Tick(timestamp=now))
         count = len(self._log.end())
         try:
-            self._log.append([(key_to(partition, count), tick) for partition in partitions])
+            self._log.append([(key_for_partition(partition, count), tick) for partition in partitions])
         except OSError as error:
             self._failed("tick", error)

@@ -1,9 +1,9 @@
-"""The one writer: folds the log into the state, one micro-batch a turn.
+"""The only writer of the state: learns from the log, one micro-batch per turn.
 
-The order at every step, which is what makes a crash lose and repeat nothing:
-1. read records from the trainer's own offsets, and note in which order; 2. decode, refuse, join (a function of the records
-alone); 3. score the batch; 4. learn; 5. only between batches: write the order down, then publish what has changed, or save
-state and position together, in one file.
+The order of the steps ensures that a crash loses nothing and repeats nothing:
+1. read records from the trainer's own offsets, and note their order; 2. decode, validate, join (a function of the records
+alone); 3. score the batch; 4. learn it; 5. only between batches: write the noted order to the ledger, then publish the changes,
+or save state and position together in one file.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from typing import Any
 
 from memory import checkpoint as checkpoints
 from memory.checkpoint import Checkpoint
-from memory.stateful import digest, finished, versions
+from memory.stateful import digest, run_to_end, versions
 from service.learning.event_reader import POLL, EventReader
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
-from service.learning.order import AsRead, Following, Order
+from service.learning.order import LedgerOrder, Order, PollOrder
 from service.learning.steps import Steps
 from service.learning.ticks import TickWriter
 from service.learning.validation import EventValidator
 from service.monitoring.monitor import Monitor
 from service.ranking.pipeline import Pipeline
 from service.recovery.ledger import Ledger
-from service.recovery.notes import Notes, noting, put_back, with_notes
 from service.recovery.recovery import recover
+from service.recovery.snapshots import WaitingSnapshots, collect_snapshots, restore_snapshots, with_snapshots
 from service.replication.weights import Change, Publisher
 from streams.dead_letters import DeadLetters
 from streams.join import Joiner
-from streams.joined import Joined
+from streams.joined import JoinedBatch
 from streams.log import Log, Offsets
 
 __all__ = ["Trainer"]
@@ -43,63 +43,63 @@ __all__ = ["Trainer"]
 _log = logging.getLogger(__name__)
 
 IDLE = 0.05
-"""Seconds between looks at a log that somebody else may append to."""
+"""Seconds between reads of a log that has nothing new."""
 
 
 class Trainer:
-    """Reads a log, joins, learns, publishes and checkpoints.
+    """Reads a log, joins, learns, publishes changes and saves checkpoints.
 
     Parameters
     ----------
     pipeline : Pipeline
-        The state to fold into.
+        Holds the state and learns.
     builder : FeedbackBuilder
-        How joined rows become feedback.
+        Turns joined rows into feedback.
     make_joiner : callable returning a Joiner
-        Called once a partition.
+        Called once per partition.
     log : Log
     dead : DeadLetters
-        Where records go that cannot be learned from.
+        Receives the records that cannot be learned from.
     validator : EventValidator
-        Which records those are, of the well-formed ones.
+        Rejects well-formed records that cannot be learned from.
     monitor : Monitor or None
     folder : Path or None
-        Of checkpoints; None: none are written.
+        Folder of checkpoints. None: none are written.
     every : float
         Seconds between checkpoints.
     keep : int
         Checkpoints kept.
     retain : int or None
-        Records of a partition to keep behind the oldest checkpoint; None: all of them.
+        Records of a partition to keep before the position of the oldest checkpoint. None: all.
     poll : int
-        Records read at once.
+        Records per read.
     flush : float
         Seconds that an open batch may wait for more rows.
     remote : str or None
-        Name of a log that is elsewhere. It may hang, and must not hold up the caller: a turn that cannot read is no failure.
-        Its dead letters tell the name.
+        Name of a remote log, as used in its dead letters. Such a log may hang, so ticks are appended on another thread.
     ledger : Ledger or None
-        Keeps the order of several partitions. None: a restart takes them in another order, and its state differs.
+        Records the order in which several partitions are read. None: a restart reads them in another order, and its state
+        differs.
     publisher : Publisher or None
-        Tells replicas what changes; needs a `folder`, for they begin with a checkpoint.
+        Publishes changes to replicas. It needs a `folder`, because replicas start from a checkpoint.
     order : Order or None
-        For a replay: another order than that of reading.
+        Order of reading for a replay. None: as polled, recorded in the ledger.
 
     Attributes
     ----------
     reader : EventReader
     ticks : TickWriter
     notices : deque of str
-        The last things that an operator should know.
+        Last messages for the operator.
     failures : Counter
-        What could not be written or read.
+        Failed reads and writes, by what failed.
     caught_up : bool
-        Whether everything has been learned that was in the log at the start.
+        Whether everything that was in the log at the start has been learned.
     """
 
     role = "trainer"
-    serves_behind = True
-    """Rankings are better with an old state than not at all: there is no other process that has a newer one."""
+    serves_while_behind = True
+    """An old state is better than no rankings: no other process has a newer one."""
     whole = True
 
     def __init__(
@@ -129,69 +129,69 @@ class Trainer:
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
         self.caught_up = False
-        order = order or AsRead(log, poll, ledger)
+        order = order or PollOrder(log, poll, ledger)
         self.reader = EventReader(log, order, dead, validator, make_joiner, pipeline.apply, source=remote or "log")
-        pipeline.isolation.reports += [self.reader.poisoned, self.notice]
+        pipeline.isolation.reports += [self.reader.report_poison, self.notice]
         self.ticks = TickWriter(log, self.reader, self.failed, remote=remote is not None)
         self._poll, self._flush = poll, flush
         self._ledger, self._publisher, self._epoch = ledger, publisher, 0
         self._folder, self._every, self._keep = folder, every, keep
         self._saved, self._saved_at = -1, time.monotonic()
-        self._copying: Steps[tuple[Checkpoint, Notes]] | None = None
+        self._copying: Steps[tuple[Checkpoint, WaitingSnapshots]] | None = None
         self._saving: Future[Path] | None = None
-        self._retain, self._kept = retain, deque[dict[str, Any]](maxlen=keep)
+        self._retain, self._kept_metadata = retain, deque[dict[str, Any]](maxlen=keep)
         self._saver = ThreadPoolExecutor(1, "checkpoint")
-        self._goal: Offsets = {}
-        self._cut_off = False
+        self._end_at_start: Offsets = {}
+        self._disconnected = False
 
     @property
     def next(self) -> Offsets:
-        """Offset of the next record to fold, by partition."""
+        """Offset of the next record to process, by partition."""
         return self.reader.next
 
     def restore(self) -> None:
-        """Continue from the newest checkpoint that fits, else from the log's beginning; see `service.recovery.recovery`."""
+        """Continue from the newest usable checkpoint, else from the beginning of the log; see `service.recovery.recovery`."""
         start = recover(self._folder, self.log, self.pipeline, self._ledger, self._publisher)
         for text in start.notices:
             self.notice(text)
         self.failures += start.failures
         self._epoch = start.epoch
         if start.runs is not None:
-            self.reader.order = Following(self.log, self._poll, start.runs, self.reader.order)
+            self.reader.order = LedgerOrder(self.log, self._poll, start.runs, self.reader.order)
         self.reader.open(start.positions)
-        put_back(start.notes, self.reader.joiners)
+        restore_snapshots(start.snapshots, self.reader.joiners)
         self._saved = self.reader.position
-        self._goal = self.log.end()
+        self._end_at_start = self.log.end()
         if self._publisher is not None:
             self._publisher.start(self.reader.position)
-            if start.anew:
-                # Replicas begin with a checkpoint, also those that come before anything was learned.
+            if start.new_history:
+                # Replicas start from a checkpoint, even before anything is learned.
                 self._saved = -1
                 self.save()
 
     def turn(self) -> bool:
-        """Learn one micro-batch, or read or copy a little; False when the log has nothing more, or is cut off."""
+        """Learn one micro-batch, or read or copy a part. Return False when the log has no more records or is unreachable."""
         if self._copying is not None:
-            return self._copy_on(self._copying)
+            return self._continue_copy(self._copying)
         try:
-            more = self.reader.read_on()
+            more = self.reader.advance()
         except ConnectionError as error:
-            if not self._cut_off:
-                self._cut_off = True
+            if not self._disconnected:
+                self._disconnected = True
                 self.failed("read", error)
             return False
-        self._cut_off = False
+        self._disconnected = False
         if self.reader.ready:
             self._learn(self.reader.ready.popleft())
-        if self.reader.whole:
+        if self.reader.at_boundary:
             self.pipeline.as_of = self.reader.as_of
-            self.caught_up = self.caught_up or all(self.next[partition] >= end for partition, end in self._goal.items())
+            self.caught_up = self.caught_up or all(self.next[partition] >= end for partition, end in self._end_at_start.items())
             self._publish_if_due()
             self._save_if_due()
         return more
 
     def idle(self) -> float:
-        """There is nothing to learn: close what waited long enough; return how many seconds there is nothing to do."""
+        """Append the ticks that are due while there is nothing to learn. Return the seconds to sleep."""
         now = time.time()
         due = self.ticks.due(now, self._flush)
         if due:
@@ -204,36 +204,36 @@ class Trainer:
         while self.turn():
             pass
 
-    def settle(self) -> None:
-        """Learn the batches that are complete: after that, state and positions go together."""
-        for joined in self.reader.rest():
+    def learn_ready(self) -> None:
+        """Learn the complete batches. After that, the state matches the positions."""
+        for joined in self.reader.finish_record():
             self._learn(joined)
 
     def save(self) -> Path | None:
-        """Write a checkpoint now, if anything was folded since the last one, and wait until it is safe.
+        """Write a checkpoint now, if there are new records since the last one, and wait until it is on disk.
 
         Raises
         ------
         OSError
-            When it cannot be written; the checkpoints before stay as they are.
+            If it cannot be written. Earlier checkpoints stay.
         """
         while self._copying is not None:
-            self._copy_on(self._copying)
-        self.settle()
+            self._continue_copy(self._copying)
+        self.learn_ready()
         self._finish_save()
         if self._folder is None or self.reader.position == self._saved:
             return None
         if self._ledger is not None:
             self._ledger.flush()
-        saved, notes = finished(self._copy())
-        path = checkpoints.save(self._folder, with_notes(saved, notes), self._keep)
+        saved, snapshots = run_to_end(self._copy())
+        path = checkpoints.save(self._folder, with_snapshots(saved, snapshots), self._keep)
         self._saved = self.reader.position
-        self._keep_in_mind(saved)
+        self._remember_metadata(saved)
         self._trim()
         return path
 
     def close(self) -> None:
-        """Wait for what is being written: a checkpoint, a tick, a change."""
+        """Wait until a checkpoint, tick or change in progress is written."""
         self._finish_save()
         self._saver.shutdown()
         self.ticks.close()
@@ -247,11 +247,11 @@ class Trainer:
         return digest(self.pipeline.state_dict())
 
     def lag(self) -> int:
-        """Records of the log that have not been folded."""
+        """Number of records in the log that have not been processed."""
         return self.reader.lag()
 
     def status(self) -> dict[str, Any]:
-        """Where it stands in the log."""
+        """Progress in the log."""
         positions = self.reader.positions()
         return {
             "next": {str(partition): offset for partition, offset in self.next.items()},
@@ -262,7 +262,7 @@ class Trainer:
         }
 
     def gauges(self) -> dict[str, Any]:
-        """Numbers for the monitor."""
+        """Metrics for the monitor."""
         failures = dict(self.failures)
         if self._publisher is not None:
             failures["weights"] = self._publisher.failures
@@ -274,10 +274,10 @@ class Trainer:
 
     @property
     def nbytes(self) -> dict[str, int]:
-        """Memory beside the pipeline's."""
+        """Memory in addition to the pipeline's."""
         return {"joiner": self.reader.nbytes}
 
-    def _learn(self, joined: Joined) -> None:
+    def _learn(self, joined: JoinedBatch) -> None:
         feedback = self._fold.joined(joined)
         if feedback is not None and self.monitor is not None:
             sources = ["" if row.shown is None else row.shown.impression.source or "client" for row in joined.rows]
@@ -285,39 +285,39 @@ class Trainer:
         self.reader.appended = []
 
     def _publish_if_due(self) -> None:
-        """Copy what has changed here, between two batches; it is written on another thread."""
+        """Copy the changes, between two batches. Another thread writes them."""
         publisher = self._publisher
         if publisher is None or not publisher.due(self.reader.position):
             return
-        if not self._write_order_down():
+        if not self._flush_ledger():
             return
         at = self.reader
         state = self.pipeline.take_changes()
         publisher.publish(Change(self._epoch, at.position, self.pipeline.version, dict(at.next), at.as_of, state))
 
     def _save_if_due(self) -> None:
-        """Begin to copy the state here, between two batches; the copy is written on another thread."""
+        """Start to copy the state, between two batches. Another thread writes the copy."""
         due = time.monotonic() - self._saved_at >= self._every and self.reader.position != self._saved
         if self._folder is None or not due or not (self._saving is None or self._saving.done()):
             return
         self._finish_save()
-        if not self._write_order_down():
+        if not self._flush_ledger():
             return
         self._saved_at, self._saved = time.monotonic(), self.reader.position
         self._copying = Steps(self._copy())
 
-    def _copy_on(self, copying: Steps[tuple[Checkpoint, Notes]]) -> bool:
+    def _continue_copy(self, copying: Steps[tuple[Checkpoint, WaitingSnapshots]]) -> bool:
         if copying.turn():
-            copied, notes = copying.result
+            copied, snapshots = copying.result
             self._copying = None
-            self._keep_in_mind(copied)
+            self._remember_metadata(copied)
             assert self._folder is not None
             folder, keep = self._folder, self._keep
-            self._saving = self._saver.submit(lambda: checkpoints.save(folder, with_notes(copied, notes), keep))
+            self._saving = self._saver.submit(lambda: checkpoints.save(folder, with_snapshots(copied, snapshots), keep))
         return True
 
     def _finish_save(self) -> None:
-        """Wait for a save in the background; when it failed, the checkpoints before are as they were, and it is counted."""
+        """Wait for a save in the background. A failure is counted, and earlier checkpoints stay."""
         saving, self._saving = self._saving, None
         if saving is not None:
             try:
@@ -325,19 +325,19 @@ class Trainer:
                 self._trim()
             except OSError as error:
                 self._saved = -1
-                self._kept.clear()
+                self._kept_metadata.clear()
                 self.failed("checkpoint", error)
 
-    def _keep_in_mind(self, saved: Checkpoint) -> None:
-        if self._kept and self._kept[-1]["version"] == saved.version:
-            self._kept.pop()  # the same file
-        self._kept.append({"version": saved.version} | saved.meta)
+    def _remember_metadata(self, saved: Checkpoint) -> None:
+        if self._kept_metadata and self._kept_metadata[-1]["version"] == saved.version:
+            self._kept_metadata.pop()  # the same file
+        self._kept_metadata.append({"version": saved.version} | saved.meta)
 
     def _trim(self) -> None:
-        """Delete what no checkpoint kept needs, once every one of those was written by this process."""
-        if len(self._kept) < self._keep:
+        """Delete records that no kept checkpoint needs, once this process has written all kept checkpoints."""
+        if len(self._kept_metadata) < self._keep:
             return
-        oldest = self._kept[0]
+        oldest = self._kept_metadata[0]
         if self._retain is not None:
             rewinds = {int(partition): position["rewind"] for partition, position in oldest["positions"].items()}
             self.log.trim({p: min(rewind, self.next[p] - self._retain) for p, rewind in rewinds.items()})
@@ -346,8 +346,8 @@ class Trainer:
         if self._ledger is not None:
             self._ledger.needed = oldest["ledger"]
 
-    def _write_order_down(self) -> bool:
-        """Before anything leaves that came of it; False when that fails, which is counted and tried again."""
+    def _flush_ledger(self) -> bool:
+        """Write the order of records before their results leave the process. Return False if that failed; it is retried."""
         try:
             if self._ledger is not None:
                 self._ledger.flush()
@@ -357,11 +357,11 @@ class Trainer:
         return True
 
     def checkpoint(self) -> Checkpoint:
-        """Copy of the state with its place in the log; valid when the reader is whole."""
-        return finished(self._copy())[0]
+        """Copy the state with its position in the log; valid when the reader is `at_boundary`."""
+        return run_to_end(self._copy())[0]
 
-    def _copy(self) -> Generator[None, None, tuple[Checkpoint, Notes]]:
-        """The same and what was noted of impressions, in short steps; see `Stateful.copying`."""
+    def _copy(self) -> Generator[None, None, tuple[Checkpoint, WaitingSnapshots]]:
+        """Copy the state and the snapshots of waiting impressions, in short steps; see `Stateful.copy_in_steps`."""
         meta = {
             "epoch": self._epoch,
             "position": self.reader.position,
@@ -372,16 +372,16 @@ class Trainer:
             "log": self.log.identity,
             "versions": versions(self.pipeline),
         }
-        state = yield from self.pipeline.copying()
-        notes = yield from noting(self.reader.joiners)
-        return Checkpoint(self.pipeline.version, state, meta), notes
+        state = yield from self.pipeline.copy_in_steps()
+        snapshots = yield from collect_snapshots(self.reader.joiners)
+        return Checkpoint(self.pipeline.version, state, meta), snapshots
 
     def failed(self, what: str, error: OSError) -> None:
-        """Count something that could not be done, and say it."""
+        """Count a failed read or write, and report it."""
         self.failures[what] += 1
         self.notice(f"{what}: {error}")
 
     def notice(self, text: str) -> None:
-        """Say something to who operates this."""
+        """Report a message to the operator."""
         self.notices.append(text)
         _log.warning(text)

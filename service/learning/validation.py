@@ -1,4 +1,4 @@
-"""What may enter the log: the same rule at the HTTP edge and for records that other programs appended."""
+"""Validates events: the same rules for HTTP requests and for records that other programs appended."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from streams.events import Attribute, Event, Impression, Interaction, ItemUpdate
 
 __all__ = ["EventValidator", "check_numbers"]
 
-_MOST = float(np.finfo(np.float32).max)
+_MAX = float(np.finfo(np.float32).max)
 
 
 class EventValidator:
-    """Refuses events that are well-formed but cannot be learned from.
+    """Rejects events that are well-formed but cannot be learned from.
 
     Parameters
     ----------
     rewards : mapping of kind to float or RewardRule
-        What ``[reward]`` says an interaction is worth.
+        The ``[reward]`` section.
     max_skew : float
-        Seconds that an event may be dated ahead.
+        Seconds by which a timestamp may lie in the future.
     """
 
     def __init__(self, rewards: Mapping[str, float | RewardRule], max_skew: float) -> None:
         self._rewards, self._max_skew = dict(rewards), max_skew
 
     def check(self, event: Event, now: float) -> None:
-        """Let an event pass, or say why not.
+        """Raise `BadEvent` if an event cannot be learned from.
 
         Parameters
         ----------
         event : Event
         now : float
-            When it is or was appended, Unix seconds.
+            Time of the append, Unix seconds.
 
         Raises
         ------
@@ -59,7 +59,7 @@ class EventValidator:
                 if numbers and len(numbers) != len(event.items):
                     problem = f"{len(numbers)} for {len(event.items)} items; send one for each item, or leave it out"
                     raise BadEvent(name, problem)
-            _check_all("scores", event.scores, -_MOST, _MOST)
+            _check_all("scores", event.scores, -_MAX, _MAX)
             _check_all("propensities", event.propensities, 0.0, 1.0)
             check_numbers("context", event.context)
             if len(event.unshown) % 8:
@@ -70,18 +70,18 @@ class EventValidator:
     def _check_reward(self, event: Interaction) -> None:
         if event.kind not in self._rewards:
             known = ", ".join(sorted(self._rewards))
-            raise BadEvent("kind", f"{event.kind!r} is not in [reward]; there are {known}: send one, or add it", kind="kind")
-        if not abs(event.value) <= _MOST:
+            raise BadEvent("kind", f"{event.kind!r} is not in [reward]; known are {known}: send one, or add it", kind="kind")
+        if not abs(event.value) <= _MAX:
             raise BadEvent("value", _too_large(event.value))
-        worth = self._rewards[event.kind]
-        if not isinstance(worth, RewardRule) and not abs(worth * event.value) <= _MOST:
+        reward = self._rewards[event.kind]
+        if not isinstance(reward, RewardRule) and not abs(reward * event.value) <= _MAX:
             raise BadEvent(
-                "value", f"{event.value} times {worth}, the worth of {event.kind!r}, is beyond {_MOST:.3g}; send less"
+                "value", f"{event.value} times {reward}, the [reward] of {event.kind!r}, is beyond {_MAX:.3g}; send less"
             )
 
 
 def check_numbers(where: str, values: Mapping[str, Attribute]) -> None:
-    """Let attributes or a context pass, unless a number in them is too large for what learners calculate with (float32).
+    """Raise `BadEvent` if a number in attributes or a context is beyond float32, which learners calculate with.
 
     Raises
     ------
@@ -89,17 +89,17 @@ def check_numbers(where: str, values: Mapping[str, Attribute]) -> None:
         Naming the field, as in ``context.price``.
     """
     for name, value in values.items():
-        if isinstance(value, float) and not abs(value) <= _MOST:
+        if isinstance(value, float) and not abs(value) <= _MAX:
             raise BadEvent(f"{where}.{name}", _too_large(value))
 
 
-def _check_all(name: str, numbers: Iterable[float], least: float, most: float) -> None:
-    for place, number in enumerate(numbers):
-        if not least <= number <= most:
+def _check_all(name: str, numbers: Iterable[float], low: float, high: float) -> None:
+    for position, number in enumerate(numbers):
+        if not low <= number <= high:
             raise BadEvent(
-                f"{name}[{place}]", f"{number} is not from {least:.3g} to {most:.3g}; correct it, or leave {name} out"
+                f"{name}[{position}]", f"{number} is not from {low:.3g} to {high:.3g}; correct it, or leave {name} out"
             )
 
 
 def _too_large(value: float) -> str:
-    return f"{value} is beyond {_MOST:.3g}, the largest number that is learned from; send a smaller one, or text"
+    return f"{value} is beyond {_MAX:.3g}, the largest number that learners use; send a smaller one, or text"

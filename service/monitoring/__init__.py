@@ -1,1 +1,1 @@
-"""What the service knows about itself: quality, freshness, rates."""
+"""Metrics of the running service: quality, freshness, latency, rates."""

@@ -17,16 +17,16 @@ from streams.batch import Feedback, Floats, Ids
 __all__ = ["LiveQuality"]
 
 WINDOW_ROWS = 5000
-"""Rows of the sliding windows of quality: half a minute to some minutes of a busy site."""
+"""Rows of the sliding windows: half a minute to some minutes of a busy site."""
 
-WATCHED = 32
-"""Rows of a micro-batch, about, that all learners are asked about: what a reranker says costs as much as in a request."""
+SAMPLED_ROWS = 32
+"""Approximate rows per micro-batch that all learners predict: a reranker's prediction costs as much as in a request."""
 
-WATCHED_PER_SECOND = 320
-"""Rows that all learners are asked about in the long run; of fewer, all."""
+SAMPLED_ROWS_PER_SECOND = 320
+"""Rows per second that all learners predict in the long run. If fewer rows arrive, they predict all."""
 
 ALARM_SECONDS = 30.0
-"""How long an alarm counts as recent."""
+"""Seconds for which an alarm counts as recent."""
 
 
 class _Quality:
@@ -50,7 +50,7 @@ class _Quality:
 class LiveQuality:
     """Measures predictions while a service runs; thread-safe. See `service.monitoring.measure.Measure`.
 
-    The scores that a ranking was served with cost nothing and are all measured; about other learners it asks for some rows.
+    Served scores are free, so all of them are measured. Other learners predict only a sample of the rows.
 
     Notes
     -----
@@ -60,75 +60,75 @@ class LiveQuality:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._of: dict[str, _Quality] = {}
-        self._chance = np.random.default_rng()
-        self._allowed, self._asked = float(WINDOW_ROWS), time.monotonic()
+        self._by_learner: dict[str, _Quality] = {}
+        self._rng = np.random.default_rng()
+        self._budget, self._budget_at = float(WINDOW_ROWS), time.monotonic()
         self._rows = 0
 
     def choose_impressions(self, sizes: Sequence[int]) -> Sequence[int]:
-        """Some impressions, drawn by chance, of some rows together; at least one while the budget lasts."""
-        self._earn()
+        """Sample some impressions; at least one while the budget lasts."""
+        self._refill_budget()
         chosen, rows = [], 0
-        for n in self._chance.permutation(len(sizes)).tolist():
-            if rows >= WATCHED or self._allowed <= 0:
+        for n in self._rng.permutation(len(sizes)).tolist():
+            if rows >= SAMPLED_ROWS or self._budget <= 0:
                 break
             chosen.append(n)
             rows += sizes[n]
-            self._allowed -= sizes[n]
+            self._budget -= sizes[n]
         return sorted(chosen)
 
     def choose_rows(self, rows: int) -> Ids | None:
-        """Some rows, drawn by chance: of lists of ten, say, every position must have its turn."""
-        self._earn()
-        wanted = min(rows, WATCHED)
-        if self._allowed < wanted:
+        """Sample some rows at random, so that every position of a list can be chosen."""
+        self._refill_budget()
+        sample = min(rows, SAMPLED_ROWS)
+        if self._budget < sample:
             return np.empty(0, np.int64)
-        self._allowed -= wanted
-        return None if wanted == rows else np.sort(self._chance.choice(rows, wanted, replace=False))
+        self._budget -= sample
+        return None if sample == rows else np.sort(self._rng.choice(rows, sample, replace=False))
 
     def before_learning(self, feedback: Feedback) -> None:
-        """Nothing is looked at here."""
+        """Do nothing: nothing here depends on the batch before learning."""
 
     def add(self, scored: Scored) -> int:
-        """Take rows that were predicted, with their outcome."""
+        """Add predicted rows with their outcomes."""
         label = np.clip(scored.reward, 0.0, 1.0)
         first = self._rows
         self._rows += label.size
         with self._lock:
             for name, score in scored.predictions.items():
-                if name == SERVING:  # here, these are the scores of the last stage
+                if name == SERVING:  # live, these are the scores of the last stage
                     continue
-                self._of.setdefault(name, _Quality()).add(score, label, scored.impression, first)
+                self._by_learner.setdefault(name, _Quality()).add(score, label, scored.impression, first)
         return first
 
     def revise(self, number: int, reward: float) -> None:
-        """Let another outcome of a row count, if it is among the last ones."""
+        """Replace the outcome of a row, if the row is still in the window."""
         label = min(max(reward, 0.0), 1.0)
         with self._lock:
-            for quality in self._of.values():
+            for quality in self._by_learner.values():
                 quality.window.revise(number, label)
 
     def snapshot(self, bases: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-        """Quality as of now by learner, ready for JSON (numbers that do not exist are None).
+        """Current quality by learner, ready for JSON (undefined numbers are None).
 
         Parameters
         ----------
         bases : mapping of reranker to ranker
-            Over whose scores its gain is taken.
+            Ranker that a reranker's gain is measured against.
         """
         now = time.time()
-        # Whoever learns waits for the lock: under it everything is only copied.
+        # Learning waits for this lock, so only copies are made under it.
         with self._lock:
-            windows = {name: quality.window.copy() for name, quality in self._of.items()}
+            windows = {name: quality.window.copy() for name, quality in self._by_learner.items()}
             alarms = {
                 name: {"alarms": quality.alarms, "alarm": now - quality.last_alarm < ALARM_SECONDS}
-                for name, quality in self._of.items()
+                for name, quality in self._by_learner.items()
             }
         learners = {
             name: {
-                "auc": _number(window.auc()),
-                "impression_auc": _number(window.impression_auc()),
-                "logloss": _number(window.log_loss()),
+                "auc": _finite_or_none(window.auc()),
+                "impression_auc": _finite_or_none(window.impression_auc()),
+                "logloss": _finite_or_none(window.log_loss()),
                 **alarms[name],
             }
             for name, window in windows.items()
@@ -136,14 +136,14 @@ class LiveQuality:
         for name, base in bases.items():
             if name in windows and base in windows:
                 mean, margin = windows[name].gain(windows[base])
-                learners[name] |= {"gain": _number(mean), "gain_margin": _number(margin)}
+                learners[name] |= {"gain": _finite_or_none(mean), "gain_margin": _finite_or_none(margin)}
         return learners
 
-    def _earn(self) -> None:
+    def _refill_budget(self) -> None:
         now = time.monotonic()
-        self._allowed = min(self._allowed + (now - self._asked) * WATCHED_PER_SECOND, float(WINDOW_ROWS))
-        self._asked = now
+        self._budget = min(self._budget + (now - self._budget_at) * SAMPLED_ROWS_PER_SECOND, float(WINDOW_ROWS))
+        self._budget_at = now
 
 
-def _number(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return value if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What a fold tells those who measure predictions: a micro-batch's rows, their predictions and outcomes."""
+"""Interface between learning and measuring: the rows of a micro-batch, their predictions and outcomes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from streams.batch import Feedback, Floats, Ids
 __all__ = ["SERVING", "Measure", "Scored"]
 
 SERVING = "serving"
-"""Name of the scores that were served, as the log has them, whichever configuration made them."""
+"""Name of the served scores in the log, whichever configuration made them."""
 
 
 class Scored:
-    """Rows that were predicted, with their outcome.
+    """Predicted rows with their outcomes.
 
     Parameters
     ----------
     user : (n,) int64
     reward : (n,) float32
     impression : (n,) int64 or None
-        Number of the impression that each row is of; None for rows without one.
+        Number of each row's impression; None for rows without one.
     predictions : dict of learner to (n,) float32
     """
 
@@ -32,19 +32,19 @@ class Scored:
 
 
 class Measure(Protocol):
-    """Whoever measures the quality of predictions."""
+    """Measures the quality of predictions."""
 
     def choose_impressions(self, sizes: Sequence[int]) -> Sequence[int]:
-        """Indices of the impressions, of so many rows each, that learners are to be asked about, ascending."""
+        """Choose impressions that all learners predict, from their numbers of rows; return ascending indices."""
 
     def choose_rows(self, rows: int) -> Ids | None:
-        """Indices of the rows without an impression that learners are to be asked about, ascending; None: all."""
+        """Choose rows without an impression that all learners predict; return ascending indices, or None for all."""
 
     def before_learning(self, feedback: Feedback) -> None:
-        """Look at a batch that nobody has learned from."""
+        """Handle a batch before any learner learns it."""
 
     def add(self, scored: Scored) -> int:
-        """Take rows in; returns the number of the first of them, for `revise`."""
+        """Add predicted rows. Return the number of the first of them, for `revise`."""
 
     def revise(self, number: int, reward: float) -> None:
-        """Take note that the outcome of a row was another one."""
+        """Replace the reward of a row."""

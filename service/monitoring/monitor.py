@@ -1,4 +1,4 @@
-"""What the service knows about itself: quality of each learner as it learns, freshness, rates, drift alarms, Prometheus."""
+"""Collects the metrics of the running service: quality of each learner, freshness, latency, rates, drift alarms."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ __all__ = ["Monitor"]
 
 
 class Monitor:
-    """Collects what happens; thread-safe.
+    """Collects metrics; thread-safe.
 
     Parameters
     ----------
     gauges : callable returning a mapping
-        Numbers that others keep (``lag``, ``memory_bytes``, ``skipped``, ``dead``, ``joiner``, ...), read when asked for.
-        ``bases`` names, for each reranker, the ranker over which its gain is taken.
+        Metrics of other components (``lag``, ``memory_bytes``, ``skipped``, ``dead``, ``joiner``, ...), called for each
+        snapshot. ``bases`` names, for each reranker, the ranker that its gain is measured against.
 
     Attributes
     ----------
     quality : LiveQuality
-        To be told what was predicted and what came of it.
+        Receives predictions and outcomes.
     """
 
     def __init__(self, gauges: Callable[[], Mapping[str, Any]]) -> None:
@@ -49,16 +49,16 @@ class Monitor:
         self._registry.register(Families(self.snapshot, self.freshness))
 
     def learned(self, feedback: Feedback, sources: Iterable[str], appended: Iterable[float]) -> None:
-        """Note a micro-batch that has just been learned.
+        """Add a micro-batch that has just been learned.
 
         Parameters
         ----------
         feedback : Feedback
             N rows.
         sources : iterable of str
-            Who ordered each row's impression; empty for rows without one. Length N.
+            Source of each row's ranking, length N; empty for rows without one.
         appended : iterable of float
-            When the records behind the batch were appended, Unix seconds.
+            Append times of the records in the batch, Unix seconds.
         """
         now = time.time()
         with self._lock:
@@ -68,33 +68,33 @@ class Monitor:
             self._freshness.add(now, feedback.rows, np.maximum(now - np.fromiter(appended, np.float64), 0.0))
 
     def request(self, seconds: float) -> None:
-        """Note how long a request took."""
+        """Add the latency of a request."""
         now = time.time()
         with self._lock:
             self._latency.add(now, seconds)
 
     def refuse(self, status: int) -> None:
-        """Count a request that was not granted, by its HTTP status."""
+        """Count a refused request, by HTTP status."""
         with self._lock:
             self._refused[str(status)] += 1
 
     def watch(self, gauges: Callable[[], Mapping[str, Any]]) -> None:
-        """Take in numbers that somebody else keeps, beside those given at the construction."""
+        """Add a source of metrics to those given to the constructor."""
         self._gauges.append(gauges)
 
     def mark(self, text: str) -> None:
-        """Put a mark on the time line."""
+        """Add a mark to the time line."""
         with self._lock:
             self._marks.append({"time": time.time(), "text": text})
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything as of now, ready for JSON (numbers that do not exist are None)."""
+        """Current metrics, ready for JSON (undefined numbers are None)."""
         gauges: dict[str, Any] = {}
-        for one in self._gauges:
-            for name, value in one().items():
+        for gauge in self._gauges:
+            for name, value in gauge().items():
                 gauges[name] = gauges.get(name, {}) | value if isinstance(value, dict) else value
         now = time.time()
-        # Whoever learns waits for the lock: under it everything is only copied.
+        # Learning waits for this lock, so only copies are made under it.
         with self._lock:
             sources, learned = self._click_through.snapshot(), self._freshness.recent(now)
             latency, marks, refused = self._latency.copy(), list(self._marks), dict(self._refused)
@@ -113,10 +113,10 @@ class Monitor:
         }
 
     def freshness(self) -> HistogramMetricFamily:
-        """Histogram of the seconds from an event's append to its visibility in scores, since the start."""
+        """Histogram of the seconds from an event's append to its effect on scores, since the start."""
         with self._lock:
             return self._freshness.histogram()
 
     def metrics(self) -> bytes:
-        """Everything in Prometheus' text format."""
+        """All metrics in the Prometheus text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""The service's numbers as Prometheus families: their names, labels and help texts."""
+"""The metrics as Prometheus families: names, labels and help texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["LABELLED", "Families"]
 
 
 class Families(Collector):
-    """Families made from a snapshot when they are scraped.
+    """Builds the metric families from a snapshot at every scrape.
 
     Parameters
     ----------
@@ -26,11 +26,11 @@ class Families(Collector):
         self._snapshot, self._freshness = snapshot, freshness
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: names are not checked when the collector is registered."""
+        """Return nothing, so that registration does not check the names."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Every family, as of now."""
+        """Yield every family with its current values."""
         now = self._snapshot()
         yield self._freshness()
         yield CounterMetricFamily("freshet_learned_rows", "Rows learned by this process", value=now["events"])
@@ -39,9 +39,9 @@ class Families(Collector):
         for name, help_text in _GAUGES.items():
             if now.get(name) is not None:
                 yield GaugeMetricFamily(f"freshet_{name}", help_text, value=now[name])
-        metrics = GaugeMetricFamily("freshet_learner", "What a learner tells of itself", labels=["learner", "metric"])
-        for learner, told in now.get("metrics", {}).items():
-            for metric, value in told.items():
+        metrics = GaugeMetricFamily("freshet_learner", "Metrics reported by a learner", labels=["learner", "metric"])
+        for learner, reported in now.get("metrics", {}).items():
+            for metric, value in reported.items():
                 metrics.add_metric([learner, metric], value)
         yield metrics
         for name, (label, help_text) in LABELLED.items():
@@ -71,26 +71,26 @@ _QUALITIES = {
     "auc": "AUC over the last rows",
     "impression_auc": "Mean AUC of the impressions among the last rows",
     "logloss": "Logistic loss over the last rows",
-    "gain": "How much lower a reranker's logistic loss is than the ranker's, over the last rows",
+    "gain": "Logistic loss of the ranker minus that of the reranker, over the last rows",
     "gain_margin": "Half the width of the 95 % confidence interval of the gain",
 }
 _GAUGES = {
     "version": "Micro-batches learned since the first event",
     "lag": "Records of the log not learned yet",
     "lag_seconds": "Age of the oldest record not learned yet",
-    "waiting": "Requests that wait to be scored",
+    "waiting": "Requests waiting to be scored",
 }
 LABELLED = {
-    "engine_seconds": ("work", "Time that the thread of the models spent: serve, learn"),
-    "refused": ("status", "Requests that were not granted"),
+    "engine_seconds": ("work", "Time of the engine thread by work: serve, learn"),
+    "refused": ("status", "Refused requests"),
     "dead": ("reason", "Dead letters"),
-    "skipped": ("stage", "Optional stages that failed and were left out of an answer"),
-    "poisoned": ("learner", "Batches, and changes of items and users, that a learner could not take"),
-    "joiner": ("outcome", "What the joiner met"),
+    "skipped": ("stage", "Optional stages that failed and were left out of a response"),
+    "poisoned": ("learner", "Batches, and changes of items and users, on which a learner failed"),
+    "joiner": ("outcome", "Events and rows counted by the joiner"),
     "failures": (
         "what",
-        "What could not be written or read: ticks, checkpoints, dead letters, events put off, the log, records missing in it",
+        "Failed reads and writes: ticks, checkpoints, dead letters, queued events, the log, missing records",
     ),
-    "evictions": ("store", "Entries that gave way for want of capacity"),
+    "evictions": ("store", "Entries evicted because a store was full"),
     "memory_bytes": ("store", "Memory of each store"),
 }

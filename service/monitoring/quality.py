@@ -1,4 +1,4 @@
-"""Quality of scores: areas under curves, losses, and sliding windows over them."""
+"""Quality of scores: AUC, log loss, gain, and sliding windows of them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Window", "auc", "gain", "grouped_auc", "impression_auc", "log_loss"]
 _Doubles = npt.NDArray[np.float64]
 
 BLOCKS = 50
-"""Runs of rows whose means a confidence interval is made from: rows beside each other are no independent samples."""
+"""Blocks of rows for the confidence interval of a gain: neighbouring rows are not independent samples."""
 
 
 def auc(score: Floats, positive: Bools) -> float:
-    """Area under the ROC curve: the chance that a positive row scores above a negative one, ties counting half.
+    """Area under the ROC curve: probability that a positive row scores above a negative one; ties count half.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def auc(score: Floats, positive: Bools) -> float:
 
 
 def grouped_auc(group: Ids, score: Floats, positive: Bools) -> float:
-    """Mean of the groups' own AUC, weighted by their rows; groups with one class are left out (gAUC).
+    """Mean AUC of the groups, weighted by their rows; groups with one class are left out (gAUC).
 
     Parameters
     ----------
@@ -53,12 +53,12 @@ def grouped_auc(group: Ids, score: Floats, positive: Bools) -> float:
 
 
 def impression_auc(impression: Ids, score: Floats, positive: Bools) -> float:
-    """Mean of the impressions' own AUC, each counting once; those with one class are left out.
+    """Mean AUC of the impressions, unweighted; impressions with one class are left out.
 
     Parameters
     ----------
     impression : (n,) int64
-        Number of the impression of each row; rows of none, -1, are left out.
+        Number of each row's impression. Rows without one, -1, are left out.
     score : (n,) float32
     positive : (n,) bool
 
@@ -82,14 +82,14 @@ def log_loss(score: Floats, label: Floats) -> _Doubles:
 
 
 def gain(score: Floats, base: Floats, label: Floats) -> tuple[float, float]:
-    """How much lower the mean log loss of `score` is than that of `base`, on the same rows (n,) in the order of time.
+    """Mean log loss of `base` minus that of `score`, on the same rows (n,) in order of time.
 
     Returns
     -------
     mean : float
         NaN without rows.
     margin : float
-        Half the width of the 95 % confidence interval, from the means of 50 runs of rows; NaN with fewer than 100 rows.
+        Half the width of the 95 % confidence interval, from the means of 50 blocks; NaN with fewer than 100 rows.
     """
     if not score.size:
         return float("nan"), float("nan")
@@ -116,40 +116,40 @@ class Window:
         self._count = 0
 
     def add(self, score: Floats, label: Floats, impression: Ids | None, first: int) -> None:
-        """Append rows; the oldest give way.
+        """Append rows; they replace the oldest.
 
         Parameters
         ----------
         score, label : (n,) float32
         impression : (n,) int64 or None
-            Number of the impression of each row; None for rows without one.
+            Number of each row's impression; None for rows without one.
         first : int
-            Number of the first of these rows; the others follow.
+            Number of the first row; the other rows have consecutive numbers.
         """
         length = self._score.size
-        left_out = max(score.size - length, 0)
-        begin, rows = self._count % max(length, 1), score.size - left_out
-        # A slice where the rows do not go round the end: several times faster.
-        places = slice(begin, begin + rows) if begin + rows <= length else (begin + np.arange(rows)) % length
-        self._score[places], self._label[places] = score[left_out:], label[left_out:]
-        self._impression[places] = -1 if impression is None else impression[left_out:]
-        self._number[places] = first + np.arange(left_out, score.size)
-        self._count += score.size - left_out
+        skipped = max(score.size - length, 0)
+        start, rows = self._count % max(length, 1), score.size - skipped
+        # A slice, where the rows do not wrap around: several times faster.
+        slots = slice(start, start + rows) if start + rows <= length else (start + np.arange(rows)) % length
+        self._score[slots], self._label[slots] = score[skipped:], label[skipped:]
+        self._impression[slots] = -1 if impression is None else impression[skipped:]
+        self._number[slots] = first + np.arange(skipped, score.size)
+        self._count += score.size - skipped
 
     def revise(self, number: int, label: float) -> None:
-        """Give the row of this number another label, if it is held."""
+        """Replace the label of the row with this number, if the window holds it."""
         self._label[self._number == number] = label
 
     def copy(self) -> Window:
-        """The same rows, of which additions to this window change nothing."""
-        made = Window(0)
-        made._score, made._label, made._count = self._score.copy(), self._label.copy(), self._count
-        made._impression, made._number = self._impression.copy(), self._number.copy()
-        return made
+        """Return an independent copy."""
+        copied = Window(0)
+        copied._score, copied._label, copied._count = self._score.copy(), self._label.copy(), self._count
+        copied._impression, copied._number = self._impression.copy(), self._number.copy()
+        return copied
 
     @property
     def rows(self) -> int:
-        """Rows held now."""
+        """Number of rows held."""
         return min(self._count, self._score.size)
 
     def auc(self) -> float:
@@ -181,7 +181,7 @@ def _grouped(group: Ids, score: Floats, positive: Bools, *, by_rows: bool) -> fl
 
 
 def _packed(score: Floats, positive: Bools) -> Ids:
-    """Score and label of each row in one integer of 33 bits, in the order of the scores: numbers sort faster than places."""
+    """Pack score and label of each row into a 33-bit integer that sorts by score: faster than an argsort."""
     bits = (score.astype(np.float32) + np.float32(0.0)).view(np.int32)  # -0 becomes 0, with which it ties
     ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64) + 2**31
     return (ordered << 1) | positive
@@ -209,9 +209,9 @@ def _grouped_auc_of_sorted(packed, start, by_rows):  # type: ignore[no-untyped-d
     total = weight = 0.0
     for group in range(start.size - 1):
         rows = start[group + 1] - start[group]
-        own = _auc_of_sorted(packed[start[group] : start[group + 1]])
-        if not np.isnan(own):
+        group_auc = _auc_of_sorted(packed[start[group] : start[group + 1]])
+        if not np.isnan(group_auc):
             counts = rows if by_rows else 1
-            total += own * counts
+            total += group_auc * counts
             weight += counts
     return total / weight if weight > 0.0 else np.nan

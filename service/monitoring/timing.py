@@ -1,4 +1,4 @@
-"""How long things take: rankings from request to answer, events from their append to their effect on scores.
+"""Latency of requests, and freshness: the time from an event's append to its effect on scores.
 
 Nothing here is thread-safe; the monitor's lock guards it.
 """
@@ -16,41 +16,41 @@ from streams.batch import Times
 __all__ = ["RECENT_SECONDS", "Freshness", "Latency", "quantiles"]
 
 RECENT_SECONDS = 10.0
-"""Span of the rates and quantiles that are shown."""
+"""Seconds that the shown rates and quantiles cover."""
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 """Upper bounds of both histograms, in seconds."""
 
 
 class Latency:
-    """Seconds from a request's arrival to its answer.
+    """Seconds from the arrival of a request to its response.
 
     Parameters
     ----------
     registry : CollectorRegistry
-        The histogram is registered here.
+        Registers the histogram.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._samples: deque[tuple[float, float]] = deque(maxlen=20_000)
         self._histogram = Histogram(
-            "freshet_request_seconds", "Time from a request's arrival to its answer", registry=registry, buckets=BUCKETS
+            "freshet_request_seconds", "Time from the arrival of a request to its response", registry=registry, buckets=BUCKETS
         )
 
     def add(self, now: float, seconds: float) -> None:
-        """Note a request that was answered at `now`."""
+        """Add a request that was answered at `now`."""
         self._histogram.observe(seconds)
         self._samples.append((now, seconds))
         while self._samples[0][0] < now - RECENT_SECONDS:
             self._samples.popleft()
 
     def copy(self) -> list[tuple[float, float]]:
-        """(time, seconds) of the last requests."""
+        """Copy of the (time, seconds) pairs of the last requests."""
         return list(self._samples)
 
     @staticmethod
     def recent(samples: list[tuple[float, float]], now: float) -> Times:
-        """Seconds of those samples that are recent, (n,)."""
+        """Seconds of the recent samples, (n,)."""
         times, values = np.array(samples, np.float64).reshape(-1, 2).T
         recent: Times = values[times >= now - RECENT_SECONDS]
         return recent
@@ -65,22 +65,22 @@ class Freshness:
         self._sum = 0.0
 
     def add(self, now: float, rows: int, seconds: Times) -> None:
-        """Note a micro-batch that was learned at `now`; `seconds` (n,) have passed since its records were appended."""
+        """Add a micro-batch that was learned at `now`, `seconds` (n,) after its records were appended."""
         self._batches.append((now, rows, seconds))
         while self._batches[0][0] < now - RECENT_SECONDS:
             self._batches.popleft()
-        # Counted by the batch: the client library's own histogram costs more per observation than learning the row.
+        # Counted per batch: the client library's histogram costs more per observation than learning the row.
         np.add.at(self._counts, np.searchsorted(BUCKETS, seconds), 1)
         self._sum += float(seconds.sum())
 
     def recent(self, now: float) -> list[tuple[float, int, Times]]:
-        """(time, rows, seconds) of the micro-batches that are recent."""
+        """(time, rows, seconds) of the recent micro-batches."""
         return [batch for batch in self._batches if batch[0] > now - RECENT_SECONDS]
 
     def histogram(self) -> HistogramMetricFamily:
-        """All of them since the start."""
+        """Histogram since the start."""
         bounds = [*map(str, BUCKETS), "+Inf"]
-        help_text = "Time from an event's append to its visibility in scores"
+        help_text = "Time from an event's append to its effect on scores"
         cumulative = np.cumsum(self._counts).tolist()
         return HistogramMetricFamily(
             "freshet_freshness_seconds", help_text, list(zip(bounds, cumulative, strict=True)), sum_value=self._sum
@@ -88,7 +88,7 @@ class Freshness:
 
 
 def quantiles(values: Times) -> dict[str, float | None]:
-    """Median and 99th percentile of (n,) values; None where there are none."""
+    """Median and 99th percentile of (n,) values; None if n is 0."""
     if not values.size:
         return {"p50": None, "p99": None}
     p50, p99 = np.quantile(values, [0.5, 0.99]).tolist()

@@ -10,7 +10,7 @@ from typing import IO
 
 from service.config import ConfigError
 
-__all__ = ["FolderBusy", "become_writer", "keep_to"]
+__all__ = ["FolderBusy", "become_writer", "bind_to_log"]
 
 
 class FolderBusy(RuntimeError):
@@ -50,7 +50,7 @@ def become_writer(folder: Path) -> IO[str]:
     return lock
 
 
-def keep_to(folder: Path, stream: str) -> float:
+def bind_to_log(folder: Path, stream: str) -> float:
     """Bind a data folder to a log: the first log writes its identity there, and logs of another name are refused.
 
     Parameters

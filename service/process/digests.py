@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from memory.stateful import State, digest, shared
+from memory.stateful import State, digest, without_private
 from service.process.runtime import Runtime
 
 __all__ = ["Digests"]
@@ -44,7 +44,7 @@ class Digests:
         await asyncio.sleep(self._not_before - time.monotonic())
         start = time.monotonic()
         try:
-            status, state = await asyncio.wrap_future(self._runtime.engine.walk(self._runtime.copying))
+            status, state = await asyncio.wrap_future(self._runtime.engine.walk(self._runtime.copy_in_steps))
             return status | await asyncio.to_thread(self._digests, state)
         finally:
             now = time.monotonic()
@@ -52,4 +52,4 @@ class Digests:
 
     def _digests(self, state: State) -> dict[str, str]:
         whole = {"digest": digest(state)} if self._runtime.updater.whole else {}
-        return whole | {"shared_digest": digest(shared(self._runtime.pipeline, state))}
+        return whole | {"shared_digest": digest(without_private(self._runtime.pipeline, state))}

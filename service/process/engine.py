@@ -19,7 +19,7 @@ from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
 from streams.events import Impression
 
-__all__ = ["Behind", "Engine", "Overloaded", "Stopped"]
+__all__ = ["Engine", "NotCaughtUp", "Overloaded", "Stopped"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Stopped(RuntimeError):
     """The engine no longer answers: it was stopped, or it failed (the failure is the ``__cause__``)."""
 
 
-class Behind(Stopped):
+class NotCaughtUp(Stopped):
     """The replica does not answer yet: its state is older than one that clients may have seen."""
 
 
@@ -127,13 +127,13 @@ class Engine:
 
         Raises
         ------
-        Behind
+        NotCaughtUp
             If a replica has not caught up yet.
         Overloaded
             If too many requests wait already.
         """
-        if not (self._updater.caught_up or self._updater.serves_behind):
-            raise Behind("this replica still catches up with the trainer; ask another replica, or try again shortly")
+        if not (self._updater.caught_up or self._updater.serves_while_behind):
+            raise NotCaughtUp("this replica still catches up with the trainer; ask another replica, or try again shortly")
         waiting = len(self._waiting)
         limit = self._queue if waiting * self._seconds_per_request <= self._max_wait else self._batch_requests
         if waiting >= limit:

@@ -16,7 +16,7 @@ from streams.log import Log, MemoryLog
 __all__ = ["data_folder", "open_dead_letters", "open_log", "open_membership", "open_weights", "servers_and_topic"]
 
 if TYPE_CHECKING:
-    from streams.kafka.group import Membership
+    from streams.kafka.group import GroupMember
 
 Notify = Callable[[frozenset[int]], None]
 
@@ -113,7 +113,7 @@ def open_weights(config: Config, *, readonly: bool = False) -> Log:
     return log
 
 
-def open_membership(config: Config, log: Log, member: str, revoked: Notify, lost: Notify) -> Membership:
+def open_membership(config: Config, log: Log, member: str, revoked: Notify, lost: Notify) -> GroupMember:
     """Join the consumer group that ``[stream] group`` names.
 
     Raises
@@ -123,12 +123,12 @@ def open_membership(config: Config, log: Log, member: str, revoked: Notify, lost
     OSError
         When the broker cannot be reached, or refuses access.
     """
-    from streams.kafka.group import Membership  # See `_open_topic`.
+    from streams.kafka.group import GroupMember  # See `_open_topic`.
 
     servers, topic = servers_and_topic(config.stream.url, "stream")
     assert config.stream.group is not None
     try:
-        return Membership(
+        return GroupMember(
             servers,
             topic,
             list(log.end()),
@@ -168,7 +168,9 @@ def open_dead_letters(config: Config, folder: Path | None) -> DeadLetters:
         raise ConfigError("dead_letters", f"url = {url!r}: give lmdb:///folder or kafka://host:port/topic, or remove the key")
     if folder is None and url is None:
         return DeadLetters()
-    local: Log = MemoryLog(most=MAX_DEAD_IN_MEMORY) if folder is None else LmdbLog(folder / "dead", max_bytes=MAX_DEAD_BYTES)
+    local: Log = (
+        MemoryLog(max_records=MAX_DEAD_IN_MEMORY) if folder is None else LmdbLog(folder / "dead", max_bytes=MAX_DEAD_BYTES)
+    )
     if url is None:
         return DeadLetters(local)
     try:

@@ -21,7 +21,7 @@ from service.learning.feedback import FeedbackBuilder
 from service.learning.trainer import Trainer
 from service.learning.validation import EventValidator
 from service.monitoring.monitor import Monitor
-from service.process.data_folder import become_writer, keep_to
+from service.process.data_folder import become_writer, bind_to_log
 from service.process.engine import Engine
 from service.process.logs import data_folder, open_dead_letters, open_log, open_membership, open_weights
 from service.process.pairs import check_changes, for_adapter, for_reranker
@@ -118,8 +118,8 @@ def joiners(config: Config, partitions: int) -> Callable[[], Joiner]:
         window=stream.window,
         lateness=stream.lateness,
         batch_rows=stream.batch_rows,
-        capacity=-(-stream.waiting // partitions),
-        ids=-(-stream.remembered // partitions),
+        capacity=-(-stream.max_impressions // partitions),
+        ids=-(-stream.max_interaction_ids // partitions),
     )
 
 
@@ -216,10 +216,10 @@ class Runtime:
             "notices": list(self.updater.notices),
         }
 
-    def copying(self) -> Generator[None, None, tuple[dict[str, Any], State]]:
+    def copy_in_steps(self) -> Generator[None, None, tuple[dict[str, Any], State]]:
         """Status of this process and a copy of the same state, made in steps. Run it with `Engine.walk`."""
         status = self.status()
-        state = yield from self.pipeline.copying()
+        state = yield from self.pipeline.copy_in_steps()
         return status, state
 
     def gauges(self) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def open_runtime(config: Config) -> Runtime:
         else:
             opened.enter_context(become_writer(folder))
             log = opened.enter_context(closing(open_log(config)))
-        since = 0.0 if folder is None or log.identity is None else keep_to(folder, log.identity)
+        since = 0.0 if folder is None or log.identity is None else bind_to_log(folder, log.identity)
         dead = opened.enter_context(closing(open_dead_letters(config, folder)))
         dead.since = since
         partitions, grouped = len(log.end()), config.stream.group is not None
@@ -274,10 +274,10 @@ def open_runtime(config: Config) -> Runtime:
             ledger = Ledger(LmdbLog(config.checkpoints / LEDGER, max_bytes=LEDGER_BYTES, sync=True))
         if config.weights.url is not None:
             publisher = Publisher(open_weights(config), config.weights.every)
-        monitor, signer = Monitor(lambda: runtime.gauges()), Signer.of_writer(folder)
+        monitor, signer = Monitor(lambda: runtime.gauges()), Signer.for_writer(folder)
         trainer = Trainer(
             pipeline,
-            FeedbackBuilder(pipeline, config.reward, signer.believes, config.fingerprint),
+            FeedbackBuilder(pipeline, config.reward, signer.verify, config.fingerprint),
             joiners(config, partitions),
             log,
             dead,
@@ -305,11 +305,11 @@ def _as_member(config: Config, trainer: Trainer, log: Log) -> Updater:
     if config.weights.url is not None:
         problem = "url: replicas follow one trainer, but each member of a [stream] group has its own state; remove one of them"
         raise ConfigError("weights", problem)
-    from service.learning.group import Member, name_of  # Imported late: the Kafka client is slow to import.
+    from service.learning.group import Member, member_name  # Imported late: the Kafka client is slow to import.
 
     own = folder / f"group-{group}"
     own.mkdir(parents=True, exist_ok=True)
-    name = name_of(own)
+    name = member_name(own)
     return Member(
         trainer, lambda revoked, lost: open_membership(config, log, name, revoked, lost), name, own, config.checkpoint.every
     )
@@ -335,6 +335,6 @@ def open_replica(config: Config) -> Runtime:
         dead = opened.enter_context(closing(open_dead_letters(config, None)))
         monitor = Monitor(lambda: runtime.gauges())
         replica = Replica(pipeline, lambda: open_weights(config, readonly=True), config.checkpoints, log.identity)
-        signer = Signer.of_reader(data_folder(config))
+        signer = Signer.for_reader(data_folder(config))
         runtime = Runtime(config, pipeline, replica, log, dead, monitor, signer, opened.pop_all())
     return runtime

@@ -13,9 +13,9 @@ from rich.table import Table
 from service.config import Config, ConfigError
 from service.process.logs import TIMEOUT, servers_and_topic
 from service.sections import Keywords
-from streams.kafka.topics import Found, Topics
+from streams.kafka.topics import TopicDescription, Topics
 
-__all__ = ["Report", "TopicSpec", "create", "table", "wanted"]
+__all__ = ["Report", "TopicSpec", "create", "required_topics", "table"]
 
 PARTITIONS = 4
 """Partitions of a new events topic."""
@@ -95,7 +95,7 @@ class Report:
 
     topic: TopicSpec
     state: Literal["there", "created", "missing"]
-    found: Found
+    found: TopicDescription
     differences: list[Difference] = field(default_factory=list)
 
     @property
@@ -104,7 +104,7 @@ class Report:
         return not any(difference.essential for difference in self.differences)
 
 
-def wanted(config: Config, partitions: int | None = None, retention: float | None = None) -> list[TopicSpec]:
+def required_topics(config: Config, partitions: int | None = None, retention: float | None = None) -> list[TopicSpec]:
     """List the topics that a config names.
 
     Parameters
@@ -181,7 +181,7 @@ def create(needed: list[TopicSpec], replication: int | None = None, *, dry_run: 
                 raise ConfigError(f"{spec.section}.options", str(error)) from error
             found = topics.find([spec.name]).get(spec.name)
             copies = replication or min(REPLICATION, topics.brokers())
-            planned = Found(spec.partitions, copies, settings(spec, copies, topics.largest))
+            planned = TopicDescription(spec.partitions, copies, settings(spec, copies, topics.largest))
             reports.append((topics, Report(spec, "there" if found else "missing", found or planned)))
         for topics, report in reports:
             if report.state == "missing" and not dry_run:
@@ -204,7 +204,7 @@ def settings(spec: TopicSpec, copies: int, largest: int) -> dict[str, str]:
     return made | ({"min.insync.replicas": "2"} if copies >= 3 else {})
 
 
-def compare(spec: TopicSpec, found: Found, replication: int | None, largest: int) -> Iterator[Difference]:
+def compare(spec: TopicSpec, found: TopicDescription, replication: int | None, largest: int) -> Iterator[Difference]:
     """Wrong settings of an existing topic. A setting that the broker does not report counts as right."""
     reported = found.settings
     policy = reported.get("cleanup.policy", "delete")

@@ -17,14 +17,14 @@ class Updater(Protocol):
     ----------
     role : str
         ``trainer`` or ``replica``.
-    serves_behind : bool
+    serves_while_behind : bool
         Whether requests are answered before `caught_up`.
     whole : bool
         Whether it keeps the private part of the state up to date, too; see `memory.stateful.Stateful.private`.
     """
 
     role: str
-    serves_behind: bool
+    serves_while_behind: bool
     whole: bool
 
     @property

@@ -211,7 +211,7 @@ class Pipeline(Stateful):
         self.prepare(batch)
         if batch.base is None or (rows is not None and not rows.size):
             return {}
-        part = batch if rows is None else batch.part(rows)
+        part = batch if rows is None else batch.take(rows)
         columns = zip(self.retrievers.named, self.retrieval(part, []).T.copy(), strict=True)
         predictions = {name: score for name, score in columns if not np.isnan(score).any()}
         return predictions | self._rerank(part, [])

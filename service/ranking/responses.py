@@ -58,7 +58,7 @@ class ResponseBuilder:
             part.score = self._retrieved(part, request.by)
         rng = np.random.default_rng(hash_id(context.request_id) & (2**63 - 1) if request.seed is None else request.seed)
         ranking = self._policy.select(part.score, part.uncertainty, part.rows if request.n is None else request.n, rng)
-        chosen = part.part(ranking.rows)
+        chosen = part.take(ranking.rows)
         shown = [self._name(context, key) for key in chosen.item.tolist()]
         nothing = [None] * len(shown)
         items = [

@@ -16,9 +16,9 @@ import msgspec
 from streams.codec import encode
 from streams.events import Impression
 
-__all__ = ["Believes", "Signer", "nobody"]
+__all__ = ["Signer", "Verifier", "trust_none"]
 
-Believes = Callable[[Impression], bool]
+Verifier = Callable[[Impression], bool]
 
 FILE = "signing.key"
 """Name of the key file in the data folder. Only its owner can read it."""
@@ -44,7 +44,7 @@ class Signer:
         self._key = key
 
     @classmethod
-    def of_writer(cls, folder: Path | None) -> Signer:
+    def for_writer(cls, folder: Path | None) -> Signer:
         """Return a signer with the key of a data folder, and create a missing key. None: a key for this process only.
 
         Raises
@@ -69,7 +69,7 @@ class Signer:
         return cls(file.read_bytes())
 
     @classmethod
-    def of_reader(cls, folder: Path | None) -> Signer:
+    def for_reader(cls, folder: Path | None) -> Signer:
         """Return a signer with the key that the writer of a data folder creates, perhaps later."""
         return cls(lambda: None if folder is None else _read(folder))
 
@@ -84,7 +84,7 @@ class Signer:
         key, data = self._load_key(), _unsigned(impression)
         return data if key is None else data[:-1] + b',"signature":"' + b64encode(_mac(data, key)) + b'"}'
 
-    def believes(self, impression: Impression) -> bool:
+    def verify(self, impression: Impression) -> bool:
         """Whether this impression was signed with this key and has not been changed since."""
         key = self._load_key() if impression.signature else None
         return key is not None and hmac.compare_digest(impression.signature, _mac(_unsigned(impression), key))
@@ -113,6 +113,6 @@ def _read(folder: Path) -> bytes | None:
         return None
 
 
-def nobody(impression: Impression) -> bool:
+def trust_none(impression: Impression) -> bool:
     """Trust no impression: for processes without a key."""
     return False

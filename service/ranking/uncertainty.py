@@ -43,4 +43,4 @@ def fill_uncertainty(batch: Batch, by: Sequence[str | None], retrievers: Mapping
         mine = np.array([wanted == name for wanted in by], np.bool_)[batch.request]
         missing = np.flatnonzero(mine & np.isnan(batch.uncertainty))
         if missing.size:
-            batch.uncertainty[missing] = largest_uncertainty(asked, batch.part(missing))
+            batch.uncertainty[missing] = largest_uncertainty(asked, batch.take(missing))

@@ -1,1 +1,1 @@
-"""What is written beside the log, so that a restart goes on where the process stopped."""
+"""State of a process outside the log, so that a restart continues where the process stopped."""

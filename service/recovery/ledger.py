@@ -1,4 +1,4 @@
-"""The ledger: in which order the records of several partitions were taken, so that it can be done again."""
+"""The ledger records the order in which records of several partitions were read, so that it can be repeated."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from streams.log import Log, LogFull, Offsets, Record
 
 __all__ = ["Ledger", "Run"]
 
-_MOST_RUNS = 10_000
-"""Runs that are held back before they are written."""
+_MAX_BUFFERED_RUNS = 10_000
+"""Runs that are buffered before they are written."""
 
-_BATCH = 100
+_RECORDS_PER_READ = 100
 
 
 class Run(NamedTuple):
-    """Records of one partition, up to and not including offset `stop`, taken without another partition's between.
+    """Consecutive records of one partition, up to and excluding offset `stop`.
 
-    `mark` is the place in the ledger from which this run is found again.
+    `mark` is the position in the ledger from which this run can be read again.
     """
 
     partition: int
@@ -29,30 +29,29 @@ class Run(NamedTuple):
 
 
 class _Entry(msgspec.Struct, array_like=True):
-    """Offsets as they were before, and the runs since: a partition and by how much its offset went on, again and again."""
+    """Offsets before the runs, and the runs: pairs of a partition and the advance of its offset, flattened."""
 
     before: dict[int, int]
     runs: list[int]
 
 
 class Ledger:
-    """A log of what was taken from which partition.
+    """A log of the order in which a trainer reads its partitions.
 
-    What a trainer does with the records of several partitions depends on the order in which it takes them, and that depends
-    on which came first over the network. The ledger is written before anything that came of it leaves the process, and a
-    restart takes the same records in the same order, up to where the ledger ends.
+    The state depends on this order, and the order depends on the network. So the ledger is written before any result of the
+    records leaves the process. A restart reads the same records in the same order, up to the end of the ledger.
 
     Parameters
     ----------
     log : Log
-        Where it is kept, of one partition, for the ledger alone.
+        Stores the ledger. It has one partition and no other use.
 
     Attributes
     ----------
     needed : int
-        Mark from which the oldest checkpoint needs the ledger. What lies before is let go when the log is full.
+        Mark from which the oldest checkpoint needs the ledger. Older entries are deleted when the log is full.
     end : int
-        Mark of what is noted next, unless more was noted than is held back.
+        Mark of the entry that will hold the next runs, unless the buffer is written first.
     """
 
     def __init__(self, log: Log) -> None:
@@ -64,33 +63,33 @@ class Ledger:
         self.end = log.end()[0]
 
     def start(self, offsets: Offsets) -> None:
-        """Say where the partitions stand; what is noted next goes on from there."""
+        """Set the offsets from which the next runs continue."""
         self._before, self._now = dict(offsets), dict(offsets)
         self._runs = []
 
     def note(self, records: Iterable[Record]) -> None:
-        """Take down that these records are taken next, in this order."""
+        """Record that these records are read next, in this order."""
         runs, now = self._runs, self._now
         last = -1
         for record in records:
             partition, stop = record.partition, record.offset + 1
-            further = stop - now[partition]
+            advance = stop - now[partition]
             if partition == last:
-                runs[-1] += further
+                runs[-1] += advance
             else:
-                runs += (partition, further)
+                runs += (partition, advance)
                 last = partition
             now[partition] = stop
-        if len(runs) > 2 * _MOST_RUNS:
+        if len(runs) > 2 * _MAX_BUFFERED_RUNS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was noted.
+        """Write the buffered runs.
 
         Raises
         ------
         OSError
-            Where the log cannot be written: then nothing that came of it may leave the process.
+            If the log cannot be written. Then no result of these records may leave the process.
         """
         if not self._runs:
             return
@@ -103,35 +102,35 @@ class Ledger:
         self._before, self._runs = dict(self._now), []
 
     def clear(self) -> None:
-        """Begin a history anew: nothing of what was written counts any more."""
+        """Start a new history: discard everything that was written."""
         self._log.trim({0: self.end})
 
     def runs(self, start: int | None = None) -> Iterator[Run]:
-        """Runs from a mark on; None: from the oldest that it keeps.
+        """Yield the runs from a mark on; None: from the oldest entry.
 
         Raises
         ------
         LookupError
-            Where it does not keep them any more.
+            If the ledger no longer has them, or its entries do not follow each other.
         """
         at = self._log.begin()[0] if start is None else start
         now: Offsets = {}
-        while records := self._log.read({0: at}, _BATCH):
+        while records := self._log.read({0: at}, _RECORDS_PER_READ):
             for record in records:
                 entry = msgspec.msgpack.decode(record.value, type=_Entry)
                 for partition, offset in entry.before.items():
                     if now.setdefault(partition, offset) != offset:
-                        raise LookupError(f"ledger: partition {partition} is at {now[partition]}, and it goes on at {offset}")
-                for partition, further in zip(entry.runs[::2], entry.runs[1::2], strict=True):
-                    now[partition] += further
+                        raise LookupError(f"ledger: partition {partition} is at {now[partition]}, but continues at {offset}")
+                for partition, advance in zip(entry.runs[::2], entry.runs[1::2], strict=True):
+                    now[partition] += advance
                     yield Run(partition, now[partition], record.offset)
             at = records[-1].offset + 1
 
     def first(self) -> Offsets:
-        """Where the partitions stood when the oldest entry was written; empty when there is none."""
+        """Offsets before the oldest entry; empty when there is none."""
         records = self._log.read(self._log.begin(), 1)
         return msgspec.msgpack.decode(records[0].value, type=_Entry).before if records else {}
 
     def close(self) -> None:
-        """Close the log; what was noted and not flushed is not in it."""
+        """Close the log without the runs that were not flushed."""
         self._log.close()

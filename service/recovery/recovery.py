@@ -1,7 +1,7 @@
-"""Where a trainer goes on after a restart: from which checkpoint, and from which records of the log.
+"""Finds the checkpoint and the records from which a trainer continues after a restart.
 
-Whatever does not fit is named and passed over, and the log is folded from where that leads: a service that cannot use what lies
-in its folder starts all the same.
+Files that cannot be used are reported and skipped, and the log is read from an earlier position. So the service starts even if
+its folder holds nothing usable.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ from memory.checkpoint import Checkpoint
 from memory.stateful import versions
 from service.ranking.pipeline import Pipeline
 from service.recovery.ledger import Ledger, Run
-from service.recovery.notes import Notes, take_notes
+from service.recovery.snapshots import WaitingSnapshots, split_snapshots
 from streams.joined import Position
 from streams.log import Log, Offsets
 
-__all__ = ["MISSING", "PASSED_OVER", "About", "Followed", "Start", "about", "check", "recover"]
+__all__ = ["MISSING", "UNUSABLE", "ChangeLog", "CheckpointMetadata", "Start", "check", "read_metadata", "recover"]
 
-PASSED_OVER, MISSING = "checkpoint_passed_over", "records_missing"
-"""What the metric of failures calls checkpoints that could not be used, and records that were trimmed and still needed."""
-
-
-class Followed(Protocol):
-    """A log of changes that replicas follow."""
-
-    def goes_on(self, offset: int, epoch: int) -> bool:
-        """Whether the log keeps what follows a checkpoint with this `offset`, and nothing of it is of a newer history."""
+UNUSABLE, MISSING = "checkpoint_unusable", "records_missing"
+"""Labels in the metric of failures: checkpoints that could not be used, and needed records that were trimmed."""
 
 
-class About(msgspec.Struct):
-    """What a trainer's checkpoint says beside the state.
+class ChangeLog(Protocol):
+    """The log of changes that replicas read."""
+
+    def can_continue_from(self, offset: int, epoch: int) -> bool:
+        """Whether the log has every record from `offset` on, and none with a newer epoch."""
+
+
+class CheckpointMetadata(msgspec.Struct):
+    """Metadata of a trainer's checkpoint.
 
     Attributes
     ----------
     epoch : int
-        Which history it belongs to.
+        Identifies the history.
     position : int
-        Place in it; see `service.learning.event_reader.EventReader.position`.
+        Position in the history; see `service.learning.event_reader.EventReader.position`.
     positions : dict of partition to Position
     ledger, weights : int
-        Where the ledger and the weights log go on.
+        Positions in the ledger and the weights log from which to continue.
     as_of : float
-        Unix seconds: everything appended before is in the state.
+        Unix seconds: the state includes everything appended before this time.
     log : str or None
-        `streams.log.Log.identity` of the log whose records it counts.
+        `streams.log.Log.identity` of the log that the positions refer to.
     versions : dict of str to int or str
-        `state_version` of everything in the state.
+        `state_version` of each part of the state.
     """
 
     epoch: int
@@ -69,186 +69,189 @@ class About(msgspec.Struct):
 
 @dataclass(slots=True)
 class Start:
-    """Where to go on.
+    """Where a trainer continues.
 
     Attributes
     ----------
     positions : dict of partition to Position
     epoch : int
-        Of the history that is gone on with.
-    anew : bool
-        Whether that is a new one, which replicas have to be given a checkpoint of.
+        Identifies the history that continues.
+    new_history : bool
+        Whether this history is new. Then replicas need a checkpoint of it.
     runs : iterator of Run or None
-        The order in which the records were taken before, as far as it is known.
-    notes : dict
-        What was noted of waiting impressions; see `service.recovery.notes`.
+        The recorded order of the next records, as far as it is known.
+    snapshots : dict
+        Snapshots of waiting impressions; see `service.recovery.snapshots`.
     notices : list of str
-        What an operator should know.
+        Messages for the operator.
     failures : Counter
-        The same, counted.
+        Number of failures, by what failed.
     """
 
     positions: dict[int, Position]
     epoch: int
-    anew: bool = True
+    new_history: bool = True
     runs: Iterator[Run] | None = None
-    notes: Notes = field(default_factory=dict)
+    snapshots: WaitingSnapshots = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
 
 
-def about(found: Checkpoint) -> About:
-    """Read a checkpoint's metadata.
+def read_metadata(found: Checkpoint) -> CheckpointMetadata:
+    """Return the metadata of a checkpoint.
 
     Raises
     ------
     ValueError
-        Where something is missing or of another type.
+        If a field is missing or has another type.
     """
     try:
-        return msgspec.convert(found.meta, About, strict=False)
+        return msgspec.convert(found.meta, CheckpointMetadata, strict=False)
     except msgspec.ValidationError as error:
-        raise ValueError(f"metadata: {error}; another program wrote it") from error
+        raise ValueError(f"metadata: {error}; another program wrote this checkpoint") from error
 
 
 def check(found: Checkpoint, pipeline: Pipeline, identity: str | None, folder: Path) -> None:
-    """Refuse a checkpoint that is not of this log and this program.
+    """Raise if a checkpoint does not belong to this log or this program.
 
     Parameters
     ----------
     found : Checkpoint
     pipeline : Pipeline
-        Which is to load it.
+        Will load the checkpoint.
     identity : str or None
-        `Log.identity` of the log of events.
+        `Log.identity` of the events log.
     folder : Path
-        Of the checkpoint.
+        Folder of the checkpoint.
 
     Raises
     ------
     ValueError
-        Saying what does not fit.
+        If log, versions or state differ; the message says which.
     memory.pickled_object.UntrustedPickle
-        Where others could have written to the folder, and the state is such that this matters.
+        If the state contains pickled objects and other users can write to the folder.
     """
-    said = about(found)
-    if said.log != identity:
-        raise ValueError(f"log: it counts the records of {said.log!r}, and this log is {identity!r}")
+    metadata = read_metadata(found)
+    if metadata.log != identity:
+        raise ValueError(f"log: the checkpoint is of log {metadata.log!r}, but this log is {identity!r}")
     for name, version in versions(pipeline).items():
-        if (other := said.versions.get(name)) != version:
-            raise ValueError(f"{name}: its state_version is {other!r}, and that of this program is {version!r}")
+        if (other := metadata.versions.get(name)) != version:
+            raise ValueError(f"{name}: the checkpoint has state_version {other!r}, but this program has {version!r}")
     try:
-        _, state = take_notes(found.state)
+        _, state = split_snapshots(found.state)
     except msgspec.MsgspecError as error:
-        raise ValueError(f"notes of waiting impressions: {error}; another program wrote them") from error
+        raise ValueError(f"snapshots of waiting impressions: {error}; another program wrote them") from error
     with checkpoints.trust(folder):
         pipeline.check_state_dict(state)
 
 
 def recover(
-    folder: Path | None, log: Log, pipeline: Pipeline, ledger: Ledger | None = None, followed: Followed | None = None
+    folder: Path | None, log: Log, pipeline: Pipeline, ledger: Ledger | None = None, changes: ChangeLog | None = None
 ) -> Start:
-    """Load the newest checkpoint that fits, and say where to go on from it; without one, at the beginning of the log.
+    """Load the newest usable checkpoint and return where to continue; without one, at the beginning of the log.
 
-    Where the log was trimmed past what the checkpoint needs, its state is kept and goes on at the beginning of what is left.
-    What comes after that is not what would have been: a new history begins, with a new epoch and an empty ledger.
+    If records that the checkpoint needs were trimmed, its state is kept and continues at the first record left. The result
+    differs from an uninterrupted run, so a new history starts, with a new epoch and an empty ledger.
 
     Parameters
     ----------
     folder : Path or None
-        Of checkpoints.
+        Folder of checkpoints.
     log : Log
-        Of events.
+        Events log.
     pipeline : Pipeline
-        The state is loaded into it.
+        Loads the state.
     ledger : Ledger or None
-    followed : Followed or None
-        The log of changes that replicas follow.
+    changes : ChangeLog or None
+        The log of changes that replicas read.
     """
     begin, end = log.begin(), log.end()
     start = Start({partition: Position(next=offset, rewind=offset) for partition, offset in begin.items()}, _now())
     found = None if folder is None else _newest(folder, log, end, pipeline, start)
-    same = False
+    same_history = False
     if found is None:
-        _say_what_was_trimmed(begin, start)
+        _report_trimmed(begin, start)
     else:
-        said = about(found)
+        metadata = read_metadata(found)
         pipeline.version = found.version
-        same = _place(said.positions, begin, start) and (ledger is None or _follow(ledger, said.ledger, end, start))
-        start.anew = not same or not (followed is None or followed.goes_on(said.weights, said.epoch))
-        start.epoch = max(start.epoch, said.epoch + 1) if start.anew else said.epoch
-    if ledger is not None and not same:
+        same_history = _set_positions(metadata.positions, begin, start)
+        same_history = same_history and (ledger is None or _read_order(ledger, metadata.ledger, end, start))
+        start.new_history = not same_history or not (
+            changes is None or changes.can_continue_from(metadata.weights, metadata.epoch)
+        )
+        start.epoch = max(start.epoch, metadata.epoch + 1) if start.new_history else metadata.epoch
+    if ledger is not None and not same_history:
         ledger.clear()
     return start
 
 
 def _newest(folder: Path, log: Log, end: Offsets, pipeline: Pipeline, start: Start) -> Checkpoint | None:
-    """Load the newest checkpoint that fits into the pipeline; note those that do not."""
+    """Load the newest usable checkpoint into the pipeline; report the others."""
 
-    def fits(found: Checkpoint) -> None:
+    def check_fits(found: Checkpoint) -> None:
         check(found, pipeline, log.identity, folder)
-        for partition, position in about(found).positions.items():
+        for partition, position in read_metadata(found).positions.items():
             if partition not in end:
-                raise ValueError(f"positions: it has a partition {partition}, and the log has {sorted(end)}")
+                raise ValueError(f"positions: the checkpoint has partition {partition}, but the log has {sorted(end)}")
             if position.next > end[partition]:
-                problem = f"goes on at record {position.next}, and the log ends at {end[partition]}"
-                raise ValueError(f"positions: partition {partition} {problem}: its tail was lost, or it is another log")
+                problem = f"continues at record {position.next}, but the log ends at {end[partition]}"
+                raise ValueError(f"positions: partition {partition} {problem}: the log lost its tail, or it is another log")
 
-    found, unusable = checkpoints.latest(folder, fits)
+    found, unusable = checkpoints.latest(folder, check_fits)
     for error in unusable:
-        start.failures[PASSED_OVER] += 1
-        start.notices.append(f"{error}. It is passed over and kept as {error.path.name}{error.suffix}")
+        start.failures[UNUSABLE] += 1
+        start.notices.append(f"{error}. It is skipped and kept as {error.path.name}{error.suffix}")
     if found is not None:
-        start.notes, state = take_notes(found.state)
+        start.snapshots, state = split_snapshots(found.state)
         with checkpoints.trust(folder):
             pipeline.load_state_dict(state)
     return found
 
 
-def _say_what_was_trimmed(begin: Offsets, start: Start) -> None:
-    """Name what a fold of the whole log leaves out; it is a loss where there had been a state with it."""
+def _report_trimmed(begin: Offsets, start: Start) -> None:
+    """Report the records missing from the start of the log. They count as lost if an unusable checkpoint had them."""
     for partition, offset in begin.items():
         if offset > 0:
             where = _partition(partition, begin)
-            start.notices.append(f"{where} begins at record {offset}: what was trimmed before it is not in the state")
-            if start.failures[PASSED_OVER]:
+            start.notices.append(f"{where} begins at record {offset}: the state lacks the records trimmed before it")
+            if start.failures[UNUSABLE]:
                 start.failures[MISSING] += offset
 
 
-def _place(positions: Mapping[int, Position], begin: Offsets, start: Start) -> bool:
-    """Go on at the positions, as far as the log reaches back; whether it does.
+def _set_positions(positions: Mapping[int, Position], begin: Offsets, start: Start) -> bool:
+    """Continue at the positions, or at the first record left. Return whether the log has all needed records.
 
-    The open batch does not outlast a gap: without the records before it, nobody can tell which of its rows have been learned.
+    A gap discards the open batch: without the earlier records, it is unknown which of its rows were learned.
     """
-    whole = True
+    complete = True
     for partition, position in positions.items():
         kept = begin[partition]
         if position.rewind >= kept:
             start.positions[partition] = position
             continue
-        whole = False
+        complete = False
         unlearned, missing = max(kept - position.next, 0), kept - position.rewind
         start.positions[partition] = replace(position, next=max(position.next, kept), rewind=kept, rows=0, shown=0)
         start.failures[MISSING] += missing
         start.notices.append(
-            f"{_partition(partition, begin)} begins at record {kept}, and the checkpoint goes on at record {position.next} and "
-            f"needs those from {position.rewind} on: {missing} records are missing, {unlearned} that were never learned and "
-            f"{missing - unlearned} that later outcomes were to be joined with"
+            f"{_partition(partition, begin)} begins at record {kept}, but the checkpoint continues at record {position.next} "
+            f"and needs the records from {position.rewind} on. {missing} records are missing: {unlearned} were never learned, "
+            f"and {missing - unlearned} were needed to join later outcomes"
         )
-    return whole
+    return complete
 
 
-def _follow(ledger: Ledger, mark: int, end: Offsets, start: Start) -> bool:
-    """Find the order that the ledger says the log goes on in; whether it can be followed."""
+def _read_order(ledger: Ledger, mark: int, end: Offsets, start: Start) -> bool:
+    """Read the order of the next records from the ledger. Return whether the log has these records."""
     try:
         for run in ledger.runs(mark):
             if run.stop > end.get(run.partition, 0):
-                problem = f"ledger: partition {run.partition} was read up to {run.stop}, and the log ends at {end}"
-                raise LookupError(f"{problem}: its tail was lost")
+                problem = f"ledger: partition {run.partition} was read up to {run.stop}, but the log ends at {end}"
+                raise LookupError(f"{problem}: the log lost its tail")
         start.runs = ledger.runs(mark)
     except LookupError as error:
         start.failures["ledger"] += 1
-        start.notices.append(f"{error}. The partitions are taken in another order than before")
+        start.notices.append(f"{error}. The partitions are read in another order than before")
         return False
     return True
 

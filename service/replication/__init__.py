@@ -1,1 +1,1 @@
-"""Replicas: changes of the state, published by the trainer and applied by those who follow."""
+"""Replicas: the trainer publishes changes of its state, and replicas apply them."""

@@ -1,4 +1,4 @@
-"""A copy of the state that follows the one who learns, change by change."""
+"""A copy of the trainer's state, updated change by change."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from memory import checkpoint as checkpoints
 from service.ranking.pipeline import Pipeline
-from service.recovery.notes import take_notes
-from service.recovery.recovery import PASSED_OVER, about, check
+from service.recovery.recovery import UNUSABLE, check, read_metadata
+from service.recovery.snapshots import split_snapshots
 from service.replication.weights import Assembler, BadChange, Change
 from streams.log import Log, Offsets, Record
 
@@ -20,52 +20,52 @@ __all__ = ["Replica"]
 _log = logging.getLogger(__name__)
 
 POLL = 8
-"""Records read at once: one of them may be the part of a large change."""
+"""Records per read; few, because each may be a part of a large change."""
 
 IDLE = 0.02
-"""Seconds between looks at the weights log."""
+"""Seconds between reads of the weights log."""
 
 WAIT = 0.5
-"""Seconds between looks for a checkpoint, or a log, that is not there yet."""
+"""Seconds between attempts to find a checkpoint or log that does not exist yet."""
 
 
 class Replica:
-    """Applies the changes of a weights log to a pipeline, one a turn.
+    """Applies the changes of a weights log to a pipeline, one per turn.
 
-    It begins with the newest checkpoint of the trainer, and goes back to it when changes are missing, or when the history is
-    another one. It answers requests only when it has all that was in the weights log at its start: so no version that it
-    answers with is older than one it has answered with before, also in a former life.
+    It starts from the trainer's newest checkpoint. It loads the newest checkpoint again when changes are missing or the trainer
+    has started a new history. It answers requests only after it has applied all changes that were in the log at its start. So
+    its answers never use an older version than before, not even after a restart.
 
     Parameters
     ----------
     pipeline : Pipeline
         Built from the trainer's config.
     open_log : callable returning a Log
-        Opens the weights log to read it; FileNotFoundError: it is not there yet.
+        Opens the weights log for reading; raises FileNotFoundError if it does not exist yet.
     folder : Path
-        Where the trainer's checkpoints are. Nothing is written there.
+        Folder of the trainer's checkpoints. Nothing is written there.
     events : str or None
-        `Log.identity` of the log of events: a checkpoint of another one is passed over.
+        `Log.identity` of the events log. Checkpoints of another log are skipped.
 
     Attributes
     ----------
     notices : deque of str
-        The last things that an operator should know.
+        Last messages for the operator.
     failures : Counter
-        What could not be read.
+        Failed reads, by what failed.
     loads : int
         Checkpoints loaded.
     caught_up : bool
-        Whether it has all that was in the weights log at the start.
+        Whether it has applied everything that was in the weights log at the start.
     next : Offsets
-        Offsets of the events log that the state has come to.
+        Offset of the next record of the events log that the state does not include, by partition.
     """
 
     role = "replica"
-    serves_behind = False
-    """Somebody else has a newer state, and may have shown it to the same user."""
+    serves_while_behind = False
+    """Another process has a newer state, and may have shown its rankings to the same user."""
     whole = False
-    """What is private is that of the checkpoint: changes do not have it, and answers do not need it."""
+    """Private state is that of the checkpoint: changes do not have it, and answers do not need it."""
 
     def __init__(self, pipeline: Pipeline, open_log: Callable[[], Log], folder: Path, events: str | None = None) -> None:
         self.pipeline = pipeline
@@ -87,10 +87,10 @@ class Replica:
         self._passed_over: deque[str] = deque(maxlen=50)
 
     def restore(self) -> None:
-        """Nothing to do before the first turn: what it begins with may not be there yet."""
+        """Do nothing before the first turn: the checkpoint may not exist yet."""
 
     def turn(self) -> bool:
-        """Load a checkpoint if one is needed, or apply a change; False when there is neither."""
+        """Load a checkpoint if needed, or apply a change. Return False when there is neither."""
         try:
             if self._log is None:
                 self._log = self._open_log()
@@ -112,11 +112,11 @@ class Replica:
         return more
 
     def idle(self) -> float:
-        """Seconds until there may be something new."""
+        """Seconds to sleep until the next turn."""
         return WAIT if self._loading or self._log is None else IDLE
 
     def save(self) -> None:
-        """Nothing is written: the state is the trainer's."""
+        """Do nothing: the trainer saves the state."""
 
     def close(self) -> None:
         """Close the weights log."""
@@ -124,7 +124,7 @@ class Replica:
             self._log.close()
 
     def status(self) -> dict[str, Any]:
-        """Where it stands."""
+        """Progress in the logs."""
         return {
             "next": {str(partition): offset for partition, offset in self.next.items()},
             "lag": self._lag(),
@@ -133,42 +133,42 @@ class Replica:
         }
 
     def gauges(self) -> dict[str, Any]:
-        """Numbers for the monitor."""
+        """Metrics for the monitor."""
         return {"lag": self._lag(), "failures": dict(self.failures), "loads": self.loads}
 
     @property
     def nbytes(self) -> dict[str, int]:
-        """Memory beside the pipeline's."""
+        """Memory in addition to the pipeline's."""
         return {}
 
     def _lag(self) -> int:
-        """Records of the weights log that have not been read."""
+        """Number of records in the weights log that have not been read."""
         return 0 if self._log is None else self._log.end()[0] - self._at
 
     def _load(self) -> bool:
-        """Load the newest checkpoint, unless it is of no use; False then."""
+        """Load the newest checkpoint. Return False if none is usable, or none is newer than the state."""
         found, unusable = checkpoints.latest(
             self._folder, lambda one: check(one, self.pipeline, self._events, self._folder), set_aside=False
         )
         for text in map(str, unusable):
             if text not in self._passed_over:
                 self._passed_over.append(text)
-                self.failures[PASSED_OVER] += 1
+                self.failures[UNUSABLE] += 1
                 self._once(text)
         if found is None:
-            remedy = "run `freshet train` with the same config file, and let it be the same folder"
+            remedy = "run `freshet train` with the same config file and the same folder"
             self._once(f"{self._folder}: no checkpoint of this configuration yet; {remedy}")
             return False
-        said = about(found)
-        if said.epoch < self._wanted or (said.epoch, said.position) < (self._epoch, self._position):
+        metadata = read_metadata(found)
+        if metadata.epoch < self._wanted or (metadata.epoch, metadata.position) < (self._epoch, self._position):
             self._once("waiting for a newer checkpoint")
             return False
         with checkpoints.trust(self._folder):
-            self.pipeline.load_state_dict(take_notes(found.state)[1])
-        self.pipeline.version, self.pipeline.as_of = found.version, said.as_of
-        self._epoch, self._position = said.epoch, said.position
-        self.next = {partition: position.next for partition, position in said.positions.items()}
-        self._at, self._parts = said.weights, Assembler()
+            self.pipeline.load_state_dict(split_snapshots(found.state)[1])
+        self.pipeline.version, self.pipeline.as_of = found.version, metadata.as_of
+        self._epoch, self._position = metadata.epoch, metadata.position
+        self.next = {partition: position.next for partition, position in metadata.positions.items()}
+        self._at, self._parts = metadata.weights, Assembler()
         self._buffer.clear()
         self._loading = False
         self.loads += 1
@@ -176,7 +176,7 @@ class Replica:
         return True
 
     def _follow(self, log: Log) -> bool:
-        """Read on until a change has been applied; False at the end of the log."""
+        """Read until a change has been applied. Return False at the end of the log."""
         while True:
             if not self._buffer:
                 try:
@@ -200,12 +200,12 @@ class Replica:
                 return True
 
     def _apply(self, change: Change) -> bool:
-        """Apply a change, unless it is known already; whether it was new."""
+        """Apply a change. Return False if the state has it already."""
         if change.epoch < self._epoch:
-            return False  # written late by a trainer that is no more
+            return False  # written late by a trainer that has ended
         if change.epoch > self._epoch:
             self._wanted = change.epoch
-            self._reload("the trainer has begun a new history")
+            self._reload("the trainer has started a new history")
             return True
         if change.since > self._position:
             self._reload(f"changes from {self._position} to {change.since} are missing")
@@ -223,7 +223,7 @@ class Replica:
         self._loading = True
 
     def _once(self, text: str) -> None:
-        """Say something, but not again and again."""
+        """Report a message, unless it repeats the last one."""
         if not self.notices or self.notices[-1] != text:
             self.notices.append(text)
             _log.warning(text)

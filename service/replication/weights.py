@@ -1,7 +1,7 @@
-"""The weights log: what changes in the state of the one who learns, for those who follow.
+"""The weights log: changes of the trainer's state, for replicas.
 
-A record is a part of a change: an id of the attempt to write it, the number of the part and how many there are, then the bytes.
-A broker takes no records as large as a change can be.
+A change can be larger than the largest record of a broker, so a record is a part of a change: the id of the write attempt, the
+number of the part, the number of parts, then the bytes.
 """
 
 from __future__ import annotations
@@ -23,48 +23,50 @@ from streams.log import Log, Offsets
 __all__ = ["Assembler", "BadChange", "Change", "Publisher", "pack", "unpack"]
 
 PART = 500_000
-"""Bytes of a record: well below what a broker takes (1 MB) unless it was told otherwise."""
+"""Bytes per record: well below the default limit of a broker (1 MB)."""
 
 HEARTBEAT = 1.0
-"""Seconds after which a change is published that says only that there is none."""
+"""Seconds after which an empty change is published if nothing has changed."""
 
 RETRY = 0.2
-"""Seconds before a change that could not be written is tried again."""
+"""Seconds before a failed write is retried."""
 
 _HEAD = struct.Struct("<16sHH")
 _LENGTH = struct.Struct("<I")
 _UNFINISHED = 4
-"""Changes that are put together at a time: more than one only where a broker writes late what it was sent twice."""
+"""Incomplete changes that are kept: more than one only if a broker writes a repeated record late."""
 
 _AT_ONCE = 20
-"""Records read at once that are of changes made before."""
+"""Records of earlier changes per read."""
+
+_REMEDY = "give the weights log its own topic or folder"
 
 _log = logging.getLogger(__name__)
 
 
 class BadChange(ValueError):
-    """A record of the weights log that no trainer of this program wrote."""
+    """A record of the weights log that was not written by a trainer of this program."""
 
 
 class Change(NamedTuple):
-    """What changed in a state since the change before; rows with their values, so that having some of it already does no harm.
+    """Changes of a state since the previous change. Rows hold their new values, so it is harmless to apply some twice.
 
     Attributes
     ----------
     epoch : int
-        Which history it belongs to: a higher number when a trainer begins from nothing.
+        Identifies the history; a trainer that starts a new history takes a higher number.
     position : int
-        Place in the history up to which the change leads; see `service.learning.event_reader.EventReader.position`.
+        Position in the history after the change; see `service.learning.event_reader.EventReader.position`.
     version : int
-        Micro-batches learned by then.
+        Micro-batches learned after the change.
     next : Offsets
-        Offsets of the events log by then.
+        Offsets of the events log after the change.
     as_of : float
-        Unix seconds: everything appended before is in the state.
+        Unix seconds: the state includes everything appended before this time.
     state : State
         From `memory.stateful.Stateful.take_changes`.
     since : int
-        Place in the history from which on the changes are all there.
+        Position in the history after the previous change.
     """
 
     epoch: int
@@ -87,7 +89,7 @@ class _Header(msgspec.Struct, array_like=True):
 
 
 def pack(change: Change, part: int = PART) -> list[bytes]:
-    """Write a change as values of records, in their order, each of at most `part` bytes and a few."""
+    """Encode a change as the values of consecutive records, each of at most `part` bytes plus a short header."""
     state = {name: np.require(array, requirements="C") for name, array in change.state.items()}
     header = msgspec.msgpack.encode(
         _Header(
@@ -106,7 +108,7 @@ def pack(change: Change, part: int = PART) -> list[bytes]:
 
 
 def unpack(whole: bytes) -> Change:
-    """Read what `pack` wrote, put together again.
+    """Decode the concatenated parts of `pack`.
 
     Raises
     ------
@@ -119,18 +121,16 @@ def unpack(whole: bytes) -> Change:
         state: State = {}
         for name, kind, shape in header.arrays:
             dtype, count = np.dtype(kind), int(np.prod(shape))
-            # A copy, because the place in the record is any number of bytes, and numbers want to be aligned.
+            # A copy, because arrays must be aligned and the offset in the record may not be.
             state[name] = np.frombuffer(whole, dtype, count, at).reshape(shape).copy()
             at += count * dtype.itemsize
     except (struct.error, msgspec.MsgspecError, ValueError, TypeError) as error:
-        raise BadChange(
-            f"weights: a record that is no change ({error}); give the weights log a topic or folder of its own"
-        ) from error
+        raise BadChange(f"weights: the record is not a change ({error}); {_REMEDY}") from error
     return Change(header.epoch, header.position, header.version, header.next, header.as_of, state, header.since)
 
 
 def _epoch(value: bytes) -> int | None:
-    """Epoch of the change that a record is the first part of; None of other parts, and of what is no change."""
+    """Epoch of the change whose first part is in this record; None for other parts and other records."""
     try:
         _, part, _ = _HEAD.unpack_from(value)
         (length,) = _LENGTH.unpack_from(value, _HEAD.size)
@@ -141,13 +141,13 @@ def _epoch(value: bytes) -> int | None:
 
 
 class Assembler:
-    """Puts changes together from their parts, whatever a broker has written twice or late."""
+    """Assembles changes from their parts, even if a broker writes parts twice or late."""
 
     def __init__(self) -> None:
         self._parts: dict[bytes, list[bytes | None]] = {}
 
     def add(self, value: bytes) -> Change | None:
-        """Take the next record; return the change that it completes.
+        """Add the next record. Return the change that it completes, if any.
 
         Raises
         ------
@@ -156,9 +156,9 @@ class Assembler:
         try:
             attempt, part, parts = _HEAD.unpack_from(value)
         except struct.error as error:
-            raise BadChange(f"weights: a record of {len(value)} bytes is no part of a change") from error
+            raise BadChange(f"weights: a record of {len(value)} bytes is not a part of a change; {_REMEDY}") from error
         if part >= parts:
-            raise BadChange(f"weights: part {part} of {parts}")
+            raise BadChange(f"weights: a record claims to be part {part} of {parts}, counted from 0; {_REMEDY}")
         found = self._parts.setdefault(attempt, [None] * parts)
         found[part] = value[_HEAD.size :]
         if None in found:
@@ -170,21 +170,21 @@ class Assembler:
 
 
 class Publisher:
-    """Writes changes to the weights log on a thread of its own, one after the other, each until it is there.
+    """Writes changes to the weights log on its own thread, one after the other. It retries each until it is written.
 
     Parameters
     ----------
     log : Log
-        Of one partition.
+        Has one partition.
     every : float
         Seconds between changes.
 
     Attributes
     ----------
     offset : int
-        Offset in the log after the last change that is there: a checkpoint made now is continued from here.
+        Offset after the last written change. A replica that loads a checkpoint made now continues from here.
     failures : int
-        Attempts to write that failed.
+        Failed attempts to write.
     """
 
     def __init__(self, log: Log, every: float) -> None:
@@ -197,10 +197,10 @@ class Publisher:
         self.offset = log.end()[0]
         self.failures = 0
 
-    def goes_on(self, offset: int, epoch: int) -> bool:
-        """Whether the log keeps what follows a checkpoint with this `offset`, and nothing of it is of a newer history.
+    def can_continue_from(self, offset: int, epoch: int) -> bool:
+        """Whether the log has every record from `offset` on, and none with a newer epoch.
 
-        It is where another config has published since: its followers know of the newer one, and would wait for it.
+        A newer epoch means that another config has published since. Replicas that saw it would wait for its checkpoint.
 
         Raises
         ------
@@ -218,11 +218,11 @@ class Publisher:
         return True
 
     def start(self, position: int) -> None:
-        """Say from which place in the history on there will be changes."""
+        """Set the position in the history from which changes will be published."""
         self._published = position
 
     def due(self, position: int) -> bool:
-        """Whether it is time for a change, given the place in the history; not while the one before is being written."""
+        """Whether a change is due at this position in the history. False while the previous one is being written."""
         if self._writing is not None:
             if not self._writing.done():
                 return False
@@ -231,17 +231,17 @@ class Publisher:
         return time.monotonic() - self._at >= (self._every if position != self._published else HEARTBEAT)
 
     def publish(self, change: Change) -> None:
-        """Write a change in the background. It must be `due`."""
+        """Write a change in the background; only call this when one is `due`."""
         change = change._replace(since=self._published)
         self._at, self._published = time.monotonic(), change.position
         self._writing = self._thread.submit(self._write, change)
 
     def trim(self, offset: int) -> None:
-        """Delete what lies before an offset: no checkpoint needs it."""
+        """Delete the records before an offset; no checkpoint needs them."""
         self._log.trim({0: offset})
 
     def close(self) -> None:
-        """Give the change that is being written a last try, and close the log."""
+        """Try a last time to write the pending change, and close the log."""
         self._closing.set()
         self._thread.shutdown()
         self._log.close()
@@ -255,7 +255,7 @@ class Publisher:
                 self.failures += 1
                 _log.warning("weights: %s", error)
                 if last:
-                    return  # a restart folds again what this change came from, and publishes that
+                    return  # a restart learns the same records again and publishes the change
             else:
                 return
             self._closing.wait(RETRY)

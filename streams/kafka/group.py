@@ -18,7 +18,7 @@ from streams.kafka.clients import start_client
 from streams.kafka.errors import NotAllowed, describe, explain
 from streams.kafka.options import Settings
 
-__all__ = ["Commit", "Fenced", "Membership"]
+__all__ = ["Commit", "Fenced", "GroupMember"]
 
 SESSION_TIMEOUT_MS = 10_000
 """Milliseconds without a heartbeat after which a member is replaced. With Kafka's default, events would wait 45 s."""
@@ -66,7 +66,7 @@ class Commit(msgspec.Struct, frozen=True):
     members: dict[str, int]
 
 
-class Membership:
+class GroupMember:
     """A member of a consumer group, which divides the partitions of one topic among the processes that learn from it.
 
     A membership reads no records (a `KafkaLog` does). It only tells which partitions the member owns. A member first writes a

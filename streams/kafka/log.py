@@ -18,7 +18,7 @@ from streams.kafka.buffer import FetchBuffer
 from streams.kafka.clients import ResponseTracker, poll, start_client
 from streams.kafka.errors import NoBroker, NotAllowed, NoTopic, describe, explain, is_rejected
 from streams.kafka.options import Settings
-from streams.log import InDoubt, Offsets, Record, TooLarge, partition_of, read_ranges
+from streams.log import InDoubt, Offsets, Record, RecordTooLarge, partition_of, read_ranges
 
 __all__ = ["KafkaLog", "NoBroker", "NoTopic", "NotAllowed"]
 
@@ -123,7 +123,7 @@ class KafkaLog:
 
         Raises
         ------
-        TooLarge
+        RecordTooLarge
             A record is over `max_request_size` or the broker's limit; nothing was written.
         NoBroker
             Nothing was written.
@@ -184,8 +184,8 @@ class KafkaLog:
                 self._ask_ends()
             return {partition: buffer.end for partition, buffer in self._buffers.items()}
 
-    def known_at(self, partition: int) -> float:
-        """See `Log.known_at`: the time of the last response from the broker that included the partition."""
+    def end_known_at(self, partition: int) -> float:
+        """See `Log.end_known_at`: the time of the last response from the broker that included the partition."""
         return self._buffers[partition].complete_as_of
 
     def trim(self, offsets: Offsets) -> None:
@@ -382,10 +382,10 @@ class KafkaLog:
 
     # ---- errors
 
-    def _too_large(self, size: int) -> TooLarge:
+    def _too_large(self, size: int) -> RecordTooLarge:
         problem = f"a record of {size} bytes is over the limit of {self._settings.max_request_bytes} here, or over the broker's"
         remedy = "raise max_request_size in the options and max.message.bytes of the topic, or send less in one event"
-        return TooLarge(f"{problem}; {remedy}", self.name)
+        return RecordTooLarge(f"{problem}; {remedy}", self.name)
 
     @contextmanager
     def _explain_errors(self, operation: str) -> Iterator[None]:

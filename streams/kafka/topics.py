@@ -16,7 +16,7 @@ from streams.kafka.clients import start_client
 from streams.kafka.errors import NoBroker, explain
 from streams.kafka.options import Settings
 
-__all__ = ["Found", "TopicRefused", "Topics"]
+__all__ = ["TopicDescription", "TopicRefused", "Topics"]
 
 _ALL_SETTINGS = ConfigFilterType.ALL
 _ALREADY_EXISTS = failures.TopicAlreadyExistsError.errno
@@ -34,7 +34,7 @@ class TopicRefused(OSError):
     """The broker refuses to create a topic; nothing was created."""
 
 
-class Found(NamedTuple):
+class TopicDescription(NamedTuple):
     """A topic as the broker describes it.
 
     Attributes
@@ -100,12 +100,12 @@ class Topics:
         with self._explain_errors("asking for brokers", ""):
             return len(self._admin.describe_cluster()["brokers"])
 
-    def find(self, names: Sequence[str]) -> dict[str, Found]:
+    def find(self, names: Sequence[str]) -> dict[str, TopicDescription]:
         """Describe topics.
 
         Returns
         -------
-        dict of str to Found
+        dict of str to TopicDescription
             Descriptions of the topics that exist, by name.
 
         Raises
@@ -123,7 +123,7 @@ class Topics:
             requested = [ConfigResource(ConfigResourceType.TOPIC, name) for name in existing]
             configs = self._admin.describe_configs(requested, config_filter=_ALL_SETTINGS)["topic"] if requested else {}
         return {
-            name: Found(
+            name: TopicDescription(
                 len(partitions),
                 min((len(partition["replica_nodes"]) for partition in partitions), default=0),
                 {key: str(setting["value"]) for key, setting in configs.get(name, {}).items() if setting["value"] is not None},

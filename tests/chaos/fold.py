@@ -11,7 +11,7 @@ from service.config import Config
 from service.evaluation.replay import builder_for_log, replay
 from service.learning.event_reader import POLL
 from service.learning.fold import Fold
-from service.learning.order import Following, Order
+from service.learning.order import LedgerOrder, Order
 from service.learning.trainer import Trainer
 from service.learning.validation import EventValidator
 from service.process.logs import open_log
@@ -42,7 +42,7 @@ def fold(config: Config) -> Folded:
         order: Order | None = None
         if (folder := _ledger(config)).exists():
             ledger = Ledger(opened.enter_context(closing(LmdbLog(folder, readonly=True))))
-            order = Following(log, POLL, ledger.runs(), None)
+            order = LedgerOrder(log, POLL, ledger.runs(), None)
         pipeline, dead = build_pipeline(config), DeadLetters(MemoryLog())
         builder, validator = builder_for_log(config, pipeline), EventValidator(config.reward, config.stream.max_skew)
         trainer = Trainer(pipeline, builder, joiners(config, len(log.end())), log, dead, validator, order=order)

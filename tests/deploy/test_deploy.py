@@ -25,7 +25,7 @@ from service.http.app import create_app
 from service.monitoring.monitor import Monitor
 from service.monitoring.prometheus import LABELLED
 from service.process.runtime import build_pipeline, open_runtime
-from service.process.topics import wanted
+from service.process.topics import required_topics
 from tests.worlds import busy_world
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def test_every_config_loads_and_builds(path: Path) -> None:
 
 
 def test_the_config_names_topics_on_the_broker_of_the_compose_file() -> None:
-    topics = wanted(configs.load(DEPLOY / "freshet.toml"))
+    topics = required_topics(configs.load(DEPLOY / "freshet.toml"))
     assert [one.use for one in topics] == ["events", "weights", "dead letters"]
     inside = re.findall(r"INSIDE://([\w:]+)", SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"])
     assert {one.servers for one in topics} == set(inside)

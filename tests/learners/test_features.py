@@ -13,7 +13,7 @@ FIELDS = [
     Field(side="item", name="id"),
     Field(side="user", name="id"),
     Field(side="user", name="age", type="bucket", width=10),
-    Field(side="item", name="genres", type="tags", most=3),
+    Field(side="item", name="genres", type="tags", max_tags=3),
     Field(side="item", name="price", type="number", mean=10, scale=2),
     Field(side="context", name="device"),
 ]

@@ -14,7 +14,7 @@ def test_columns_are_those_of_the_rows_in_order():
             Field(side="user", name="id"),
             Field(side="item", name="id"),
             Field(side="user", name="age", type="number"),
-            Field(side="item", name="tags", type="tags", most=2),
+            Field(side="item", name="tags", type="tags", max_tags=2),
             Field(side="context", name="hour", type="bucket"),
         ],
         ["user.id * item.tags"],

@@ -5,15 +5,15 @@ import pytest
 
 from memory.arrays import Arrays
 from memory.keyed.table import Column, Table
-from memory.stateful import Stateful, shared
+from memory.stateful import Stateful, without_private
 
 
-def first() -> dict[str, np.ndarray]:
+def initial() -> dict[str, np.ndarray]:
     return {"w": np.arange(1000.0).reshape(500, 2)}
 
 
-def test_of_arrays_that_can_be_made_again_only_changed_rows_are_saved() -> None:
-    store = Arrays.made_by(first)
+def test_made_arrays_save_only_changed_rows() -> None:
+    store = Arrays.from_factory(initial)
     assert store.state_dict()["rows"].size == 0
     store["w"][[3, 7]] = -1.0
     store.mark(np.array([3, 7]))
@@ -21,18 +21,18 @@ def test_of_arrays_that_can_be_made_again_only_changed_rows_are_saved() -> None:
     store["w"][9] = -2.0
     store.mark(np.array([9]))
     saved = store.state_dict()
-    assert saved["rows"].tolist() == [3, 7, 9], "shipped or not, what has changed since the first values is saved"
+    assert saved["rows"].tolist() == [3, 7, 9], "rows that differ from the initial values are saved, shipped or not"
     assert saved["w"].tolist() == [[-1, -1], [-1, -1], [-2, -2]]
 
 
-def test_loading_brings_back_the_first_values_of_all_other_rows() -> None:
-    saved = Arrays.made_by(first).state_dict()
-    store = Arrays.made_by(first)
+def test_loading_restores_the_initial_values_of_all_other_rows() -> None:
+    saved = Arrays.from_factory(initial).state_dict()
+    store = Arrays.from_factory(initial)
     live = store["w"]
     store["w"][:] = 5.0
     store.mark()
     store.load_state_dict(saved)
-    assert (store["w"] == first()["w"]).all()
+    assert (store["w"] == initial()["w"]).all()
     assert store["w"] is live
     assert store.take_changes() == {}
 
@@ -48,29 +48,29 @@ def test_private_arrays_are_saved_and_not_shipped() -> None:
     assert follower["squares"].tolist() == [1, 1, 1, 1], "as of its last checkpoint"
     saved = leader.state_dict()
     assert saved["squares"].tolist() == [1, 1, 9, 1]
-    assert shared(leader, saved).keys() == {"w"}
+    assert without_private(leader, saved).keys() == {"w"}
     follower.load_state_dict(saved)
     assert follower["squares"].tolist() == [1, 1, 9, 1]
 
 
-def test_of_arrays_that_are_all_private_not_even_the_rows_are_shipped() -> None:
-    store = Arrays.made_by(first, private=["w"])
+def test_arrays_that_are_all_private_ship_nothing() -> None:
+    store = Arrays.from_factory(initial, private=["w"])
     store["w"][3] = -1.0
     store.mark(np.array([3]))
     assert store.take_changes() == {}
     saved = store.state_dict()
-    assert saved["rows"].tolist() == [3], "it is saved all the same"
-    assert shared(store, saved) == {}
+    assert saved["rows"].tolist() == [3], "they are saved"
+    assert without_private(store, saved) == {}
 
 
-def test_changes_with_private_arrays_are_of_another_configuration() -> None:
+def test_changes_with_arrays_that_are_private_here_are_refused() -> None:
     leader, follower = Arrays(w=np.zeros(4), squares=np.ones(4)), Arrays(w=np.zeros(4), squares=np.ones(4), private=["squares"])
     leader.mark()
     with pytest.raises(ValueError, match="another configuration"):
         follower.apply_changes(leader.take_changes())
 
 
-def test_a_private_name_that_there_is_not_is_refused() -> None:
+def test_an_unknown_private_name_is_refused() -> None:
     with pytest.raises(ValueError, match=r"private: \['square'\] where there are \['squares', 'w'\]"):
         Arrays(w=np.zeros(4), squares=np.ones(4), private=["square"])
 
@@ -88,4 +88,4 @@ def test_columns_and_whole_attributes_can_be_private() -> None:
     model.clock.mark()
     assert model.take_changes().keys() == {"table.index.slots", "table.index.keys", "table.rows.rows", "table.rows.bias"}
     state = model.state_dict()
-    assert state.keys() - shared(model, state).keys() == {"clock.step", "table.rows.squares"}
+    assert state.keys() - without_private(model, state).keys() == {"clock.step", "table.rows.squares"}

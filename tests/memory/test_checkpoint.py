@@ -51,13 +51,13 @@ def test_equal_checkpoints_are_equal_files(tmp_path: Path) -> None:
     assert len(files) == 1
 
 
-def test_arrays_that_are_views_are_written_as_they_look(tmp_path: Path) -> None:
+def test_views_are_written_with_their_values(tmp_path: Path) -> None:
     state = {"t": np.arange(6).reshape(2, 3).T, "s": np.arange(9)[::2], "big": np.arange(3, dtype=">i4").astype("<i4")}
     loaded = checkpoint.load(checkpoint.save(tmp_path, Checkpoint(1, state, {}))).state
     assert {name: array.tolist() for name, array in loaded.items()} == {name: array.tolist() for name, array in state.items()}
 
 
-def test_no_folder_and_an_empty_one_have_no_latest(tmp_path: Path) -> None:
+def test_a_missing_or_empty_folder_has_no_latest(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path) == (None, [])
     assert checkpoint.latest(tmp_path / "missing") == (None, [])
 
@@ -66,21 +66,21 @@ def test_every_altered_byte_is_noticed(tmp_path: Path) -> None:
     small = Checkpoint(3, {"w": np.arange(3), "b": np.array([True])}, {"epoch": 5})
     path = checkpoint.save(tmp_path, small)
     whole = path.read_bytes()
-    harmless = []
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    undetected = []
+    for offset in range(len(whole)):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1]) + whole[offset + 1 :])
         try:
             assert_equal(checkpoint.load(path), small)
         except CorruptCheckpoint as error:
             assert str(path) in str(error)
             continue
-        harmless.append(place)
-    padding = [place for place in range(len(whole)) if whole[place : place + 1] == b" "]
-    assert set(harmless) <= set(padding), "only blanks between header and arrays may differ, and nothing reads them"
+        undetected.append(offset)
+    padding = [offset for offset in range(len(whole)) if whole[offset : offset + 1] == b" "]
+    assert set(undetected) <= set(padding), "only the padding between header and arrays may differ, because it is never read"
 
 
 @pytest.mark.parametrize("size", [0, 5, 100, 0.5, -1])
-def test_a_file_cut_short_is_refused(tmp_path: Path, size: float) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, size: float) -> None:
     path = checkpoint.save(tmp_path, make(1))
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * size) if size == 0.5 else int(size)])
@@ -89,7 +89,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, size: float) -> None:
 
 
 @pytest.mark.parametrize(("find", "problem"), [(b"state", "metadata"), (b"17", "metadata"), (b"json", "arrays")])
-def test_what_was_altered_is_named(tmp_path: Path, find: bytes, problem: str) -> None:
+def test_the_error_names_the_altered_part(tmp_path: Path, find: bytes, problem: str) -> None:
     path = checkpoint.save(tmp_path, make(1))
     whole = path.read_bytes()
     assert find in whole
@@ -121,7 +121,7 @@ def test_latest_falls_back_to_the_one_before_and_keeps_the_bad_one(tmp_path: Pat
     assert names(tmp_path) == [paths[1].name, f"{paths[1].name}.corrupt", f"{paths[2].name}.corrupt"]
 
 
-def test_latest_of_a_folder_that_cannot_be_written_to_still_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latest_falls_back_even_if_the_folder_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [checkpoint.save(tmp_path, make(version)) for version in (1, 2)]
     paths[1].write_bytes(b"")
 
@@ -135,7 +135,7 @@ def test_latest_of_a_folder_that_cannot_be_written_to_still_falls_back(tmp_path:
     assert len(corrupt) == 1
 
 
-def test_a_file_pruned_while_it_is_looked_for_is_no_corruption(tmp_path: Path) -> None:
+def test_a_file_that_is_pruned_meanwhile_is_not_corrupt(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, make(1))
     (tmp_path / "checkpoint-000000000002.safetensors").symlink_to(tmp_path / "gone")
     found, corrupt = checkpoint.latest(tmp_path)
@@ -145,7 +145,9 @@ def test_a_file_pruned_while_it_is_looked_for_is_no_corruption(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("failing", ["fsync", "write", "replace"])
-def test_a_full_disk_leaves_the_older_ones_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+def test_a_full_disk_leaves_older_checkpoints_and_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
     path = checkpoint.save(tmp_path, make(1), keep=1)
 
     def full(*_: object) -> None:
@@ -156,7 +158,7 @@ def test_a_full_disk_leaves_the_older_ones_and_no_litter(tmp_path: Path, monkeyp
     elif failing == "replace":
         monkeypatch.setattr(Path, "replace", full)
     else:
-        # The device that is always full: the real error of a real write.
+        # /dev/full is always full, so this is the real error of a real write.
         really_open = os.open
 
         def open_full(file: Path, flags: int, mode: int = 0) -> int:
@@ -174,7 +176,7 @@ def test_a_full_disk_leaves_the_older_ones_and_no_litter(tmp_path: Path, monkeyp
     assert corrupt == []
 
 
-def test_prune_keeps_the_newest_and_clears_what_a_crash_left(tmp_path: Path) -> None:
+def test_prune_keeps_the_newest_and_removes_temporary_files(tmp_path: Path) -> None:
     for version in (8, 9, 10, 11):
         checkpoint.save(tmp_path, make(version), keep=10)
     (tmp_path / ".checkpoint-000000000012.safetensors.tmp").write_bytes(b"half")
@@ -184,7 +186,9 @@ def test_prune_keeps_the_newest_and_clears_what_a_crash_left(tmp_path: Path) -> 
     assert names(tmp_path) == kept
     (tmp_path / ".checkpoint-000000000012.safetensors.tmp").write_bytes(b"half")
     assert checkpoint.latest(tmp_path)[0] is not None
-    assert names(tmp_path) == [".checkpoint-000000000012.safetensors.tmp", *kept], "a reader leaves the writer's file alone"
+    assert names(tmp_path) == [".checkpoint-000000000012.safetensors.tmp", *kept], (
+        "a reader does not touch the writer's temporary file"
+    )
     checkpoint.save(tmp_path, make(12), keep=1)
     assert names(tmp_path) == ["checkpoint-000000000012.safetensors", "notes.txt"]
 
@@ -194,7 +198,7 @@ def test_saving_a_version_again_replaces_it(tmp_path: Path) -> None:
     assert_equal(checkpoint.load(checkpoint.save(tmp_path, make(5, 2))), make(5, 2))
 
 
-def test_what_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
+def test_values_that_cannot_be_written_are_refused_by_name(tmp_path: Path) -> None:
     for bad, problem in (
         (Checkpoint(1, {"fm.w": np.array(["a"])}, {}), "fm.w"),
         (Checkpoint(1, {}, {"when": object()}), "meta"),
@@ -207,9 +211,9 @@ def test_what_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_an_untrusted_folder_refuses_a_blob(tmp_path: Path) -> None:
+def test_a_pickle_in_an_untrusted_folder_is_refused(tmp_path: Path) -> None:
     folder, blob, twin = tmp_path / "folder", PickledObject(Counter(a=1)), PickledObject(Counter())
-    old = os.umask(0o002)  # many systems let groups write by default; own folders must be trusted all the same
+    old = os.umask(0o002)  # the default of many systems; folders made by save must still be trusted
     try:
         path = checkpoint.save(folder, Checkpoint(1, blob.state_dict(), {}))
     finally:

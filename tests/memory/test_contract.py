@@ -1,4 +1,4 @@
-"""One suite over every store: what `Stateful` promises, each must keep."""
+"""One suite for every store: each must keep the contract of `Stateful`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memory.error_memory import ErrorMemory, ErrorSketch
 from memory.keyed.seen_items import SeenItems
 from memory.moments import Moments
 from memory.parameters import Parameters
-from memory.stateful import shared
+from memory.stateful import without_private
 from memory.vectors.vector_index import VectorIndex
 
 ROWS = 7
@@ -23,7 +23,7 @@ ROWS = 7
 
 
 class Composite(Stateful):
-    """Two stores, one of them nested, a child without state, and attributes that are none."""
+    """Two stores (one nested), a child without state, and an attribute that is no state."""
 
     def __init__(self) -> None:
         self.rate = 0.5
@@ -38,7 +38,7 @@ def make_table() -> Table:
 
 
 def keys_of(rng: np.random.Generator) -> np.ndarray:
-    """More different keys than any store of this suite has room for, and 0."""
+    """More different keys than any store of this suite can hold, and 0."""
     return rng.integers(0, 12, ROWS)
 
 
@@ -181,7 +181,7 @@ class Case:
     array: str
     """Name of an array of its state."""
     needs_private: bool = False
-    """Whether how it goes on depends on what is private: a follower then follows, and cannot go on by itself."""
+    """Whether learning reads private state. If so, a follower can follow, but cannot continue to learn."""
 
 
 CASES = {
@@ -189,9 +189,9 @@ CASES = {
     "arrays, one private": Case(
         lambda: Arrays(w=np.ones((9, 2), np.float32), n=np.zeros(9, np.int64), private=["n"]), change_arrays, len, "w"
     ),
-    "made arrays, one private": Case(lambda: Arrays.made_by(first_values, private=["n"]), change_arrays, len, "w"),
+    "made arrays, one private": Case(lambda: Arrays.from_factory(first_values, private=["n"]), change_arrays, len, "w"),
     "parameters": Case(make_parameters, change_parameters, read_parameters, "embedding.weight.value", True),
-    "made arrays": Case(lambda: Arrays.made_by(first_values), change_arrays, len, "w"),
+    "made arrays": Case(lambda: Arrays.from_factory(first_values), change_arrays, len, "w"),
     "key_index": Case(lambda: KeyIndex(6), change_index, lambda store: (store.find(np.arange(9)), store.slots()), "order"),
     "table": Case(make_table, change_table, read_table, "rows.vector"),
     "history": Case(lambda: History(5, 3), change_history, read_history, "rings.item"),
@@ -233,11 +233,11 @@ def changed(case: Case, seed: int = 0, times: int = 10) -> Stateful:
 
 
 def followed(store: Stateful) -> str:
-    """Fingerprint of what a follower has to have: all but what is private."""
-    return digest(shared(store, store.state_dict()))
+    """Digest of what a follower must have: everything except private state."""
+    return digest(without_private(store, store.state_dict()))
 
 
-def test_a_loaded_copy_is_equal_and_goes_on_equally(case: Case) -> None:
+def test_a_loaded_copy_is_equal_and_continues_equally(case: Case) -> None:
     store, twin = changed(case), changed(case, seed=1)
     assert digest(store.state_dict()) != digest(twin.state_dict())
     twin.load_state_dict(store.state_dict())
@@ -249,7 +249,7 @@ def test_a_loaded_copy_is_equal_and_goes_on_equally(case: Case) -> None:
         assert digest(twin.state_dict()) == digest(store.state_dict())
 
 
-def test_a_fresh_twin_follows_by_changes(case: Case) -> None:
+def test_a_fresh_copy_follows_by_changes(case: Case) -> None:
     leader, follower, second, rng = case.make(), case.make(), case.make(), np.random.default_rng(3)
     for step in range(40):
         case.change(leader, rng)
@@ -258,30 +258,30 @@ def test_a_fresh_twin_follows_by_changes(case: Case) -> None:
             assert followed(follower) == followed(leader)
             if step % 2:
                 second.apply_changes(follower.take_changes())
-                assert followed(second) == followed(leader), "a follower can be followed"
+                assert followed(second) == followed(leader), "a follower can have followers"
     follower.apply_changes(leader.take_changes())
     assert leader.take_changes() == {}
     if not case.needs_private:
         case.change(leader, np.random.default_rng(4))
         case.change(follower, np.random.default_rng(4))
-        assert followed(follower) == followed(leader), "behaves alike, not only looks alike"
+        assert followed(follower) == followed(leader), "the copy also behaves the same"
 
 
-def test_what_is_private_is_saved_and_never_shipped(case: Case) -> None:
+def test_private_state_is_saved_and_not_shipped(case: Case) -> None:
     leader, follower = changed(case), case.make()
     state = leader.state_dict()
     private = {name for name in state if leader.is_private(name)}
     assert private or not case.needs_private
     assert not private & leader.take_changes().keys()
     follower.load_state_dict(state)
-    assert digest(follower.state_dict()) == digest(state), "a checkpoint has all of it"
+    assert digest(follower.state_dict()) == digest(state), "a checkpoint includes private state"
 
 
-def test_twins_of_one_loaded_state_follow_by_changes(case: Case) -> None:
+def test_copies_of_one_loaded_state_follow_by_changes(case: Case) -> None:
     origin, leader, follower = changed(case), changed(case, seed=1), case.make()
     leader.load_state_dict(origin.state_dict())
     follower.load_state_dict(origin.state_dict())
-    assert leader.take_changes() == {}, "what is loaded on both sides is not shipped again"
+    assert leader.take_changes() == {}, "loaded state is not shipped again"
     case.change(leader, np.random.default_rng(5))
     follower.apply_changes(leader.take_changes())
     assert followed(follower) == followed(leader)
@@ -326,10 +326,10 @@ def test_memory_is_bounded(case: Case) -> None:
         for _, leaf in store.stores():
             if hasattr(leaf, "capacity"):
                 assert len(leaf) <= leaf.capacity  # type: ignore[arg-type]
-    if not isinstance(store, PickledObject):  # a blob is as large as its object
+    if not isinstance(store, PickledObject):  # a pickle is as large as its object
         assert store.nbytes == nbytes
         saved = sum(array.nbytes for name, array in store.state_dict().items() if not name.endswith("rows"))
-        assert saved <= nbytes, "what is saved is bounded by what is held"
+        assert saved <= nbytes, "the saved state is not larger than the memory"
 
 
 @pytest.mark.parametrize("damage", ["missing", "extra", "shape", "type"])
@@ -351,7 +351,7 @@ def test_a_state_that_does_not_fit_is_refused_by_name(case: Case, damage: str) -
     assert digest(store.state_dict()) == before
 
 
-def test_changes_of_nothing_are_nothing(case: Case) -> None:
+def test_empty_changes_change_nothing(case: Case) -> None:
     store = changed(case)
     before = digest(store.state_dict())
     store.apply_changes({})

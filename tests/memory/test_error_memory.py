@@ -1,4 +1,4 @@
-"""What the two memories keep, find, give up and forget; numbers against golden vectors of an independent implementation."""
+"""The two memories keep, find, evict and forget rows. Golden vectors come from an independent implementation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write(memory: ErrorMemory, keys: np.ndarray, first: int = 0, k: int = 3) -> 
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf"])
-def test_the_oldest_rows_give_way(kind: Any) -> None:
+def test_the_oldest_rows_are_overwritten(kind: Any) -> None:
     memory = ErrorMemory(5, 4, kind=kind, similarity="l2")
     keys = np.random.default_rng(0).normal(size=(13, 4))
     for first in (0, 3, 6, 9):
@@ -32,7 +32,7 @@ def test_the_oldest_rows_give_way(kind: Any) -> None:
     assert (found.similarity[:7] < 0).all(), "the others are gone"
 
 
-def test_more_rows_than_there_is_room_for_leave_the_last() -> None:
+def test_of_more_rows_than_the_capacity_the_last_stay() -> None:
     memory, same = ErrorMemory(5, 4), ErrorMemory(5, 4)
     keys = np.random.default_rng(0).normal(size=(23, 4))
     write(memory, keys)
@@ -43,7 +43,7 @@ def test_more_rows_than_there_is_room_for_leave_the_last() -> None:
     assert np.array_equal(memory.index.rows["vector"], same.index.rows["vector"])
 
 
-def test_what_is_read_is_what_was_written() -> None:
+def test_written_rows_are_read_back() -> None:
     memory = ErrorMemory(10, 4, similarity="l2")
     keys = np.random.default_rng(0).normal(size=(4, 4))
     write(memory, keys)
@@ -65,7 +65,7 @@ def test_age_is_the_number_of_rows_written_since() -> None:
     assert evidence.age[:, 0].tolist() == [4, 3, 2, 1, 0]
 
 
-def test_evidence_can_be_had_for_some_of_the_queries() -> None:
+def test_evidence_of_selected_queries() -> None:
     memory = ErrorMemory(10, 4)
     keys = np.random.default_rng(0).normal(size=(10, 4))
     write(memory, keys)
@@ -74,7 +74,7 @@ def test_evidence_can_be_had_for_some_of_the_queries() -> None:
         assert np.array_equal(getattr(some, name), getattr(alone, name))
 
 
-def test_users_and_items_are_forgotten_and_their_places_are_used_again() -> None:
+def test_users_and_items_are_forgotten_and_their_slots_are_used_again() -> None:
     memory = ErrorMemory(10, 4)
     keys = np.random.default_rng(0).normal(size=(25, 4))
     write(memory, keys[:10])
@@ -83,7 +83,7 @@ def test_users_and_items_are_forgotten_and_their_places_are_used_again() -> None
     assert len(memory) == 8
     assert not np.isin(memory.rows["user"], [3, 6]).any()
     assert not np.isin(memory.read(keys[:10], 10).slots, [2, 5]).any()
-    assert not memory.index.rows["vector"][[2, 5]].any(), "nothing of them is left"
+    assert not memory.index.rows["vector"][[2, 5]].any(), "their vectors are erased"
     write(memory, keys[10:20], 10)
     assert len(memory) == 10
     memory.clear()
@@ -128,7 +128,7 @@ def test_golden_sketch(rows: int) -> None:
     assert len(sketch) == rows
 
 
-def test_a_fading_sketch_weighs_rows_by_their_age() -> None:
+def test_a_sketch_with_decay_weights_rows_by_age() -> None:
     keys, ones = np.ones((1, 3)), np.ones(1)
     sketch = ErrorSketch(3, arrays=4, bits=3, centred=False, decay=0.5)
     for label in [1.0] + [0.0] * 200 + [1.0]:
@@ -139,7 +139,7 @@ def test_a_fading_sketch_weighs_rows_by_their_age() -> None:
     assert (sketch.read(keys).slots == -1).all()
 
 
-def test_centring_tells_keys_apart_that_all_point_the_same_way() -> None:
+def test_centring_separates_keys_of_similar_directions() -> None:
     rng = np.random.default_rng(0)
     keys = 5 + np.maximum(rng.normal(size=(500, 16)), 0)
     spread = {}

@@ -1,4 +1,4 @@
-"""Numbers of any size become numbers of size one."""
+"""Numeric columns are standardized, whatever their scale."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from memory.keyed.catalog import Catalog
-from memory.moments import LARGEST, MEMORY, Moments
+from memory.moments import LARGEST, MAX_COUNT, Moments
 
 
 def table(*numbers: float) -> tuple[np.ndarray, np.ndarray]:
@@ -23,7 +23,7 @@ def standardized(moments: Moments, *numbers: float) -> list[float]:
     return values[:, 1].tolist()
 
 
-def test_mean_and_standard_deviation_are_those_of_what_came_however_it_was_cut() -> None:
+def test_mean_and_variance_do_not_depend_on_the_batches() -> None:
     numbers = np.random.default_rng(0).normal(1990.0, 14.0, 1000).astype(np.float32)
     whole, parts = Moments([1]), Moments([1])
     whole.add(*table(*numbers))
@@ -36,13 +36,13 @@ def test_mean_and_standard_deviation_are_those_of_what_came_however_it_was_cut()
 
 
 @pytest.mark.parametrize("numbers", [(), (5.0,), (1995.1,) * 50])
-def test_without_a_spread_there_is_nothing_to_tell(numbers: tuple[float, ...]) -> None:
+def test_a_column_without_variance_becomes_zero(numbers: tuple[float, ...]) -> None:
     moments = Moments([1])
     moments.add(*table(*numbers))
     assert standardized(moments, 3e38, -3e38, 1995.1) == [0.0, 0.0, 0.0]
 
 
-def test_an_absent_number_stays_absent_and_teaches_nothing() -> None:
+def test_absent_numbers_are_ignored() -> None:
     moments = Moments([1])
     keys, values = table(1.0, 2.0, 0.0)
     keys[2, 1] = 0
@@ -53,23 +53,23 @@ def test_an_absent_number_stays_absent_and_teaches_nothing() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-45, 1e-38, 1.0, 3e38])
-def test_every_number_that_float32_holds_becomes_one_of_size_one(scale: float) -> None:
+def test_every_float32_can_be_standardized(scale: float) -> None:
     moments = Moments([1])
     moments.add(*table(scale, -scale, scale, -scale))
     assert standardized(moments, scale, -scale) == pytest.approx([1.0, -1.0])
     assert standardized(moments, 3e38, -3e38)[0] <= LARGEST
 
 
-def test_one_outlier_moves_nothing_and_a_new_scale_is_followed() -> None:
+def test_one_outlier_has_no_effect_and_a_new_scale_is_followed() -> None:
     moments = Moments([1])
     moments.add(*table(*np.random.default_rng(0).normal(0.0, 1.0, 1000)))
     moments.add(*table(3e38))
     assert standardized(moments, 3e38, 1.0) == [LARGEST, pytest.approx(1.0, abs=0.15)]
-    moments.add(*table(*np.random.default_rng(1).normal(0.0, 1e6, 5 * MEMORY)))
+    moments.add(*table(*np.random.default_rng(1).normal(0.0, 1e6, 5 * MAX_COUNT)))
     assert standardized(moments, 1e6) == [pytest.approx(1.0, abs=0.1)]
 
 
-def test_a_catalogue_standardises_by_what_was_put() -> None:
+def test_a_catalogue_standardizes_by_its_items() -> None:
     catalog = Catalog(4, 2, [1])
     for key, price in ((1, 10.0), (2, 30.0)):
         keys, values = table(price)
@@ -81,4 +81,4 @@ def test_a_catalogue_standardises_by_what_was_put() -> None:
     other = Catalog(4, 2, [1])
     other.load_state_dict(catalog.state_dict())
     assert other.encoded_at(other.find(np.array([1])))[1][0, 1] == -1.0
-    assert catalog.encoded[1][0, 1] == 10.0, "it keeps the number as it came"
+    assert catalog.encoded[1][0, 1] == 10.0, "it keeps the raw number"

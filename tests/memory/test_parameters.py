@@ -1,4 +1,4 @@
-"""A module and its optimizers are one store: what is saved goes on to the same bit, what is shipped scores the same."""
+"""A module and its optimizers are one store. A restored copy continues bit for bit, and a follower scores the same."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from memory import checkpoint as checkpoints
 from memory import parameters as module_under_test
 from memory.checkpoint import Checkpoint
 from memory.parameters import Parameters
-from memory.stateful import State, Stateful, digest, shared, versions
+from memory.stateful import State, Stateful, digest, versions, without_private
 
 ROWS = 500
 TABLE = "embedding.weight"
 
 
 class Scorer(torch.nn.Module):
-    """An embedding, a layer with running statistics, and what draws random numbers."""
+    """An embedding, a layer with running statistics, and dropout."""
 
     def __init__(self, sparse: bool = True) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def test_the_documented_example_runs() -> None:
 
 
 @pytest.mark.parametrize("optimize", OPTIMIZE.values(), ids=OPTIMIZE)
-def test_steps_are_those_of_plain_torch(optimize: Callable[[Scorer], Optimizer | list[Optimizer]]) -> None:
+def test_steps_equal_those_of_plain_torch(optimize: Callable[[Scorer], Optimizer | list[Optimizer]]) -> None:
     store, plain = network(optimize), Scorer()
     plain.load_state_dict(store.module.state_dict())
     made = optimize(plain)
@@ -102,19 +102,19 @@ def test_steps_are_those_of_plain_torch(optimize: Callable[[Scorer], Optimizer |
         loss_of(plain, ids).backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             optimizer.step()
-    for name, wanted in plain.state_dict().items():
-        np.testing.assert_allclose(store.module.state_dict()[name], wanted, rtol=1e-5, atol=1e-7, err_msg=name)
+    for name, expected in plain.state_dict().items():
+        np.testing.assert_allclose(store.module.state_dict()[name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
 @pytest.mark.parametrize("optimize", OPTIMIZE.values(), ids=OPTIMIZE)
 @pytest.mark.parametrize("before", [0, 1, 7])
-def test_what_was_saved_goes_on_as_if_uninterrupted(
+def test_a_restored_copy_continues_as_if_uninterrupted(
     optimize: Callable[[Scorer], Optimizer | list[Optimizer]], before: int
 ) -> None:
     uninterrupted, saved, other = network(optimize), network(optimize), network(optimize)
     learn(uninterrupted, range(12))
     learn(saved, range(before))
-    learn(other, range(20, 25))  # all of this must be gone
+    learn(other, range(20, 25))  # loading must undo all of this
     other.load_state_dict(saved.state_dict())
     assert digest(other.state_dict()) == digest(saved.state_dict())
     learn(other, range(before, 12))
@@ -123,7 +123,7 @@ def test_what_was_saved_goes_on_as_if_uninterrupted(
 
 
 @pytest.mark.parametrize("optimize", OPTIMIZE.values(), ids=OPTIMIZE)
-def test_a_replica_scores_as_the_trainer_after_any_number_of_changes_without_the_optimizers(
+def test_a_replica_scores_like_the_trainer_without_optimizer_state(
     optimize: Callable[[Scorer], Optimizer | list[Optimizer]],
 ) -> None:
     trainer, replica = network(optimize), network(optimize)
@@ -136,14 +136,14 @@ def test_a_replica_scores_as_the_trainer_after_any_number_of_changes_without_the
         replica.apply_changes(changes)
         assert np.array_equal(scores(replica), scores(trainer))
     state, followed = trainer.state_dict(), replica.state_dict()
-    assert digest(shared(replica, followed)) == digest(shared(trainer, state))
-    private = state.keys() - shared(trainer, state).keys()
+    assert digest(without_private(replica, followed)) == digest(without_private(trainer, state))
+    private = state.keys() - without_private(trainer, state).keys()
     assert "steps" in private
-    assert (len(private) > 1) == (optimize is not OPTIMIZE["SGD"]), "plain SGD keeps nothing"
-    assert digest(followed) != digest(state), "what is private is as of the checkpoint"
+    assert (len(private) > 1) == (optimize is not OPTIMIZE["SGD"]), "plain SGD has no state"
+    assert digest(followed) != digest(state), "private state is that of the checkpoint"
 
 
-def test_a_step_ships_and_saves_the_rows_that_it_named_and_dense_tensors_whole() -> None:
+def test_a_step_ships_and_saves_the_rows_it_used_and_dense_tensors_whole() -> None:
     store = network()
     before = store.module.embedding.weight.detach().clone()
     ids = torch.tensor([7, 3, 7, 499])
@@ -158,11 +158,11 @@ def test_a_step_ships_and_saves_the_rows_that_it_named_and_dense_tensors_whole()
     assert set(moved.tolist()) == {3, 7, 499}
     assert store.take_changes() == {}
     state = store.state_dict()
-    assert state[f"{TABLE}.rows"].tolist() == [3, 7, 499], "shipped or not, what ever changed is saved"
+    assert state[f"{TABLE}.rows"].tolist() == [3, 7, 499], "rows that ever changed are saved, shipped or not"
     assert state[f"{TABLE}.optimizer.sum"].shape == (3, 4)
 
 
-def test_what_is_held_and_named_is_the_same_before_the_first_step_and_after() -> None:
+def test_memory_and_names_are_the_same_before_and_after_the_first_step() -> None:
     for optimize in OPTIMIZE.values():
         store = network(optimize)
         nbytes, names = store.nbytes, store.state_dict().keys()
@@ -171,15 +171,15 @@ def test_what_is_held_and_named_is_the_same_before_the_first_step_and_after() ->
         assert (store.nbytes, store.state_dict().keys()) == (nbytes, names)
 
 
-def test_the_seed_decides_the_first_values_and_nobody_elses_random_numbers_change() -> None:
+def test_the_seed_sets_the_initial_values_and_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(3)
-    wanted = torch.rand(4)
+    expected = torch.rand(4)
     torch.manual_seed(3)
     one, same, other = network(seed=1), network(seed=1), network(seed=2)
     learn(one, range(2))
     learn(same, range(2))
     one.load_state_dict(same.state_dict())
-    assert torch.equal(torch.rand(4), wanted)
+    assert torch.equal(torch.rand(4), expected)
     assert digest(one.state_dict()) == digest(same.state_dict())
     assert not np.array_equal(scores(same), scores(other))
     with one.seeded():
@@ -188,10 +188,10 @@ def test_the_seed_decides_the_first_values_and_nobody_elses_random_numbers_chang
         assert torch.equal(torch.rand(4), first)
     learn(one, range(1))
     with one.seeded():
-        assert not torch.equal(torch.rand(4), first), "each step has its own"
+        assert not torch.equal(torch.rand(4), first), "each step has its own random numbers"
 
 
-def test_a_row_that_is_reset_is_zero_and_its_optimizer_begins_anew() -> None:
+def test_reset_zeroes_a_row_and_its_optimizer_state() -> None:
     store = network()
     learn(store, range(10))
     rows = store.state_dict()[f"{TABLE}.rows"][:2].astype(np.int64)
@@ -204,7 +204,7 @@ def test_a_row_that_is_reset_is_zero_and_its_optimizer_begins_anew() -> None:
     assert store.take_changes()[f"{TABLE}.rows"].tolist() == rows.tolist()
 
 
-def test_a_copy_without_optimizers_takes_over_values_and_ships_what_differs() -> None:
+def test_assign_copies_values_and_ships_the_rows_that_differ() -> None:
     store, copy = network(), Parameters(Scorer, tables=[TABLE])
     ids = torch.tensor([1, 2])
     store.step(loss_of(store.module, ids))
@@ -215,7 +215,7 @@ def test_a_copy_without_optimizers_takes_over_values_and_ships_what_differs() ->
     assert f"{TABLE}.rows" not in copy.take_changes()
 
 
-def test_a_checkpoint_keeps_all_of_it(tmp_path: Path) -> None:
+def test_a_checkpoint_keeps_the_whole_state(tmp_path: Path) -> None:
     class Model(Stateful):
         def __init__(self) -> None:
             self.network = network(OPTIMIZE["SparseAdam and Adam"])
@@ -225,7 +225,9 @@ def test_a_checkpoint_keeps_all_of_it(tmp_path: Path) -> None:
     path = checkpoints.save(tmp_path, Checkpoint(1, model.state_dict(), {}), keep=1)
     again.load_state_dict(checkpoints.load(path).state)
     assert digest(again.state_dict()) == digest(model.state_dict())
-    assert torch.__version__.partition("+")[0] in str(versions(model)["network"]), "another torch may keep something else"
+    assert torch.__version__.partition("+")[0] in str(versions(model)["network"]), (
+        "another version of torch may have another optimizer state"
+    )
 
 
 def damaged(**changes: np.ndarray) -> State:
@@ -235,7 +237,7 @@ def damaged(**changes: np.ndarray) -> State:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         (np.array([0, ROWS]), "not row numbers below 500"),
         (np.array([-1]), "not row numbers below 500"),
@@ -243,50 +245,50 @@ def damaged(**changes: np.ndarray) -> State:
         (np.array([1, 2, 3]), "of shape"),
     ],
 )
-def test_rows_that_do_not_fit_are_refused(rows: np.ndarray, said: str) -> None:
+def test_rows_that_do_not_fit_are_refused(rows: np.ndarray, message: str) -> None:
     store = network()
     before = digest(store.state_dict())
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         store.load_state_dict(damaged(**{f"{TABLE}.rows": rows}))
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         store.apply_changes({f"{TABLE}.rows": rows, f"{TABLE}.value": np.zeros((2, 4), np.float32)})
     assert digest(store.state_dict()) == before
 
 
 @pytest.mark.parametrize(
-    ("keywords", "said"),
+    ("keywords", "message"),
     [
         ({"tables": ["embedding"]}, "tables: .'embedding'. where the module has"),
         ({"optimize": lambda module: Adam(module.head.parameters()), "device": "cuda"}, "torch sees no GPU"),
-        ({"optimize": lambda module: NAdam(module.parameters())}, "NAdam, whose state cannot be kept"),
+        ({"optimize": lambda module: NAdam(module.parameters())}, "NAdam, which is not supported"),
         ({"optimize": lambda module: AdamW(module.parameters())}, "AdamW touches every row of .'embedding.weight'."),
         ({"optimize": lambda module: SGD(module.parameters(), momentum=0.9)}, "SGD touches every row"),
         ({"make": lambda: Scorer().to(torch.bfloat16)}, "bfloat16 cannot be saved"),
     ],
     ids=["table", "device", "optimizer", "adam", "momentum", "numbers"],
 )
-def test_what_cannot_be_kept_is_refused_with_the_remedy(keywords: dict[str, object], said: str) -> None:
+def test_unsupported_arguments_are_refused_with_the_remedy(keywords: dict[str, object], message: str) -> None:
     if "device" in keywords and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     given: dict[str, object] = {"make": Scorer, "optimize": one_for_all, "tables": [TABLE], **keywords}
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         Parameters(**given)  # type: ignore[arg-type]
 
 
 def test_a_gradient_of_the_wrong_kind_is_refused_and_changes_nothing() -> None:
-    for store, said in (
+    for store, message in (
         (Parameters(lambda: Scorer(sparse=False), one_for_all, tables=[TABLE]), "look it up with sparse=True"),
         (Parameters(Scorer, one_for_all), "name it in tables"),
     ):
         store.module.norm.eval()
         before = digest(store.state_dict())
-        with pytest.raises(ValueError, match=f"{TABLE}: .*{said}"):
+        with pytest.raises(ValueError, match=f"{TABLE}: .*{message}"):
             store.step(loss_of(store.module, torch.tensor([1, 2])))
         assert (digest(store.state_dict()), store.take_changes()) == (before, {})
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_it_learns_what_the_cpu_learns() -> None:
+def test_a_gpu_learns_the_same_as_the_cpu() -> None:
     cpu, gpu = network(), Parameters(Scorer, one_for_all, tables=[TABLE], device="cuda")
     for store in (cpu, gpu):
         store.module.drop.p = 0.0

@@ -17,7 +17,7 @@ class Trap:
         return os.system, ("exit 3",)
 
 
-def test_a_pickle_is_refused_outside_of_trust() -> None:
+def test_a_pickle_is_refused_outside_trusting() -> None:
     blob = PickledObject(Counter(a=1))
     before = digest(blob.state_dict())
     trap = {"pickle": np.frombuffer(pickle.dumps(Trap()), np.uint8)}
@@ -27,7 +27,7 @@ def test_a_pickle_is_refused_outside_of_trust() -> None:
     assert digest(blob.state_dict()) == before
 
 
-def test_trust_ends_with_its_block_also_after_an_error() -> None:
+def test_trusting_ends_with_its_block_even_after_an_error() -> None:
     blob = PickledObject(Counter(a=1))
     with pytest.raises(KeyError), trusting():
         blob.load_state_dict(blob.state_dict())
@@ -47,7 +47,7 @@ def test_another_class_and_a_damaged_pickle_are_refused() -> None:
     assert digest(blob.state_dict()) == before
 
 
-def test_equal_strings_give_equal_bytes_whether_or_not_they_are_one_object() -> None:
+def test_equal_strings_give_equal_bytes_even_if_they_are_different_objects() -> None:
     name = "feature"
     shared, equal = [name, name], [name, "".join(["fea", "ture"])]
     assert equal[0] is not equal[1]
@@ -55,7 +55,7 @@ def test_equal_strings_give_equal_bytes_whether_or_not_they_are_one_object() -> 
     assert digest(PickledObject(shared).state_dict()) == digest(PickledObject(equal).state_dict())
 
 
-def test_objects_keep_what_they_share() -> None:
+def test_shared_references_are_kept() -> None:
     inner = [1]
     blob = PickledObject({"a": inner, "b": inner, "array": np.arange(3)})
     with trusting():
@@ -73,12 +73,12 @@ def test_an_unchanged_object_is_not_shipped_again() -> None:
     assert blob.nbytes == blob.state_dict()["pickle"].size
 
 
-def test_what_cannot_be_pickled_is_refused_at_once() -> None:
+def test_an_object_that_cannot_be_pickled_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="value: function cannot be pickled"):
         PickledObject(lambda: None)
 
 
-def test_a_river_model_goes_on_where_it_was_saved() -> None:
+def test_a_restored_river_model_continues_like_the_original() -> None:
     linear_model = pytest.importorskip("river.linear_model")
     rng = np.random.default_rng(0)
     rows = [({f"f{i}": float(x) for i, x in enumerate(rng.normal(size=3)) if x > -1}, bool(rng.integers(2))) for _ in range(60)]

@@ -6,7 +6,7 @@ import pytest
 from memory import Arrays, Catalog, Stateful, digest
 
 
-def test_the_digest_sees_names_types_shapes_and_bytes() -> None:
+def test_the_digest_depends_on_names_types_shapes_and_bytes() -> None:
     states = [
         {"a": np.zeros(4, np.int32)},
         {"b": np.zeros(4, np.int32)},
@@ -22,7 +22,7 @@ def test_the_digest_sees_names_types_shapes_and_bytes() -> None:
     assert digest({"a": np.arange(6).reshape(2, 3).T}) == digest({"a": np.arange(6).reshape(2, 3).T.copy()})
 
 
-def test_stores_are_found_under_their_dotted_names() -> None:
+def test_stores_have_dotted_names() -> None:
     outer, inner = Stateful(), Stateful()
     inner.weights = Arrays(w=np.zeros(2))  # type: ignore[attr-defined]
     outer.rate = 3  # type: ignore[attr-defined]
@@ -32,7 +32,7 @@ def test_stores_are_found_under_their_dotted_names() -> None:
     assert outer.nbytes == inner.weights.nbytes == 2 * 8 + 2  # type: ignore[attr-defined]
 
 
-def test_a_part_without_state_is_no_part_of_it() -> None:
+def test_an_attribute_without_state_is_ignored() -> None:
     whole = Stateful()
     whole.empty = Stateful()  # type: ignore[attr-defined]
     whole.load_state_dict(whole.state_dict())
@@ -40,7 +40,7 @@ def test_a_part_without_state_is_no_part_of_it() -> None:
         whole.load_state_dict({"surplus.x": np.zeros(1)})
 
 
-def test_arrays_are_taken_over_and_stay_the_same() -> None:
+def test_a_store_owns_its_arrays_and_keeps_the_objects() -> None:
     given = np.zeros((3, 2))
     store = Arrays(w=given, view=np.arange(6).reshape(2, 3).T, fixed=np.broadcast_to(np.float32(1), 3))
     live = store["w"]
@@ -93,18 +93,18 @@ def test_arrays_that_cannot_be_a_store_are_refused() -> None:
             Arrays(**arrays)
 
 
-def test_a_copy_is_taken_in_steps_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memory.stateful.PIECE", 1000)
-    monkeypatch.setattr("memory.keyed.catalog.TOGETHER", 3)
+def test_a_state_is_copied_in_steps_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memory.stateful.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("memory.keyed.catalog.ENTRIES_PER_STEP", 3)
     whole = Stateful()
     whole.plain = Arrays(w=np.arange(1000.0).reshape(100, 10))  # type: ignore[attr-defined]
-    whole.made = Arrays.made_by(lambda: {"w": np.zeros((100, 10))})  # type: ignore[attr-defined]
+    whole.made = Arrays.from_factory(lambda: {"w": np.zeros((100, 10))})  # type: ignore[attr-defined]
     whole.made["w"][30:] = 1  # type: ignore[attr-defined]
     whole.made.mark(np.arange(30, 100))  # type: ignore[attr-defined]
     whole.items = Catalog(10, 1)  # type: ignore[attr-defined]
     for key in range(1, 9):
         whole.items.put(key, f"i{key}", {"n": key}, np.array([key]), np.ones(1, np.float32))  # type: ignore[attr-defined]
-    steps, count = whole.copying(), 0
+    steps, count = whole.copy_in_steps(), 0
     while True:
         try:
             next(steps)

@@ -34,7 +34,7 @@ def test_the_empty_config_is_a_service() -> None:
             ["[features.item.year] widht", "did you mean 'width'"],
         ),
         ({"features": {"item": {"year": {"width": 5.0}}}}, ["[features.item.year] type: field required"]),
-        ({"features": {"item": {"table": {"type": "tags", "most": 65}}}}, ["[features.item.table] most = 65"]),
+        ({"features": {"item": {"table": {"type": "tags", "max_tags": 65}}}}, ["[features.item.table] max_tags = 65"]),
         ({"reward": {"click": "yes"}}, ["[reward] click = 'yes'", "valid number"]),
         ({"reward": {"plain": 1e39}}, ["[reward] plain = 1e+39"]),
         ({"reward": {"click": {"at_leat": 3.0}}}, ["[reward.click] at_leat = 3.0", "did you mean 'at_least'"]),

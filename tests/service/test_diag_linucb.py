@@ -39,8 +39,8 @@ class Service:
 
     def __init__(self, config: Config) -> None:
         self.pipeline, self.log = build_pipeline(config), MemoryLog()
-        self.signer = Signer.of_writer(None)
-        builder = FeedbackBuilder(self.pipeline, config.reward, self.signer.believes)
+        self.signer = Signer.for_writer(None)
+        builder = FeedbackBuilder(self.pipeline, config.reward, self.signer.verify)
         validator = EventValidator(config.reward, 1e9)
         self.trainer = Trainer(self.pipeline, builder, joiners(config, 1), self.log, DeadLetters(MemoryLog()), validator)
         self.trainer.restore()

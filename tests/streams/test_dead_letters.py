@@ -90,7 +90,7 @@ def test_reported_offsets_are_known_by_partition_also_after_a_restart(tmp_path: 
 
 
 def test_letters_are_copied_and_the_newest_stay_readable() -> None:
-    log, elsewhere = MemoryLog(most=1_200), MemoryLog()
+    log, elsewhere = MemoryLog(max_records=1_200), MemoryLog()
     forwarder = Forwarder(log, lambda: elsewhere, "elsewhere")
     dead = DeadLetters(log, forwarder)
     for n in range(3_000):
@@ -106,7 +106,7 @@ def test_letters_are_copied_and_the_newest_stay_readable() -> None:
 
 
 def test_letters_that_cannot_be_stored_are_counted() -> None:
-    dead = DeadLetters(MemoryLog(most=2))
+    dead = DeadLetters(MemoryLog(max_records=2))
     for _ in range(3):
         dead.put("kind", "reason", b"")
     assert (dead.counts, dead.lost) == ({"kind": 3}, 1)

@@ -10,7 +10,7 @@ import pytest
 
 from streams.forwarding import Forwarder
 from streams.lmdb_log import LmdbLog
-from streams.log import InDoubt, Log, MemoryLog, Offsets, TooLarge
+from streams.log import InDoubt, Log, MemoryLog, Offsets, RecordTooLarge
 
 
 class Target(MemoryLog):
@@ -27,7 +27,7 @@ class Target(MemoryLog):
         if self.away:
             raise ConnectionError(errno.ETIMEDOUT, "nobody there")
         if any(len(value) > 100 for _, value in records):
-            raise TooLarge("too large; send less", "elsewhere")
+            raise RecordTooLarge("too large; send less", "elsewhere")
         end = super().append(records)
         if self.silent:
             raise InDoubt("no answer", "elsewhere")

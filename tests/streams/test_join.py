@@ -11,7 +11,7 @@ import pytest
 
 from streams.events import Event, Forget, Impression, Interaction, Tick
 from streams.join import STEP, Joiner
-from streams.joined import Joined, Row
+from streams.joined import JoinedBatch, Outcome
 
 
 def shown(request: str, time: float, *items: str, user: str = "u") -> Impression:
@@ -24,11 +24,11 @@ def click(
     return Interaction(user=user, item=item, request_id=request, id=id, kind=kind, timestamp=time)
 
 
-def fold(joiner: Joiner, *events: Event, start: int = 0) -> list[Joined]:
+def fold(joiner: Joiner, *events: Event, start: int = 0) -> list[JoinedBatch]:
     return [joined for at, event in enumerate(events, start) for joined in joiner.push(at, 0.0, event)]
 
 
-def outcomes(batches: list[Joined]) -> list[tuple[str, str, bool]]:
+def outcomes(batches: list[JoinedBatch]) -> list[tuple[str, str, bool]]:
     return [(row.item, row.kind, row.correction) for joined in batches for row in joined.rows]
 
 
@@ -187,7 +187,7 @@ def test_an_interaction_of_another_user_has_no_impression() -> None:
     assert [(row.user, row.shown is None) for row in rows] == [("thief", True), ("u", False)]
 
 
-def as_values(joined: Joined) -> tuple[list[str], list[tuple[object, ...]]]:
+def as_values(joined: JoinedBatch) -> tuple[list[str], list[tuple[object, ...]]]:
     """A batch as plain values."""
     rows = [
         (*(getattr(row, name) for name in FIELDS), row.shown and (row.shown.impression.request_id, row.shown.timestamp))
@@ -196,7 +196,7 @@ def as_values(joined: Joined) -> tuple[list[str], list[tuple[object, ...]]]:
     return [one.impression.request_id for one in joined.shown], rows
 
 
-FIELDS = [name for name in Row.__struct_fields__ if name != "shown"]
+FIELDS = [name for name in Outcome.__struct_fields__ if name != "shown"]
 
 
 def random_stream(seed: int, length: int) -> Iterator[Event]:

@@ -81,13 +81,13 @@ def test_reading_starts_at_the_offset_and_stops_at_the_limit(make_log: MakeLog) 
 
 def test_known_at_passes_the_time_of_an_append_after_some_reads(make_log: MakeLog) -> None:
     log = make_log(2)
-    before = log.known_at(0)
+    before = log.end_known_at(0)
     log.append(pairs(*range(10)))
     appended, limit = time.time(), time.monotonic() + 10
-    while min(log.known_at(0), log.known_at(1)) < appended:
+    while min(log.end_known_at(0), log.end_known_at(1)) < appended:
         log.read(log.end(), 10)
         assert time.monotonic() < limit
-    assert before <= log.known_at(0) <= time.time()
+    assert before <= log.end_known_at(0) <= time.time()
     assert sum(log.end().values()) == 10
 
 

@@ -83,7 +83,7 @@ class ReLoop2(Reranker):
         For ``ivf``: number of lists (default: twice the square root of `capacity`), and number of lists searched.
     device : {"cpu", "cuda"}
         Device on which ``flat`` searches.
-    least_error : float
+    min_error : float
         Threshold sigma: rows with |label - base score| of at most this are not stored. Values above 0 ruin the calibration if
         gamma = 1, because mostly rows with surprising labels remain.
     clear_every : int
@@ -126,7 +126,7 @@ class ReLoop2(Reranker):
         lists: Count | None = None,
         probes: Count = 12,
         device: Literal["cpu", "cuda"] = "cpu",
-        least_error: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        min_error: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         clear_every: Annotated[int, Field(ge=0)] = 0,
         arrays: Count = 20,
         bits: Annotated[int, Field(gt=0, le=20)] = 8,
@@ -148,7 +148,7 @@ class ReLoop2(Reranker):
         self._fixed = np.array([0.0 if weight == "learned" else weight])
         self._gamma, self._neighbours = gamma, neighbours
         self._temperature = None if memory == "sketch" and reading == "count" else temperature
-        self._least_error, self._clear_every = least_error, clear_every
+        self._min_error, self._clear_every = min_error, clear_every
         self._reads = self._hits = self._left_out = 0
         self._moved = 0.0
         self._last: tuple[weakref.ref[Floats], Evidence] | None = None
@@ -185,7 +185,7 @@ class ReLoop2(Reranker):
         label = np.clip(feedback.reward, 0.0, 1.0)
         finite = (np.abs(hidden) <= LONGEST).all(axis=1)
         self._left_out += int(np.count_nonzero(~finite))
-        rows = np.flatnonzero(finite & (np.abs(label - base) > self._least_error if self._least_error else True))
+        rows = np.flatnonzero(finite & (np.abs(label - base) > self._min_error if self._least_error else True))
         if self.learned is not None and finite.any() and len(self.memory):
             self._weigh(self.learned, hidden if finite.all() else hidden[finite], base[finite], label[finite])
         self._last = None
@@ -253,7 +253,7 @@ class ReLoop2(Reranker):
         metrics = {
             "weight": self.weight,
             "reads": float(self._reads),
-            "hit_share": self._hits / max(self._reads, 1),
+            "hit_rate": self._hits / max(self._reads, 1),
             "compensation": self._moved / max(self._reads, 1),
             "left_out": float(self._left_out),
         }

@@ -22,7 +22,7 @@ from service.learning.validation import EventValidator
 from service.process.runtime import Runtime
 from streams.codec import BadEvent, decode, encode
 from streams.events import Event, Forget, Interaction, ItemUpdate, Tick, UserUpdate
-from streams.log import InDoubt, LogFull, Offsets, TooLarge
+from streams.log import InDoubt, LogFull, Offsets, RecordTooLarge
 
 __all__ = ["EventRoutes"]
 
@@ -241,7 +241,7 @@ class EventRoutes:
         except LogFull as error:
             _log.error("the log is full: %s", error)
             raise Failure(507, f"{error.filename}: {error.strerror}; nothing of this request was kept") from error
-        except TooLarge as error:
+        except RecordTooLarge as error:
             raise Failure(413, f"{error.strerror}; nothing of this request was kept") from error
         except InDoubt as error:
             raise Failure(503, str(error.strerror), retry=True) from error

@@ -120,7 +120,7 @@ def test_golden_sketch(written: int, reading: Any) -> None:
 def test_golden_ring_with_an_error_filter() -> None:
     golden = np.load(GOLDEN / "reloop2_fifo.npz")
     learner = ReLoop2(
-        16, capacity=int(golden["capacity"]), least_error=float(golden["sigma"]), neighbours=10, weight=0.4, index="flat"
+        16, capacity=int(golden["capacity"]), min_error=float(golden["sigma"]), neighbours=10, weight=0.4, index="flat"
     )
     assert isinstance(learner.memory, ErrorMemory)
     for event in range(120):
@@ -140,7 +140,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "l2": {"capacity": 100, "similarity": "l2", "temperature": 10.0, "gamma": 0.5, "weight": 0.9},
     "learned weight": {"capacity": 100, "weight": "learned", "half_life": 50},
     "learned weight, all ages alike": {"capacity": 100, "weight": "learned", "half_life": 50, "ages": 1, "sample": 1.0},
-    "filter": {"capacity": 100, "least_error": 0.3, "clear_every": 150, "weight": 0.4},
+    "filter": {"capacity": 100, "min_error": 0.3, "clear_every": 150, "weight": 0.4},
     "sketch": {"memory": "sketch", "arrays": 5, "bits": 4, "decay": 0.9, "weight": 0.4},
     "sketch, uncentred": {
         "memory": "sketch",
@@ -235,12 +235,12 @@ def test_a_hidden_vector_is_needed_and_must_be_finite(weight: Any) -> None:
 def test_metrics_count_reads_and_hits() -> None:
     learner, feedback = ReLoop2(8, capacity=480, weight=0.5), world(1)
     learner.rerank(feedback)
-    assert learner.metrics()["hit_share"] == 0
+    assert learner.metrics()["hit_rate"] == 0
     learner.learn(feedback)
     moved = np.abs(learner.rerank(feedback) - feedback.score).sum()
     metrics = learner.metrics()
     assert metrics["reads"] == 480
-    assert metrics["hit_share"] == 0.5
+    assert metrics["hit_rate"] == 0.5
     assert metrics["compensation"] == pytest.approx(moved / 480)
     assert metrics["fill"] == 0.5
     assert metrics["recall"] == 1.0

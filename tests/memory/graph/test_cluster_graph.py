@@ -1,4 +1,4 @@
-"""The sums on the edges, against numbers that were computed from the paper's formulas by another implementation."""
+"""The sums on the edges equal those of an independent implementation of the paper's formulas."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def table(graph: ClusterGraph, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Values of the edges as (clusters, items), and where there is an edge."""
     full, mask = np.zeros((CLUSTERS, ITEMS)), np.zeros((CLUSTERS, ITEMS), np.bool_)
     item_of = {int(slot): item for item, slot in enumerate(slots_of(graph, np.arange(ITEMS)))}
-    for place in np.flatnonzero(graph.slot >= 0):
-        at = place // graph.width, item_of[int(graph.slot[place])]
-        full[at], mask[at] = values[place], True
+    for position in np.flatnonzero(graph.slot >= 0):
+        at = position // graph.width, item_of[int(graph.slot[position])]
+        full[at], mask[at] = values[position], True
     return full, mask
 
 
@@ -62,7 +62,7 @@ def test_contexts() -> None:
 
 @pytest.mark.parametrize(("mode", "prior"), [("prior", 1.0), ("inf", 0.0)])
 def test_every_event(mode: str, prior: float) -> None:
-    """Bounds before each event, the choice, and the sums after it; another graph from event 40 on."""
+    """Check bounds before each event, the choice, and the sums after it. The graph changes at event 40."""
     graph = linked(prior)
     index, weight = golden_contexts()
     everything = slots_of(graph, np.arange(ITEMS))
@@ -84,7 +84,7 @@ def test_every_event(mode: str, prior: float) -> None:
         np.testing.assert_allclose(table(graph, graph.reward)[0], GOLDEN[f"{mode}_b_after"][t] * mask, rtol=1e-12, atol=1e-12)
 
 
-def test_updates_that_come_ten_events_late() -> None:
+def test_updates_with_a_delay_of_ten_events() -> None:
     graph = linked(0.0)
     index, weight = golden_contexts()
     everything, choices = slots_of(graph, np.arange(ITEMS)), []
@@ -122,15 +122,15 @@ def test_order_batches_and_shards_do_not_matter() -> None:
     rng, rows = np.random.default_rng(0), np.arange(40)
     before = sums_of(linked(), rows[:0])
     whole = sums_of(linked(), rows)
-    assert np.array_equal(whole, sums_of(linked(), rows, 7)), "cuts change nothing, not even the last bit"
+    assert np.array_equal(whole, sums_of(linked(), rows, 7)), "the batches make no difference, bit for bit"
     for _ in range(5):
         np.testing.assert_allclose(sums_of(linked(), rng.permutation(rows)), whole, rtol=1e-12, atol=1e-12)
     parts = [sums_of(linked(), rows[shard::3]) - before for shard in range(3)]
     np.testing.assert_allclose(before + sum(parts), whole, rtol=1e-12, atol=1e-12)
 
 
-def test_with_one_cluster_a_context_it_is_linucb() -> None:
-    """One-hot contexts: the diagonal is the whole matrix."""
+def test_one_cluster_per_context_equals_linucb() -> None:
+    """With one-hot contexts the matrix is diagonal."""
     rng = np.random.default_rng(1)
     graph = graph_of(width=ITEMS)
     link(graph, np.array([(c, i) for c in range(CLUSTERS) for i in range(ITEMS)]))
@@ -168,13 +168,13 @@ def test_sums_only_grow_and_bonuses_only_shrink() -> None:
     graph = linked()
     index, weight, choices, rewards = logged()
     everything = slots_of(graph, np.arange(ITEMS))
-    most, mass, bonus = np.zeros(graph.reward.size), graph.mass.copy(), np.full(ITEMS, np.inf)
+    max_change, mass, bonus = np.zeros(graph.reward.size), graph.mass.copy(), np.full(ITEMS, np.inf)
     for t in range(40):
         now = index[t : t + 1], weight[t : t + 1]
         before = graph.reward.copy()
         update(graph, *now, choices[t : t + 1], -rewards[t : t + 1])
-        most += np.abs(graph.reward - before)
-        assert (graph.mass >= mass).all() and (np.abs(graph.reward) <= most + 1e-15).all()
+        max_change += np.abs(graph.reward - before)
+        assert (graph.mass >= mass).all() and (np.abs(graph.reward) <= max_change + 1e-15).all()
         mass = graph.mass.copy()
         narrowed = graph.bounds(index[:1], weight[:1], everything, np.zeros(ITEMS, np.int64))[1]
         known = ~np.isnan(narrowed)
@@ -182,7 +182,7 @@ def test_sums_only_grow_and_bonuses_only_shrink() -> None:
         bonus = narrowed
 
 
-def test_an_edge_that_is_not_there_is_not_made() -> None:
+def test_a_missing_edge_is_not_created() -> None:
     graph = linked()
     graph.take_changes()
     outside = [item for item in range(ITEMS) if not (GOLDEN["edges1"] == (0, item)).all(axis=1).any()]
@@ -192,56 +192,63 @@ def test_an_edge_that_is_not_there_is_not_made() -> None:
     assert not graph.take_changes()
 
 
-def test_a_fresh_item_takes_the_place_of_the_least_close() -> None:
+def test_a_new_item_replaces_the_least_similar_one() -> None:
     graph = ClusterGraph(2, 2, 4)
     slots, _ = graph.insert(np.array([7, 8, 9]))
     graph.link(np.array([slots[:2], [slots[0], -1]]), np.array([[0.9, 0.2], [0.5, 0.0]], np.float32), 1.0)
     graph.update(np.array([[0, 1]]), np.array([[0.5, 0.5]]), slots[:1], np.ones(1), np.ones(1))
     known, version = table_of(graph), graph.version
     graph.admit(slots[2:], np.array([[0.1, 0.1]], np.float32), 1.0)
-    assert table_of(graph) == known | {(1, 9): (1.0, 0.0)}, "too far for a full cluster, but welcome where there is room"
+    assert table_of(graph) == known | {(1, 9): (1.0, 0.0)}, (
+        "not similar enough for the full cluster, but the other has a free position"
+    )
     assert graph.version == version + 1
     graph.admit(slots[2:], np.array([[0.3, 0.1]], np.float32), 1.0)
     assert table_of(graph) == {(0, 7): (1.25, 0.5), (0, 9): (1.0, 0.0), (1, 7): (1.25, 0.5), (1, 9): (1.0, 0.0)}
     version = graph.version
     graph.admit(slots[2:], np.array([[0.4, 0.1]], np.float32), 1.0)
-    assert graph.version == version, "it was there already"
+    assert graph.version == version, "its edge already existed"
     graph.remove(np.array([7]))
     assert table_of(graph) == {(0, 9): (1.0, 0.0), (1, 9): (1.0, 0.0)}
     graph.reset(np.array([True, False]), 1.0)
     graph.insert(np.array([1, 2, 3, 4]))
-    assert table_of(graph) == {}, "items that gave way to others have no edges"
+    assert table_of(graph) == {}, "evicted items have no edges"
 
 
-def test_an_item_that_is_admitted_twice_at_once_has_one_place() -> None:
+def test_an_item_that_is_admitted_twice_at_once_has_one_edge() -> None:
     graph = ClusterGraph(1, 2, 4)
     slots, _ = graph.insert(np.array([7, 8, 9, 7]))
     graph.admit(slots, np.array([[0.5], [0.4], [0.6], [0.5]], np.float32), 1.0)
     assert table_of(graph) == {(0, 7): (1.0, 0.0), (0, 9): (1.0, 0.0)}
     graph.measure(np.flatnonzero(graph.slot == slots[2]), np.array([0.3], np.float32))
     graph.admit(slots[1:2], np.array([[0.4]], np.float32), 1.0)
-    assert table_of(graph) == {(0, 7): (1.0, 0.0), (0, 8): (1.0, 0.0)}, "the one measured anew was the least close"
+    assert table_of(graph) == {(0, 7): (1.0, 0.0), (0, 8): (1.0, 0.0)}, (
+        "the item with the updated similarity was the least similar"
+    )
 
 
 def table_of(graph: ClusterGraph) -> dict[tuple[int, int], tuple[float, float]]:
     return {
-        (int(place) // graph.width, int(graph.items.keys[graph.slot[place]])): (graph.mass[place], graph.reward[place])
-        for place in np.flatnonzero(graph.slot >= 0)
+        (int(position) // graph.width, int(graph.items.keys[graph.slot[position]])): (
+            graph.mass[position],
+            graph.reward[position],
+        )
+        for position in np.flatnonzero(graph.slot >= 0)
     }
 
 
-def test_retrieval_is_best_first_and_breaks_ties_by_lot() -> None:
+def test_retrieval_is_best_first_and_breaks_ties_randomly() -> None:
     graph = linked(0.0)
     index, weight, choices, rewards = logged()
     update(graph, index[:40], weight[:40], choices, rewards)
-    everything, lots = slots_of(graph, np.arange(ITEMS)), np.arange(400)
+    everything, tie_seeds = slots_of(graph, np.arange(ITEMS)), np.arange(400)
     firsts: set[int] = set()
     link(graph, GOLDEN["edges2"], 0.0)
     mean, bonus = graph.bounds(index[:1], weight[:1], everything, np.zeros(ITEMS, np.int64))
     best = set(everything[mean + ALPHA * bonus == np.nanmax(mean + ALPHA * bonus)].tolist())
-    for lot in lots:
+    for tie_seed in tie_seeds:
         nothing = np.empty(0, np.int64), np.zeros(2, np.int64)
-        slots, _, means, bonuses = graph.retrieve(index[:1], weight[:1], 100, ALPHA, *nothing, np.array([lot]))
+        slots, _, means, bonuses = graph.retrieve(index[:1], weight[:1], 100, ALPHA, *nothing, np.array([tie_seed]))
         np.testing.assert_array_equal(np.sort(slots), np.sort(everything[~np.isnan(mean)]))
         bound = means + ALPHA * bonuses
         assert (bound[1:] <= bound[:-1]).all()

@@ -14,7 +14,7 @@ def ensure(catalog: Catalog, *keys: int) -> None:
     catalog.ensure(np.array(keys), [f"n{key}" for key in keys])
 
 
-def test_an_item_comes_back_as_it_was_put() -> None:
+def test_an_item_is_read_back() -> None:
     catalog = Catalog(4, 2)
     put(catalog, 7, genre=["a", "b"], year=1999, price=1.5, none=None)
     assert catalog.get(7) == {"genre": ["a", "b"], "year": 1999, "price": 1.5, "none": None}
@@ -62,7 +62,7 @@ def test_an_unknown_item_cannot_be_deleted() -> None:
     assert len(catalog) == 0
 
 
-def test_ensure_keeps_what_is_known() -> None:
+def test_ensure_keeps_known_items() -> None:
     catalog = Catalog(3, 2)
     put(catalog, 7, year=1)
     ensure(catalog, 8, 7, 8, 0)
@@ -72,7 +72,7 @@ def test_ensure_keeps_what_is_known() -> None:
     assert catalog.items().tolist() == [7, 8]
 
 
-def test_the_longest_untouched_item_gives_way_with_all_it_had() -> None:
+def test_eviction_erases_all_data_of_the_item() -> None:
     catalog = Catalog(2, 2)
     put(catalog, 1, secret=1)
     put(catalog, 2)
@@ -84,13 +84,13 @@ def test_the_longest_untouched_item_gives_way_with_all_it_had() -> None:
     assert b"secret" not in catalog.state_dict()["texts.json"].tobytes()
 
 
-def test_more_new_items_than_room_in_one_batch() -> None:
+def test_more_new_items_in_a_batch_than_the_capacity() -> None:
     catalog = Catalog(2, 0)
     ensure(catalog, 1, 2, 3, 4, 1)
     assert [catalog.name(key) for key in (1, 2, 3, 4)] == ["n1", None, None, "n4"]
 
 
-def test_attributes_are_neither_shared_with_the_writer_nor_with_readers() -> None:
+def test_attributes_are_copied_for_writers_and_readers() -> None:
     catalog = Catalog(2, 0)
     attributes = {"genre": ["a"]}
     catalog.put(5, "five", attributes, np.empty(0, np.int64), np.empty(0, np.float32))
@@ -108,7 +108,7 @@ def test_the_order_of_attributes_does_not_matter() -> None:
     assert digest(one.state_dict()) == digest(other.state_dict())
 
 
-def test_memory_counts_texts_beyond_the_plan() -> None:
+def test_memory_counts_texts_beyond_the_estimate() -> None:
     catalog = Catalog(2, 2)
     planned = catalog.nbytes
     put(catalog, 5, plot="x" * 50)

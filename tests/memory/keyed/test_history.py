@@ -22,10 +22,10 @@ def test_equals_a_dict_of_deques(capacity: int, length: int, users: int) -> None
     rng = np.random.default_rng(0)
     history = History(capacity, length)
     model: OrderedDict[int, deque[tuple[int, float, bool]]] = OrderedDict()
-    for turn in range(60):
-        n = int(rng.integers(0, 40))  # often more users in a batch than there is room for
+    for step in range(60):
+        n = int(rng.integers(0, 40))  # often more users than the capacity
         user, item = rng.integers(1, users, n), rng.integers(1, 12, n)
-        timestamp, positive = turn + rng.uniform(size=n), rng.uniform(size=n) < 0.6
+        timestamp, positive = step + rng.uniform(size=n), rng.uniform(size=n) < 0.6
         history.append(user, item, timestamp, kinds(user), positive)
         for u, *entry in zip(user.tolist(), item.tolist(), timestamp.tolist(), positive.tolist(), strict=True):
             if u not in model:
@@ -39,22 +39,22 @@ def test_equals_a_dict_of_deques(capacity: int, length: int, users: int) -> None
             history.forget(forgotten)
             for u in forgotten.tolist():
                 model.pop(u, None)
-        asked = rng.integers(1, users, 9)
-        items, start = history.seen(asked)
-        recent = history.recent(asked, 6)[0]
+        users_asked = rng.integers(1, users, 9)
+        items, start = history.seen(users_asked)
+        recent = history.recent(users_asked, 6)[0]
         assert recent.shape == (9, 6)
         assert start[-1] == items.size
-        for row, u in enumerate(asked.tolist()):
+        for row, u in enumerate(users_asked.tolist()):
             entries = list(model.get(u, ()))
             assert items[start[row] : start[row + 1]].tolist() == sorted({entry[0] for entry in entries})
             expected = [entry[0] for entry in reversed(entries) if entry[2]][:6]
             assert recent[row].tolist() == expected + [0] * (6 - len(expected))
-            remembered = zip(*(column.tolist() for column in history.entries(u)), strict=True)
-            assert list(remembered) == entries
+            stored = zip(*(column.tolist() for column in history.entries(u)), strict=True)
+            assert list(stored) == entries
         assert len(history) == len(model)
 
 
-def test_recent_tells_when_and_how() -> None:
+def test_recent_returns_times_and_kinds() -> None:
     history = History(4, 3)
     append(history, [(1, 10, True), (1, 11, False), (1, 12, True)])
     item, timestamp, kind = history.recent(np.array([1]), 3)
@@ -70,13 +70,13 @@ def test_recent_is_newest_first_and_positives_only() -> None:
     assert start.tolist() == [0, 0, 3, 4, 7]
 
 
-def test_a_user_evicted_within_a_batch_leaves_nothing_to_the_next() -> None:
+def test_a_user_evicted_within_a_batch_leaves_no_data() -> None:
     history = History(1, 3)
     append(history, [(1, 10, True), (1, 11, True), (2, 20, True)])
     assert history.recent(np.array([1, 2]), 3)[0].tolist() == [[0, 0, 0], [20, 0, 0]]
 
 
-def test_rows_without_user_or_item_are_left_out() -> None:
+def test_rows_without_user_or_item_are_ignored() -> None:
     history = History(3, 2)
     append(history, [(0, 10, True), (1, 0, True), (1, 11, True)])
     assert history.recent(np.array([0, 1]), 2)[0].tolist() == [[0, 0], [11, 0]]
@@ -103,7 +103,7 @@ def test_length_is_checked() -> None:
         History(3, 0)
 
 
-def test_followers_are_sent_what_was_added_and_not_whole_rings() -> None:
+def test_changes_contain_added_interactions_and_not_whole_rings() -> None:
     leader, follower = History(4, 50), History(4, 50)
     append(leader, [(1, 10, True), (2, 20, True), (1, 11, False)])
     follower.apply_changes(leader.take_changes())
@@ -118,8 +118,8 @@ def test_followers_are_sent_what_was_added_and_not_whole_rings() -> None:
 
 
 @pytest.mark.parametrize(("capacity", "length", "users"), [(50, 4, 30), (8, 5, 30), (3, 20, 6)])
-def test_changes_may_overlap_with_what_a_follower_has(capacity: int, length: int, users: int) -> None:
-    """A trainer that comes back publishes from its checkpoint on; replicas are at some place after that."""
+def test_changes_may_overlap_with_the_state_of_a_follower(capacity: int, length: int, users: int) -> None:
+    """A restarted trainer publishes from its checkpoint on, but replicas may already be ahead of it."""
     rng = np.random.default_rng(1)
     leader, followers = History(capacity, length), [History(capacity, length) for _ in range(4)]
     for _ in range(40):
@@ -137,7 +137,7 @@ def test_changes_may_overlap_with_what_a_follower_has(capacity: int, length: int
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         ({"slot": np.array([4])}, "not of 4 rings"),
         ({"slot": np.array([-1])}, "not of 4 rings"),
@@ -149,10 +149,10 @@ def test_changes_may_overlap_with_what_a_follower_has(capacity: int, length: int
         ({"surplus": np.zeros(2)}, "surplus"),
     ],
 )
-def test_changes_that_do_not_fit_are_refused(damage: dict[str, np.ndarray], said: str) -> None:
+def test_changes_that_do_not_fit_are_refused(damage: dict[str, np.ndarray], message: str) -> None:
     leader, follower = History(4, 50), History(4, 50)
     append(leader, [(1, 10, True), (1, 11, False)])
     changes, before = leader.take_changes() | damage, digest(follower.state_dict())
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         follower.apply_changes(changes)
     assert digest(follower.state_dict()) == before

@@ -66,7 +66,7 @@ def test_equals_an_ordered_dict(capacity: int, spread: str) -> None:
     assert index.find(pool).tolist() == [model.slot_of.get(int(key), -1) for key in pool]
 
 
-def test_the_longest_untouched_gives_way() -> None:
+def test_the_least_recently_touched_is_evicted() -> None:
     index = KeyIndex(3)
     index.insert(ids(10, 20, 30))
     index.insert(ids(10))
@@ -84,14 +84,14 @@ def test_key_zero_is_none() -> None:
     assert index.find(ids(0)).tolist() == index.delete(ids(0)).tolist() == [-1]
 
 
-def test_keys_that_are_no_plain_arrays_are_taken_as_such() -> None:
+def test_other_array_layouts_and_types_are_accepted() -> None:
     index = KeyIndex(8)
     index.insert(np.arange(1, 9)[::2])
     assert index.find(np.arange(1, 9, dtype=np.int32)).tolist() == [0, -1, 1, -1, 2, -1, 3, -1]
     assert index.find(ids()).shape == (0,)
 
 
-def test_order_depends_on_what_happened_not_on_how_it_was_batched() -> None:
+def test_order_does_not_depend_on_the_batches() -> None:
     keys = np.random.default_rng(0).integers(1, 40, 500)
     whole, pieces = KeyIndex(16), KeyIndex(16)
     whole.insert(keys)
@@ -100,7 +100,7 @@ def test_order_depends_on_what_happened_not_on_how_it_was_batched() -> None:
     assert digest(whole.state_dict()) == digest(pieces.state_dict())
 
 
-def test_only_what_was_touched_is_shipped() -> None:
+def test_only_touched_slots_are_shipped() -> None:
     index = KeyIndex(100)
     index.insert(np.arange(1, 51))
     index.take_changes()
@@ -116,7 +116,7 @@ def test_a_missed_change_is_noticed() -> None:
     leader.insert(ids(1, 2))
     follower.apply_changes(leader.take_changes())
     leader.delete(ids(1))
-    leader.take_changes()  # lost on the way
+    leader.take_changes()  # never applied
     leader.insert(ids(3, 4, 1))
     with pytest.raises(ValueError, match="changes were missed"):
         follower.apply_changes({"slots": np.array([3], np.int32), "keys": ids(2)})
@@ -126,7 +126,7 @@ def test_a_missed_change_is_noticed() -> None:
     ("name", "value", "problem"),
     [("order", [0, 1, 1, 3], "permutation"), ("keys", [5, 5, 0, 0], "twice"), ("order", [0, 1, 2, 3], "free slots")],
 )
-def test_an_unsound_state_is_refused(name: str, value: list[int], problem: str) -> None:
+def test_an_inconsistent_state_is_refused(name: str, value: list[int], problem: str) -> None:
     index = KeyIndex(4)
     index.insert(ids(5, 6))
     state = index.state_dict()

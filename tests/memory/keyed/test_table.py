@@ -34,7 +34,7 @@ def test_equals_an_ordered_dict_of_rows() -> None:
     assert table.evictions > 100
 
 
-def test_new_rows_hold_the_fill_also_where_another_key_was() -> None:
+def test_reused_rows_hold_the_fill_value() -> None:
     table = make(2)
     table["vector"][table.insert(np.array([1, 2]))] = 9
     slots = table.insert(np.array([3]))

@@ -15,7 +15,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def crowd(rng: np.random.Generator, centers: np.ndarray, noise: float = 0.1) -> np.ndarray:
-    """Users around centers, in no order."""
+    """Users around the centers, in random order."""
     points = np.repeat(centers, 60, axis=0)
     return rng.permutation(unit(points + noise * rng.normal(size=points.shape))).astype(np.float32)
 
@@ -38,7 +38,7 @@ def test_clusters_that_stay_keep_their_numbers() -> None:
     centroids = Centroids(COUNT, WIDTH)
     centroids.replace(before, 0.95)
     assert np.array_equal(centroids.vectors, before)
-    # Two have moved a little, one has gone to where nobody was, and all come in another order.
+    # Two moved a little, one is somewhere else, and all are in another order.
     after = before.copy()
     after[:2] = unit(after[:2] + 0.05 * rng.normal(size=(2, WIDTH)))
     after[4] = unit(rng.normal(size=(1, WIDTH)))[0]
@@ -67,13 +67,13 @@ def test_the_same_sample_gives_the_same_centroids() -> None:
     assert np.array_equal(one.vectors, other.vectors)
 
 
-def test_as_few_users_as_clusters_will_do() -> None:
+def test_as_many_users_as_clusters_are_enough() -> None:
     centroids = Centroids(COUNT, WIDTH)
     centroids.fit(unit(np.random.default_rng(5).normal(size=(COUNT, WIDTH))).astype(np.float32), 0.95)
     assert np.isfinite(centroids.vectors).all()
 
 
-def test_on_any_thread_one_is_enough() -> None:
+def test_faiss_uses_one_thread_whatever_thread_calls() -> None:
     sample = unit(np.random.default_rng(6).normal(size=(60, WIDTH))).astype(np.float32)
 
     def threads() -> int:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from memory import digest
-from memory.stateful import shared
+from memory.stateful import without_private
 from memory.vectors import inverted_file, vector_index
 from memory.vectors.gpu_vectors import GpuVectors
 from memory.vectors.vector_index import SLACK, VectorIndex
@@ -28,7 +28,7 @@ KINDS = [
         marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here"),
     ),
 ]
-"""The lists are all looked at, so that every kind must find the true neighbours."""
+"""All lists are probed, so that every kind must find the true neighbours."""
 
 Make = Callable[..., VectorIndex]
 
@@ -42,8 +42,8 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 
 @pytest.fixture
-def small_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training takes some sixty turns."""
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training takes about sixty steps."""
     monkeypatch.setattr(inverted_file, "WORK", 8 * WIDTH * 15 // 4)
 
 
@@ -64,13 +64,13 @@ def fill(index: VectorIndex, rows: np.ndarray, at_once: int = 50) -> None:
 def expected(similarity: str, stored: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     stored, queries = stored.astype(np.float64), queries.astype(np.float64)
     if similarity == "l2":
-        close = -np.square(queries[:, None] - stored).sum(-1)
+        similarities = -np.square(queries[:, None] - stored).sum(-1)
     else:
-        close = queries @ stored.T
+        similarities = queries @ stored.T
         if similarity == "cosine":
-            close /= np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(stored, axis=1)
-    best = np.argsort(-close, axis=1, kind="stable")[:, :k]
-    return best, np.take_along_axis(close, best, axis=1)
+            similarities /= np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(stored, axis=1)
+    best = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
+    return best, np.take_along_axis(similarities, best, axis=1)
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "inner_product", "l2"])
@@ -78,12 +78,12 @@ def expected(similarity: str, stored: np.ndarray, queries: np.ndarray, k: int) -
 def test_the_most_similar_come_first(make: Make, similarity: Any, dtype: Any) -> None:
     index, stored, queries = make(similarity=similarity, dtype=dtype), vectors(0, CAPACITY), vectors(1, 30)
     fill(index, stored)
-    for some in (queries, queries[:3]):  # faiss goes different ways for many queries and for few
-        slots, close = index.search(some, 10)
+    for some in (queries, queries[:3]):  # faiss has different code for many queries and for few
+        slots, similarities = index.search(some, 10)
         want_slots, want_close = expected(similarity, stored, some, 10)
         assert np.array_equal(slots, want_slots)
-        assert np.allclose(close, want_close, rtol=1e-5, atol=1e-5)
-        assert (slots.dtype, close.dtype) == (np.int64, dtype)
+        assert np.allclose(similarities, want_close, rtol=1e-5, atol=1e-5)
+        assert (slots.dtype, similarities.dtype) == (np.int64, dtype)
 
 
 def test_a_slot_is_overwritten_in_place(make: Make) -> None:
@@ -92,13 +92,13 @@ def test_a_slot_is_overwritten_in_place(make: Make) -> None:
     stored[[7, 300]] = vectors(2, 2)
     write(index, np.array([7, 300]), stored[[7, 300]])
     assert len(index) == CAPACITY
-    slots, close = index.search(stored, 3)
+    slots, similarities = index.search(stored, 3)
     assert np.array_equal(slots[:, 0], np.arange(CAPACITY))
-    assert not close[:, 0].any()
+    assert not similarities[:, 0].any()
     assert np.array_equal(slots, expected("l2", stored, stored, 3)[0])
 
 
-def test_what_is_deleted_is_not_found_until_it_is_written_again(make: Make) -> None:
+def test_a_deleted_slot_is_not_found_until_it_is_written_again(make: Make) -> None:
     index, stored = make(), vectors(0, CAPACITY)
     fill(index, stored)
     gone = np.array([3, 4, 5, 200, CAPACITY - 1])
@@ -113,7 +113,7 @@ def test_what_is_deleted_is_not_found_until_it_is_written_again(make: Make) -> N
 
 
 def test_equal_vectors_come_in_the_order_of_their_slots(make: Make) -> None:
-    """Many more of them than there are candidates, in lists and rows of any history."""
+    """Many more ties than candidates, in slots that were overwritten before."""
     index, stored = make(), vectors(0, CAPACITY)
     twins = np.random.default_rng(3).permutation(CAPACITY)[: 5 * SLACK]
     stored[twins] = stored[0]
@@ -123,9 +123,9 @@ def test_equal_vectors_come_in_the_order_of_their_slots(make: Make) -> None:
     for _ in range(3):
         write(index, twins[::-7].copy(), stored[twins[::-7]])
     for some in (stored[:1], np.repeat(stored[:1], 30, axis=0)):
-        slots, close = index.search(some, 10)
+        slots, similarities = index.search(some, 10)
         assert np.array_equal(slots[0], np.sort(np.append(twins, 0) if 0 not in twins else twins)[:10])
-        assert np.ptp(close) == 0
+        assert np.ptp(similarities) == 0
 
 
 def test_fewer_than_asked_for(make: Make) -> None:
@@ -133,10 +133,10 @@ def test_fewer_than_asked_for(make: Make) -> None:
     assert [array.shape for array in index.search(vectors(0, 2), 4)] == [(2, 4), (2, 4)]
     assert np.array_equal(index.search(vectors(0, 2), 4)[0], np.full((2, 4), -1))
     write(index, np.array([5, 9]), vectors(1, 2))
-    slots, close = index.search(vectors(0, 2), 4)
+    slots, similarities = index.search(vectors(0, 2), 4)
     assert np.array_equal(np.sort(slots), [[-1, -1, 5, 9]] * 2)
-    assert np.isneginf(close[:, 2:]).all()
-    assert np.isfinite(close[:, :2]).all()
+    assert np.isneginf(similarities[:, 2:]).all()
+    assert np.isfinite(similarities[:, :2]).all()
     assert index.search(vectors(0, 0), 4)[0].shape == (0, 4)
     assert index.search(vectors(0, 2), 0)[0].shape == (2, 0)
 
@@ -144,14 +144,14 @@ def test_fewer_than_asked_for(make: Make) -> None:
 def test_a_vector_without_length_has_cosine_0(make: Make) -> None:
     index = make()
     write(index, np.array([0, 1, 2]), np.array([[0.0] * 8, [1.0] * 8, [-1.0] * 8]))
-    slots, close = index.search(np.stack([np.ones(WIDTH), np.zeros(WIDTH)]), 3)
+    slots, similarities = index.search(np.stack([np.ones(WIDTH), np.zeros(WIDTH)]), 3)
     assert np.array_equal(slots, [[1, 0, 2], [0, 1, 2]])
-    assert np.allclose(close, [[1, 0, -1], [0, 0, 0]])
+    assert np.allclose(similarities, [[1, 0, -1], [0, 0, 0]])
 
 
-@pytest.mark.usefixtures("small_turns")
-def test_restored_at_any_moment_it_goes_on_as_if_nothing_had_been(make: Make) -> None:
-    """Also in the middle of a training, and with lists whose inside was shuffled by overwriting."""
+@pytest.mark.usefixtures("small_steps")
+def test_a_copy_restored_at_any_time_continues_like_the_original(make: Make) -> None:
+    """Also during a training, and after overwriting has shuffled the lists."""
     index, stored, queries = make(probes=2), vectors(0, 3 * CAPACITY), vectors(1, 25)
     stored[::9] = stored[0]
     rng = np.random.default_rng(5)
@@ -173,7 +173,7 @@ def test_restored_at_any_moment_it_goes_on_as_if_nothing_had_been(make: Make) ->
     assert getattr(index, "inverted", None) is None or index.inverted.generation >= 1
 
 
-@pytest.mark.usefixtures("small_turns")
+@pytest.mark.usefixtures("small_steps")
 def test_a_twin_follows_by_changes(make: Make) -> None:
     leader, follower, queries = make(probes=2), make(probes=2), vectors(1, 25)
     rng = np.random.default_rng(6)
@@ -184,8 +184,8 @@ def test_a_twin_follows_by_changes(make: Make) -> None:
             leader.delete(slots[:2])
         if step % 3 == 0:
             follower.apply_changes(leader.take_changes())
-            followed, led = (digest(shared(index, index.state_dict())) for index in (follower, leader))
-            assert followed == led, "the same but for the sums of a training, which only the leader needs"
+            followed, led = (digest(without_private(index, index.state_dict())) for index in (follower, leader))
+            assert followed == led, "equal except for the sums of a training, which only the leader needs"
             same_answers(leader, follower, queries)
     assert getattr(leader, "inverted", None) is None or leader.inverted.generation >= 1
 
@@ -234,8 +234,8 @@ def test_estimated_recall_is_close_to_true_recall() -> None:
         index = VectorIndex(4000, WIDTH, kind="ivf", lists=40, probes=probes)
         for start in range(0, 4000, 50):
             write(index, np.arange(start, start + 50), stored[start : start + 50])
-        for turn in range(100):
-            write(index, np.array([turn]), stored[turn : turn + 1])
+        for step in range(100):
+            write(index, np.array([step]), stored[step : step + 1])
         true = true_recall(index, stored, vectors(1, 200), 10)
         assert low < true < high
         assert index.recall(10) == pytest.approx(true, abs=0.12)
@@ -247,17 +247,17 @@ def test_lists_too_large_for_the_cache_hold_rounded_vectors(monkeypatch: pytest.
     stored, queries = vectors(0, CAPACITY), vectors(1, 30)
     fill(index, stored)
     fill(index, stored[::-1])
-    slots, close = index.search(queries, 10)
+    slots, similarities = index.search(queries, 10)
     want_slots, want_close = expected("cosine", stored[::-1], queries, 10)
     assert np.mean(slots == want_slots) > 0.99
-    assert 1e-7 < np.abs(close - want_close).max() < 3e-5, "rounded, and not far off"
+    assert 1e-7 < np.abs(similarities - want_close).max() < 3e-5, "rounded, and not far off"
     again.load_state_dict(index.state_dict())
-    for one, other in zip((slots, close), again.search(queries, 10), strict=True):
-        assert np.array_equal(one, other), "what is restored has lists of another history"
+    for one, other in zip((slots, similarities), again.search(queries, 10), strict=True):
+        assert np.array_equal(one, other), "the restored lists have another order"
 
 
-@pytest.mark.usefixtures("small_turns")
-def test_lists_are_made_anew_when_the_vectors_have_moved() -> None:
+@pytest.mark.usefixtures("small_steps")
+def test_lists_are_trained_again_when_the_vectors_have_moved() -> None:
     index = VectorIndex(CAPACITY, WIDTH, kind="ivf", similarity="l2", lists=8, probes=1)
     fill(index, clusters(0, 4 * CAPACITY), at_once=4)
     before, generation, imbalance = index.recall(5), index.inverted.generation, index.inverted.imbalance()
@@ -271,8 +271,8 @@ def test_lists_are_made_anew_when_the_vectors_have_moved() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 7])
-def test_a_turn_does_as_much_as_the_rows_written_call_for(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many slots there are, a turn moves no more than its work allows."""
+def test_the_work_of_a_step_is_proportional_to_the_rows_written(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many slots there are, a step assigns no more than its budget allows."""
     monkeypatch.setattr(inverted_file, "WORK", 8 * WIDTH * 10)
     index = VectorIndex(CAPACITY, WIDTH, kind="ivf", lists=8)
     index.write(np.arange(CAPACITY), clusters(0, CAPACITY))
@@ -294,8 +294,8 @@ def test_sizes_and_devices_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("angular", [True, False])
-def test_vectors_compared_by_torch_are_those_compared_by_faiss(angular: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU's code on the processor, in one part and in several."""
+def test_the_gpu_code_finds_the_true_neighbours(angular: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU code runs on the CPU here, in one part and in several."""
     copy = GpuVectors(CAPACITY, WIDTH, device="cpu")
     stored, queries = vectors(0, CAPACITY), vectors(1, 20)
     alive = np.ones(CAPACITY, np.bool_)
@@ -304,14 +304,14 @@ def test_vectors_compared_by_torch_are_those_compared_by_faiss(angular: bool, mo
     want = expected("inner_product" if angular else "l2", stored[alive], queries, 10)[0]
     for part in (1 << 30, CAPACITY * 4 * 3):
         monkeypatch.setattr("memory.vectors.gpu_vectors.SIMILARITY_BYTES", part)
-        close, slots = copy.search(queries, 10, CAPACITY, angular)
+        similarities, slots = copy.search(queries, 10, CAPACITY, angular)
         assert np.array_equal(slots, np.flatnonzero(alive)[want])
-        assert (np.diff(close) <= 0).all()
-    close, slots = copy.search(queries, CAPACITY, CAPACITY, angular)
+        assert (np.diff(similarities) <= 0).all()
+    similarities, slots = copy.search(queries, CAPACITY, CAPACITY, angular)
     assert (slots[:, alive.sum() :] == -1).all()
 
 
-def test_on_any_thread_one_is_enough() -> None:
+def test_faiss_uses_one_thread_whatever_thread_calls() -> None:
     index = VectorIndex(CAPACITY, WIDTH)
     write(index, np.arange(CAPACITY), vectors(30, CAPACITY))
 

@@ -1,4 +1,4 @@
-"""Decisions that the off-policy estimators and their peers are compared on."""
+"""Decisions for comparing the off-policy estimators with their peers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def made_up() -> Arrays:
-    """Sixty decisions among five actions, none of them special."""
+    """Sixty random decisions among five actions."""
     rng = np.random.default_rng(20)
     n, actions = 60, 5
     logging = rng.dirichlet(np.ones(actions), n)
@@ -32,9 +32,9 @@ def made_up() -> Arrays:
 
 
 def open_bandit(logged: str, target: str, campaign: str) -> Arrays:
-    """One policy's sample, with the other one's shares of the items at a position as the policy to evaluate.
+    """One policy's sample. The evaluated policy has the other policy's shares of the items at each position.
 
-    The model of rewards: each item's clicks, with the mean's worth of 100 rows added.
+    The reward model is the click-through of each item, smoothed with 100 rows of the mean.
     """
     rows = _read(logged, campaign)
     items = sorted({item for one in rows for item in (one.impression.items[0], *one.others)}, key=int)
@@ -56,12 +56,12 @@ def open_bandit(logged: str, target: str, campaign: str) -> Arrays:
 
 
 def clicks(policy: str, campaign: str) -> float:
-    """Click-through that a policy really had."""
+    """True click-through of a policy."""
     return float(np.mean([one.rewards[0] for one in _read(policy, campaign)]))
 
 
 def decisions(given: Arrays) -> Decisions:
-    """The same for our own estimators."""
+    """Convert to the input of this project's estimators."""
     rows = np.arange(given["reward"].size)
     expected = (given["chances"] * given["predicted"]).sum(axis=1)
     return Decisions(
@@ -72,7 +72,7 @@ def decisions(given: Arrays) -> Decisions:
         importance=np.ones(rows.size),
         predicted=given["predicted"][rows, given["action"]],
         expected=expected,
-        own=expected,
+        on_policy=expected,
     )
 
 

@@ -1,4 +1,4 @@
-"""The estimators against obp and vw-estimators, on the same inputs: against what they said once, and live where they are.
+"""Compares the estimators with obp and vw-estimators on the same inputs: with stored results, and live if installed.
 
 ``FRESHET_OPE_PEERS`` names the Python of an environment that has them (``tests/golden/ope_peers.py`` says how to make one).
 """
@@ -37,14 +37,14 @@ def ours(given: Arrays) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_the_estimators_say_what_their_peers_said(name: str) -> None:
+def test_the_estimators_equal_the_stored_results_of_their_peers(name: str) -> None:
     golden = json.loads((GOLDEN / "ope_peers.json").read_text())
     assert ours(inputs(name)) == pytest.approx(golden[name], rel=0, abs=1e-9)
 
 
 @pytest.mark.skipif(PEERS is None, reason="FRESHET_OPE_PEERS names no environment with obp and vw-estimators")
 @pytest.mark.parametrize("name", INPUTS)
-def test_the_estimators_say_what_their_peers_say(name: str, tmp_path: Path) -> None:
+def test_the_estimators_equal_their_installed_peers(name: str, tmp_path: Path) -> None:
     given = inputs(name)
     np.savez(tmp_path / "decisions.npz", **given)
     script = [str(PEERS), str(GOLDEN / "ope_peers.py"), str(tmp_path / "decisions.npz")]

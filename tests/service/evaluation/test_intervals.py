@@ -1,4 +1,4 @@
-"""Intervals hold what they promise, as often as they promise it."""
+"""Intervals have their nominal coverage."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from service.evaluation import estimators
-from service.evaluation.intervals import BLOCKS, Terms, bernstein, bootstrap, running_ends, running_errors, standard_error
-from tests.service.evaluation.worlds import VALUE, list_value, lists, one_place
+from service.evaluation.intervals import BLOCKS, Terms, bernstein, bootstrap, running_errors, running_intervals, standard_error
+from tests.service.evaluation.worlds import VALUE, list_value, lists, one_position
 
 
 def ratio(n: int, seed: int) -> Terms:
     rng = np.random.default_rng(seed)
-    under = rng.exponential(size=n)
-    return Terms(under * 0.3 + rng.normal(scale=0.2, size=n), under)
+    denominator = rng.exponential(size=n)
+    return Terms(denominator * 0.3 + rng.normal(scale=0.2, size=n), denominator)
 
 
 def ends(terms: list[Terms], resamples: int, seed: int) -> list[tuple[float, float]]:
@@ -25,17 +25,17 @@ def ends(terms: list[Terms], resamples: int, seed: int) -> list[tuple[float, flo
 
 
 def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
-    """Of 300 intervals at 95 %, 285 are expected to hold the truth, give or take 4 standard deviations of 3.8."""
+    """Of 300 intervals at 95 %, 285 should contain the truth, within 4 standard deviations of 3.8."""
     held = {"ips": 0, "snips": 0, "dr": 0}
     for seed in range(300):
-        decisions = one_place(400, seed)
+        decisions = one_position(400, seed)
         terms = [estimators.ips(decisions), estimators.snips(decisions), estimators.doubly_robust(decisions)]
         for name, (low, high) in zip(held, ends(terms, 200, seed), strict=True):
             held[name] += low <= VALUE <= high
     assert all(270 <= count <= 300 for count in held.values()), held
 
 
-def test_the_bootstrap_knows_that_the_places_of_a_list_go_together() -> None:
+def test_the_bootstrap_draws_the_positions_of_a_list_together() -> None:
     held = 0
     for seed in range(150):
         ((low, high),) = ends([estimators.snips(lists(150, seed))], 200, seed)
@@ -44,19 +44,19 @@ def test_the_bootstrap_knows_that_the_places_of_a_list_go_together() -> None:
 
 
 def test_an_interval_counts_with_one_more_impression() -> None:
-    """No click in 100 rows: a log of a policy with up to three in a hundred may look like that."""
+    """No click in 100 rows: a policy with a click-through of up to 3 % may have such a log."""
     none = Terms(np.zeros(100), np.ones(100), lowest=(0.0, 1.0), highest=(1.0, 1.0))
     ((low, high),) = ends([none], 1000, 0)
     assert low == 0.0
     assert high == pytest.approx(3 / 103)  # 97.5 % of Poisson draws with mean 1 are up to 3
-    assert ends([Terms(none.over, none.under)], 1000, 0) == [(0.0, 0.0)]
+    assert ends([Terms(none.numerator, none.denominator)], 1000, 0) == [(0.0, 0.0)]
 
 
 def test_empirical_bernstein_holds_at_least_as_often_as_it_says() -> None:
-    """On clipped weights its width is known beforehand, and what was cut off is counted as worst and as best."""
+    """With clipped weights the range is known beforehand, and clipped weight counts as worst and as best."""
     held = 0
     for seed in range(300):
-        below, above = estimators.clipped_bounds(one_place(400, seed), 2.0)
+        below, above = estimators.clipped_bounds(one_position(400, seed), 2.0)
         held += bernstein(below, 0.95)[0] <= VALUE <= bernstein(above, 0.95)[1]
     assert held >= 285
 
@@ -66,34 +66,36 @@ def test_empirical_bernstein_by_hand() -> None:
     low, high = bernstein(terms, 0.95)
     half = math.sqrt(2 * (1 / 3) * math.log(80) / 4) + 7 * math.log(80) / 9
     assert (low, high) == pytest.approx((0.5 - half, 0.5 + half))
-    assert all(map(math.isnan, bernstein(Terms(terms.over, terms.under), 0.95)))
+    assert all(map(math.isnan, bernstein(Terms(terms.numerator, terms.denominator), 0.95)))
     assert all(map(math.isnan, bernstein(Terms(np.ones(1), np.ones(1), 1.0), 0.95)))
 
 
 def test_standard_error_of_a_ratio() -> None:
     values = [ratio(500, seed).value for seed in range(400)]
-    told = np.mean([standard_error(ratio(500, seed)) for seed in range(50)])
-    assert told == pytest.approx(np.std(values), rel=0.15)
+    estimated = np.mean([standard_error(ratio(500, seed)) for seed in range(50)])
+    assert estimated == pytest.approx(np.std(values), rel=0.15)
     assert math.isnan(standard_error(Terms(np.ones(1), np.ones(1))))
     assert math.isnan(standard_error(Terms(np.zeros(3), np.zeros(3))))
 
 
-def test_running_errors_end_in_the_whole() -> None:
+def test_running_errors_end_at_the_full_log() -> None:
     terms = ratio(100, 3)
     value, error = running_errors(terms, np.array([1, 50, 100]))
     assert (value[2], error[2]) == pytest.approx((terms.value, standard_error(terms)))
-    half = Terms(terms.over[:50], terms.under[:50])
+    half = Terms(terms.numerator[:50], terms.denominator[:50])
     assert (value[1], error[1]) == pytest.approx((half.value, standard_error(half)))
     assert math.isnan(error[0])
 
 
-def test_running_ends_are_those_of_the_log_with_one_more_impression() -> None:
+def test_running_intervals_count_one_more_impression() -> None:
     terms = replace(ratio(100, 3), lowest=(0.0, 2.0), highest=(3.0, 2.0))
     value, error = running_errors(terms, np.array([1, 100]))
-    low, high = running_ends(terms, np.array([1, 100]), 2.0)
-    over, under = terms.over.sum(), terms.under.sum()
-    assert low[1] == pytest.approx(over / (under + 2) - 2 * math.hypot(error[1], 2 * value[1] / under))
-    assert high[1] == pytest.approx((over + 3) / (under + 2) + 2 * math.hypot(error[1], (3 - 2 * value[1]) / under))
+    low, high = running_intervals(terms, np.array([1, 100]), 2.0)
+    numerator, denominator = terms.numerator.sum(), terms.denominator.sum()
+    assert low[1] == pytest.approx(numerator / (denominator + 2) - 2 * math.hypot(error[1], 2 * value[1] / denominator))
+    assert high[1] == pytest.approx(
+        (numerator + 3) / (denominator + 2) + 2 * math.hypot(error[1], (3 - 2 * value[1]) / denominator)
+    )
     assert math.isnan(low[0]) and math.isnan(high[0])
 
 

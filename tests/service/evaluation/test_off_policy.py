@@ -70,7 +70,7 @@ GREEDY: dict[str, Any] = {
 }
 
 
-def test_a_log_and_its_events_in_a_file_say_the_same(tmp_path: Path) -> None:
+def test_a_log_and_its_events_in_a_file_give_the_same_result(tmp_path: Path) -> None:
     events = coin(600)
     stream = {"window": 10.0, "batch_rows": 16}
     log = evaluate(parse(GREEDY | {"stream": stream | {"url": log_of(tmp_path / "log", events)}}))
@@ -81,7 +81,7 @@ def test_a_log_and_its_events_in_a_file_say_the_same(tmp_path: Path) -> None:
     assert log.left_out == file.left_out == {"young": 10}
     found = log.result
     assert found.verdict == "better"
-    # Greedy soon shows nothing but the good one: its value is 0.6, and the log's 0.35.
+    # Greedy soon shows only the good item: its value is 0.6, and that of the log is 0.35.
     assert found.estimates["snips"].low < 0.6 < found.estimates["snips"].high
     assert found.estimates["dr"].low < 0.6 < found.estimates["dr"].high
     assert found.match_rate == pytest.approx(0.5, abs=0.06)
@@ -103,7 +103,7 @@ def test_partitions_give_the_same_decisions_in_another_order(tmp_path: Path) -> 
     assert one.left_out == four.left_out == {"young": 10}
 
 
-def test_a_topic_says_the_same_as_a_log_on_disk(broker: Broker, tmp_path: Path) -> None:
+def test_a_topic_gives_the_same_result_as_a_log_on_disk(broker: Broker, tmp_path: Path) -> None:
     events = coin(200)
     topic = broker.topic()
     log = KafkaLog(broker.servers, topic)
@@ -116,8 +116,8 @@ def test_a_topic_says_the_same_as_a_log_on_disk(broker: Broker, tmp_path: Path) 
     assert repr(kafka.result) == repr(disk.result)
 
 
-def test_nothing_is_scored_by_what_came_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same impressions, with the world turned around from the middle on: what is told of the first half stays.
+def test_scores_do_not_depend_on_later_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same impressions, with reversed clicks in the second half: the values of the first half stay the same.
 
     The scale of the predictions is measured on the whole log, and left out here.
     """
@@ -162,7 +162,7 @@ def test_impressions_without_propensities_among_others_are_counted(tmp_path: Pat
 
 
 def ds(n: int, **more: Any) -> dict[str, Any]:
-    """Two actions with features alone, shown in turn; warm ones are better."""
+    """Two actions that only have features, shown in turn; warm ones are better."""
     rng = np.random.default_rng(n)
     warm = bool(rng.random() < 0.5)
     reward = float(rng.random() < (0.7 if warm else 0.2))
@@ -213,7 +213,7 @@ needs_open_bandit = pytest.mark.skipif(not OPEN_BANDIT.is_dir(), reason=f"no Ope
 
 @needs_open_bandit
 @pytest.mark.parametrize(("logged", "target", "campaign"), PAIRS)
-def test_what_a_policy_really_got_lies_in_the_intervals_made_from_the_other_ones_log(
+def test_the_true_value_of_a_policy_lies_in_the_intervals_from_the_other_policys_log(
     logged: str, target: str, campaign: str
 ) -> None:
     url = f"file:{OPEN_BANDIT / logged / campaign / f'{campaign}.csv'}"
@@ -225,13 +225,13 @@ def test_what_a_policy_really_got_lies_in_the_intervals_made_from_the_other_ones
     for name in ("replay", "ips", "clipped", "snips", "dr"):
         assert found.estimates[name].low < truth < found.estimates[name].high, name
     assert found.difference[1] < truth - clicks(logged, campaign) < found.difference[2]
-    # The ranker starts at one half, a hundred times too high, and is no help until it has come down.
+    # The ranker starts at one half, a hundred times too high, so it is useless at first.
     assert found.estimates["dm"].value == pytest.approx(clicks(logged, campaign), rel=0.25)
     assert math.isnan(found.estimates["dm"].low)
     assert found.estimates["logged"].value == pytest.approx(clicks(logged, campaign))
 
 
-def test_the_report_has_all_there_is(dsjson: Path, tmp_path: Path) -> None:
+def test_the_report_is_complete(dsjson: Path, tmp_path: Path) -> None:
     found = evaluate(parse(HUE | {"stream": {"url": f"file:{dsjson}", "batch_rows": 16}}, "hue"))
     written = off_policy_report.write(found, tmp_path / "report")
     assert [path.name for path in written] == ["evaluate.json", "impressions.csv", "evaluate.png"]
@@ -241,7 +241,7 @@ def test_the_report_has_all_there_is(dsjson: Path, tmp_path: Path) -> None:
     assert told["policy"] == "hue" and told["above"] == "policy"
     rows = list(csv.DictReader(written[1].read_text().splitlines()))
     assert [row["request_id"] for row in rows] == found.request_ids
-    total = sum(float(row["ips"]) for row in rows) / sum(float(row["places"]) for row in rows)
+    total = sum(float(row["ips"]) for row in rows) / sum(float(row["positions"]) for row in rows)
     assert total == pytest.approx(found.result.estimates["ips"].value)
     assert written[2].read_bytes().startswith(b"\x89PNG")
 

@@ -1,4 +1,4 @@
-"""`freshet evaluate`: what it prints and writes, and how it says that something is wrong."""
+"""`freshet evaluate`: its output, files and error messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Freshet = Callable[..., Done]
 
 @pytest.fixture
 def freshet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Freshet:
-    """The command line, without a process of its own."""
+    """Run the command line in this process."""
 
     def run(*arguments: str | Path) -> Done:
         monkeypatch.setattr(sys, "argv", ["freshet", *map(str, arguments)])
@@ -72,9 +72,9 @@ def test_it_prints_a_table_and_writes_json_and_a_picture(freshet: Freshet, confi
 
 def test_it_prints_json(freshet: Freshet, config: Path, tmp_path: Path) -> None:
     done = freshet("evaluate", bandit(tmp_path / "log.csv"), "--policy", config, "--json", "--clip", "1.5", "--above", "log")
-    told = json.loads(done.stdout)
-    assert (told["impressions"], told["clip"], told["above"], told["verdict"]) == (300, 1.5, "log", "undecided")
-    assert set(told["estimates"]) == {"logged", "replay", "ips", "clipped", "snips", "dm", "dr"}
+    printed = json.loads(done.stdout)
+    assert (printed["impressions"], printed["clip"], printed["above"], printed["verdict"]) == (300, 1.5, "log", "undecided")
+    assert set(printed["estimates"]) == {"logged", "replay", "ips", "clipped", "snips", "dm", "dr"}
 
 
 def test_below_the_floor_it_refuses_and_still_prints(freshet: Freshet, config: Path, tmp_path: Path) -> None:
@@ -86,9 +86,9 @@ def test_below_the_floor_it_refuses_and_still_prints(freshet: Freshet, config: P
 
 def test_another_log_can_be_the_policy(freshet: Freshet, tmp_path: Path) -> None:
     done = freshet("evaluate", bandit(tmp_path / "log.csv"), "--policy", bandit(tmp_path / "other.csv", 100), "--json")
-    told = json.loads(done.stdout)
-    assert told["policy"] == str(tmp_path / "other.csv")
-    assert told["mean_weight"] == pytest.approx(1, abs=0.02)
+    printed = json.loads(done.stdout)
+    assert printed["policy"] == str(tmp_path / "other.csv")
+    assert printed["mean_weight"] == pytest.approx(1, abs=0.02)
 
 
 def test_bad_lines_are_counted_and_named_and_stop_a_strict_reading(freshet: Freshet, config: Path, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_bad_lines_are_counted_and_named_and_stop_a_strict_reading(freshet: Fres
     assert "row 30" in strict.stderr and "Traceback" not in strict.stderr
 
 
-def test_what_cannot_be_evaluated_is_said_in_a_line(freshet: Freshet, config: Path, tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_evaluated_gives_a_one_line_error(freshet: Freshet, config: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare.csv"
     bare.write_text("user,item,rating\n1,2,3\n")
     events = tmp_path / "shown.jsonl"

@@ -1,4 +1,4 @@
-"""Evaluation of the log of a service that ran: against a truth that only the simulator knows."""
+"""Off-policy evaluation of a service's own log, compared with the simulator's truth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from learners.base import Values
 from learners.features import hash_id
 from learners.policies.plackett_luce import PlackettLuce
 from service.config import Config, parse
-from service.evaluation.counterfactual import OfPolicy
+from service.evaluation.counterfactual import PipelinePolicy
 from service.evaluation.off_policy import evaluate
 from service.process.runtime import open_runtime
 from service.ranking.requests import RecommendRequest
@@ -24,7 +24,7 @@ from tests.service.conftest import records
 from tests.service.running import serving
 from tests.worlds import START
 
-PLACES, VISITS = 3, 1200
+POSITIONS, VISITS = 3, 1200
 PATIENCE = 0.9
 
 
@@ -50,7 +50,7 @@ def shop(folder: Path, temperature: float) -> Config:
 
 
 def live(config: Config, population: Population, monkeypatch: pytest.MonkeyPatch) -> list[Impression]:
-    """Let visitors come, and click; what they were shown.
+    """Simulate visitors who click; return the impressions.
 
     No engine runs and no clock: what is learned between two visits must not depend on how fast this machine is.
     """
@@ -69,17 +69,17 @@ def live(config: Config, population: Population, monkeypatch: pytest.MonkeyPatch
     for n in range(VISITS):
         now += 0.02
         user, context = population.visit()
-        request = RecommendRequest(user=user, context=context, request_id=f"r{n}", n=PLACES, candidates=40, repeat=True)
+        request = RecommendRequest(user=user, context=context, request_id=f"r{n}", n=POSITIONS, candidates=40, repeat=True)
         _, impression = runtime.pipeline.rank([request])[0]
-        assert impression is not None and len(impression.items) == PLACES
+        assert impression is not None and len(impression.items) == POSITIONS
         append(impression, *population.react(user, impression.request_id, impression.items, now))
         impressions.append(impression)
     runtime.stop()
     return impressions
 
 
-class Known(OfPolicy):
-    """A policy of which it is also noted how often its lists would really have been clicked."""
+class Known(PipelinePolicy):
+    """A policy that also records the true click probability of its lists."""
 
     def __init__(self, policy: PlackettLuce, population: Population) -> None:
         super().__init__(policy)
@@ -94,23 +94,23 @@ class Known(OfPolicy):
         if not above.size:
             true = self._population.click_probability(impression.user, [self._named[key] for key in item.tolist()])
             self.first.append(float(chances @ true))
-            drawn = [self._luce.select(score, uncertainty, PLACES, self._rng).rows for _ in range(30)]
-            self.lists.append(float(np.mean([true[rows] * PATIENCE ** np.arange(PLACES) for rows in drawn])))
+            drawn = [self._luce.select(score, uncertainty, POSITIONS, self._rng).rows for _ in range(30)]
+            self.lists.append(float(np.mean([true[rows] * PATIENCE ** np.arange(POSITIONS) for rows in drawn])))
         return chances
 
 
 def test_snips_of_the_services_own_log_holds_the_true_click_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service explores and learns; a sharper policy on the same ranker is evaluated."""
-    population = Population(60, 40, seed=3, drift=0.0, patience=PATIENCE, base_rate=0.15, best_rate=0.5, places=PLACES)
+    """The service explores and learns; the evaluated policy has a lower temperature on the same ranker."""
+    population = Population(60, 40, seed=3, drift=0.0, patience=PATIENCE, base_rate=0.15, best_rate=0.5, positions=POSITIONS)
     for impression in live(shop(tmp_path, 0.3), population, monkeypatch):
-        assert len(impression.propensities) == PLACES
+        assert len(impression.propensities) == POSITIONS
         assert all(0 < propensity <= 1 for propensity in impression.propensities)
-        assert len(impression.unshown) == 8 * (40 - PLACES)
+        assert len(impression.unshown) == 8 * (40 - POSITIONS)
     config = shop(tmp_path, 0.1)
     policy = PlackettLuce(0.1)
 
     first = Known(policy, population)
-    found = evaluate(config, chooser=first, places=1)
+    found = evaluate(config, chooser=first, positions=1)
     assert found.result.impressions > 0.5 * VISITS and not found.dead
     snips = found.result.estimates["snips"]
     true = float(np.mean(first.first[: found.result.impressions]))
@@ -124,14 +124,14 @@ def test_snips_of_the_services_own_log_holds_the_true_click_through(tmp_path: Pa
     true = float(np.mean(lists.lists[: found.result.impressions]))
     assert snips.low < true < snips.high
 
-    same = evaluate(shop(tmp_path, 0.3), places=1)
+    same = evaluate(shop(tmp_path, 0.3), positions=1)
     assert same.result.effective_sample_size > 0.9 * same.result.impressions
     assert same.result.verdict == "undecided"
 
 
 @pytest.mark.anyio
 async def test_every_impression_in_the_log_carries_its_propensities(make_config: Callable[..., Config]) -> None:
-    """By whichever route it came, whoever made the order, and whether or not all candidates were shown."""
+    """For every route and source of rankings, and whether or not all candidates were shown."""
     bodies = [
         ("/v1/recommend", {"user": "u", "n": 2}),
         ("/v1/recommend", {"user": "u", "n": 3, "by": "popularity"}),

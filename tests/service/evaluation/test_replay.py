@@ -1,4 +1,4 @@
-"""Replay of recorded files: the same state and the same figures as the events one by one."""
+"""Replay of recorded files: the same state and the same metrics as the single events."""
 
 from __future__ import annotations
 
@@ -104,11 +104,11 @@ def test_small_blocks_learn_what_large_ones_do(clicks: Path, monkeypatch: pytest
     monkeypatch.setattr("streams.recorded.CHUNK", 50)
     columns = config.stream.columns
     assert columns is not None
-    # Attributes are looked at once a block, so they must not be what differs: they are constant for each id here.
+    # Attributes are read once per block, so they are constant for each id here.
     assert replay(config).digest == whole
 
 
-def test_the_figures_are_those_of_a_world_that_can_be_solved(clicks: Path) -> None:
+def test_the_metrics_are_those_of_a_solvable_world(clicks: Path) -> None:
     done = replay(config_for(clicks, batch_rows=1), k=10, window=200)
     assert done.quality["fm"].auc > 0.75
     assert done.quality["fm"].log_loss < 0.6
@@ -119,7 +119,7 @@ def test_the_figures_are_those_of_a_world_that_can_be_solved(clicks: Path) -> No
 
 
 def test_hit_rate_and_ndcg_of_a_stream_whose_next_item_is_known(tmp_path: Path) -> None:
-    """Everyone clicks a, b, c, d in this order; popularity puts what the user has not had yet on top, in that order."""
+    """Everyone clicks a, b, c, d in this order; popularity ranks the items new to the user in the same order."""
     path = tmp_path / "order.csv"
     rows = [(f"u{user}", item, 1, user * 10 + n) for user in range(50) for n, item in enumerate("abcd")]
     path.write_text("user,item,label,ts\n" + "".join(f"{u},{i},{y},{t}\n" for u, i, y, t in rows))
@@ -151,7 +151,7 @@ def test_bad_rows_are_counted_and_the_others_learned(clicks: Path) -> None:
     assert sum(done.dead.values()) == 2
 
 
-def test_a_kind_without_a_worth_is_refused(clicks: Path) -> None:
+def test_a_kind_without_a_reward_is_refused(clicks: Path) -> None:
     with pytest.raises(ConfigError, match=r"\[reward\] 'stars'"):
         replay(config_for(clicks, kind="stars"))
 
@@ -182,7 +182,7 @@ def test_movielens_100k_is_learned_as_well_as_by_the_best_peer() -> None:
         "stream": {"url": f"file:{SHARED / 'data/ml-100k/u.data'}", "batch_rows": 1},
         "features": {
             "user": {"id": "category", "occupation": "category", "age": {"type": "bucket", "width": 10.0}},
-            "item": {"id": "category", "genres": {"type": "tags", "most": 6}},
+            "item": {"id": "category", "genres": {"type": "tags", "max_tags": 6}},
         },
     }
     fm = replay(parse(document | {"retrievers": {}}), k=0)
@@ -196,11 +196,11 @@ def test_movielens_100k_is_learned_as_well_as_by_the_best_peer() -> None:
     assert knn.top_n["item_knn"].ndcg >= 0.099
 
 
-def test_room_is_what_the_open_batch_still_takes() -> None:
+def test_room_is_the_number_of_rows_left_in_the_open_batch() -> None:
     assert Joiner(batch_rows=5).room == 5
 
 
-def test_what_the_progress_bar_tells_is_of_the_last_rows(make_config: Callable[..., Config]) -> None:
+def test_the_progress_bar_shows_the_quality_of_the_last_rows(make_config: Callable[..., Config]) -> None:
     evaluation = Evaluation(build_pipeline(make_config(rerankers={})), k=0, window=4)
     assert math.isnan(evaluation.recent()["auc"])
 

@@ -1,4 +1,4 @@
-"""Replay of logs: every record counts, to the end, also what a service that reads the log has not learned yet."""
+"""Replay of logs: every record to the end is measured, even if a service has not learned it yet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MakeConfig = Callable[..., Config]
 def test_a_topic_of_other_producers_is_measured_to_its_end(
     partitions: int, batch_rows: int, open_rows: int, make_config: MakeConfig, broker: Broker, tmp_path: Path
 ) -> None:
-    """No record of a service closes its last batch, or the windows of its impressions."""
+    """No service record closes the last batch or the windows of impressions."""
     clicks = [Interaction(id=f"q{n}", user=f"u{n % 50}", item=f"i{n % 30}", timestamp=START + n) for n in range(300)]
     impressions = [Impression(request_id=f"r{n}", user=f"u{n}", items=("i1", "i2"), timestamp=START + 300) for n in range(10)]
     topic = broker.topic(partitions)

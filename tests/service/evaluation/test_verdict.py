@@ -1,4 +1,4 @@
-"""Whether there is a verdict, and which."""
+"""Verdicts, and their refusals."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.service.evaluation.worlds import (
     equal,
     list_value,
     lists,
-    one_place,
+    one_position,
     rare,
 )
 
 
 def test_a_better_policy_is_found_better_and_a_worse_one_worse() -> None:
-    decisions = one_place(4000, 1)
+    decisions = one_position(4000, 1)
     assert abs(VALUE - LOGGED) > 0.03
     found = judge(decisions)
     assert found.verdict == ("better" if VALUE > LOGGED else "worse")
@@ -38,8 +38,8 @@ def test_a_better_policy_is_found_better_and_a_worse_one_worse() -> None:
     assert {found.verdict, turned.verdict} == {"better", "worse"}
 
 
-def test_the_same_policy_is_undecided_with_all_its_sample() -> None:
-    found = judge(equal(one_place(500, 2)))
+def test_the_same_policy_is_undecided_with_the_full_sample_size() -> None:
+    found = judge(equal(one_position(500, 2)))
     assert (found.verdict, found.reasons) == ("undecided", [])
     assert found.difference == (0.0, 0.0, 0.0)
     assert (found.effective_sample_size, found.mean_weight, found.largest_weight) == pytest.approx((500, 1, 1))
@@ -47,7 +47,7 @@ def test_the_same_policy_is_undecided_with_all_its_sample() -> None:
 
 
 def test_every_estimate_lies_in_its_intervals_and_ends_its_curve() -> None:
-    found = judge(one_place(800, 3))
+    found = judge(one_position(800, 3))
     for name, one in found.estimates.items():
         assert one.running.value.row[-1] == 800
         assert one.running.value.value[-1] == pytest.approx(one.value)
@@ -62,17 +62,15 @@ def test_every_estimate_lies_in_its_intervals_and_ends_its_curve() -> None:
 
 
 WORLDS: dict[str, tuple[Callable[[int], Decisions], float, float]] = {
-    "one place": (lambda seed: one_place(300, seed), VALUE, LOGGED),
+    "one place": (lambda seed: one_position(300, seed), VALUE, LOGGED),
     "rare clicks": (lambda seed: rare(1500, seed), RARE_VALUE, RARE_LOGGED),
     "lists": (lambda seed: lists(100, seed, model=0.6), list_value(1), list_value(0)),
 }
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_every_interval_that_is_given_holds_the_truth_at_least_as_often_as_it_says(
-    world: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of 200 at 95 %, 10 may miss, and 9 more by chance (3 standard deviations)."""
+def test_every_interval_has_at_least_its_nominal_coverage(world: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 200 intervals at 95 %, 10 may miss the truth, and 9 more by chance (3 standard deviations)."""
     monkeypatch.setattr("service.evaluation.verdict.RESAMPLES", 200)
     make, value, logged = WORLDS[world]
     missed: Counter[str] = Counter()
@@ -92,33 +90,33 @@ def test_every_interval_that_is_given_holds_the_truth_at_least_as_often_as_it_sa
 
 
 def test_the_direct_method_has_no_interval() -> None:
-    """It is as wrong as the ranker, by how much nobody knows; here by a factor of two."""
-    one = judge(one_place(4000, 3, model=2 * REWARD)).estimates["dm"]
+    """Its bias is that of the ranker, so unknown; here it is a factor of two."""
+    one = judge(one_position(4000, 3, model=2 * REWARD)).estimates["dm"]
     assert one.value == pytest.approx(2 * VALUE, rel=0.05)
     assert all(map(math.isnan, (one.low, one.high, one.bernstein_low, one.bernstein_high, *one.running.low, *one.running.high)))
 
 
 def test_without_a_reward_there_is_neither_interval_nor_verdict() -> None:
-    found = judge(replace(one_place(800, 3), reward=np.zeros(800)))
+    found = judge(replace(one_position(800, 3), reward=np.zeros(800)))
     assert found.verdict == "refused"
-    assert any("reward: all are 0" in reason for reason in found.reasons)
+    assert any("reward: all rewards are 0" in reason for reason in found.reasons)
     assert all(math.isnan(one.low) and math.isnan(one.bernstein_high) for one in found.estimates.values())
 
 
 def test_below_the_floor_there_is_no_verdict() -> None:
-    decisions = one_place(4000, 1)
+    decisions = one_position(4000, 1)
     size = judge(decisions).effective_sample_size
     assert judge(decisions, floor=size - 1).verdict != "refused"
     found = judge(decisions, floor=size + 1)
     assert found.verdict == "refused"
     (reason,) = found.reasons
-    assert f"{size:.1f}" in reason and f"{size + 1:g}" in reason and "--places" in reason
+    assert f"{size:.1f}" in reason and f"{size + 1:g}" in reason and "--positions" in reason
     assert found.estimates["snips"].value == judge(decisions).estimates["snips"].value
 
 
-def test_a_log_that_lacks_what_the_policy_would_do_gives_no_verdict() -> None:
-    """The logging policy never explored: the weights cannot make up for what was never shown."""
-    decisions = one_place(4000, 4)
+def test_a_log_without_the_choices_of_the_policy_gives_no_verdict() -> None:
+    """The logging policy never explored: weights cannot correct for items that were never shown."""
+    decisions = one_position(4000, 4)
     never = replace(decisions, propensity=np.ones(4000), target=np.where(np.arange(4000) % 3 == 0, 1.0, 0.0))
     found = judge(never)
     assert found.effective_sample_size > 1000
@@ -126,8 +124,8 @@ def test_a_log_that_lacks_what_the_policy_would_do_gives_no_verdict() -> None:
     assert "mean weight 0.33" in found.reasons[0] and "every candidate" in found.reasons[0]
 
 
-def test_a_policy_that_never_agrees_with_the_log_is_refused_without_a_number_that_means_nothing() -> None:
-    found = judge(replace(one_place(300, 5), target=np.zeros(300)))
+def test_a_policy_that_never_agrees_with_the_log_is_refused_without_meaningless_numbers() -> None:
+    found = judge(replace(one_position(300, 5), target=np.zeros(300)))
     assert found.verdict == "refused"
     assert found.effective_sample_size == 0
     assert math.isnan(found.estimates["snips"].value)
@@ -135,18 +133,18 @@ def test_a_policy_that_never_agrees_with_the_log_is_refused_without_a_number_tha
 
 
 def test_a_single_impression_is_refused() -> None:
-    found = judge(equal(one_place(1, 6)))
+    found = judge(equal(one_position(1, 6)))
     assert found.verdict == "refused"
     assert found.impressions == 1
 
 
 def test_the_clip_can_be_fixed() -> None:
-    decisions = one_place(800, 7)
+    decisions = one_position(800, 7)
     assert judge(decisions, clip=1.5).clip == 1.5
     assert judge(decisions, clip=1.5).estimates["clipped"].value < judge(decisions).estimates["ips"].value
 
 
-def test_the_seed_decides_what_is_drawn() -> None:
-    one, same, other = (judge(one_place(300, 8), seed=seed) for seed in (1, 1, 2))
+def test_the_seed_determines_the_draws() -> None:
+    one, same, other = (judge(one_position(300, 8), seed=seed) for seed in (1, 1, 2))
     assert repr(one) == repr(same)
     assert one.estimates["ips"].low != other.estimates["ips"].low

@@ -1,4 +1,4 @@
-"""Logs of made-up policies whose value is known exactly."""
+"""Logs of simulated policies whose value is known exactly."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ VALUE = float((TARGET * REWARD).sum(axis=1).mean())
 LOGGED = float((LOGGING * REWARD).sum(axis=1).mean())
 
 
-def one_place(n: int, seed: int, model: np.ndarray | None = None, told: np.ndarray | None = None) -> Decisions:
-    """Decisions of one place.
+def one_position(n: int, seed: int, model: np.ndarray | None = None, propensities: np.ndarray | None = None) -> Decisions:
+    """Decisions of one position.
 
     Parameters
     ----------
     n, seed : int
     model : (contexts, actions) or None
-        What the model of rewards predicts; None: the truth.
-    told : (contexts, actions) or None
-        What the log says the propensities are; None: the truth.
+        Predictions of the reward model; None: the truth.
+    propensities : (contexts, actions) or None
+        Logged propensities; None: the truth.
     """
-    return _drawn(n, seed, REWARD, LOGGING, TARGET, REWARD if model is None else model, LOGGING if told is None else told)
+    return _drawn(
+        n, seed, REWARD, LOGGING, TARGET, REWARD if model is None else model, LOGGING if propensities is None else propensities
+    )
 
 
 RARE = _RNG.gamma(2.0, 0.005, (3, 30))
-"""Probability of a click, about one in a hundred, where the logging policy hardly shows what the other one shows."""
+"""Probability of a click, about one in a hundred. The logging policy rarely shows what the evaluated policy shows."""
 _SKEWED = 0.97 * _RNG.dirichlet(np.full(30, 0.6), 3) + 0.03 / 30
 RARE_VALUE = float(RARE.mean())
 RARE_LOGGED = float((_SKEWED * RARE).sum(axis=1).mean())
@@ -46,7 +48,7 @@ def rare(n: int, seed: int) -> Decisions:
 
 
 def _drawn(
-    n: int, seed: int, reward: np.ndarray, logging: np.ndarray, target: np.ndarray, model: np.ndarray, told: np.ndarray
+    n: int, seed: int, reward: np.ndarray, logging: np.ndarray, target: np.ndarray, model: np.ndarray, propensities: np.ndarray
 ) -> Decisions:
     rng = np.random.default_rng(seed)
     contexts, actions = reward.shape
@@ -56,18 +58,18 @@ def _drawn(
     return Decisions(
         start=np.arange(n),
         reward=(rng.random(n) < reward[context, action]).astype(float),
-        propensity=told[context, action],
+        propensity=propensities[context, action],
         target=target[context, action],
         importance=np.ones(n),
         predicted=model[context, action],
         expected=expected,
-        own=expected,
+        on_policy=expected,
     )
 
 
-ITEMS, PLACES = 4, 3
+ITEMS, POSITIONS = 4, 3
 _WEIGHTS = np.array([[1.0, 2.0, 3.0, 1.5], [4.0, 1.0, 0.5, 2.0]])
-"""Of the items, for the logging and the evaluated policy: at each place one of the rest in proportion to them."""
+"""Weights of the items under the logging and the evaluated policy. Each position draws a remaining item in proportion."""
 
 
 def click(above: list[int], item: int) -> float:
@@ -76,34 +78,34 @@ def click(above: list[int], item: int) -> float:
     return base * (0.3 if above and above[-1] > item else 1.0)
 
 
-def _chances(policy: int, above: list[int]) -> np.ndarray:
+def _probabilities(policy: int, above: list[int]) -> np.ndarray:
     weights = _WEIGHTS[policy].copy()
     weights[above] = 0
     return weights / weights.sum()
 
 
 def list_value(policy: int) -> float:
-    """Mean reward of a place in that policy's lists, exactly."""
+    """Exact mean reward per position in lists of this policy."""
 
     def below(above: list[int]) -> float:
-        if len(above) == PLACES:
+        if len(above) == POSITIONS:
             return 0.0
-        chances = _chances(policy, above)
-        return sum(chances[i] * (click(above, i) + below([*above, i])) for i in range(ITEMS) if chances[i])
+        probabilities = _probabilities(policy, above)
+        return sum(probabilities[i] * (click(above, i) + below([*above, i])) for i in range(ITEMS) if probabilities[i])
 
-    return below([]) / PLACES
+    return below([]) / POSITIONS
 
 
-def place_value() -> float:
-    """The same where the items above are the logging policy's, and only the place itself is the evaluated one's."""
+def position_value() -> float:
+    """Exact mean reward per position if the logging policy fills the positions above and the evaluated one only this."""
 
     def below(above: list[int]) -> float:
-        if len(above) == PLACES:
+        if len(above) == POSITIONS:
             return 0.0
-        mine, theirs = _chances(1, above), _chances(0, above)
+        mine, theirs = _probabilities(1, above), _probabilities(0, above)
         return sum(mine[i] * click(above, i) + theirs[i] * below([*above, i]) for i in range(ITEMS) if theirs[i])
 
-    return below([]) / PLACES
+    return below([]) / POSITIONS
 
 
 def lists(m: int, seed: int, *, chain: bool = True, model: float = 1.0) -> Decisions:
@@ -113,27 +115,34 @@ def lists(m: int, seed: int, *, chain: bool = True, model: float = 1.0) -> Decis
     for _ in range(m):
         above: list[int] = []
         own: list[int] = []
-        for _ in range(PLACES):
-            theirs, mine, by_itself = _chances(0, above), _chances(1, above), _chances(1, own)
+        for _ in range(POSITIONS):
+            theirs, mine, given_own = _probabilities(0, above), _probabilities(1, above), _probabilities(1, own)
             item = int(rng.choice(ITEMS, p=theirs))
-            told = np.array([click(above, i) for i in range(ITEMS)])
-            own_told = np.array([click(own, i) for i in range(ITEMS)])
-            reward = float(rng.random() < told[item])
+            clicks = np.array([click(above, i) for i in range(ITEMS)])
+            own_clicks = np.array([click(own, i) for i in range(ITEMS)])
+            reward = float(rng.random() < clicks[item])
             rows.append(
-                (reward, theirs[item], mine[item], model * told[item], model * (mine @ told), model * (by_itself @ own_told))
+                (
+                    reward,
+                    theirs[item],
+                    mine[item],
+                    model * clicks[item],
+                    model * (mine @ clicks),
+                    model * (given_own @ own_clicks),
+                )
             )
             above.append(item)
-            own.append(int(rng.choice(ITEMS, p=by_itself)))
+            own.append(int(rng.choice(ITEMS, p=given_own)))
     reward, propensity, target, predicted, expected, own_expected = np.array(rows).T
     return Decisions(
-        start=np.arange(0, PLACES * m, PLACES),
+        start=np.arange(0, POSITIONS * m, POSITIONS),
         reward=reward,
         propensity=propensity,
         target=target,
-        importance=np.ones(PLACES * m),
+        importance=np.ones(POSITIONS * m),
         predicted=predicted,
         expected=expected,
-        own=own_expected if chain else expected,
+        on_policy=own_expected if chain else expected,
         chain=chain,
     )
 

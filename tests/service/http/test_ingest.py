@@ -11,7 +11,7 @@ from service.http.ingest import GROUP_BYTES, Entry, Ingest, LogBusy, entry
 from streams.codec import decode
 from streams.dead_letters import DeadLetters
 from streams.events import Interaction
-from streams.log import InDoubt, LogFull, MemoryLog, Offsets, TooLarge
+from streams.log import InDoubt, LogFull, MemoryLog, Offsets, RecordTooLarge
 
 
 class SlowLog(MemoryLog):
@@ -41,7 +41,7 @@ class BrokenLog(MemoryLog):
         records = list(records)
         self.tried += 1
         if max(len(value) for _, value in records) > 1_000:
-            raise TooLarge("a record is too large; send less", "/somewhere")
+            raise RecordTooLarge("a record is too large; send less", "/somewhere")
         if self.times:
             self.times -= 1
             error = self.fail()

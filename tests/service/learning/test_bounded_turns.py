@@ -1,4 +1,4 @@
-"""What is long is done in short steps between requests: copies of the state, digests, records that cost much."""
+"""Long work runs in short steps between requests: copies of the state, digests, expensive records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.learning.trainer import Trainer
 from service.process.engine import Stopped
 from service.process.runtime import Runtime, open_runtime
 from service.ranking.requests import RankRequest
-from service.recovery.notes import take_notes
+from service.recovery.snapshots import split_snapshots
 from tests.service.conftest import records
 from tests.service.running import Service, click, serving
 from tests.worlds import two_tribes
@@ -30,9 +30,9 @@ PATIENCE = 60.0
 
 @pytest.fixture(autouse=True)
 def one_step_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that what is small here goes as what is large elsewhere."""
-    monkeypatch.setattr("memory.stateful.PIECE", 2048)
-    monkeypatch.setattr("memory.keyed.catalog.TOGETHER", 5)
+    """Make the small state of these tests take as many steps as a large one."""
+    monkeypatch.setattr("memory.stateful.CHUNK_BYTES", 2048)
+    monkeypatch.setattr("memory.keyed.catalog.ENTRIES_PER_STEP", 5)
     monkeypatch.setattr("service.learning.steps.TURN_SECONDS", 0.0)
 
 
@@ -49,23 +49,23 @@ def test_a_checkpoint_is_copied_over_many_turns_in_which_nothing_changes(make_co
     runtime.log.append(records(list(two_tribes(0, 400))))
     while trainer._copying is None:
         assert trainer.turn()
-    begun, place, version = trainer.digest(), dict(trainer.next), runtime.pipeline.version
+    digest_at_start, offsets, version = trainer.digest(), dict(trainer.next), runtime.pipeline.version
     turns = 0
     while trainer._copying is not None:
         assert trainer.turn()
-        assert (trainer.digest(), trainer.next, runtime.pipeline.version) == (begun, place, version)
+        assert (trainer.digest(), trainer.next, runtime.pipeline.version) == (digest_at_start, offsets, version)
         turns += 1
     assert turns > 50
     assert trainer._saving is not None
     saved = checkpoints.load(trainer._saving.result())
-    assert digest(take_notes(saved.state)[1]) == begun and saved.version == version
-    assert saved.meta["positions"]["0"]["next"] == place[0]
+    assert digest(split_snapshots(saved.state)[1]) == digest_at_start and saved.version == version
+    assert saved.meta["positions"]["0"]["next"] == offsets[0]
     while trainer._copying is None:
         trainer.turn()
-    assert version < runtime.pipeline.version, "it learns on"
+    assert version < runtime.pipeline.version, "learning continues"
     runtime.stop()
     newest, _ = checkpoints.latest(tmp_path / "data" / "checkpoints" / config.fingerprint)
-    assert newest is not None and digest(take_notes(newest.state)[1]) == trainer.digest(), "a stop loses nothing"
+    assert newest is not None and digest(split_snapshots(newest.state)[1]) == trainer.digest(), "a stop loses nothing"
 
 
 def test_records_that_cost_much_do_not_make_a_turn_long(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_records_that_cost_much_do_not_make_a_turn_long(make_config: MakeConfig,
     for _ in range(200):
         before = trainer.next[0]
         assert trainer.turn()
-        assert trainer.next[0] - before in (0, 1), "a record at most; one that ends windows takes several turns"
+        assert trainer.next[0] - before in (0, 1), "at most one record per turn; a record that ends windows takes several turns"
     trainer.drain()
     monkeypatch.setattr("service.learning.event_reader.FOLD_SECONDS", 1e9)
     other = open_runtime(make_config())
@@ -163,23 +163,23 @@ def test_steps_are_taken_until_the_time_of_the_turn_is_over(monkeypatch: pytest.
 async def test_any_number_of_digests_are_one_copy_and_rankings_and_learning_go_on(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The attack: two clients asked for nothing but digests, and nobody else got anything."""
+    """An attack: two clients that only request digests must not block the others."""
     monkeypatch.setattr("service.process.digests.REST", 0.0)
-    copying = service.runtime.copying
-    begun: list[int] = []
+    copy_in_steps = service.runtime.copy_in_steps
+    digest_at_start: list[int] = []
     gate = threading.Event()
 
     def counted() -> Generator[None, None, tuple[dict[str, Any], State]]:
-        begun.append(1)
+        digest_at_start.append(1)
         while not gate.is_set():
             yield
-        return (yield from copying())
+        return (yield from copy_in_steps())
 
-    monkeypatch.setattr(service.runtime, "copying", counted)
+    monkeypatch.setattr(service.runtime, "copy_in_steps", counted)
     await service.post("/v1/events", [click("u", f"i{n}") for n in range(5)])
     await service.learned()
     asked = [asyncio.create_task(service.send("GET", "/v1/status?digest=1")) for _ in range(30)]
-    while not begun:
+    while not digest_at_start:
         await asyncio.sleep(0.001)
     for _ in range(20):
         assert len((await service.recommend("v", repeat=True))["items"]) == 5, "served while the copy is being taken"
@@ -188,7 +188,7 @@ async def test_any_number_of_digests_are_one_copy_and_rankings_and_learning_go_o
     gate.set()
     answers = await asyncio.gather(*asked)
     assert {answer.status_code for answer in answers} == {200}
-    assert len({answer.text for answer in answers}) == 1 and len(begun) == 1
+    assert len({answer.text for answer in answers}) == 1 and len(digest_at_start) == 1
     said = answers[0].json()
     assert said["version"] >= 1 and len(said["digest"]) == 32
     await service.post("/v1/events", click("w", "i1"))

@@ -1,4 +1,4 @@
-"""Where a service keeps what it cannot use."""
+"""Where a service keeps records that it cannot use."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ MakeConfig = Callable[..., Config]
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
-def told(letter: DeadLetter) -> tuple[str, str, int, bytes]:
+def fields_of(letter: DeadLetter) -> tuple[str, str, int, bytes]:
     return letter.kind, letter.source, letter.offset, letter.value
 
 
 def copies(broker: Broker, topic: str) -> list[tuple[str, str, int, bytes]]:
-    """Every letter in a topic."""
+    """All dead letters in a topic."""
     log = KafkaLog(broker.servers, topic, readonly=True)
     letters = [msgspec.json.decode(record.value, type=DeadLetter) for record in log.read(log.begin(), 1_000)]
     log.close()
-    return [told(letter) for letter in letters]
+    return [fields_of(letter) for letter in letters]
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -67,14 +67,14 @@ async def test_letters_go_to_a_topic_once_and_a_broker_that_hangs_holds_up_nobod
                 assert (await service.post("/v1/events", click("u", "a"))).status_code == 202
                 await service.learned()
                 assert (await service.recommend("u", repeat=True))["items"]
-            assert [told(letter) for letter in service.letters()] == expected
+            assert [fields_of(letter) for letter in service.letters()] == expected
             text = (await service.send("GET", "/metrics")).text
             assert 'freshet_dead_total{reason="not_json"} 1.0' in text
             assert 'freshet_failures_total{what="dead_letter"} 0.0' in text
             if life == 1:
                 await until(lambda: set(copies(own_broker, topic)) == set(expected))
     copied = copies(own_broker, topic)
-    # A broker that hung while it was given a letter can have it twice.
+    # A broker that hangs during a write can store the letter twice.
     assert list(dict.fromkeys(copied)) == expected
 
 

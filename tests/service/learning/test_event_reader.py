@@ -1,4 +1,4 @@
-"""What the reader says of how far the state has come."""
+"""Position and `as_of` of the event reader."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import time
 
 from service.config import parse
 from service.learning.event_reader import EventReader
-from service.learning.order import AsRead
+from service.learning.order import PollOrder
 from service.learning.validation import EventValidator
 from streams.codec import encode
 from streams.dead_letters import DeadLetters
 from streams.events import Event, Interaction, Tick
 from streams.join import Joiner
-from streams.log import MemoryLog, key_to
+from streams.log import MemoryLog, key_for_partition
 
 ROWS = 3
 
 
-def intake_of(log: MemoryLog) -> EventReader:
+def reader_of(log: MemoryLog) -> EventReader:
     config = parse({})
     made = EventReader(
         log,
-        AsRead(log, 100, None),
+        PollOrder(log, 100, None),
         DeadLetters(),
         EventValidator(config.reward, config.stream.max_skew),
         lambda: Joiner(batch_rows=ROWS),
@@ -31,8 +31,8 @@ def intake_of(log: MemoryLog) -> EventReader:
 
 
 def append(log: MemoryLog, partition: int, event: Event) -> float:
-    """Append an event; when it was there."""
-    log.append([(key_to(partition, 2), encode(event))])
+    """Append an event; return the time after the append."""
+    log.append([(key_for_partition(partition, 2), encode(event))])
     return time.time()
 
 
@@ -41,14 +41,14 @@ def click(n: int) -> Interaction:
 
 
 def fold(reader: EventReader) -> None:
-    """Fold all that there is, and take what is complete."""
-    while reader.read_on():
+    """Process all records and drop the complete batches."""
+    while reader.advance():
         reader.ready.clear()
 
 
 def test_what_waits_in_an_open_batch_is_not_in_the_state_yet() -> None:
     log = MemoryLog(2)
-    reader = intake_of(log)
+    reader = reader_of(log)
     reader.open(dict.fromkeys(log.begin(), Joiner().position()))
     fold(reader)
     before = reader.as_of
@@ -59,7 +59,7 @@ def test_what_waits_in_an_open_batch_is_not_in_the_state_yet() -> None:
     second = append(log, 0, click(1))
     other = append(log, 1, click(2))
     fold(reader)
-    assert before <= reader.as_of <= first, "the click on i0 has been folded, and nobody has learned it"
+    assert before <= reader.as_of <= first, "the click on i0 was read, but not learned"
 
     append(log, 0, Tick(timestamp=time.time()))
     fold(reader)
@@ -72,23 +72,23 @@ def test_what_waits_in_an_open_batch_is_not_in_the_state_yet() -> None:
 
 
 def test_a_record_that_cannot_be_learned_from_is_behind_the_position_too() -> None:
-    """A ledger says that it was taken, and who goes on from here must not take it again."""
+    """The ledger lists the record as read, so a restart must not read it again."""
     log = MemoryLog(2)
-    reader = intake_of(log)
+    reader = reader_of(log)
     reader.open(dict.fromkeys(log.begin(), Joiner().position()))
     append(log, 0, click(0))
     append(log, 1, click(1))
-    log.append([(key_to(0, 2), b"no event")])
+    log.append([(key_for_partition(0, 2), b"no event")])
     fold(reader)
     assert {partition: position.next for partition, position in reader.positions().items()} == reader.next == {0: 2, 1: 1}
-    again = intake_of(log)
+    again = reader_of(log)
     again.open(reader.positions())
     assert (again.next, again.positions()) == (reader.next, reader.positions())
 
 
 def test_a_full_batch_leaves_what_came_after_it_waiting() -> None:
     log = MemoryLog(2)
-    reader = intake_of(log)
+    reader = reader_of(log)
     reader.open(dict.fromkeys(log.begin(), Joiner().position()))
     for n in range(ROWS):
         last = append(log, 0, click(n))
@@ -99,11 +99,11 @@ def test_a_full_batch_leaves_what_came_after_it_waiting() -> None:
 
 def test_an_open_batch_of_a_former_life_waits_too() -> None:
     log = MemoryLog(2)
-    reader = intake_of(log)
+    reader = reader_of(log)
     reader.open(dict.fromkeys(log.begin(), Joiner().position()))
     append(log, 0, click(0))
     fold(reader)
-    again = intake_of(log)
+    again = reader_of(log)
     again.open(reader.positions())
     fold(again)
     assert again.as_of == 0.0

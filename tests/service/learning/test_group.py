@@ -1,4 +1,4 @@
-"""Members of a group: whatever happens to them, what counts in the end is every event, once."""
+"""Members of a group: whatever happens to them, every event counts once in the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from memory import checkpoint as checkpoints
 from service.config import Config
 from service.learning.feedback import FeedbackBuilder
-from service.learning.group import Member, name_of
+from service.learning.group import Member, member_name
 from service.learning.trainer import Trainer
 from service.learning.validation import EventValidator
 from service.process.runtime import build_pipeline, joiners
@@ -22,19 +22,19 @@ from streams.dead_letters import DeadLetters
 from streams.events import ItemUpdate, Tick
 from streams.joined import Position
 from streams.kafka.group import Commit, Fenced
-from streams.log import MemoryLog, key_to
+from streams.log import MemoryLog, key_for_partition
 from tests.service.conftest import records
 from tests.worlds import START, busy_world
 
 PARTITIONS = 4
 EVENTS = [event for event in busy_world(seed=1, length=300) if not (isinstance(event, ItemUpdate) and event.deleted)]
-"""A deleted item's count is dropped when that is read, which several partitions do in any order."""
+"""No deletions: they drop an item's count, and the order of partitions would change the sum."""
 
 MakeConfig = Callable[..., Config]
 
 
 class Group:
-    """A coordinator: who is a member, whose the partitions are, and what was committed."""
+    """A coordinator: members, their partitions, and commits."""
 
     def __init__(self) -> None:
         self.seats: list[Seat] = []
@@ -50,7 +50,7 @@ class Group:
 
 
 class Seat:
-    """Membership of a `Group`. Commits are refused to who has not noticed a change, and can be answered in doubt."""
+    """GroupMember of a `Group`. It refuses a commit after an unnoticed change; the result of a commit can also be unknown."""
 
     def __init__(
         self, group: Group, name: str, revoked: Callable[[frozenset[int]], None], lost: Callable[[frozenset[int]], None]
@@ -76,7 +76,7 @@ class Seat:
             self._revoked(self.owned)
             self.owned = frozenset()
         if any(seat.owned and seat.generation != self.group.generation for seat in self.group.seats):
-            return None  # they have not given up theirs
+            return None  # others still own some partitions
         self.generation = self.group.generation
         self.owned = self.group.share(self)
         return {partition: self.group.commits.get(partition) for partition in self.owned}
@@ -106,13 +106,13 @@ class Seat:
         self.vanish()
 
     def vanish(self) -> None:
-        """The process is gone, and the group has noticed."""
+        """End the process; the group has noticed."""
         self.owned = frozenset()
         self.group.seats.remove(self)
         self.group.change()
 
     def expel(self) -> None:
-        """The group takes a process for dead that is not; it does not know yet."""
+        """Let the group consider a live member dead, before the member knows."""
         self.group.seats.remove(self)
         self.expelled = True
         self.group.change()
@@ -123,7 +123,7 @@ class World:
         self.config, self.folder, self.group = config, folder, Group()
         self.log = MemoryLog(PARTITIONS)
         self.log.append(records(EVENTS))
-        self.log.append([(key_to(p, PARTITIONS), encode(Tick(timestamp=START + 1e6))) for p in range(PARTITIONS)])
+        self.log.append([(key_for_partition(p, PARTITIONS), encode(Tick(timestamp=START + 1e6))) for p in range(PARTITIONS)])
 
     def member(self, name: str, every: float = 0.0) -> Member:
         folder = self.folder / name
@@ -138,7 +138,7 @@ class World:
         return made
 
     def counted(self) -> float:
-        """Sum of what all members keep of their learning: of each the checkpoint that the group's commits name."""
+        """Sum of the counts in the committed checkpoints of all members."""
         numbers: dict[str, int] = {}
         for commit in self.group.commits.values():
             for name, number in commit.members.items():
@@ -156,12 +156,12 @@ def count_in(state: Mapping[str, np.ndarray]) -> float:
 
 @pytest.fixture
 def world(make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr("service.learning.group.PERIOD", 0.0)
+    monkeypatch.setattr("service.learning.group.POLL_SECONDS", 0.0)
     return World(make_config(retrievers={"popularity": {"capacity": 100, "half_life": 0}}), tmp_path)
 
 
 def alone(world: World) -> float:
-    """What one trainer counts that learns from everything."""
+    """Count of a single trainer that learns from all partitions."""
     pipeline = build_pipeline(world.config)
     validator = EventValidator(world.config.reward, world.config.stream.max_skew)
     outcomes, dead = FeedbackBuilder(pipeline, world.config.reward), DeadLetters(MemoryLog())
@@ -178,7 +178,7 @@ def run(members: list[Member], turns: int) -> None:
 
 
 def finish(world: World, members: list[Member]) -> None:
-    """Learn what there is, commit, and leave."""
+    """Learn everything, commit, and leave."""
     for member in members:
         member._every = 1e9
     idle = 0
@@ -224,32 +224,32 @@ def test_what_a_killed_member_had_not_committed_is_learned_by_others(world: Worl
     assert world.counted() == alone(world)
 
 
-def test_a_member_taken_for_dead_throws_away_what_was_not_committed(world: World) -> None:
+def test_a_member_considered_dead_discards_what_was_not_committed(world: World) -> None:
     a, b = world.member("a"), world.member("b", every=1e9)
     run([a, b], 40)
     b._group.expel()
     run([a], 20)
     finish(world, [a, b])
     assert b.fenced == 1
-    assert "back to checkpoint 0" in b.notices[0]
+    assert "returning to checkpoint 0" in b.notices[0]
     assert world.counted() == alone(world)
 
 
-def test_a_refused_commit_throws_away_too(world: World) -> None:
+def test_a_refused_commit_discards_too(world: World) -> None:
     a, b = world.member("a"), world.member("b", every=1e9)
     run([a, b], 40)
     b._group.expel()
     b._every = 0.0
-    b._polled = 1e18  # it commits before it hears that it was expelled
+    b._polled_at = 1e18  # it commits before it hears that it was expelled
     b.turn()
     assert b.fenced == 1
-    b._polled = 0.0
+    b._polled_at = 0.0
     finish(world, [a, b])
     assert world.counted() == alone(world)
 
 
 @pytest.mark.parametrize("done", [True, False])
-def test_a_commit_of_which_nobody_knows_is_settled_by_the_group(done: bool, world: World) -> None:
+def test_the_group_decides_about_a_commit_with_an_unknown_result(done: bool, world: World) -> None:
     a = world.member("a")
     run([a], 40)
     number = a.number
@@ -275,10 +275,10 @@ def test_a_full_disk_costs_nothing_but_the_checkpoint(world: World, monkeypatch:
     assert a.fenced == 0
     b = world.member("b")
     run([a, b], 5)
-    assert a.fenced == 1, "what could not be saved is learned by whoever is next"
+    assert a.fenced == 1, "the next owner learns what could not be saved"
     assert not b.caught_up, "it cannot even write its first checkpoint"
     monkeypatch.undo()
-    monkeypatch.setattr("service.learning.group.PERIOD", 0.0)
+    monkeypatch.setattr("service.learning.group.POLL_SECONDS", 0.0)
     finish(world, [a, b])
     assert world.counted() == alone(world)
 
@@ -315,7 +315,7 @@ def test_any_course_of_events_ends_with_every_event_counted_once(seed: int, worl
     assert world.counted() == alone(world)
 
 
-def test_a_group_that_has_forgotten_is_noticed(world: World) -> None:
+def test_commits_that_the_broker_lost_are_noticed(world: World) -> None:
     member = world.member("a")
     run([member], 50)
     member._group.vanish()
@@ -328,4 +328,4 @@ def test_a_group_that_has_forgotten_is_noticed(world: World) -> None:
 def test_a_member_keeps_its_name(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    assert name_of(tmp_path / "one") == name_of(tmp_path / "one") != name_of(tmp_path / "two")
+    assert member_name(tmp_path / "one") == member_name(tmp_path / "one") != member_name(tmp_path / "two")

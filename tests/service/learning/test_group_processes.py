@@ -15,7 +15,7 @@ from service import config as configs
 from streams.codec import encode, partition_key
 from streams.events import Interaction, Tick
 from streams.kafka.log import KafkaLog
-from streams.log import key_to
+from streams.log import key_for_partition
 from tests.broker import Broker
 from tests.keeper import Keeper
 from tests.service.learning.test_group import count_in
@@ -50,7 +50,7 @@ flush = 0.02
 
 
 class Trainers:
-    """The members of one group, each with a folder of its own."""
+    """Members of one group, each with its own folder."""
 
     def __init__(self, config: Path, folder: Path) -> None:
         self.config, self.folder = config, folder
@@ -87,7 +87,7 @@ class Trainers:
             time.sleep(0.1)
 
     def counted(self) -> float:
-        """Sum over all members, those included that are no more, of the clicks in the last checkpoint of each."""
+        """Sum of the clicks in the last checkpoint of every member, ended ones included."""
         total = 0.0
         for folder in self.folder.glob("*/**/group-*"):
             found, _ = checkpoints.latest(folder)
@@ -138,7 +138,7 @@ def test_every_click_is_counted_by_one_member_whatever_happens_to_them(trainers:
     click(300)
     stopped = trainers.alive["three"].process
     stopped.send_signal(signal.SIGSTOP)
-    time.sleep(3 if broker.process is not None else 7)  # its session has to be over
+    time.sleep(3 if broker.process is not None else 7)  # wait until its session has timed out
     click(300)
     stopped.send_signal(signal.SIGCONT)
     trainers.until_shared()
@@ -146,13 +146,15 @@ def test_every_click_is_counted_by_one_member_whatever_happens_to_them(trainers:
     click(300)
     trainers.until_shared()
 
-    log.append([(key_to(partition, PARTITIONS), encode(Tick(timestamp=time.time()))) for partition in range(PARTITIONS)])
+    log.append(
+        [(key_for_partition(partition, PARTITIONS), encode(Tick(timestamp=time.time()))) for partition in range(PARTITIONS)]
+    )
     limit = time.monotonic() + DEADLINE
     while any(trainers.status(name)["lag"] or trainers.status(name)["pending"] for name in trainers.alive):
         assert time.monotonic() < limit
         time.sleep(0.1)
     fenced = httpx.get(f"{trainers.alive['three'].url}/metrics", timeout=DEADLINE).text
-    assert 'freshet_failures_total{what="fenced"} 1.0' in fenced, "it was taken for dead, and noticed"
+    assert 'freshet_failures_total{what="fenced"} 1.0' in fenced, "the group considered it dead, and it noticed"
     for name in list(trainers.alive):
         trainers.stop(name)
     log.close()

@@ -1,4 +1,4 @@
-"""One digest, however the same log is stored, polled, cut into runs, or replayed."""
+"""The digest is the same however a log is stored, polled, interrupted or replayed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def fold(config: Config, log: Log, poll: int = 512) -> Trainer:
 
 @pytest.fixture(autouse=True)
 def lists_are_trained_in_many_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a life ends, and a poll begins, in the middle of a training."""
+    """Make processes end, and polls start, in the middle of a training."""
     monkeypatch.setattr(inverted_file, "WORK", 4 * 4 * 10)
 
 
@@ -99,7 +99,7 @@ def test_the_replay_command_folds_a_log_to_the_same_state(
 def test_twenty_kills_leave_no_trace(
     seed: int, uninterrupted: Trainer, make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
-    """Each life learns some turns past its last checkpoint, then is dropped without a word."""
+    """Each process learns some turns past its last checkpoint, and then is killed."""
     import random
 
     rng = random.Random(seed)

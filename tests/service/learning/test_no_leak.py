@@ -1,4 +1,4 @@
-"""Learned rows know what their ranking knew, whatever happened between the two: no label leaks into features or history."""
+"""Learned rows equal the rows that were ranked, whatever happens in between: no label leaks into features or history."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Row = tuple[Any, ...]
 
 @dataclass
 class Spy:
-    """What the ranker was first asked about each shown item, and what it learned of it. No item is shown twice."""
+    """Records the rows that the ranker first scored and then learned, by item. No item is shown twice."""
 
     scored: dict[int, Row] = field(default_factory=dict)
     learned: list[tuple[int, Row, float, int, int, float]] = field(default_factory=list)
@@ -73,7 +73,7 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
 
     monkeypatch.setattr(FactorizationMachine, "score", spied_score)
     monkeypatch.setattr(FactorizationMachine, "learn", spied_learn)
-    monkeypatch.setattr(live_quality, "WATCHED", 10**6)  # every impression of a client is scored when it comes
+    monkeypatch.setattr(live_quality, "SAMPLED_ROWS", 10**6)  # every impression of a client is scored on arrival
     return spy
 
 
@@ -85,7 +85,7 @@ class World:
         self.now, self.shown = START, dict[str, Impression]()
 
     def move(self, runtime: Runtime) -> None:
-        """Go on with this one, from what it finds."""
+        """Continue with this runtime, from its state."""
         assert isinstance(runtime.updater, Trainer)
         self.runtime, self.trainer = runtime, runtime.updater
         self.trainer.restore()
@@ -98,17 +98,17 @@ class World:
                 self.trainer.turn()
 
     def end(self) -> None:
-        """Let every window end, and learn all there is."""
+        """End every window and learn everything."""
         self.now += 1000.0
         self.append(Tick(timestamp=self.now), Tick(timestamp=self.now))
-        while self.trainer.lag() or not self.trainer.reader.whole:
+        while self.trainer.lag() or not self.trainer.reader.at_boundary:
             self.trainer.turn()
 
     def append(self, *events: Event) -> None:
         self.runtime.log.append(records(list(events)))
 
     def rank(self) -> None:
-        """The service ranks; the state goes on until the impression is in the log."""
+        """Let the service rank, and change the state before the impression is in the log."""
         context = {"device": self.rng.choice(["phone", "desk"])}
         request = RankRequest(user=self.rng.choice(USERS), items=self.fresh(), context=context)
         _, impression = self.runtime.pipeline.rank([request])[0]
@@ -127,13 +127,13 @@ class World:
         self.append(impression)
 
     def fresh(self) -> list[str]:
-        """Items that were never shown; some of them in the catalogue."""
+        """Items that were never shown; some are in the catalogue."""
         items = [f"i{next(self.number)}" for _ in range(self.rng.randint(2, 4))]
         self.append(*(ItemUpdate(item=i, attributes={"colour": self.rng.choice(["red", "blue"])}) for i in items[1:]))
         return items
 
     def click(self) -> None:
-        """On what was shown, now or long ago, or on something else."""
+        """Click an item that was shown recently, long ago, or never."""
         kind = self.rng.choice(["click", "buy"])
         if self.shown and self.rng.random() < 0.8:
             impression = self.rng.choice(list(self.shown.values())[-6:])
@@ -169,7 +169,7 @@ def check(spy: Spy, world: World) -> int:
         for impression in world.shown.values()
         for position, item in enumerate(impression.items)
     }
-    # What comes too late for its impression is an interaction of its own, without a position.
+    # A click after the window is a row without an impression, so without a position.
     rows = [learned for learned in spy.learned if learned[0] in where and learned[3] >= 0]
     for item, row, timestamp, position, _, _ in rows:
         assert row == spy.scored[item]
@@ -183,7 +183,7 @@ def settings(make_config: Callable[..., Config], seed: int, sections: dict[str, 
 
 
 def folded(config: Config, seed: int, spy: Spy) -> None:
-    """Live with a restart, then in a replay: the same rows are learned, and they are those of the rankings."""
+    """Run live with a restart, then replay: both learn the same rows, and these equal the ranked ones."""
     world = World(seed)
     with opened(config) as runtime:
         world.move(runtime)
@@ -195,7 +195,7 @@ def folded(config: Config, seed: int, spy: Spy) -> None:
         world.end()
         assert check(spy, world) > 60
         counts = world.trainer.reader.counts
-        assert counts["late"] + counts["repeated"] and counts["duplicates"], "the world has all of it"
+        assert counts["late"] + counts["repeated"] and counts["duplicates"], "the world covers all cases"
         digest = world.trainer.digest()
     live, spy.learned = spy.learned, []
     assert replay(config, k=0).digest == digest
@@ -204,7 +204,7 @@ def folded(config: Config, seed: int, spy: Spy) -> None:
 
 @contextmanager
 def opened(config: Config) -> Iterator[Runtime]:
-    """Its engine is not started: the world takes the turns."""
+    """Open a runtime without starting its engine: the world takes the turns."""
     runtime = open_runtime(config)
     try:
         yield runtime
@@ -230,7 +230,7 @@ def test_over_kafka_and_in_its_replay(
 def test_a_restart_from_an_older_checkpoint_learns_the_same_rows_again(
     seed: int, spy: Spy, make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
-    """What was noted of a client's impressions is in no log: the checkpoint has it."""
+    """Snapshots of a client's impressions are not in the log, but in the checkpoint."""
     config, world = settings(make_config, seed, {"stream": {"url": f"lmdb://{tmp_path}"}}), World(seed)
     with opened(config) as runtime:
         world.move(runtime)

@@ -1,4 +1,4 @@
-"""Numbers without mean and scale are standardised alike, however the same events come: at once, one by one, elsewhere."""
+"""Numbers are standardised the same way in live, replay, restart and replica."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_recorded_columns_learn_what_events_do(batch_rows: int, tmp_path: Path) 
 
 
 def test_contexts_that_python_takes_for_equal_are_encoded_by_their_type(config: Config, make_config: MakeConfig) -> None:
-    """Whichever of them came first."""
+    """The order in which they arrive does not matter."""
     ways: list[Any] = [True, 1, 1.0, "1", -0.0, 0.0]
     features = {"context": {"x": "category"}}
     encoded = {}
@@ -173,7 +173,7 @@ def test_contexts_that_python_takes_for_equal_are_encoded_by_their_type(config: 
         keys, _ = featurizer.encode_context([{"x": way} for way in order])
         for way, key in zip(order, keys[:, 0].tolist(), strict=True):
             encoded.setdefault(f"{type(way).__name__} {way}", set()).add(key)
-    assert all(len(keys) == 1 for keys in encoded.values()), "what came before decides nothing"
+    assert all(len(keys) == 1 for keys in encoded.values()), "earlier values do not matter"
     assert encoded["int 1"] == encoded["float 1.0"] == encoded["str 1"] != encoded["bool True"]
     numbers = build_pipeline(config).featurizer
     keys, values = numbers.encode_context([{"x": -0.0}, {"x": 0.0}])
@@ -182,7 +182,7 @@ def test_contexts_that_python_takes_for_equal_are_encoded_by_their_type(config: 
 
 
 def test_live_replay_and_restart_agree_on_true_and_1(make_config: MakeConfig, tmp_path: Path) -> None:
-    """A restart begins with an empty cache, in the middle of them."""
+    """A restart in the middle starts with an empty cache."""
     features = {"context": {"x": "category"}, "user": {"id": "category"}, "item": {"id": "category"}}
     rng = random.Random(3)
     events: list[Event] = [
@@ -212,7 +212,7 @@ def test_live_replay_and_restart_agree_on_true_and_1(make_config: MakeConfig, tm
 
 
 def test_ages_and_years_do_not_spoil_the_machine(tmp_path: Path) -> None:
-    """Clicks that a year explains: with the raw number fm was worse than by chance."""
+    """Clicks depend on the year: with the raw number, fm was worse than chance."""
     rng = np.random.default_rng(0)
     path = tmp_path / "events.jsonl"
     with path.open("w") as file:

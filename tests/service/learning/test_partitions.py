@@ -1,4 +1,4 @@
-"""A log of several partitions: their order is kept, and with it every state is found again."""
+"""A log of several partitions: their order is recorded, so every state can be reproduced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from service.config import Config, ConfigError
 from service.evaluation.replay import replay
 from service.learning.feedback import FeedbackBuilder
-from service.learning.order import Following
+from service.learning.order import LedgerOrder
 from service.learning.trainer import Trainer
 from service.learning.validation import EventValidator
 from service.process.runtime import LEDGER, build_pipeline, joiners, open_runtime
@@ -21,7 +21,7 @@ from streams.codec import encode
 from streams.dead_letters import DeadLetters
 from streams.events import Impression, Interaction, Tick
 from streams.lmdb_log import LmdbLog
-from streams.log import Log, MemoryLog, Record, key_to, partition_of
+from streams.log import Log, MemoryLog, Record, key_for_partition, partition_of
 from tests.service.conftest import records
 from tests.service.process.test_engine import wait_until
 from tests.worlds import START, busy_world
@@ -59,8 +59,8 @@ def test_another_order_is_another_state_and_the_ledger_tells_which_it_was(make_c
     other = trainer(config, log, poll=100)
     other.drain()
     assert other.digest() != live.digest()
-    live._write_order_down()
-    again = trainer(config, log, order=Following(log, 50, Ledger(kept).runs(), None))
+    live._flush_ledger()
+    again = trainer(config, log, order=LedgerOrder(log, 50, Ledger(kept).runs(), None))
     again.drain()
     assert again.digest() == live.digest()
     assert again.pipeline.version == live.pipeline.version > 50
@@ -68,7 +68,7 @@ def test_another_order_is_another_state_and_the_ledger_tells_which_it_was(make_c
 
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_again_and_again_it_takes_up_its_own_history(seed: int, make_config: MakeConfig, tmp_path: Path) -> None:
-    """Each life learns some turns past its last checkpoint and is dropped; what the ledger had by then, counts."""
+    """Each process learns some turns past its last checkpoint and is killed; the ledger's content counts."""
     rng = random.Random(seed)
     config, log, kept = make_config(), filled(), MemoryLog()
     lives = 0
@@ -82,19 +82,19 @@ def test_killed_again_and_again_it_takes_up_its_own_history(seed: int, make_conf
         for _ in range(rng.randint(0, 15)):
             life.turn()
             if rng.random() < 0.3:
-                life._write_order_down()
+                life._flush_ledger()
         lives += 1
         life.close()
     assert lives >= 10
-    life._write_order_down()
-    again = trainer(config, log, order=Following(log, 50, Ledger(kept).runs(), None))
+    life._flush_ledger()
+    again = trainer(config, log, order=LedgerOrder(log, 50, Ledger(kept).runs(), None))
     again.drain()
     assert again.digest() == life.digest()
     assert again.reader.counts == trainer_counts(config, log)
 
 
 def trainer_counts(config: Config, log: Log) -> dict[str, int]:
-    """What joiners meet does not depend on the order of the partitions."""
+    """Counts of the joiners, which do not depend on the order of the partitions."""
     plain = trainer(config, log)
     plain.drain()
     return plain.reader.counts
@@ -118,7 +118,7 @@ def test_each_partition_gets_its_own_tick(make_config: MakeConfig) -> None:
 
 def test_a_bad_record_is_reported_once_in_each_partition(make_config: MakeConfig) -> None:
     log, letters = MemoryLog(2), MemoryLog()
-    log.append([(key_to(p, 2), b"bad %d" % p) for p in (0, 1, 0)])
+    log.append([(key_for_partition(p, 2), b"bad %d" % p) for p in (0, 1, 0)])
     for _ in range(2):
         trainer(make_config(), log, DeadLetters(letters)).drain()
     places = sorted((letter.partition, letter.offset) for letter in DeadLetters(letters).read())
@@ -141,28 +141,28 @@ def test_served_from_four_partitions_it_is_replayed_with_its_ledger(make_config:
     assert with_ledger.digest == digest
     assert version > 50
     without = replay(config)
-    assert without.digest == replay(config).digest, "without it, the order of time: always the same one"
+    assert without.digest == replay(config).digest, "without a ledger, the order is by time, so always the same"
     assert without.rows == with_ledger.rows
 
 
 def test_a_ledger_of_something_else_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(tmp_path / "data", stream={"options": {"partitions": 2}})
     log = LmdbLog(tmp_path / "data" / "events", partitions=2)
-    log.append([(key_to(0, 2), encode(Tick(timestamp=START)))])
+    log.append([(key_for_partition(0, 2), encode(Tick(timestamp=START)))])
     log.close()
     ledger = Ledger(LmdbLog(tmp_path / "ledger"))
     ledger.start({0: 3, 1: 0})
     ledger.note([Record(0, 3, b"", b"", START)])
     ledger.flush()
     ledger.close()
-    with pytest.raises(ConfigError, match=r"it begins at \{0: 3, 1: 0\}, and the log at \{0: 0, 1: 0\}"):
+    with pytest.raises(ConfigError, match=r"it begins at \{0: 3, 1: 0\}, but the log at \{0: 0, 1: 0\}"):
         replay(config, ledger=tmp_path / "ledger")
 
 
 def test_as_of_is_what_a_click_has_to_be_older_than_to_be_learned(make_config: MakeConfig) -> None:
     log = MemoryLog(2)
     made = trainer(make_config(), log)
-    assert made.pipeline.lag is None, "nothing is known before the first look"
+    assert made.pipeline.lag is None, "unknown before the first read"
     made.turn()
     looked = made.pipeline.as_of
     assert time.time() - 5 < looked <= time.time()
@@ -171,7 +171,7 @@ def test_as_of_is_what_a_click_has_to_be_older_than_to_be_learned(make_config: M
     made.drain()
     (clicked,) = [record.timestamp for record in log.read({0: 0, 1: 0}, 9)]
     assert made.pipeline.version == 0
-    assert made.pipeline.as_of == clicked, "it waits in an open batch, whatever comes in the other partition"
+    assert made.pipeline.as_of == clicked, "it waits in an open batch, whatever arrives in the other partition"
     log.append(records([Interaction(user=users[1], item="i") for _ in range(16)]))
     made.drain()
     assert made.pipeline.version == 1

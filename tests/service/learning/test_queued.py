@@ -1,4 +1,4 @@
-"""Events acknowledged before they are in the topic, and a broker that hangs meanwhile."""
+"""Events that are acknowledged before they are in the topic, while the broker hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replay measures the scores of the rankings, not later ones: against rankings that the service makes, and through HTTP."""
+"""Replay measures the scores at serving time, not later ones."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def served(config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
                     assert place.reasons is not None
                     score[shown.request_id, place.item] = [place.score, place.reasons.base]
                     label.setdefault((shown.request_id, place.item), 0.0)
-            builder.note(joined.shown)
+            builder.add_snapshots(joined.shown)
             if joined.rows:
                 feedback = builder.from_rows(joined.rows)
                 pipeline.prepare(feedback)
@@ -92,7 +92,7 @@ def check(file: Path, name: str, window: float, batch_rows: int) -> None:
 @pytest.mark.parametrize("batch_rows", [1, 64])
 @pytest.mark.parametrize("window", [10.0, 600.0])
 @pytest.mark.parametrize("name", ["bias", "fm", "reloop2"])
-def test_figures_are_those_of_the_scores_at_serving(name: str, window: float, batch_rows: int, tmp_path: Path) -> None:
+def test_metrics_are_those_of_the_scores_at_serving(name: str, window: float, batch_rows: int, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     file.write_bytes(b"\n".join(map(encode, two_tribes(3, 250))))
     check(file, name, window, batch_rows)
@@ -100,7 +100,7 @@ def test_figures_are_those_of_the_scores_at_serving(name: str, window: float, ba
 
 @pytest.mark.skipif(not MIND.exists(), reason="the recorded news impressions are not here")
 @pytest.mark.parametrize(("name", "window", "batch_rows"), [("bias", 600.0, 64), ("fm", 10.0, 64), ("reloop2", 600.0, 1)])
-def test_figures_on_recorded_impressions(name: str, window: float, batch_rows: int, tmp_path: Path) -> None:
+def test_metrics_on_recorded_impressions(name: str, window: float, batch_rows: int, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     file.write_text("\n".join(MIND.read_text().splitlines()[:700]))
     check(file, name, window, batch_rows)
@@ -133,7 +133,7 @@ async def test_the_live_monitor_and_replay_agree_with_what_was_served(
     assert done.quality["serving"].rows == len(score) == 300
     assert done.quality["serving"].auc == pytest.approx(served, abs=1e-9)
     assert done.quality["serving"].log_loss == pytest.approx(brute_loss(np.array(score), np.array(label)), abs=1e-6)
-    assert done.recomputed == 0, "the key lies beside the log"
+    assert done.recomputed == 0, "the key is beside the log"
     assert done.quality[last].auc == pytest.approx(served, abs=1e-9)
     assert live[last]["auc"] == pytest.approx(served, abs=1e-9)
     if rerankers:

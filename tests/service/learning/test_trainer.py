@@ -1,4 +1,4 @@
-"""What the trainer refuses, closes, saves, and survives."""
+"""Bad records, ticks, checkpoints and failures of the trainer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.worlds import START, two_tribes
 
 
 class FullLog(MemoryLog):
-    """A log that stops taking records."""
+    """A log that refuses records after a while."""
 
     full = False
 
@@ -62,7 +62,7 @@ def make_trainer(make_config: Callable[..., Config]) -> Callable[..., Trainer]:
     return make
 
 
-def test_bad_records_become_dead_letters_with_their_place_and_block_nothing(make_trainer: Callable[..., Trainer]) -> None:
+def test_bad_records_become_dead_letters_with_their_offset_and_block_nothing(make_trainer: Callable[..., Trainer]) -> None:
     log = MemoryLog()
     good = Interaction(user="u", item="i", timestamp=START)
     future = Interaction(user="u", item="i", timestamp=5e9)
@@ -197,7 +197,7 @@ def test_what_no_checkpoint_needs_is_trimmed_and_a_fallback_still_works(
     assert again.digest() == trainer.digest()
 
 
-def test_what_was_trimmed_is_said(make_trainer: Callable[..., Trainer]) -> None:
+def test_trimmed_records_are_reported(make_trainer: Callable[..., Trainer]) -> None:
     log = MemoryLog()
     log.append(records(list(two_tribes(0, 20))))
     log.trim({0: 50})

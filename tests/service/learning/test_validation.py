@@ -1,4 +1,4 @@
-"""What may not enter the log: numbers that nobody can calculate with, wherever they stand."""
+"""Numbers beyond float32 are rejected, wherever they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quality that is measured while a service runs, when the truth is known."""
+"""Live quality on data with a known answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from service.monitoring.live_quality import WATCHED, WATCHED_PER_SECOND, WINDOW_ROWS, LiveQuality
+from service.monitoring.live_quality import SAMPLED_ROWS, SAMPLED_ROWS_PER_SECOND, WINDOW_ROWS, LiveQuality
 from service.monitoring.measure import SERVING, Scored
 
 
@@ -16,19 +16,19 @@ def scored(reward: list[float], impression: list[int] | None = None, **predictio
         np.ones(len(reward), np.int64),
         np.array(reward, np.float32),
         np.array([-1] * len(reward) if impression is None else impression),
-        {name: np.array(told, np.float32) for name, told in predictions.items()},
+        {name: np.array(learners, np.float32) for name, learners in predictions.items()},
     )
 
 
-def test_of_a_large_micro_batch_some_rows_are_chosen_and_every_position_has_its_turn() -> None:
-    assert LiveQuality().choose_rows(WATCHED) is None
-    drawn = np.stack([LiveQuality().choose_rows(10 * WATCHED) for _ in range(400)])
+def test_rows_of_a_large_micro_batch_are_sampled_at_every_position() -> None:
+    assert LiveQuality().choose_rows(SAMPLED_ROWS) is None
+    drawn = np.stack([LiveQuality().choose_rows(10 * SAMPLED_ROWS) for _ in range(400)])
     assert (np.diff(drawn) > 0).all()
     by_place = np.bincount(drawn.ravel() % 10, minlength=10) / drawn.size
     assert by_place == pytest.approx(np.full(10, 0.1), abs=0.02)
 
 
-def test_of_more_rows_than_the_budget_whole_batches_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_skipped_when_rows_exceed_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     quality = LiveQuality()
@@ -43,7 +43,7 @@ def test_of_more_rows_than_the_budget_whole_batches_are_passed_over(monkeypatch:
 
     assert seen(5, rows=1, batches=100) == 500, "all of a few"
     seen(60, rows=64, batches=80)
-    assert seen(10, rows=64, batches=80) == pytest.approx(10 * WATCHED_PER_SECOND, abs=WATCHED)
+    assert seen(10, rows=64, batches=80) == pytest.approx(10 * SAMPLED_ROWS_PER_SECOND, abs=SAMPLED_ROWS)
     assert seen(10, rows=1, batches=100) == 1000, "all of a few again"
 
 
@@ -52,14 +52,14 @@ def test_impressions_are_chosen_whole_and_within_the_budget(monkeypatch: pytest.
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     quality = LiveQuality()
     assert list(quality.choose_impressions([5, 6, 7])) == [0, 1, 2], "all of a few"
-    assert len(quality.choose_impressions([1000, 1000])) == 1, "at least one, however long it is"
+    assert len(quality.choose_impressions([1000, 1000])) == 1, "at least one, however long"
     while quality.choose_impressions([100] * 20):
         pass
     rows = 0
     for _ in range(1000):
         now[0] += 0.1
         rows += sum(10 for _ in quality.choose_impressions([10] * 40))
-    assert rows == pytest.approx(100 * WATCHED_PER_SECOND, rel=0.02)
+    assert rows == pytest.approx(100 * SAMPLED_ROWS_PER_SECOND, rel=0.02)
 
 
 def test_a_late_outcome_revises_the_row_and_no_other() -> None:
@@ -73,20 +73,20 @@ def test_a_late_outcome_revises_the_row_and_no_other() -> None:
     assert now["logloss"] == pytest.approx(-np.log([0.5, 0.5, 0.9, 0.9, 0.2]).mean())
 
 
-def test_a_gain_is_taken_on_the_rows_that_both_were_asked_about() -> None:
+def test_a_gain_is_measured_on_the_rows_that_both_predicted() -> None:
     quality = LiveQuality()
     quality.add(scored([1, 1], base=[0.1, 0.1]))
     quality.add(scored([1, 0], base=[0.5, 0.5], better=[0.8, 0.2]))
     quality.add(scored([1], base=[0.2], serving=[0.2]))
-    told = quality.snapshot({"better": "base"})
-    assert told["better"]["gain"] == pytest.approx(np.log(0.8) - np.log(0.5))
-    assert SERVING not in told, "live, these are the scores of the last stage"
+    learners = quality.snapshot({"better": "base"})
+    assert learners["better"]["gain"] == pytest.approx(np.log(0.8) - np.log(0.5))
+    assert SERVING not in learners, "live, these are the scores of the last stage"
 
 
-def test_rows_past_the_window_give_way() -> None:
+def test_rows_leave_the_window() -> None:
     quality = LiveQuality()
     quality.add(scored([1, 0], fm=[0.1, 0.9]))
     quality.add(scored([1, 0] * (WINDOW_ROWS // 2), fm=[0.9, 0.1] * (WINDOW_ROWS // 2)))
     assert quality.snapshot({})["fm"]["auc"] == 1.0
     quality.revise(0, 1.0)
-    assert quality.snapshot({})["fm"]["auc"] == 1.0, "it is not held any more"
+    assert quality.snapshot({})["fm"]["auc"] == 1.0, "the window no longer holds it"

@@ -1,4 +1,4 @@
-"""What the service says about itself, when the truth is known."""
+"""Metrics of the service on data with a known answer."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from streams.batch import Feedback
 
 
 def batch(rng: np.random.Generator, accuracy: float, rows: int = 64) -> tuple[Feedback, dict[str, np.ndarray]]:
-    """Rows of coin flips, and a learner who knows each with this accuracy."""
+    """Coin flips, and a learner that predicts each with this accuracy."""
     feedback = world(int(rng.integers(1 << 30)), rows=rows)
     feedback.reward = rng.integers(0, 2, rows).astype(np.float32)
     right = rng.random(rows) < accuracy
     return feedback, {"oracle": np.where(right == (feedback.reward > 0), 0.9, 0.1).astype(np.float32)}
 
 
-def scored(feedback: Feedback, said: dict[str, np.ndarray]) -> Scored:
-    return Scored(feedback.user[feedback.request], feedback.reward, np.full(feedback.rows, -1), said)
+def scored(feedback: Feedback, predictions: dict[str, np.ndarray]) -> Scored:
+    return Scored(feedback.user[feedback.request], feedback.reward, np.full(feedback.rows, -1), predictions)
 
 
 def samples(monitor: Monitor) -> dict[tuple[str, str], float]:
@@ -38,14 +38,14 @@ def samples(monitor: Monitor) -> dict[tuple[str, str], float]:
 def test_an_alarm_rings_when_a_learner_gets_worse_and_not_before() -> None:
     monitor, rng = Monitor(dict), np.random.default_rng(0)
     for _ in range(150):
-        feedback, said = batch(rng, 0.9)
-        monitor.quality.add(scored(feedback, said))
+        feedback, predictions = batch(rng, 0.9)
+        monitor.quality.add(scored(feedback, predictions))
     before = monitor.snapshot()["learners"]["oracle"]
     assert before["alarms"] == 0
     assert before["auc"] == pytest.approx(0.9, abs=0.03)
     for _ in range(100):
-        feedback, said = batch(rng, 0.5)
-        monitor.quality.add(scored(feedback, said))
+        feedback, predictions = batch(rng, 0.5)
+        monitor.quality.add(scored(feedback, predictions))
     after = monitor.snapshot()["learners"]["oracle"]
     assert after["alarms"] >= 1
     assert after["alarm"]
@@ -76,7 +76,7 @@ def test_freshness_is_the_age_of_events_when_they_become_visible() -> None:
     assert exported["freshet_freshness_seconds_sum", ""] > 41
 
 
-def test_what_others_count_is_exported_by_name() -> None:
+def test_gauges_of_other_components_are_exported_by_name() -> None:
     gauges = {
         "version": 7,
         "lag": 3,
@@ -100,13 +100,13 @@ def test_what_others_count_is_exported_by_name() -> None:
     assert exported["freshet_request_seconds_bucket", "0.005"] == 1
 
 
-def test_a_reranker_s_gain_and_what_learners_tell_are_exported() -> None:
+def test_a_rerankers_gain_and_the_metrics_of_learners_are_exported() -> None:
     told = {"bases": {"better": "base"}, "metrics": {"better": {"fill": 0.25, "reads": 7.0}}}
     monitor, rng = Monitor(lambda: told), np.random.default_rng(0)
     for _ in range(20):
-        feedback, said = batch(rng, 0.9)
+        feedback, predictions = batch(rng, 0.9)
         coin = np.full(feedback.rows, 0.5, np.float32)
-        monitor.quality.add(scored(feedback, {"base": coin, "better": said["oracle"]}))
+        monitor.quality.add(scored(feedback, {"base": coin, "better": predictions["oracle"]}))
     learners = monitor.snapshot()["learners"]
     assert learners["better"]["gain"] == pytest.approx(learners["base"]["logloss"] - learners["better"]["logloss"])
     assert 0 < learners["better"]["gain_margin"] < learners["better"]["gain"]

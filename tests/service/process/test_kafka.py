@@ -248,6 +248,6 @@ def test_a_recreated_topic_is_folded_from_its_beginning(own_broker: Broker, tmp_
     second, letters, failures = fold(b"worse")
     assert second.engine.failure is None
     assert second.updater.next[0] <= first.updater.next[0], "from its beginning"
-    assert "log: it counts the records of" in second.updater.notices[0]
-    assert failures["checkpoint_passed_over"] >= 1
+    assert "log: the checkpoint is of log" in second.updater.notices[0]
+    assert failures["checkpoint_unusable"] >= 1
     assert letters == [b"bad", b"worse"], "of the same offset, but another topic"

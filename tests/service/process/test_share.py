@@ -110,7 +110,7 @@ class Pipeline:
 class Updater:
     """Always has something to learn, 4 ms a turn, and ends the test after 1,000 turns."""
 
-    serves_behind = caught_up = True
+    serves_while_behind = caught_up = True
 
     def __init__(self, time: Time, end: Callable[[], None]) -> None:
         self.time, self.turns, self.end = time, 0, end

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from service.config import Config, ConfigError
-from service.process.topics import DAY, HOUR, TopicSpec, compare, create, table, wanted
-from streams.kafka.topics import Found, Topics
+from service.process.topics import DAY, HOUR, TopicSpec, compare, create, required_topics, table
+from streams.kafka.topics import TopicDescription, Topics
 from tests.broker import Broker
 from tests.service.test_cli import freshet
 
@@ -50,7 +50,7 @@ THREE = sections("broker:9092", "events", "weights", "dead")
 
 
 def test_each_topic_gets_the_settings_of_its_use(make_config: MakeConfig) -> None:
-    events, weights, dead = wanted(make_config(**THREE))
+    events, weights, dead = required_topics(make_config(**THREE))
     assert [(one.use, one.partitions, one.retention) for one in (events, weights, dead)] == [
         ("events", 4, 7 * DAY),
         ("weights", 1, HOUR),
@@ -63,19 +63,19 @@ def test_each_topic_gets_the_settings_of_its_use(make_config: MakeConfig) -> Non
 
 def test_retention_follows_from_the_window_and_the_checkpoints(make_config: MakeConfig) -> None:
     slow = THREE | {"stream": THREE["stream"] | {"window": 8 * DAY, "lateness": DAY}, "checkpoint": {"every": 600.0}}
-    events, weights, _ = wanted(make_config(**slow))
+    events, weights, _ = required_topics(make_config(**slow))
     assert (events.retention, events.min_retention) == (18 * DAY, 18 * DAY)
     assert (weights.retention, weights.min_retention) == (12_000.0, 1200.0)
-    assert wanted(make_config(**THREE), 8, 30 * DAY)[0][5:] == (8, 8, 0, 30 * DAY, 30 * DAY)
+    assert required_topics(make_config(**THREE), 8, 30 * DAY)[0][5:] == (8, 8, 0, 30 * DAY, 30 * DAY)
     with pytest.raises(ConfigError, match=r"\[stream\] --retention: 60 s is less than 80 s, twice the window and lateness"):
-        wanted(make_config(**THREE), retention=60.0)
+        required_topics(make_config(**THREE), retention=60.0)
 
 
 def test_urls_of_other_logs_are_ignored(make_config: MakeConfig) -> None:
     mixed = THREE | {"weights": {"url": "lmdb:///somewhere"}, "dead_letters": {}}
-    assert [one.use for one in wanted(make_config(**mixed))] == ["events"]
+    assert [one.use for one in required_topics(make_config(**mixed))] == ["events"]
     with pytest.raises(ConfigError, match=r"\[stream\] url = 'memory://': neither here nor in \[weights\]"):
-        wanted(make_config())
+        required_topics(make_config())
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ def test_urls_of_other_logs_are_ignored(make_config: MakeConfig) -> None:
 )
 def test_urls_are_checked_by_name(change: dict[str, Any], says: str, make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match=says):
-        wanted(make_config(**THREE | change))
+        required_topics(make_config(**THREE | change))
 
 
 def test_topics_are_made_once_and_then_found(broker: Broker, names: tuple[str, str, str], make_config: MakeConfig) -> None:
-    needed = wanted(make_config(**sections(broker.servers, *names)), partitions=3)
+    needed = required_topics(make_config(**sections(broker.servers, *names)), partitions=3)
     dry = create(needed, dry_run=True)
     assert [report.state for report in dry] == ["missing"] * 3
     with Topics(broker.servers) as topics:
@@ -118,7 +118,7 @@ def test_an_append_needs_two_of_three_copies(broker: Broker, names: tuple[str, s
     """The test broker accepts any number of copies."""
     if broker.process is None:
         pytest.skip("a cluster has as many copies as brokers")
-    create(wanted(make_config(**sections(broker.servers, *names))), 3)
+    create(required_topics(make_config(**sections(broker.servers, *names))), 3)
     with Topics(broker.servers) as topics:
         assert {found.settings["min.insync.replicas"] for found in topics.find(names).values()} == {"2"}
         assert {found.settings.get("min.insync.replicas") for found in topics.find([broker.topic()]).values()} <= {None, "1"}
@@ -130,10 +130,10 @@ def test_nothing_is_created_when_one_topic_cannot_be_checked(
     three = sections(broker.servers, *names)
     elsewhere = three | {"dead_letters": {"url": "kafka://127.0.0.1:1/dead", "options": {"request_timeout_ms": 100}}}
     with pytest.raises(ConnectionError, match=r"no broker at 127\.0\.0\.1:1"):
-        create(wanted(make_config(**elsewhere)))
+        create(required_topics(make_config(**elsewhere)))
     mistyped = three | {"weights": three["weights"] | {"options": {"ssl_cafil": "x"}}}
     with pytest.raises(ConfigError, match=r"\[weights.options\] ssl_cafil: .*did you mean ssl_cafile"):
-        create(wanted(make_config(**mistyped)))
+        create(required_topics(make_config(**mistyped)))
     with Topics(broker.servers) as topics:
         assert topics.find(names) == {}
 
@@ -180,26 +180,26 @@ RIGHT = {
 def test_what_differs_is_named_with_its_remedy(
     use: str, partitions: int, settings: dict[str, str], essential: bool | None, says: str, make_config: MakeConfig
 ) -> None:
-    (one,) = (one for one in wanted(make_config(**THREE), 4) if one.use == use)
-    found = list(compare(one, Found(partitions, 1, RIGHT | settings), None, 1 << 20))
+    (one,) = (one for one in required_topics(make_config(**THREE), 4) if one.use == use)
+    found = list(compare(one, TopicDescription(partitions, 1, RIGHT | settings), None, 1 << 20))
     assert [difference.essential for difference in found] == ([] if essential is None else [essential])
     for difference in found:
         assert re.search(says, difference.text), difference.text
 
 
 def test_copies_are_compared(make_config: MakeConfig) -> None:
-    one: TopicSpec = wanted(make_config(**THREE))[0]
-    assert [said.text for said in compare(one, Found(4, 1, RIGHT), 3, 1)] == [
+    one: TopicSpec = required_topics(make_config(**THREE))[0]
+    assert [said.text for said in compare(one, TopicDescription(4, 1, RIGHT), 3, 1)] == [
         "1 copies, and 3 were asked for; kafka-reassign-partitions.sh adds some"
     ]
-    (said,) = compare(one, Found(4, 3, RIGHT | {"min.insync.replicas": "1"}), None, 1)
+    (said,) = compare(one, TopicDescription(4, 3, RIGHT | {"min.insync.replicas": "1"}), None, 1)
     assert "min.insync.replicas=1" in said.text
-    assert not list(compare(one, Found(4, 3, RIGHT | {"min.insync.replicas": "2"}), 3, 1))
+    assert not list(compare(one, TopicDescription(4, 3, RIGHT | {"min.insync.replicas": "2"}), 3, 1))
 
 
 def test_a_setting_that_the_broker_does_not_report_is_not_a_difference(make_config: MakeConfig) -> None:
-    for one in wanted(make_config(**THREE)):
-        assert not list(compare(one, Found(1, 3, {}), None, 1 << 20))
+    for one in required_topics(make_config(**THREE)):
+        assert not list(compare(one, TopicDescription(1, 3, {}), None, 1 << 20))
 
 
 # ---- the command

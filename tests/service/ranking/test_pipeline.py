@@ -19,25 +19,25 @@ from service.ranking.signing import Signer
 from streams.batch import Batch, Floats, unpack_rows
 from streams.codec import decode
 from streams.events import Forget, Impression, ItemUpdate, UserUpdate
-from streams.joined import Row, Shown
+from streams.joined import Outcome, TrackedImpression
 from tests.worlds import two_tribes
 
 RED, BLUE = [f"i{n}" for n in range(5)], [f"i{n}" for n in range(5, 10)]
 
 
-def clicked(user: str, item: str, value: float = 1.0) -> Row:
-    return Row(user=user, item=item, kind="click", value=value, timestamp=100.0)
+def clicked(user: str, item: str, value: float = 1.0) -> Outcome:
+    return Outcome(user=user, item=item, kind="click", value=value, timestamp=100.0)
 
 
-def acted_on_all(impression: Impression) -> list[Row]:
-    shown = Shown(impression=impression, timestamp=impression.timestamp)
+def acted_on_all(impression: Impression) -> list[Outcome]:
+    shown = TrackedImpression(impression=impression, timestamp=impression.timestamp)
     return [
-        Row(user=impression.user, item=item, kind="click", value=1.0, timestamp=0.0, shown=shown, position=position)
+        Outcome(user=impression.user, item=item, kind="click", value=1.0, timestamp=0.0, shown=shown, position=position)
         for position, item in enumerate(impression.items)
     ]
 
 
-def learn(pipeline: Pipeline, config: Config, *rows: Row) -> None:
+def learn(pipeline: Pipeline, config: Config, *rows: Outcome) -> None:
     feedback = FeedbackBuilder(pipeline, config.reward).from_rows(rows)
     pipeline.predict(feedback)
     pipeline.learn(feedback)
@@ -112,8 +112,8 @@ def test_an_impression_carries_the_rows_it_was_scored_on(pipeline: Pipeline, con
     logged = unpack_rows(impression.features, pipeline.featurizer.schema, 2, pipeline.featurizer.columns)
     assert logged is not None
     pipeline.apply(ItemUpdate(item="i3", attributes={"colour": "green"}))
-    signer = Signer.of_writer(None)
-    builder = FeedbackBuilder(pipeline, config.reward, signer.believes)
+    signer = Signer.for_writer(None)
+    builder = FeedbackBuilder(pipeline, config.reward, signer.verify)
     feedback = builder.from_rows(acted_on_all(decode(signer.encoded(impression))))
     assert (feedback.features == logged[0]).all(), "trained on the logged features, not on the current ones"
     assert feedback.propensity.tolist() == pytest.approx(list(impression.propensities))
@@ -124,8 +124,8 @@ def test_rows_logged_under_another_config_are_recomputed_and_counted(pipeline: P
     _, impression = answer(pipeline, RankRequest(user="u1", items=["i3"]))
     assert impression is not None
     other = impression.features[:3] + b"!" + impression.features[4:]
-    signer = Signer.of_writer(None)
-    builder = FeedbackBuilder(pipeline, config.reward, signer.believes)
+    signer = Signer.for_writer(None)
+    builder = FeedbackBuilder(pipeline, config.reward, signer.verify)
     logged_elsewhere = decode(signer.encoded(Impression(request_id="x", user="u1", items=("i3",), features=other)))
     feedback = builder.from_rows(acted_on_all(logged_elsewhere))
     assert builder.recomputed == 1

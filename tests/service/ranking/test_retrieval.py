@@ -17,7 +17,7 @@ from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
 from streams.batch import Batch, Floats, Requests
 from streams.events import ItemUpdate
-from streams.joined import Row
+from streams.joined import Outcome
 
 ITEMS = [f"i{n}" for n in range(6)]
 NUMBER = {hash_id(item): n for n, item in enumerate(ITEMS)}
@@ -117,7 +117,7 @@ def uncertainties(response: RankingResponse) -> dict[str, float | None]:
 
 
 def feedback_on(pipeline: Pipeline, config: Config, *items: str) -> Batch:
-    rows = [Row(user="u", item=item, kind="click", value=1.0, timestamp=100.0) for item in items]
+    rows = [Outcome(user="u", item=item, kind="click", value=1.0, timestamp=100.0) for item in items]
     return FeedbackBuilder(pipeline, config.reward).from_rows(rows)
 
 
@@ -166,7 +166,7 @@ def test_scores_are_kept_as_columns_in_config_order(make_config: MakeConfig) -> 
     assert all(score.flags.c_contiguous for score in predictions.values())
     assert pipeline.retrieval(batch, []) is batch.retrieval
     assert (up.asked, down.asked) == (1, 1)
-    part = batch.part(np.array([2, 0]))
+    part = batch.take(np.array([2, 0]))
     assert part.retrieval is not None and part.retrieval.tolist() == [[5, 15], [2, 12]]
 
 

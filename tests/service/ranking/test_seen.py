@@ -16,7 +16,7 @@ from service.process.runtime import build_pipeline
 from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RecommendRequest
 from streams.events import Forget, ItemUpdate
-from streams.joined import Joined, Row
+from streams.joined import JoinedBatch, Outcome
 
 ITEMS = [f"i{n:03d}" for n in range(90)]
 
@@ -28,7 +28,7 @@ def touched(config: Config, *rows: tuple[str, str, str]) -> Pipeline:
         pipeline.apply(ItemUpdate(item=item))
     fold = Fold(pipeline, FeedbackBuilder(pipeline, config.reward))
     for n, (user, item, kind) in enumerate(rows):
-        fold.joined(Joined([], [Row(user=user, item=item, kind=kind, value=1.0, timestamp=1e9 + n)], []))
+        fold.joined(JoinedBatch([], [Outcome(user=user, item=item, kind=kind, value=1.0, timestamp=1e9 + n)], []))
     return pipeline
 
 

@@ -36,9 +36,9 @@ def signed_by(signer: Signer) -> Impression:
 
 
 def test_a_signed_impression_is_trusted_and_a_changed_one_is_not() -> None:
-    signer = Signer.of_writer(None)
+    signer = Signer.for_writer(None)
     signed = signed_by(signer)
-    assert signer.believes(signed)
+    assert signer.verify(signed)
     assert encode(signed) != encode(MADE) == encode(msgspec.structs.replace(signed, signature=b""))
     changes = {
         **dict.fromkeys(("features", "history", "base", "unshown", "signature"), b"1"),
@@ -48,18 +48,18 @@ def test_a_signed_impression_is_trusted_and_a_changed_one_is_not() -> None:
     }
     assert changes.keys() == set(Impression.__struct_fields__), "new fields must be signed too"
     for name, value in changes.items():
-        assert not signer.believes(msgspec.structs.replace(signed, **{name: value})), name
+        assert not signer.verify(msgspec.structs.replace(signed, **{name: value})), name
 
 
 def test_signatures_with_another_key_are_not_trusted() -> None:
-    assert not Signer.of_writer(None).believes(signed_by(Signer.of_writer(None)))
-    assert not Signer.of_writer(None).believes(MADE)
+    assert not Signer.for_writer(None).verify(signed_by(Signer.for_writer(None)))
+    assert not Signer.for_writer(None).verify(MADE)
 
 
 def test_processes_that_start_together_share_one_private_key(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        signers = list(pool.map(Signer.of_writer, [tmp_path / "data"] * 8))
-    assert all(one.believes(signed_by(other)) for one in signers for other in signers)
+        signers = list(pool.map(Signer.for_writer, [tmp_path / "data"] * 8))
+    assert all(one.verify(signed_by(other)) for one in signers for other in signers)
     assert [file.name for file in (tmp_path / "data").iterdir()] == [FILE]
     assert stat.S_IMODE((tmp_path / "data" / FILE).stat().st_mode) == 0o600
 
@@ -67,7 +67,7 @@ def test_processes_that_start_together_share_one_private_key(tmp_path: Path) -> 
 @pytest.mark.parametrize("folder", [None, "data"])
 def test_a_replica_signs_as_soon_as_the_writer_has_made_the_key(folder: str | None, tmp_path: Path) -> None:
     there = None if folder is None else tmp_path / folder
-    replica = Signer.of_reader(there)
+    replica = Signer.for_reader(there)
     assert signed_by(replica) == MADE
-    writer = Signer.of_writer(there)
-    assert writer.believes(signed_by(replica)) == (folder is not None)
+    writer = Signer.for_writer(there)
+    assert writer.verify(signed_by(replica)) == (folder is not None)

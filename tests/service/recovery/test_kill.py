@@ -51,7 +51,7 @@ KILLS = int(os.environ.get("FRESHET_KILLS", "5"))
 
 
 def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
-    """A client that sends again whatever was not acknowledged, and a service that dies while it is sending."""
+    """A client resends everything that was not acknowledged, while the service is killed again and again."""
     config = tmp_path / "service.toml"
     config.write_text(CONFIG.format(folder=tmp_path / "data") + SMALL)
     rng = random.Random(KILLS)
@@ -76,7 +76,7 @@ def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
                 assert process.process.wait(DEADLINE) == -signal.SIGKILL
                 kills += 1
     assert kills == KILLS
-    assert began_at > 0, "the last life went on from a checkpoint, not from nothing"
+    assert began_at > 0, "the last process continued from a checkpoint"
 
     log = LmdbLog(tmp_path / "data" / "events", readonly=True)
     kept: list[Event] = [decode(record.value) for record in log.read(log.begin(), 1_000_000)]

@@ -1,4 +1,4 @@
-"""The ledger and the orders of reading: what was taken once is taken again in the same order."""
+"""The ledger and the orders of reading: records are read again in the recorded order."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from contextlib import suppress
 
 import pytest
 
-from service.learning.order import AsRead, ByTime, Following, Order
+from service.learning.order import LedgerOrder, Order, PollOrder, TimeOrder
 from service.recovery.ledger import Ledger, Run
-from streams.log import Log, LogFull, MemoryLog, Offsets, Record, key_to, partition_of
+from streams.log import Log, LogFull, MemoryLog, Offsets, Record, key_for_partition, partition_of
 
 
 def filled(partitions: int, counts: Sequence[int]) -> MemoryLog:
-    """A log with so many records in each partition, appended in turn as far as they go."""
+    """A log with these numbers of records in its partitions, appended in turn."""
     log = MemoryLog(partitions)
     for n in range(max(counts)):
-        log.append([(key_to(p, partitions), b"%d.%d" % (p, n)) for p, count in enumerate(counts) if n < count])
+        log.append([(key_for_partition(p, partitions), b"%d.%d" % (p, n)) for p, count in enumerate(counts) if n < count])
     return log
 
 
 def taken(order: Order, log: Log, starts: Offsets | None = None) -> list[Record]:
-    """Everything that an order gives, from the beginning or from `starts`."""
+    """All records that an order returns, from the beginning or from `starts`."""
     at = dict(log.begin() if starts is None else starts)
     found: list[Record] = []
     while records := order.take(at):
@@ -31,24 +31,24 @@ def taken(order: Order, log: Log, starts: Offsets | None = None) -> list[Record]
 
 
 def test_a_key_has_the_partition_it_was_made_for() -> None:
-    assert [partition_of(key_to(p, 7), 7) for p in range(7)] == list(range(7))
-    assert key_to(0, 1) == b""
+    assert [partition_of(key_for_partition(p, 7), 7) for p in range(7)] == list(range(7))
+    assert key_for_partition(0, 1) == b""
 
 
 @pytest.mark.parametrize("poll", [1, 3, 100])
 def test_what_was_noted_is_taken_again_whatever_is_polled(poll: int) -> None:
     log, kept = filled(3, [40, 7, 25]), MemoryLog()
     ledger = Ledger(kept)
-    first = taken(AsRead(log, 11, ledger), log)
+    first = taken(PollOrder(log, 11, ledger), log)
     ledger.flush()
     assert len(first) == 72
-    again = taken(Following(log, poll, Ledger(kept).runs(), None), log)
+    again = taken(LedgerOrder(log, poll, Ledger(kept).runs(), None), log)
     assert again == first
-    assert taken(ByTime(log, 10), log) != first
+    assert taken(TimeOrder(log, 10), log) != first
 
 
 class Flaky(MemoryLog):
-    """A log that is elsewhere: every other read fails."""
+    """A remote log: every other read fails."""
 
     fails = False
 
@@ -70,38 +70,38 @@ def test_a_read_that_fails_takes_nothing_with_it() -> None:
 
     log, kept = Flaky(3), MemoryLog()
     for n in range(30):
-        log.append([(key_to(p, 3), b"%d.%d" % (p, n)) for p in range(3)])
+        log.append([(key_for_partition(p, 3), b"%d.%d" % (p, n)) for p in range(3)])
     ledger = Ledger(kept)
-    first = taken_at_last(AsRead(log, 7, ledger))
+    first = taken_at_last(PollOrder(log, 7, ledger))
     ledger.flush()
     assert len(first) == 90
-    assert taken_at_last(Following(log, 4, Ledger(kept).runs(), None)) == first
+    assert taken_at_last(LedgerOrder(log, 4, Ledger(kept).runs(), None)) == first
 
 
 def test_what_was_not_flushed_is_not_in_the_ledger_and_reading_goes_on_behind_it() -> None:
     log, kept = filled(2, [30, 30]), MemoryLog()
     ledger = Ledger(kept)
-    order = AsRead(log, 8, ledger)
+    order = PollOrder(log, 8, ledger)
     at = log.begin()
     first: list[Record] = []
     for n in range(4):
         if n == 3:
-            ledger.flush()  # what is taken after this is lost
+            ledger.flush()  # the order of later records is lost
         records = order.take(at)
         first += records
         at |= {record.partition: record.offset + 1 for record in records}
     second = Ledger(kept)
-    found = taken(Following(log, 5, second.runs(), AsRead(log, 8, second)), log)
+    found = taken(LedgerOrder(log, 5, second.runs(), PollOrder(log, 8, second)), log)
     assert found[:24] == first[:24]
-    assert sorted(found) == sorted(taken(ByTime(log, 10), log))
+    assert sorted(found) == sorted(taken(TimeOrder(log, 10), log))
     second.flush()
-    assert taken(Following(log, 5, Ledger(kept).runs(), None), log) == found, "both lives, one history"
+    assert taken(LedgerOrder(log, 5, Ledger(kept).runs(), None), log) == found, "both processes, one history"
 
 
 def test_a_mark_finds_what_follows_from_any_record_of_the_last_read() -> None:
     log, kept = filled(3, [20, 20, 20]), MemoryLog()
     ledger = Ledger(kept)
-    order = AsRead(log, 9, ledger)
+    order = PollOrder(log, 9, ledger)
     at, history, marks = log.begin(), list[Record](), list[tuple[int, Offsets, int]]()
     while records := order.take(at):
         for record in records:
@@ -110,26 +110,26 @@ def test_a_mark_finds_what_follows_from_any_record_of_the_last_read() -> None:
             marks.append((order.mark, dict(at), len(history)))
         ledger.flush()
     for mark, offsets, known in marks:
-        follower = Following(log, 4, Ledger(kept).runs(mark), None)
+        follower = LedgerOrder(log, 4, Ledger(kept).runs(mark), None)
         assert taken(follower, log, offsets) == history[known:]
 
 
 def test_a_mark_taken_while_following_is_one_too() -> None:
     log, kept = filled(2, [20, 20]), MemoryLog()
     ledger = Ledger(kept)
-    order = AsRead(log, 6, ledger)
+    order = PollOrder(log, 6, ledger)
     at = log.begin()
     while records := order.take(at):
         at |= {record.partition: record.offset + 1 for record in records}
         ledger.flush()
-    history = taken(Following(log, 5, ledger.runs(), None), log)
-    following, at = Following(log, 5, ledger.runs(), None), log.begin()
+    history = taken(LedgerOrder(log, 5, ledger.runs(), None), log)
+    following, at = LedgerOrder(log, 5, ledger.runs(), None), log.begin()
     known = 0
     while records := following.take(at):
         for record in records:
             at[record.partition] = record.offset + 1
             known += 1
-            assert taken(Following(log, 7, ledger.runs(following.mark), None), log, dict(at)) == history[known:]
+            assert taken(LedgerOrder(log, 7, ledger.runs(following.mark), None), log, dict(at)) == history[known:]
 
 
 def test_offsets_without_records_do_not_matter() -> None:
@@ -141,29 +141,29 @@ def test_offsets_without_records_do_not_matter() -> None:
 
     log, kept = Holes(2), MemoryLog()
     for n in range(30):
-        log.append([(key_to(p, 2), b"%d" % n) for p in range(2)])
+        log.append([(key_for_partition(p, 2), b"%d" % n) for p in range(2)])
     ledger = Ledger(kept)
-    first = taken(AsRead(log, 4, ledger), log)
+    first = taken(PollOrder(log, 4, ledger), log)
     ledger.flush()
-    assert taken(Following(log, 7, ledger.runs(), None), log) == first
+    assert taken(LedgerOrder(log, 7, ledger.runs(), None), log) == first
 
 
 def test_a_log_that_lost_its_tail_is_refused() -> None:
     log, kept = filled(2, [9, 9]), MemoryLog()
     ledger = Ledger(kept)
-    taken(AsRead(log, 4, ledger), log)
+    taken(PollOrder(log, 4, ledger), log)
     ledger.flush()
-    with pytest.raises(LookupError, match="ends at 5, and the ledger says it was read up to"):
-        taken(Following(shorter := filled(2, [5, 9]), 4, ledger.runs(), None), shorter)
+    with pytest.raises(LookupError, match="ends at 5, but the ledger says that it was read up to"):
+        taken(LedgerOrder(shorter := filled(2, [5, 9]), 4, ledger.runs(), None), shorter)
 
 
-def test_a_ledger_that_does_not_hang_together_is_refused() -> None:
+def test_a_ledger_whose_entries_do_not_follow_each_other_is_refused() -> None:
     log, kept = filled(2, [9, 9]), MemoryLog()
     for _ in range(2):
         ledger = Ledger(kept)
-        taken(AsRead(log, 4, ledger), log)
+        taken(PollOrder(log, 4, ledger), log)
         ledger.flush()
-    with pytest.raises(LookupError, match="partition 0 is at 9, and it goes on at 0"):
+    with pytest.raises(LookupError, match="partition 0 is at 9, but continues at 0"):
         list(ledger.runs())
 
 
@@ -181,7 +181,7 @@ def test_runs_of_one_partition_are_one() -> None:
     assert ledger.first() == {}
 
 
-def test_a_full_ledger_lets_go_of_what_no_checkpoint_needs() -> None:
+def test_a_full_ledger_deletes_what_no_checkpoint_needs() -> None:
     class Small(MemoryLog):
         def append(self, records: Iterable[tuple[bytes, bytes]]) -> Offsets:
             if self.end()[0] - self.begin()[0] >= 3:
@@ -190,7 +190,7 @@ def test_a_full_ledger_lets_go_of_what_no_checkpoint_needs() -> None:
 
     log, kept = filled(2, [40, 40]), Small()
     ledger = Ledger(kept)
-    order, at = AsRead(log, 8, ledger), log.begin()
+    order, at = PollOrder(log, 8, ledger), log.begin()
     for n in range(3):
         at |= {record.partition: record.offset + 1 for record in order.take(at)}
         ledger.flush()
@@ -208,7 +208,7 @@ def test_a_full_ledger_lets_go_of_what_no_checkpoint_needs() -> None:
 
 def test_by_time_is_the_order_of_appending() -> None:
     log = filled(3, [5, 9, 2])
-    found = taken(ByTime(log, 4), log)
+    found = taken(TimeOrder(log, 4), log)
     assert [record.timestamp for record in found] == sorted(record.timestamp for record in found)
     assert len(found) == 16
-    assert taken(ByTime(log, 100), log) == found
+    assert taken(TimeOrder(log, 100), log) == found

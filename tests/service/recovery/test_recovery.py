@@ -1,4 +1,4 @@
-"""What lies in a checkpoint folder and does not fit is named, counted and passed over; the service starts all the same."""
+"""Unusable files in a checkpoint folder are reported, counted and skipped, and the service starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.learning.feedback import FeedbackBuilder
 from service.learning.trainer import Trainer
 from service.learning.validation import EventValidator
 from service.process.runtime import build_pipeline, joiners
-from service.recovery.recovery import MISSING, PASSED_OVER
+from service.recovery.recovery import MISSING, UNUSABLE
 from streams.batch import Feedback
 from streams.dead_letters import DeadLetters
 from streams.events import Event, Impression, Interaction
@@ -36,7 +36,7 @@ def filled(events: list[Event]) -> MemoryLog:
 
 
 def trainer(config: Config, log: Log, folder: Path | None = None, **keywords: Any) -> Trainer:
-    """One that has found its place, and learned nothing more."""
+    """A trainer that is restored, but has learned nothing since."""
     pipeline = build_pipeline(config)
     dead, validator = DeadLetters(MemoryLog()), EventValidator(config.reward, config.stream.max_skew)
     made = Trainer(
@@ -59,18 +59,18 @@ def saved(config: Config, log: Log, folder: Path) -> Path:
 
 
 def assert_folded_anew(found: Trainer, fresh: Trainer, path: Path, *reasons: str) -> None:
-    """It has named the file and the reason, counted it, put it aside, and then is as one that has folded the log."""
+    """Assert that the file was reported, counted and set aside, and that the state equals that of a full fold."""
     assert found.pipeline.version == 0
     assert str(path) in found.notices[0]
     for reason in reasons:
         assert reason in found.notices[0]
-    assert found.gauges()["failures"] == {PASSED_OVER: 1}
+    assert found.gauges()["failures"] == {UNUSABLE: 1}
     assert [one.name for one in path.parent.iterdir()] == [f"{path.name}.unfit"]
     found.drain()
     assert (found.digest(), found.pipeline.version) == (fresh.digest(), fresh.pipeline.version)
     again = found.save()
     assert again is not None
-    assert again.exists(), "what was put aside is not in the way of the new ones"
+    assert again.exists(), "files set aside do not block new ones"
 
 
 def test_a_changed_default_finds_no_old_checkpoint(
@@ -91,17 +91,17 @@ def test_a_changed_default_finds_no_old_checkpoint(
     assert changed.digest() == learned(config, log).digest()
     assert old.exists()
     monkeypatch.undo()
-    assert trainer(config, log, config.checkpoints).pipeline.version > 0, "the program before goes on where it was"
+    assert trainer(config, log, config.checkpoints).pipeline.version > 0, "the earlier program continues from its checkpoint"
 
 
-def test_a_checkpoint_of_another_shape_is_passed_over(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_shape_is_skipped(make_config: MakeConfig, tmp_path: Path) -> None:
     log = filled(EVENTS)
     path = saved(make_config(ranker={"fm": {"factors": 8, "bits": 10}}), log, tmp_path)
     found = trainer(make_config(), log, tmp_path)
     assert_folded_anew(found, learned(make_config(), log), path, "float32 of shape", "it was written under another")
 
 
-def test_a_checkpoint_of_another_format_is_passed_over(
+def test_a_checkpoint_of_another_format_is_skipped(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = filled(EVENTS)
@@ -112,14 +112,14 @@ def test_a_checkpoint_of_another_format_is_passed_over(
     assert_folded_anew(found, learned(make_config(), log), path, "its format is 2, and this program reads 1")
 
 
-def test_a_store_of_another_version_is_passed_over(
+def test_a_store_of_another_version_is_skipped(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = filled(EVENTS)
     path = saved(make_config(), log, tmp_path)
     monkeypatch.setattr(KeyIndex, "state_version", 2)
     found = trainer(make_config(), log, tmp_path)
-    says = "users.index: its state_version is 1, and that of this program is 2"
+    says = "users.index: the checkpoint has state_version 1, but this program has 2"
     assert_folded_anew(found, learned(make_config(), log), path, says)
 
 
@@ -129,10 +129,10 @@ def test_a_store_of_another_version_is_passed_over(
         ("epoch", None, "missing required field `epoch`"),
         ("versions", None, "missing required field `versions`"),
         ("positions", {"0": 3}, "Expected `object`, got `int` - at `$.positions[...]`"),
-        ("positions", {"7": {"next": 0, "rewind": 0}}, "it has a partition 7, and the log has [0]"),
+        ("positions", {"7": {"next": 0, "rewind": 0}}, "the checkpoint has partition 7, but the log has [0]"),
     ],
 )
-def test_odd_metadata_are_passed_over(key: str, value: object, says: str, make_config: MakeConfig, tmp_path: Path) -> None:
+def test_odd_metadata_are_skipped(key: str, value: object, says: str, make_config: MakeConfig, tmp_path: Path) -> None:
     log = filled(EVENTS)
     whole = learned(make_config(), log).checkpoint()
     meta = {name: kept for name, kept in (whole.meta | {key: value}).items() if kept is not None or name == "log"}
@@ -140,7 +140,7 @@ def test_odd_metadata_are_passed_over(key: str, value: object, says: str, make_c
     assert_folded_anew(trainer(make_config(), log, tmp_path), learned(make_config(), log), path, says)
 
 
-def test_an_array_that_is_missing_is_passed_over_for_the_checkpoint_before(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_an_array_that_is_missing_is_skipped_for_the_checkpoint_before(make_config: MakeConfig, tmp_path: Path) -> None:
     log = filled(EVENTS)
     first = trainer(make_config(), log, tmp_path)
     for _ in range(9):
@@ -154,24 +154,24 @@ def test_an_array_that_is_missing_is_passed_over_for_the_checkpoint_before(make_
     found = trainer(make_config(), log, tmp_path)
     assert found.pipeline.version == older > 0
     assert newest.name in found.notices[0]
-    assert found.failures == {PASSED_OVER: 1}
+    assert found.failures == {UNUSABLE: 1}
     found.drain()
     assert found.digest() == first.digest()
 
 
-def test_a_checkpoint_of_another_log_is_passed_over(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_log_is_skipped(make_config: MakeConfig, tmp_path: Path) -> None:
     one, other = LmdbLog(tmp_path / "one"), LmdbLog(tmp_path / "other")
     one.append(records(EVENTS))
     other.append(records(list(busy_world(seed=4, length=200))))
     path = saved(make_config(), one, tmp_path / "state")
-    says = f"log: it counts the records of '{one.identity}', and this log is '{other.identity}'"
+    says = f"log: the checkpoint is of log '{one.identity}', but this log is '{other.identity}'"
     assert_folded_anew(trainer(make_config(), other, tmp_path / "state"), learned(make_config(), other), path, says)
 
 
-def test_a_checkpoint_that_is_ahead_of_its_log_is_passed_over(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_ahead_of_its_log_is_skipped(make_config: MakeConfig, tmp_path: Path) -> None:
     path, shorter = saved(make_config(), filled(EVENTS), tmp_path), filled(EVENTS[:100])
     found = trainer(make_config(), shorter, tmp_path)
-    says = f"goes on at record {len(EVENTS)}, and the log ends at 100: its tail was lost"
+    says = f"continues at record {len(EVENTS)}, but the log ends at 100: the log lost its tail"
     assert_folded_anew(found, learned(make_config(), shorter), path, says)
 
 
@@ -181,13 +181,13 @@ def test_a_fold_of_what_is_left_counts_what_is_not(make_config: MakeConfig, tmp_
     log.trim({0: 70})
     found = trainer(make_config(), log, tmp_path)
     assert "the log begins at record 70" in found.notices[1]
-    assert found.failures == {PASSED_OVER: 1, MISSING: 70}
+    assert found.failures == {UNUSABLE: 1, MISSING: 70}
     new = trainer(make_config(), log, tmp_path / "new")
     assert new.failures == {}, "a first start has lost nothing"
 
 
 class Seen:
-    """Keeps what a trainer learns: user, item, time and whether it was touched, row by row."""
+    """Records the rows that a trainer learns: user, item, time and whether it was touched."""
 
     def __init__(self, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rows: list[tuple[int, int, float, bool]] = []
@@ -226,11 +226,11 @@ def test_after_going_back_past_a_trim_the_state_is_kept_and_what_is_missing_is_n
     assert (back.digest(), back.pipeline.version, back.next) == (first.digest(), first.pipeline.version, {0: 260})
     rewind, missing = positions.rewind, 260 - positions.rewind
     assert back.notices[0] == (
-        f"the log begins at record 260, and the checkpoint goes on at record 200 and needs those from {rewind} on: {missing} "
-        f"records are missing, 60 that were never learned and {missing - 60} that later outcomes were to be joined with"
+        f"the log begins at record 260, but the checkpoint continues at record 200 and needs the records from {rewind} on. "
+        f"{missing} records are missing: 60 were never learned, and {missing - 60} were needed to join later outcomes"
     )
     assert back.failures == {MISSING: missing}
-    assert back.status()["epoch"] > first.status()["epoch"], "a history of its own"
+    assert back.status()["epoch"] > first.status()["epoch"], "a new history"
     back.drain()
     assert back.next == {0: len(EVENTS)}
     assert back.reader.counts["impressions"] == len({one.request_id for one in EVENTS[260:] if isinstance(one, Impression)})
@@ -239,7 +239,7 @@ def test_after_going_back_past_a_trim_the_state_is_kept_and_what_is_missing_is_n
 def test_what_was_learned_before_a_trim_is_not_learned_again(
     make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The records that the checkpoint needs for joining are trimmed in part; it has learned all up to there."""
+    """Some records that the checkpoint needs for joining are trimmed; it has learned all of them."""
     events = shown_and_clicked(60)
     config = make_config(stream={"batch_rows": 7})
     log = filled(events[:80])
@@ -254,7 +254,7 @@ def test_what_was_learned_before_a_trim_is_not_learned_again(
     log.append(records(events[80:]))
     back = trainer(config, log, tmp_path)
     assert back.next == {0: 80}
-    assert f"{74 - position.rewind} records are missing, 0 that were never learned" in back.notices[0]
+    assert f"{74 - position.rewind} records are missing: 0 were never learned" in back.notices[0]
     after = Seen(back, monkeypatch)
     back.drain()
     assert back.reader.counts["unjoined"] == 0, "impressions after the trim still wait for their clicks"
@@ -263,7 +263,7 @@ def test_what_was_learned_before_a_trim_is_not_learned_again(
 
 
 def test_after_a_trim_it_goes_on_as_if_nothing_had_been(make_config: MakeConfig, tmp_path: Path) -> None:
-    """Killed and started again after the gap, it has the bytes of one that ran on."""
+    """A process killed and restarted after the gap has the same state as one that kept running."""
     config, log = make_config(), filled(EVENTS[:200])
     learned(config, log, tmp_path / "one").save()
     learned(config, log, tmp_path / "two").save()

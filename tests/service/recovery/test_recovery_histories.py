@@ -1,4 +1,4 @@
-"""A restart that cannot go on as before begins a history of its own, and replicas and the ledger go with it."""
+"""A restart that cannot continue its history starts a new one, and replicas and the ledger follow it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from memory import Checkpoint, checkpoint
 from service.config import Config, ConfigError
-from service.process.data_folder import keep_to
+from service.process.data_folder import bind_to_log
 from service.process.runtime import build_pipeline, open_runtime
 from service.recovery.ledger import Ledger
-from service.recovery.recovery import MISSING, PASSED_OVER
+from service.recovery.recovery import MISSING, UNUSABLE
 from service.replication.replica import Replica
 from streams.dead_letters import DeadLetters
 from streams.lmdb_log import LmdbLog
@@ -49,7 +49,7 @@ def test_after_a_trim_replicas_and_the_ledger_have_the_new_history(
     one, other = states(back, replica)
     assert one == other
     assert replica.loads == 2
-    back._write_order_down()
+    back._flush_ledger()
     again = world.trainer(poll=7)  # killed before its next checkpoint: the ledger has the order
     again.drain()
     assert again.digest() == back.digest()
@@ -58,7 +58,7 @@ def test_after_a_trim_replicas_and_the_ledger_have_the_new_history(
 
 
 def test_going_back_to_a_config_while_another_one_published_is_a_new_history(make_config: MakeConfig, tmp_path: Path) -> None:
-    """Changes of the other config lie between: who follows them knows a newer epoch, and would wait for it for ever."""
+    """The other config has published a newer epoch. Replicas that saw it would wait for it for ever."""
     world = World(make_config(), tmp_path / "a", partitions=1)
     other = World(make_config(ranker={"fm": {"factors": 2, "bits": 10}}), tmp_path / "b", partitions=1)
     other.events, other.weights = world.events, world.weights
@@ -102,7 +102,7 @@ def test_a_ledger_that_cannot_be_followed_costs_the_order_and_not_the_state(
     version = first.pipeline.version
     for _ in range(5):
         first.turn()
-    first._write_order_down()
+    first._flush_ledger()
     if how == "emptied":
         Ledger(world.kept).clear()
         says = "keeps offsets"
@@ -114,7 +114,7 @@ def test_a_ledger_that_cannot_be_followed_costs_the_order_and_not_the_state(
         beyond.append(records(list(busy_world(seed=9, length=900))))
         wrong.note(beyond.read(beyond.begin(), 10_000))
         wrong.flush()
-        says = "its tail was lost"
+        says = "the log lost its tail"
         newest = max(tmp_path.glob("*.safetensors"))
         whole = checkpoint.load(newest)
         checkpoint.save(tmp_path, Checkpoint(whole.version, whole.state, whole.meta | {"ledger": 0}))
@@ -127,9 +127,7 @@ def test_a_ledger_that_cannot_be_followed_costs_the_order_and_not_the_state(
     assert back.lag() == 0
 
 
-def test_a_replica_passes_over_a_checkpoint_that_does_not_fit_and_touches_nothing(
-    make_config: MakeConfig, tmp_path: Path
-) -> None:
+def test_a_replica_skips_an_unusable_checkpoint_and_changes_no_file(make_config: MakeConfig, tmp_path: Path) -> None:
     world = World(make_config(), tmp_path, partitions=1)
     trainer = world.trainer()
     trainer.drain()
@@ -141,13 +139,13 @@ def test_a_replica_passes_over_a_checkpoint_that_does_not_fit_and_touches_nothin
     files = sorted(tmp_path.glob("checkpoint-*"))
     assert path in files
     assert all(file.suffix == ".safetensors" for file in files)
-    assert replica.failures == {PASSED_OVER: len(files)}, "each is counted once"
-    assert "log: it counts the records of None, and this log is 'lmdb of somebody else'" in replica.notices[0]
+    assert replica.failures == {UNUSABLE: len(files)}, "each is counted once"
+    assert "log: the checkpoint is of log None, but this log is 'lmdb of somebody else'" in replica.notices[0]
     assert "no checkpoint of this configuration yet" in replica.notices[-1]
     assert replica.loads == 0
 
 
-def test_a_replica_begins_with_the_newest_checkpoint_that_fits(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_a_replica_starts_from_the_newest_usable_checkpoint(make_config: MakeConfig, tmp_path: Path) -> None:
     world = World(make_config(), tmp_path, partitions=1)
     trainer = world.trainer()
     for _ in range(20):
@@ -161,7 +159,7 @@ def test_a_replica_begins_with_the_newest_checkpoint_that_fits(make_config: Make
     replica = world.replica()
     replica.turn()
     assert replica.loads == 1
-    assert older < replica.pipeline.version < trainer.pipeline.version, "that, and one change"
+    assert older < replica.pipeline.version < trainer.pipeline.version, "that checkpoint and one change"
     assert newest.name in replica.notices[0]
     follow(replica)
     one, other = states(trainer, replica)
@@ -190,22 +188,22 @@ def test_a_log_made_anew_is_folded_and_its_bad_records_are_reported(make_config:
     for file in (tmp_path / "data" / "events").iterdir():
         file.unlink()
     letters, failures, notices = life([b"worse"])
-    assert letters == [b"bad", b"worse"], "of the same partition and offset, but another log"
-    assert failures[PASSED_OVER] >= 1
-    assert "log: it counts the records of 'lmdb " in notices
+    assert letters == [b"bad", b"worse"], "the same partition and offset, but of another log"
+    assert failures[UNUSABLE] >= 1
+    assert "log: the checkpoint is of log 'lmdb " in notices
     assert life([]) == ([b"bad", b"worse"], {}, "")
 
 
 def test_a_folder_is_the_one_of_its_log_however_often_that_is_made_anew(tmp_path: Path) -> None:
-    assert keep_to(tmp_path, "topic 1") == keep_to(tmp_path, "topic 1") == 0
+    assert bind_to_log(tmp_path, "topic 1") == bind_to_log(tmp_path, "topic 1") == 0
     before = time.time()
-    since = keep_to(tmp_path, "topic 2")
+    since = bind_to_log(tmp_path, "topic 2")
     assert before <= since <= time.time()
-    assert keep_to(tmp_path, "topic 2") == since
+    assert bind_to_log(tmp_path, "topic 2") == since
     with pytest.raises(ConfigError, match="belong to the topic 'topic 2', and this one is 'other 2'"):
-        keep_to(tmp_path, "other 2")
+        bind_to_log(tmp_path, "other 2")
     (tmp_path / "stream").write_text("")  # the disk was full
-    assert keep_to(tmp_path, "other 2") == 0
+    assert bind_to_log(tmp_path, "other 2") == 0
 
 
 def test_letters_of_another_log_are_not_reported_ones() -> None:
@@ -229,7 +227,7 @@ def test_a_log_on_disk_keeps_its_identity(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_an_operator_sees_what_is_missing(make_config: MakeConfig, tmp_path: Path) -> None:
-    """A log trimmed under another config, over HTTP: the service is ready, and says and counts what its state lacks."""
+    """A log was trimmed under another config: the service is ready, and reports and counts what its state lacks."""
     config = make_config(tmp_path / "data")
     async with serving(config) as service:
         service.runtime.log.append(records(list(busy_world(seed=1, length=40))))
@@ -243,5 +241,5 @@ async def test_an_operator_sees_what_is_missing(make_config: MakeConfig, tmp_pat
         while (await service.send("GET", "/readyz")).status_code != 200:
             await asyncio.sleep(0.01)
         (notice,) = (await service.send("GET", "/v1/status")).json()["notices"]
-        assert f"the log begins at record {begin}, and the checkpoint goes on at record" in notice
+        assert f"the log begins at record {begin}, but the checkpoint continues at record" in notice
         assert 'freshet_failures_total{what="records_missing"}' in (await service.send("GET", "/metrics")).text

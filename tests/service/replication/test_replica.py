@@ -1,4 +1,4 @@
-"""A replica has the trainer's state, byte by byte, whatever becomes of either."""
+"""A replica has the trainer's state, byte for byte, whatever happens to either."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from memory.stateful import digest, shared
+from memory.stateful import digest, without_private
 from service.config import Config
 from service.learning.feedback import FeedbackBuilder
 from service.learning.trainer import Trainer
@@ -27,7 +27,7 @@ MakeConfig = Callable[..., Config]
 
 
 class Now(Publisher):
-    """A publisher that has written when it returns, and has something to say after every micro-batch."""
+    """A publisher that writes synchronously, and is due after every micro-batch."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(log, every=1e-9)
@@ -80,7 +80,7 @@ def follow(replica: Replica) -> None:
 
 def shared_digest(one: Trainer | Replica) -> str:
     """Of what a replica has of a trainer's state."""
-    return digest(shared(one.pipeline, one.pipeline.state_dict()))
+    return digest(without_private(one.pipeline, one.pipeline.state_dict()))
 
 
 def states(trainer: Trainer, replica: Replica) -> tuple[object, object]:
@@ -95,7 +95,7 @@ def test_it_has_the_trainers_state_at_every_change(world: World) -> None:
     turns = 0
     while trainer.turn():
         follow(replica)
-        if trainer.reader.whole:
+        if trainer.reader.at_boundary:
             one, other = states(trainer, replica)
             assert one == other
         turns += 1
@@ -148,10 +148,10 @@ def test_when_the_trainer_is_killed_it_goes_on_and_no_version_is_older_than_the_
     one, other = states(trainer, replica)
     assert one == other
     assert kills >= 8
-    assert replica.loads == 1, "what is folded again is the same, so there was nothing to load"
+    assert replica.loads == 1, "the records give the same state again, so nothing had to be loaded"
 
 
-def test_a_gap_is_mended_by_the_newest_checkpoint(world: World) -> None:
+def test_a_gap_is_closed_by_the_newest_checkpoint(world: World) -> None:
     trainer, replica = world.trainer(), world.replica()
     for _ in range(20):
         trainer.turn()
@@ -163,7 +163,7 @@ def test_a_gap_is_mended_by_the_newest_checkpoint(world: World) -> None:
     for _ in range(20):
         trainer.turn()
     follow(replica)
-    assert replica.pipeline.version == before, "no checkpoint is new enough: it keeps what it has"
+    assert replica.pipeline.version == before, "no checkpoint is new enough, so it keeps its state"
     assert "waiting for a newer checkpoint" in replica.notices[-1]
     trainer.save()
     trainer.drain()
@@ -208,10 +208,10 @@ def test_it_waits_for_a_trainer_that_was_never_there(make_config: MakeConfig, tm
     assert not without.caught_up
     assert len(without.notices) == 1
     without.turn()
-    assert len(without.notices) == 1, "said once"
+    assert len(without.notices) == 1, "reported once"
 
 
-def test_a_record_that_is_no_change_is_counted_and_passed_over(world: World) -> None:
+def test_a_record_that_is_not_a_change_is_counted_and_skipped(world: World) -> None:
     trainer, replica = world.trainer(), world.replica()
     for _ in range(10):
         trainer.turn()
@@ -223,7 +223,7 @@ def test_a_record_that_is_no_change_is_counted_and_passed_over(world: World) -> 
     assert one == other
 
 
-def test_it_answers_only_once_it_has_what_was_there_at_its_start(world: World) -> None:
+def test_it_answers_only_after_it_has_applied_what_was_there_at_its_start(world: World) -> None:
     trainer, first = world.trainer(), world.replica()
     trainer.save()
     trainer.drain()

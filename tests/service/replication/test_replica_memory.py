@@ -1,4 +1,4 @@
-"""Replicas of a memory of errors whose slots are overwritten and whose lists are trained, again and again, all the while."""
+"""Replicas of an error memory while its slots are overwritten and its lists are trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MakeConfig = Callable[..., Config]
 
 @pytest.fixture(autouse=True)
 def lists_are_trained_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each training takes many turns, and the next one is due once a quarter of the slots has been overwritten."""
+    """Let each training take many turns, and the next one start when a quarter of the slots is overwritten."""
     monkeypatch.setattr(inverted_file, "WORK", 4 * WIDTH * 3)
     monkeypatch.setattr(inverted_file, "DROP", -1.0)
 
@@ -58,7 +58,7 @@ def test_a_replica_finds_what_the_trainer_finds_at_every_change(world: World) ->
     phases = set()
     while trainer.turn():
         follow(replica)
-        if trainer.reader.whole:
+        if trainer.reader.at_boundary:
             one, other = states(trainer, replica)
             assert one == other
             same_answers(trainer.pipeline, replica.pipeline)

@@ -1,4 +1,4 @@
-"""`freshet train` and two `freshet serve --replica`: what one is told, the other's rankings show."""
+"""`freshet train` with two `freshet serve --replica`: events sent to one show in the rankings of the other."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def until(what: str, true: Any) -> Any:
     return found
 
 
-def test_what_one_is_told_the_other_shows(config: Path, tmp_path: Path) -> None:
+def test_events_sent_to_one_replica_show_in_the_other(config: Path, tmp_path: Path) -> None:
     events = list(two_tribes(0, 150))
     ask = {"user": "u1", "items": ["i8", "i1"], "log": False}
     with (

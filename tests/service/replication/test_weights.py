@@ -1,4 +1,4 @@
-"""The weights log: changes there and back, in parts, and whatever a broker makes of them."""
+"""The weights log: encoding and decoding of changes, in parts, repeated or late."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_change_comes_back_as_it_was_in_however_many_parts(part: int) -> None:
     assert all(array.flags.writeable and array.flags.aligned for array in last.state.values())
 
 
-def test_what_was_sent_twice_and_came_late_is_put_together_all_the_same() -> None:
+def test_parts_sent_twice_and_late_are_assembled() -> None:
     first, second = pack(CHANGE, 60), pack(CHANGE, 60)
     assembler = Assembler()
     mixed = [first[0], second[0], *second[1:4], first[1], *second[4:]]
@@ -50,10 +50,10 @@ def test_what_was_sent_twice_and_came_late_is_put_together_all_the_same() -> Non
     assert len(found) == 1
     assert same(found[0], CHANGE)
     late = [change for value in first[2:] if (change := assembler.add(value)) is not None]
-    assert len(late) == 1, "whole by now, and known already to who has the other"
+    assert len(late) == 1, "the repeated change is complete, and replicas know it already"
 
 
-def test_parts_that_never_become_whole_do_not_pile_up() -> None:
+def test_incomplete_changes_do_not_accumulate() -> None:
     assembler = Assembler()
     for _ in range(100):
         assembler.add(pack(CHANGE, 60)[0])
@@ -68,32 +68,32 @@ def test_other_records_are_refused(value: bytes) -> None:
         Assembler().add(value)
 
 
-class Unwilling(MemoryLog):
-    """A log that takes nothing until it is told to."""
+class RefusingLog(MemoryLog):
+    """A log that refuses records until `accepting` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.willing = threading.Event()
-        self.asked = threading.Event()
+        self.accepting = threading.Event()
+        self.tried = threading.Event()
 
     def append(self, records: Iterable[tuple[bytes, bytes]]) -> Offsets:
-        self.asked.set()
-        if not self.willing.is_set():
-            raise InDoubt("who knows", "memory")
+        self.tried.set()
+        if not self.accepting.is_set():
+            raise InDoubt("unknown result", "memory")
         return super().append(records)
 
 
-def test_a_change_is_tried_again_until_it_is_there_and_no_other_comes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_is_retried_until_it_is_written_and_no_other_comes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.replication.weights.RETRY", 0.01)
-    log = Unwilling()
+    log = RefusingLog()
     publisher = Publisher(log, every=1e-9)
     publisher.start(80)
     assert publisher.due(120)
     publisher.publish(CHANGE)
-    assert log.asked.wait(10)
-    assert not publisher.due(130), "the one before is not there yet"
+    assert log.tried.wait(10)
+    assert not publisher.due(130), "the previous change is not written yet"
     assert publisher.offset == 0
-    log.willing.set()
+    log.accepting.set()
     publisher.close()
     assert publisher.failures >= 1
     assert publisher.offset == 1
@@ -102,7 +102,7 @@ def test_a_change_is_tried_again_until_it_is_there_and_no_other_comes_before_it(
     assert same(change, CHANGE)
 
 
-def test_a_failure_that_no_retry_mends_is_not_kept_quiet() -> None:
+def test_a_failure_that_no_retry_fixes_is_raised() -> None:
     class Broken(MemoryLog):
         def append(self, records: Iterable[tuple[bytes, bytes]]) -> Offsets:
             raise ZeroDivisionError("planted")

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import TextIO
 
 from streams.joined import Position
-from streams.kafka.group import Fenced, Membership
+from streams.kafka.group import Fenced, GroupMember
 
 
 def run(servers: str, topic: str, partitions: int, group: str, member: str, session: int, commands: TextIO) -> None:
     def report(event: str) -> Callable[[frozenset[int]], None]:
         return lambda partitions: print(event, sorted(partitions), flush=True)
 
-    membership = Membership(
+    membership = GroupMember(
         servers,
         topic,
         range(partitions),

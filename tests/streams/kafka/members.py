@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from streams.joined import Position
-from streams.kafka.group import Commit, Membership
+from streams.kafka.group import Commit, GroupMember
 from tests.broker import GIVEN
 
 # Milliseconds. Apache Kafka allows at least 6 seconds by default.
@@ -27,7 +27,7 @@ class Member:
         self.commits: dict[int, Commit | None] = {}
         self.version = 0
         self.refuse: Exception | None = None
-        self.group = Membership(
+        self.group = GroupMember(
             servers,
             topic,
             range(partitions),

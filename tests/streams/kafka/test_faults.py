@@ -10,7 +10,7 @@ from itertools import cycle
 import pytest
 
 from streams.kafka.log import KafkaLog, NoBroker, NotAllowed
-from streams.log import InDoubt, Record, TooLarge
+from streams.log import InDoubt, Record, RecordTooLarge
 from tests.broker import Broker
 from tests.proxy import FETCH, MESSAGE_TOO_LARGE, NOT_LEADER, PRODUCE, REQUEST_TIMED_OUT, TO_BROKER, TO_CLIENT, Proxy, Way
 from tests.streams.kafka.topics import OpenLog, numbered, read_on
@@ -128,7 +128,7 @@ def test_a_batch_is_sent_again_after_a_temporary_refusal(faults: Faults, open_lo
 @pytest.mark.parametrize(
     ("code", "kind", "says"),
     [
-        (MESSAGE_TOO_LARGE, TooLarge, r"a record of 10006 bytes is over the limit .*max.message.bytes of the topic"),
+        (MESSAGE_TOO_LARGE, RecordTooLarge, r"a record of 10006 bytes is over the limit .*max.message.bytes of the topic"),
         (29, NotAllowed, r"appending: not allowed \(TopicAuthorizationFailed.*allow this user to describe, read and write"),
         (87, NotAllowed, r"the broker refuses the records \(InvalidRecord.*cleanup.policy"),
         (32, NotAllowed, r"the broker refuses the records \(InvalidTimestamp.*message.timestamp limits"),
@@ -234,22 +234,22 @@ def test_a_broker_that_is_gone_is_noticed_while_there_is_nothing_to_read(
     while time.monotonic() < asked + 1.2:
         assert list(log.read({0: 3}, 10)) == [], "a broker with nothing new answers"
         time.sleep(0.01)
-    known, gone = log.known_at(0), time.time() + 0.3
+    known, gone = log.end_known_at(0), time.time() + 0.3
     fault(proxy)
     with in_time(), pytest.raises(NoBroker, match=says):
         for _ in tries():
             assert list(log.read({0: 3}, 10)) == []
     assert log.end() == {0: 3}, "what was known before, without asking"
-    assert known <= log.known_at(0) < gone, "it stops at the last response: empty reads without a response do not count"
+    assert known <= log.end_known_at(0) < gone, "it stops at the last response: empty reads without a response do not count"
     proxy.heal()
     open_log(broker.servers, topic).append(numbered(2))
     assert numbers(read_through(log, 3, 5)) == [0, 1]
     assert list(log.read({0: 5}, 10)) == []
     for _ in tries():
         log.read({0: 5}, 10)
-        if log.known_at(0) > gone:
+        if log.end_known_at(0) > gone:
             break
-    assert log.known_at(0) > gone
+    assert log.end_known_at(0) > gone
 
 
 def test_a_pause_of_the_reader_is_not_taken_for_a_silent_broker(faults: Faults, open_log: OpenLog) -> None:

@@ -13,7 +13,7 @@ import pytest
 from kafka import KafkaProducer
 
 from streams.kafka.log import KafkaLog, NoBroker, NotAllowed, NoTopic
-from streams.log import InDoubt, Offsets, TooLarge, key_to, partition_of
+from streams.log import InDoubt, Offsets, RecordTooLarge, key_for_partition, partition_of
 from tests.broker import Broker
 from tests.streams.kafka.topics import OpenLog, numbered, read_on
 
@@ -41,7 +41,7 @@ def test_prefetched_records_of_a_partition_are_read_after_reads_of_another(broke
     """The client sets them aside while only the other partition is read, and must return them later."""
     topic = broker.topic(2)
     log = open_log(broker.servers, topic, options={"max_poll_records": 10})
-    log.append([(key_to(n % 2, 2), b"%d" % n) for n in range(100)])
+    log.append([(key_for_partition(n % 2, 2), b"%d" % n) for n in range(100)])
     reader = open_log(broker.servers, topic, timeout=3.0, options={"max_poll_records": 10}, readonly=True)
     found = list(reader.read({0: 0}, 10))
     found += read_on(reader, {1: 0}, 10)
@@ -229,7 +229,7 @@ def test_wrong_credentials(open_log: OpenLog, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(
         NotAllowed, match=r"refuses the credentials \(.*Invalid username or password.*check sasl_mech"
     ) as caught:
-        open_log(refusing.servers, "events", options=options, timeout=2.0)
+        open_log(refusing.servers, "events", options=options, timeout=20.0)
     assert "a secret" not in str(caught.value)
     refusing.close()
 
@@ -273,7 +273,7 @@ def test_options_reach_the_client_that_takes_them(broker: Broker, open_log: Open
 
 def test_a_record_over_the_limit_is_refused_and_nothing_is_written(broker: Broker, open_log: OpenLog) -> None:
     log = open_log(broker.servers, broker.topic())
-    with pytest.raises(TooLarge, match=r"a record of 2000001 bytes is over the limit of 1048576 here.*max_request_size"):
+    with pytest.raises(RecordTooLarge, match=r"a record of 2000001 bytes is over the limit of 1048576 here.*max_request_size"):
         log.append([(b"a", b"1"), (b"b", b"x" * 2_000_000), (b"c", b"3")])
     assert log.end() == {0: 0}
     assert log.append([(b"a", b"x" * 1_000_000), (b"b", b"2")]) == {0: 2}

@@ -12,7 +12,7 @@ import pytest
 from kafka import errors
 
 from streams.kafka.log import KafkaLog, NoBroker, NotAllowed
-from streams.kafka.topics import Found, TopicRefused, Topics
+from streams.kafka.topics import TopicDescription, TopicRefused, Topics
 from tests.broker import Broker
 
 # A client that gives up in the middle of connecting leaves the socket to the garbage collector.
@@ -71,7 +71,7 @@ def test_an_existing_topic_is_not_changed(topics: Topics, name: str) -> None:
 def test_a_setting_that_the_broker_does_not_report_is_missing(topics: Topics, broker: Broker) -> None:
     bare = broker.topic()
     found = topics.find([bare])[bare]
-    assert isinstance(found, Found)
+    assert isinstance(found, TopicDescription)
     assert "no.such.setting" not in found.settings
 
 
