@@ -23,7 +23,7 @@ from learners.contract.equality import array_fields, digest_of, same_answers, sa
 from learners.contract.extremes import check_extremes
 from learners.contract.learning import check_learns
 from learners.contract.small import bound
-from learners.contract.worlds import batch_of, cut, world
+from learners.contract.worlds import batch_of, choices_of, cut, world
 from memory.pickled_object import trusting
 from memory.stateful import Stateful, digest
 from streams.batch import Batch, Feedback, Requests
@@ -63,6 +63,8 @@ def check_inputs_are_left_alone(make: Make) -> None:
     batch = batch_of(pristine)
     learner.observe(batch)
     same_answers(array_fields(batch), array_fields(batch_of(pristine)), "observe wrote to its input")
+    if isinstance(learner, Reranker) and learner.needs_evidence:
+        _check_choices_are_left_alone(learner, twin, pristine)
     _spoil(array_fields(given))
     _spoil(array_fields(batch))
     twin.learn(pristine)
@@ -324,6 +326,17 @@ def _spoil(arrays: Outputs) -> None:
     for array in arrays.values():
         if array is not None and array.flags.writeable:
             array[...] = array.dtype.type(1)
+
+
+def _check_choices_are_left_alone(learner: Reranker, twin: Reranker, feedback: Feedback) -> None:
+    choices, pristine = choices_of(feedback), choices_of(feedback)
+    learner.choose(choices)
+    given, untouched = (
+        {"chosen": one.chosen, "reward": one.reward, **array_fields(one.batch)} for one in (choices, pristine)
+    )
+    same_answers(given, untouched, "choose wrote to its input")
+    _spoil(given)
+    twin.choose(pristine)
 
 
 def _check_rescored(learner: Retriever, feedback: Feedback, found: Candidates) -> None:

@@ -39,6 +39,12 @@ _RERANKED = 0.95
 The true probabilities have 0.53.
 """
 
+_ORDERED = 0.9
+"""Least share of a request's pairs that a reranker which learns from choices puts in the right order.
+
+One of its columns knows the order, and has 1; the one that it begins with has 0.5, the scores that it is given have 0.65.
+"""
+
 _RETRIEVED = 0.15
 """Least difference between the probabilities that a retrieved item and a random one are liked. The best lists have 0.42.
 
@@ -86,7 +92,8 @@ def check_learns(make: Make) -> None:
     """Learning makes answers better than a constant.
 
     A ranker's scores beat every constant in AUC and log loss, a retriever's items are liked more often than random ones, and
-    a reranker's scores have a smaller log loss than every constant and the scores that it is given.
+    a reranker's scores have a smaller log loss than every constant and the scores that it is given. A reranker that learns from
+    choices orders the rows of a request by the column of the evidence that knows the order, not by the one it began with.
     """
     for turn in range(3):
         one = _World(turn)
@@ -102,6 +109,8 @@ def check_learns(make: Make) -> None:
             _check_retriever(learner, one, fresh)
         elif isinstance(learner, Ranker):
             _check_ranker(learner, fresh, chance)
+        elif isinstance(learner, Reranker) and learner.needs_evidence:
+            _check_order(learner, fresh, chance)
         elif isinstance(learner, Reranker):
             _check_reranker(learner, fresh, chance)
 
@@ -152,6 +161,23 @@ def _check_reranker(reranker: Reranker, fresh: Feedback, chance: _Values) -> Non
         f"it does not learn: log loss {loss:.3f} after {_ROWS} rows; the scores it is given have {base:.3f}, "
         f"a constant has {constant:.3f}, {most:.3f} is asked for"
     )
+
+
+def _check_order(reranker: Reranker, fresh: Feedback, chance: _Values) -> None:
+    assert fresh.evidence is not None
+    ordered = _right_pairs(fresh.request, chance, reranker.rerank(fresh))
+    given, first = (_right_pairs(fresh.request, chance, score) for score in (fresh.score, fresh.evidence[:, 0]))
+    assert ordered >= _ORDERED, (
+        f"it does not learn from choices: {ordered:.3f} of a request's pairs are in the right order after {_ROWS} rows; by the "
+        f"scores it is given {given:.3f}, by the column it began with {first:.3f}, {_ORDERED} is asked for"
+    )
+
+
+def _right_pairs(request: Ids, chance: _Values, score: Floats) -> float:
+    """Share of the pairs of one request with different chances that scores put in the right order; a tie counts half."""
+    pairs = (request[:, None] == request) & (chance[:, None] > chance)
+    above = score[:, None] - score
+    return float(((above > 0) + 0.5 * (above == 0))[pairs].mean())
 
 
 def _constant(chance: _Values) -> float:
