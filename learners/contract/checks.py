@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from learners.base import Adapter, Candidates, Exclusion, Learner, Policy, Ranker, Reranker, Retriever
+from learners.base import Adapter, Candidates, Choices, Exclusion, Learner, Policy, Ranker, Reranker, Retriever
 from learners.contract.adaptation import check_adaptation
 from learners.contract.answers import PLACES, Make, Outputs, check_answers, outputs, scored, taught, teach
 from learners.contract.carried import check_carried
@@ -63,7 +63,7 @@ def check_inputs_are_left_alone(make: Make) -> None:
     batch = batch_of(pristine)
     learner.observe(batch)
     same_answers(array_fields(batch), array_fields(batch_of(pristine)), "observe wrote to its input")
-    if isinstance(learner, Reranker) and learner.needs_evidence:
+    if isinstance(learner, Reranker) and isinstance(twin, Reranker) and learner.needs_evidence:
         _check_choices_are_left_alone(learner, twin, pristine)
     _spoil(array_fields(given))
     _spoil(array_fields(batch))
@@ -331,12 +331,14 @@ def _spoil(arrays: Outputs) -> None:
 def _check_choices_are_left_alone(learner: Reranker, twin: Reranker, feedback: Feedback) -> None:
     choices, pristine = choices_of(feedback), choices_of(feedback)
     learner.choose(choices)
-    given, untouched = (
-        {"chosen": one.chosen, "reward": one.reward, **array_fields(one.batch)} for one in (choices, pristine)
-    )
-    same_answers(given, untouched, "choose wrote to its input")
+    given = _arrays(choices)
+    same_answers(given, _arrays(pristine), "choose wrote to its input")
     _spoil(given)
     twin.choose(pristine)
+
+
+def _arrays(choices: Choices) -> Outputs:
+    return {"chosen": choices.chosen, "choice's reward": choices.reward, **array_fields(choices.batch)}
 
 
 def _check_rescored(learner: Retriever, feedback: Feedback, found: Candidates) -> None:

@@ -42,7 +42,7 @@ The true probabilities have 0.53.
 _ORDERED = 0.9
 """Least share of a request's pairs that a reranker which learns from choices puts in the right order.
 
-One of its columns knows the order, and has 1; the one that it begins with has 0.5, the scores that it is given have 0.65.
+One of its columns knows the order, and has 1; the one that it begins with has 0.5, the scores that it is given have 0.81.
 """
 
 _RETRIEVED = 0.15
