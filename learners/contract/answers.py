@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.base import Adapter, Exclusion, Learner, Neighbours, Ranker, Reranker, Retriever
-from learners.contract.worlds import batch_of, cut, world
+from learners.contract.worlds import batch_of, choices_of, cut, world
 from learners.delta import arrays_of, check_delta
 from streams.batch import Batch, Feedback
 
@@ -27,8 +27,10 @@ _INTEGERS = {"retrieved item", "retrieved request", "neighbours item"}
 
 
 def teach(learner: Learner, feedback: Feedback) -> None:
-    """Let a learner observe the rows, and then learn from a copy of them."""
+    """Let a learner observe the rows, learn from their choices if it can, and then learn from a copy of them."""
     learner.observe(batch_of(feedback))
+    if isinstance(learner, Reranker) and learner.needs_evidence:
+        learner.choose(choices_of(feedback))
     learner.learn(copy.deepcopy(feedback))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from learners.base import Adapter, Candidates, Exclusion, Learner, Policy, Ranker, Reranker, Retriever
+from learners.base import Adapter, Candidates, Choices, Exclusion, Learner, Policy, Ranker, Reranker, Retriever
 from learners.contract.adaptation import check_adaptation
 from learners.contract.answers import PLACES, Make, Outputs, check_answers, outputs, scored, taught, teach
 from learners.contract.carried import check_carried
@@ -23,7 +23,7 @@ from learners.contract.equality import array_fields, digest_of, same_answers, sa
 from learners.contract.extremes import check_extremes
 from learners.contract.learning import check_learns
 from learners.contract.small import bound
-from learners.contract.worlds import batch_of, cut, world
+from learners.contract.worlds import batch_of, choices_of, cut, world
 from memory.pickled_object import trusting
 from memory.stateful import Stateful, digest
 from streams.batch import Batch, Feedback, Requests
@@ -63,6 +63,8 @@ def check_inputs_are_left_alone(make: Make) -> None:
     batch = batch_of(pristine)
     learner.observe(batch)
     same_answers(array_fields(batch), array_fields(batch_of(pristine)), "observe wrote to its input")
+    if isinstance(learner, Reranker) and isinstance(twin, Reranker) and learner.needs_evidence:
+        _check_choices_are_left_alone(learner, twin, pristine)
     _spoil(array_fields(given))
     _spoil(array_fields(batch))
     twin.learn(pristine)
@@ -327,6 +329,19 @@ def _spoil(arrays: Outputs) -> None:
     for array in arrays.values():
         if array is not None and array.flags.writeable:
             array[...] = array.dtype.type(1)
+
+
+def _check_choices_are_left_alone(learner: Reranker, twin: Reranker, feedback: Feedback) -> None:
+    choices, pristine = choices_of(feedback), choices_of(feedback)
+    learner.choose(choices)
+    given = _arrays(choices)
+    same_answers(given, _arrays(pristine), "choose wrote to its input")
+    _spoil(given)
+    twin.choose(pristine)
+
+
+def _arrays(choices: Choices) -> Outputs:
+    return {"chosen": choices.chosen, "choice's reward": choices.reward, **array_fields(choices.batch)}
 
 
 def _check_rescored(learner: Retriever, feedback: Feedback, found: Candidates) -> None:

@@ -113,4 +113,6 @@ _EXTREMES: dict[str, Callable[[Feedback], None]] = {
     "times of 1e11": _set("timestamp", 1e11),
     "hidden vectors of 3e38": _set("hidden", 3e38, -3e38, 1e-45),
     "scores of 3e38": _set("base", 3e38, -3e38, 1e-45),
+    "evidence of 3e38": _set("evidence", 3e38, -3e38, 1e-45),
+    "evidence of a retriever that failed": _set("evidence", np.nan),
 }

@@ -39,6 +39,12 @@ _MAX_RERANKED = 0.95
 The true probabilities have 0.53.
 """
 
+_MIN_ORDERED = 0.9
+"""Minimum share of a request's pairs that a reranker puts in the right order, if it learns from choices.
+
+One evidence column knows the order and has 1. The one that it starts with has 0.5, and its input scores have 0.81.
+"""
+
 _MIN_LIFT = 0.15
 """Minimum difference between the mean reward of retrieved items and of random items. The best lists have 0.42.
 
@@ -86,7 +92,8 @@ def check_learns(make: Make) -> None:
     """After learning, a learner is better than every constant.
 
     A ranker's scores beat every constant in AUC and log loss. A retriever's items are liked more often than random ones. A
-    reranker's scores have a lower log loss than every constant and than its input scores.
+    reranker's scores have a lower log loss than every constant and than its input scores. A reranker that learns from choices
+    orders the rows of a request by the evidence column that knows the order, not by the one that it starts with.
     """
     for turn in range(3):
         simulated = _World(turn)
@@ -102,6 +109,8 @@ def check_learns(make: Make) -> None:
             _check_retriever(learner, simulated, fresh)
         elif isinstance(learner, Ranker):
             _check_ranker(learner, fresh, chance)
+        elif isinstance(learner, Reranker) and learner.needs_evidence:
+            _check_order(learner, fresh, chance)
         elif isinstance(learner, Reranker):
             _check_reranker(learner, fresh, chance)
 
@@ -152,6 +161,23 @@ def _check_reranker(reranker: Reranker, fresh: Feedback, chance: _Values) -> Non
         f"it does not learn: log loss {loss:.3f} after {_ROWS} rows; its input scores have {base:.3f}, "
         f"a constant has {constant:.3f}, {limit:.3f} is required"
     )
+
+
+def _check_order(reranker: Reranker, fresh: Feedback, chance: _Values) -> None:
+    assert fresh.evidence is not None
+    ordered = _right_pairs(fresh.request, chance, reranker.rerank(fresh))
+    given, first = (_right_pairs(fresh.request, chance, score) for score in (fresh.score, fresh.evidence[:, 0]))
+    assert ordered >= _MIN_ORDERED, (
+        f"it does not learn from choices: {ordered:.3f} of a request's pairs are in the right order after {_ROWS} rows; by the "
+        f"scores it is given {given:.3f}, by the column it began with {first:.3f}, {_MIN_ORDERED} is asked for"
+    )
+
+
+def _right_pairs(request: Ids, chance: _Values, score: Floats) -> float:
+    """Share of the pairs of one request with different chances that scores put in the right order; a tie counts half."""
+    pairs = (request[:, None] == request) & (chance[:, None] > chance)
+    above = score[:, None] - score
+    return float(((above > 0) + 0.5 * (above == 0))[pairs].mean())
 
 
 def _constant(chance: _Values) -> float:

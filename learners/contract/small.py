@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import TypeVar
 
 import numpy as np
 
-from learners.base import Adapter, Catalogues, Learner, Policy, Ranker, UserHistory
+from learners.base import Adapter, Catalogues, Learner, Policy, Ranker, Reranker, UserHistory
 from learners.contract.worlds import world
 from learners.registry import build, find
-from learners.schema import FeatureColumn, Schema
+from learners.schema import EvidenceColumn, FeatureColumn, Schema
 from memory.keyed.catalog import Catalog
 from memory.keyed.history import History
 
@@ -37,6 +38,9 @@ SCHEMA = Schema(
     history=5,
 )
 """Columns of `learners.contract.worlds.world`."""
+
+EVIDENCE = (EvidenceColumn("noise.score", prior=1.0), EvidenceColumn("truth.log_chance", by_activity=True))
+"""What retrievers know of its rows. Only rerankers that work on it are told; what they begin with misleads them."""
 
 
 def small(role: type, name: str) -> Learner | Policy:
@@ -74,7 +78,8 @@ def bound(make: Callable[[], _Any]) -> Callable[[], _Any]:
 
 def bind_to_world(learner: _Learner) -> _Learner:
     """Bind a learner to the columns of the world, and to catalogues and a history of its users and items."""
-    learner.bind(SCHEMA, *_known())
+    evidence = EVIDENCE if isinstance(learner, Reranker) and learner.needs_evidence else ()
+    learner.bind(replace(SCHEMA, evidence=evidence), *_known())
     return learner
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streams.batch import Batch, Feedback, Ids, Requests
+from learners.base import Choices
+from streams.batch import Batch, Feedback, Floats, Ids, Requests
 
-__all__ = ["Chance", "batch_of", "by_group", "cut", "feedback_of", "numbers_of", "requests_of", "world"]
+__all__ = ["Chance", "batch_of", "by_group", "choices_of", "cut", "feedback_of", "numbers_of", "requests_of", "world"]
 
 Chance = Callable[[Ids, Ids], npt.NDArray[np.float64]]
 """Function from user and item numbers to the probability of a positive reward."""
@@ -91,7 +92,8 @@ def world(
     -------
     Feedback
         The feature columns are: user, item, group of the user, group of the item, a number, and a column that is often absent.
-        Scores, uncertainties, hidden vectors (N, 8) and base scores are filled in for the learners that use them.
+        Scores, uncertainties, hidden vectors (N, 8), base scores and evidence (N, 2) are filled in for the learners that use
+        them. The first evidence column is noise, the second the logarithm of the probability.
     """
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 6, rows)
@@ -99,7 +101,8 @@ def world(
     b = int(request[-1]) + 1 if rows else 0
     who, what = rng.integers(0, users, b) + first, rng.integers(0, items, rows) + first
     liked = who[request] % 4 == what % 4
-    reward = (rng.random(rows) < chance(who[request], what)).astype(np.float32)
+    chances = chance(who[request], what)
+    reward = (rng.random(rows) < chances).astype(np.float32)
     number, present = rng.normal(size=rows), rng.random(rows) < 0.3
     user, item = _ids(who, _USER), _ids(what, _ITEM)
     columns = [
@@ -136,6 +139,7 @@ def world(
         uncertainty=rng.uniform(0.01, 0.2, rows).astype(np.float32),
         hidden=rng.normal(size=(rows, 8)).astype(np.float32),
         base=np.where(liked, 0.5, 0.3).astype(np.float32),
+        evidence=_evidence(seed, chances),
         reward=reward,
         propensity=rng.uniform(0.1, 1.0, rows).astype(np.float32),
         weight=np.ones(rows, np.float32),
@@ -163,6 +167,23 @@ def batch_of(feedback: Feedback) -> Batch:
     return Batch(**{field.name: copy.deepcopy(getattr(feedback, field.name)) for field in fields(Batch)})
 
 
+def choices_of(feedback: Feedback) -> Choices:
+    """Choices of the requests among their own rows: the first row of each with a positive reward, none where there is none."""
+    batch = Batch(
+        **copy.deepcopy(feedback.columns()),
+        item=feedback.item.copy(),
+        request=feedback.request.copy(),
+        features=np.empty((feedback.rows, 0), np.int64),
+        values=np.empty((feedback.rows, 0), np.float32),
+        evidence=copy.deepcopy(feedback.evidence),
+    )
+    good = np.flatnonzero(feedback.reward > 0)
+    request, first = np.unique(feedback.request[good], return_index=True)
+    chosen, reward = np.full(feedback.user.size, -1), np.ones(feedback.user.size, np.float32)
+    chosen[request], reward[request] = good[first], feedback.reward[good[first]]
+    return Choices(batch, chosen, reward)
+
+
 def numbers_of(users: Ids, items: Ids, count: int) -> tuple[Ids, Ids]:
     """Return the numbers of users and items of a `world` from their hashed ids. All numbers must be below `count`.
 
@@ -179,6 +200,12 @@ def _number(ids: Ids, kind: int, count: int) -> Ids:
     if unknown.size:
         raise ValueError(f"id {unknown[0]} is not in the world; return ids that were learned")
     return found
+
+
+def _evidence(seed: int, chance: npt.NDArray[np.float64]) -> Floats:
+    """Noise and the logarithm of the chance, (N, 2)."""
+    noise = np.random.default_rng((seed, 1)).normal(size=chance.size)
+    return np.stack((noise, np.log(np.maximum(chance, 0.001))), axis=1).astype(np.float32)
 
 
 def _ids(numbers: Ids, kind: int) -> Ids:

@@ -123,3 +123,35 @@ class GoodReranker(Reranker):
             slot = self.items.insert(feedback.item[n : n + 1])
             self.items["error"][slot] += error[n]
             self.items["times"][slot] += 1
+
+
+class GoodMixer(Reranker):
+    """Orders by a weighted sum of the evidence; a choice moves the weights along its likelihood, a softmax.
+
+    References
+    ----------
+    None needed.
+    """
+
+    needs_evidence = True
+
+    def __init__(self) -> None:
+        self.weights = Arrays(weight=np.zeros(2))
+
+    def bind(self, schema, catalogues, history):
+        self.weights["weight"][:] = [column.prior for column in schema.evidence]
+
+    def rerank(self, batch):
+        return (1 / (1 + np.exp(-self.values(batch)))).astype(np.float32)
+
+    def values(self, batch):
+        return np.clip(np.clip(np.nan_to_num(batch.evidence), -10, 10) @ self.weights["weight"], -9, 9)
+
+    def choose(self, choices):
+        for b in np.flatnonzero(choices.chosen >= 0):
+            rows = np.flatnonzero(choices.batch.request == b)
+            evidence = np.clip(np.nan_to_num(choices.batch.evidence[rows]), -10, 10)
+            share = np.exp(evidence @ self.weights["weight"])
+            own = evidence[rows == choices.chosen[b]][0]
+            self.weights["weight"][:] += 0.03 * (own - share @ evidence / share.sum())
+            self.weights.mark()

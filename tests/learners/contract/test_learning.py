@@ -10,7 +10,7 @@ from learners.contract import learning
 from learners.contract.checks import checks_for
 from learners.contract.learning import check_learns, log_loss
 from learners.contract.worlds import world
-from tests.learners.honest import GoodRanker, GoodReranker, GoodRetriever
+from tests.learners.honest import GoodMixer, GoodRanker, GoodReranker, GoodRetriever
 
 
 class ConstantRanker(GoodRanker):
@@ -95,7 +95,7 @@ class ContraryReranker(GoodReranker):
         return 2 * batch.score - super().rerank(batch)
 
 
-@pytest.mark.parametrize("cls", [GoodRanker, GoodRetriever, GoodReranker])
+@pytest.mark.parametrize("cls", [GoodRanker, GoodRetriever, GoodReranker, GoodMixer])
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_learners_that_learn_pass_with_every_seed(cls, seed, monkeypatch):
     made = learning.world
