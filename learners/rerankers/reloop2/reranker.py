@@ -185,7 +185,7 @@ class ReLoop2(Reranker):
         label = np.clip(feedback.reward, 0.0, 1.0)
         finite = (np.abs(hidden) <= LONGEST).all(axis=1)
         self._left_out += int(np.count_nonzero(~finite))
-        rows = np.flatnonzero(finite & (np.abs(label - base) > self._min_error if self._least_error else True))
+        rows = np.flatnonzero(finite & (np.abs(label - base) > self._min_error if self._min_error else True))
         if self.learned is not None and finite.any() and len(self.memory):
             self._weigh(self.learned, hidden if finite.all() else hidden[finite], base[finite], label[finite])
         self._last = None
