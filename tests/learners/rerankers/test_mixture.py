@@ -159,6 +159,13 @@ def test_scores_are_dealt_out_in_the_order_of_the_mixture():
     assert dealt.dtype == np.float32
 
 
+def test_rows_of_equal_value_keep_their_order():
+    evidence = np.zeros((200, 3))
+    evidence[::2, 0] = 1
+    dealt = mixture().rerank(batch([200], evidence, score=np.arange(200) / 200))
+    assert np.argsort(-dealt).tolist() == [*range(0, 200, 2), *range(1, 200, 2)]
+
+
 def test_activity_decides_where_its_product_has_a_weight():
     made = mixture(activity={2: 100})
     made.mixture["theta"][:] = [1, 0, 0, 2]
