@@ -99,7 +99,7 @@ class Indiscreet(Private):
 
 def test_a_follower_is_equal_without_what_is_private_and_must_not_need_it() -> None:
     checks.check_followers_keep_up(Private)
-    with pytest.raises(AssertionError, match="something private read by answers"):
+    with pytest.raises(AssertionError, match="do answers read private state"):
         checks.check_followers_keep_up(Indiscreet)
     leader, follower = bind_to_world(Private()), bind_to_world(Private())
     leader.learn(world(5))
