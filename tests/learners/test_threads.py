@@ -34,7 +34,7 @@ def blas_threads(module: str) -> set[int]:
     return set(elsewhere(f"threadpoolctl, {module}", told))
 
 
-@pytest.mark.parametrize("learner", ["policy", "rankers.river_model", "rerankers.reloop2", "retrievers.diag_linucb"])
+@pytest.mark.parametrize("learner", ["policies.ucb", "rankers.river_model", "rerankers.reloop2.reranker", "retrievers.diag_linucb.retriever"])
 def test_with_a_learner_blas_has_one(learner: str) -> None:
     assert blas_threads(f"learners.{learner}") == {1}
 
