@@ -15,16 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.delta import LowRank, Shapes, WeightDelta
+from learners.lookups import Catalogues, UserHistory
 from learners.schema import EvidenceColumn, Schema
-from memory.keyed.catalog import Catalog
-from memory.keyed.history import History
 from memory.stateful import Stateful
-from streams.batch import Batch, Feedback, Floats, Ids, Kinds, Requests, Times
+from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
 
 __all__ = [
     "Adapter",
     "Candidates",
-    "Catalogues",
     "Choices",
     "Exclusion",
     "Learner",
@@ -35,7 +33,6 @@ __all__ = [
     "Ranking",
     "Reranker",
     "Retriever",
-    "UserHistory",
     "Values",
     "WeightDelta",
 ]
@@ -62,33 +59,6 @@ class Exclusion:
     def none(cls, requests: int) -> Exclusion:
         """Return an exclusion of nothing, for `requests` requests."""
         return cls(np.empty(0, np.int64), np.zeros(requests + 1, np.int64))
-
-
-@dataclass(frozen=True, slots=True)
-class Catalogues:
-    """Attributes of all known users and items. Learners read them and never write to them."""
-
-    users: Catalog
-    items: Catalog
-
-
-@dataclass(frozen=True, slots=True)
-class UserHistory:
-    """Recent interactions of each user, for learners to read. It is not part of the state of a learner that keeps it."""
-
-    store: History
-
-    def recent(self, user: Ids, length: int) -> tuple[Ids, Times, Kinds]:
-        """Return the last interactions with a positive reward of users (B,); see `memory.keyed.history.History.recent`."""
-        return self.store.recent(user, length)
-
-    def seen(self, user: Ids) -> tuple[Ids, Ids]:
-        """Return the distinct items that users (B,) interacted with; see `memory.keyed.history.History.seen`."""
-        return self.store.seen(user)
-
-    def activity(self, user: Ids) -> Ids:
-        """How many interactions users (B,) have had so far, (B,) int64; 0 for a user who is not known."""
-        return self.store.activity(user)
 
 
 @dataclass(slots=True)

@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from learners.base import Adapter, Catalogues, Learner, Policy, Ranker, Reranker, UserHistory
+from learners.base import Adapter, Learner, Policy, Ranker, Reranker
 from learners.contract.worlds import world
+from learners.lookups import Catalogues, UserHistory
 from learners.registry import build, find
 from learners.schema import EvidenceColumn, FeatureColumn, Schema
 from memory.keyed.catalog import Catalog

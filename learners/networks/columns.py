@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from learners.base import Catalogues
 from learners.bounds import bounded
+from learners.lookups import Catalogues
 from memory.keyed.catalog import Catalog
 from streams.batch import Floats, Ids, Requests
 

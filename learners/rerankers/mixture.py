@@ -16,8 +16,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from learners.base import Catalogues, Choices, Reranker, UserHistory, Values
+from learners.base import Choices, Reranker, Values
 from learners.bounds import bounded
+from learners.lookups import Catalogues, UserHistory
 from learners.registry import register
 from learners.schema import Schema
 from memory.arrays import Arrays

@@ -12,7 +12,8 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from learners.base import Candidates, Catalogues, Exclusion, Retriever, UserHistory
+from learners.base import Candidates, Exclusion, Retriever
+from learners.lookups import Catalogues, UserHistory
 from learners.networks.columns import TowerColumns
 from learners.networks.towers import Towers, TowerShape
 from learners.registry import register

@@ -10,7 +10,8 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from learners import registry
-from learners.base import Adapter, Catalogues, Policy, Ranker, Reranker, Retriever, UserHistory
+from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
+from learners.lookups import Catalogues, UserHistory
 from learners.schema import schema_of
 from memory.keyed.catalog import Catalog
 from memory.keyed.history import History

@@ -19,8 +19,9 @@ import numpy.typing as npt
 import xxhash
 from pydantic import Field
 
-from learners.base import Candidates, Catalogues, Exclusion, Retriever, UserHistory
+from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded, finite
+from learners.lookups import Catalogues, UserHistory
 from learners.networks.columns import TowerColumns
 from learners.networks.towers import FrozenTowers, Towers, TowerShape
 from learners.registry import register

@@ -101,7 +101,7 @@ def test_a_reranker_that_learns_from_choices_passes():
         (Obedient, check_learns, "does not learn from choices: 0.[78]"),
         (Contrary, check_learns, "does not learn from choices: 0.0"),
         (Writing, checks.check_inputs_are_left_alone, "choose wrote to its input"),
-        (Keeping, checks.check_inputs_are_left_alone, "kept its input"),
+        (Keeping, checks.check_inputs_are_left_alone, "keeps its input"),
         (Unmarked, checks.check_followers_keep_up, "is a changed row not marked"),
         (Forgetful, checks.check_save_and_load, "a loaded learner differs"),
         (Fickle, checks.check_same_seed_same_learner, "is a seed missing"),

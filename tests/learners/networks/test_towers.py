@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from learners.base import Catalogues, Learner, UserHistory
+from learners.base import Learner
 from learners.contract.worlds import cut, feedback_of, requests_of, world
 from learners.features import Featurizer, Field, hash_ids
+from learners.lookups import Catalogues, UserHistory
 from learners.networks.columns import TowerColumns
 from learners.networks.towers import FrozenTowers, Towers, TowerShape
 from learners.retrievers.two_tower import TwoTower

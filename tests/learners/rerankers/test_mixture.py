@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from learners.base import Catalogues, Choices, UserHistory
+from learners.base import Choices
 from learners.contract.checks import check_learner
 from learners.contract.small import SCHEMA
+from learners.lookups import Catalogues, UserHistory
 from learners.rerankers.mixture import Mixture
 from learners.schema import EvidenceColumn
 from memory.keyed.catalog import Catalog
