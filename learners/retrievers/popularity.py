@@ -16,6 +16,7 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.registry import register
+from learners.schema import EvidenceColumn
 from learners.top_k import best
 from memory.arrays import Arrays
 from memory.jit import njit
@@ -29,6 +30,7 @@ _Values = npt.NDArray[np.float64]
 _HIGHEST = 512.0  # half-lives past the reference after which counts are rescaled; float64 overflows at 1024
 _STRAYS = 20  # rows in succession that must be so far from the latest before the clock follows them, ahead or back
 _REFERENCE, _LATEST, _ASTRAY = 0, 1, 2
+_LEAST = 0.02  # added to counts before their logarithm is taken
 
 
 @register("popularity")
@@ -89,6 +91,17 @@ class Popularity(Retriever):
         score = np.empty(batch.rows, np.float32)
         _score(self.items["count"], self.items.find(batch.item), batch.request, self._decay(batch.timestamp), score)
         return score
+
+    @property
+    def evidence_columns(self) -> tuple[EvidenceColumn, ...]:
+        """The count's logarithm: unlike the score, it still grows where there are many."""
+        return (EvidenceColumn("log_count", 0.05),)
+
+    def evidence(self, batch: Batch) -> Floats:
+        """Return log(count + 0.02) of the decayed count, (N, 1) float32."""
+        slots, decay = self.items.find(batch.item), self._decay(batch.timestamp)[batch.request]
+        present = np.where(slots >= 0, self.items["count"][slots] * decay, 0.0)
+        return np.log(present + _LEAST).astype(np.float32)[:, None]
 
     def remove(self, items: Ids) -> None:
         """Drop the counts of these items."""
