@@ -20,8 +20,7 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
-from learners.registry import register
-from learners.retrievers.pairs import (
+from learners.pairs import (
     LAST_TAG,
     NOTHING,
     WAYS,
@@ -36,6 +35,7 @@ from learners.retrievers.pairs import (
     purge,
     slot_of,
 )
+from learners.registry import register
 from learners.schema import EvidenceColumn
 from learners.top_k import best
 from memory.arrays import Arrays

@@ -18,8 +18,7 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
-from learners.registry import register
-from learners.retrievers.pairs import (
+from learners.pairs import (
     LAST_TAG,
     NOTHING,
     WAYS,
@@ -34,6 +33,7 @@ from learners.retrievers.pairs import (
     purge,
     slot_of,
 )
+from learners.registry import register
 from learners.schema import EvidenceColumn
 from learners.top_k import best
 from memory.arrays import Arrays
@@ -199,9 +199,7 @@ def _retire(slot: int, state: _State) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _learn(
-    item: Ids, item_fresh: Bools, user: Ids, user_fresh: Bools, weight: Floats, touched: Bools, state: _State
-) -> None:
+def _learn(item: Ids, item_fresh: Bools, user: Ids, user_fresh: Bools, weight: Floats, touched: Bools, state: _State) -> None:
     """Learn rows in order; those of weight 0 are touches only."""
     for n in range(item.size):
         i, ring = item[n], state.touched[user[n]]

@@ -18,8 +18,7 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
-from learners.registry import register
-from learners.retrievers.heads import (
+from learners.heads import (
     BLOCK,
     Heads,
     Keys,
@@ -32,6 +31,7 @@ from learners.retrievers.heads import (
     take_out,
     walk,
 )
+from learners.registry import register
 from learners.schema import EvidenceColumn
 from memory.arrays import Arrays
 from memory.jit import njit
@@ -54,7 +54,9 @@ _HOUR, _DAY = 3600.0, 86_400.0
 class _State(NamedTuple):
     """The live arrays, as the compiled functions take them."""
 
-    key: Keys  # (items, speeds): log2(decayed count) + now / half-life, which no passing of time changes; without decay the count
+    key: (
+        Keys  # (items, speeds): log2(decayed count) + now / half-life, which does not change as time passes; or the whole count
+    )
     like: _Values  # (items, 2): likes so far, and time, at the item's last like; -1, 0: never liked
     first: _Values  # (items, 2): the same when the item was first heard of; -1, 0: never
     dirty: Bools  # (items,)
@@ -74,14 +76,14 @@ class Trending(Retriever):
     counts are evidence, for a reranker to weigh; which of them is right is not known beforehand and differs between streams.
 
     Candidates come from some of the speeds, the sources: half-lives of at most 1,024 likes and of infinitely many; and of those
-    in seconds the one closest to an hour and the one closest to a day, by their ratio. For each source the `head` items with the
-    highest counts are kept in order, exactly, unless items gave way: then a head may be shorter, down to half. They are
-    retrieved place by place: the first of each source, then the second of each. The score is 1 / (1 + p) for an item whose best
-    place in any source is p = 0, 1, ..., and 0 for an item in none.
+    in seconds the one closest to an hour and the one closest to a day, by their ratio. For each source the `head` items with
+    the highest counts are kept in exact order; where items gave way, a head may be shorter, down to half. They are retrieved
+    place by place: the first of each source, then the second of each. The score is 1 / (1 + p) for an item whose best place in
+    any source is p = 0, 1, ..., and 0 for an item in none.
 
-    Results do not depend on how the stream was cut into batches. A like that comes late counts as of its own time. A date further
-    from the latest one than the longest half-life in seconds (a year by default) is taken for a mistake, until 20 likes in
-    succession make it: further ahead, it counts as the latest.
+    Results do not depend on how the stream was cut into batches. A like that comes late counts as of its own time. A date
+    further from the latest one than the longest half-life in seconds (a year by default) is taken for a mistake, until 20 likes
+    in succession make it: further ahead, it counts as the latest.
 
     Parameters
     ----------
@@ -119,7 +121,7 @@ class Trending(Retriever):
         sources = _sources(events, seconds)
         if not sources.size:
             raise ValueError(
-                f"events: {events} gives no candidates without seconds; add a half-life of at most 1024, or inf, or one in seconds"
+                f"events: {events} gives no candidates without seconds; add a half-life of at most 1024, inf, or one in seconds"
             )
         self.events, self.seconds = events, seconds
         half_life = np.array([*events, *seconds], np.float64)

@@ -52,9 +52,7 @@ class Naive:
                 del pairs[pair]
 
     def score(self, user, item):
-        return sum(
-            self.pair[j, item] / ((1 + age) * np.sqrt(self.passed[j] + 5)) for age, j in enumerate(self.touched[user])
-        )
+        return sum(self.pair[j, item] / ((1 + age) * np.sqrt(self.passed[j] + 5)) for age, j in enumerate(self.touched[user]))
 
     def share(self, user, item):
         return self.next[self.touched[user][0], item] / (self.left[self.touched[user][0]] + 5) if self.touched[user] else 0.0

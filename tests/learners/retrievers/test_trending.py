@@ -212,10 +212,18 @@ def test_a_clock_that_had_been_ahead_goes_back():
 
 
 def test_half_lives_are_checked():
-    with pytest.raises(ConfigError, match="events.*half-life twice; give each of them once"):
+    with pytest.raises(ConfigError, match=r"events.*half-life twice; give each of them once"):
         build(Retriever, "trending", {"events": [16, 16.0]})
-    with pytest.raises(ConfigError, match="no candidates without seconds; add a half-life of at most 1024, or inf"):
+    with pytest.raises(ConfigError, match="no candidates without seconds; add a half-life of at most 1024, inf"):
         build(Retriever, "trending", {"events": [4096], "seconds": []})
     with pytest.raises(ConfigError, match="seconds"):
         build(Retriever, "trending", {"seconds": [0]})
     assert isinstance(build(Retriever, "trending", {"events": [], "seconds": [60, INF]}), Trending)
+
+
+def test_heads_that_were_full_go_back_with_the_clock():
+    learner = Trending(64, events=(), seconds=(3600.0,), head=16)
+    learner.learn(feedback_of(user=[1] * 20, item=np.arange(1, 21), reward=[1] * 20, timestamp=[1.7e9] * 20))
+    learner.learn(feedback_of(user=[1] * 20, item=[30] * 20, reward=[1] * 20, timestamp=[1.6e9] * 20))
+    learner.learn(feedback_of(user=[1] * 3, item=[31, 32, 32], reward=[1] * 3, timestamp=[1.6e9 + 60] * 3))
+    assert list(retrieved(learner, 2)) == [32, 31]

@@ -1,8 +1,8 @@
 """The first places of orders that change by one item at a time, kept exact without sorting.
 
-Items have a key in each of several orders. Keys only grow, so an item that has changed moves up, past those with lower keys; of
-equal keys, the one that came first stays ahead. What decays alike for all items is no change: a key is then the logarithm of the
-decayed number plus what has been taken off it since.
+Items have a key in each of several orders. Keys only grow, so an item that has changed moves up, past those with lower keys;
+of equal keys, the one that came first stays ahead. Numbers that decay alike for all items can be kept so, too: as a key that
+does not change while they decay, such as the logarithm of the number plus the time over the half-life.
 
 An item that gives way leaves its place empty, and who comes next is not known without looking at all items. So each order has a
 `floor`, the highest key that an item outside its head can have: an item enters only if its key reaches it. A head is shorter

@@ -1,7 +1,7 @@
 """Weights of pairs of items, bounded for each item, and tags that tell the items that are still there: what retrievers share.
 
-A tag names an item for as long as it keeps its slot: the slot in the low bits, above them a number that changes when the slot is
-given to another item. So whatever still refers to an item that is gone is recognised and counts nothing.
+A tag names an item for as long as it keeps its slot: the slot in the low bits, above them a number that changes when the
+slot is given to another item. So whatever still refers to an item that is gone is recognised and counts nothing.
 
 An item's pairs lie in groups of 8 places; a pair belongs to the group that the other item's slot modulo the number of groups
 says, and a new pair takes the place of the weakest of its group.
@@ -18,7 +18,21 @@ from memory.arrays import Arrays
 from memory.jit import njit
 from streams.batch import Bools, Floats
 
-__all__ = ["LAST_TAG", "NOTHING", "WAYS", "Pairs", "Tags", "add", "clear", "drop", "first_tags", "live_pairs", "new_pairs", "purge", "slot_of"]
+__all__ = [
+    "LAST_TAG",
+    "NOTHING",
+    "WAYS",
+    "Pairs",
+    "Tags",
+    "add",
+    "clear",
+    "drop",
+    "first_tags",
+    "live_pairs",
+    "new_pairs",
+    "purge",
+    "slot_of",
+]
 
 Tags = npt.NDArray[np.int32]
 
