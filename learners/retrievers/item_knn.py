@@ -20,7 +20,23 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
+from learners.pairs import (
+    LAST_TAG,
+    NOTHING,
+    WAYS,
+    Pairs,
+    Tags,
+    add,
+    clear,
+    drop,
+    first_tags,
+    live_pairs,
+    new_pairs,
+    purge,
+    slot_of,
+)
 from learners.registry import register
+from learners.schema import EvidenceColumn
 from learners.top_k import top_k
 from memory.arrays import Arrays
 from memory.jit import njit
@@ -29,25 +45,20 @@ from streams.batch import Batch, Bools, Feedback, Floats, Ids, Requests
 
 __all__ = ["ItemKnn"]
 
-_Tags = npt.NDArray[np.int32]
 _Values = npt.NDArray[np.float64]
 
-_WAYS = 8  # pairs in one row of `pairs`: two cache lines, and the unit of replication
-_NOTHING = -1
-_MAX_TAG = 2**31 - 1
+_SCORE_OFFSET = 1e-3  # added to scores before their logarithm is taken
 
 
 class _State(NamedTuple):
     """State arrays as arguments of the compiled functions."""
 
     likes: Floats  # (items,)
-    tag: _Tags  # (items,)
+    tag: Tags  # (items,)
     dirty: Bools  # (items,)
-    mask: int  # bits of a tag that hold the slot
-    pair: _Tags  # (items * groups, _WAYS): group g of item i is row i * groups + g
-    weight: Floats  # (items * groups, _WAYS)
-    pairs_dirty: Bools  # (items * groups,)
-    liked: _Tags  # (users, window)
+    mask: int  # the bits of a tag that are the slot
+    pairs: Pairs
+    liked: Tags  # (users, window)
     liked_dirty: Bools  # (users,)
 
 
@@ -93,7 +104,7 @@ class ItemKnn(Retriever):
     def __init__(
         self,
         capacity: Annotated[int, Field(gt=0, le=2**24)] = 20_000,
-        neighbours: Annotated[int, Field(gt=0, multiple_of=_WAYS)] = 256,
+        neighbours: Annotated[int, Field(gt=0, multiple_of=WAYS)] = 256,
         last: Annotated[int, Field(gt=0)] = 10,
         window: Annotated[int, Field(gt=0)] = 20,
         users: Annotated[int, Field(gt=0)] = 100_000,
@@ -103,23 +114,17 @@ class ItemKnn(Retriever):
         self.last, self.shrink = last, shrink
         self._fade: _Values = np.power(1.0 + np.arange(max(last, window)), -fading)
         self.items = KeyIndex(capacity)
-        # A tag identifies an item while it has a slot. Its low bits are the slot, the others a generation that changes when the
-        # slot is reused. So references to evicted items are recognised and ignored.
-        self.counts = Arrays(likes=np.zeros(capacity, np.float32), tag=np.arange(capacity, dtype=np.int32))
-        self.pairs = Arrays(
-            tag=np.full((capacity * neighbours // _WAYS, _WAYS), _NOTHING, np.int32),
-            weight=np.zeros((capacity * neighbours // _WAYS, _WAYS), np.float32),
-        )
+        tags, mask = first_tags(capacity)
+        self.counts = Arrays(likes=np.zeros(capacity, np.float32), tag=tags)
+        self.pairs = new_pairs(capacity, neighbours)
         self.users = KeyIndex(users)
-        self.liked = Arrays(tag=np.full((users, window), _NOTHING, np.int32))  # newest first
+        self.liked = Arrays(tag=np.full((users, window), NOTHING, np.int32))  # newest first
         self._state = _State(
             likes=self.counts["likes"],
             tag=self.counts["tag"],
             dirty=self.counts.dirty,
-            mask=(1 << (capacity - 1).bit_length()) - 1,
-            pair=self.pairs["tag"],
-            weight=self.pairs["weight"],
-            pairs_dirty=self.pairs.dirty,
+            mask=mask,
+            pairs=live_pairs(self.pairs),
             liked=self.liked["tag"],
             liked_dirty=self.liked.dirty,
         )
@@ -144,11 +149,21 @@ class ItemKnn(Retriever):
         _score(users, items, batch.request, self.last, self.shrink, self._fade, self._state, score)
         return score
 
+    @property
+    def evidence_columns(self) -> tuple[EvidenceColumn, ...]:
+        """The score's logarithm, and whether there is one."""
+        return EvidenceColumn("log_score", 1.0, by_activity=True), EvidenceColumn("found")
+
+    def evidence(self, batch: Batch) -> Floats:
+        """Return log(score + 0.001) and whether the score is above 0, (N, 2) float32."""
+        score = self.score(batch)
+        return np.stack((np.log(score + np.float32(_SCORE_OFFSET)), (score > 0).astype(np.float32)), axis=1)
+
     def forget(self, users: Ids) -> None:
         """Delete the recent likes of these users. Their contributions to the counts are anonymous and stay."""
         slots = self.users.delete(users)
         freed = slots[slots >= 0]
-        self.liked["tag"][freed] = _NOTHING
+        self.liked["tag"][freed] = NOTHING
         self.liked.mark(freed)
 
     def remove(self, items: Ids) -> None:
@@ -165,52 +180,15 @@ def _retire_all(slots: Ids, state: _State) -> None:
 
 @njit(cache=True, nogil=True)
 def _retire(slot: int, state: _State) -> None:
-    """Empty a slot and invalidate all references to its item."""
-    groups = state.pair.shape[0] // state.likes.size
-    for row in range(slot * groups, (slot + 1) * groups):
-        if np.any(state.pair[row] != _NOTHING):
-            state.pair[row], state.weight[row], state.pairs_dirty[row] = _NOTHING, 0, True
+    """Empty a slot, and let nothing refer to it any more."""
+    clear(slot, state.pairs, state.likes.size)
     tag = int(state.tag[slot]) + state.mask + 1
-    if tag > _MAX_TAG:
-        # The slot's tags start again, so references from their first use must be deleted now.
+    if tag > LAST_TAG:
+        # The slot's tags begin anew, so what has lain there since they were used first must go now.
         tag = slot
-        for row in range(state.pair.shape[0]):
-            for way in range(_WAYS):
-                if state.pair[row, way] >= 0 and state.pair[row, way] & state.mask == slot:
-                    state.pair[row, way], state.weight[row, way], state.pairs_dirty[row] = _NOTHING, 0, True
-        for user in range(state.liked.shape[0]):
-            for age in range(state.liked.shape[1]):
-                if state.liked[user, age] >= 0 and state.liked[user, age] & state.mask == slot:
-                    state.liked[user, age], state.liked_dirty[user] = _NOTHING, True
+        purge(slot, state.pairs, state.mask)
+        drop(slot, state.liked, state.liked_dirty, state.mask)
     state.likes[slot], state.tag[slot], state.dirty[slot] = 0, tag, True
-
-
-@njit(cache=True, nogil=True)
-def _slot(tag: int, state: _State) -> int:
-    """Return the slot of a tag's item, or -1 if the item is gone."""
-    return tag & state.mask if tag >= 0 and state.tag[tag & state.mask] == tag else -1
-
-
-@njit(cache=True, nogil=True)
-def _add(one: int, other: int, weight: float, state: _State) -> None:
-    """Add `weight` to the pair of `one` with `other`. A new pair replaces the weakest one of its group."""
-    groups = state.pair.shape[0] // state.likes.size
-    row, tag = one * groups + other % groups, state.tag[other]
-    pair, weights = state.pair[row], state.weight[row]
-    target = 0
-    for way in range(_WAYS):
-        if pair[way] == tag:
-            target = way
-            break
-        # Pairs with deleted items are emptied.
-        if _slot(pair[way], state) < 0:
-            pair[way], weights[way] = _NOTHING, 0
-        if weights[way] < weights[target]:
-            target = way
-    if pair[target] != tag:
-        pair[target], weights[target] = tag, 0
-    weights[target] += weight
-    state.pairs_dirty[row] = True
 
 
 @njit(cache=True, nogil=True)
@@ -220,7 +198,7 @@ def _learn(item: Ids, item_fresh: Bools, user: Ids, user_fresh: Bools, weight: F
         if item_fresh[n]:
             _retire(i, state)
         if user_fresh[n]:
-            liked[:] = _NOTHING
+            liked[:] = NOTHING
         known = False
         for t in liked:
             known |= t == state.tag[i]
@@ -231,13 +209,13 @@ def _learn(item: Ids, item_fresh: Bools, user: Ids, user_fresh: Bools, weight: F
         moved, age = state.tag[i], 0
         for at in range(liked.size):
             t = liked[at]
-            liked[at] = _NOTHING
-            j = _slot(t, state)
+            liked[at] = NOTHING
+            j = slot_of(t, state.tag, state.mask)
             if j < 0 or j == i:
                 continue
             if not known:
-                _add(i, j, weight[n] * fade[age], state)
-                _add(j, i, weight[n] * fade[age], state)
+                add(i, j, weight[n] * fade[age], state.pairs, state.tag, state.mask)
+                add(j, i, weight[n] * fade[age], state.pairs, state.tag, state.mask)
             liked[age], moved = moved, t
             age += 1
         if age < liked.size:
@@ -254,7 +232,7 @@ def _gain(pair: float, one: int, other: int, fade: float, shrink: float, state: 
 def _retrieve(
     users: Ids, excluded: Ids, start: Ids, k: int, last: int, shrink: float, fade: _Values, state: _State
 ) -> tuple[Ids, Ids, Floats]:
-    groups = state.pair.shape[0] // state.likes.size
+    groups = state.pairs.tag.shape[0] // state.likes.size
     total, excluded_for = np.zeros(state.likes.size, np.float32), np.full(state.likes.size, -1, np.int32)
     touched, scores = np.empty(state.likes.size, np.int64), np.empty(state.likes.size, np.float32)
     room = users.size * max(min(k, state.likes.size), 0)
@@ -268,15 +246,15 @@ def _retrieve(
                 excluded_for[excluded[at]] = b
         reached, age = 0, 0
         for t in state.liked[users[b]]:
-            j = _slot(t, state)
+            j = slot_of(t, state.tag, state.mask)
             if j < 0 or age == last:
                 continue
             for row in range(j * groups, (j + 1) * groups):
-                for way in range(_WAYS):
-                    c = _slot(state.pair[row, way], state)
+                for way in range(WAYS):
+                    c = slot_of(state.pairs.tag[row, way], state.tag, state.mask)
                     if c < 0 or excluded_for[c] == b:
                         continue
-                    gain = _gain(state.weight[row, way], j, c, fade[age], shrink, state)
+                    gain = _gain(state.pairs.weight[row, way], j, c, fade[age], shrink, state)
                     if total[c] == 0 and gain > 0:
                         touched[reached] = c
                         reached += 1
@@ -293,18 +271,18 @@ def _retrieve(
 
 @njit(cache=True, nogil=True)
 def _score(users: Ids, items: Ids, request: Ids, last: int, shrink: float, fade: _Values, state: _State, score: Floats) -> None:
-    groups = state.pair.shape[0] // state.likes.size
+    groups = state.pairs.tag.shape[0] // state.likes.size
     for n in range(items.size):
         c, age = items[n], 0
         total = np.float32(0)
         if c >= 0 and users[request[n]] >= 0:
             for t in state.liked[users[request[n]]]:
-                j = _slot(t, state)
+                j = slot_of(t, state.tag, state.mask)
                 if j < 0 or age == last:
                     continue
                 row = j * groups + c % groups
-                for way in range(_WAYS):
-                    if state.pair[row, way] == state.tag[c]:
-                        total += _gain(state.weight[row, way], j, c, fade[age], shrink, state)
+                for way in range(WAYS):
+                    if state.pairs.tag[row, way] == state.tag[c]:
+                        total += _gain(state.pairs.weight[row, way], j, c, fade[age], shrink, state)
                 age += 1
         score[n] = total

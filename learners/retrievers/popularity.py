@@ -16,6 +16,7 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.registry import register
+from learners.schema import EvidenceColumn
 from learners.top_k import top_k
 from memory.arrays import Arrays
 from memory.jit import njit
@@ -29,6 +30,7 @@ _Values = npt.NDArray[np.float64]
 _MAX_HALF_LIVES = 512.0  # after the reference time; then counts are rescaled, because float64 overflows at 1024
 _OUTLIERS_TO_FOLLOW = 20  # successive rows more than _MAX_HALF_LIVES from the latest time until the clock follows them
 _REFERENCE, _LATEST, _OUTLIERS = 0, 1, 2
+_COUNT_OFFSET = 0.02  # added to counts before their logarithm is taken
 
 
 @register("popularity")
@@ -90,6 +92,17 @@ class Popularity(Retriever):
         score = np.empty(batch.rows, np.float32)
         _score(self.items["count"], self.items.find(batch.item), batch.request, self._decay(batch.timestamp), score)
         return score
+
+    @property
+    def evidence_columns(self) -> tuple[EvidenceColumn, ...]:
+        """The logarithm of the count: unlike the score, it still grows for large counts."""
+        return (EvidenceColumn("log_count", 0.05),)
+
+    def evidence(self, batch: Batch) -> Floats:
+        """Return log(count + 0.02) of the decayed count, (N, 1) float32."""
+        slots, decay = self.items.find(batch.item), self._decay(batch.timestamp)[batch.request]
+        present = np.where(slots >= 0, self.items["count"][slots] * decay, 0.0)
+        return np.log(present + _COUNT_OFFSET).astype(np.float32)[:, None]
 
     def remove(self, items: Ids) -> None:
         """Delete the counts of these items."""

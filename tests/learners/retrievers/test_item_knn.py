@@ -215,3 +215,16 @@ def test_one_call_for_many_requests():
         mine = together["retrieved request"] == b
         assert np.array_equal(together["retrieved item"][mine], alone["retrieved item"])
         assert np.array_equal(together["retrieved score"][mine], alone["retrieved score"])
+
+
+def test_evidence_is_the_log_of_the_score_and_whether_there_is_one():
+    learner = ItemKnn(**SMALL)
+    learner.learn(feedback_of(user=[1, 1, 2], item=[10, 11, 10], reward=[1, 1, 1]))
+    rows = feedback_of(user=[2, 2, 9], item=[11, 12, 11], reward=[0, 0, 0])
+    score = 1 / (np.sqrt(2) + 5)  # one pair; 10 was liked twice, 11 once
+    expected = [[np.log(score + 0.001), 1], [np.log(0.001), 0], [np.log(0.001), 0]]
+    assert learner.evidence(rows) == pytest.approx(np.array(expected), rel=1e-5)
+    assert [(column.name, column.prior, column.by_activity) for column in learner.evidence_columns] == [
+        ("log_score", 1.0, True),
+        ("found", 0.0, False),
+    ]

@@ -106,3 +106,11 @@ def test_top_k_is_a_stable_order(k):
     slot = rng.permutation(1000)[:120]
     order = sorted(np.flatnonzero(score > 0), key=lambda position: (-score[position], slot[position]))
     assert top_k(score, slot, k).tolist() == order[:k]
+
+
+def test_evidence_is_the_log_of_the_count():
+    learner = Popularity(16, 10.0)
+    learner.learn(feedback_of(user=[1, 1], item=[1, 2], reward=[1, 1], weight=[4, 50], timestamp=[0.0, 10.0]))
+    rows = feedback_of(user=[1] * 3, item=[1, 2, 3], reward=[0] * 3, timestamp=[10.0] * 3)
+    assert learner.evidence(rows) == pytest.approx(np.log([[2.02], [50.02], [0.02]]), rel=1e-5)
+    assert [(column.name, column.prior) for column in learner.evidence_columns] == [("log_count", 0.05)]
