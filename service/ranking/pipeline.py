@@ -245,7 +245,7 @@ class Pipeline(Stateful):
         self.version += 1
 
     def _note_seen(self, feedback: Feedback, acted: Ids | slice) -> None:
-        """Add the items of these rows to the lists of what is not recommended again. Without retrievers, the history has to do."""
+        """Add the items of these rows to what is not recommended again. Without retrievers, the history has to do."""
         if self._seen_kinds is not None:
             acted = np.arange(feedback.rows)[acted]
             acted = acted[np.isin(feedback.kind[acted], self._seen_kinds)]
