@@ -23,10 +23,11 @@ _Slots = npt.NDArray[np.int32]
 
 
 class SeenItems(Stateful):
-    """The different items that users have touched: the oldest leave first, when a user has too many or the pool is full.
+    """The items that users have touched, oldest first. The oldest leave when a user has too many, or when the pool is full.
 
-    Lists are chains of blocks of 8 items, which take 9 bytes an item when they are full. The pool is a ring: the next block
-    is the one that was handed out longest ago, whoever has it.
+    Lists are chains of blocks of 8 items, which take 10 bytes an item when they are full. The pool is a ring: the next block is
+    the one that was handed out longest ago, whoever has it. An item is not added again while it is in the user's newest block;
+    later it is, because a search through the whole list would take longer than all the rest of learning a row.
 
     Parameters
     ----------
@@ -98,14 +99,14 @@ class SeenItems(Stateful):
         Parameters
         ----------
         user, item : (N,) int64
-            Hashed ids. An item that the user is known to have touched stays where it is in the list.
+            Hashed ids.
         """
         slots, fresh = self.index.insert(user)
         _add(slots, fresh, np.ascontiguousarray(item, np.int64), *self._raw, self.ring["next"], self.per_user)
         self.ring.mark()
 
     def of(self, user: Ids) -> tuple[Ids, Ids]:
-        """Items that users (B,) have touched.
+        """Items that users (B,) have touched, some of them more than once.
 
         Returns
         -------
@@ -144,17 +145,6 @@ def _erase(slots, oldest, newest, count, changed, item, owner, newer, filled, di
 
 
 @njit(cache=True, nogil=True)
-def _has(slot: int, wanted: int, oldest: _Slots, item: Ids, newer: _Slots, filled: _Slots) -> bool:
-    block = oldest[slot]
-    while block != NONE:
-        for n in range(filled[block]):
-            if item[block, n] == wanted:
-                return True
-        block = newer[block]
-    return False
-
-
-@njit(cache=True, nogil=True)
 def _add(  # type: ignore[no-untyped-def]
     slots, fresh, items, oldest, newest, count, changed, item, owner, newer, filled, dirty, ring, per_user
 ):
@@ -164,9 +154,16 @@ def _add(  # type: ignore[no-untyped-def]
             continue
         if fresh[row]:  # in row order: a user that gave way within the batch leaves nothing to the next one
             _erase(slots[row : row + 1], oldest, newest, count, changed, item, owner, newer, filled, dirty)
-        if items[row] == 0 or _has(slot, items[row], oldest, item, newer, filled):
+        if items[row] == 0:
             continue
-        if newest[slot] == NONE or filled[newest[slot]] == BLOCK:
+        block = newest[slot]
+        known = False
+        if block != NONE:
+            for n in range(filled[block]):
+                known |= item[block, n] == items[row]
+        if known:
+            continue
+        if block == NONE or filled[block] == BLOCK:
             block = np.int32(ring[0])
             ring[0] = (ring[0] + 1) % owner.size
             if owner[block] != NONE:  # handed out longest ago of all, so it is the oldest of its list
@@ -178,7 +175,6 @@ def _add(  # type: ignore[no-untyped-def]
                 newer[newest[slot]] = block
                 dirty[newest[slot]] = True
             newest[slot] = block
-        block = newest[slot]
         item[block, filled[block]] = items[row]
         filled[block] += 1
         count[slot] += 1

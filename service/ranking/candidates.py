@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,11 +10,12 @@ import numpy as np
 from learners.base import Candidates, Exclusion, Retriever
 from learners.features import hash_ids
 from memory.keyed.catalog import Catalog
-from memory.keyed.seen_items import SeenItems
 from service.ranking.requests import RankRequest, RecommendRequest
 from streams.batch import Floats, Ids, Requests
 
 __all__ = ["CandidateGenerator", "RequestContext"]
+
+Touched = Callable[[Ids], tuple[Ids, Ids]]
 
 _Found = tuple[Ids, Floats | None]
 """Items of one request, best first, and their uncertainty: NaN for an item without one, None if no item has one."""
@@ -36,11 +37,12 @@ class CandidateGenerator:
     ----------
     retrievers : mapping of name to Retriever
     items : Catalog
-    seen : SeenItems
+    touched : callable
+        Items that users (B,) have touched: items (M,) and start (B + 1,), as `memory.keyed.seen_items.SeenItems.of`.
     """
 
-    def __init__(self, retrievers: Mapping[str, Retriever], items: Catalog, seen: SeenItems) -> None:
-        self._retrievers, self._items, self._seen = retrievers, items, seen
+    def __init__(self, retrievers: Mapping[str, Retriever], items: Catalog, touched: Touched) -> None:
+        self._retrievers, self._items, self._touched = retrievers, items, touched
 
     def generate(self, requests: Requests, contexts: Sequence[RequestContext]) -> Candidates:
         """Return the candidates of each request, without deleted items.
@@ -92,7 +94,7 @@ class CandidateGenerator:
 
     def _exclusion(self, requests: Requests, wanted: Sequence[tuple[int, RecommendRequest]]) -> Exclusion:
         """Items that each request excludes, and those that its user has seen unless `repeat` is set."""
-        seen, start = self._seen.of(requests.user)
+        seen, start = self._touched(requests.user)
         parts = []
         for n, request in wanted:
             parts.append(hash_ids(request.exclude))

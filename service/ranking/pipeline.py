@@ -123,7 +123,7 @@ class Pipeline(Stateful):
         self.observes = any(type(learner).observe is not Learner.observe for _, learner in self.learners())
         self._evidence = EvidenceCollector(retrievers, seen, lambda name: self._skip(name, []))
         self._choosers = [(name, reranker) for name, reranker in rerankers.items() if reranker.needs_evidence]
-        self._candidate_generator = CandidateGenerator(retrievers, items, seen)
+        self._candidate_generator = CandidateGenerator(retrievers, items, seen.of if retrievers else history.seen)
         self._response_builder = ResponseBuilder(featurizer, items, list(retrievers), ranker, rerankers, policy)
         self.version = 0
         self.as_of = 0.0
@@ -212,8 +212,10 @@ class Pipeline(Stateful):
         if batch.base is None or (rows is not None and not rows.size):
             return {}
         part = batch if rows is None else batch.take(rows)
-        columns = zip(self.retrievers.named, self.retrieval(part, []).T.copy(), strict=True)
-        predictions = {name: score for name, score in columns if not np.isnan(score).any()}
+        predictions: dict[str, Floats] = {}
+        if self.retrievers.named:
+            columns = zip(self.retrievers.named, self.retrieval(part, []).T.copy(), strict=True)
+            predictions = {name: score for name, score in columns if not np.isnan(score).any()}
         return predictions | self._rerank(part, [])
 
     def observe(self, batch: Batch) -> None:
@@ -245,11 +247,16 @@ class Pipeline(Stateful):
             feedback.kind[acted],
             feedback.reward[acted] > 0,
         )
+        if self.retrievers.named:
+            self._note_seen(feedback, acted)
+        self.version += 1
+
+    def _note_seen(self, feedback: Feedback, acted: Ids | slice) -> None:
+        """Add the items of these rows to what is not recommended again. Without retrievers, the history has to do."""
         if self._seen_kinds is not None:
             acted = np.arange(feedback.rows)[acted]
             acted = acted[np.isin(feedback.kind[acted], self._seen_kinds)]
         self.seen.add(feedback.user[feedback.request[acted]], feedback.item[acted])
-        self.version += 1
 
     @property
     def last_name(self) -> str:

@@ -25,7 +25,7 @@ class Model:
             self.forget(next(iter(self.lists)))
         blocks = self.lists.setdefault(user, [])
         self.lists.move_to_end(user)
-        if not item or any(item in block for block in blocks):
+        if not item or (blocks and item in blocks[-1]):
             return
         if not blocks or len(blocks[-1]) == BLOCK:
             given = self.ring[self.at]

@@ -9,7 +9,8 @@ import pytest
 
 from learners.base import Candidates, Exclusion, Policy, Ranker, Retriever, WeightDelta
 from learners.features import hash_id, hash_ids
-from learners.policy import Greedy, Ucb
+from learners.policies.greedy import Greedy
+from learners.policies.ucb import Ucb
 from service.config import Config
 from service.learning.feedback import FeedbackBuilder
 from service.process.runtime import build_pipeline
