@@ -17,9 +17,12 @@ from service.ranking.pipeline import Pipeline
 from service.ranking.requests import CANDIDATES
 from streams.batch import Feedback, Floats, Ids, Requests
 
-__all__ = ["Curve", "Evaluation", "Quality", "TopN"]
+__all__ = ["SERVED", "Curve", "Evaluation", "Quality", "TopN"]
 
 POINTS_PER_WINDOW = 5
+
+SERVED = "recommend"
+"""Name of what the service would recommend, beside the retrievers' own orders."""
 
 
 @dataclass(slots=True)
@@ -223,7 +226,7 @@ class Evaluation:
         batch = pipeline.featurizer.batch(requests, pairs[:, 0].copy(), pairs[:, 1].copy(), pipeline.users, pipeline.items)
         pipeline.score(batch)
         best = np.lexsort((-batch.score, batch.request))
-        self._gain.setdefault("recommend", []).append(_discounted_gains(batch.item[best], batch.request[best], target, self._k))
+        self._gain.setdefault(SERVED, []).append(_discounted_gains(batch.item[best], batch.request[best], target, self._k))
 
 
 def _impressions(chunk: Scored) -> Ids:

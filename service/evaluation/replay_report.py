@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from service.evaluation.progressive import Curve
+from service.evaluation.progressive import SERVED, Curve
 from service.evaluation.replay import Replay
 
 if TYPE_CHECKING:
@@ -20,35 +20,80 @@ if TYPE_CHECKING:
 __all__ = ["as_json", "finite", "remarks", "table", "write"]
 
 
+_LOWER_IS_BETTER = "log loss"
+
+
 def table(replays: Sequence[Replay], k: int) -> Table:
-    """Table of all replays: one row per learner and configuration."""
+    """Table of all replays: one row per learner and configuration, what is served first. The best of each column is bold."""
+    rows = [(one, name) for one in replays for name in _learners(one)]
+    columns = _columns(rows, k)
     shown = Table(title="Progressive validation: every row is predicted when it is ranked, before its outcome is learned")
     shown.add_column("config")
     shown.add_column("learner")
-    with_lists = any(one.top_n for one in replays)
-    lists = (f"hit rate@{k}", f"NDCG@{k}") if with_lists else ()
-    with_gain = any(not math.isnan(quality.gain) for one in replays for quality in one.quality.values())
-    gains = ("gain",) if with_gain else ()
-    with_impressions = any(not math.isnan(quality.impression_auc) for one in replays for quality in one.quality.values())
-    of_impressions = ("impression AUC",) if with_impressions else ()
-    for name in ("AUC", "gAUC", *of_impressions, "log loss", *gains, *lists, "rows/s"):
+    for name in (*columns, "rows/s"):
         shown.add_column(name, justify="right")
-    for one in replays:
-        for learner in dict.fromkeys([*one.quality, *one.top_n]):
-            quality, top = one.quality.get(learner), one.top_n.get(learner)
-            names = ("auc", "gauc", "impression_auc", "log_loss") if with_impressions else ("auc", "gauc", "log_loss")
-            cells = [_text(math.nan if quality is None else getattr(quality, name)) for name in names]
-            if with_gain:
-                cells.append("" if quality is None or math.isnan(quality.gain) else f"{quality.gain:.4f} ±{quality.margin:.4f}")
-            if with_lists:
-                cells += map(_text, [math.nan] * 2 if top is None else [top.hit_rate, top.ndcg])
-            rate = f"{one.rows / one.seconds:,.0f}" if one.seconds else ""
-            shown.add_row(one.name, learner, *cells, rate)
+    cells = [_marked(name, values) for name, values in columns.items()]
+    for n, (one, name) in enumerate(rows):
+        rate = f"{one.rows / one.seconds:,.0f}" if one.seconds else ""
+        shown.add_row(one.name, name, *(column[n] for column in cells), rate)
     return shown
+
+
+def _learners(one: Replay) -> list[str]:
+    """Rows of a replay: what is served, then the learners."""
+    names = dict.fromkeys([*one.quality, *one.top_n])
+    return sorted(names, key=lambda name: name != SERVED)
+
+
+def _columns(rows: Sequence[tuple[Replay, str]], k: int) -> dict[str, list[tuple[float, float]]]:
+    """Value and margin of each row in each column; columns without any value are left out."""
+    nothing = math.nan
+
+    def of_quality(field: str, margin: str = "") -> list[tuple[float, float]]:
+        found = [one.quality.get(name) for one, name in rows]
+        return [
+            (nothing, nothing) if one is None else (getattr(one, field), getattr(one, margin) if margin else nothing)
+            for one in found
+        ]
+
+    def of_lists(field: str) -> list[tuple[float, float]]:
+        found = [one.top_n.get(name) for one, name in rows]
+        return [(nothing if one is None else getattr(one, field), nothing) for one in found]
+
+    columns = {
+        f"hit rate@{k}": of_lists("hit_rate"),
+        f"NDCG@{k}": of_lists("ndcg"),
+        "AUC": of_quality("auc"),
+        "gAUC": of_quality("gauc"),
+        "impression AUC": of_quality("impression_auc"),
+        _LOWER_IS_BETTER: of_quality("log_loss"),
+        "gain": of_quality("gain", "margin"),
+    }
+    always = {"AUC", "gAUC", _LOWER_IS_BETTER}
+    return {
+        name: values for name, values in columns.items() if name in always or any(not math.isnan(value) for value, _ in values)
+    }
+
+
+def _marked(name: str, values: Sequence[tuple[float, float]]) -> list[str]:
+    """Cells of a column; the best is bold where there is more than one."""
+    known = [value for value, _ in values if not math.isnan(value)]
+    best = (min(known) if name == _LOWER_IS_BETTER else max(known)) if len(known) > 1 else math.nan
+    texts = [_text(value) + ("" if math.isnan(margin) else f" ±{margin:.4f}") for value, margin in values]
+    return [f"[bold]{text}[/bold]" if value == best else text for text, (value, _) in zip(texts, values, strict=True)]
 
 
 def remarks(one: Replay) -> Iterator[str]:
     """Yield remarks that help to interpret the metrics of a replay."""
+    parts = {name: top for name, top in one.top_n.items() if name != SERVED}
+    served = one.top_n.get(SERVED)
+    if served is not None and parts:
+        best = max(parts, key=lambda name: parts[name].hit_rate)
+        if served.hit_rate < parts[best].hit_rate:
+            yield (
+                f"{one.name}: the served ranking ({SERVED}) has a hit rate of {served.hit_rate:.4f}, below {best} alone with "
+                f"{parts[best].hit_rate:.4f}; add [rerankers.mixture], which learns to order what all retrievers find"
+            )
     if one.open_rows:
         yield (
             f"{one.name}: the last {one.open_rows:,} rows are in batches or windows that the log does not close; they "

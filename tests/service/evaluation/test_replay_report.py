@@ -1,0 +1,61 @@
+"""The table of a replay shows first what a visitor gets, and says when a part of it would do better alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.console import Console
+
+from service.evaluation.progressive import Curve, Quality, TopN
+from service.evaluation.replay import Replay
+from service.evaluation.replay_report import remarks, table
+
+
+def quality(auc: float, log_loss: float) -> Quality:
+    none = math.nan
+    numbers: dict[str, Any] = {"gauc": auc, "impression_auc": none, "gain": none, "margin": none}
+    return Quality(rows=9, auc=auc, log_loss=log_loss, auc_curve=Curve(), log_loss_curve=Curve(), **numbers)
+
+
+def top(hit_rate: float) -> TopN:
+    return TopN(tests=9, hit_rate=hit_rate, ndcg=hit_rate / 2, hit_rate_curve=Curve(), ndcg_curve=Curve())
+
+
+def replay(served: float, part: float) -> Replay:
+    return Replay(
+        name="shop",
+        rows=9,
+        open_rows=0,
+        recomputed=0,
+        seconds=1.0,
+        cpu_seconds=1.0,
+        quality={"item_knn": quality(0.7, math.nan), "fm": quality(0.8, 0.4), "bias": quality(0.6, 0.3)},
+        top_n={"item_knn": top(part), "recommend": top(served)},
+        dead={},
+        digest="",
+        memory_bytes={},
+    )
+
+
+def rows_of(one: Replay) -> list[list[str]]:
+    shown = table([one], 10)
+    cells = [list(column.cells) for column in shown.columns]
+    return [[str(column.header) for column in shown.columns], *map(list, zip(*cells, strict=True))]  # type: ignore[list-item]
+
+
+def test_what_is_served_comes_first_and_the_best_is_bold() -> None:
+    header, *rows = rows_of(replay(served=0.2, part=0.3))
+    assert header == ["config", "learner", "hit rate@10", "NDCG@10", "AUC", "gAUC", "log loss", "rows/s"]
+    assert [row[1] for row in rows] == ["recommend", "item_knn", "fm", "bias"]
+    assert rows[0][2:4] == ["0.2000", "0.1000"]
+    assert rows[1][2:4] == ["[bold]0.3000[/bold]", "[bold]0.1500[/bold]"]
+    assert rows[2][4] == "[bold]0.8000[/bold]" and rows[2][6] == "0.4000"
+    assert rows[3][6] == "[bold]0.3000[/bold]", "of losses the smallest"
+    Console(record=True).print(table([replay(0.2, 0.3)], 10))
+
+
+def test_it_says_when_a_part_alone_would_do_better() -> None:
+    (remark,) = remarks(replay(served=0.2, part=0.3))
+    assert "0.2000, below item_knn alone with 0.3000" in remark and "[rerankers.mixture]" in remark
+    assert list(remarks(replay(served=0.3, part=0.3))) == []
