@@ -21,6 +21,7 @@ from benchmarks import (
     memory_read,
     replay_speed,
     serve_open_loop,
+    served_list,
     shipped_bytes,
     stream,
 )
@@ -207,3 +208,12 @@ def test_what_is_shipped_is_counted_by_store(capsys: pytest.CaptureFixture[str])
     for parts in metrics.values():
         total = parts.pop(shipped_bytes.TOTAL)
         assert 0.8 * total < sum(parts.values()) < total, "the stores, and what says which they are"
+
+
+def test_served_lists_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "".join(f"{n % 23}\t{n * 7 % 40}\t{3 + n % 3}\t{1_000_000 + 60 * n}\n" for n in range(400))
+    (tmp_path / "u.data").write_text(rows)
+    metrics = metrics_of(served_list.main, f"{tmp_path / 'u.data'} --loaded 340 --asked 60 --by trending", capsys)
+    assert metrics.keys() == {"served", "trending"}
+    assert 0 < metrics["served"]["tests"] == metrics["trending"]["tests"] <= 60
+    assert all(0 <= order["ndcg"] <= order["hit_rate"] <= 1 for order in metrics.values())
