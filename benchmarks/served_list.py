@@ -1,7 +1,7 @@
 """Hit rate of the list that a visitor gets over HTTP, and whether it holds items that were touched before.
 
 The first ratings of a file in MovieLens' form are posted. Each further one is then preceded by a request for ten items for its
-user. It is a test if it is at least `--at-least` and the user has not rated the film before: is the film in the list, and where?
+user. It is a test if it is at least `--at-least` and the user has not rated the film before: is the film in the list?
 Lists of single retrievers (``by``) can be requested in the same moment.
 """
 

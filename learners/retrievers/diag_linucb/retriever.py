@@ -36,12 +36,8 @@ __all__ = ["DiagLinUcb"]
 
 _Values = npt.NDArray[np.float64]
 
-_EPOCHS = 16
-"""Number of recent epochs whose contexts are valid. Feedback on older impressions counts for the user's current clusters."""
-
-_SIMILARITIES_PER_CALL = 1 << 20
-"""Similarities computed per call of `learn` while the graph is rebuilt. They take about 10 ms."""
-
+_EPOCHS = 16  # recent ones whose contexts are valid; feedback on older impressions counts for the user's current clusters
+_SIMILARITIES_PER_CALL = 1 << 20  # of `learn`, while the graph is rebuilt; they take about 10 ms
 _MAX_HALF_LIVES = 512.0  # after the reference time; then sums are rescaled, because float64 overflows at 1024
 _OUTLIERS_TO_FOLLOW = 20  # successive rows more than _MAX_HALF_LIVES from the latest time until the clock follows them
 _REFERENCE, _LATEST, _OUTLIERS = 0, 1, 2
