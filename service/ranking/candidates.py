@@ -10,6 +10,7 @@ import numpy as np
 from learners.base import Candidates, Exclusion, Retriever
 from learners.features import hash_ids
 from memory.keyed.catalog import Catalog
+from service.ranking.pending import PendingTouches
 from service.ranking.requests import RankRequest, RecommendRequest
 from streams.batch import Floats, Ids, Requests
 
@@ -37,12 +38,14 @@ class CandidateGenerator:
     ----------
     retrievers : mapping of name to Retriever
     items : Catalog
+    pending : PendingTouches
+        What users have touched in this moment.
     touched : callable
         Items that users (B,) have touched: items (M,) and start (B + 1,), as `memory.keyed.seen_items.SeenItems.of`.
     """
 
-    def __init__(self, retrievers: Mapping[str, Retriever], items: Catalog, touched: Touched) -> None:
-        self._retrievers, self._items, self._touched = retrievers, items, touched
+    def __init__(self, retrievers: Mapping[str, Retriever], items: Catalog, pending: PendingTouches, touched: Touched) -> None:
+        self._retrievers, self._items, self._pending, self._touched = retrievers, items, pending, touched
 
     def generate(self, requests: Requests, contexts: Sequence[RequestContext]) -> Candidates:
         """Return the candidates of each request, without deleted items.
@@ -99,7 +102,8 @@ class CandidateGenerator:
         for n, request in wanted:
             parts.append(hash_ids(request.exclude))
             if not request.repeat:
-                parts[-1] = np.append(parts[-1], seen[start[n] : start[n + 1]])
+                now = self._pending.of(int(requests.user[n]))
+                parts[-1] = np.concatenate((parts[-1], seen[start[n] : start[n + 1]], now))
         return Exclusion(np.concatenate(parts), np.cumsum([0, *(part.size for part in parts)]))
 
     def _fill_up(self, request: RecommendRequest, found: _Found, exclude: Ids) -> _Found:

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Generic, TypeGuard, TypeVar
+from typing import TypeGuard
 
 import numpy as np
 
@@ -21,16 +21,15 @@ from memory.stateful import Stateful
 from service.ranking.candidates import CandidateGenerator, RequestContext
 from service.ranking.evidence import EvidenceCollector
 from service.ranking.isolation import Isolation
+from service.ranking.pending import PendingTouches
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
 from service.ranking.responses import ResponseBuilder
+from service.ranking.stages import Stages
 from service.ranking.uncertainty import fill_uncertainty
 from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, UserUpdate
 
-__all__ = ["Pipeline", "Refused", "Stages"]
-
-
-_Stage = TypeVar("_Stage", bound=Stateful)
+__all__ = ["Pipeline", "Refused"]
 
 
 class Refused(ValueError):
@@ -39,21 +38,6 @@ class Refused(ValueError):
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
         self.field = field
-
-
-class Stages(Stateful, Generic[_Stage]):
-    """Learners of one role by name, in config order."""
-
-    def __init__(self, named: Mapping[str, _Stage]) -> None:
-        self.named = dict(named)
-
-    def children(self) -> Iterator[tuple[str, Stateful]]:
-        """The learners. A dot in a name (of a module) would separate two levels, so it becomes a slash."""
-        for name, stage in self.named.items():
-            yield name.replace(".", "/"), stage
-
-    def __iter__(self) -> Iterator[tuple[str, _Stage]]:
-        return iter(self.named.items())
 
 
 class Pipeline(Stateful):
@@ -68,9 +52,8 @@ class Pipeline(Stateful):
         Their widths are the featurizer's numbers of user and item columns.
     history : History
     seen : SeenItems
-        What is not recommended to a user again.
     seen_kinds : sequence of str or None
-        Kinds of interactions that put an item there; None: all.
+        Kinds of interactions that put an item among those seen; None: all.
     retrievers : mapping of name to Retriever
     ranker : (str, Ranker)
     adapters : mapping of name to Adapter
@@ -81,6 +64,8 @@ class Pipeline(Stateful):
 
     Attributes
     ----------
+    pending : PendingTouches
+        Interactions that this process accepted in the last seconds; not part of the state.
     contexts : Moments
         Mean and variance that standardise the numbers of request contexts.
     version : int
@@ -121,9 +106,11 @@ class Pipeline(Stateful):
         self.policy_name, self.policy = policy
         self.recent = recent
         self.observes = any(type(learner).observe is not Learner.observe for _, learner in self.learners())
+        self.pending = PendingTouches(seen_kinds)
         self._evidence = EvidenceCollector(retrievers, seen, lambda name: self._skip(name, []))
         self._choosers = [(name, reranker) for name, reranker in rerankers.items() if reranker.needs_evidence]
-        self._candidate_generator = CandidateGenerator(retrievers, items, seen.of if retrievers else history.seen)
+        touched = seen.of if retrievers else history.seen
+        self._candidate_generator = CandidateGenerator(retrievers, items, self.pending, touched)
         self._response_builder = ResponseBuilder(featurizer, items, list(retrievers), ranker, rerankers, policy)
         self.version = 0
         self.as_of = 0.0

@@ -159,11 +159,14 @@ class EventRoutes:
         raws: Sequence[bytes | msgspec.Raw] = [body] if single else self._elements(body)
         now = time.time()
         good: list[Entry] = []
+        accepted: list[Event] = []
         bad: list[tuple[BadEvent, bytes]] = []
         results = []
         for n, raw in enumerate(raws, 1):
             try:
-                good.append(entry(self._checked(bytes(raw), now)))
+                event = self._checked(bytes(raw), now)
+                good.append(entry(event))
+                accepted.append(event)
                 results.append(_ACCEPTED)
             except BadEvent as error:
                 if single and error.kind == "not_json":
@@ -176,6 +179,7 @@ class EventRoutes:
             self._post(good)
         elif good:
             await self._append(good)
+        self._runtime.pipeline.pending.add(accepted)
         if bad:
             await asyncio.to_thread(self._keep_letters, bad)
         status = 202 if not bad else 207 if good else 422
@@ -206,6 +210,7 @@ class EventRoutes:
     async def forget(self, request: Request) -> Response:
         """Delete all data of a user. The body is ignored, but must be declared as JSON like any other."""
         await self._handler.body(request)
+        self._runtime.pipeline.pending.forget(request.path_params["id"])
         return await self._change(Forget(user=request.path_params["id"]))
 
     def _elements(self, body: bytes) -> list[msgspec.Raw]:

@@ -18,8 +18,9 @@ from service.evaluation.counterfactual import Counterfactual, EmpiricalPolicy, P
 from service.evaluation.estimators import Decisions
 from service.learning.feedback import FeedbackBuilder
 from service.process.runtime import build_pipeline
-from service.ranking.pipeline import Pipeline, Stages
+from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RankRequest, RecommendRequest
+from service.ranking.stages import Stages
 from streams.batch import Batch, Floats
 from streams.events import Impression
 from streams.joined import Outcome, TrackedImpression

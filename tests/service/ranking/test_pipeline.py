@@ -13,9 +13,10 @@ from memory.stateful import digest
 from service.config import Config, ConfigError
 from service.learning.feedback import FeedbackBuilder
 from service.process.runtime import build_pipeline
-from service.ranking.pipeline import Pipeline, Refused, Stages
+from service.ranking.pipeline import Pipeline, Refused
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
 from service.ranking.signing import Signer
+from service.ranking.stages import Stages
 from streams.batch import Batch, Floats, unpack_rows
 from streams.codec import decode
 from streams.events import Forget, Impression, ItemUpdate, UserUpdate
