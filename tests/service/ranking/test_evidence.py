@@ -22,7 +22,7 @@ from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RecommendRequest
 from streams.batch import Batch, Feedback, Floats, Requests
 from streams.events import ItemUpdate
-from streams.joined import Joined, Row
+from streams.joined import JoinedBatch, Outcome
 
 ITEMS = [f"i{n}" for n in range(8)]
 KEYS = {item: hash_id(item) for item in ITEMS}
@@ -101,12 +101,12 @@ def pipeline_of(config: Config, chooser: Chooser, **retrievers: Retriever) -> Pi
     return pipeline
 
 
-def click(user: str, item: str, value: float = 1.0, *, correction: bool = False) -> Row:
-    return Row(user=user, item=item, kind="click", value=value, timestamp=1e9, correction=correction)
+def click(user: str, item: str, value: float = 1.0, *, correction: bool = False) -> Outcome:
+    return Outcome(user=user, item=item, kind="click", value=value, timestamp=1e9, correction=correction)
 
 
-def fold(pipeline: Pipeline, config: Config, *rows: Row) -> None:
-    Fold(pipeline, FeedbackBuilder(pipeline, config.reward)).joined(Joined([], list(rows), []))
+def fold(pipeline: Pipeline, config: Config, *rows: Outcome) -> None:
+    Fold(pipeline, FeedbackBuilder(pipeline, config.reward)).joined(JoinedBatch([], list(rows), []))
 
 
 @pytest.fixture
