@@ -23,7 +23,7 @@ from learners.registry import register
 from learners.schema import Schema
 from memory.arrays import Arrays
 from memory.jit import njit
-from streams.batch import Batch, Floats, Ids
+from streams.batch import Batch, Bools, Floats, Ids
 
 __all__ = ["Mixture"]
 
@@ -139,11 +139,16 @@ class Mixture(Reranker):
             self.clock.mark()
 
     def rerank(self, batch: Batch) -> Floats:
-        """The batch's scores, (N,) float32, those of each request dealt out in the mixture's order; without evidence a copy."""
+        """The batch's scores, (N,) float32, those of each request dealt out in the mixture's order.
+
+        A request without evidence (none at all, or NaN in the whole of its first row) keeps its scores.
+        """
         dealt = batch.score.copy()
         if batch.evidence is not None and batch.rows:
-            evidence = self._checked(batch.evidence)
-            _deal(evidence, _starts(batch), self._activity(batch), self._by_activity, self.mixture["theta"], batch.score, dealt)
+            evidence, start = self._checked(batch.evidence), _starts(batch)
+            described: Bools = np.isfinite(batch.evidence).any(axis=1)
+            theta = self.mixture["theta"]
+            _deal(evidence, start, described, self._activity(batch), self._by_activity, theta, batch.score, dealt)
         return dealt
 
     def metrics(self) -> Mapping[str, float]:
@@ -187,13 +192,20 @@ _Settings = tuple[float, float, int, float, float]
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _deal(
-    evidence: Floats, start: Ids, activity: Values, by_activity: Ids, theta: Values, score: Floats, dealt: Floats
+    evidence: Floats,
+    start: Ids,
+    described: Bools,
+    activity: Values,
+    by_activity: Ids,
+    theta: Values,
+    score: Floats,
+    dealt: Floats,
 ) -> None:
     """Deal the scores of each request out in the order of the mixture's values."""
     weights = np.empty(evidence.shape[1])
     for b in range(activity.size):
         first, stop = start[b], start[b + 1]
-        if stop - first < 2:
+        if stop - first < 2 or not described[first]:
             continue
         negated = np.empty(stop - first)
         _values(evidence, first, stop, activity[b], by_activity, theta, weights, negated)

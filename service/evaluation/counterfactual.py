@@ -235,7 +235,8 @@ class Counterfactual:
         retrievers = pipeline.retrievers.named.values()
         if any(retriever.knows_uncertainty for retriever in retrievers):
             batch.uncertainty = largest_uncertainty(retrievers, batch)
-        pipeline.score(batch)
+        # What the log calls candidates is taken as retrieved: the evaluated policy orders them as it would order its own.
+        pipeline.score(batch, np.ones(batch.user.size, np.bool_))
         assert batch.base is not None, "filled in by the pipeline"
         return batch.score, batch.base, batch.uncertainty
 

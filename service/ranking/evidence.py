@@ -11,7 +11,7 @@ from learners.base import Choices, Exclusion, Retriever
 from learners.schema import EvidenceColumn
 from memory.keyed.seen_items import SeenItems
 from service.ranking.requests import CANDIDATES
-from streams.batch import Batch, Feedback, Requests
+from streams.batch import Batch, Bools, Feedback, Floats, Requests
 
 __all__ = ["EvidenceCollector", "evidence_columns"]
 
@@ -41,10 +41,24 @@ class EvidenceCollector:
     def __init__(self, retrievers: Mapping[str, Retriever], seen: SeenItems, failed: Callable[[str], None]) -> None:
         self._retrievers, self._seen, self._failed = retrievers, seen, failed
 
-    def fill(self, batch: Batch) -> None:
-        """Fill ``batch.evidence``, (N, E) float32, unless it is there; NaN in the columns of a retriever that failed."""
-        if batch.evidence is not None:
-            return
+    def fill(self, batch: Batch, requests: Bools) -> None:
+        """Fill ``batch.evidence``, (N, E) float32: NaN for other requests, and in the columns of a retriever that failed.
+
+        Parameters
+        ----------
+        batch : Batch
+        requests : (B,) bool
+            Requests whose rows are to be described. Where there are none, ``evidence`` stays None.
+        """
+        rows = np.flatnonzero(requests[batch.request])
+        if rows.size == batch.rows:
+            batch.evidence = self._described(batch)
+        elif rows.size:
+            part = self._described(batch.take(rows))
+            batch.evidence = np.full((batch.rows, part.shape[1]), np.nan, np.float32)
+            batch.evidence[rows] = part
+
+    def _described(self, batch: Batch) -> Floats:
         parts = []
         for name, retriever in self._retrievers.items():
             width = len(retriever.evidence_columns)
@@ -56,7 +70,7 @@ class EvidenceCollector:
                 self._failed(name)
                 part = np.full((batch.rows, width), np.nan, np.float32)
             parts.append(part)
-        batch.evidence = np.concatenate(parts, axis=1, dtype=np.float32) if parts else np.empty((batch.rows, 0), np.float32)
+        return np.concatenate(parts, axis=1, dtype=np.float32) if parts else np.empty((batch.rows, 0), np.float32)
 
     def choices(self, feedback: Feedback) -> Choices | None:
         """What users chose of all that the retrievers have for them as of now; None where nothing was chosen.
@@ -75,7 +89,7 @@ class EvidenceCollector:
             return None
         rows, target = rows[new], target[new]
         batch = self._candidates(Requests(**feedback.columns(feedback.request[rows])))
-        self.fill(batch)
+        batch.evidence = self._described(batch)
         chosen = np.full(rows.size, -1)
         hit = np.flatnonzero(batch.item == target[batch.request])
         chosen[batch.request[hit]] = hit

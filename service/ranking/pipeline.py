@@ -26,7 +26,7 @@ from service.ranking.requests import RankingResponse, RankRequest, RecommendRequ
 from service.ranking.responses import ResponseBuilder
 from service.ranking.stages import Stages
 from service.ranking.uncertainty import fill_uncertainty
-from streams.batch import Batch, Feedback, Floats, Ids, Requests, Times
+from streams.batch import Batch, Bools, Feedback, Floats, Ids, Requests, Times
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, UserUpdate
 
 __all__ = ["Pipeline", "Refused"]
@@ -140,7 +140,8 @@ class Pipeline(Stateful):
         candidates = self._candidate_generator.generate(columns, contexts)
         batch = self.featurizer.batch(columns, candidates.request, candidates.item, self.users, self.items)
         batch.uncertainty = candidates.uncertainty
-        skipped = self.score(batch)
+        retrieved = np.array([isinstance(one.request, RecommendRequest) for one in contexts], np.bool_)
+        skipped = self.score(batch, retrieved)
         if any(request.by is not None or request.explain for request in requests):
             self.retrieval(batch, skipped)
         by = [request.by for request in requests]
@@ -150,10 +151,19 @@ class Pipeline(Stateful):
             for n, context in enumerate(contexts)
         ]
 
-    def score(self, batch: Batch) -> list[str]:
-        """Adapt, rank and rerank: fill ``batch.score``, ``base`` and ``hidden``. Return the names of skipped stages."""
+    def score(self, batch: Batch, retrieved: Bools) -> list[str]:
+        """Adapt, rank and rerank: fill ``batch.score``, ``base`` and ``hidden``. Return the names of skipped stages.
+
+        Parameters
+        ----------
+        batch : Batch
+        retrieved : (B,) bool
+            Requests whose rows the retrievers found. Only these get ``evidence``: given items are the ranker's to order.
+        """
         skipped: list[str] = []
         self._rank(batch, skipped)
+        if self._choosers:
+            self._evidence.fill(batch, retrieved)
         self._rerank(batch, skipped)
         return skipped
 
@@ -362,8 +372,6 @@ class Pipeline(Stateful):
     def _rerank(self, batch: Batch, skipped: list[str]) -> dict[str, Floats]:
         """Let rerankers replace the ranker's ``score``; return the scores of the ranker and of each reranker by name."""
         predictions = {self.ranker_name: batch.score.copy()}
-        if self._choosers and batch.rows > np.unique(batch.request).size:
-            self._evidence.fill(batch)
         for name, reranker in self.rerankers:
             try:
                 score = reranker.rerank(batch)

@@ -237,3 +237,9 @@ def test_columns_that_do_not_fit_are_refused():
 @pytest.mark.parametrize("keywords", [{"keep": 1.0}, {"rescue": 0.0, "head": 2}, {"prior_strength": 0.1, "keep": 0.9}])
 def test_other_settings_pass_the_contract(keywords):
     check_learner(lambda: Mixture(**keywords))
+
+
+def test_a_request_without_evidence_keeps_its_scores():
+    made = mixture()
+    given = batch([2, 3], [[np.nan] * 3] * 2 + [[0, 0, 0], [2, 0, 0], [1, 0, 0]], score=[0.3, 0.9, 0.5, 0.4, 0.2])
+    assert made.rerank(given).tolist() == pytest.approx([0.3, 0.9, 0.2, 0.5, 0.4])

@@ -17,9 +17,9 @@ from service.config import Config
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
 from service.process.runtime import build_pipeline
-from service.ranking.evidence import EvidenceCollector, evidence_columns
+from service.ranking.evidence import evidence_columns
 from service.ranking.pipeline import Pipeline
-from service.ranking.requests import RecommendRequest
+from service.ranking.requests import RankRequest, RecommendRequest
 from streams.batch import Batch, Feedback, Floats, Requests
 from streams.events import ItemUpdate
 from streams.joined import JoinedBatch, Outcome
@@ -152,22 +152,17 @@ def test_a_retriever_that_fails_leaves_its_columns_empty(config: Config, chooser
     assert pipeline.skipped["a"] == 1
 
 
-def test_evidence_is_collected_once() -> None:
-    retriever = Listing("i3")
-    collector = EvidenceCollector({"a": retriever}, SeenItems(5, 40, 8), lambda name: None)
-    nothing = np.empty((1, 0))
-    batch = Batch(
-        user=np.array([1]),
-        timestamp=np.array([0.0]),
-        history=np.zeros((1, 5), np.int64),
-        context=np.zeros((1, 0), np.int64),
-        context_values=np.zeros((1, 0), np.float32),
-        item=np.array([KEYS["i3"]]),
-        request=np.array([0]),
-        features=nothing.astype(np.int64),
-        values=nothing.astype(np.float32),
-    )
-    collector.fill(batch)
-    first = batch.evidence
-    collector.fill(batch)
-    assert batch.evidence is first
+def test_given_items_are_the_rankers_to_order(config: Config) -> None:
+    asked: list[Floats | None] = []
+
+    class Listening(Chooser):
+        def rerank(self, batch: Batch) -> Floats:
+            asked.append(batch.evidence)
+            return batch.score.copy()
+
+    pipeline = pipeline_of(config, Listening(), a=Listing("i3", "i4"))
+    pipeline.rank([RankRequest(user="u", items=["i3", "i5"])])
+    assert asked.pop() is None
+    pipeline.rank([RankRequest(user="u", items=["i3", "i5"]), RecommendRequest(user="u", n=2, candidates=2)])
+    evidence = asked.pop()
+    assert evidence is not None and np.isnan(evidence[:2]).all() and evidence[2:, 0].tolist() == [1.0, 1.0]
