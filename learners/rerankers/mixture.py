@@ -146,7 +146,7 @@ class Mixture(Reranker):
         dealt = batch.score.copy()
         if batch.evidence is not None and batch.rows:
             evidence, start = self._checked(batch.evidence), _starts(batch)
-            described: Bools = np.isfinite(batch.evidence).any(axis=1)
+            described: Bools = np.logical_or.reduce(np.isfinite(batch.evidence), axis=1)
             theta = self.mixture["theta"]
             _deal(evidence, start, described, self._activity(batch), self._by_activity, theta, batch.score, dealt)
         return dealt
