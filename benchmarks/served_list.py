@@ -83,6 +83,8 @@ def _measured(address: str, ratings: list[Rating], options: Namespace) -> dict[s
             _post(client, "/v1/events", [_event(row, start + n) for n, row in enumerate(rows)])
             for user, item, *_ in rows:
                 touched.setdefault(user, set()).add(item)
+            if start % (20 * TOGETHER) == 0:
+                service.settle(address)
         service.settle(address)
         for n, row in enumerate(ratings[options.loaded : options.loaded + options.asked]):
             user, item, value, _ = row
