@@ -258,7 +258,7 @@ def _gain(j: int, row: int, way: int, age: int, state: _State) -> np.float32:
 def _retrieve(users: Ids, excluded: Ids, start: Ids, k: int, state: _State) -> tuple[Ids, Ids, Floats]:
     capacity = state.tag.size
     groups = state.pairs.tag.shape[0] // capacity
-    total, barred_for = np.zeros(capacity, np.float32), np.full(capacity, -1, np.int32)
+    total, excluded_for = np.zeros(capacity, np.float32), np.full(capacity, -1, np.int32)
     reached, scores = np.empty(capacity, np.int64), np.empty(capacity, np.float32)
     room = users.size * max(min(k, capacity), 0)
     slot, request, score = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.float32)
@@ -268,7 +268,7 @@ def _retrieve(users: Ids, excluded: Ids, start: Ids, k: int, state: _State) -> t
             continue
         for at in range(start[b], start[b + 1]):
             if excluded[at] >= 0:
-                barred_for[excluded[at]] = b
+                excluded_for[excluded[at]] = b
         found, age = 0, 0
         for t in state.touched[users[b]]:
             j = slot_of(t, state.tag, state.mask)
@@ -277,7 +277,7 @@ def _retrieve(users: Ids, excluded: Ids, start: Ids, k: int, state: _State) -> t
             for row in range(j * groups, (j + 1) * groups):
                 for way in range(WAYS):
                     c = slot_of(state.pairs.tag[row, way], state.tag, state.mask)
-                    if c < 0 or barred_for[c] == b:
+                    if c < 0 or excluded_for[c] == b:
                         continue
                     gain = _gain(j, row, way, age, state)
                     if total[c] == 0 and gain > 0:

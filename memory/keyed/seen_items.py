@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from memory.arrays import Arrays, Ids
+from memory.arrays import Arrays, Bools, Ids
 from memory.jit import njit
 from memory.keyed.key_index import KeyIndex
 from memory.stateful import Stateful
@@ -118,6 +118,11 @@ class SeenItems(Stateful):
         lists, blocks = self.lists, self.blocks
         return _of(self.index.find(user), lists["oldest"], lists["count"], blocks["item"], blocks["newer"], blocks["filled"])
 
+    def has(self, user: Ids, item: Ids) -> Bools:
+        """Whether each user has touched the item beside it: (N,) and (N,) int64 to (N,) bool."""
+        blocks = self.blocks
+        return _has(self.index.find(user), item, self.lists["oldest"], blocks["item"], blocks["newer"], blocks["filled"])
+
     def forget(self, users: Ids) -> None:
         """Erase what is known of `users` (N,)."""
         slots = self.index.delete(users)
@@ -199,3 +204,15 @@ def _of(slots: Ids, oldest: _Slots, count: _Slots, item: Ids, newer: _Slots, fil
                 at += 1
             block = newer[block]
     return found, start
+
+
+@njit(cache=True, nogil=True)
+def _has(slots: Ids, wanted: Ids, oldest: _Slots, item: Ids, newer: _Slots, filled: _Slots) -> Bools:
+    found = np.zeros(slots.size, np.bool_)
+    for row in range(slots.size):
+        block = oldest[slots[row]] if slots[row] >= 0 else NONE
+        while block != NONE and not found[row]:
+            for n in range(filled[block]):
+                found[row] |= item[block, n] == wanted[row]
+            block = newer[block]
+    return found

@@ -205,10 +205,8 @@ class Evaluation:
 
     def _measure_top_n(self, feedback: Feedback) -> None:
         user = feedback.user[feedback.request]
-        seen, start = self._pipeline.seen.of(user)
-        row, touched = np.repeat(np.arange(feedback.rows), np.diff(start)), np.zeros(feedback.rows, np.bool_)
-        touched[row[seen == feedback.item[row]]] = True
-        tests = np.flatnonzero((feedback.reward > 0) & ~touched)
+        tests = np.flatnonzero(feedback.reward > 0)
+        tests = tests[~self._pipeline.seen.has(user[tests], feedback.item[tests])]
         if tests.size:
             self._rank(feedback, tests, Exclusion(*self._pipeline.seen.of(user[tests])))
 

@@ -79,15 +79,10 @@ class EvidenceCollector:
         ranking showed says nothing about the items that it left out.
         """
         rows = np.flatnonzero((feedback.reward > 0) & (feedback.weight > 0) & ~feedback.correction)
+        rows = rows[~self._seen.has(feedback.user[feedback.request[rows]], feedback.item[rows])]
         if not rows.size:
             return None
-        seen, start = self._seen.of(feedback.user[feedback.request[rows]])
         target = feedback.item[rows]
-        touched = np.repeat(np.arange(rows.size), np.diff(start))[seen == np.repeat(target, np.diff(start))]
-        new = np.setdiff1d(np.arange(rows.size), touched)
-        if not new.size:
-            return None
-        rows, target = rows[new], target[new]
         batch = self._candidates(Requests(**feedback.columns(feedback.request[rows])))
         batch.evidence = self._described(batch)
         chosen = np.full(rows.size, -1)

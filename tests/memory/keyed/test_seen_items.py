@@ -69,6 +69,7 @@ def test_equals_lists(users: int, items: int, per_user: int) -> None:
         for u in asked.tolist():
             expected = [item for block in model.lists.get(u, []) for item in block]
             assert found[start[u] : start[u + 1]].tolist() == expected
+            assert seen.has(np.full(90, u), np.arange(90)).tolist() == [n in expected for n in range(90)]
         assert len(seen) == len(model.lists)
 
 
