@@ -105,6 +105,11 @@ class Joiner:
         return self._batch_rows - len(self._rows) - len(self._shown)
 
     @property
+    def open_impressions(self) -> int:
+        """Number of impressions whose window has not ended."""
+        return len(self._open)
+
+    @property
     def next(self) -> int:
         """Offset after the last record pushed."""
         return self._next

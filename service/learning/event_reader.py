@@ -105,6 +105,11 @@ class EventReader:
         return any(joiner.pending for joiner in self.joiners.values())
 
     @property
+    def open_impressions(self) -> int:
+        """Number of impressions whose window has not ended."""
+        return sum(joiner.open_impressions for joiner in self.joiners.values())
+
+    @property
     def counts(self) -> Counter[str]:
         """Counts of all joiners, summed."""
         return sum((joiner.counts for joiner in self.joiners.values()), self._closed_counts.copy())

@@ -258,6 +258,7 @@ class Trainer:
             "rewind": {str(partition): position.rewind for partition, position in positions.items()},
             "lag": self.lag(),
             "pending": self.reader.pending,
+            "open_impressions": self.reader.open_impressions,
             "epoch": self._epoch,
         }
 

@@ -80,13 +80,17 @@ def serving(config: Path, folder: Path, *role: str, port: int = 0) -> Iterator[P
 
 
 def settle(client: httpx.Client) -> dict[str, object]:
-    """Wait until everything in the log has been learned, ticks included; then the status with its digest."""
+    """Wait until everything in the log has been learned and all windows have ended; then the status with its digest.
+
+    A window that is still open makes the service append a tick later, after which the state is another one.
+    """
     until = time.monotonic() + DEADLINE
     before = None
     while time.monotonic() < until:
         status = client.get("/v1/status?digest=1").json()
         now = status["next"], status["digest"]
-        if status["lag"] == 0 and status["pending"] is False and now == before:
+        at_rest = status["lag"] == 0 and status["pending"] is False and status["open_impressions"] == 0
+        if at_rest and now == before:
             return status
         before = now
         time.sleep(0.1)

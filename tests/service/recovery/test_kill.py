@@ -23,7 +23,7 @@ from tests.worlds import SMALL, busy_world
 CONFIG = """
 [stream]
 url = "lmdb://{folder}"
-window = 20.0
+window = 2.0
 lateness = 20.0
 batch_rows = 16
 [rerankers.reloop2]

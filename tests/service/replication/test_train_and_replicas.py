@@ -21,7 +21,7 @@ from tests.worlds import SMALL, START, two_tribes
 CONFIG = """
 [stream]
 url = "{events}"
-window = 20.0
+window = 2.0
 lateness = 20.0
 batch_rows = 16
 [stream.options]
