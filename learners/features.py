@@ -19,7 +19,7 @@ from memory.jit import njit
 from memory.keyed.catalog import Catalog
 from memory.moments import Values as Moment
 from memory.moments import standardized
-from streams.batch import Batch, Floats, Ids, Requests
+from streams.batch import Floats, Ids, Requests
 
 __all__ = ["Featurizer", "Field", "Side", "hash_id", "hash_ids", "hash_kind"]
 
@@ -225,7 +225,9 @@ class Featurizer:
             at += field.columns
         return None
 
-    def rows(self, requests: Requests, request: Ids, item: Ids, users: Catalog, items: Catalog) -> tuple[Ids, Floats]:
+    def rows(
+        self, requests: Requests, request: Ids, item: Ids, users: Catalog, items: Catalog, *, room: int = 0
+    ) -> tuple[Ids, Floats]:
         """Assemble the feature rows of request-item pairs.
 
         Parameters
@@ -236,14 +238,17 @@ class Featurizer:
             The pairs: index of the request, hashed id of the item.
         users, items : Catalog
             Encoded attributes, and the moments that standardise their numbers. Unknown users and items have no attributes.
+        room : int
+            Columns of zeros behind the row's own, for the caller to fill.
 
         Returns
         -------
-        features : (N, F) int64
-        values : (N, F) float32
+        features : (N, F + room) int64
+        values : (N, F + room) float32
         """
-        features = np.empty((item.size, self.columns), np.int64)
-        values = np.empty((item.size, self.columns), np.float32)
+        features = np.empty((item.size, self.columns + room), np.int64)
+        values = np.empty((item.size, self.columns + room), np.float32)
+        features[:, self.columns :], values[:, self.columns :] = 0, 0.0
         _assemble(
             requests.user,
             request,
@@ -271,11 +276,6 @@ class Featurizer:
             return users.moments.known
         mean, variance = (np.concatenate(pair) for pair in zip(users.moments.known, items.moments.known, strict=True))
         return mean, variance
-
-    def batch(self, requests: Requests, request: Ids, item: Ids, users: Catalog, items: Catalog) -> Batch:
-        """Build the batch of request-item pairs with its feature rows; see `rows`."""
-        features, values = self.rows(requests, request, item, users, items)
-        return Batch(**requests.columns(), item=item, request=request, features=features, values=values)
 
 
 def _signed(number: int) -> int:

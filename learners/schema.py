@@ -18,15 +18,15 @@ class FeatureColumn:
     ----------
     name : str
         ``side.field``, or ``side.field * side.field`` for a cross. All columns of a ``tags`` field have the same name.
-    side : {"user", "item", "context", "cross"}
-        Source of the feature. The name of a cross contains its two sources.
+    side : {"user", "item", "context", "cross", "retrieval"}
+        Source of the feature. The name of a cross contains its two sources. ``retrieval`` is the score of a retriever.
     type : {"category", "number", "bucket", "tags", "cross"}
         As in `learners.features.Field`. The information is in the value for ``number``, whose key is constant, and in the key
         for all other types.
     """
 
     name: str
-    side: Side | Literal["cross"]
+    side: Side | Literal["cross", "retrieval"]
     type: Literal["category", "number", "bucket", "tags", "cross"]
 
 

@@ -114,6 +114,8 @@ class Batch(Requests):
         The ranker's own score, before any reranker.
     retrieval : (N, R) float32 or None
         Score that each retriever gives the row, in config order; NaN: the retriever failed. None: they were not asked.
+    dense : (N, D) float32 or None
+        Statistics and retrieval scores of the row, which are the last D columns of `values`, before they were standardised.
     evidence : (N, E) float32 or None
         What the retrievers know of the row, in the columns of ``Schema.evidence``; those of a retriever that failed are NaN.
         None: they were not asked.
@@ -129,6 +131,7 @@ class Batch(Requests):
     hidden: Floats | None = None
     base: Floats | None = None
     retrieval: Floats | None = None
+    dense: Floats | None = None
     evidence: Floats | None = None
 
     def __post_init__(self) -> None:
@@ -157,6 +160,7 @@ class Batch(Requests):
             hidden=None if self.hidden is None else self.hidden[rows],
             uncertainty=None if self.uncertainty is None else self.uncertainty[rows],
             retrieval=None if self.retrieval is None else self.retrieval[rows],
+            dense=None if self.dense is None else self.dense[rows],
             evidence=None if self.evidence is None else self.evidence[rows],
         )
 

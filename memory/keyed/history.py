@@ -13,7 +13,7 @@ from memory.jit import njit
 from memory.keyed.keyed_store import KeyedStore
 from memory.stateful import State
 
-__all__ = ["History"]
+__all__ = ["History", "add_earlier_rows"]
 
 Times = npt.NDArray[np.float64]
 Kinds = npt.NDArray[np.int32]
@@ -195,6 +195,28 @@ class History(KeyedStore):
         )
 
 
+def add_earlier_rows(
+    user: Ids,
+    item: Ids,
+    timestamp: Times,
+    kind: Kinds,
+    positive: Bools,
+    recent: tuple[Ids, Times, Kinds],
+) -> None:
+    """Put the positive rows of a micro-batch into the histories of later rows of the same user.
+
+    Without this, what a user did a moment ago is unknown to the rows that are learned together with it.
+
+    Parameters
+    ----------
+    user, item, timestamp, kind, positive : (N,)
+        Rows that are going to be added, in this order.
+    recent : (item (N, L), timestamp (N, L), kind (N, L))
+        What `History.recent` returns for `user`. Changed in place.
+    """
+    _add_earlier_rows(np.argsort(user, kind="stable"), user, item, timestamp, kind, positive, *recent)
+
+
 # Compiled part. Types: items int64, times float64, kinds int32 and positives bool, each (capacity, L); counts int64 (capacity,)
 # of interactions ever added. The next interaction is written to index count % L.
 
@@ -265,6 +287,31 @@ def _recent(
                 timestamp[row, found] = times[slot, at]
                 kind[row, found] = kinds[slot, at]
                 found += 1
+
+
+@njit(cache=True, nogil=True)
+def _add_earlier_rows(
+    order: Ids,
+    user: Ids,
+    item: Ids,
+    timestamp: Times,
+    kind: Kinds,
+    positive: Bools,
+    items: Ids,
+    times: Times,
+    kinds: Kinds,
+) -> None:
+    for n in range(1, order.size):
+        row, before = order[n], order[n - 1]
+        if user[row] != user[before] or user[row] == 0:
+            continue
+        shift = 1 if positive[before] and item[before] != 0 else 0
+        for at in range(items.shape[1] - 1, shift - 1, -1):
+            items[row, at] = items[before, at - shift]
+            times[row, at] = times[before, at - shift]
+            kinds[row, at] = kinds[before, at - shift]
+        if shift and items.shape[1]:
+            items[row, 0], times[row, 0], kinds[row, 0] = item[before], timestamp[before], kind[before]
 
 
 @njit(cache=True, nogil=True)

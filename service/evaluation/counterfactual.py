@@ -231,7 +231,7 @@ class Counterfactual:
             pipeline.featurizer.encode_context([one.context for one in impressions]),
         )
         request = np.repeat(np.arange(len(impressions)), sizes)
-        batch = pipeline.featurizer.batch(requests, request, item, pipeline.users, pipeline.items)
+        batch = pipeline.rows.batch(requests, request, item)
         retrievers = pipeline.retrievers.named.values()
         if any(retriever.knows_uncertainty for retriever in retrievers):
             batch.uncertainty = largest_uncertainty(retrievers, batch)

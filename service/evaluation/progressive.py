@@ -221,7 +221,7 @@ class Evaluation:
             found_item.append(found.item)
             found_request.append(found.request)
         pairs = np.unique(np.stack([np.concatenate(found_request), np.concatenate(found_item)], 1), axis=0)
-        batch = pipeline.featurizer.batch(requests, pairs[:, 0].copy(), pairs[:, 1].copy(), pipeline.users, pipeline.items)
+        batch = pipeline.rows.batch(requests, pairs[:, 0].copy(), pairs[:, 1].copy())
         pipeline.score(batch, np.ones(tests.size, np.bool_))
         best = np.lexsort((-batch.score, batch.request))
         self._gain.setdefault(SERVED, []).append(_discounted_gains(batch.item[best], batch.request[best], target, self._k))

@@ -8,6 +8,7 @@ import numpy as np
 
 from learners.base import Learner
 from learners.features import hash_ids, hash_kind
+from memory.keyed.history import add_earlier_rows
 from service.learning.recorded_columns import BlockReader
 from service.learning.rewards import Rewards
 from service.ranking.pipeline import Pipeline
@@ -22,9 +23,7 @@ from streams.batch import (
     Requests,
     Times,
     pack_history,
-    pack_rows,
     unpack_history,
-    unpack_rows,
 )
 from streams.block import Block
 from streams.joined import Outcome, Snapshot, TrackedImpression
@@ -90,6 +89,13 @@ class FeedbackBuilder:
         if incomplete:
             self._complete_snapshots(incomplete)
 
+    def note_shown(self, shown: Sequence[TrackedImpression]) -> None:
+        """Let the means of dense numbers follow the rows of impressions with a snapshot. Give each impression once."""
+        if self._pipeline.dense.columns:
+            for one in shown:
+                features, _, dense = self._rows_of_snapshot(one)
+                self._pipeline.rows.learn(features, np.array(dense))
+
     def from_shown(self, shown: Sequence[TrackedImpression]) -> Batch:
         """Return the rows of impressions whose outcome is not known yet, one request per impression.
 
@@ -111,8 +117,9 @@ class FeedbackBuilder:
         user, item = hash_ids(user_names), hash_ids(item_names)
         kind = np.array([hash_kind(row.kind) for row in rows], np.int32)
         self._add_to_catalogues(user, user_names, item, item_names, kind)
-        requests = self._requests(firsts, user)
-        features, values = self._features_of_rows(rows, firsts, starts, requests, request, item)
+        reward = np.array([self._rewards.of(row.kind, row.value) for row in rows], np.float32)
+        requests = self._requests(firsts, user, item[starts], kind[starts], reward[starts])
+        features, values = self._features_of_rows(rows, firsts, starts, requests, request, item, reward)
         propensity = [
             row.shown.impression.propensities[row.position] if row.shown and row.shown.impression.propensities else np.nan
             for row in rows
@@ -124,7 +131,7 @@ class FeedbackBuilder:
             position=np.array([row.position for row in rows], np.int64),
             features=features,
             values=values,
-            reward=np.array([self._rewards.of(row.kind, row.value) for row in rows], np.float32),
+            reward=reward,
             propensity=np.array(propensity, np.float32),
             weight=np.ones(len(rows), np.float32),
             kind=kind,
@@ -140,8 +147,9 @@ class FeedbackBuilder:
         pipeline.users.ensure(read.user, read.user_names)
         pipeline.items.ensure(read.item, read.item_names)
         requests = pipeline.requests(read.user, block.timestamp, read.context)
+        _add_earlier_rows(requests, read.item, read.kind, read.reward)
         request = np.arange(rows)
-        features, values = pipeline.featurizer.rows(requests, request, read.item, pipeline.users, pipeline.items)
+        features, values = self._learned_rows(requests, request, read.item, read.reward)
         return Feedback(
             **requests.columns(),
             item=read.item,
@@ -173,7 +181,7 @@ class FeedbackBuilder:
             assert one.snapshot is not None, "made by `add_snapshots`"
             if one.snapshot.trusted:
                 self._put_history(requests, slice(n, n + 1), [one.snapshot.history])
-        features, values = pipeline.featurizer.rows(requests, request, item, pipeline.users, pipeline.items)
+        batch = pipeline.rows.batch(requests, request, item)
         carried: dict[str, list[bytes]] = {}
         for name, learner in pipeline.learners():
             pipeline.isolation.run(name, "prepare its carried data for", _carry, carried, learner, requests)
@@ -184,7 +192,7 @@ class FeedbackBuilder:
             at = rows.stop
             history = pack_history(requests.history[n], requests.history_time[n], requests.history_kind[n])
             one.snapshot = Snapshot(
-                features=pack_rows(pipeline.featurizer.schema, features[rows], values[rows]),
+                features=pipeline.rows.pack(batch.take(np.arange(rows.start, rows.stop))),
                 history=known.history if known.trusted else history,
                 carried=known.carried if known.trusted else {name: packed[n] for name, packed in carried.items()},
                 trusted=known.trusted,
@@ -196,13 +204,14 @@ class FeedbackBuilder:
         self._put_snapshots(requests, np.arange(len(shown)), shown)
         return requests
 
-    def _requests(self, firsts: Sequence[Outcome], user: Ids) -> Requests:
+    def _requests(self, firsts: Sequence[Outcome], user: Ids, item: Ids, kind: Kinds, reward: Floats) -> Requests:
         """Requests of rows: as ranked for rows of an impression, from the current state for others."""
         timestamp = np.array([row.timestamp if row.shown is None else row.shown.timestamp for row in firsts], np.float64)
         pipeline, ranked = self._pipeline, np.array([row.shown is not None for row in firsts], np.bool_)
         unjoined = np.flatnonzero(~ranked)
         context = pipeline.featurizer.encode_context([row.context for row in firsts if row.shown is None])
         now = pipeline.requests(user[unjoined], timestamp[unjoined], context)
+        _add_earlier_rows(now, item[unjoined], kind[unjoined], reward[unjoined])
         if unjoined.size == len(firsts):
             return now
         requests = self._empty_requests(user, timestamp)
@@ -248,15 +257,15 @@ class FeedbackBuilder:
         requests: Requests,
         request: Ids,
         item: Ids,
+        reward: Floats,
     ) -> tuple[Ids, Floats]:
         """Feature rows: as ranked for rows of an impression, from the current state for others."""
-        pipeline = self._pipeline
-        columns = pipeline.featurizer.columns
+        columns = self._pipeline.rows.columns
         features, values = np.empty((len(rows), columns), np.int64), np.empty((len(rows), columns), np.float32)
         unjoined = np.array([n for n, row in enumerate(rows) if row.shown is None], np.int64)
         if unjoined.size:
             own = Requests(**requests.columns(request[unjoined]))
-            computed = pipeline.featurizer.rows(own, np.arange(unjoined.size), item[unjoined], pipeline.users, pipeline.items)
+            computed = self._learned_rows(own, np.arange(unjoined.size), item[unjoined], reward[unjoined])
             features[unjoined], values[unjoined] = computed
         for first, start, end in zip(firsts, starts, [*starts[1:], len(rows)], strict=True):
             if first.shown is not None:
@@ -265,26 +274,38 @@ class FeedbackBuilder:
                 features[start:end], values[start:end] = keys[positions], numbers[positions]
         return features, values
 
+    def _learned_rows(self, requests: Requests, request: Ids, item: Ids, reward: Floats) -> tuple[Ids, Floats]:
+        """Feature rows of interactions without an impression, which are learned together."""
+        rows = self._pipeline.rows.batch(requests, request, item, reward > 0)
+        self._pipeline.rows.learn(rows.features, rows.dense)
+        return rows.features, rows.values
+
     def _features_of(self, shown: Sequence[TrackedImpression]) -> tuple[Ids, Floats]:
         """Concatenated feature rows of impressions with a snapshot."""
-        parts = []
-        for one in shown:
-            part = None if one.snapshot is None else self._unpacked(one.snapshot.features, len(one.impression.items))
-            assert part is not None, "a snapshot has this pipeline's columns"
-            parts.append(part)
+        parts = [self._rows_of_snapshot(one) for one in shown]
         if len(parts) == 1:
-            return parts[0]
-        return np.concatenate([keys for keys, _ in parts]), np.concatenate([numbers for _, numbers in parts])
+            return parts[0][:2]
+        return np.concatenate([keys for keys, _, _ in parts]), np.concatenate([numbers for _, numbers, _ in parts])
 
-    def _unpacked(self, packed: bytes, rows: int) -> tuple[Ids, Floats] | None:
-        featurizer = self._pipeline.featurizer
-        return unpack_rows(packed, featurizer.schema, rows, featurizer.columns)
+    def _rows_of_snapshot(self, shown: TrackedImpression) -> tuple[Ids, Floats, Floats | None]:
+        rows = None if shown.snapshot is None else self._unpacked(shown.snapshot.features, len(shown.impression.items))
+        assert rows is not None, "a snapshot has this pipeline's columns"
+        return rows
+
+    def _unpacked(self, packed: bytes, rows: int) -> tuple[Ids, Floats, Floats | None] | None:
+        return self._pipeline.rows.unpack(packed, rows)
 
 
 def _users_and_times(shown: Sequence[TrackedImpression]) -> tuple[Ids, Times]:
     """User and time of each impression."""
     user = hash_ids([one.impression.user for one in shown])
     return user, np.array([one.timestamp for one in shown], np.float64)
+
+
+def _add_earlier_rows(requests: Requests, item: Ids, kind: Kinds, reward: Floats) -> None:
+    """Let interactions without an impression, one a request, follow each other in the histories."""
+    recent = requests.history, requests.history_time, requests.history_kind
+    add_earlier_rows(requests.user, item, requests.timestamp, kind, reward > 0, recent)
 
 
 def _carry(carried: dict[str, list[bytes]], learner: Learner, requests: Requests) -> None:

@@ -52,6 +52,7 @@ class Fold:
         """Predict and learn a joiner's batch; return its rows in the order of ``joined.rows``, None if there are none."""
         self._builder.add_snapshots(joined.shown)
         if joined.shown:
+            self._builder.note_shown(joined.shown)
             self._look(joined.shown)
         feedback = None
         if joined.rows:

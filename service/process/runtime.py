@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from learners import registry
 from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
 from learners.lookups import Catalogues, UserHistory
-from learners.schema import schema_of
+from learners.schema import Schema, schema_of
 from memory.keyed.catalog import Catalog
 from memory.keyed.history import History
 from memory.keyed.seen_items import SeenItems
@@ -27,6 +27,7 @@ from service.process.engine import Engine
 from service.process.logs import data_folder, open_dead_letters, open_log, open_membership, open_weights
 from service.process.pairs import check_changes, for_adapter, for_reranker
 from service.process.updater import Updater
+from service.ranking.feature_rows import DenseColumns
 from service.ranking.evidence import evidence_columns
 from service.ranking.pipeline import Pipeline
 from service.ranking.signing import Signer
@@ -60,12 +61,13 @@ def build_pipeline(config: Config) -> Pipeline:
     items = Catalog(config.items.capacity, featurizer.item_columns, featurizer.item_numbers)
     history = History(config.history.capacity, config.history.length)
     schema = schema_of(featurizer, config.history.recent)
+    dense = DenseColumns(config.statistics, list(config.retrievers) if config.features.retrieval else [])
     catalogues, user_history = Catalogues(users, items), UserHistory(history)
 
     def built(role: Callable[..., Any], section: str, named: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         return {name: registry.build(role, name, keywords, f"{section}.{name}") for name, keywords in named.items()}
 
-    def bound(role: Callable[..., Any], section: str, named: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    def bound(role: Callable[..., Any], section: str, named: Mapping[str, dict[str, Any]], schema: Schema) -> dict[str, Any]:
         learners = built(role, section, named)
         for name, learner in learners.items():
             learner.name = name
@@ -76,9 +78,10 @@ def build_pipeline(config: Config) -> Pipeline:
         return learners
 
     # The ranker is bound first: what it offers to adapters and rerankers may depend on the columns.
-    (ranker,) = bound(Ranker, "ranker", config.ranker).items()
+    retrievers_schema, schema = schema, replace(schema, features=schema.features + dense.columns)
+    (ranker,) = bound(Ranker, "ranker", config.ranker, schema).items()
     (policy,) = built(Policy, "policy", config.policy).items()
-    retrievers = bound(Retriever, "retrievers", config.retrievers)
+    retrievers = bound(Retriever, "retrievers", config.retrievers, retrievers_schema)
     schema = replace(schema, evidence=evidence_columns(retrievers))
     adapters = {name: for_adapter(name, keywords, ranker[1]) for name, keywords in config.adapters.items()}
     rerankers = {name: for_reranker(name, keywords, *ranker) for name, keywords in config.rerankers.items()}
@@ -94,10 +97,11 @@ def build_pipeline(config: Config) -> Pipeline:
         history=history,
         seen=SeenItems(config.seen.users, config.seen.items, config.seen.per_user),
         seen_kinds=config.seen.kinds,
+        dense=dense,
         retrievers=retrievers,
         ranker=ranker,
-        adapters=bound(Adapter, "adapters", adapters),
-        rerankers=bound(Reranker, "rerankers", rerankers),
+        adapters=bound(Adapter, "adapters", adapters, schema),
+        rerankers=bound(Reranker, "rerankers", rerankers, schema),
         policy=policy,
         recent=config.history.recent,
     )

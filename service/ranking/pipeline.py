@@ -20,6 +20,7 @@ from memory.moments import Moments
 from memory.stateful import Stateful
 from service.ranking.candidates import CandidateGenerator, RequestContext
 from service.ranking.evidence import EvidenceCollector
+from service.ranking.feature_rows import DenseColumns, FeatureRows
 from service.ranking.isolation import Isolation
 from service.ranking.pending import PendingTouches
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
@@ -54,6 +55,7 @@ class Pipeline(Stateful):
     seen : SeenItems
     seen_kinds : sequence of str or None
         Kinds of interactions that put an item among those seen; None: all.
+    dense : DenseColumns
     retrievers : mapping of name to Retriever
     ranker : (str, Ranker)
     adapters : mapping of name to Adapter
@@ -64,6 +66,8 @@ class Pipeline(Stateful):
 
     Attributes
     ----------
+    rows : FeatureRows
+        Makes the feature rows.
     pending : PendingTouches
         Interactions that this process accepted in the last seconds; not part of the state.
     contexts : Moments
@@ -90,6 +94,7 @@ class Pipeline(Stateful):
         history: History,
         seen: SeenItems,
         seen_kinds: Sequence[str] | None,
+        dense: DenseColumns,
         retrievers: Mapping[str, Retriever],
         ranker: tuple[str, Ranker],
         adapters: Mapping[str, Adapter],
@@ -101,6 +106,8 @@ class Pipeline(Stateful):
         self.users, self.items, self.history, self.seen = users, items, history, seen
         self._seen_kinds = None if seen_kinds is None else np.array([hash_kind(kind) for kind in seen_kinds], np.int32)
         self.contexts = Moments(featurizer.context_numbers)
+        self.dense = dense
+        self.rows = FeatureRows(featurizer, users, items, dense, retrievers, self._skip)
         self.retrievers, self.adapters, self.rerankers = Stages(retrievers), Stages(adapters), Stages(rerankers)
         self.ranker_name, self.ranker = ranker
         self.policy_name, self.policy = policy
@@ -111,7 +118,7 @@ class Pipeline(Stateful):
         self._choosers = [(name, reranker) for name, reranker in rerankers.items() if reranker.needs_evidence]
         touched = seen.of if retrievers else history.seen
         self._candidate_generator = CandidateGenerator(retrievers, items, self.pending, touched)
-        self._response_builder = ResponseBuilder(featurizer, items, list(retrievers), ranker, rerankers, policy)
+        self._response_builder = ResponseBuilder(self.rows, items, list(retrievers), ranker, rerankers, policy)
         self.version = 0
         self.as_of = 0.0
         self.isolation = Isolation()
@@ -138,12 +145,12 @@ class Pipeline(Stateful):
         contexts = [self._context(request) for request in requests]
         columns = self._columns(contexts)
         candidates = self._candidate_generator.generate(columns, contexts)
-        batch = self.featurizer.batch(columns, candidates.request, candidates.item, self.users, self.items)
+        batch = self.rows.batch(columns, candidates.request, candidates.item)
         batch.uncertainty = candidates.uncertainty
         retrieved = np.array([isinstance(one.request, RecommendRequest) for one in contexts], np.bool_)
         skipped = self.score(batch, retrieved)
         if any(request.by is not None or request.explain for request in requests):
-            self.retrieval(batch, skipped)
+            self.rows.retrieval(batch, skipped)
         by = [request.by for request in requests]
         fill_uncertainty(batch, by, self.retrievers.named, needed=self.policy.needs_uncertainty)
         return [
@@ -166,24 +173,6 @@ class Pipeline(Stateful):
             self._evidence.fill(batch, retrieved)
         self._rerank(batch, skipped)
         return skipped
-
-    def retrieval(self, batch: Batch, skipped: list[str]) -> Floats:
-        """Return the score of each retriever for each row, (N, R) float32. The first call fills ``batch.retrieval``.
-
-        A retriever that fails gets NaN in its column, is counted, and its name is added to `skipped`. These scores can cost as
-        much as the rest of a request and few callers need them, so they are computed on demand.
-        """
-        if batch.retrieval is None:
-            batch.retrieval = np.full((batch.rows, len(self.retrievers.named)), np.nan, np.float32)
-            for column, (name, retriever) in enumerate(self.retrievers):
-                try:
-                    score = retriever.score(batch)
-                    if not np.isfinite(score).all():
-                        raise FloatingPointError(f"{name}: a score is not finite")
-                    batch.retrieval[:, column] = score
-                except Exception:
-                    self._skip(name, skipped)
-        return batch.retrieval
 
     def prepare(self, batch: Batch) -> None:
         """Let the ranker fill ``score``, ``base`` and ``hidden`` of rows that are not learned yet, as `learn` needs them.
@@ -211,7 +200,7 @@ class Pipeline(Stateful):
         part = batch if rows is None else batch.take(rows)
         predictions: dict[str, Floats] = {}
         if self.retrievers.named:
-            columns = zip(self.retrievers.named, self.retrieval(part, []).T.copy(), strict=True)
+            columns = zip(self.retrievers.named, self.rows.retrieval(part, []).T.copy(), strict=True)
             predictions = {name: score for name, score in columns if not np.isnan(score).any()}
         return predictions | self._rerank(part, [])
 
@@ -232,6 +221,7 @@ class Pipeline(Stateful):
         for name, learner in self.learners():
             if feedback.base is not None or isinstance(learner, Retriever):
                 self.isolation.run(name, "learn from", learner.learn, feedback)
+        self.dense.add(feedback)
         acted: Ids | slice = slice(None)
         if feedback.rows > feedback.user.size or not feedback.kind.all():
             # Feedback keeps the rows of a ranking together; the history is in order of time.
@@ -274,6 +264,7 @@ class Pipeline(Stateful):
             if event.deleted:
                 self.items.ensure(np.array([key]), [event.item])
                 self.items.delete(key)
+                self.dense.remove(np.array([key]))
                 self._notify("remove", lambda learner: learner.remove(np.array([key])))
             else:
                 self.items.put(key, event.item, event.attributes, *self.featurizer.encode_item(event.attributes))
@@ -289,6 +280,7 @@ class Pipeline(Stateful):
             self.users.forget(key)
             self.history.forget(np.array([key]))
             self.seen.forget(np.array([key]))
+            self.dense.forget(np.array([key]))
             self._notify("forget", lambda learner: learner.forget(np.array([key])))
         elif self.contexts.columns.size and _has_context(event):
             self.contexts.add(*self.featurizer.encode_context([event.context]))

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from learners.base import Neighbours, Policy, Ranker, Reranker
-from learners.features import Featurizer, hash_id
+from learners.features import hash_id
 from memory.keyed.catalog import Catalog
 from service.ranking.candidates import RequestContext
+from service.ranking.feature_rows import FeatureRows
 from service.ranking.requests import Neighbour, RankedItem, RankingResponse, Reasons
-from streams.batch import Batch, Floats, Ids, pack_history, pack_rows
+from streams.batch import Batch, Floats, Ids, pack_history
 from streams.events import Impression
 
 __all__ = ["ResponseBuilder"]
@@ -26,7 +27,7 @@ class ResponseBuilder:
 
     Parameters
     ----------
-    featurizer : Featurizer
+    rows : FeatureRows
     items : Catalog
     retrievers : sequence of str
         Their names, in the order of the columns of ``retrieval``.
@@ -37,14 +38,14 @@ class ResponseBuilder:
 
     def __init__(
         self,
-        featurizer: Featurizer,
+        rows: FeatureRows,
         items: Catalog,
         retrievers: Sequence[str],
         ranker: tuple[str, Ranker],
         rerankers: Mapping[str, Reranker],
         policy: tuple[str, Policy],
     ) -> None:
-        self._featurizer, self._items, self._retrievers, self._rerankers = featurizer, items, list(retrievers), rerankers
+        self._rows, self._items, self._retrievers, self._rerankers = rows, items, list(retrievers), rerankers
         self._ranker_name, self._ranker = ranker
         self._policy_name, self._policy = policy
 
@@ -97,7 +98,7 @@ class ResponseBuilder:
             request_id=response.request_id,
             user=context.request.user,
             items=tuple([ranked.item for ranked in response.items]),
-            features=pack_rows(self._featurizer.schema, chosen.features, chosen.values),
+            features=self._rows.pack(chosen),
             scores=tuple([ranked.score for ranked in response.items]),
             propensities=tuple([ranked.propensity for ranked in response.items]),
             unshown=unshown.astype("<i8").tobytes(),
@@ -119,7 +120,7 @@ class ResponseBuilder:
         for row in range(chosen.rows):
             contributions: dict[str, float] = {}
             if parts is not None:
-                for column, name in enumerate(self._featurizer.names):
+                for column, name in enumerate(self._rows.names):
                     if chosen.values[row, column]:
                         contributions[name] = contributions.get(name, 0.0) + float(parts[row, column])
             scores = zip(self._retrievers, retrieved[row].tolist(), strict=True)
@@ -182,5 +183,6 @@ def _rows_of(batch: Batch, n: int) -> Batch:
         hidden=None if batch.hidden is None else batch.hidden[rows],
         uncertainty=None if batch.uncertainty is None else batch.uncertainty[rows],
         retrieval=None if batch.retrieval is None else batch.retrieval[rows],
+        dense=None if batch.dense is None else batch.dense[rows],
         evidence=None if batch.evidence is None else batch.evidence[rows],
     )

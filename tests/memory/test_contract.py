@@ -12,6 +12,7 @@ import torch
 
 from memory import Arrays, Catalog, Column, History, KeyIndex, PickledObject, Stateful, Table, digest, trusting
 from memory.error_memory import ErrorMemory, ErrorSketch
+from memory.keyed.click_statistics import ClickStatistics
 from memory.keyed.seen_items import SeenItems
 from memory.moments import Moments
 from memory.parameters import Parameters
@@ -79,6 +80,17 @@ def change_history(store: History, rng: np.random.Generator) -> None:
 def change_seen(store: SeenItems, rng: np.random.Generator) -> None:
     store.add(keys_of(rng), rng.integers(1, 40, ROWS))
     store.forget(keys_of(rng)[:1])
+
+
+def change_statistics(store: ClickStatistics, rng: np.random.Generator) -> None:
+    rows = rng.uniform(0, 1e4, ROWS), rng.random(ROWS) < 0.5, rng.random(ROWS) < 0.9
+    store.add(keys_of(rng) % 5, *rows)
+    store.describe_in_order(keys_of(rng) % 5, *rows[:2])
+    store.forget(keys_of(rng)[:1])
+
+
+def read_statistics(store: ClickStatistics) -> np.ndarray:
+    return store.describe(np.arange(12), np.full(12, 1e4))
 
 
 def change_catalog(store: Catalog, rng: np.random.Generator) -> None:
@@ -196,6 +208,9 @@ CASES = {
     "table": Case(make_table, change_table, read_table, "rows.vector"),
     "history": Case(lambda: History(5, 3), change_history, read_history, "rings.item"),
     "seen items": Case(lambda: SeenItems(5, 40, 16), change_seen, lambda store: store.of(np.arange(12)), "blocks.item"),
+    "click statistics": Case(
+        lambda: ClickStatistics(6, [60.0, 3600.0]), change_statistics, read_statistics, "counts.rows.clicks"
+    ),
     "catalog": Case(lambda: Catalog(5, 2), change_catalog, read_catalog, "rows.features"),
     "vectors": Case(lambda: VectorIndex(30, 3), change_vectors, read_vectors, "rows.vector"),
     "vectors in lists": Case(

@@ -12,7 +12,9 @@ from streams.events import Event
 from tests.service.running import Service, serving
 
 LEARNERS: dict[str, Any] = {
+    "statistics": {"users": 100, "items": 100},
     "features": {
+        "retrieval": True,
         "user": {"id": "category", "tribe": "category"},
         "item": {"id": "category", "colour": "category", "price": {"type": "bucket", "width": 3.0}},
         "context": {"device": "category"},

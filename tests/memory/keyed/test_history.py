@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from memory import History, digest
+from memory.keyed.history import add_earlier_rows
 
 
 def kinds(user: np.ndarray) -> np.ndarray:
@@ -156,3 +157,20 @@ def test_changes_that_do_not_fit_are_refused(damage: dict[str, np.ndarray], mess
     with pytest.raises(ValueError, match=message):
         follower.apply_changes(changes)
     assert digest(follower.state_dict()) == before
+
+
+def test_rows_of_one_batch_follow_each_other_in_their_histories() -> None:
+    rng = np.random.default_rng(1)
+    one_by_one, at_once = History(20, 50), History(20, 50)
+    for batch in range(20):
+        n = int(rng.integers(1, 30))
+        user, item, positive = rng.integers(0, 6, n), rng.integers(0, 9, n), rng.random(n) < 0.6
+        time, kind = batch + np.sort(rng.random(n)), kinds(user)
+        recent = at_once.recent(user, 4)
+        add_earlier_rows(user, item, time, kind, positive, recent)
+        at_once.append(user, item, time, kind, positive)
+        for row in range(n):
+            part = slice(row, row + 1)
+            expected = one_by_one.recent(user[part], 4)
+            assert [column[row].tolist() for column in recent] == [column[0].tolist() for column in expected]
+            one_by_one.append(user[part], item[part], time[part], kind[part], positive[part])

@@ -17,6 +17,7 @@ from service.config import Config
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
 from service.process.runtime import build_pipeline
+from service.ranking.feature_rows import DenseColumns
 from service.ranking.evidence import evidence_columns
 from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RankRequest, RecommendRequest
@@ -89,6 +90,7 @@ def pipeline_of(config: Config, chooser: Chooser, **retrievers: Retriever) -> Pi
         history=History(20, 5),
         seen=SeenItems(20, 80, 8),
         seen_kinds=None,
+        dense=DenseColumns(None, []),
         retrievers=retrievers,
         ranker=(built.ranker_name, built.ranker),
         adapters={},

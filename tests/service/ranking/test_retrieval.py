@@ -14,6 +14,7 @@ from learners.policies.ucb import Ucb
 from service.config import Config
 from service.learning.feedback import FeedbackBuilder
 from service.process.runtime import build_pipeline
+from service.ranking.feature_rows import DenseColumns
 from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
 from streams.batch import Batch, Floats, Requests
@@ -96,6 +97,7 @@ def pipeline_of(config: Config, policy: Policy | None = None, **retrievers: Retr
         history=built.history,
         seen=built.seen,
         seen_kinds=None,
+        dense=DenseColumns(None, []),
         retrievers=retrievers,
         ranker=("flat", Flat()),
         adapters={},
@@ -165,7 +167,7 @@ def test_scores_are_kept_as_columns_in_config_order(make_config: MakeConfig) -> 
         "flat": [0.5] * 3,
     }
     assert all(score.flags.c_contiguous for score in predictions.values())
-    assert pipeline.retrieval(batch, []) is batch.retrieval
+    assert pipeline.rows.retrieval(batch, []) is batch.retrieval
     assert (up.asked, down.asked) == (1, 1)
     part = batch.take(np.array([2, 0]))
     assert part.retrieval is not None and part.retrieval.tolist() == [[5, 15], [2, 12]]
