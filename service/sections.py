@@ -256,6 +256,9 @@ class Server(_Section):
         Seconds until a request without an answer is answered 503; it is no longer scored then.
     learning_share : float
         Smallest share of the engine's time for learning while there is something to learn; 0: requests always go first.
+    own_events : float
+        Most seconds that a request waits until the events of its own user, accepted before it, are learned; 0: it does not
+        wait. At a replica, and at a member of a group, requests do not wait.
     """
 
     host: str = "127.0.0.1"
@@ -270,6 +273,7 @@ class Server(_Section):
     max_wait: Positive = 1.0
     timeout: Positive = 10.0
     learning_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    own_events: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
 class Tables(_Section):

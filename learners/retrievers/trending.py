@@ -181,8 +181,8 @@ class Trending(Retriever):
         """Return what `evidence_columns` names, (N, speeds + 4) float32.
 
         Of counts x, log(x + 0.02). Of the likes n and the minutes n since then, log(1 + n) / 10; for an item never liked, or
-        unknown, since the first like of any. Now is the time of the last like, not of the request: a service that is asked about
-        a recording, or after a quiet night, would see ages that it has never learned from.
+        unknown, since the first like of any. Now is the time of the last like, not of the request: a service that is asked
+        about a recording, or after a quiet night, would see ages that it has never learned from.
         """
         evidence = np.empty((batch.rows, self._state.half_life.size + 4), np.float32)
         _evidence(self.items.find(batch.item), self._state, evidence)

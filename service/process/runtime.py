@@ -167,6 +167,7 @@ class Runtime:
             queue=server.queue,
             max_wait=server.max_wait,
             learning_share=server.learning_share,
+            own_events=server.own_events if isinstance(updater, Trainer) else 0.0,
         )
         monitor.watch(self.engine.gauges)
         self._stopped = False
