@@ -6,6 +6,7 @@ only where they are used.
 
 from streams.batch import Batch, Feedback, Requests
 from streams.block import Block, Column
+from streams.closing import Closing
 from streams.codec import BadEvent, decode, encode, partition_key
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, Tick, UserUpdate
 from streams.join import Joiner
@@ -16,6 +17,7 @@ __all__ = [
     "BadEvent",
     "Batch",
     "Block",
+    "Closing",
     "Column",
     "Event",
     "Feedback",

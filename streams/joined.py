@@ -48,6 +48,8 @@ class TrackedImpression(Struct, gc=False, eq=False, kw_only=True):
         State of the quality metrics for this impression.
     touched : int
         Bit mask of the positions that had an interaction.
+    closed : int
+        Number of positions, from the first, that have an outcome since the impression closed; 0 while it is open.
     seen : tuple
         Used by the joiner: the mark of its record, and the mark to rewind to.
     """
@@ -58,6 +60,7 @@ class TrackedImpression(Struct, gc=False, eq=False, kw_only=True):
     snapshot: Snapshot | None = None
     measured: Any = None
     touched: int = 0
+    closed: int = 0
 
 
 class Outcome(Struct, gc=False, kw_only=True):
@@ -72,7 +75,7 @@ class Outcome(Struct, gc=False, kw_only=True):
     value : float
         Strength of the interaction.
     timestamp : float
-        Event time of the outcome, Unix seconds: the interaction's time, or the end of the window.
+        Event time of the outcome, Unix seconds: the interaction's time, or the time at which the impression closed.
     shown : TrackedImpression or None
         The impression that showed the item, if any.
     position : int
@@ -104,7 +107,7 @@ class JoinedBatch(NamedTuple):
     rows : list of Outcome
         Outcomes in the order of the log, except that those of one impression follow its first one directly.
     closed : list of TrackedImpression
-        Impressions whose window has ended: each position has an outcome, in this batch or an earlier one.
+        Impressions that have closed: each position has an outcome, in this batch or an earlier one, or is skipped.
     """
 
     shown: list[TrackedImpression]

@@ -33,6 +33,7 @@ from service.ranking.signing import Signer
 from service.recovery.ledger import Ledger
 from service.replication.replica import Replica
 from service.replication.weights import Publisher
+from streams.closing import Closing
 from streams.dead_letters import DeadLetters
 from streams.join import Joiner
 from streams.lmdb_log import LmdbLog
@@ -121,6 +122,7 @@ def joiners(config: Config, partitions: int) -> Callable[[], Joiner]:
         batch_rows=stream.batch_rows,
         capacity=-(-stream.max_impressions // partitions),
         ids=-(-stream.max_interaction_ids // partitions),
+        closing=Closing(after_click=stream.close_after_click, click=stream.closing_click, below_clicks=stream.below_clicks),
     )
 
 
