@@ -51,8 +51,9 @@ class Joiner:
     ----------
     counts : Counter
         ``impressions``, ``interactions``, ``duplicates`` (dropped), ``late`` (joined after the impression closed),
-        ``repeated`` (a second interaction with one position), ``skipped`` (positions below all clicks that were left out), ``unjoined`` (learned without its impression, which is forgotten, belongs to another
-        user or did not show the item), ``evicted`` (closed early because `capacity` was reached).
+        ``repeated`` (a second interaction with one position), ``skipped`` (positions below all clicks that were left out),
+        ``unjoined`` (learned without its impression, which is forgotten, belongs to another user or did not show the item),
+        ``evicted`` (closed early because `capacity` was reached).
 
     Notes
     -----
