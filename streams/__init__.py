@@ -6,11 +6,10 @@ only where they are used.
 
 from streams.batch import Batch, Feedback, Requests
 from streams.block import Block, Column
-from streams.closing import Closing
 from streams.codec import BadEvent, decode, encode, partition_key
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, Tick, UserUpdate
 from streams.join import Joiner
-from streams.joined import JoinedBatch, Outcome, Position, TrackedImpression
+from streams.joined import Closing, JoinedBatch, Outcome, Position, TrackedImpression
 from streams.log import Log, LogFull, MemoryLog, Offsets, Record
 
 __all__ = [

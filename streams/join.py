@@ -10,9 +10,8 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
 
-from streams.closing import Closing
 from streams.events import Event, Forget, Impression, Interaction, Tick
-from streams.joined import JoinedBatch, Outcome, Position, TrackedImpression
+from streams.joined import Closing, JoinedBatch, Outcome, Position, TrackedImpression
 
 __all__ = ["Joiner"]
 

@@ -33,9 +33,9 @@ from service.ranking.signing import Signer
 from service.recovery.ledger import Ledger
 from service.replication.replica import Replica
 from service.replication.weights import Publisher
-from streams.closing import Closing
 from streams.dead_letters import DeadLetters
 from streams.join import Joiner
+from streams.joined import Closing
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 

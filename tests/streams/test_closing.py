@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from streams.closing import Closing
 from streams.events import Event, Forget, Impression, Interaction, Tick
 from streams.join import Joiner
-from streams.joined import Outcome
+from streams.joined import Closing, Outcome
 
 
 def shown(request: str, time: float, *items: str) -> Impression:

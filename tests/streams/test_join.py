@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from streams.closing import Closing
 from streams.events import Event, Forget, Impression, Interaction, Tick
 from streams.join import STEP, Joiner
-from streams.joined import JoinedBatch, Outcome
+from streams.joined import Closing, JoinedBatch, Outcome
 
 
 def shown(request: str, time: float, *items: str, user: str = "u") -> Impression:
