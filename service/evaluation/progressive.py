@@ -100,7 +100,7 @@ class Evaluation:
     retrievers, in the order of the last reranker or of the ranker. All predictions are kept until the end: 20 bytes per row,
     plus 4 per learner.
 
-    Rows of an impression are added when its window has ended, with the highest reward at each position. A later outcome
+    Rows of an impression are added when it has closed, with the highest reward at each position. A later outcome
     revises it.
     """
 

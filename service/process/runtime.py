@@ -35,6 +35,7 @@ from service.replication.replica import Replica
 from service.replication.weights import Publisher
 from streams.dead_letters import DeadLetters
 from streams.join import Joiner
+from streams.joined import Closing
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 
@@ -121,6 +122,7 @@ def joiners(config: Config, partitions: int) -> Callable[[], Joiner]:
         batch_rows=stream.batch_rows,
         capacity=-(-stream.max_impressions // partitions),
         ids=-(-stream.max_interaction_ids // partitions),
+        closing=Closing(after_click=stream.close_after_click, click=stream.closing_click, below_clicks=stream.below_clicks),
     )
 
 
