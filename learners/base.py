@@ -260,7 +260,7 @@ class Ranker(Learner):
 
     @abstractmethod
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
-        """Fill ``batch.score`` with the probability of a positive reward, or with the expected reward.
+        """Fill ``batch.score`` with the probability of a positive reward (see `learners.graded`), or with the expected reward.
 
         A ranker with a `hidden_width` fills ``batch.hidden``, too. `delta` is added to the parameters for these requests only.
         It contains only parameters in `adaptable`, with fitting shapes. None adds nothing.
