@@ -46,10 +46,10 @@ def check_prefers_higher_rewards(make: Make) -> None:
         others = [_CLICKED, _DISLIKED]
         told = f"mean scores: bought {score[_BOUGHT]:.4f}, clicked {score[_CLICKED]:.4f}, disliked {score[_DISLIKED]:.4f}"
         assert score[_BOUGHT] > max(score[one] for one in others), (
-            f"a reward of 5 does not outweigh a reward of 1 ({told}); use learners.graded, or learn the reward itself"
+            f"a reward of 5 does not outweigh a reward of 1 ({told}); use learners.bounds.graded, or learn the reward itself"
         )
         assert _learns_from_choices(learner) or score[_CLICKED] > score[_DISLIKED], (
-            f"a reward of -5 does no harm ({told}); use learners.graded, or learn the reward itself"
+            f"a reward of -5 does no harm ({told}); use learners.bounds.graded, or learn the reward itself"
         )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from learners.base import Ranker, WeightDelta
-from learners.graded import graded
+from learners.bounds import graded
 from learners.registry import register
 from memory.arrays import Arrays
 from memory.jit import njit
@@ -78,7 +78,7 @@ class Bias(Ranker):
         _score(user, item, batch.request, self.everybody["bias"], self.users["bias"], self.items["bias"], batch.score)
 
     def learn(self, feedback: Feedback) -> None:
-        """Learn from rows in order, with the labels and weights of `learners.graded.graded`."""
+        """Learn from rows in order, with the labels and weights of `learners.bounds.graded`."""
         # At most `capacity` rows at a time, so that no user or item of these rows is evicted before it is learned.
         most = min(self.users.capacity, self.items.capacity)
         user, (label, weight, capped) = feedback.user[feedback.request], graded(feedback.reward, feedback.weight)
@@ -111,7 +111,7 @@ class Bias(Ranker):
         self.items.delete(items)
 
     def metrics(self) -> Mapping[str, float]:
-        """Return ``capped``, the rows whose weight was limited; see `learners.graded.graded`."""
+        """Return ``capped``, the rows whose weight was limited; see `learners.bounds.graded`."""
         return {"capped": float(self._capped)}
 
 

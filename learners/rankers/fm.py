@@ -25,8 +25,7 @@ import numpy as np
 from pydantic import Field
 
 from learners.base import Ranker, WeightDelta
-from learners.bounds import bounded
-from learners.graded import graded
+from learners.bounds import bounded, graded
 from learners.registry import register
 from memory.arrays import Arrays
 from memory.jit import njit
@@ -109,7 +108,7 @@ class FactorizationMachine(Ranker):
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
         """Fill ``score`` and ``hidden``.
 
-        The score is the probability of a positive reward, whose odds grow with rewards above 1; see `learners.graded.graded`.
+        The score is the probability of a positive reward, whose odds grow with rewards above 1; see `learners.bounds.graded`.
         The hidden vectors (N, k) are sum_{i<j} v_i x_i * v_j x_j.
         """
         hidden = np.empty((batch.rows, self.hidden_width), np.float32)
@@ -118,7 +117,7 @@ class FactorizationMachine(Ranker):
         batch.hidden = hidden
 
     def learn(self, feedback: Feedback) -> None:
-        """Learn from rows in order, with the labels and weights of `learners.graded.graded`. A weight multiplies the loss."""
+        """Learn from rows in order, with the labels and weights of `learners.bounds.graded`. A weight multiplies the loss."""
         label, weight, capped = graded(feedback.reward, feedback.weight)
         self._capped += capped
         _learn(
@@ -147,7 +146,7 @@ class FactorizationMachine(Ranker):
         return contributions
 
     def metrics(self) -> Mapping[str, float]:
-        """Return ``capped``, the rows whose weight was limited; see `learners.graded.graded`."""
+        """Return ``capped``, the rows whose weight was limited; see `learners.bounds.graded`."""
         return {"capped": float(self._capped)}
 
 

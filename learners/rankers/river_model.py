@@ -18,8 +18,7 @@ from pydantic import Field
 from river import base
 
 from learners.base import Ranker, WeightDelta
-from learners.bounds import bounded, finite
-from learners.graded import graded
+from learners.bounds import bounded, finite, graded
 from learners.registry import register
 from memory.pickled_object import PickledObject
 from streams.batch import Batch, Feedback
@@ -32,7 +31,7 @@ class RiverModel(Ranker):
     """Wraps a River model, which predicts and learns row by row.
 
     A classifier learns whether the reward is positive, and its score is the probability of True, whose odds grow with rewards
-    above 1: labels and weights are those of `learners.graded.graded`. A label between 0 and 1 is learned as True and as False,
+    above 1: labels and weights are those of `learners.bounds.graded`. A label between 0 and 1 is learned as True and as False,
     weighted with its share. A regressor learns the reward, however large, and its score is its prediction.
 
     A model that takes no weights learns a row as often as its weight says, rounded, and at least once if it is not 0. Then a
@@ -111,7 +110,7 @@ class RiverModel(Ranker):
                     model.learn_one(x, y > 0 if self._classifies else y)
 
     def metrics(self) -> Mapping[str, float]:
-        """Return ``capped``, the rows whose weight was limited; see `learners.graded.graded`. Always 0 for a regressor."""
+        """Return ``capped``, the rows whose weight was limited; see `learners.bounds.graded`. Always 0 for a regressor."""
         return {"capped": float(self._capped)}
 
     def _targets(self, label: float) -> list[tuple[bool | float, float]]:

@@ -44,7 +44,7 @@ class Quality:
     auc, gauc, impression_auc, log_loss : float
         Over these rows. gAUC is the mean AUC of the users, weighted by their rows. Impression AUC is the unweighted mean AUC of
         the impressions, NaN if there are none. Log loss is NaN for a retriever: its scores are not probabilities. Its rows have
-        the labels and weights that logistic rankers learn from; see `learners.graded`.
+        the labels and weights that logistic rankers learn from; see `learners.bounds.graded`.
     top_reward : float
         Mean over the impressions of the reward that the log has for the row with the highest score; NaN if there are none.
     gain, margin : float

@@ -66,7 +66,7 @@ class Replay:
     logged_reward : float
         Mean reward of the first item of an impression, in the order of the log; NaN without impressions.
     capped : dict of str to int
-        Rows whose weight a learner limited because of their rewards, by learner; see `learners.graded`.
+        Rows whose weight a learner limited because of their rewards, by learner; see `learners.bounds.graded`.
     dead : dict
         Number of bad rows or records by reason.
     digest : str

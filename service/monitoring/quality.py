@@ -1,6 +1,6 @@
 """Quality of scores: AUC, log loss, gain, reward of the first item, and sliding windows of them.
 
-Rewards are graded as for the rankers: the log loss has the labels and row weights of `learners.graded.graded`. So it is the
+Rewards are graded as for the rankers: the log loss has the labels and row weights of `learners.bounds.graded`. So it is the
 loss that a logistic ranker minimises, and with rewards from 0 to 1 all rows count equally. AUC tells positive rewards from
 others.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from learners.graded import graded
+from learners.bounds import graded
 from memory.jit import njit
 from streams.batch import Bools, Floats, Ids
 

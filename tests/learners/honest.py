@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from learners.base import Candidates, Ranker, Reranker, Retriever
-from learners.graded import graded
+from learners.bounds import graded
 from memory.arrays import Arrays
 from memory.keyed.table import Column, Table
 

@@ -17,8 +17,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from learners.base import Neighbours, Reranker
-from learners.bounds import bounded
-from learners.graded import graded
+from learners.bounds import bounded, graded
 from learners.registry import register
 from learners.rerankers.reloop2.compensation import attention, estimate_error
 from learners.rerankers.reloop2.learned_weight import LearnedWeight
@@ -44,7 +43,7 @@ class ReLoop2(Reranker):
     scores p_i. With attention a_i over these rows, the score p becomes p + weight * error, clipped to [0, 1], where
     error = gamma * (sum a_i y_i - p) + (1 - gamma) * sum a_i (y_i - p_i). A row without similar rows keeps its score.
 
-    Labels and weights of rows are those that a logistic ranker learns from; see `learners.graded.graded`. The attention to a
+    Labels and weights of rows are those that a logistic ranker learns from; see `learners.bounds.graded`. The attention to a
     row is multiplied by its weight. So where a buy is worth 5, the mean label has five times its odds, like the ranker's score.
     Rows of weight 0 are not stored. The paper has no weights.
 

@@ -386,18 +386,3 @@ def test_an_unavailable_device_is_refused_by_name() -> None:
         pytest.skip("there is a GPU here")
     with pytest.raises(ConfigError, match="no GPU"):
         build(Reranker, "reloop2", {"width": 8, "index": "flat", "device": "cuda"})
-
-
-@pytest.mark.parametrize("keywords", [{"capacity": 100, "index": "flat"}, {"memory": "sketch"}])
-def test_the_mean_label_is_weighted_by_rewards(keywords: dict[str, Any]) -> None:
-    """One buy (5) and three rows without an interaction, all alike: 5 of 8."""
-    hidden, base = np.tile(np.eye(1, 16, dtype=np.float32), (4, 1)), np.full(4, 0.25, np.float32)
-    bought, clicked = (ReLoop2(16, weight=1.0, centred=False, **keywords) for _ in range(2))
-    bought.learn(rows(hidden, base, np.array([5.0, 0.0, 0.0, 0.0])))
-    clicked.learn(rows(hidden, base, np.array([1.0, 0.0, 0.0, 0.0])))
-    asked = rows(hidden[:1], base[:1], np.zeros(1))
-    asked.score = base[:1]
-    assert bought.rerank(asked) == pytest.approx(5 / 8)
-    assert clicked.rerank(asked) == pytest.approx(1 / 4)
-    bought.learn(rows(hidden, base, np.array([3600.0, 1.0, 0.0, 0.0])))
-    assert bought.metrics()["capped"] == 1

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from learners.base import Ranker
+from learners.bounds import graded
 from learners.contract.checks import outputs
 from learners.contract.small import bind_to_world, small
 from learners.contract.worlds import feedback_of, world
-from learners.graded import graded
 from learners.rankers.river_model import RiverModel
 
 TABLE = [(0.0, 0, 1), (0.3, 0.3, 1), (1.0, 1, 1), (5.0, 1, 5), (-0.5, 0, 1.5), (-2.0, 0, 3), (100.0, 1, 100)]
