@@ -53,6 +53,8 @@ class Bias(Ranker):
     """
 
     checks_parameters: ClassVar[dict[str, object]] = {"users": 16, "items": 20}
+    state_version: ClassVar[int | str] = 2
+    """Version 1 clipped rewards."""
 
     def __init__(
         self,

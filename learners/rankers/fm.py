@@ -76,8 +76,8 @@ class FactorizationMachine(Ranker):
     """
 
     checks_parameters: ClassVar[dict[str, object]] = {"bits": 12}
-    state_version: ClassVar[int | str] = 2
-    """Version 1 had one sum of squares per weight, and no scales."""
+    state_version: ClassVar[int | str] = 3
+    """Version 1 had one sum of squares per weight, and no scales. Version 2 clipped rewards."""
 
     def __init__(
         self,

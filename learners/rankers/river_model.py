@@ -63,7 +63,8 @@ class RiverModel(Ranker):
     """
 
     # A pickled model keeps the defaults of its River version. Another version may have other defaults, or fail to read it.
-    state_version: ClassVar[int | str] = f"1, river {metadata.version('river')}"
+    # Version 1 of this learner took all positive rewards of a classifier for alike.
+    state_version: ClassVar[int | str] = f"2, river {metadata.version('river')}"
     digest_stable: ClassVar[bool] = False
     checks_exempt: ClassVar[dict[str, str]] = {"check_memory_is_bounded": "River models may grow with the stream."}
 
