@@ -262,6 +262,7 @@ class Ranker(Learner):
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
         """Fill ``batch.score`` with the probability of a positive reward, or with the expected reward.
 
+        With rewards above 1 or below 0, the odds of a probability are multiplied by them; see `learners.bounds.graded`.
         A ranker with a `hidden_width` fills ``batch.hidden``, too. `delta` is added to the parameters for these requests only.
         It contains only parameters in `adaptable`, with fitting shapes. None adds nothing.
         """

@@ -44,6 +44,8 @@ class Evidence:
         Outcome, and prediction of the model; 0 for none.
     age : (q, K) int64
         Number of rows written since; 0 for the last one. Always 0 for buckets, whose age is unknown.
+    weight : (q, K) array
+        Weight of the row; 0 for none. Always 1 for buckets, whose similarity has the weights of their rows.
     """
 
     slots: Ids
@@ -51,6 +53,7 @@ class Evidence:
     label: Vectors
     base_score: Vectors
     age: Ids
+    weight: Vectors
 
     def of(self, queries: Ids) -> Evidence:
         """Select queries (n,), in the given order."""
@@ -67,14 +70,14 @@ class ErrorMemory(Stateful):
     width : int
         Dimensions of a key.
     similarity, kind, device, lists, probes, dtype
-        See `VectorIndex`. Labels and scores have the dtype of the index.
+        See `VectorIndex`. Labels, scores and weights have the dtype of the index.
 
     Attributes
     ----------
     index : VectorIndex
     rows : Arrays
-        By slot, (capacity,): ``label``, ``base_score``, ``timestamp`` float64, ``version`` int64 (number of the write),
-        ``user`` and ``item`` int64. Read-only.
+        By slot, (capacity,): ``label``, ``base_score``, ``weight``, ``timestamp`` float64, ``version`` int64 (number of the
+        write), ``user`` and ``item`` int64. Read-only.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class ErrorMemory(Stateful):
             lambda: {
                 "label": np.zeros(capacity, dtype),
                 "base_score": np.zeros(capacity, dtype),
+                "weight": np.zeros(capacity, dtype),
                 "timestamp": np.zeros(capacity, np.float64),
                 "version": np.zeros(capacity, np.int64),
                 "user": np.zeros(capacity, np.int64),
@@ -124,6 +128,7 @@ class ErrorMemory(Stateful):
         user: Ids,
         item: Ids,
         k: int,
+        weight: Vectors | None = None,
     ) -> None:
         """Store rows in their order. Of more than `capacity` rows, the last are stored.
 
@@ -138,6 +143,8 @@ class ErrorMemory(Stateful):
             Hashed ids.
         k : int
             See `VectorIndex.maintain`.
+        weight : (n,) array or None
+            Weights of the rows, above 0; None: all 1.
         """
         if not len(keys):
             return
@@ -146,6 +153,7 @@ class ErrorMemory(Stateful):
         self.clock["place"][0], self.clock["version"][0] = (position + len(keys)) % self.capacity, self.clock["version"][0] + 1
         self.clock.mark()
         columns = {"label": label, "base_score": base_score, "timestamp": timestamp, "user": user, "item": item}
+        columns["weight"] = np.ones_like(base_score) if weight is None else weight
         for name, values in columns.items():
             self.rows[name][slots] = values[last]
         self.rows["version"][slots] = self.clock["version"][0]
@@ -156,10 +164,10 @@ class ErrorMemory(Stateful):
     def read(self, queries: Vectors, k: int) -> Evidence:
         """Find the `k` rows with the most similar keys for each of `queries` (q, width), the most similar first."""
         slots, similarity = self.index.search(queries, k)
-        label, base_score = np.zeros_like(similarity), np.zeros_like(similarity)
-        age = np.zeros_like(slots)
-        _read_rows(slots, self.rows["label"], self.rows["base_score"], self.clock["place"][0], label, base_score, age)
-        return Evidence(slots, similarity, label, base_score, age)
+        label, base_score, weight = np.zeros_like(similarity), np.zeros_like(similarity), np.zeros_like(similarity)
+        age, rows = np.zeros_like(slots), (self.rows["label"], self.rows["base_score"], self.rows["weight"])
+        _read_rows(slots, rows, self.clock["place"][0], label, base_score, weight, age)
+        return Evidence(slots, similarity, label, base_score, age, weight)
 
     def forget(self, users: Ids) -> None:
         """Erase the rows of `users` (n,)."""
@@ -183,7 +191,7 @@ class ErrorMemory(Stateful):
 
 
 class ErrorSketch(Stateful):
-    """Counts, sums of labels and sums of base scores in hashed buckets. Its size does not depend on the number of rows.
+    """Sums of weights, of labels and of base scores in hashed buckets. Its size does not depend on the number of rows.
 
     Parameters
     ----------
@@ -226,13 +234,14 @@ class ErrorSketch(Stateful):
         _hash(keys, centre, self.planes, found)
         return found
 
-    def write(self, keys: Vectors, label: Vectors, base_score: Vectors) -> None:
-        """Add rows: finite `keys` (n, width), `label` (n,) and `base_score` (n,)."""
+    def write(self, keys: Vectors, label: Vectors, base_score: Vectors, weight: Vectors | None = None) -> None:
+        """Add rows: finite `keys` (n, width), `label` (n,), `base_score` (n,), and `weight` (n,) above 0, or None for all 1."""
         if not len(keys):
             return
+        weight = np.ones_like(base_score) if weight is None else weight
         clock = self.clock
-        clock["total"][0] = clock["total"][0] * self._decay + keys.sum(axis=0, dtype=np.float64)
-        clock["count"][0] = clock["count"][0] * self._decay + len(keys)
+        clock["total"][0] = clock["total"][0] * self._decay + (keys * weight[:, None]).sum(axis=0, dtype=np.float64)
+        clock["count"][0] = clock["count"][0] * self._decay + weight.sum(dtype=np.float64)
         clock["unit"][0] *= self._decay
         if clock["unit"][0] < MIN_WEIGHT:
             self.sums["sums"][...] *= clock["unit"][0]
@@ -240,7 +249,8 @@ class ErrorSketch(Stateful):
             clock["unit"][0] = 1.0
         clock.mark()
         # New rows get more weight instead of old sums less. So a write touches only its own buckets.
-        _add(self.buckets(keys), label, base_score, 1.0 / clock["unit"][0], self.sums["sums"], self.sums.dirty)
+        unit = weight / clock["unit"][0]
+        _add(self.buckets(keys), label, base_score, unit, self.sums["sums"], self.sums.dirty)
 
     def read(self, queries: Vectors) -> Evidence:
         """Read the bucket of each of `queries` (q, width) in each array.
@@ -249,10 +259,10 @@ class ErrorSketch(Stateful):
         """
         buckets = self.buckets(queries)
         share, label, base_score = np.zeros((3, *buckets.shape))
-        found = Evidence(np.full_like(buckets, -1), share, label, base_score, np.zeros_like(buckets))
+        slots, age = np.full_like(buckets, -1), np.zeros_like(buckets)
         weight = self.clock["unit"][0] / max(self.clock["count"][0], MIN_WEIGHT)
-        _read_buckets(buckets, self.sums["sums"], weight, found.slots, share, label, base_score)
-        return found
+        _read_buckets(buckets, self.sums["sums"], weight, slots, share, label, base_score)
+        return Evidence(slots, share, label, base_score, age, np.ones_like(share))
 
     def clear(self) -> None:
         """Empty all buckets, but keep the mean of the keys."""
@@ -264,12 +274,13 @@ class ErrorSketch(Stateful):
 
 
 @njit(cache=True)
-def _read_rows(slots, labels, base_scores, position, label, base_score, age):  # type: ignore[no-untyped-def]
+def _read_rows(slots, rows, position, label, base_score, weight, age):  # type: ignore[no-untyped-def]
+    labels, base_scores, weights = rows
     for row in range(slots.shape[0]):
         for n in range(slots.shape[1]):
             slot = slots[row, n]
             if slot >= 0:
-                label[row, n], base_score[row, n] = labels[slot], base_scores[slot]
+                label[row, n], base_score[row, n], weight[row, n] = labels[slot], base_scores[slot], weights[slot]
                 age[row, n] = position - 1 - slot + (labels.size if slot >= position else 0)
 
 
@@ -308,10 +319,10 @@ def _read_buckets(buckets, sums, weight, slots, similarity, label, base_score): 
 
 
 @njit(cache=True)
-def _add(buckets: Ids, label: Floats, base_score: Floats, unit: float, sums: Doubles, dirty: npt.NDArray[np.bool_]) -> None:
+def _add(buckets: Ids, label: Floats, base_score: Floats, unit: Vectors, sums: Doubles, dirty: npt.NDArray[np.bool_]) -> None:
     for row in range(buckets.shape[0]):
         for bucket in buckets[row]:
-            sums[bucket, 0] += unit
-            sums[bucket, 1] += unit * label[row]
-            sums[bucket, 2] += unit * base_score[row]
+            sums[bucket, 0] += unit[row]
+            sums[bucket, 1] += unit[row] * label[row]
+            sums[bucket, 2] += unit[row] * base_score[row]
             dirty[bucket] = True

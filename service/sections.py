@@ -56,7 +56,15 @@ class Stream(_Section):
         ``lmdb:///folder`` (embedded log), ``kafka://host:port/topic``, ``memory://`` (lost when the process ends) or
         ``file:recording``.
     window : float
-        Seconds that an impression waits for its interactions.
+        Seconds that an impression waits for its interactions. Then it closes: its positions without one get reward 0.
+    close_after_click : float or None
+        Seconds after a click at which an impression closes, if its window has not ended before; None: the window alone closes
+        it. A click is any interaction with the impression. One that comes later still corrects what was learned.
+    closing_click : {"first", "last"}
+        The click from which `close_after_click` counts: the first of the impression, or the last so far.
+    below_clicks : {"learn", "skip"}
+        What happens to the positions below all clicks when an impression closes: reward 0, too, or they are not learned,
+        because the user may not have seen them. An impression without a click keeps all its rows.
     lateness : float
         Seconds after the window in which an interaction still corrects what was learned.
     batch_rows : int
@@ -85,6 +93,9 @@ class Stream(_Section):
 
     url: str = "memory://"
     window: Positive = 600.0
+    close_after_click: Positive | None = None
+    closing_click: Literal["first", "last"] = "last"
+    below_clicks: Literal["learn", "skip"] = "learn"
     lateness: Annotated[float, Field(ge=0)] = 600.0
     batch_rows: Count = 64
     max_impressions: Count = 100_000
@@ -269,6 +280,9 @@ class Server(_Section):
         Seconds until a request without an answer is answered 503; it is no longer scored then.
     learning_share : float
         Smallest share of the engine's time for learning while there is something to learn; 0: requests always go first.
+    own_events : float
+        Most seconds that a request waits until the events of its own user, accepted before it, are learned; 0: it does not
+        wait. At a replica, and at a member of a group, requests do not wait.
     """
 
     host: str = "127.0.0.1"
@@ -283,6 +297,7 @@ class Server(_Section):
     max_wait: Positive = 1.0
     timeout: Positive = 10.0
     learning_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    own_events: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
 class Tables(_Section):

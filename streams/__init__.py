@@ -9,13 +9,14 @@ from streams.block import Block, Column
 from streams.codec import BadEvent, decode, encode, partition_key
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, Tick, UserUpdate
 from streams.join import Joiner
-from streams.joined import JoinedBatch, Outcome, Position, TrackedImpression
+from streams.joined import Closing, JoinedBatch, Outcome, Position, TrackedImpression
 from streams.log import Log, LogFull, MemoryLog, Offsets, Record
 
 __all__ = [
     "BadEvent",
     "Batch",
     "Block",
+    "Closing",
     "Column",
     "Event",
     "Feedback",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
 
 from streams.events import Event, Forget, Impression, Interaction, Tick
-from streams.joined import JoinedBatch, Outcome, Position, TrackedImpression
+from streams.joined import Closing, JoinedBatch, Outcome, Position, TrackedImpression
 
 __all__ = ["Joiner"]
 
@@ -22,6 +22,8 @@ _Mark = tuple[int, float]
 _Seen = tuple[int, float, int, float]
 """The mark of a remembered record, and the mark to rewind to for it. A flat tuple, because Python's cyclic garbage collector
 skips those; 100,000 nested ones would stop the process for a tenth of a second."""
+
+_WINDOW_ONLY = Closing()
 
 
 class Joiner:
@@ -41,13 +43,16 @@ class Joiner:
         are emitted early, and it is counted.
     ids : int
         Largest number of interaction ids that are remembered. Beyond it, duplicates of the oldest are not recognised.
+    closing : Closing
+        Whether clicks close an impression before its window ends, and what is learned of the positions below them.
 
     Attributes
     ----------
     counts : Counter
-        ``impressions``, ``interactions``, ``duplicates`` (dropped), ``late`` (joined after the window), ``repeated`` (a second
-        interaction with one position), ``unjoined`` (learned without its impression, which is forgotten, belongs to another
-        user or did not show the item), ``evicted`` (closed early because `capacity` was reached).
+        ``impressions``, ``interactions``, ``duplicates`` (dropped), ``late`` (joined after the impression closed),
+        ``repeated`` (a second interaction with one position), ``skipped`` (positions below all clicks that were left out),
+        ``unjoined`` (learned without its impression, which is forgotten, belongs to another user or did not show the item),
+        ``evicted`` (closed early because `capacity` was reached).
 
     Notes
     -----
@@ -64,17 +69,21 @@ class Joiner:
         batch_rows: int = 64,
         capacity: int = 100_000,
         ids: int = 200_000,
+        closing: Closing = _WINDOW_ONLY,
     ) -> None:
         self._window, self._lateness, self._batch_rows, self._capacity, self._ids = window, lateness, batch_rows, capacity, ids
+        self._closing = closing
         self.counts: Counter[str] = Counter()
         self._reset((0, 0.0))
 
     def _reset(self, start: _Mark) -> None:
         self._next, self._watermark = start
-        self._open: deque[TrackedImpression] = deque()  # within the window
-        self._closed: deque[TrackedImpression] = (
-            deque()
-        )  # after the window, waiting for late interactions; older than the open ones
+        # Within the window, oldest first. A click may have closed some of them.
+        self._open: deque[TrackedImpression] = deque()
+        # After the window, or closed by a click and older than all open ones; waiting for late interactions.
+        self._closed: deque[TrackedImpression] = deque()
+        # Event time at which a click closes each open impression with one, by request id; the earliest first.
+        self._clicked: OrderedDict[str, float] = OrderedDict()
         self._known: dict[str, TrackedImpression] = {}
         self._bytes = 0  # of the known impressions
         # Ids of impressions and of interactions, by the time they were last seen. (A plain dict would search for its first key
@@ -83,7 +92,7 @@ class Joiner:
         self._seen_ids: OrderedDict[str, _Seen] = OrderedDict()
         self._rows: list[Outcome] = []
         self._shown: list[TrackedImpression] = []
-        self._ended: list[TrackedImpression] = []  # impressions whose window has ended since the last batch
+        self._ended: list[TrackedImpression] = []  # impressions that have closed since the last batch
         self._batch_rewind: _Mark | None = None  # mark to rewind to for the open batch
         self._ready: list[JoinedBatch] = []
         self._cutting = True
@@ -96,7 +105,7 @@ class Joiner:
     @property
     def nbytes(self) -> int:
         """Approximate bytes of the remembered ids and impressions."""
-        ids = len(self._seen_requests) + len(self._seen_ids)
+        ids = len(self._seen_requests) + len(self._seen_ids) + len(self._clicked)
         return _ID_BYTES * ids + self._bytes
 
     @property
@@ -116,8 +125,11 @@ class Joiner:
 
     @property
     def deadline(self) -> float | None:
-        """Event time at which the window of the oldest open impression ends; None without one."""
-        return self._open[0].seen[1] + self._window if self._open else None
+        """Event time at which the next open impression closes; None without one."""
+        if not self._open:
+            return None
+        window_ends = self._open[0].seen[1] + self._window
+        return min(window_ends, next(iter(self._clicked.values()))) if self._clicked else window_ends
 
     def push(self, offset: int, appended: float, event: Event) -> list[JoinedBatch]:
         """Process the next record of the partition. Return the batches that it completed.
@@ -157,8 +169,10 @@ class Joiner:
     def finish(self) -> Iterator[JoinedBatch]:
         """End a finite stream: close every window and the last batch. Yield the batches one by one."""
         while self._open:
-            self._close(self._open.popleft())
-            yield from self.take()
+            waiting = self._open.popleft()
+            if not waiting.closed:
+                self._close(waiting)
+                yield from self.take()
         if self.pending or self._ended:
             self._cut()
         yield from self.take()
@@ -220,9 +234,13 @@ class Joiner:
         self._watermark = timestamp
         past_window = timestamp - self._window
         past_memory = past_window - self._lateness
-        while self._open and self._open[0].seen[1] <= past_window:
+        while self._clicked and next(iter(self._clicked.values())) <= timestamp:
+            self._close(self._known[next(iter(self._clicked))])
+            yield
+        while self._open and (self._open[0].closed or self._open[0].seen[1] <= past_window):
             waiting = self._open.popleft()
-            self._close(waiting)
+            if not waiting.closed:
+                self._close(waiting)
             self._closed.append(waiting)
             yield
         while self._closed and self._closed[0].seen[1] <= past_memory:
@@ -271,11 +289,10 @@ class Joiner:
             return
         self._remove(waiting)
         self.counts["evicted"] += 1
-        if waiting.seen[1] > self._watermark - self._window:
-            self._open.remove(waiting)
+        older = self._closed and waiting.seen[0] <= self._closed[-1].seen[0]
+        (self._closed if older else self._open).remove(waiting)
+        if not waiting.closed:
             self._close(waiting)
-        else:
-            self._closed.remove(waiting)
 
     def _add_impression(self, impression: Impression, timestamp: float, seen: _Seen) -> None:
         self.counts["impressions"] += 1
@@ -303,31 +320,33 @@ class Joiner:
             return
         row.shown, row.context = waiting, waiting.impression.context
         row.position = waiting.impression.items.index(row.item)
-        late = waiting.seen[1] <= self._watermark - self._window
         repeated = bool(waiting.touched >> row.position & 1)
-        row.correction = late or repeated
-        if row.correction:
+        row.correction = repeated or row.position < waiting.closed
+        if repeated or waiting.closed:
             self.counts["repeated" if repeated else "late"] += 1
         waiting.touched |= 1 << row.position
+        if self._closing.after_click is not None and not waiting.closed:
+            request = waiting.impression.request_id
+            if request not in self._clicked or self._closing.click == "last":
+                self._clicked[request] = self._watermark + self._closing.after_click
+                self._clicked.move_to_end(request)
 
     def _close(self, waiting: TrackedImpression) -> None:
-        """Emit the positions of an impression without an interaction, dated at the end of its window."""
+        """Emit the positions of an impression without an interaction, dated at the time at which it was to close."""
         impression, ends = waiting.impression, waiting.seen[1] + self._window
-        for position, item in enumerate(impression.items):
+        if self._clicked:
+            ends = min(ends, self._clicked.pop(impression.request_id, ends))
+        waiting.closed = self._closing.positions(waiting.touched, len(impression.items))
+        user, context = impression.user, impression.context
+        for position, item in enumerate(impression.items[: waiting.closed]):
             if not waiting.touched >> position & 1:
-                self._rows.append(
-                    Outcome(
-                        user=impression.user,
-                        item=item,
-                        kind="",
-                        value=0.0,
-                        timestamp=ends,
-                        shown=waiting,
-                        position=position,
-                        context=impression.context,
-                    )
+                row = Outcome(
+                    user=user, item=item, kind="", value=0.0, timestamp=ends, shown=waiting, position=position, context=context
                 )
+                self._rows.append(row)
                 self._entry_added()
+        if waiting.closed < len(impression.items):
+            self.counts["skipped"] += len(impression.items) - waiting.closed
         self._ended.append(waiting)
 
     def _forget(self, user: str) -> Iterator[None]:
@@ -344,6 +363,8 @@ class Joiner:
 
     def _remove(self, waiting: TrackedImpression) -> None:
         del self._known[waiting.impression.request_id]
+        if self._clicked:
+            self._clicked.pop(waiting.impression.request_id, None)
         self._bytes -= _size(waiting.impression)
 
     def _entry_added(self) -> None:

@@ -1,15 +1,51 @@
-"""The results of joining: impressions, outcomes and batches of them, and the position of a reader."""
+"""The parts of joining: when an impression closes, its outcomes, batches of them, and the position of a reader."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
 from streams.events import Impression, Scalar
 
-__all__ = ["JoinedBatch", "Outcome", "Position", "Snapshot", "TrackedImpression"]
+__all__ = ["Closing", "JoinedBatch", "Outcome", "Position", "Snapshot", "TrackedImpression"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """Rule for closing impressions before their window ends.
+
+    A click is any interaction that joins the impression while it is open, whatever its kind or reward: it shows that the
+    visitor has seen the list down to there.
+
+    Attributes
+    ----------
+    after_click : float or None
+        Seconds of event time between a click and the closing. None: only the end of the window closes an impression.
+    click : {"first", "last"}
+        The click from which the seconds count: the impression's first, or its last so far, so that each click puts the
+        closing off.
+    below_clicks : {"learn", "skip"}
+        What happens to the positions below the lowest clicked one: reward 0 like the others, or no row at all, because the
+        visitor may not have seen them. An impression without a click keeps all rows.
+    """
+
+    after_click: float | None = None
+    click: Literal["first", "last"] = "last"
+    below_clicks: Literal["learn", "skip"] = "learn"
+
+    def positions(self, touched: int, count: int) -> int:
+        """Return how many positions, from the first, get an outcome when an impression closes.
+
+        Parameters
+        ----------
+        touched : int
+            Bit mask of the clicked positions.
+        count : int
+            Positions of the impression.
+        """
+        return touched.bit_length() if touched and self.below_clicks == "skip" else count
 
 
 class Snapshot(Struct, gc=False, frozen=True, kw_only=True):
@@ -48,6 +84,8 @@ class TrackedImpression(Struct, gc=False, eq=False, kw_only=True):
         State of the quality metrics for this impression.
     touched : int
         Bit mask of the positions that had an interaction.
+    closed : int
+        Number of positions, from the first, that have an outcome since the impression closed; 0 while it is open.
     seen : tuple
         Used by the joiner: the mark of its record, and the mark to rewind to.
     """
@@ -58,6 +96,7 @@ class TrackedImpression(Struct, gc=False, eq=False, kw_only=True):
     snapshot: Snapshot | None = None
     measured: Any = None
     touched: int = 0
+    closed: int = 0
 
 
 class Outcome(Struct, gc=False, kw_only=True):
@@ -72,7 +111,7 @@ class Outcome(Struct, gc=False, kw_only=True):
     value : float
         Strength of the interaction.
     timestamp : float
-        Event time of the outcome, Unix seconds: the interaction's time, or the end of the window.
+        Event time of the outcome, Unix seconds: the interaction's time, or the time at which the impression closed.
     shown : TrackedImpression or None
         The impression that showed the item, if any.
     position : int
@@ -104,7 +143,7 @@ class JoinedBatch(NamedTuple):
     rows : list of Outcome
         Outcomes in the order of the log, except that those of one impression follow its first one directly.
     closed : list of TrackedImpression
-        Impressions whose window has ended: each position has an outcome, in this batch or an earlier one.
+        Impressions that have closed: each position has an outcome, in this batch or an earlier one, or is skipped.
     """
 
     shown: list[TrackedImpression]

@@ -21,6 +21,7 @@ from learners.contract.answers import PLACES, Make, Outputs, check_answers, outp
 from learners.contract.carried import check_carried
 from learners.contract.equality import array_fields, digest_of, same_answers, same_follower, same_learner, tolerance_of
 from learners.contract.extremes import check_extremes
+from learners.contract.grading import check_prefers_higher_rewards
 from learners.contract.learning import check_learns
 from learners.contract.small import bound
 from learners.contract.worlds import batch_of, choices_of, cut, world
@@ -318,8 +319,8 @@ def _every(cls: type) -> list[Callable[[Make], None]]:
     """Return all checks of a class's role."""
     of_role: dict[type, list[Callable[[Make], None]]] = {
         Retriever: [check_retrieval, check_learns],
-        Ranker: [check_learns],
-        Reranker: [check_learns],
+        Ranker: [check_learns, check_prefers_higher_rewards],
+        Reranker: [check_learns, check_prefers_higher_rewards],
         Adapter: [check_adaptation],
     }
     return [*_EVERY, *(check for role, checks in of_role.items() if issubclass(cls, role) for check in checks)]

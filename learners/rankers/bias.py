@@ -10,13 +10,14 @@ the update of each bias (diagonal AdaGrad).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from learners.base import Ranker, WeightDelta
-from learners.bounds import bounded
+from learners.bounds import graded
 from learners.registry import register
 from memory.arrays import Arrays
 from memory.jit import njit
@@ -52,6 +53,8 @@ class Bias(Ranker):
     """
 
     checks_parameters: ClassVar[dict[str, object]] = {"users": 16, "items": 20}
+    state_version: ClassVar[int | str] = 2
+    """Version 1 clipped rewards."""
 
     def __init__(
         self,
@@ -69,23 +72,25 @@ class Bias(Ranker):
         columns = {"bias": Column(None), "squares": Column(None, fill=initial_accumulator, private=True)}
         self.users = Table(users, **columns)
         self.items = Table(items, **columns)
+        self._capped = 0
 
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
-        """Fill ``batch.score`` with the probability of a positive reward."""
+        """Fill ``batch.score`` with the probability of a positive reward, whose odds grow with rewards above 1."""
         user, item = self.users.find(batch.user), self.items.find(batch.item)
         _score(user, item, batch.request, self.everybody["bias"], self.users["bias"], self.items["bias"], batch.score)
 
     def learn(self, feedback: Feedback) -> None:
-        """Learn from rows in order; the label is the reward clipped to [0, 1]."""
+        """Learn from rows in order, with the labels and weights of `learners.bounds.graded`."""
         # At most `capacity` rows at a time, so that no user or item of these rows is evicted before it is learned.
         most = min(self.users.capacity, self.items.capacity)
-        user, weight = feedback.user[feedback.request], bounded(feedback.weight)
+        user, (label, weight, capped) = feedback.user[feedback.request], graded(feedback.reward, feedback.weight)
+        self._capped += capped
         for start in range(0, feedback.rows, most):
             part = slice(start, start + most)
             _learn(
                 self.users.insert(user[part]),
                 self.items.insert(feedback.item[part]),
-                feedback.reward[part],
+                label[part],
                 weight[part],
                 self.everybody["bias"],
                 self.everybody["squares"],
@@ -106,6 +111,10 @@ class Bias(Ranker):
     def remove(self, items: Ids) -> None:
         """Delete the biases of these items."""
         self.items.delete(items)
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return ``capped``, the rows whose weight was limited; see `learners.bounds.graded`."""
+        return {"capped": float(self._capped)}
 
 
 @njit(cache=True, nogil=True)
@@ -136,7 +145,7 @@ def _step(bias: Floats, squares: Floats, at: int, slope: float, learning_rate: f
 def _learn(
     user: Ids,
     item: Ids,
-    reward: Floats,
+    label: Floats,
     weight: Floats,
     everybody: Floats,
     everybody_squares: Floats,
@@ -152,8 +161,7 @@ def _learn(
         # Id 0 means no user or no item, so there is no bias to learn.
         u = users[user[n]] if user[n] >= 0 else np.float32(0)
         i = items[item[n]] if item[n] >= 0 else np.float32(0)
-        label = min(max(float(reward[n]), 0.0), 1.0)
-        slope = (_probability(everybody[0] + u + i) - label) * weight[n]
+        slope = (_probability(everybody[0] + u + i) - label[n]) * weight[n]
         _step(everybody, everybody_squares, 0, slope, learning_rate, adaptive)
         if user[n] >= 0:
             _step(users, users_squares, user[n], slope + l2 * u, learning_rate, adaptive)

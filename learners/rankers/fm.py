@@ -18,13 +18,14 @@ K. Weinberger et al., "Feature Hashing for Large Scale Multitask Learning", ICML
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from learners.base import Ranker, WeightDelta
-from learners.bounds import bounded
+from learners.bounds import bounded, graded
 from learners.registry import register
 from memory.arrays import Arrays
 from memory.jit import njit
@@ -75,8 +76,8 @@ class FactorizationMachine(Ranker):
     """
 
     checks_parameters: ClassVar[dict[str, object]] = {"bits": 12}
-    state_version: ClassVar[int | str] = 2
-    """Version 1 had one sum of squares per weight, and no scales."""
+    state_version: ClassVar[int | str] = 3
+    """Version 1 had one sum of squares per weight, and no scales. Version 2 clipped rewards."""
 
     def __init__(
         self,
@@ -100,23 +101,30 @@ class FactorizationMachine(Ranker):
                 "squares": np.full((1 << bits, 2), PRIOR, np.float32),
             }
 
+        self._capped = 0
         self.rows = Arrays.from_factory(first, private=["squares"])
         self.intercept = Arrays(weights=np.zeros(1, np.float32), squares=np.full(1, PRIOR, np.float32), private=["squares"])
 
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
-        """Fill ``score`` with the probability of a positive reward, and ``hidden`` (N, k) with sum_{i<j} v_i x_i * v_j x_j."""
+        """Fill ``score`` and ``hidden``.
+
+        The score is the probability of a positive reward, whose odds grow with rewards above 1; see `learners.bounds.graded`.
+        The hidden vectors (N, k) are sum_{i<j} v_i x_i * v_j x_j.
+        """
         hidden = np.empty((batch.rows, self.hidden_width), np.float32)
         rows, values = self.rows, bounded(batch.values, FINITE)
         _score(batch.features, values, self.intercept["weights"], rows["weights"], rows["scales"], batch.score, hidden)
         batch.hidden = hidden
 
     def learn(self, feedback: Feedback) -> None:
-        """Learn from rows in order. The label is the reward, clipped to [0, 1]. The weight multiplies the loss."""
+        """Learn from rows in order, with the labels and weights of `learners.bounds.graded`. A weight multiplies the loss."""
+        label, weight, capped = graded(feedback.reward, feedback.weight)
+        self._capped += capped
         _learn(
             feedback.features,
             bounded(feedback.values, FINITE),
-            feedback.reward,
-            bounded(feedback.weight),
+            label,
+            weight,
             self.intercept["weights"],
             self.intercept["squares"],
             self.rows["weights"],
@@ -136,6 +144,10 @@ class FactorizationMachine(Ranker):
         values = bounded(batch.values, FINITE)
         _explain(batch.features, values, self.rows["weights"], self.rows["scales"], contributions)
         return contributions
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return ``capped``, the rows whose weight was limited; see `learners.bounds.graded`."""
+        return {"capped": float(self._capped)}
 
 
 @njit(cache=True, nogil=True)  # no fastmath: it would multiply by 1 / scale, which overflows
@@ -214,7 +226,7 @@ def _slope_lengths(keys, x, rows, total, lengths):  # type: ignore[no-untyped-de
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _learn(  # type: ignore[no-untyped-def]
-    features, values, reward, weight, intercept, intercept_squares, rows, scales, squares, dirty, rate_w, rate_v, l2,
+    features, values, label, weight, intercept, intercept_squares, rows, scales, squares, dirty, rate_w, rate_v, l2,
 ):  # fmt: skip
     width, mask, columns = rows.shape[1] - 1, rows.shape[0] - 1, features.shape[1]
     rate_w, rate_v, l2 = np.float32(rate_w), np.float32(rate_v), np.float32(l2)
@@ -229,8 +241,7 @@ def _learn(  # type: ignore[no-untyped-def]
                 scales[at] = magnitude if scales[at] == 0.0 else min(magnitude, np.float32(2.0) * scales[at])
         _normalize(keys, values[n], scales, x)
         linear = intercept[0] + _sum_vectors(keys, x, rows, total, squared)
-        label = min(max(reward[n], np.float32(0.0)), one)
-        miss = _probability(linear, total, squared) - label
+        miss = _probability(linear, total, squared) - label[n]
         _slope_lengths(keys, x, rows, total, lengths)
         speed = rate_w / np.sqrt(intercept_squares[0])
         for c in range(columns):

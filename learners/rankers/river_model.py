@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,7 +18,7 @@ from pydantic import Field
 from river import base
 
 from learners.base import Ranker, WeightDelta
-from learners.bounds import bounded, finite
+from learners.bounds import bounded, finite, graded
 from learners.registry import register
 from memory.pickled_object import PickledObject
 from streams.batch import Batch, Feedback
@@ -30,9 +30,15 @@ __all__ = ["RiverModel"]
 class RiverModel(Ranker):
     """Wraps a River model, which predicts and learns row by row.
 
-    A classifier learns whether the reward is positive, and its score is the probability of True. A regressor learns the reward,
-    and its score is its prediction. Speed and memory depend on the model: 10 to 100 microseconds per row, and more for trees.
-    `bits` limits the number of features, but models such as trees grow with the stream.
+    A classifier learns whether the reward is positive, and its score is the probability of True, whose odds grow with rewards
+    above 1: labels and weights are those of `learners.bounds.graded`. A label between 0 and 1 is learned as True and as False,
+    weighted with its share. A regressor learns the reward, however large, and its score is its prediction.
+
+    A model that takes no weights learns a row as often as its weight says, rounded, and at least once if it is not 0. Then a
+    label between 0 and 1 counts as True.
+
+    Speed and memory depend on the model: 10 to 100 microseconds per row, and more for trees. `bits` limits the number of
+    features, but models such as trees grow with the stream.
 
     Parameters
     ----------
@@ -57,7 +63,8 @@ class RiverModel(Ranker):
     """
 
     # A pickled model keeps the defaults of its River version. Another version may have other defaults, or fail to read it.
-    state_version: ClassVar[int | str] = f"1, river {metadata.version('river')}"
+    # Version 1 of this learner took all positive rewards of a classifier for alike.
+    state_version: ClassVar[int | str] = f"2, river {metadata.version('river')}"
     digest_stable: ClassVar[bool] = False
     checks_exempt: ClassVar[dict[str, str]] = {"check_memory_is_bounded": "River models may grow with the stream."}
 
@@ -76,6 +83,7 @@ class RiverModel(Ranker):
         self.encoding, self.numbers, self.mask = encoding, frozenset(numbers), (1 << bits) - 1
         self._weighted = "w" in inspect.signature(built.learn_one).parameters
         self.model = PickledObject(built)
+        self._capped = 0
 
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
         """Fill ``batch.score`` with the model's probability or prediction. A classifier that has seen no class gives 0.5."""
@@ -88,14 +96,29 @@ class RiverModel(Ranker):
         batch.score = finite(np.fromiter(values, np.float64, batch.rows))
 
     def learn(self, feedback: Feedback) -> None:
-        """Learn the rows in order. If the model takes no weights, rows of weight 0 are skipped and all others count equally."""
+        """Learn the rows in order."""
+        label, weights = feedback.reward, bounded(feedback.weight)
+        if self._classifies:
+            label, weights, capped = graded(feedback.reward, feedback.weight)
+            self._capped += capped
         model = self.model.value
-        labels = (feedback.reward > 0).tolist() if self._classifies else feedback.reward.tolist()
-        for x, y, weight in zip(self._rows(feedback), labels, bounded(feedback.weight).tolist(), strict=True):
+        for x, y, weight in zip(self._rows(feedback), label.tolist(), weights.tolist(), strict=True):
             if self._weighted:
-                model.learn_one(x, y, w=weight)
+                for target, share in self._targets(y):
+                    model.learn_one(x, target, w=weight * share)
             elif weight > 0:
-                model.learn_one(x, y)
+                for _ in range(max(round(weight), 1)):
+                    model.learn_one(x, y > 0 if self._classifies else y)
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return ``capped``, the rows whose weight was limited; see `learners.bounds.graded`. Always 0 for a regressor."""
+        return {"capped": float(self._capped)}
+
+    def _targets(self, label: float) -> list[tuple[bool | float, float]]:
+        """Targets of a row, each with its share of the row's weight."""
+        if not self._classifies:
+            return [(label, 1.0)]
+        return [(label > 0, 1.0)] if label in (0.0, 1.0) else [(True, label), (False, 1.0 - label)]
 
     def _rows(self, batch: Batch) -> Iterator[dict[Any, Any]]:
         keys = (batch.features & self.mask).tolist()

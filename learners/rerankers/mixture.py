@@ -36,7 +36,7 @@ _ACTIVITY = 5.0
 _TOP = 10
 """Places that `Mixture.metrics` counts as a hit."""
 
-_LEARNED, _MISSED, _LEFT_OUT, _RESCUED, _HITS = range(5)
+_LEARNED, _MISSED, _LEFT_OUT, _RESCUED, _HITS, _CAPPED = range(6)
 
 
 @register("mixture")
@@ -95,7 +95,7 @@ class Mixture(Reranker):
     ) -> None:
         self._prior_strength, self._keep, self._head = prior_strength, keep, head
         self._rescue, self._largest_weight = rescue, largest_weight
-        self._counts = np.zeros(5, np.int64)
+        self._counts = np.zeros(6, np.int64)
 
     def bind(self, schema: Schema, catalogues: Catalogues, history: UserHistory) -> None:
         """Begin with the priors of the schema's evidence columns. Raises ValueError where there are none."""
@@ -155,14 +155,16 @@ class Mixture(Reranker):
         """Choices by what became of them, and the share of the learned ones that stood among the first 10 just before.
 
         ``missed``: no retriever had the item, or there were fewer than two candidates. ``left_out``: a reward that is no
-        positive number. ``rescued``: learned, and not in the head.
+        positive number. ``rescued``: learned, and not in the head. ``capped``: learned with `largest_weight`, because the
+        reward is larger than that times the usual one.
         """
-        learned, missed, left_out, rescued, hits = self._counts.tolist()
+        learned, missed, left_out, rescued, hits, capped = self._counts.tolist()
         return {
             "learned": learned,
             "missed": missed,
             "left_out": left_out,
             "rescued": rescued,
+            "capped": capped,
             "top_10_share": hits / max(learned, 1),
         }
 
@@ -186,7 +188,7 @@ def _starts(batch: Batch) -> Ids:
 
 
 _State = tuple[Values, Values, Values]  # theta (F,), hessian (F, F), inverse (F, F)
-_Clock = tuple[Ids, Values, Ids]  # steps (1,), decayed sum of log rewards and of ones (2,), counts (5,)
+_Clock = tuple[Ids, Values, Ids]  # steps (1,), decayed sum of log rewards and of ones (2,), counts (6,)
 _Settings = tuple[float, float, int, float, float]
 
 
@@ -262,7 +264,9 @@ def _learn(
         log_reward = np.log(reward[b])
         rewards[0] = keep * rewards[0] + log_reward
         rewards[1] = keep * rewards[1] + 1.0
-        weight = min(np.exp(log_reward - rewards[0] / rewards[1]), largest_weight)
+        weight = np.exp(log_reward - rewards[0] / rewards[1])
+        counts[_CAPPED] += weight > largest_weight
+        weight = min(weight, largest_weight)
         values = np.empty(stop - first)
         _values(evidence, first, stop, activity[b], by_activity, theta, weights, values)
         place = _gradient(evidence, first, chosen[b], values, head, rescue, activity[b], by_activity, gradient)

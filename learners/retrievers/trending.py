@@ -181,10 +181,11 @@ class Trending(Retriever):
         """Return what `evidence_columns` names, (N, speeds + 4) float32.
 
         Of counts x, log(x + 0.02). Of the likes n and the minutes n since then, log(1 + n) / 10; for an item never liked, or
-        unknown, since the first like of any.
+        unknown, since the first like of any. Now is the time of the last like, not of the request: a service that is asked
+        about a recording, or after a quiet night, would see ages that it has never learned from.
         """
         evidence = np.empty((batch.rows, self._state.half_life.size + 4), np.float32)
-        _evidence(self.items.find(batch.item), batch.timestamp, batch.request, self._state, evidence)
+        _evidence(self.items.find(batch.item), self._state, evidence)
         return evidence
 
     def remove(self, items: Ids) -> None:
@@ -295,14 +296,14 @@ def _score(items: Ids, state: _State, score: Floats) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _evidence(items: Ids, timestamp: Times, request: Ids, state: _State, evidence: Floats) -> None:
+def _evidence(items: Ids, state: _State, evidence: Floats) -> None:
     likes, latest, begin = state.clock[_LIKES], state.clock[_LATEST], state.clock[_BEGIN]
     speeds, nothing = state.half_life.size, np.log(_LEAST)
     now = np.empty(speeds)
     for speed in range(speeds):
         now[speed] = (likes if speed < state.in_likes else latest) / state.half_life[speed]
     for n in range(items.size):
-        slot, time = items[n], timestamp[request[n]]
+        slot = items[n]
         for speed in range(speeds):
             key, value = (state.key[slot, speed] if slot >= 0 else -np.inf), nothing
             if state.half_life[speed] == np.inf:
@@ -312,6 +313,6 @@ def _evidence(items: Ids, timestamp: Times, request: Ids, state: _State, evidenc
             evidence[n, speed] = value
         for column, since in ((0, state.like), (1, state.first)):
             known = slot >= 0 and since[slot, 0] >= 0.0
-            ago, seconds = likes - (since[slot, 0] if known else -1.0), time - (since[slot, 1] if known else begin)
+            ago, seconds = likes - (since[slot, 0] if known else -1.0), latest - (since[slot, 1] if known else begin)
             evidence[n, speeds + column] = np.log1p(ago) / 10.0
             evidence[n, speeds + 2 + column] = np.log1p(max(seconds, 0.0) / 60.0) / 10.0

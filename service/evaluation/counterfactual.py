@@ -172,7 +172,7 @@ class Counterfactual:
     def add_outcomes(self, rows: Sequence[Outcome], reward: Floats) -> None:
         """Add outcomes. If a position has several, the one with the highest reward counts."""
         for row, value in zip(rows, reward.tolist(), strict=True):
-            if not row.kind:  # no interaction: dated at the end of its window, even if the log ends earlier
+            if not row.kind:  # no interaction: dated at the closing of the impression, even if the log ends earlier
                 continue
             self._latest = max(self._latest, row.timestamp)
             record = None if row.shown is None else self._records.get(row.shown.impression.request_id)

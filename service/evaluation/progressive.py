@@ -12,7 +12,7 @@ import numpy as np
 
 from learners.base import Exclusion
 from service.monitoring.measure import Scored
-from service.monitoring.quality import auc, gain, grouped_auc, impression_auc, log_loss
+from service.monitoring.quality import auc, gain, grouped_auc, impression_auc, losses, top_reward
 from service.ranking.pipeline import Pipeline
 from service.ranking.requests import CANDIDATES
 from streams.batch import Feedback, Floats, Ids, Requests
@@ -43,7 +43,10 @@ class Quality:
         Measured rows.
     auc, gauc, impression_auc, log_loss : float
         Over these rows. gAUC is the mean AUC of the users, weighted by their rows. Impression AUC is the unweighted mean AUC of
-        the impressions, NaN if there are none. Log loss is NaN for a retriever: its scores are not probabilities.
+        the impressions, NaN if there are none. Log loss is NaN for a retriever: its scores are not probabilities. Its rows have
+        the labels and weights that logistic rankers learn from; see `learners.bounds.graded`.
+    top_reward : float
+        Mean over the impressions of the reward that the log has for the row with the highest score; NaN if there are none.
     gain, margin : float
         For a reranker: the ranker's log loss minus its own, and half the width of the 95 % confidence interval. NaN for others.
     auc_curve, log_loss_curve : Curve
@@ -55,6 +58,7 @@ class Quality:
     gauc: float
     impression_auc: float
     log_loss: float
+    top_reward: float
     gain: float
     margin: float
     auc_curve: Curve
@@ -71,6 +75,8 @@ class TopN:
         Rows with a positive reward whose item is new to the user.
     hit_rate, ndcg : float
         At k: share of tests with the item among the first k, and mean of 1 / log2(1 + rank) for these, 0 for others.
+    reward : float
+        Reward a request: mean over tests of the row's reward if its item is among the first k, of 0 if not.
     hit_rate_curve, ndcg_curve : Curve
         Over sliding windows of tests.
     """
@@ -78,6 +84,7 @@ class TopN:
     tests: int
     hit_rate: float
     ndcg: float
+    reward: float
     hit_rate_curve: Curve
     ndcg_curve: Curve
 
@@ -100,7 +107,7 @@ class Evaluation:
     retrievers, in the order of the last reranker or of the ranker. All predictions are kept until the end: 20 bytes per row,
     plus 4 per learner.
 
-    Rows of an impression are added when its window has ended, with the highest reward at each position. A later outcome
+    Rows of an impression are added when it has closed, with the highest reward at each position. A later outcome
     revises it.
     """
 
@@ -110,6 +117,7 @@ class Evaluation:
         self._chunks: list[Scored] = []
         self._starts: list[int] = []
         self._gain: dict[str, list[Floats]] = {}
+        self._tested = [np.empty(0, np.float32)]
         self.rows = 0
 
     def choose_impressions(self, sizes: Sequence[int]) -> Sequence[int]:
@@ -150,8 +158,18 @@ class Evaluation:
             if rows >= self._window:
                 break
         scores, rewards = np.concatenate(score), np.concatenate(reward)
-        loss = log_loss(scores, np.clip(rewards, 0.0, 1.0)).mean() if rows else math.nan
-        return {"auc": auc(scores, rewards > 0), "logloss": float(loss)}
+        loss, weight = losses(scores, rewards)
+        return {"auc": auc(scores, rewards > 0), "logloss": float(np.average(loss, weights=weight)) if rows else math.nan}
+
+    def graded(self) -> bool:
+        """Whether any reward is neither 0 nor 1. If not, a reward is a click."""
+        return any(bool(((chunk.reward != 0) & (chunk.reward != 1)).any()) for chunk in self._chunks)
+
+    def logged_reward(self) -> float:
+        """Mean reward of the first item of an impression, in the order of the log; NaN without impressions."""
+        ranked = [chunk for chunk in self._chunks if chunk.impression is not None]
+        first = [chunk.reward[np.flatnonzero(np.diff(_impressions(chunk), prepend=-1))] for chunk in ranked]
+        return float(np.concatenate(first).mean()) if first else math.nan
 
     def quality(self) -> dict[str, Quality]:
         """Quality of the scores by learner, and of the served scores if the log has them."""
@@ -160,37 +178,42 @@ class Evaluation:
 
     def top_n(self) -> dict[str, TopN]:
         """Hit rate and NDCG of each ranking of the catalogue, by name."""
-        return {name: self._top_n(np.concatenate(gain)) for name, gain in self._gain.items()}
+        reward = np.concatenate(self._tested)
+        return {name: self._top_n(np.concatenate(gain), reward) for name, gain in self._gain.items()}
 
     def _quality(self, name: str) -> Quality:
         chunks = [chunk for chunk in self._chunks if name in chunk.predictions]
         score = np.concatenate([chunk.predictions[name] for chunk in chunks])
         reward = np.concatenate([chunk.reward for chunk in chunks])
-        label, positive = np.clip(reward, 0.0, 1.0), reward > 0
-        loss = np.full(score.size, np.nan) if name in self._pipeline.retrievers.named else log_loss(score, label)
+        impression, positive = np.concatenate([_impressions(chunk) for chunk in chunks]), reward > 0
+        loss, weight = losses(score, reward)
+        if name in self._pipeline.retrievers.named:
+            loss[:] = np.nan
         mean = margin = math.nan
         if name in self._pipeline.rerankers.named:
             mean, margin = gain(
-                score, np.concatenate([chunk.predictions[self._pipeline.ranker_name] for chunk in chunks]), label
+                score, np.concatenate([chunk.predictions[self._pipeline.ranker_name] for chunk in chunks]), reward
             )
         return Quality(
             rows=score.size,
             auc=auc(score, positive),
             gauc=grouped_auc(np.concatenate([chunk.user for chunk in chunks]), score, positive),
-            impression_auc=impression_auc(np.concatenate([_impressions(chunk) for chunk in chunks]), score, positive),
-            log_loss=float(loss.mean()),
+            impression_auc=impression_auc(impression, score, positive),
+            log_loss=float(np.average(loss, weights=weight)),
+            top_reward=top_reward(impression, score, reward),
             gain=mean,
             margin=margin,
             auc_curve=self._curve(score.size, lambda part: auc(score[part], positive[part])),
-            log_loss_curve=self._curve(score.size, lambda part: float(loss[part].mean())),
+            log_loss_curve=self._curve(score.size, lambda part: float(np.average(loss[part], weights=weight[part]))),
         )
 
-    def _top_n(self, gain: Floats) -> TopN:
+    def _top_n(self, gain: Floats, reward: Floats) -> TopN:
         hit = gain > 0
         return TopN(
             tests=gain.size,
             hit_rate=float(hit.mean()) if gain.size else math.nan,
             ndcg=float(gain.mean()) if gain.size else math.nan,
+            reward=float((hit * reward).mean(dtype=np.float64)) if gain.size else math.nan,
             hit_rate_curve=self._curve(gain.size, lambda part: float(hit[part].mean())),
             ndcg_curve=self._curve(gain.size, lambda part: float(gain[part].mean())),
         )
@@ -208,6 +231,7 @@ class Evaluation:
         tests = np.flatnonzero(feedback.reward > 0)
         tests = tests[~self._pipeline.seen.has(user[tests], feedback.item[tests])]
         if tests.size:
+            self._tested.append(feedback.reward[tests])
             self._rank(feedback, tests, Exclusion(*self._pipeline.seen.of(user[tests])))
 
     def _rank(self, feedback: Feedback, tests: Ids, exclude: Exclusion) -> None:

@@ -61,6 +61,12 @@ class Replay:
         Quality by learner.
     top_n : dict of str to TopN
         Hit rate and NDCG by ranking of the catalogue; empty if not requested.
+    graded : bool
+        Whether any measured reward is neither 0 nor 1.
+    logged_reward : float
+        Mean reward of the first item of an impression, in the order of the log; NaN without impressions.
+    capped : dict of str to int
+        Rows whose weight a learner limited because of their rewards, by learner; see `learners.bounds.graded`.
     dead : dict
         Number of bad rows or records by reason.
     digest : str
@@ -77,6 +83,9 @@ class Replay:
     cpu_seconds: float
     quality: dict[str, Quality]
     top_n: dict[str, TopN]
+    graded: bool
+    logged_reward: float
+    capped: dict[str, int]
     dead: dict[str, int]
     digest: str
     memory_bytes: dict[str, int]
@@ -156,6 +165,9 @@ def replay(
         cpu_seconds=cpu,
         quality=evaluation.quality(),
         top_n=evaluation.top_n(),
+        graded=evaluation.graded(),
+        logged_reward=evaluation.logged_reward(),
+        capped={name: int(told["capped"]) for name, one in pipeline.learners() if "capped" in (told := one.metrics())},
         dead=dict(dead.counts),
         digest=fingerprint or digest(pipeline.state_dict()),
         memory_bytes={name: store.nbytes for name, store in pipeline.stores()},

@@ -63,12 +63,17 @@ def _columns(rows: Sequence[tuple[Replay, str]], k: int) -> dict[str, list[tuple
     columns = {
         f"hit rate@{k}": of_lists("hit_rate"),
         f"NDCG@{k}": of_lists("ndcg"),
+        f"reward@{k}": of_lists("reward"),
         "AUC": of_quality("auc"),
         "gAUC": of_quality("gauc"),
         "impression AUC": of_quality("impression_auc"),
+        "impression reward@1": of_quality("top_reward"),
         _LOWER_IS_BETTER: of_quality("log_loss"),
         "gain": of_quality("gain", "margin"),
     }
+    if not any(one.graded for one, _ in rows):
+        # Each reward is 1, so a reward is a hit.
+        del columns[f"reward@{k}"], columns["impression reward@1"]
     always = {"AUC", "gAUC", _LOWER_IS_BETTER}
     return {
         name: values for name, values in columns.items() if name in always or any(not math.isnan(value) for value, _ in values)
@@ -93,6 +98,14 @@ def remarks(one: Replay) -> Iterator[str]:
             yield (
                 f"{one.name}: the served ranking ({SERVED}) has a hit rate of {served.hit_rate:.4f}, below {best} alone with "
                 f"{parts[best].hit_rate:.4f}; add [rerankers.mixture], which learns to order what all retrievers find"
+            )
+    if one.graded and not math.isnan(one.logged_reward):
+        yield f"{one.name}: the first item of an impression, as the log has them, has a mean reward of {one.logged_reward:.4f}"
+    for name, rows in one.capped.items():
+        if rows:
+            yield (
+                f"{one.name}: {name} limited the weight of {rows:,} rows, because their rewards are far from 1; "
+                "choose [reward] so that the usual reward is about 1"
             )
     if one.open_rows:
         yield (

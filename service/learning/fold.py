@@ -21,6 +21,8 @@ __all__ = ["Fold"]
 class _Measured(Struct, gc=False, eq=False):
     """Predictions of an impression and its rewards so far, until its outcome is known; `first` is the number of its first row.
 
+    The reward of a position is NaN until there is an interaction with it.
+
     There may be a hundred thousand of these. The cyclic garbage collector does not track them, or it would scan them often.
     """
 
@@ -94,7 +96,7 @@ class Fold:
             rows = slice(at, at + len(one.impression.items))
             at = rows.stop
             kept = {name: said[rows] for name, said in predictions.items()}
-            one.measured = _Measured(kept, np.zeros(rows.stop - rows.start, np.float32))
+            one.measured = _Measured(kept, np.full(rows.stop - rows.start, np.nan, np.float32))
 
     def _put_logged(self, shown: TrackedImpression) -> None:
         """Replace predictions by the scores in the log, if the service made them."""
@@ -114,7 +116,7 @@ class Fold:
                 if pipeline.last_name != pipeline.ranker_name and len(impression.base) == 4 * logged.size:
                     said[pipeline.ranker_name] = np.frombuffer(impression.base, "<f4").astype(np.float32)
         if shown.measured is None:
-            shown.measured = _Measured(said, np.zeros(logged.size, np.float32))
+            shown.measured = _Measured(said, np.full(logged.size, np.nan, np.float32))
         else:
             shown.measured.predictions |= said
 
@@ -137,10 +139,10 @@ class Fold:
             measure.add(Scored(user, reward, None, predictions))
 
     def _note_outcomes(self, measure: Measure, rows: Sequence[Outcome], reward: Floats) -> None:
-        """Store outcomes. If a position has several, the one with the highest reward counts."""
+        """Store the rewards of interactions. If a position has several, the highest reward counts, even if it is negative."""
         for row, worth in zip(rows, reward.tolist(), strict=True):
-            measured = None if row.shown is None else row.shown.measured
-            if measured is not None and worth > measured.reward[row.position]:
+            measured = None if row.shown is None or not row.kind else row.shown.measured
+            if measured is not None and not worth <= measured.reward[row.position]:
                 measured.reward[row.position] = worth
                 if measured.first >= 0:
                     measure.revise(measured.first + row.position, worth)
@@ -158,7 +160,7 @@ class Fold:
             first = measure.add(
                 Scored(
                     np.repeat(hash_ids([one.impression.user for one in some]), sizes),
-                    np.concatenate([one.measured.reward for one in some]),
+                    np.nan_to_num(np.concatenate([one.measured.reward for one in some])),
                     np.repeat(numbers, sizes),
                     {
                         name: np.concatenate([one.measured.predictions[name] for one in some])

@@ -149,9 +149,9 @@ class Member:
         self._disconnected = False
         return more
 
-    def idle(self) -> float:
+    def idle(self, *, hurry: bool = False) -> float:
         """See `service.learning.trainer.Trainer.idle`."""
-        return min(self.trainer.idle(), POLL_SECONDS)
+        return min(self.trainer.idle(hurry=hurry), POLL_SECONDS)
 
     def save(self) -> None:
         """Commit what was learned and leave the group."""

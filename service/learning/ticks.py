@@ -14,7 +14,7 @@ __all__ = ["TickWriter"]
 
 
 class TickWriter:
-    """Appends a `Tick` to each partition whose open batch has waited long enough, or in which a window has ended.
+    """Appends a `Tick` to each partition whose open batch has waited long enough, or in which an impression has to close.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class TickWriter:
         self._appending: Future[None] | None = None
 
     def due(self, now: float, flush: float) -> list[int]:
-        """Return the partitions that need a tick: their open batch has waited `flush` seconds, or a window has ended.
+        """Return the partitions that need a tick: their open batch has waited `flush` seconds, or an impression has to close.
 
         Parameters
         ----------

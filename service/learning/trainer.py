@@ -190,10 +190,13 @@ class Trainer:
             self._save_if_due()
         return more
 
-    def idle(self) -> float:
-        """Append the ticks that are due while there is nothing to learn. Return the seconds to sleep."""
+    def idle(self, *, hurry: bool = False) -> float:
+        """Append the ticks that are due while there is nothing to learn. Return the seconds to sleep.
+
+        With `hurry`, an open batch is due at once.
+        """
         now = time.time()
-        due = self.ticks.due(now, self._flush)
+        due = self.ticks.due(now, 0.0 if hurry else self._flush)
         if due:
             self.ticks.tick(due, now)
             return 0.0

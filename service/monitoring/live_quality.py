@@ -38,8 +38,9 @@ class _Quality:
         self.alarms = 0
         self.last_alarm = float("-inf")
 
-    def add(self, score: Floats, label: Floats, impression: Ids | None, number: int) -> None:
-        self.window.add(score, label, impression, number)
+    def add(self, score: Floats, reward: Floats, impression: Ids | None, number: int) -> None:
+        self.window.add(score, reward, impression, number)
+        label = np.clip(reward, 0.0, 1.0)
         # ADWIN wants a bounded loss; its mean over a micro-batch keeps the detector off the hot path's per-row cost.
         self.detector.update(float(np.square(np.clip(score, 0.0, 1.0) - label).mean()))  # type: ignore[no-untyped-call]
         if self.detector.drift_detected:
@@ -55,7 +56,8 @@ class LiveQuality:
     Notes
     -----
     Quality is prequential: rows are scored before any learner learns from their outcome. The alarm is ADWIN (A. Bifet,
-    R. Gavalda, "Learning from Time-Changing Data with Adaptive Windowing", SDM 2007) on the squared error.
+    R. Gavalda, "Learning from Time-Changing Data with Adaptive Windowing", SDM 2007) on the squared error of the labels, which
+    are the rewards clipped to [0, 1].
     """
 
     def __init__(self) -> None:
@@ -91,22 +93,20 @@ class LiveQuality:
 
     def add(self, scored: Scored) -> int:
         """Add predicted rows with their outcomes."""
-        label = np.clip(scored.reward, 0.0, 1.0)
         first = self._rows
-        self._rows += label.size
+        self._rows += scored.reward.size
         with self._lock:
             for name, score in scored.predictions.items():
                 if name == SERVING:  # live, these are the scores of the last stage
                     continue
-                self._by_learner.setdefault(name, _Quality()).add(score, label, scored.impression, first)
+                self._by_learner.setdefault(name, _Quality()).add(score, scored.reward, scored.impression, first)
         return first
 
     def revise(self, number: int, reward: float) -> None:
         """Replace the outcome of a row, if the row is still in the window."""
-        label = min(max(reward, 0.0), 1.0)
         with self._lock:
             for quality in self._by_learner.values():
-                quality.window.revise(number, label)
+                quality.window.revise(number, reward)
 
     def snapshot(self, bases: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         """Current quality by learner, ready for JSON (undefined numbers are None).

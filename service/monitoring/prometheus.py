@@ -82,6 +82,7 @@ _GAUGES = {
 }
 LABELLED = {
     "engine_seconds": ("work", "Time of the engine thread by work: serve, learn"),
+    "held": ("end", "Requests that waited for their user's own events, by how that ended: learned, timed_out"),
     "refused": ("status", "Refused requests"),
     "dead": ("reason", "Dead letters"),
     "skipped": ("stage", "Optional stages that failed and were left out of a response"),

@@ -1,14 +1,20 @@
-"""Quality of scores: AUC, log loss, gain, and sliding windows of them."""
+"""Quality of scores: AUC, log loss, gain, reward of the first item, and sliding windows of them.
+
+Rewards are graded as for the rankers: the log loss has the labels and row weights of `learners.bounds.graded`. So it is the
+loss that a logistic ranker minimises, and with rewards from 0 to 1 all rows count equally. AUC tells positive rewards from
+others.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
+from learners.bounds import graded
 from memory.jit import njit
 from streams.batch import Bools, Floats, Ids
 
-__all__ = ["Window", "auc", "gain", "grouped_auc", "impression_auc", "log_loss"]
+__all__ = ["Window", "auc", "gain", "grouped_auc", "impression_auc", "log_loss", "losses", "top_reward"]
 
 _Doubles = npt.NDArray[np.float64]
 
@@ -81,7 +87,37 @@ def log_loss(score: Floats, label: Floats) -> _Doubles:
     return -(label * np.log(p) + (1.0 - label) * np.log1p(-p))
 
 
-def gain(score: Floats, base: Floats, label: Floats) -> tuple[float, float]:
+def losses(score: Floats, reward: Floats) -> tuple[_Doubles, Floats]:
+    """Log loss of each row, (n,), and its weight, (n,), both from its graded reward."""
+    label, weight, _ = graded(reward, np.ones_like(reward))
+    return log_loss(score, label), weight
+
+
+def top_reward(impression: Ids, score: Floats, reward: Floats) -> float:
+    """Mean over the impressions of the reward of the row with the highest score; of rows that tie, their mean reward.
+
+    Parameters
+    ----------
+    impression : (n,) int64
+        Number of each row's impression, whose rows are next to each other. Rows without one, -1, are left out.
+    score, reward : (n,) float32
+
+    Returns
+    -------
+    float
+        NaN without impressions.
+    """
+    ranked = impression >= 0
+    number, score, reward = impression[ranked], score[ranked], reward[ranked]
+    if not number.size:
+        return float("nan")
+    start = np.flatnonzero(np.diff(number, prepend=-1))
+    best = np.repeat(np.maximum.reduceat(score, start), np.diff(start, append=number.size))
+    top = (score == best).astype(np.float64)
+    return float((np.add.reduceat(top * reward, start) / np.add.reduceat(top, start)).mean())
+
+
+def gain(score: Floats, base: Floats, reward: Floats) -> tuple[float, float]:
     """Mean log loss of `base` minus that of `score`, on the same rows (n,) in order of time.
 
     Returns
@@ -93,7 +129,8 @@ def gain(score: Floats, base: Floats, label: Floats) -> tuple[float, float]:
     """
     if not score.size:
         return float("nan"), float("nan")
-    difference = log_loss(base, label) - log_loss(score, label)
+    (loss, weight), (base_loss, _) = losses(score, reward), losses(base, reward)
+    difference = (base_loss - loss) * (weight / weight.mean(dtype=np.float64))
     length = score.size // BLOCKS
     if length < 2:
         return float(difference.mean()), float("nan")
@@ -102,7 +139,7 @@ def gain(score: Floats, base: Floats, label: Floats) -> tuple[float, float]:
 
 
 class Window:
-    """The last `length` rows of scores and labels.
+    """The last `length` rows of scores and rewards.
 
     Parameters
     ----------
@@ -111,16 +148,16 @@ class Window:
     """
 
     def __init__(self, length: int) -> None:
-        self._score, self._label = np.zeros(length, np.float32), np.zeros(length, np.float32)
+        self._score, self._reward = np.zeros(length, np.float32), np.zeros(length, np.float32)
         self._impression, self._number = np.full(length, -1), np.full(length, -1)
         self._count = 0
 
-    def add(self, score: Floats, label: Floats, impression: Ids | None, first: int) -> None:
+    def add(self, score: Floats, reward: Floats, impression: Ids | None, first: int) -> None:
         """Append rows; they replace the oldest.
 
         Parameters
         ----------
-        score, label : (n,) float32
+        score, reward : (n,) float32
         impression : (n,) int64 or None
             Number of each row's impression; None for rows without one.
         first : int
@@ -131,19 +168,19 @@ class Window:
         start, rows = self._count % max(length, 1), score.size - skipped
         # A slice, where the rows do not wrap around: several times faster.
         slots = slice(start, start + rows) if start + rows <= length else (start + np.arange(rows)) % length
-        self._score[slots], self._label[slots] = score[skipped:], label[skipped:]
+        self._score[slots], self._reward[slots] = score[skipped:], reward[skipped:]
         self._impression[slots] = -1 if impression is None else impression[skipped:]
         self._number[slots] = first + np.arange(skipped, score.size)
         self._count += score.size - skipped
 
-    def revise(self, number: int, label: float) -> None:
-        """Replace the label of the row with this number, if the window holds it."""
-        self._label[self._number == number] = label
+    def revise(self, number: int, reward: float) -> None:
+        """Replace the reward of the row with this number, if the window holds it."""
+        self._reward[self._number == number] = reward
 
     def copy(self) -> Window:
         """Return an independent copy."""
         copied = Window(0)
-        copied._score, copied._label, copied._count = self._score.copy(), self._label.copy(), self._count
+        copied._score, copied._reward, copied._count = self._score.copy(), self._reward.copy(), self._count
         copied._impression, copied._number = self._impression.copy(), self._number.copy()
         return copied
 
@@ -154,23 +191,24 @@ class Window:
 
     def auc(self) -> float:
         """AUC of the rows held, see `auc`."""
-        return auc(self._score[: self.rows], self._label[: self.rows] > 0)
+        return auc(self._score[: self.rows], self._reward[: self.rows] > 0)
 
     def impression_auc(self) -> float:
         """Mean AUC of the impressions held, see `impression_auc`."""
         rows = slice(self.rows)
-        return impression_auc(self._impression[rows], self._score[rows], self._label[rows] > 0)
+        return impression_auc(self._impression[rows], self._score[rows], self._reward[rows] > 0)
 
     def log_loss(self) -> float:
         """Mean logistic loss of the rows held; NaN when there are none."""
-        return float(log_loss(self._score[: self.rows], self._label[: self.rows]).mean()) if self.rows else float("nan")
+        loss, weight = losses(self._score[: self.rows], self._reward[: self.rows])
+        return float(np.average(loss, weights=weight)) if self.rows else float("nan")
 
     def gain(self, base: Window) -> tuple[float, float]:
         """`gain` over the scores of `base`, on the rows that both hold."""
         _, mine, its = np.intersect1d(
             self._number[: self.rows], base._number[: base.rows], assume_unique=True, return_indices=True
         )
-        return gain(self._score[mine], base._score[its], self._label[mine])
+        return gain(self._score[mine], base._score[its], self._reward[mine])
 
 
 def _grouped(group: Ids, score: Floats, positive: Bools, *, by_rows: bool) -> float:

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from service.learning.steps import Steps
+from service.process.own_events import HeldRequests, Waiting
 from service.process.share import Share
 from service.process.updater import Updater
 from service.ranking.pipeline import Pipeline
@@ -62,8 +63,11 @@ class Engine:
         At least `batch_requests` requests may always wait.
     learning_share : float
         Smallest share of the thread's busy time for learning while there is something to learn; see `Share`.
+    own_events : float
+        Most seconds for which a request waits until its user's own events, accepted before it, are learned; see `HeldRequests`.
+        Meanwhile a batch with room is not waited for to fill. 0: requests do not wait.
     clock : callable returning float
-        Time in seconds, for `Share`.
+        Time in seconds, for `Share` and `HeldRequests`.
     on_failure : callable or None
         Called on the engine's thread with the failure that ends it.
 
@@ -86,6 +90,7 @@ class Engine:
         queue: int = 256,
         max_wait: float = 1.0,
         learning_share: float = 0.2,
+        own_events: float = 0.0,
         clock: Callable[[], float] = time.perf_counter,
         on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
@@ -93,7 +98,8 @@ class Engine:
         self._batch_requests, self._queue, self.on_failure = batch_requests, queue, on_failure
         self._share, self._clock = Share(learning_share, clock), clock
         self._max_wait, self._seconds_per_request = max_wait * (1.0 - learning_share), 0.0
-        self._waiting: deque[tuple[RankRequest | RecommendRequest, Future[Answer]]] = deque()
+        self._waiting: deque[Waiting] = deque()
+        self._held, self._ready = HeldRequests(own_events, pipeline.is_behind, clock), deque[Waiting]()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._walks: deque[tuple[_Walk, Future[Any]]] = deque()
         self._walking: tuple[Steps[Any], Future[Any]] | None = None
@@ -134,7 +140,7 @@ class Engine:
         """
         if not (self._updater.caught_up or self._updater.serves_while_behind):
             raise NotCaughtUp("this replica still catches up with the trainer; ask another replica, or try again shortly")
-        waiting = len(self._waiting)
+        waiting = len(self._waiting) + len(self._held)
         limit = self._queue if waiting * self._seconds_per_request <= self._max_wait else self._batch_requests
         if waiting >= limit:
             raise Overloaded(f"{waiting} requests already wait to be ranked; send fewer at once, or add replicas")
@@ -160,7 +166,8 @@ class Engine:
     def gauges(self) -> dict[str, Any]:
         """Numbers for the monitor; called from any thread."""
         return {
-            "waiting": len(self._waiting),
+            "waiting": len(self._waiting) + len(self._held),
+            "held": dict(self._held.counts),
             "engine_seconds": {"serve": self._share.served, "learn": self._share.learned},
         }
 
@@ -188,7 +195,7 @@ class Engine:
             while not self._stopping:
                 self._serve()
                 if not self._share.learn(self._turn):
-                    self._rest(self._updater.idle())
+                    self._rest(self._updater.idle(hurry=len(self._held) > 0))
         except BaseException as error:
             _log.exception("the engine stops after a failure")
             with self._changed:
@@ -203,7 +210,8 @@ class Engine:
             function, called = self._calls.popleft()
             if called.set_running_or_notify_cancel():
                 self._share.serve(lambda called=called, function=function: _resolve(called, function))  # type: ignore[misc]
-        while self._waiting and not self._share.due:
+        self._ready.extend(self._held.release())
+        while (self._ready or self._waiting) and not self._share.due:
             self._share.serve(self._rank)
 
     def _turn(self) -> bool:
@@ -226,11 +234,13 @@ class Engine:
 
     def _rank(self) -> None:
         """Rank one batch of requests. Cancelled requests are dropped before scoring."""
-        batch: list[tuple[RankRequest | RecommendRequest, Future[Answer]]] = []
+        batch: list[Waiting] = []
+        while self._ready and len(batch) < self._batch_requests:
+            batch.append(self._ready.popleft())
         while self._waiting and len(batch) < self._batch_requests:
-            request, future = self._waiting.popleft()
-            if future.set_running_or_notify_cancel():
-                batch.append((request, future))
+            waiting = self._waiting.popleft()
+            if waiting[1].set_running_or_notify_cancel() and not self._held.hold(waiting):
+                batch.append(waiting)
         if not batch:
             return
         start = self._clock()
@@ -255,6 +265,9 @@ class Engine:
 
     def _refuse_waiting(self) -> None:
         stopped = Stopped("the engine stopped before it answered this request")
+        for _, future in (*self._held.clear(), *self._ready):
+            future.set_exception(stopped)
+        self._ready.clear()
         for queue in (self._waiting, self._calls, self._walks):
             while queue:
                 _, future = queue.popleft()

@@ -36,6 +36,7 @@ from service.replication.replica import Replica
 from service.replication.weights import Publisher
 from streams.dead_letters import DeadLetters
 from streams.join import Joiner
+from streams.joined import Closing
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 
@@ -125,6 +126,7 @@ def joiners(config: Config, partitions: int) -> Callable[[], Joiner]:
         batch_rows=stream.batch_rows,
         capacity=-(-stream.max_impressions // partitions),
         ids=-(-stream.max_interaction_ids // partitions),
+        closing=Closing(after_click=stream.close_after_click, click=stream.closing_click, below_clicks=stream.below_clicks),
     )
 
 
@@ -171,6 +173,7 @@ class Runtime:
             queue=server.queue,
             max_wait=server.max_wait,
             learning_share=server.learning_share,
+            own_events=server.own_events if isinstance(updater, Trainer) else 0.0,
         )
         monitor.watch(self.engine.gauges)
         self._stopped = False

@@ -49,8 +49,11 @@ class Updater(Protocol):
     def turn(self) -> bool:
         """Advance the state by one bounded step; False if there is nothing to do."""
 
-    def idle(self) -> float:
-        """Do background work when there is no step to take; return the seconds until the next look."""
+    def idle(self, *, hurry: bool = False) -> float:
+        """Do background work when there is no step to take; return the seconds until the next look.
+
+        With `hurry`, a batch with room is learned now, because a request waits for it.
+        """
 
     def save(self) -> Any:
         """Save the state."""

@@ -285,6 +285,12 @@ class Pipeline(Stateful):
         elif self.contexts.columns.size and _has_context(event):
             self.contexts.add(*self.featurizer.encode_context([event.context]))
 
+    def is_behind(self, user: str) -> bool:
+        """Whether a user has an interaction that this process has accepted and not learned yet."""
+        key = hash_id(user)
+        items = self.pending.of(key)
+        return bool(items.size) and not self.seen.has(np.full(items.size, key), items).all()
+
     def requests(self, user: Ids, timestamp: Times, context: tuple[Ids, Floats]) -> Requests:
         """Return the request columns of these users, with their current history.
 

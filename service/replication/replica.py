@@ -111,8 +111,8 @@ class Replica:
         self._cut_off = False
         return more
 
-    def idle(self) -> float:
-        """Seconds to sleep until the next turn."""
+    def idle(self, *, hurry: bool = False) -> float:
+        """Seconds to sleep until the next turn. A replica cannot hurry: the trainer sets its pace."""
         return WAIT if self._loading or self._log is None else IDLE
 
     def save(self) -> None:

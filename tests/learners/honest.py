@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from learners.base import Candidates, Ranker, Reranker, Retriever
+from learners.bounds import graded
 from memory.arrays import Arrays
 from memory.keyed.table import Column, Table
 
@@ -102,7 +103,7 @@ class SureRetriever(GoodRetriever):
 
 
 class GoodReranker(Reranker):
-    """Adds the mean error of each item.
+    """Adds the weighted mean error of each item.
 
     References
     ----------
@@ -114,19 +115,20 @@ class GoodReranker(Reranker):
 
     def rerank(self, batch):
         slots = self.items.find(batch.item)
-        mean = self.items["error"][slots] / np.maximum(self.items["times"][slots], 1)
+        mean = self.items["error"][slots] / np.maximum(self.items["times"][slots], 1e-9)
         return np.where(slots >= 0, batch.score + mean, batch.score).astype(np.float32)
 
     def learn(self, feedback):
-        error = np.clip(feedback.reward, 0, 1) - feedback.score
+        label, weight, _ = graded(feedback.reward, feedback.weight)
+        error = weight * (label - feedback.score)
         for n in range(feedback.rows):
             slot = self.items.insert(feedback.item[n : n + 1])
             self.items["error"][slot] += error[n]
-            self.items["times"][slot] += 1
+            self.items["times"][slot] += weight[n]
 
 
 class GoodMixer(Reranker):
-    """Orders by a weighted sum of the evidence; a choice moves the weights along its likelihood, a softmax.
+    """Orders by a weighted sum of the evidence; a choice moves the weights along its likelihood, a softmax, times its reward.
 
     References
     ----------
@@ -153,5 +155,5 @@ class GoodMixer(Reranker):
             evidence = np.clip(np.nan_to_num(choices.batch.evidence[rows]), -10, 10)
             share = np.exp(evidence @ self.weights["weight"])
             own = evidence[rows == choices.chosen[b]][0]
-            self.weights["weight"][:] += 0.03 * (own - share @ evidence / share.sum())
+            self.weights["weight"][:] += 0.03 * min(choices.reward[b], 10) * (own - share @ evidence / share.sum())
             self.weights.mark()

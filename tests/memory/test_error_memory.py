@@ -149,3 +149,27 @@ def test_centring_separates_keys_of_similar_directions() -> None:
         spread[centred] = np.mean([np.unique(buckets).size for buckets in sketch.buckets(keys).T])
     assert spread[False] < 40
     assert spread[True] > 100
+
+
+def test_a_row_of_weight_5_in_a_sketch_is_five_rows() -> None:
+    rng = np.random.default_rng(0)
+    keys, label, base = rng.normal(size=(20, 3)), rng.integers(0, 2, 20) * 1.0, rng.uniform(size=20)
+    weighted, repeated = (ErrorSketch(3, arrays=4, bits=3) for _ in range(2))
+    weighted.write(keys, label, base, np.where(np.arange(20) < 4, 5.0, 1.0))
+    again = np.repeat(np.arange(20), np.where(np.arange(20) < 4, 5, 1))
+    repeated.write(keys[again], label[again], base[again])
+    one, other = weighted.read(keys), repeated.read(keys)
+    assert len(weighted) == len(repeated) == 36
+    for name in ("slots", "similarity", "label", "base_score", "weight"):
+        assert np.allclose(getattr(one, name), getattr(other, name)), name
+
+
+def test_weights_are_read_with_their_rows() -> None:
+    memory = ErrorMemory(10, 4, similarity="l2")
+    rows = np.arange(3)
+    memory.write(
+        np.eye(3, 4), rows * 1.0, rows * 0.0, timestamp=rows * 1.0, user=rows + 1, item=rows + 1, k=2, weight=rows + 2.0
+    )
+    found = memory.read(np.eye(3, 4)[1:2], 4)
+    assert found.weight[0, 0] == 3.0
+    assert (found.weight[found.slots < 0] == 0).all()

@@ -23,6 +23,8 @@ def test_the_empty_config_is_a_service() -> None:
         ({"stream": {"window": "long"}}, ["stream", "window", "'long'"]),
         ({"stream": {"ack": "never"}}, ["stream", "ack", "'never'", "'broker' or 'queued'"]),
         ({"stream": {"window": -1.0}}, ["stream", "window", "-1.0", "greater than 0"]),
+        ({"stream": {"close_after_click": 0.0}}, ["stream", "close_after_click", "0.0", "greater than 0"]),
+        ({"stream": {"closing_click": "second"}}, ["stream", "closing_click", "'second'", "'first' or 'last'"]),
         ({"server": {"port": 70000}}, ["server", "port", "70000"]),
         ({"stream": {"columns": {"usr": "u"}}}, ["[stream.columns] usr", "there are: user, item"]),
         (
@@ -93,4 +95,5 @@ def test_the_fingerprint_depends_only_on_what_determines_the_state() -> None:
     assert parse({"weights": {"url": "kafka://b:9092/w"}, "dead_letters": {"url": "kafka://b:9092/d"}}).fingerprint == base
     assert parse({"ranker": {"fm": {"factors": 8}}}).fingerprint != base
     assert parse({"stream": {"batch_rows": 8}}).fingerprint != base
+    assert parse({"stream": {"below_clicks": "skip"}}).fingerprint != base
     assert parse({"reward": {"click": 2.0}}).fingerprint != base

@@ -11,7 +11,7 @@ import pytest
 
 from streams.events import Event, Forget, Impression, Interaction, Tick
 from streams.join import STEP, Joiner
-from streams.joined import JoinedBatch, Outcome
+from streams.joined import Closing, JoinedBatch, Outcome
 
 
 def shown(request: str, time: float, *items: str, user: str = "u") -> Impression:
@@ -225,10 +225,18 @@ def random_stream(seed: int, length: int) -> Iterator[Event]:
         yield event
 
 
-@pytest.mark.parametrize(("capacity", "ids"), [(5, 4), (3, 1000), (1000, 6), (1000, 1000)])
+@pytest.mark.parametrize(
+    ("capacity", "ids", "closing"),
+    [
+        *[(5, 4, Closing()), (3, 1000, Closing()), (1000, 6, Closing()), (1000, 1000, Closing())],
+        (5, 4, Closing(after_click=2.0, below_clicks="skip")),
+        (1000, 6, Closing(after_click=2.0, click="first", below_clicks="skip")),
+        (1000, 1000, Closing(after_click=3.0)),
+    ],
+)
 @pytest.mark.parametrize("seed", range(8))
-def test_a_joiner_restored_at_any_record_makes_the_same_batches(seed: int, capacity: int, ids: int) -> None:
-    settings = {"window": 8.0, "lateness": 6.0, "batch_rows": 5, "capacity": capacity, "ids": ids}
+def test_a_joiner_restored_at_any_record_makes_the_same_batches(seed: int, capacity: int, ids: int, closing: Closing) -> None:
+    settings = {"window": 8.0, "lateness": 6.0, "batch_rows": 5, "capacity": capacity, "ids": ids, "closing": closing}
     events = list(random_stream(seed, 400))
     whole = Joiner(**settings)
     positions, batches = [], []
@@ -236,6 +244,7 @@ def test_a_joiner_restored_at_any_record_makes_the_same_batches(seed: int, capac
         positions.append(whole.position())
         batches.append(list(map(as_values, whole.push(at, 0.0, event))))
     assert sum(map(len, batches)) > 50
+    assert (whole.counts["skipped"] > 0) == (closing.below_clicks == "skip")
     for cut in range(0, len(events), 7):
         # Killed again and again: each life starts from a position that the life before it wrote.
         position, start = positions[cut], cut

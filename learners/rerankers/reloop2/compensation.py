@@ -25,7 +25,7 @@ Values = npt.NDArray[Any]
 
 
 def attention(evidence: Evidence, temperature: float | None, horizons: Sequence[int] = ()) -> Values:
-    """Return the attention weights of K earlier outcomes (equation 12).
+    """Return the attention weights of K earlier outcomes: equation 12, times the weights of their rows.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def attention(evidence: Evidence, temperature: float | None, horizons: Sequence[
         there are none, the weights of the previous horizon are repeated. Weights sum to 1, or to 0 if there are no outcomes.
     """
     weights = np.zeros((len(evidence.slots), 1 + len(horizons), evidence.slots.shape[1]))
-    _attention(evidence.similarity, evidence.age, *_numbers(temperature, horizons), weights)
+    _attention(evidence.similarity, evidence.age, evidence.weight, *_numbers(temperature, horizons), weights)
     return weights
 
 
@@ -70,7 +70,7 @@ def estimate_error(
         Whether a row has any similar rows. If not, its error is 0.
     """
     error, hit = np.zeros((1 + len(horizons), len(score))), np.zeros(len(score), np.bool_)
-    outcomes = evidence.similarity, evidence.age, evidence.label, evidence.base_score
+    outcomes = evidence.similarity, evidence.age, evidence.weight, evidence.label, evidence.base_score
     _estimate(score, *outcomes, *_numbers(temperature, horizons), gamma, error, hit)
     return error, hit
 
@@ -83,7 +83,7 @@ def _numbers(temperature: float | None, horizons: Sequence[int]) -> tuple[float,
 
 
 @njit(cache=True)
-def _attend(similarity, age, temperature, horizons, weights):  # type: ignore[no-untyped-def]
+def _attend(similarity, age, weight, temperature, horizons, weights):  # type: ignore[no-untyped-def]
     """Fill `weights` (1 + h, K) with the attention of one row. Returns whether the row has outcomes."""
     best, total = -np.inf, 0.0
     for n in range(similarity.size):
@@ -93,6 +93,7 @@ def _attend(similarity, age, temperature, horizons, weights):  # type: ignore[no
     for n in range(similarity.size):
         close = similarity[n]
         weights[0, n] = 0.0 if close == -np.inf else close if np.isnan(temperature) else np.exp((close - best) / temperature)
+        weights[0, n] *= weight[n]
         total += weights[0, n]
     for n in range(similarity.size):
         weights[0, n] /= total
@@ -106,16 +107,16 @@ def _attend(similarity, age, temperature, horizons, weights):  # type: ignore[no
 
 
 @njit(cache=True)
-def _attention(similarity, age, temperature, horizons, weights):  # type: ignore[no-untyped-def]
+def _attention(similarity, age, weight, temperature, horizons, weights):  # type: ignore[no-untyped-def]
     for row in range(similarity.shape[0]):
-        _attend(similarity[row], age[row], temperature, horizons, weights[row])
+        _attend(similarity[row], age[row], weight[row], temperature, horizons, weights[row])
 
 
 @njit(cache=True)
-def _estimate(score, similarity, age, labels, base_scores, temperature, horizons, gamma, error, hit):  # type: ignore[no-untyped-def]
+def _estimate(score, similarity, age, weight, labels, base_scores, temperature, horizons, gamma, error, hit):  # type: ignore[no-untyped-def]
     weights = np.empty((1 + horizons.size, similarity.shape[1]))
     for row in range(score.size):
-        hit[row] = _attend(similarity[row], age[row], temperature, horizons, weights)
+        hit[row] = _attend(similarity[row], age[row], weight[row], temperature, horizons, weights)
         if not hit[row]:
             continue
         for one in range(error.shape[0]):

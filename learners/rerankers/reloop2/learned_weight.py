@@ -52,12 +52,13 @@ class LearnedWeight(Stateful):
     trust : Arrays
         ``loss`` (estimates, 17) float64: discounted log loss of each model, minus that of the best model.
     clock : Arrays
-        ``chance`` (1,) int64: fractional part of the sum of all sampling probabilities, in `UNIT`.
+        ``chance`` (1,) int64: fractional part of the sum of all sampling probabilities, in `UNIT`. ``weights`` (1, 2) float64:
+        discounted sum of the weights of the rows, and their discounted number.
     """
 
     def __init__(self, estimates: int, half_life: int, sample: float) -> None:
         self.trust = Arrays(loss=np.zeros((estimates, WEIGHTS.size)))
-        self.clock = Arrays(chance=np.zeros(1, np.int64), private=["chance"])
+        self.clock = Arrays(chance=np.zeros(1, np.int64), weights=np.zeros((1, 2)), private=["chance", "weights"])
         self._half_life, self._sample = half_life, sample
 
     @property
@@ -94,6 +95,18 @@ class LearnedWeight(Stateful):
         self.clock.mark()
         return rows[:taken], times[:taken]
 
+    def relative(self, weight: Floats) -> Values:
+        """Return the weights of rows (n,), above 0, divided by their mean over the recent rows and these, (n,) float64.
+
+        So large weights do not make the likelihood more certain than the number of rows does.
+        """
+        sums = self.clock["weights"][0]
+        sums *= 0.5 ** (weight.size / self._half_life)
+        sums += weight.sum(dtype=np.float64), weight.size
+        self.clock.mark()
+        relative: Values = weight * (sums[1] / sums[0])
+        return relative
+
     def charge(self, score: Floats, errors: Values, label: Floats, times: Values, rows: int) -> None:
         """Add the log loss of the scores that each model would have given to the model's loss.
 
@@ -104,7 +117,7 @@ class LearnedWeight(Stateful):
         errors : (estimates, s) float64
             Estimated error of each score; positive if the score is too low.
         times : (s,) float64
-            Weights from `sample`.
+            Weights from `sample`, times those from `relative`.
         rows : int
             Number of rows that they were selected from.
         """

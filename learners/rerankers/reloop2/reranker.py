@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from learners.base import Neighbours, Reranker
-from learners.bounds import bounded
+from learners.bounds import bounded, graded
 from learners.registry import register
 from learners.rerankers.reloop2.compensation import attention, estimate_error
 from learners.rerankers.reloop2.learned_weight import LearnedWeight
@@ -42,6 +42,10 @@ class ReLoop2(Reranker):
     The key of a row is the ranker's ``hidden``. For the rows with the most similar keys, the memory has labels y_i and base
     scores p_i. With attention a_i over these rows, the score p becomes p + weight * error, clipped to [0, 1], where
     error = gamma * (sum a_i y_i - p) + (1 - gamma) * sum a_i (y_i - p_i). A row without similar rows keeps its score.
+
+    Labels and weights of rows are those that a logistic ranker learns from; see `learners.bounds.graded`. The attention to a
+    row is multiplied by its weight. So where a buy is worth 5, the mean label has five times its odds, like the ranker's score.
+    Rows of weight 0 are not stored. The paper has no weights.
 
     All rows of a batch are read before any is written. Their keys and base scores are from before any learner learned from the
     batch. So no row sees its own label or a later one.
@@ -105,6 +109,8 @@ class ReLoop2(Reranker):
     """
 
     needs_hidden: ClassVar[bool] = True
+    state_version: ClassVar[int | str] = 2
+    """Version 1 had no weights of rows."""
     checks_parameters: ClassVar[dict[str, object]] = {"width": 8, "capacity": 100, "lists": 4, "neighbours": 10}
     # A memory larger than the processor's cache stores vectors of another type, which needs other compiled functions.
     rehearsals: ClassVar[tuple[dict[str, object], ...]] = (checks_parameters, {"lists": 4})
@@ -149,7 +155,7 @@ class ReLoop2(Reranker):
         self._gamma, self._neighbours = gamma, neighbours
         self._temperature = None if memory == "sketch" and reading == "count" else temperature
         self._min_error, self._clear_every = min_error, clear_every
-        self._reads = self._hits = self._left_out = 0
+        self._reads = self._hits = self._left_out = self._capped = 0
         self._moved = 0.0
         self._last: tuple[weakref.ref[Floats], Evidence] | None = None
 
@@ -182,12 +188,14 @@ class ReLoop2(Reranker):
         """Store rows with known outcomes. Keys and base scores are from before any learner learned from them."""
         hidden = _hidden(feedback)
         base = np.clip(feedback.score if feedback.base is None else feedback.base, 0.0, 1.0)
-        label = np.clip(feedback.reward, 0.0, 1.0)
+        label, weight, capped = graded(feedback.reward, feedback.weight)
+        self._capped += capped
         finite = (np.abs(hidden) <= LONGEST).all(axis=1)
         self._left_out += int(np.count_nonzero(~finite))
+        finite &= weight > 0
         rows = np.flatnonzero(finite & (np.abs(label - base) > self._min_error if self._min_error else True))
         if self.learned is not None and finite.any() and len(self.memory):
-            self._weigh(self.learned, hidden if finite.all() else hidden[finite], base[finite], label[finite])
+            self._weigh(self.learned, hidden if finite.all() else hidden[finite], base[finite], label[finite], weight[finite])
         self._last = None
         if self._clear_every and self.clock["learned"][0] + feedback.rows > self._clear_every:
             self.memory.clear()
@@ -196,7 +204,7 @@ class ReLoop2(Reranker):
             self.clock["learned"][0] += feedback.rows
             self.clock.mark()
         if isinstance(self.memory, ErrorSketch):
-            self.memory.write(hidden[rows], label[rows], base[rows])
+            self.memory.write(hidden[rows], label[rows], base[rows], weight[rows])
         else:
             self.memory.write(
                 hidden[rows],
@@ -206,6 +214,7 @@ class ReLoop2(Reranker):
                 user=feedback.user[feedback.request[rows]],
                 item=feedback.item[rows],
                 k=self._neighbours,
+                weight=weight[rows],
             )
 
     def explain(self, batch: Batch) -> Neighbours | None:
@@ -248,6 +257,8 @@ class ReLoop2(Reranker):
     def metrics(self) -> Mapping[str, float]:
         """Return weight, reads, hit share, mean absolute change of a score, and horizon, fill and recall of the memory.
 
+        ``left_out`` counts rows with an extreme hidden vector, ``capped`` those whose weight was limited.
+
         The horizon is the maximum age of neighbours in rows, averaged over the age windows by their weights.
         """
         metrics = {
@@ -256,6 +267,7 @@ class ReLoop2(Reranker):
             "hit_rate": self._hits / max(self._reads, 1),
             "compensation": self._moved / max(self._reads, 1),
             "left_out": float(self._left_out),
+            "capped": float(self._capped),
         }
         if isinstance(self.memory, ErrorMemory):
             metrics |= {
@@ -265,15 +277,16 @@ class ReLoop2(Reranker):
             }
         return metrics
 
-    def _weigh(self, learned: LearnedWeight, hidden: Floats, base: Floats, label: Floats) -> None:
+    def _weigh(self, learned: LearnedWeight, hidden: Floats, base: Floats, label: Floats, weight: Floats) -> None:
         """Learn lambda from the neighbours of these rows, before the rows themselves are stored."""
         rows, times = learned.sample(base, label)
+        relative = learned.relative(weight)
         errors = np.zeros((len(self._horizons), rows.size))
         if rows.size:
             known = self._last[1] if self._last is not None and self._last[0]() is hidden else None
             evidence = self._read(hidden[rows]) if known is None else known.of(rows)
             errors, _ = self._estimate(base[rows], evidence)
-        learned.charge(base[rows], errors, label[rows], times, label.size)
+        learned.charge(base[rows], errors, label[rows], times * relative[rows], label.size)
 
     def _read(self, hidden: Floats) -> Evidence:
         return self.memory.read(hidden) if isinstance(self.memory, ErrorSketch) else self.memory.read(hidden, self._neighbours)

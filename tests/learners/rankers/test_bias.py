@@ -28,7 +28,8 @@ def naive(feedback, learning_rate, adaptive, start, l2):
         keys = ["all", ("user", feedback.user[n]), ("item", feedback.item[n])]
         p = sigmoid(sum(weights.get(key, 0.0) for key in keys))
         predictions.append(p)
-        slope = (p - np.clip(feedback.reward[n], 0, 1)) * feedback.weight[n]
+        reward = feedback.reward[n]
+        slope = (p - np.clip(reward, 0, 1)) * feedback.weight[n] * (1 - reward if reward < 0 else max(reward, 1))
         for key in keys:
             gradient = slope + (0 if key == "all" else l2 * weights.get(key, 0.0))
             squares[key] = squares.get(key, start) + gradient**2

@@ -88,6 +88,23 @@ def test_a_log_and_its_events_in_a_file_give_the_same_result(tmp_path: Path) -> 
     assert found.largest_weight == 2.0
 
 
+def test_positions_that_are_not_learned_count_as_not_clicked(tmp_path: Path) -> None:
+    """The value of a policy is a mean over all positions that it fills, seen or not."""
+    rng, events = np.random.default_rng(3), list[Event]()
+    for at in range(200):
+        items, now = tuple(rng.permutation(list("abc")).tolist()), START + at
+        events.append(Impression(request_id=f"r{at}", user="u", items=items, propensities=(1 / 3, 1 / 2, 1.0), timestamp=now))
+        events.append(Interaction(id=f"c{at}", request_id=f"r{at}", user="u", item="a", timestamp=now))
+    stream = {"window": 10.0, "format": "events", "url": lines_of(tmp_path / "e.jsonl", events)}
+    learned, skipped = (
+        evaluate(parse(GREEDY | {"stream": stream | settings})).decisions
+        for settings in ({}, {"close_after_click": 1.0, "below_clicks": "skip"})
+    )
+    assert learned.reward.size == skipped.reward.size == 3 * 190
+    assert np.array_equal(learned.reward, skipped.reward)
+    assert not np.array_equal(learned.predicted, skipped.predicted), "the ranker has learned from fewer rows"
+
+
 def test_partitions_give_the_same_decisions_in_another_order(tmp_path: Path) -> None:
     events = coin(300)
     log = LmdbLog(tmp_path / "four" / "events", partitions=4)

@@ -14,12 +14,12 @@ from service.evaluation.replay_report import remarks, table
 
 def quality(auc: float, log_loss: float) -> Quality:
     none = math.nan
-    numbers: dict[str, Any] = {"gauc": auc, "impression_auc": none, "gain": none, "margin": none}
+    numbers: dict[str, Any] = {"gauc": auc, "impression_auc": none, "top_reward": none, "gain": none, "margin": none}
     return Quality(rows=9, auc=auc, log_loss=log_loss, auc_curve=Curve(), log_loss_curve=Curve(), **numbers)
 
 
 def top(hit_rate: float) -> TopN:
-    return TopN(tests=9, hit_rate=hit_rate, ndcg=hit_rate / 2, hit_rate_curve=Curve(), ndcg_curve=Curve())
+    return TopN(tests=9, hit_rate=hit_rate, ndcg=hit_rate / 2, reward=hit_rate * 2, hit_rate_curve=Curve(), ndcg_curve=Curve())
 
 
 def replay(served: float, part: float) -> Replay:
@@ -32,6 +32,9 @@ def replay(served: float, part: float) -> Replay:
         cpu_seconds=1.0,
         quality={"item_knn": quality(0.7, math.nan), "fm": quality(0.8, 0.4), "bias": quality(0.6, 0.3)},
         top_n={"item_knn": top(part), "recommend": top(served)},
+        graded=False,
+        logged_reward=math.nan,
+        capped={"fm": 0},
         dead={},
         digest="",
         memory_bytes={},
@@ -59,3 +62,23 @@ def test_it_says_when_a_part_alone_would_do_better() -> None:
     (remark,) = remarks(replay(served=0.2, part=0.3))
     assert "0.2000, below item_knn alone with 0.3000" in remark and "[rerankers.mixture]" in remark
     assert list(remarks(replay(served=0.3, part=0.3))) == []
+
+
+def test_rewards_are_shown_where_they_are_not_clicks() -> None:
+    one = replay(served=0.2, part=0.1)
+    one.quality["fm"].top_reward, one.logged_reward = 1.5, 0.25
+    assert not [name for name in rows_of(one)[0] if "reward" in name]
+    assert not list(remarks(one))
+    one.graded = True
+    header, *rows = rows_of(one)
+    assert [row[header.index("reward@10")] for row in rows[:2]] == ["[bold]0.4000[/bold]", "0.2000"]
+    assert [row[header.index("impression reward@1")] for row in rows] == ["", "", "1.5000", ""]
+    (remark,) = remarks(one)
+    assert "as the log has them, has a mean reward of 0.2500" in remark
+
+
+def test_it_says_when_rewards_were_too_large() -> None:
+    one = replay(served=0.2, part=0.1)
+    one.capped = {"fm": 1200, "bias": 0}
+    (remark,) = remarks(one)
+    assert "fm limited the weight of 1,200 rows" in remark and "[reward]" in remark

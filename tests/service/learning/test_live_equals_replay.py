@@ -16,7 +16,7 @@ from service.learning.validation import EventValidator
 from service.process.runtime import build_pipeline, joiners
 from streams.codec import encode, partition_key
 from streams.dead_letters import DeadLetters
-from streams.events import Event
+from streams.events import Event, Forget
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 from tests.worlds import busy_world
@@ -95,15 +95,22 @@ def test_the_replay_command_folds_a_log_to_the_same_state(
     assert done.dead == {}
 
 
-@pytest.mark.parametrize("seed", range(3))
+EARLY = {"close_after_click": 1.5, "below_clicks": "skip"}
+"""Clicks close impressions long before their window ends."""
+
+
+@pytest.mark.parametrize(
+    ("seed", "stream"), [(0, {}), (1, {}), (2, {}), (0, EARLY), (1, EARLY | {"closing_click": "first", "batch_rows": 5})]
+)
 def test_twenty_kills_leave_no_trace(
-    seed: int, uninterrupted: Trainer, make_config: Callable[..., Config], tmp_path: Path
+    seed: int, stream: dict[str, object], make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     """Each process learns some turns past its last checkpoint, and then is killed."""
     import random
 
     rng = random.Random(seed)
-    config, log = make_config(), fill(MemoryLog(), EVENTS)
+    config, log = make_config(stream=stream), fill(MemoryLog(), EVENTS)
+    uninterrupted = fold(config, log)
     kills = 0
     while True:
         life = trainer(config, log, poll=rng.choice([1, 5, 7, 1000]), folder=tmp_path)
@@ -119,3 +126,14 @@ def test_twenty_kills_leave_no_trace(
     assert kills >= 20
     assert life.digest() == uninterrupted.digest()
     assert life.pipeline.version == uninterrupted.pipeline.version
+    assert ("skipped" in uninterrupted.gauges()["joiner"]) == bool(stream)
+
+
+def test_closing_early_is_another_state_with_the_same_measured_rows(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    """Positions that are not learned are measured: the prediction is that of the whole ranking."""
+    events = [event for event in EVENTS if not isinstance(event, Forget)]  # what is forgotten while it waits is not measured
+    fill(LmdbLog(tmp_path / "events", max_bytes=64 << 20), events).close()
+    waits, closes = replay(make_config(tmp_path)), replay(make_config(tmp_path, stream=EARLY))
+    assert closes.rows == waits.rows
+    assert closes.open_rows < waits.open_rows, "their impressions have closed before the log ends"
+    assert closes.digest == fold(make_config(stream=EARLY), fill(MemoryLog(), events)).digest() != waits.digest

@@ -43,8 +43,9 @@ def make_trainer(make_config: Callable[..., Config]) -> Callable[..., Trainer]:
         dead: DeadLetters | None = None,
         every: float = 1e9,
         retain: int | None = None,
+        **stream: object,
     ) -> Trainer:
-        config = make_config()
+        config = make_config(stream=stream)
         pipeline = build_pipeline(config)
         return Trainer(
             pipeline,
@@ -121,6 +122,22 @@ def test_a_tick_is_due_when_a_window_has_ended(make_trainer: Callable[..., Train
     trainer.drain()
     assert not trainer.ticks.due(START + 19, flush=1.0)
     assert trainer.ticks.due(START + 20, flush=1.0) == [0]
+
+
+def test_a_tick_is_due_when_a_click_closes_an_impression(make_trainer: Callable[..., Trainer]) -> None:
+    log = MemoryLog()
+    trainer = make_trainer(log, close_after_click=3.0)
+    trainer.restore()
+    shown = Impression(request_id="r", user="u", items=("a", "b"), timestamp=START)
+    log.append(records([shown, Interaction(user="u", item="a", request_id="r", timestamp=START + 1)]))
+    trainer.drain()
+    trainer.ticks.tick([0], START + 2)
+    trainer.drain()
+    assert not trainer.ticks.due(START + 3, flush=1.0)
+    assert trainer.ticks.due(START + 4, flush=1.0) == [0]
+    trainer.ticks.tick([0], START + 4)
+    trainer.drain()
+    assert not trainer.ticks.due(START + 100, flush=1.0), "the end of the window closes nothing more"
 
 
 def test_a_full_log_costs_a_tick_and_is_counted(make_trainer: Callable[..., Trainer]) -> None:

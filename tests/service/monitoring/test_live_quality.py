@@ -70,7 +70,8 @@ def test_a_late_outcome_revises_the_row_and_no_other() -> None:
     quality.revise(first, 5.0)
     now = quality.snapshot({})["fm"]
     assert now["impression_auc"] == 1.0
-    assert now["logloss"] == pytest.approx(-np.log([0.5, 0.5, 0.9, 0.9, 0.2]).mean())
+    loss = -np.log([0.5, 0.5, 0.9, 0.9, 0.2])
+    assert now["logloss"] == pytest.approx(np.average(loss, weights=[1, 1, 5, 1, 1])), "a reward of 5 weighs 5"
 
 
 def test_a_gain_is_measured_on_the_rows_that_both_predicted() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.monitoring.quality import Window, auc, gain, grouped_auc, impression_auc, log_loss
+from service.monitoring.quality import Window, auc, gain, grouped_auc, impression_auc, log_loss, losses, top_reward
 
 
 def brute_force(score: np.ndarray, positive: np.ndarray) -> float:
@@ -89,3 +89,24 @@ def test_gain_of_windows_is_that_of_the_rows_they_hold() -> None:
     add(one, score, label)
     add(base, other, label)
     assert one.gain(base)[0] == pytest.approx(gain(score[-500:], other[-500:], label[-500:])[0])
+
+
+def test_losses_have_the_labels_and_weights_of_graded_rewards() -> None:
+    loss, weight = losses(np.array([0.8, 0.8, 0.8], np.float32), np.array([5.0, 1.0, -2.0], np.float32))
+    assert loss.tolist() == pytest.approx([-np.log(0.8), -np.log(0.8), -np.log(0.2)])
+    assert weight.tolist() == [5.0, 1.0, 3.0]
+
+
+def test_a_gain_weighs_rows_by_their_rewards() -> None:
+    score, base = np.array([0.8, 0.2] * 100, np.float32), np.full(200, 0.5, np.float32)
+    mean, margin = gain(score, base, np.array([3.0, 1.0] * 100, np.float32))
+    assert mean == pytest.approx((3 * np.log(0.8 / 0.5) + np.log(0.2 / 0.5)) / 4)
+    assert margin == pytest.approx(0, abs=1e-9)
+
+
+def test_the_reward_of_the_first_item_by_score() -> None:
+    number = np.array([-1, 3, 3, 3, 7, 7, 9, -1])
+    score = np.array([9.0, 0.1, 0.5, 0.2, 0.4, 0.4, 0.1, 9.0], np.float32)
+    reward = np.array([100.0, 1.0, 5.0, 0.0, 3.0, 0.0, -2.0, 100.0], np.float32)
+    assert top_reward(number, score, reward) == pytest.approx((5.0 + 1.5 - 2.0) / 3), "rows that tie share their place"
+    assert np.isnan(top_reward(np.full(2, -1), score[:2], reward[:2]))
