@@ -189,6 +189,17 @@ class Statistics(_Section):
     half_lives: tuple[Positive, ...] = Field(default=(3600.0, 86_400.0), strict=False, min_length=1)
 
 
+class Negatives(_Section):
+    """Items that the user did not choose, drawn for each positive interaction without an impression; see docs/negatives.md.
+
+    `n` are drawn, from all items (``uniform``), by recent popularity (``popular``) or from what the retrievers have for the
+    user (``candidates``). 0: a ranker learns from such interactions alone, as from ratings that are bad as well as good.
+    """
+
+    n: Annotated[int, Field(ge=0, le=100)] = 0
+    source: Literal["uniform", "popular", "candidates"] = "uniform"
+
+
 class Seen(_Section):
     """What users have touched and are not recommended again: users, items of all of them, items of one; the oldest leave first.
 
@@ -311,6 +322,7 @@ class Tables(_Section):
     history: HistorySize = HistorySize()
     seen: Seen = Seen()
     statistics: Statistics | None = None
+    negatives: Negatives = Negatives()
     checkpoint: Checkpoint = Checkpoint()
     weights: Weights = Weights()
     dead_letters: DeadLetterLog = DeadLetterLog()

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from learners.features import hash_ids
 from service.learning.feedback import FeedbackBuilder
+from service.learning.negatives import NegativeSampler
 from service.monitoring.measure import SERVING, Measure, Scored
 from service.ranking.pipeline import Pipeline
 from streams.batch import Feedback, Floats, Ids
@@ -48,6 +49,7 @@ class Fold:
 
     def __init__(self, pipeline: Pipeline, builder: FeedbackBuilder, measure: Measure | None = None) -> None:
         self._pipeline, self._builder, self._measure = pipeline, builder, measure
+        self._negatives = NegativeSampler(pipeline, pipeline.negatives)
         self._impressions = 0
 
     def joined(self, joined: JoinedBatch) -> Feedback | None:
@@ -124,14 +126,18 @@ class Fold:
         """Predict the rows at `free`, (n,) int64 or None for all. Then let all learners learn all rows."""
         measure, pipeline = self._measure, self._pipeline
         if measure is None:
-            pipeline.prepare(feedback)
-            pipeline.learn(feedback)
+            extended = self._negatives.extended(feedback)
+            pipeline.prepare(extended)
+            pipeline.learn(feedback, extended)
             return
         chosen = measure.choose_rows(feedback.rows if free is None else free.size)
         rows = free if chosen is None else chosen if free is None else free[chosen]
         predictions = pipeline.predict(feedback, rows)
         measure.before_learning(feedback)
-        pipeline.learn(feedback)
+        extended = self._negatives.extended(feedback)
+        if extended is not feedback:
+            pipeline.prepare(extended)
+        pipeline.learn(feedback, extended)
         if predictions:
             user, reward = feedback.user[feedback.request], feedback.reward
             if rows is not None:

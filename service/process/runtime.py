@@ -27,8 +27,8 @@ from service.process.engine import Engine
 from service.process.logs import data_folder, open_dead_letters, open_log, open_membership, open_weights
 from service.process.pairs import check_changes, for_adapter, for_reranker
 from service.process.updater import Updater
-from service.ranking.feature_rows import DenseColumns
 from service.ranking.evidence import evidence_columns
+from service.ranking.feature_rows import DenseColumns
 from service.ranking.pipeline import Pipeline
 from service.ranking.signing import Signer
 from service.recovery.ledger import Ledger
@@ -99,6 +99,7 @@ def build_pipeline(config: Config) -> Pipeline:
         seen=SeenItems(config.seen.users, config.seen.items, config.seen.per_user),
         seen_kinds=config.seen.kinds,
         dense=dense,
+        negatives=config.negatives,
         retrievers=retrievers,
         ranker=ranker,
         adapters=bound(Adapter, "adapters", adapters, schema),

@@ -83,15 +83,15 @@ class EvidenceCollector:
         if not rows.size:
             return None
         target = feedback.item[rows]
-        batch = self._candidates(Requests(**feedback.columns(feedback.request[rows])))
+        batch = self.candidates(Requests(**feedback.columns(feedback.request[rows])))
         batch.evidence = self._described(batch)
         chosen = np.full(rows.size, -1)
         hit = np.flatnonzero(batch.item == target[batch.request])
         chosen[batch.request[hit]] = hit
         return Choices(batch, chosen, feedback.reward[rows])
 
-    def _candidates(self, requests: Requests) -> Batch:
-        """Items that any retriever has for each request, ascending, without those that its user has touched."""
+    def candidates(self, requests: Requests) -> Batch:
+        """Rows of items that any retriever has for each request, ascending, without those that its user has touched."""
         exclude = Exclusion(*self._seen.of(requests.user))
         request, item = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for name, retriever in self._retrievers.items():

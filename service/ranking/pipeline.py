@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeGuard
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from learners.delta import check_delta
 from learners.features import Featurizer, hash_id, hash_ids, hash_kind
 from memory.keyed.catalog import Catalog
 from memory.keyed.history import History
+from memory.keyed.recent_likes import RecentLikes
 from memory.keyed.seen_items import SeenItems
 from memory.moments import Moments
 from memory.stateful import Stateful
@@ -27,10 +27,15 @@ from service.ranking.requests import RankingResponse, RankRequest, RecommendRequ
 from service.ranking.responses import ResponseBuilder
 from service.ranking.stages import Stages
 from service.ranking.uncertainty import fill_uncertainty
+from service.ranking.updates import apply_event
+from service.sections import Negatives
 from streams.batch import Batch, Bools, Feedback, Floats, Ids, Requests, Times
-from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, UserUpdate
+from streams.events import Event, Impression
 
 __all__ = ["Pipeline", "Refused"]
+
+_RECENT_LIKES = 4096
+"""Likes of which popular negatives are drawn."""
 
 
 class Refused(ValueError):
@@ -57,6 +62,8 @@ class Pipeline(Stateful):
         Kinds of interactions that put an item among those seen; None: all.
     dense : DenseColumns
     retrievers : mapping of name to Retriever
+    negatives : Negatives
+        The section of the config.
     ranker : (str, Ranker)
     adapters : mapping of name to Adapter
     rerankers : mapping of name to Reranker
@@ -95,6 +102,7 @@ class Pipeline(Stateful):
         seen: SeenItems,
         seen_kinds: Sequence[str] | None,
         dense: DenseColumns,
+        negatives: Negatives,
         retrievers: Mapping[str, Retriever],
         ranker: tuple[str, Ranker],
         adapters: Mapping[str, Adapter],
@@ -107,6 +115,8 @@ class Pipeline(Stateful):
         self._seen_kinds = None if seen_kinds is None else np.array([hash_kind(kind) for kind in seen_kinds], np.int32)
         self.contexts = Moments(featurizer.context_numbers)
         self.dense = dense
+        self.negatives = negatives
+        self.likes = RecentLikes(_RECENT_LIKES) if negatives.n and negatives.source == "popular" else None
         self.rows = FeatureRows(featurizer, users, items, dense, retrievers, self._skip)
         self.retrievers, self.adapters, self.rerankers = Stages(retrievers), Stages(adapters), Stages(rerankers)
         self.ranker_name, self.ranker = ranker
@@ -114,7 +124,7 @@ class Pipeline(Stateful):
         self.recent = recent
         self.observes = any(type(learner).observe is not Learner.observe for _, learner in self.learners())
         self.pending = PendingTouches(seen_kinds)
-        self._evidence = EvidenceCollector(retrievers, seen, lambda name: self._skip(name, []))
+        self.evidence = EvidenceCollector(retrievers, seen, lambda name: self._skip(name, []))
         self._choosers = [(name, reranker) for name, reranker in rerankers.items() if reranker.needs_evidence]
         touched = seen.of if retrievers else history.seen
         self._candidate_generator = CandidateGenerator(retrievers, items, self.pending, touched)
@@ -170,7 +180,7 @@ class Pipeline(Stateful):
         skipped: list[str] = []
         self._rank(batch, skipped)
         if self._choosers:
-            self._evidence.fill(batch, retrieved)
+            self.evidence.fill(batch, retrieved)
         self._rerank(batch, skipped)
         return skipped
 
@@ -209,19 +219,28 @@ class Pipeline(Stateful):
         for name, learner in self.learners():
             self.isolation.run(name, "observe", learner.observe, batch)
 
-    def learn(self, feedback: Feedback) -> None:
+    def learn(self, feedback: Feedback, extended: Feedback | None = None) -> None:
         """Let every learner learn from prepared rows, in config order; then add the rows to the user history.
 
         When the ranker could not score the rows (``base`` is None), only retrievers learn: the others need the score.
+
+        Parameters
+        ----------
+        feedback : Feedback
+        extended : Feedback or None
+            The rows with negatives, prepared. All but retrievers learn these instead.
         """
-        choices = self._evidence.choices(feedback) if self._choosers else None
+        choices = self.evidence.choices(feedback) if self._choosers else None
         if choices is not None:
             for name, reranker in self._choosers:
                 self.isolation.run(name, "learn from the choices of", reranker.choose, choices)
         for name, learner in self.learners():
-            if feedback.base is not None or isinstance(learner, Retriever):
-                self.isolation.run(name, "learn from", learner.learn, feedback)
+            rows = feedback if extended is None or isinstance(learner, Retriever) else extended
+            if rows.base is not None or isinstance(learner, Retriever):
+                self.isolation.run(name, "learn from", learner.learn, rows)
         self.dense.add(feedback)
+        if self.likes is not None:
+            self.likes.add(feedback.item[(feedback.reward > 0) & ~feedback.correction])
         acted: Ids | slice = slice(None)
         if feedback.rows > feedback.user.size or not feedback.kind.all():
             # Feedback keeps the rows of a ranking together; the history is in order of time.
@@ -258,32 +277,8 @@ class Pipeline(Stateful):
         yield from self.rerankers
 
     def apply(self, event: Event) -> None:
-        """Update the catalogues and the moments of context numbers; other events have no effect."""
-        if isinstance(event, ItemUpdate):
-            key = hash_id(event.item)
-            if event.deleted:
-                self.items.ensure(np.array([key]), [event.item])
-                self.items.delete(key)
-                self.dense.remove(np.array([key]))
-                self._notify("remove", lambda learner: learner.remove(np.array([key])))
-            else:
-                self.items.put(key, event.item, event.attributes, *self.featurizer.encode_item(event.attributes))
-                self._notify("add", lambda learner: learner.add(np.array([key])))
-        elif isinstance(event, UserUpdate):
-            key = hash_id(event.user)
-            if event.deleted:
-                self.users.forget(key)
-            else:
-                self.users.put(key, event.user, event.attributes, *self.featurizer.encode_user(event.attributes))
-        elif isinstance(event, Forget):
-            key = hash_id(event.user)
-            self.users.forget(key)
-            self.history.forget(np.array([key]))
-            self.seen.forget(np.array([key]))
-            self.dense.forget(np.array([key]))
-            self._notify("forget", lambda learner: learner.forget(np.array([key])))
-        elif self.contexts.columns.size and _has_context(event):
-            self.contexts.add(*self.featurizer.encode_context([event.context]))
+        """Update the catalogues and the moments of context numbers; see `service.ranking.updates`."""
+        apply_event(self, event)
 
     def is_behind(self, user: str) -> bool:
         """Whether a user has an interaction that this process has accepted and not learned yet."""
@@ -317,10 +312,6 @@ class Pipeline(Stateful):
         """Return what each learner wants back when it learns from these requests, by name; see `Learner.carry`."""
         by_name = ((name, learner.carry(requests)) for name, learner in self.learners())
         return {name: carried for name, carried in by_name if carried is not None}
-
-    def _notify(self, doing: str, call: Callable[[Learner], None]) -> None:
-        for name, learner in self.learners():
-            self.isolation.run(name, doing, call, learner)
 
     def _context(self, request: RankRequest | RecommendRequest) -> RequestContext:
         if request.by is not None and request.by not in self.retrievers.named:
@@ -384,8 +375,3 @@ class Pipeline(Stateful):
     def _skip(self, name: str, skipped: list[str]) -> None:
         self.skipped[name] += 1
         skipped.append(name)
-
-
-def _has_context(event: Event) -> TypeGuard[Impression | Interaction]:
-    """Whether an event has its own request context; an interaction with a ranking uses the context of the ranking."""
-    return isinstance(event, Impression) or (isinstance(event, Interaction) and event.request_id is None)

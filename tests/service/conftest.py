@@ -13,6 +13,7 @@ from tests.service.running import Service, serving
 
 LEARNERS: dict[str, Any] = {
     "statistics": {"users": 100, "items": 100},
+    "negatives": {"n": 2, "source": "popular"},
     "features": {
         "retrieval": True,
         "user": {"id": "category", "tribe": "category"},

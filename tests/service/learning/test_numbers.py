@@ -20,7 +20,6 @@ from service.evaluation.replay import replay
 from service.process.runtime import build_pipeline
 from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RankRequest
-from streams.batch import unpack_rows
 from streams.events import Event, Impression, Interaction, ItemUpdate, UserUpdate
 from streams.lmdb_log import LmdbLog
 from streams.log import MemoryLog
@@ -78,7 +77,7 @@ def test_a_row_holds_standard_deviations_and_the_log_what_was_scored(config: Con
     ((_, impression),) = pipeline.rank([RankRequest(user="bob", items=["a", "b", "c", "z"], context={"x": 3e15})])
     assert impression is not None
     featurizer = pipeline.featurizer
-    rows = unpack_rows(impression.features, featurizer.schema, 4, featurizer.columns)
+    rows = pipeline.rows.unpack(impression.features, 4)
     assert rows is not None
     place = [impression.items.index(item) for item in ("a", "b", "c", "z")]
     values = {name: rows[1][place, column].tolist() for column, name in enumerate(featurizer.names)}

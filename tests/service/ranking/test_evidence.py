@@ -17,10 +17,11 @@ from service.config import Config
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
 from service.process.runtime import build_pipeline
-from service.ranking.feature_rows import DenseColumns
 from service.ranking.evidence import evidence_columns
+from service.ranking.feature_rows import DenseColumns
 from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RankRequest, RecommendRequest
+from service.sections import Negatives
 from streams.batch import Batch, Feedback, Floats, Requests
 from streams.events import ItemUpdate
 from streams.joined import JoinedBatch, Outcome
@@ -91,6 +92,7 @@ def pipeline_of(config: Config, chooser: Chooser, **retrievers: Retriever) -> Pi
         seen=SeenItems(20, 80, 8),
         seen_kinds=None,
         dense=DenseColumns(None, []),
+        negatives=Negatives(),
         retrievers=retrievers,
         ranker=(built.ranker_name, built.ranker),
         adapters={},

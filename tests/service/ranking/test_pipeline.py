@@ -17,7 +17,7 @@ from service.ranking.pipeline import Pipeline, Refused
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
 from service.ranking.signing import Signer
 from service.ranking.stages import Stages
-from streams.batch import Batch, Floats, unpack_rows
+from streams.batch import Batch, Floats
 from streams.codec import decode
 from streams.events import Forget, Impression, ItemUpdate, UserUpdate
 from streams.joined import Outcome, TrackedImpression
@@ -110,7 +110,7 @@ def test_a_request_changes_nothing(pipeline: Pipeline) -> None:
 def test_an_impression_carries_the_rows_it_was_scored_on(pipeline: Pipeline, config: Config) -> None:
     _, impression = answer(pipeline, RankRequest(user="u1", items=["i3", "i7"], context={"device": "tv"}))
     assert impression is not None
-    logged = unpack_rows(impression.features, pipeline.featurizer.schema, 2, pipeline.featurizer.columns)
+    logged = pipeline.rows.unpack(impression.features, 2)
     assert logged is not None
     pipeline.apply(ItemUpdate(item="i3", attributes={"colour": "green"}))
     signer = Signer.for_writer(None)
@@ -130,9 +130,7 @@ def test_rows_logged_under_another_config_are_recomputed_and_counted(pipeline: P
     logged_elsewhere = decode(signer.encoded(Impression(request_id="x", user="u1", items=("i3",), features=other)))
     feedback = builder.from_rows(acted_on_all(logged_elsewhere))
     assert builder.recomputed == 1
-    assert (
-        feedback.features[0] == unpack_rows(impression.features, pipeline.featurizer.schema, 1, feedback.features.shape[1])[0]
-    ).all()  # type: ignore[index]
+    assert (feedback.features[0] == pipeline.rows.unpack(impression.features, 1)[0]).all()  # type: ignore[index]
 
 
 def test_reasons_name_what_made_the_score(pipeline: Pipeline) -> None:

@@ -17,6 +17,7 @@ from service.process.runtime import build_pipeline
 from service.ranking.feature_rows import DenseColumns
 from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
+from service.sections import Negatives
 from streams.batch import Batch, Floats, Requests
 from streams.events import ItemUpdate
 from streams.joined import Outcome
@@ -98,6 +99,7 @@ def pipeline_of(config: Config, policy: Policy | None = None, **retrievers: Retr
         seen=built.seen,
         seen_kinds=None,
         dense=DenseColumns(None, []),
+        negatives=Negatives(),
         retrievers=retrievers,
         ranker=("flat", Flat()),
         adapters={},
