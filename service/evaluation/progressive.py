@@ -100,6 +100,13 @@ class Evaluation:
     window : int
         Rows of a sliding window.
 
+    Attributes
+    ----------
+    rows : int
+        Measured rows.
+    unexplained : int
+        Positive rows without an impression.
+
     Notes
     -----
     Hit rate and NDCG: for each row with a positive reward, before learning, every retriever ranks the whole catalogue without
@@ -119,6 +126,7 @@ class Evaluation:
         self._gain: dict[str, list[Floats]] = {}
         self._tested = [np.empty(0, np.float32)]
         self.rows = 0
+        self.unexplained = 0
 
     def choose_impressions(self, sizes: Sequence[int]) -> Sequence[int]:
         """All of them."""
@@ -130,6 +138,7 @@ class Evaluation:
 
     def before_learning(self, feedback: Feedback) -> None:
         """Measure hit rate and NDCG on the batch."""
+        self.unexplained += int(np.count_nonzero((feedback.reward > 0) & (feedback.position < 0)))
         if self._k:
             self._measure_top_n(feedback)
 

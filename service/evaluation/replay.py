@@ -67,6 +67,8 @@ class Replay:
         Mean reward of the first item of an impression, in the order of the log; NaN without impressions.
     capped : dict of str to int
         Rows whose weight a learner limited because of their rewards, by learner; see `learners.bounds.graded`.
+    untrained : int
+        Positive rows without an impression, if nothing learned from them what users choose from the whole catalogue.
     dead : dict
         Number of bad rows or records by reason.
     digest : str
@@ -86,6 +88,7 @@ class Replay:
     graded: bool
     logged_reward: float
     capped: dict[str, int]
+    untrained: int
     dead: dict[str, int]
     digest: str
     memory_bytes: dict[str, int]
@@ -168,6 +171,7 @@ def replay(
         graded=evaluation.graded(),
         logged_reward=evaluation.logged_reward(),
         capped={name: int(told["capped"]) for name, one in pipeline.learners() if "capped" in (told := one.metrics())},
+        untrained=0 if config.negatives.n or pipeline.learns_choices else evaluation.unexplained,
         dead=dict(dead.counts),
         digest=fingerprint or digest(pipeline.state_dict()),
         memory_bytes={name: store.nbytes for name, store in pipeline.stores()},

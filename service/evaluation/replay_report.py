@@ -107,6 +107,11 @@ def remarks(one: Replay) -> Iterator[str]:
                 f"{one.name}: {name} limited the weight of {rows:,} rows, because their rewards are far from 1; "
                 "choose [reward] so that the usual reward is about 1"
             )
+    if served is not None and one.untrained:
+        yield (
+            f"{one.name}: {one.untrained:,} likes have no impression, so the ranker learned which chosen items are liked, not "
+            f"which are chosen: {SERVED} is not trained for the catalogue. Set n in [negatives], or add [rerankers.mixture]"
+        )
     if one.open_rows:
         yield (
             f"{one.name}: the last {one.open_rows:,} rows are in batches or windows that the log does not close; they "

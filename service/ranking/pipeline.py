@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from service.ranking.requests import RankingResponse, RankRequest, RecommendRequ
 from service.ranking.responses import ResponseBuilder
 from service.ranking.stages import Stages
 from service.ranking.uncertainty import fill_uncertainty
-from service.ranking.updates import apply_event
+from service.ranking.updates import Updates
 from service.sections import Negatives
 from streams.batch import Batch, Bools, Feedback, Floats, Ids, Requests, Times
 from streams.events import Event, Impression
@@ -129,6 +129,8 @@ class Pipeline(Stateful):
         touched = seen.of if retrievers else history.seen
         self._candidate_generator = CandidateGenerator(retrievers, items, self.pending, touched)
         self._response_builder = ResponseBuilder(self.rows, items, list(retrievers), ranker, rerankers, policy)
+        stores = (history, seen, dense)
+        self._updates = Updates(featurizer, users, items, self.contexts, stores, dense.remove, self._notify)
         self.version = 0
         self.as_of = 0.0
         self.isolation = Isolation()
@@ -265,6 +267,11 @@ class Pipeline(Stateful):
         self.seen.add(feedback.user[feedback.request[acted]], feedback.item[acted])
 
     @property
+    def learns_choices(self) -> bool:
+        """Whether a reranker learns what users choose among all candidates."""
+        return bool(self._choosers)
+
+    @property
     def last_name(self) -> str:
         """Name of the learner whose scores reach the policy: the last reranker, or the ranker."""
         return next(reversed(self.rerankers.named), self.ranker_name)
@@ -278,7 +285,11 @@ class Pipeline(Stateful):
 
     def apply(self, event: Event) -> None:
         """Update the catalogues and the moments of context numbers; see `service.ranking.updates`."""
-        apply_event(self, event)
+        self._updates.apply(event)
+
+    def _notify(self, doing: str, call: Callable[[Learner], None]) -> None:
+        for name, learner in self.learners():
+            self.isolation.run(name, doing, call, learner)
 
     def is_behind(self, user: str) -> bool:
         """Whether a user has an interaction that this process has accepted and not learned yet."""

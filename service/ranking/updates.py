@@ -2,52 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeGuard
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeGuard
 
 import numpy as np
 
 from learners.base import Learner
-from learners.features import hash_id
+from learners.features import Featurizer, hash_id
+from memory.keyed.catalog import Catalog
+from memory.moments import Moments
+from streams.batch import Ids
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, UserUpdate
 
-if TYPE_CHECKING:
-    from service.ranking.pipeline import Pipeline
+__all__ = ["Updates"]
 
-__all__ = ["apply_event"]
+Notify = Callable[[str, Callable[[Learner], None]], None]
+"""Calls all learners; the text says what they do, for the report of a failure."""
 
 
-def apply_event(pipeline: Pipeline, event: Event) -> None:
-    """Update the catalogues and the moments of context numbers, and tell the learners; other events have no effect."""
-    if isinstance(event, ItemUpdate):
+class _Forgetful(Protocol):
+    def forget(self, users: Ids) -> None:
+        """Erase what is known of users (N,)."""
+
+
+class Updates:
+    """Applies events to the catalogues, and tells the learners.
+
+    Parameters
+    ----------
+    featurizer : Featurizer
+    users, items : Catalog
+    contexts : Moments
+        Mean and variance of the numbers of contexts.
+    forgetful : sequence of stores
+        Other stores that forget a user.
+    remove : callable
+        Erases what other stores know of items (N,).
+    notify : callable
+        See `Notify`.
+    """
+
+    def __init__(
+        self,
+        featurizer: Featurizer,
+        users: Catalog,
+        items: Catalog,
+        contexts: Moments,
+        forgetful: Sequence[_Forgetful],
+        remove: Callable[[Ids], None],
+        notify: Notify,
+    ) -> None:
+        self._featurizer, self._users, self._items, self._contexts = featurizer, users, items, contexts
+        self._forgetful, self._remove, self._notify = forgetful, remove, notify
+
+    def apply(self, event: Event) -> None:
+        """Update the catalogues and the moments of context numbers; other events have no effect."""
+        if isinstance(event, ItemUpdate):
+            self._update_item(event)
+        elif isinstance(event, UserUpdate):
+            key = hash_id(event.user)
+            if event.deleted:
+                self._users.forget(key)
+            else:
+                self._users.put(key, event.user, event.attributes, *self._featurizer.encode_user(event.attributes))
+        elif isinstance(event, Forget):
+            key = hash_id(event.user)
+            self._users.forget(key)
+            for store in self._forgetful:
+                store.forget(np.array([key]))
+            self._notify("forget", lambda learner: learner.forget(np.array([key])))
+        elif self._contexts.columns.size and _has_context(event):
+            self._contexts.add(*self._featurizer.encode_context([event.context]))
+
+    def _update_item(self, event: ItemUpdate) -> None:
         key = hash_id(event.item)
         if event.deleted:
-            pipeline.items.ensure(np.array([key]), [event.item])
-            pipeline.items.delete(key)
-            pipeline.dense.remove(np.array([key]))
-            _notify(pipeline, "remove", lambda learner: learner.remove(np.array([key])))
+            self._items.ensure(np.array([key]), [event.item])
+            self._items.delete(key)
+            self._remove(np.array([key]))
+            self._notify("remove", lambda learner: learner.remove(np.array([key])))
         else:
-            pipeline.items.put(key, event.item, event.attributes, *pipeline.featurizer.encode_item(event.attributes))
-            _notify(pipeline, "add", lambda learner: learner.add(np.array([key])))
-    elif isinstance(event, UserUpdate):
-        key = hash_id(event.user)
-        if event.deleted:
-            pipeline.users.forget(key)
-        else:
-            pipeline.users.put(key, event.user, event.attributes, *pipeline.featurizer.encode_user(event.attributes))
-    elif isinstance(event, Forget):
-        key = hash_id(event.user)
-        pipeline.users.forget(key)
-        for store in (pipeline.history, pipeline.seen, pipeline.dense):
-            store.forget(np.array([key]))
-        _notify(pipeline, "forget", lambda learner: learner.forget(np.array([key])))
-    elif pipeline.contexts.columns.size and _has_context(event):
-        pipeline.contexts.add(*pipeline.featurizer.encode_context([event.context]))
-
-
-def _notify(pipeline: Pipeline, doing: str, call: Callable[[Learner], None]) -> None:
-    for name, learner in pipeline.learners():
-        pipeline.isolation.run(name, doing, call, learner)
+            self._items.put(key, event.item, event.attributes, *self._featurizer.encode_item(event.attributes))
+            self._notify("add", lambda learner: learner.add(np.array([key])))
 
 
 def _has_context(event: Event) -> TypeGuard[Impression | Interaction]:

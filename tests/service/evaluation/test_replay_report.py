@@ -22,7 +22,7 @@ def top(hit_rate: float) -> TopN:
     return TopN(tests=9, hit_rate=hit_rate, ndcg=hit_rate / 2, reward=hit_rate * 2, hit_rate_curve=Curve(), ndcg_curve=Curve())
 
 
-def replay(served: float, part: float) -> Replay:
+def replay(served: float, part: float, untrained: int = 0) -> Replay:
     return Replay(
         name="shop",
         rows=9,
@@ -35,6 +35,7 @@ def replay(served: float, part: float) -> Replay:
         graded=False,
         logged_reward=math.nan,
         capped={"fm": 0},
+        untrained=untrained,
         dead={},
         digest="",
         memory_bytes={},
@@ -82,3 +83,8 @@ def test_it_says_when_rewards_were_too_large() -> None:
     one.capped = {"fm": 1200, "bias": 0}
     (remark,) = remarks(one)
     assert "fm limited the weight of 1,200 rows" in remark and "[reward]" in remark
+
+
+def test_a_ranker_that_saw_only_what_was_chosen_is_not_said_to_order_the_catalogue() -> None:
+    assert [remark for remark in remarks(replay(0.3, 0.2, untrained=1234)) if "1,234 likes have no impression" in remark]
+    assert not list(remarks(replay(0.3, 0.2)))
