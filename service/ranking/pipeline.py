@@ -10,7 +10,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from learners.base import Adapter, Learner, Policy, Ranker, Reranker, Retriever, WeightDelta
+from learners.base import Adapter, Choices, Learner, Policy, Ranker, Reranker, Retriever, WeightDelta
 from learners.delta import check_delta
 from learners.features import Featurizer, hash_id, hash_ids, hash_kind
 from memory.keyed.catalog import Catalog
@@ -74,6 +74,8 @@ class Pipeline(Stateful):
         Unix seconds. All events that were appended to the log before this time have been processed; 0 when it is not known.
     observes : bool
         Whether any learner uses rows before their outcome is known; see `observe`.
+    chooses : bool
+        Whether any reranker learns from what users choose.
     isolation : Isolation
         Calls the learners with data from the log: a batch on which one of them fails does not stop the others.
     skipped : Counter
@@ -109,6 +111,7 @@ class Pipeline(Stateful):
         self.pending = PendingTouches(seen_kinds)
         self._evidence = EvidenceCollector(retrievers, seen, lambda name: self._skip(name, []))
         self._choosers = [(name, reranker) for name, reranker in rerankers.items() if reranker.needs_evidence]
+        self.chooses = bool(self._choosers)
         touched = seen.of if retrievers else history.seen
         self._candidate_generator = CandidateGenerator(retrievers, items, self.pending, touched)
         self._response_builder = ResponseBuilder(featurizer, items, list(retrievers), ranker, rerankers, policy)
@@ -220,14 +223,17 @@ class Pipeline(Stateful):
         for name, learner in self.learners():
             self.isolation.run(name, "observe", learner.observe, batch)
 
-    def learn(self, feedback: Feedback) -> None:
+    def learn(self, feedback: Feedback, listed: Choices | None = None) -> None:
         """Let every learner learn from prepared rows, in config order; then add the rows to the user history.
 
-        When the ranker could not score the rows (``base`` is None), only retrievers learn: the others need the score.
+        When the ranker could not score the rows (``base`` is None), only retrievers learn: the others need the score. `listed`:
+        what users chose of lists that this or another service showed; see `EvidenceCollector.listed`.
         """
-        choices = self._evidence.choices(feedback) if self._choosers else None
-        if choices is not None:
-            for name, reranker in self._choosers:
+        if listed is not None:
+            self.prepare(listed.batch)
+            self._evidence.fill(listed.batch, np.ones(listed.chosen.size, np.bool_))
+        for choices in (self._evidence.choices(feedback) if self._choosers else None, listed):
+            for name, reranker in self._choosers if choices is not None else ():
                 self.isolation.run(name, "learn from the choices of", reranker.choose, choices)
         for name, learner in self.learners():
             if feedback.base is not None or isinstance(learner, Retriever):
