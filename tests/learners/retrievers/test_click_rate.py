@@ -95,4 +95,3 @@ def test_removed_items_are_gone() -> None:
 def test_half_lives_are_given_once(half_lives: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="half_lives"):
         ClickRate(16, half_lives)
-
