@@ -226,14 +226,15 @@ class Pipeline(Stateful):
     def learn(self, feedback: Feedback, listed: Choices | None = None) -> None:
         """Let every learner learn from prepared rows, in config order; then add the rows to the user history.
 
-        When the ranker could not score the rows (``base`` is None), only retrievers learn: the others need the score. `listed`:
-        what users chose of lists that this or another service showed; see `EvidenceCollector.listed`.
+        When the ranker could not score the rows (``base`` is None), only retrievers learn: the others need the score. `listed`
+        are choices from lists that were shown; see `EvidenceCollector.listed`.
         """
         if listed is not None:
             self.prepare(listed.batch)
             self._evidence.fill(listed.batch, np.ones(listed.chosen.size, np.bool_))
-        for choices in (self._evidence.choices(feedback) if self._choosers else None, listed):
-            for name, reranker in self._choosers if choices is not None else ():
+        found = self._evidence.choices(feedback) if self._choosers else None
+        for choices in (one for one in (found, listed) if one is not None):
+            for name, reranker in self._choosers:
                 self.isolation.run(name, "learn from the choices of", reranker.choose, choices)
         for name, learner in self.learners():
             if feedback.base is not None or isinstance(learner, Retriever):
