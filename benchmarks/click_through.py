@@ -130,11 +130,12 @@ def _settings(options: Namespace, folder: Path) -> str:
         settings += f"\n{BASELINES[name]}"
     if options.half_life is None:
         return settings
-    section = re.search(r"^\[retrievers\.popularity\].*\n", settings, re.MULTILINE)
+    section = re.search(r"^\[retrievers\.popularity\].*\n((?!\[).*\n)*", settings, re.MULTILINE)
     if section is None:
         raise ValueError("--half-life: popularity is neither an arm nor a retriever of the config; leave it out")
-    rest = re.sub(r"\Ahalf_life = .*\n", "", settings[section.end() :])
-    return f"{settings[: section.end()]}half_life = {options.half_life}\n{rest}"
+    head, *rest = [line for line in section[0].splitlines() if not line.startswith("half_life")]
+    changed = "\n".join([head, f"half_life = {options.half_life}", *rest])
+    return f"{settings[: section.start()]}{changed}\n{settings[section.end() :]}"
 
 
 def _visits(visitors: _Visitors, options: Namespace, seed: int, arms: Ids) -> Values:
