@@ -23,7 +23,7 @@ from learners.top_k import top_k
 from memory.arrays import Arrays
 from memory.jit import njit
 from memory.keyed.table import Column, Table
-from streams.batch import Batch, Bools, Feedback, Floats, Ids, Requests
+from streams.batch import Batch, Feedback, Floats, Ids, Requests
 
 __all__ = ["ClickRate"]
 
@@ -38,7 +38,7 @@ class _State(NamedTuple):
     shows: _Values  # (items, speeds): decayed as of `at`
     clicks: _Values  # (items, speeds): decayed as of `at`
     at: _Values  # (items,): shows of any item so far when the item's counts were brought up to date
-    lift: Floats  # (items,): as of `at`
+    lift: Floats  # (items,): as of `at`; 0 in free slots
     totals: _Values  # (2, speeds): decayed shows and clicks of all items, as of now
     now: _Values  # (1,): shows of any item so far
     half_life: _Values  # (speeds,)
@@ -93,7 +93,7 @@ class ClickRate(Retriever):
             shows=Column(speeds, np.float64),
             clicks=Column(speeds, np.float64),
             at=Column(None, np.float64),
-            lift=Column(None, np.float32, fill=1.0),
+            lift=Column(None, np.float32),
         )
         self.clock = Arrays(totals=np.zeros((1, 2, speeds)), now=np.zeros((1, 1)))
         self._slots = np.arange(capacity)
@@ -125,8 +125,8 @@ class ClickRate(Retriever):
 
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
         """Return at most `k` items per request, by lift, from those that were shown. Ties are ordered by slot."""
-        excluded, known = self.items.find(exclude.item), self.items.keys != 0
-        slot, request = _retrieve(self._state.lift, known, self._slots, excluded, exclude.start, k)
+        excluded = self.items.find(exclude.item)
+        slot, request = _retrieve(self._state.lift, self._slots, excluded, exclude.start, k)
         return Candidates(self.items.keys[slot], request, self._state.lift[slot])
 
     def score(self, batch: Batch) -> Floats:
@@ -184,11 +184,11 @@ def _count(slots: Ids, weight: _Values, show: bool, prior: float, state: _State)
 
 
 @njit(cache=True, nogil=True)
-def _retrieve(lift: Floats, known: Bools, slots: Ids, excluded: Ids, start: Ids, k: int) -> tuple[Ids, Ids]:
+def _retrieve(lift: Floats, slots: Ids, excluded: Ids, start: Ids, k: int) -> tuple[Ids, Ids]:
     requests, longest = start.size - 1, 0
     for b in range(requests):
         longest = max(longest, start[b + 1] - start[b])
-    top = top_k(np.where(known, lift, np.float32(0)), slots, min(lift.size, k + longest) if k > 0 else 0)
+    top = top_k(lift, slots, min(lift.size, k + longest) if k > 0 else 0)
     excluded_for = np.full(lift.size, -1, np.int32)
     slot, request = np.empty(requests * min(k, top.size), np.int64), np.empty(requests * min(k, top.size), np.int64)
     rows = 0
