@@ -30,7 +30,7 @@ def feedback_of(
     timestamp: npt.ArrayLike | None = None,
     weight: npt.ArrayLike | None = None,
 ) -> Feedback:
-    """Build feedback with one row per request. The feature columns are the user and the item."""
+    """Build feedback with one row per request, which showed this item alone. The feature columns are the user and the item."""
     users, items = np.array(user, np.int64), np.array(item, np.int64)
     n = users.size
     return Feedback(
@@ -41,6 +41,7 @@ def feedback_of(
         context_values=np.zeros((n, 0), np.float32),
         item=items,
         request=np.arange(n),
+        position=np.zeros(n, np.int64),
         features=np.stack((users * 3 + 1, items * 3 + 2), axis=1),
         values=np.ones((n, 2), np.float32),
         reward=np.array(reward, np.float32),
@@ -133,6 +134,7 @@ def world(
         context_values=np.ones((b, 1), np.float32),
         item=item,
         request=request,
+        position=np.arange(rows) - np.searchsorted(request, request),
         features=features,
         values=values,
         score=np.where(liked, 0.6, 0.2).astype(np.float32) + rng.uniform(0, 0.1, rows).astype(np.float32),

@@ -171,7 +171,7 @@ def replay(
         graded=evaluation.graded(),
         logged_reward=evaluation.logged_reward(),
         capped={name: int(told["capped"]) for name, one in pipeline.learners() if "capped" in (told := one.metrics())},
-        untrained=0 if config.negatives.n or pipeline.learns_choices else evaluation.unexplained,
+        untrained=0 if config.negatives.n or pipeline.chooses else evaluation.unexplained,
         dead=dict(dead.counts),
         digest=fingerprint or digest(pipeline.state_dict()),
         memory_bytes={name: store.nbytes for name, store in pipeline.stores()},

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Struct
 
+from learners.base import Choices
 from learners.features import hash_ids
 from service.learning.feedback import FeedbackBuilder
 from service.learning.negatives import NegativeSampler
 from service.monitoring.measure import SERVING, Measure, Scored
+from service.ranking.evidence import EvidenceCollector
 from service.ranking.pipeline import Pipeline
 from streams.batch import Feedback, Floats, Ids
 from streams.block import Block
@@ -62,7 +64,7 @@ class Fold:
         if joined.rows:
             feedback = self._builder.from_rows(joined.rows)
             free = np.array([n for n, row in enumerate(joined.rows) if row.shown is None], np.int64)
-            self._learn(feedback, free)
+            self._learn(feedback, free, self._listed(joined.rows, feedback))
             if self._measure is not None:
                 self._note_outcomes(self._measure, joined.rows, feedback.reward)
         if self._measure is not None:
@@ -122,13 +124,23 @@ class Fold:
         else:
             shown.measured.predictions |= said
 
-    def _learn(self, feedback: Feedback, free: Ids | None) -> None:
+    def _listed(self, rows: Sequence[Outcome], feedback: Feedback) -> Choices | None:
+        """What users chose of lists, each among all items of its list; None where nothing was, or nobody learns from it."""
+        chosen = EvidenceCollector.listed(feedback) if self._pipeline.chooses else np.empty(0, np.int64)
+        shown = [one for one in (rows[n].shown for n in chosen.tolist()) if one is not None]
+        if not shown:
+            return None
+        batch = self._builder.from_shown(shown)
+        start = np.searchsorted(batch.request, np.arange(chosen.size))
+        return Choices(batch, start + feedback.position[chosen], feedback.reward[chosen])
+
+    def _learn(self, feedback: Feedback, free: Ids | None, listed: Choices | None = None) -> None:
         """Predict the rows at `free`, (n,) int64 or None for all. Then let all learners learn all rows."""
         measure, pipeline = self._measure, self._pipeline
         if measure is None:
             extended = self._negatives.extended(feedback)
             pipeline.prepare(extended)
-            pipeline.learn(feedback, extended)
+            pipeline.learn(feedback, extended, listed)
             return
         chosen = measure.choose_rows(feedback.rows if free is None else free.size)
         rows = free if chosen is None else chosen if free is None else free[chosen]
@@ -137,7 +149,7 @@ class Fold:
         extended = self._negatives.extended(feedback)
         if extended is not feedback:
             pipeline.prepare(extended)
-        pipeline.learn(feedback, extended)
+        pipeline.learn(feedback, extended, listed)
         if predictions:
             user, reward = feedback.user[feedback.request], feedback.reward
             if rows is not None:

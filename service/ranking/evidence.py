@@ -11,7 +11,7 @@ from learners.base import Choices, Exclusion, Retriever
 from learners.schema import EvidenceColumn
 from memory.keyed.seen_items import SeenItems
 from service.ranking.requests import CANDIDATES
-from streams.batch import Batch, Bools, Feedback, Floats, Requests
+from streams.batch import Batch, Bools, Feedback, Floats, Ids, Requests
 
 __all__ = ["EvidenceCollector", "evidence_columns"]
 
@@ -75,10 +75,9 @@ class EvidenceCollector:
     def choices(self, feedback: Feedback) -> Choices | None:
         """What users chose of all that the retrievers have for them as of now; None where nothing was chosen.
 
-        A choice is a row with a positive reward whose item the user had not touched before, whether it was shown or not: what a
-        ranking showed says nothing about the items that it left out.
+        A choice is a row with a positive reward whose item the user had not touched before. Those of `listed` rows are others.
         """
-        rows = np.flatnonzero((feedback.reward > 0) & (feedback.weight > 0) & ~feedback.correction)
+        rows = np.flatnonzero(_positive(feedback) & np.isnan(feedback.propensity))
         rows = rows[~self._seen.has(feedback.user[feedback.request[rows]], feedback.item[rows])]
         if not rows.size:
             return None
@@ -89,6 +88,16 @@ class EvidenceCollector:
         hit = np.flatnonzero(batch.item == target[batch.request])
         chosen[batch.request[hit]] = hit
         return Choices(batch, chosen, feedback.reward[rows])
+
+    @staticmethod
+    def listed(feedback: Feedback) -> Ids:
+        """Rows that were chosen from a list whose propensities are known, (n,) int64.
+
+        A policy drew up such a list, mostly this service's own, and what is chosen is among what it showed. Among all
+        candidates, the choice would teach what marks the items that are shown: the learner's own opinion. Among the items of
+        the list it teaches which of them the user prefers, and items that the user had touched before are among them.
+        """
+        return np.flatnonzero(_positive(feedback) & np.isfinite(feedback.propensity))
 
     def candidates(self, requests: Requests) -> Batch:
         """Rows of items that any retriever has for each request, ascending, without those that its user has touched."""
@@ -115,3 +124,8 @@ class EvidenceCollector:
             features=nothing.astype(np.int64),
             values=nothing.astype(np.float32),
         )
+
+
+def _positive(feedback: Feedback) -> Bools:
+    positive: Bools = (feedback.reward > 0) & (feedback.weight > 0) & ~feedback.correction
+    return positive

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from learners.base import Adapter, Learner, Policy, Ranker, Reranker, Retriever, WeightDelta
+from learners.base import Adapter, Choices, Learner, Policy, Ranker, Reranker, Retriever, WeightDelta
 from learners.delta import check_delta
 from learners.features import Featurizer, hash_id, hash_ids, hash_kind
 from memory.keyed.catalog import Catalog
@@ -85,6 +85,8 @@ class Pipeline(Stateful):
         Unix seconds. All events that were appended to the log before this time have been processed; 0 when it is not known.
     observes : bool
         Whether any learner uses rows before their outcome is known; see `observe`.
+    chooses : bool
+        Whether any reranker learns from what users choose.
     isolation : Isolation
         Calls the learners with data from the log: a batch on which one of them fails does not stop the others.
     skipped : Counter
@@ -126,6 +128,7 @@ class Pipeline(Stateful):
         self.pending = PendingTouches(seen_kinds)
         self.evidence = EvidenceCollector(retrievers, seen, lambda name: self._skip(name, []))
         self._choosers = [(name, reranker) for name, reranker in rerankers.items() if reranker.needs_evidence]
+        self.chooses = bool(self._choosers)
         touched = seen.of if retrievers else history.seen
         self._candidate_generator = CandidateGenerator(retrievers, items, self.pending, touched)
         self._response_builder = ResponseBuilder(self.rows, items, list(retrievers), ranker, rerankers, policy)
@@ -221,7 +224,7 @@ class Pipeline(Stateful):
         for name, learner in self.learners():
             self.isolation.run(name, "observe", learner.observe, batch)
 
-    def learn(self, feedback: Feedback, extended: Feedback | None = None) -> None:
+    def learn(self, feedback: Feedback, extended: Feedback | None = None, listed: Choices | None = None) -> None:
         """Let every learner learn from prepared rows, in config order; then add the rows to the user history.
 
         When the ranker could not score the rows (``base`` is None), only retrievers learn: the others need the score.
@@ -231,9 +234,14 @@ class Pipeline(Stateful):
         feedback : Feedback
         extended : Feedback or None
             The rows with negatives, prepared. All but retrievers learn these instead.
+        listed : Choices or None
+            Choices from lists that were shown; see `EvidenceCollector.listed`.
         """
-        choices = self.evidence.choices(feedback) if self._choosers else None
-        if choices is not None:
+        if listed is not None:
+            self.prepare(listed.batch)
+            self.evidence.fill(listed.batch, np.ones(listed.chosen.size, np.bool_))
+        found = self.evidence.choices(feedback) if self._choosers else None
+        for choices in (one for one in (found, listed) if one is not None):
             for name, reranker in self._choosers:
                 self.isolation.run(name, "learn from the choices of", reranker.choose, choices)
         for name, learner in self.learners():
@@ -265,11 +273,6 @@ class Pipeline(Stateful):
             acted = np.arange(feedback.rows)[acted]
             acted = acted[np.isin(feedback.kind[acted], self._seen_kinds)]
         self.seen.add(feedback.user[feedback.request[acted]], feedback.item[acted])
-
-    @property
-    def learns_choices(self) -> bool:
-        """Whether a reranker learns what users choose among all candidates."""
-        return bool(self._choosers)
 
     @property
     def last_name(self) -> str:

@@ -4,6 +4,8 @@ import importlib.util
 import json
 import math
 import shlex
+import tomllib
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,27 @@ def test_click_through(capsys: pytest.CaptureFixture[str]) -> None:
         for arm, ahead in phase["ahead"].items():
             assert ahead["mean"] == pytest.approx(clicks["diag_linucb"] - clicks[arm]) and ahead["within"] >= 0
     assert [part["from"] for part in metrics["curve"]] == [0, 20, 40, 60]
+
+
+def test_click_through_of_a_served_list_beside_a_retriever_in_a_service_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--config examples/shop.toml --arms served popularity --apart --no-repeat --half-life 20 --rounds 1"
+    metrics = metrics_of(click_through.main, f"{options} --visits 80 --early 10 --rate 200 --users 30 --items 40", capsys, -1.0)
+    clicks = {arm: one["mean"] for arm, one in metrics["phases"]["before"]["clicks"].items()}
+    assert clicks.keys() == {"served", "popularity"} and all(0 < rate < 1 for rate in clicks.values())
+    assert metrics["phases"]["before"]["ratio"]["popularity"] == pytest.approx(clicks["served"] / clicks["popularity"])
+
+
+def test_click_through_sets_the_half_life_of_the_config_s_popularity(tmp_path: Path) -> None:
+    options = Namespace(config=click_through.EXAMPLE, arms=["served", "popularity", "item_knn"], half_life=7.0)
+    added = tomllib.loads(click_through._settings(options, tmp_path))["retrievers"]
+    assert added["popularity"] == {"half_life": 7.0} and added["item_knn"] == {} and "diag_linucb" in added
+    demo = Namespace(config=click_through.EXAMPLE.with_name("demo.toml"), arms=["served"], half_life=7.0)
+    before = tomllib.loads(demo.config.read_text())["retrievers"]
+    before["popularity"]["half_life"] = 7.0
+    assert tomllib.loads(click_through._settings(demo, tmp_path))["retrievers"] == before
+    shop = Namespace(config=click_through.EXAMPLE.with_name("shop.toml"), arms=["served"], half_life=7.0)
+    with pytest.raises(ValueError, match="--half-life"):
+        click_through._settings(shop, tmp_path)
 
 
 def test_what_is_shipped_is_counted_by_store(capsys: pytest.CaptureFixture[str]) -> None:

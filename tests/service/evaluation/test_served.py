@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,17 @@ DATA = ROOT.parent / "shared" / "data"
 EXAMPLE = ROOT / "examples" / "ml100k.toml"
 MAX_LOSS = 0.002
 """Hit rate that may be lost to the best part: less than one standard error here."""
+
+ROWS = 3000
+"""Of a cut of a stream."""
+LEARNERS = ("retrievers", "ranker", "adapters", "rerankers")
+Stream = Callable[[Path], dict[str, Any]]
+"""Writes a cut of a stream into a folder; returns the sections ``stream`` and ``reward`` of a config that reads it."""
+
+
+def learners_of(example: str) -> dict[str, Any]:
+    config = configs.load(ROOT / "examples" / f"{example}.toml")
+    return {name: getattr(config, name) for name in LEARNERS}
 
 
 def served(config: Config, file: Path, batch_rows: int) -> dict[str, TopN]:
@@ -59,6 +72,63 @@ def test_it_finds_out_which_part_is_right(world, best: set[str], tmp_path: Path)
     parts = {name: top.hit_rate for name, top in found.items() if name != SERVED}
     assert max(parts, key=lambda name: parts[name]) in best
     check(found)
+
+
+def by_time(lines: list[str], column: int, separator: str) -> list[str]:
+    return sorted(lines, key=lambda line: float(line.split(separator)[column]))
+
+
+def movielens(folder: Path) -> dict[str, Any]:
+    """First of the ratings of MovieLens 100K."""
+    rows = by_time((DATA / "ml-100k" / "u.data").read_text().splitlines(), 3, "\t")
+    (folder / "u.data").write_text("\n".join(rows[:ROWS]) + "\n")
+    return {"stream": {"url": f"file:{folder / 'u.data'}"}, "reward": {"rating": {"at_least": 4.0}}}
+
+
+def movietweetings(folder: Path) -> dict[str, Any]:
+    """First of the ratings of MovieTweetings 100K."""
+    rows = by_time((DATA / "movietweetings-100k" / "ratings_100K.dat").read_text().splitlines(), 3, "::")
+    (folder / "ratings.dat").write_text("\n".join(rows[:ROWS]) + "\n")
+    return {"stream": {"url": f"file:{folder / 'ratings.dat'}"}, "reward": {"rating": {"at_least": 8.0}}}
+
+
+def lastfm(folder: Path) -> dict[str, Any]:
+    """First of the plays of Last.fm."""
+    head, *rows = (DATA / "lastfm-2k" / "lastfm.inter").read_text().splitlines()
+    (folder / "lastfm.inter").write_text("\n".join([head, *by_time(rows, 3, "\t")[:ROWS]]) + "\n")
+    columns = {"user": "user_id", "item": "item_id", "value": "weight", "timestamp_unit": "ms"}
+    stream = {"url": f"file:{folder / 'lastfm.inter'}", "columns": columns}
+    return {"stream": stream, "reward": {"rating": {"at_least": 0.0}}}
+
+
+def mind(folder: Path) -> dict[str, Any]:
+    """First of the impressions and clicks of MIND."""
+    with (DATA / "mind-cut" / "events.jsonl").open() as file:
+        (folder / "events.jsonl").write_text("".join(islice(file, ROWS // 3)))
+    stream = {"url": f"file:{folder / 'events.jsonl'}", "format": "events", "kind": "click"}
+    return {"stream": stream, "reward": {"click": 1.0}}
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the recorded streams are not beside this clone")
+@pytest.mark.parametrize("example", ["shop", "demo"])
+@pytest.mark.parametrize("stream", [movielens, movietweetings, lastfm, mind])
+def test_what_an_example_serves_is_not_below_its_best_part(stream: Stream, example: str, tmp_path: Path) -> None:
+    """The example's learners on a cut of a stream; by more than MAX_LOSS and two standard errors of the best part's rate."""
+    sections = stream(tmp_path)
+    ids = {"user": {"id": "category"}, "item": {"id": "category"}}
+    sections["stream"]["batch_rows"] = 16
+    found = replay(Config.model_validate({**sections, "features": ids, **learners_of(example)})).top_n
+    parts = {name: top.hit_rate for name, top in found.items() if name != SERVED}
+    best, tests = max(parts.values()), found[SERVED].tests
+    assert tests > 200
+    assert found[SERVED].hit_rate >= best - MAX_LOSS - 2 * (best * (1 - best) / tests) ** 0.5, (found[SERVED].hit_rate, parts)
+
+
+def test_the_containers_serve_what_the_shop_serves() -> None:
+    shop, containers = configs.load(ROOT / "examples" / "shop.toml"), configs.load(ROOT / "deploy" / "freshet.toml")
+    assert [getattr(shop, part) for part in (*LEARNERS, "policy")] == [
+        getattr(containers, part) for part in (*LEARNERS, "policy")
+    ]
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the recorded streams are not beside this clone")

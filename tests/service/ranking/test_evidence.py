@@ -23,8 +23,8 @@ from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RankRequest, RecommendRequest
 from service.sections import Negatives
 from streams.batch import Batch, Feedback, Floats, Requests
-from streams.events import ItemUpdate
-from streams.joined import JoinedBatch, Outcome
+from streams.events import Impression, ItemUpdate
+from streams.joined import JoinedBatch, Outcome, TrackedImpression
 
 ITEMS = [f"i{n}" for n in range(8)]
 KEYS = {item: hash_id(item) for item in ITEMS}
@@ -146,6 +146,26 @@ def test_what_is_no_choice(config: Config, chooser: Chooser) -> None:
     fold(pipeline, config, click("ann", "i3"))
     fold(pipeline, config, click("ann", "i3"), click("bob", "i4", correction=True), click("cy", "i4", 0.0))
     assert len(chooser.choices) == 1, "a second touch, a correction, and no reward"
+
+
+def test_what_is_chosen_of_a_list_is_chosen_among_its_items(config: Config, chooser: Chooser) -> None:
+    """Touched before or not; a ranking whose propensities are not known was not drawn up by a policy: all candidates count."""
+    pipeline = pipeline_of(config, chooser, a=Listing("i3", "i4", "i5"))
+    fold(pipeline, config, click("ann", "i6"))
+    drawn = Impression(request_id="r", user="ann", items=("i6", "i1", "i3"), propensities=(0.5, 0.5, 1.0))
+    foreign = Impression(request_id="f", user="ann", items=("i0", "i5"))
+    rows = []
+    for impression, item in ((drawn, "i6"), (drawn, "i3"), (foreign, "i5")):
+        shown = TrackedImpression(impression=impression, timestamp=1e9)
+        position = impression.items.index(item)
+        rows.append(Outcome(user="ann", item=item, kind="click", value=1.0, timestamp=1e9, shown=shown, position=position))
+    fold(pipeline, config, *rows)
+    _, candidates, listed = chooser.choices
+    assert candidates.chosen.size == 1 and set(candidates.batch.item.tolist()) == {KEYS[item] for item in ("i3", "i4", "i5")}
+    assert [KEYS[item] for item in drawn.items] * 2 == listed.batch.item.tolist()
+    assert listed.chosen.tolist() == [0, 5] and listed.batch.request[listed.chosen].tolist() == [0, 1]
+    evidence = listed.batch.evidence
+    assert evidence is not None and evidence[:, 0].tolist() == [0, 0, 1] * 2 and (evidence[:, 1] == 1).all()
 
 
 def test_a_retriever_that_fails_leaves_its_columns_empty(config: Config, chooser: Chooser) -> None:
