@@ -76,11 +76,11 @@ class NegativeSampler:
             item, share = likes.draw(number)
             return item, np.minimum(1.0 / (max(len(items), 1) * share), np.float32(LARGEST_WEIGHT))
         if self._source == "candidates":
-            batch = self._pipeline.evidence.candidates(Requests(**feedback.columns(feedback.request[rows])))
-            start = np.searchsorted(batch.request, np.arange(rows.size + 1))
+            request, item = self._pipeline.evidence.candidates(Requests(**feedback.columns(feedback.request[rows])))
+            start = np.searchsorted(request, np.arange(rows.size + 1))
             size = np.repeat(np.diff(start), self._n)
             at = np.repeat(start[:-1], self._n) + (number % np.maximum(size, 1).astype(np.uint64)).astype(np.int64)
-            return np.where(size > 0, np.append(batch.item, 0)[at], 0), ones
+            return np.where(size > 0, np.append(item, 0)[at], 0), ones
         # Slots fill from the first on, so nearly all below the number of items are in use.
         slots = (number % np.uint64(max(len(items), 1))).astype(np.int64)
         return items.index.keys[slots], ones

@@ -80,14 +80,14 @@ class CandidateGenerator:
             return {}
         exclude = self._exclusion(requests, wanted)
         part = Requests(**requests.columns(np.array([n for n, _ in wanted])))
-        k = max(request.candidates for _, request in wanted)
+        k = max(request.found for _, request in wanted)
         found: list[list[_Found]] = [[] for _ in wanted]
         for name, retriever in self._retrievers.items():
             candidates = retriever.retrieve(part, k, exclude)
             ends = np.searchsorted(candidates.request, np.arange(len(wanted) + 1))
             for at, (_, request) in enumerate(wanted):
                 if request.by in (None, name):
-                    rows = slice(ends[at], min(ends[at] + request.candidates, ends[at + 1]))
+                    rows = slice(ends[at], min(ends[at] + request.found, ends[at + 1]))
                     errors = candidates.uncertainty
                     found[at].append((candidates.item[rows], None if errors is None else errors[rows]))
         return {
@@ -109,10 +109,10 @@ class CandidateGenerator:
     def _fill_up(self, request: RecommendRequest, found: _Found, exclude: Ids) -> _Found:
         """Add the catalogue's most recently updated items where the retrievers found too few: new items get a chance."""
         keys, errors = found
-        missing = request.candidates - keys.size
+        missing = request.found - keys.size
         if missing <= 0:
             return found
-        newest = self._items.newest(request.candidates + exclude.size)
+        newest = self._items.newest(request.found + exclude.size)
         added = newest[~np.isin(newest, np.concatenate((keys, exclude)))][:missing]
         if errors is not None:
             errors = np.append(errors, _unknown(added))

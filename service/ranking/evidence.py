@@ -10,6 +10,7 @@ import numpy as np
 from learners.base import Choices, Exclusion, Retriever
 from learners.schema import EvidenceColumn
 from memory.keyed.seen_items import SeenItems
+from service.ranking.feature_rows import FeatureRows
 from service.ranking.requests import CANDIDATES
 from streams.batch import Batch, Bools, Feedback, Floats, Ids, Requests
 
@@ -17,12 +18,18 @@ __all__ = ["EvidenceCollector", "evidence_columns"]
 
 
 def evidence_columns(retrievers: Mapping[str, Retriever]) -> tuple[EvidenceColumn, ...]:
-    """Columns of ``Batch.evidence``: those of all retrievers, in config order, with the retriever's name before theirs."""
-    return tuple(
+    """Columns of ``Batch.evidence``: those of all retrievers, in config order, with the retriever's name before theirs.
+
+    The last one is the ranker's. Without retrievers there are none.
+    """
+    if not retrievers:
+        return ()
+    of_retrievers = (
         replace(column, name=f"{name}.{column.name}")
         for name, retriever in retrievers.items()
         for column in retriever.evidence_columns
     )
+    return (*of_retrievers, EvidenceColumn("ranker.log_odds", by_activity=True))
 
 
 class EvidenceCollector:
@@ -34,15 +41,28 @@ class EvidenceCollector:
         Bound.
     seen : SeenItems
         Items that users have touched, which are no candidates.
+    rows : FeatureRows
+    prepare : callable
+        Lets the ranker fill ``base`` of a batch; see `service.ranking.pipeline.Pipeline.prepare`.
     failed : callable
         Called with the name of a retriever that raised, or returned a number that is not finite.
     """
 
-    def __init__(self, retrievers: Mapping[str, Retriever], seen: SeenItems, failed: Callable[[str], None]) -> None:
-        self._retrievers, self._seen, self._failed = retrievers, seen, failed
+    def __init__(
+        self,
+        retrievers: Mapping[str, Retriever],
+        seen: SeenItems,
+        rows: FeatureRows,
+        prepare: Callable[[Batch], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        self._retrievers, self._seen, self._rows = retrievers, seen, rows
+        self._prepare, self._failed = prepare, failed
 
     def fill(self, batch: Batch, requests: Bools) -> None:
-        """Fill ``batch.evidence``, (N, E) float32: NaN for other requests, and in the columns of a retriever that failed.
+        """Fill ``batch.evidence``, (N, E) float32: NaN for other requests, and in the columns of a learner that failed.
+
+        The ranker must have filled ``base``, unless it failed.
 
         Parameters
         ----------
@@ -70,7 +90,7 @@ class EvidenceCollector:
                 self._failed(name)
                 part = np.full((batch.rows, width), np.nan, np.float32)
             parts.append(part)
-        return np.concatenate(parts, axis=1, dtype=np.float32) if parts else np.empty((batch.rows, 0), np.float32)
+        return np.concatenate((*parts, _log_odds(batch)), axis=1, dtype=np.float32)
 
     def choices(self, feedback: Feedback) -> Choices | None:
         """What users chose of all that the retrievers have for them as of now; None where nothing was chosen.
@@ -82,7 +102,9 @@ class EvidenceCollector:
         if not rows.size:
             return None
         target = feedback.item[rows]
-        batch = self.candidates(Requests(**feedback.columns(feedback.request[rows])))
+        requests = Requests(**feedback.columns(feedback.request[rows]))
+        batch = self._rows.batch(requests, *self.candidates(requests))
+        self._prepare(batch)
         batch.evidence = self._described(batch)
         chosen = np.full(rows.size, -1)
         hit = np.flatnonzero(batch.item == target[batch.request])
@@ -99,8 +121,14 @@ class EvidenceCollector:
         """
         return np.flatnonzero(_positive(feedback) & np.isfinite(feedback.propensity))
 
-    def candidates(self, requests: Requests) -> Batch:
-        """Rows of items that any retriever has for each request, ascending, without those that its user has touched."""
+    def candidates(self, requests: Requests) -> tuple[Ids, Ids]:
+        """Items that any retriever has for each request, without those that its user has touched.
+
+        Returns
+        -------
+        request, item : (N,) int64
+            Ascending.
+        """
         exclude = Exclusion(*self._seen.of(requests.user))
         request, item = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for name, retriever in self._retrievers.items():
@@ -116,14 +144,15 @@ class EvidenceCollector:
         first = np.ones(pairs.shape[0], np.bool_)
         first[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
         pairs = pairs[first]
-        nothing = np.empty((pairs.shape[0], 0))
-        return Batch(
-            **requests.columns(),
-            item=pairs[:, 1].copy(),
-            request=pairs[:, 0].copy(),
-            features=nothing.astype(np.int64),
-            values=nothing.astype(np.float32),
-        )
+        return pairs[:, 0].copy(), pairs[:, 1].copy()
+
+
+def _log_odds(batch: Batch) -> Floats:
+    """Log odds of the ranker's score, (N, 1): NaN where it failed. A score that is no probability is clipped to one."""
+    if batch.base is None:
+        return np.full((batch.rows, 1), np.nan, np.float32)
+    probability = np.clip(batch.base.astype(np.float64), 1e-6, 1.0 - 1e-6)
+    return np.log(probability / (1.0 - probability)).astype(np.float32)[:, None]
 
 
 def _positive(feedback: Feedback) -> Bools:

@@ -126,7 +126,7 @@ class Pipeline(Stateful):
         self.recent = recent
         self.observes = any(type(learner).observe is not Learner.observe for _, learner in self.learners())
         self.pending = PendingTouches(seen_kinds)
-        self.evidence = EvidenceCollector(retrievers, seen, lambda name: self._skip(name, []))
+        self.evidence = EvidenceCollector(retrievers, seen, self.rows, self.prepare, lambda name: self._skip(name, []))
         self._choosers = [(name, reranker) for name, reranker in rerankers.items() if reranker.needs_evidence]
         self.chooses = bool(self._choosers)
         touched = seen.of if retrievers else history.seen

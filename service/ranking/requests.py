@@ -10,7 +10,7 @@ from streams.events import Id, Kind, Scalar
 
 __all__ = ["CANDIDATES", "Neighbour", "RankRequest", "RankedItem", "RankingResponse", "Reasons", "RecommendRequest"]
 
-CANDIDATES = 100
+CANDIDATES = 50
 """Items that each retriever finds for a request, unless the request says otherwise."""
 
 Count = Annotated[int, Meta(ge=1, le=1000)]
@@ -70,7 +70,7 @@ class RecommendRequest(_Request):
     n : int
         Number of items to return.
     candidates : int
-        Number of items that each retriever finds for the ranker.
+        Number of items that each retriever finds for the ranker; at least `n`.
     exclude : list of str
         Items that must not be recommended.
     repeat : bool
@@ -81,6 +81,11 @@ class RecommendRequest(_Request):
     candidates: Count = CANDIDATES
     exclude: Annotated[list[Id], Meta(max_length=10_000)] = field(default_factory=list)
     repeat: bool = False
+
+    @property
+    def found(self) -> int:
+        """Number of items that each retriever is asked for."""
+        return max(self.candidates, self.n)
 
 
 class Neighbour(Struct, kw_only=True):
