@@ -272,17 +272,21 @@ def _retrieve(
 @njit(cache=True, nogil=True)
 def _score(users: Ids, items: Ids, request: Ids, last: int, shrink: float, fade: _Values, state: _State, score: Floats) -> None:
     groups = state.pairs.tag.shape[0] // state.likes.size
+    liked, count, of = np.empty(last, np.int64), 0, -1  # slots of the user's last likes, newest first
     for n in range(items.size):
-        c, age = items[n], 0
-        total = np.float32(0)
-        if c >= 0 and users[request[n]] >= 0:
-            for t in state.liked[users[request[n]]]:
-                j = slot_of(t, state.tag, state.mask)
-                if j < 0 or age == last:
-                    continue
-                row = j * groups + c % groups
+        c, total = items[n], np.float32(0)
+        if request[n] != of:
+            of, count = request[n], 0
+            if users[of] >= 0:
+                for t in state.liked[users[of]]:
+                    j = slot_of(t, state.tag, state.mask)
+                    if j >= 0 and count < last:
+                        liked[count] = j
+                        count += 1
+        if c >= 0:
+            for age in range(count):
+                row = liked[age] * groups + c % groups
                 for way in range(WAYS):
                     if state.pairs.tag[row, way] == state.tag[c]:
-                        total += _gain(state.pairs.weight[row, way], j, c, fade[age], shrink, state)
-                age += 1
+                        total += _gain(state.pairs.weight[row, way], liked[age], c, fade[age], shrink, state)
         score[n] = total

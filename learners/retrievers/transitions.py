@@ -297,15 +297,22 @@ def _retrieve(users: Ids, excluded: Ids, start: Ids, k: int, state: _State) -> t
 @njit(cache=True, nogil=True)
 def _score(users: Ids, items: Ids, request: Ids, state: _State, score: Floats, share: Floats) -> None:
     groups, next_groups = state.pairs.tag.shape[0] // state.tag.size, state.following.tag.shape[0] // state.tag.size
+    touched, count, of = np.empty(state.touched.shape[1], np.int64), 0, -1  # slots of the user's last items, newest first
     for n in range(items.size):
+        if request[n] != of:
+            of, count = request[n], 0
+            if users[of] >= 0:
+                for t in state.touched[users[of]]:
+                    j = slot_of(t, state.tag, state.mask)
+                    if j >= 0:
+                        touched[count] = j
+                        count += 1
         c = items[n]
-        if c < 0 or users[request[n]] < 0:
+        if c < 0:
             continue
-        tag, age = state.tag[c], 0
-        for t in state.touched[users[request[n]]]:
-            j = slot_of(t, state.tag, state.mask)
-            if j < 0:
-                continue
+        tag = state.tag[c]
+        for age in range(count):
+            j = touched[age]
             row = j * groups + c % groups
             for way in range(WAYS):
                 if state.pairs.tag[row, way] == tag:
@@ -315,4 +322,3 @@ def _score(users: Ids, items: Ids, request: Ids, state: _State, score: Floats, s
                 for way in range(WAYS):
                     if state.following.tag[row, way] == tag:
                         share[n] = state.following.weight[row, way] / (state.left[j] + _SHRINK)
-            age += 1
