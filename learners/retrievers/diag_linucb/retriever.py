@@ -346,7 +346,7 @@ class DiagLinUcb(Retriever):
         return 1.0 if reference == -np.inf else float(np.exp2((latest - reference) / self.half_life / 2))
 
     def _standard_errors(self, bonus: _Values) -> Floats:
-        """Return bonuses at the latest time, in float32. Beyond its range, after hundreds of half-lives unseen, they are infinite."""
+        """Return bonuses at the latest time, as float32. Beyond its range, after hundreds of half-lives, they are infinite."""
         errors = bonus * self._bonus_scale()
         return np.where(errors > np.finfo(np.float32).max, np.inf, errors).astype(np.float32)
 
