@@ -146,7 +146,9 @@ class Mixture(Reranker):
         dealt = batch.score.copy()
         if batch.evidence is not None and batch.rows:
             evidence, start = self._checked(batch.evidence), _starts(batch)
-            described: Bools = np.logical_or.reduce(np.isfinite(batch.evidence), axis=1)
+            described = np.zeros(batch.rows, np.bool_)
+            firsts = start[:-1][np.diff(start) > 0]
+            described[firsts] = np.isfinite(batch.evidence[firsts]).any(axis=1)
             theta = self.mixture["theta"]
             _deal(evidence, start, described, self._activity(batch), self._by_activity, theta, batch.score, dealt)
         return dealt

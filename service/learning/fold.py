@@ -138,23 +138,26 @@ class Fold:
         """Predict the rows at `free`, (n,) int64 or None for all. Then let all learners learn all rows."""
         measure, pipeline = self._measure, self._pipeline
         if measure is None:
-            extended = self._negatives.extended(feedback)
-            pipeline.prepare(extended)
-            pipeline.learn(feedback, extended, listed)
+            pipeline.prepare(feedback)
+            pipeline.learn(feedback, self._with_negatives(feedback), listed)
             return
         chosen = measure.choose_rows(feedback.rows if free is None else free.size)
         rows = free if chosen is None else chosen if free is None else free[chosen]
         predictions = pipeline.predict(feedback, rows)
         measure.before_learning(feedback)
-        extended = self._negatives.extended(feedback)
-        if extended is not feedback:
-            pipeline.prepare(extended)
-        pipeline.learn(feedback, extended, listed)
+        pipeline.learn(feedback, self._with_negatives(feedback), listed)
         if predictions:
             user, reward = feedback.user[feedback.request], feedback.reward
             if rows is not None:
                 user, reward = user[rows], reward[rows]
             measure.add(Scored(user, reward, None, predictions))
+
+    def _with_negatives(self, feedback: Feedback) -> Feedback:
+        """Prepared rows with their negatives. If the ranker cannot score these, the rows are learned without them."""
+        extended = feedback if feedback.base is None else self._negatives.extended(feedback)
+        if extended is not feedback:
+            self._pipeline.prepare(extended)
+        return feedback if extended.base is None else extended
 
     def _note_outcomes(self, measure: Measure, rows: Sequence[Outcome], reward: Floats) -> None:
         """Store the rewards of interactions. If a position has several, the highest reward counts, even if it is negative."""

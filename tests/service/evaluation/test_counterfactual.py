@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -132,7 +133,16 @@ def test_the_policys_own_list_differs_from_the_logged_one(make_pipeline: Callabl
     unshown = hash_ids([ranked.item for ranked in best[1:-1]]).tobytes()
     counterfactual = Counterfactual(pipeline, PipelinePolicy(Greedy()))
     counterfactual.add_impressions(
-        [Impression(request_id="r", user="u1", items=shown, propensities=(0.1, 0.2), unshown=unshown)]
+        [
+            Impression(
+                request_id="r",
+                user="u1",
+                items=shown,
+                propensities=(0.1, 0.2),
+                unshown=unshown,
+                timestamp=time.time(),
+            )
+        ]
     )
     decisions = decided(counterfactual)
     assert decisions.target.tolist() == [0.0, 1.0]

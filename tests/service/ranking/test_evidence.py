@@ -120,7 +120,9 @@ def config(make_config: Callable[..., Config]) -> Config:
 
 def test_a_ranking_has_the_columns_of_all_retrievers(config: Config, chooser: Chooser) -> None:
     retrievers = {"a": Listing("i3", "i4"), "b": Listing("i5")}
-    assert [column.name for column in evidence_columns(retrievers)] == ["a.listed", "a.learned", "b.listed", "b.learned"]
+    names = [column.name for column in evidence_columns(retrievers)]
+    assert names == ["a.listed", "a.learned", "b.listed", "b.learned", "ranker.log_odds"]
+    assert evidence_columns({}) == ()
     pipeline = pipeline_of(config, chooser, **retrievers)
     ((response, _),) = pipeline.rank([RecommendRequest(user="u", n=3, candidates=3)])
     assert [one.item for one in response.items][2] == "i5", "the reranker has seen that the first retriever does not list it"

@@ -95,7 +95,7 @@ def test_failures_in_observe_and_add_are_skipped_too(event: Event, letters: int,
 
 
 def test_without_a_score_only_retrievers_learn(make_config: MakeConfig) -> None:
-    config = make_config(**BRITTLE, ranker={NAME: {}}, rerankers={}, stream={"batch_rows": 2})
+    config = make_config(**BRITTLE, ranker={NAME: {}}, rerankers={}, stream={"batch_rows": 2}, negatives={"n": 0})
     folded = fold(config, fill(MemoryLog(), clicks("a", "b", UNSCORABLE, "c", "d", "e")))
     assert counted(learned(folded.pipeline), "a", "c", UNSCORABLE, "e") == [1, 1, 1, 1]
     ranker = folded.pipeline.ranker
@@ -103,6 +103,13 @@ def test_without_a_score_only_retrievers_learn(make_config: MakeConfig) -> None:
     (letter,) = folded.dead.read()
     assert (letter.kind, letter.offset) == ("poison", 3)
     assert "not finite" in letter.reason
+
+
+def test_rows_are_learned_without_negatives_that_cannot_be_scored(make_config: MakeConfig) -> None:
+    config = make_config(**BRITTLE, ranker={NAME: {}}, rerankers={}, stream={"batch_rows": 1}, negatives={"n": 9})
+    folded = fold(config, fill(MemoryLog(), clicks("a", UNSCORABLE, "c", "d", "e")))
+    ranker = folded.pipeline.ranker
+    assert counted(ranker.learned, "a", UNSCORABLE, "e") == [1, 0, 1]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("ranker", ["fm", NAME])

@@ -208,7 +208,7 @@ def test_uncertainty_survives_retrievers_that_overlap(make_config: MakeConfig) -
     """The largest uncertainty of the retrievers that found an item counts. Missing ones are computed, else 0."""
     one, other = Sure("i0", "i1", "i2", i0=0.1, i1=0.5, i4=0.3), Sure("i1", "i2", i1=0.3, i2=0.2, i4=0.4)
     pipeline = pipeline_of(make_config(), Ucb(1.0), one=one, plain=Given("i3", "i2", "i4"), other=other)
-    response = answer(pipeline, RecommendRequest(user="u", n=6, candidates=5))
+    response = answer(pipeline, RecommendRequest(user="u", n=5, candidates=5))
     assert uncertainties(response) == pytest.approx({"i1": 0.5, "i4": 0.4, "i2": 0.2, "i0": 0.1, "i3": 0.0})
     assert [ranked.item for ranked in response.items] == ["i1", "i4", "i2", "i0", "i3"]
     assert [ranked.propensity for ranked in response.items] == [1.0] * 5
