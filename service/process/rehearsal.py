@@ -64,6 +64,7 @@ class Rehearsal:
         for turn in range(3):
             yield "rank", self._rank
             yield "learn clicks and impressions without clicks", partial(self._react, turn)
+        yield "ask whether an event is learned", self._ask_for_own_event
         yield "save and load", self._load
         yield "learn after loading", lambda: self._fold(self._interactions(100))
         yield "ship changes", self._ship
@@ -143,6 +144,13 @@ class Rehearsal:
         self._fold([], later=self._config.stream.window + 1.0)
         self._fold(interactions[-1:], later=self._config.stream.window + 1.0)
         self._monitor.snapshot()
+
+    def _ask_for_own_event(self) -> None:
+        """What a request does that comes right after an event of its own user."""
+        kinds = self._config.reward
+        self._pipeline.pending.add([Interaction(user="u1", item="i1", kind=kind, timestamp=0.0) for kind in kinds])
+        self._pipeline.is_behind("u1")
+        self._pipeline.pending.forget("u1")
 
     def _load(self) -> None:
         with trusting():  # the state comes from this process

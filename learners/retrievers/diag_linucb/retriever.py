@@ -200,18 +200,15 @@ class DiagLinUcb(Retriever):
         slots, request, mean, bonus = self.graph.retrieve(
             found.index, found.weight, k, self.optimism * self._bonus_scale(), excluded, exclude.start, tie_breaker
         )
-        uncertainty = (bonus * self._bonus_scale()).astype(np.float32)
-        return Candidates(self.graph.items.keys[slots], request, finite(mean), uncertainty)
+        return Candidates(self.graph.items.keys[slots], request, finite(mean), self._standard_errors(bonus))
 
     def score(self, batch: Batch) -> Floats:
         """Return scores, (N,) float32; 0 for items that are not linked to the user's clusters."""
-        mean, _ = self._bounds(batch)
-        return finite(np.nan_to_num(mean))
+        return finite(np.nan_to_num(self._bounds(batch)[0]))
 
     def uncertainty(self, batch: Batch) -> Floats:
         """Return standard errors, (N,) float32; 0 for items that are not linked to the user's clusters."""
-        _, bonus = self._bounds(batch)
-        return np.where(np.isnan(bonus), 0.0, bonus * self._bonus_scale()).astype(np.float32)
+        return np.nan_to_num(self._standard_errors(self._bounds(batch)[1]), nan=0.0, posinf=np.inf)
 
     def learn(self, feedback: Feedback) -> None:
         """Update the sums of each row's edges and train the towers. Then start an epoch or a refresh, if one is due.
@@ -347,6 +344,11 @@ class DiagLinUcb(Retriever):
         """Return the factor by which the decay of the sums has increased the bonuses."""
         reference, latest, _ = self.clock["time"][0]
         return 1.0 if reference == -np.inf else float(np.exp2((latest - reference) / self.half_life / 2))
+
+    def _standard_errors(self, bonus: _Values) -> Floats:
+        """Return bonuses at the latest time, as float32. Beyond its range, after hundreds of half-lives, they are infinite."""
+        errors = bonus * self._bonus_scale()
+        return np.where(errors > np.finfo(np.float32).max, np.inf, errors).astype(np.float32)
 
     def _train(self, feedback: Feedback) -> None:
         users = self.towers.learn(feedback, self._columns)

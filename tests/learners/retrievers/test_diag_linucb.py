@@ -173,6 +173,22 @@ def test_decay_keeps_means_and_widens_bounds() -> None:
     assert fading._new_mass() / 2 == pytest.approx(1.0), "in the scale of the decayed sums"
 
 
+def test_a_bound_beyond_float32_is_infinite() -> None:
+    """After 400 half-lives a bonus is 2 ** 200 times larger: a number in float64, not in float32."""
+    learner = learner_of_golden(half_life=1.0)
+    feedback = shown(slice(0, 40), GOLDEN["delay10_choice"], GOLDEN["delay10_reward"])
+    feedback.timestamp[:] = 1e9
+    learner.learn(feedback)
+    later = shown(slice(0, 1), np.array([0]), np.zeros(1))
+    later.timestamp[:] = 1e9 + 400
+    learner.learn(later)
+    batch = feedback_of(user=[100, 100], item=[KEYS[5], 99_999], reward=[0, 0])
+    assert learner.uncertainty(batch).tolist() == [np.inf, 0]
+    found = learner.retrieve(requests_of([100]), ITEMS, Exclusion.none(1))
+    assert found.item.size and np.isfinite(found.score).all()
+    assert found.uncertainty is not None and np.isinf(found.uncertainty[found.item == KEYS[5]]).all()
+
+
 def test_the_unbiased_variant_predicts_a_constant_reward_as_it_is() -> None:
     part, items = slice(0, 60), np.zeros(60, np.int64)
     means = {}

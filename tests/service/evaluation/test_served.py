@@ -23,7 +23,7 @@ MAX_LOSS = 0.002
 
 ROWS = 3000
 """Of a cut of a stream."""
-LEARNERS = ("retrievers", "ranker", "adapters", "rerankers")
+LEARNERS = ("statistics", "negatives", "retrievers", "ranker", "adapters", "rerankers")
 Stream = Callable[[Path], dict[str, Any]]
 """Writes a cut of a stream into a folder; returns the sections ``stream`` and ``reward`` of a config that reads it."""
 
