@@ -10,7 +10,7 @@ from streams.events import Id, Kind, Scalar
 
 __all__ = ["CANDIDATES", "Neighbour", "RankRequest", "RankedItem", "RankingResponse", "Reasons", "RecommendRequest"]
 
-CANDIDATES = 50
+CANDIDATES = 100
 """Items that each retriever finds for a request, unless the request says otherwise."""
 
 Count = Annotated[int, Meta(ge=1, le=1000)]
