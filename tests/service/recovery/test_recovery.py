@@ -193,11 +193,11 @@ class Seen:
         self.rows: list[tuple[int, int, float, bool]] = []
         learn = trainer.pipeline.learn
 
-        def learn_and_note(feedback: Feedback) -> None:
+        def learn_and_note(feedback: Feedback, *more: Any) -> None:
             at = feedback.request
             columns = feedback.user[at], feedback.item, feedback.timestamp[at], feedback.touched
             self.rows += zip(*(np.asarray(column).tolist() for column in columns), strict=True)
-            learn(feedback)
+            learn(feedback, *more)
 
         monkeypatch.setattr(trainer.pipeline, "learn", learn_and_note)
 
