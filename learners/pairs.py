@@ -16,19 +16,22 @@ import numpy.typing as npt
 
 from memory.arrays import Arrays
 from memory.jit import njit
-from streams.batch import Bools, Floats
+from streams.batch import Bools, Floats, Ids
 
 __all__ = [
     "LAST_TAG",
+    "MANY",
     "NOTHING",
     "WAYS",
     "Pairs",
     "Tags",
     "add",
     "clear",
+    "collect",
     "drop",
     "first_tags",
     "live_pairs",
+    "mark",
     "new_pairs",
     "purge",
     "slot_of",
@@ -43,6 +46,10 @@ NOTHING = -1
 """Tag of an empty place."""
 
 LAST_TAG = 2**31 - 1
+
+MANY = 16
+"""Rows of a request from which on all pairs of the user's items are read in order. To look each row up in the pairs of each of
+the user's items reads from as many places in memory, and takes longer then. The sums are the same to the bit."""
 
 
 class Pairs(NamedTuple):
@@ -130,3 +137,21 @@ def drop(slot: int, rings: Tags, dirty: Bools, mask: int) -> None:
         for age in range(rings.shape[1]):
             if rings[user, age] >= 0 and rings[user, age] & mask == slot:
                 rings[user, age], dirty[user] = NOTHING, True
+
+
+@njit(cache=True, nogil=True)
+def mark(items: Ids, wanted: Bools) -> None:
+    """Set `wanted` for items (slots, -1 for none)."""
+    for c in items:
+        if c >= 0:
+            wanted[c] = True
+
+
+@njit(cache=True, nogil=True)
+def collect(items: Ids, wanted: Bools, total: Floats, score: Floats) -> None:
+    """Write the totals of items to `score`, and reset both arrays to what they were before `mark`."""
+    for n in range(items.size):
+        score[n] = total[items[n]] if items[n] >= 0 else 0.0
+    for c in items:
+        if c >= 0:
+            wanted[c], total[c] = False, 0.0

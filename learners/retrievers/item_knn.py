@@ -22,15 +22,18 @@ from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
 from learners.pairs import (
     LAST_TAG,
+    MANY,
     NOTHING,
     WAYS,
     Pairs,
     Tags,
     add,
     clear,
+    collect,
     drop,
     first_tags,
     live_pairs,
+    mark,
     new_pairs,
     purge,
     slot_of,
@@ -156,8 +159,10 @@ class ItemKnn(Retriever):
 
     def evidence(self, batch: Batch) -> Floats:
         """Return log(score + 0.001) and whether the score is above 0, (N, 2) float32."""
-        score = self.score(batch)
-        return np.stack((np.log(score + np.float32(_SCORE_OFFSET)), (score > 0).astype(np.float32)), axis=1)
+        score, evidence = self.score(batch), np.empty((batch.rows, 2), np.float32)
+        np.log(score + np.float32(_SCORE_OFFSET), out=evidence[:, 0])
+        np.greater(score, 0, out=evidence[:, 1])
+        return evidence
 
     def forget(self, users: Ids) -> None:
         """Delete the recent likes of these users. Their contributions to the counts are anonymous and stay."""
@@ -272,21 +277,35 @@ def _retrieve(
 @njit(cache=True, nogil=True)
 def _score(users: Ids, items: Ids, request: Ids, last: int, shrink: float, fade: _Values, state: _State, score: Floats) -> None:
     groups = state.pairs.tag.shape[0] // state.likes.size
-    liked, count, of = np.empty(last, np.int64), 0, -1  # slots of the user's last likes, newest first
-    for n in range(items.size):
-        c, total = items[n], np.float32(0)
-        if request[n] != of:
-            of, count = request[n], 0
-            if users[of] >= 0:
-                for t in state.liked[users[of]]:
-                    j = slot_of(t, state.tag, state.mask)
-                    if j >= 0 and count < last:
-                        liked[count] = j
-                        count += 1
-        if c >= 0:
+    liked = np.empty(last, np.int64)  # slots of the user's last likes, newest first
+    many = items.size >= MANY
+    total, wanted = np.zeros(state.likes.size if many else 0, np.float32), np.zeros(state.likes.size if many else 0, np.bool_)
+    first = 0
+    while first < items.size:
+        user, stop, count = users[request[first]], first + 1, 0
+        while stop < items.size and request[stop] == request[first]:
+            stop += 1
+        if user >= 0:
+            for t in state.liked[user]:
+                j = slot_of(t, state.tag, state.mask)
+                if j >= 0 and count < last:
+                    liked[count] = j
+                    count += 1
+        if stop - first < MANY:
+            for n in range(first, stop):
+                c, score[n] = items[n], 0.0
+                for age in range(count if c >= 0 else 0):
+                    row = liked[age] * groups + c % groups
+                    for way in range(WAYS):
+                        if state.pairs.tag[row, way] == state.tag[c]:
+                            score[n] += _gain(state.pairs.weight[row, way], liked[age], c, fade[age], shrink, state)
+        else:
+            mark(items[first:stop], wanted)
             for age in range(count):
-                row = liked[age] * groups + c % groups
-                for way in range(WAYS):
-                    if state.pairs.tag[row, way] == state.tag[c]:
-                        total += _gain(state.pairs.weight[row, way], liked[age], c, fade[age], shrink, state)
-        score[n] = total
+                for row in range(liked[age] * groups, (liked[age] + 1) * groups):
+                    for way in range(WAYS):
+                        c = slot_of(state.pairs.tag[row, way], state.tag, state.mask)
+                        if c >= 0 and wanted[c]:
+                            total[c] += _gain(state.pairs.weight[row, way], liked[age], c, fade[age], shrink, state)
+            collect(items[first:stop], wanted, total, score[first:stop])
+        first = stop

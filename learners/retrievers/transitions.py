@@ -20,15 +20,18 @@ from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
 from learners.pairs import (
     LAST_TAG,
+    MANY,
     NOTHING,
     WAYS,
     Pairs,
     Tags,
     add,
     clear,
+    collect,
     drop,
     first_tags,
     live_pairs,
+    mark,
     new_pairs,
     purge,
     slot_of,
@@ -297,28 +300,41 @@ def _retrieve(users: Ids, excluded: Ids, start: Ids, k: int, state: _State) -> t
 @njit(cache=True, nogil=True)
 def _score(users: Ids, items: Ids, request: Ids, state: _State, score: Floats, share: Floats) -> None:
     groups, next_groups = state.pairs.tag.shape[0] // state.tag.size, state.following.tag.shape[0] // state.tag.size
-    touched, count, of = np.empty(state.touched.shape[1], np.int64), 0, -1  # slots of the user's last items, newest first
-    for n in range(items.size):
-        if request[n] != of:
-            of, count = request[n], 0
-            if users[of] >= 0:
-                for t in state.touched[users[of]]:
-                    j = slot_of(t, state.tag, state.mask)
-                    if j >= 0:
-                        touched[count] = j
-                        count += 1
-        c = items[n]
-        if c < 0:
-            continue
-        tag = state.tag[c]
-        for age in range(count):
-            j = touched[age]
-            row = j * groups + c % groups
-            for way in range(WAYS):
-                if state.pairs.tag[row, way] == tag:
-                    score[n] += _gain(j, row, way, age, state)
-            if age == 0:
-                row = j * next_groups + c % next_groups
-                for way in range(WAYS):
-                    if state.following.tag[row, way] == tag:
-                        share[n] = state.following.weight[row, way] / (state.left[j] + _SHRINK)
+    touched = np.empty(state.touched.shape[1], np.int64)  # slots of the user's last items, newest first
+    many = items.size >= MANY
+    total, wanted = np.zeros(state.tag.size if many else 0, np.float32), np.zeros(state.tag.size if many else 0, np.bool_)
+    first = 0
+    while first < items.size:
+        user, stop, count = users[request[first]], first + 1, 0
+        while stop < items.size and request[stop] == request[first]:
+            stop += 1
+        if user >= 0:
+            for t in state.touched[user]:
+                j = slot_of(t, state.tag, state.mask)
+                if j >= 0:
+                    touched[count] = j
+                    count += 1
+        for n in range(first, stop if count else first):
+            c = items[n]
+            row = touched[0] * next_groups + c % next_groups
+            for way in range(WAYS if c >= 0 else 0):
+                if state.following.tag[row, way] == state.tag[c]:
+                    share[n] = state.following.weight[row, way] / (state.left[touched[0]] + _SHRINK)
+        if stop - first < MANY:
+            for n in range(first, stop):
+                c = items[n]
+                for age in range(count if c >= 0 else 0):
+                    row = touched[age] * groups + c % groups
+                    for way in range(WAYS):
+                        if state.pairs.tag[row, way] == state.tag[c]:
+                            score[n] += _gain(touched[age], row, way, age, state)
+        else:
+            mark(items[first:stop], wanted)
+            for age in range(count):
+                for row in range(touched[age] * groups, (touched[age] + 1) * groups):
+                    for way in range(WAYS):
+                        c = slot_of(state.pairs.tag[row, way], state.tag, state.mask)
+                        if c >= 0 and wanted[c]:
+                            total[c] += _gain(touched[age], row, way, age, state)
+            collect(items[first:stop], wanted, total, score[first:stop])
+        first = stop

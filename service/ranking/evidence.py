@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -79,18 +79,32 @@ class EvidenceCollector:
             batch.evidence[rows] = part
 
     def _described(self, batch: Batch) -> Floats:
-        parts = []
+        parts, left_out = [], set()
         for name, retriever in self._retrievers.items():
             width = len(retriever.evidence_columns)
             try:
                 part = retriever.evidence(batch)
-                if part.shape != (batch.rows, width) or not np.isfinite(part).all():
-                    raise FloatingPointError(f"{name}: evidence is not finite, or not of {width} columns")
+                if part.shape != (batch.rows, width):
+                    raise ValueError(f"{name}: evidence is not of {width} columns")
             except Exception:
                 self._failed(name)
+                left_out.add(name)
                 part = np.full((batch.rows, width), np.nan, np.float32)
             parts.append(part)
-        return np.concatenate((*parts, _log_odds(batch)), axis=1, dtype=np.float32)
+        described = np.concatenate((*parts, _log_odds(batch)), axis=1, dtype=np.float32)
+        if not np.isfinite(described).all():
+            self._leave_out(described, left_out)
+        return described
+
+    def _leave_out(self, described: Floats, known: Collection[str]) -> None:
+        """Set the columns of retrievers with a number that is not finite to NaN, and count those that are not `known`."""
+        stop = 0
+        for name, retriever in self._retrievers.items():
+            start, stop = stop, stop + len(retriever.evidence_columns)
+            part = described[:, start:stop]
+            if name not in known and not np.isfinite(part).all():
+                self._failed(name)
+                part[:] = np.nan
 
     def choices(self, feedback: Feedback) -> Choices | None:
         """What users chose of all that the retrievers have for them as of now; None where nothing was chosen.
