@@ -214,7 +214,7 @@ def add_earlier_rows(
     recent : (item (N, L), timestamp (N, L), kind (N, L))
         What `History.recent` returns for `user`. Changed in place.
     """
-    _add_earlier_rows(np.argsort(user, kind="stable"), user, item, timestamp, kind, positive, *recent)
+    _add_earlier_rows(user, item, timestamp, kind, positive, *recent)
 
 
 # Compiled part. Types: items int64, times float64, kinds int32 and positives bool, each (capacity, L); counts int64 (capacity,)
@@ -291,7 +291,6 @@ def _recent(
 
 @njit(cache=True, nogil=True)
 def _add_earlier_rows(
-    order: Ids,
     user: Ids,
     item: Ids,
     timestamp: Times,
@@ -301,9 +300,18 @@ def _add_earlier_rows(
     times: Times,
     kinds: Kinds,
 ) -> None:
-    for n in range(1, order.size):
-        row, before = order[n], order[n - 1]
-        if user[row] != user[before] or user[row] == 0:
+    buckets = 1
+    while buckets < 2 * user.size:
+        buckets *= 2
+    latest = np.full(buckets, -1, np.int64)  # latest row of each user, by open addressing; user ids are hashes
+    for row in range(user.size):
+        if user[row] == 0:
+            continue
+        at = user[row] & (buckets - 1)
+        while latest[at] >= 0 and user[latest[at]] != user[row]:
+            at = (at + 1) & (buckets - 1)
+        before, latest[at] = latest[at], row
+        if before < 0:
             continue
         shift = 1 if positive[before] and item[before] != 0 else 0
         for at in range(items.shape[1] - 1, shift - 1, -1):
