@@ -35,6 +35,7 @@ __all__ = [
     "new_pairs",
     "purge",
     "slot_of",
+    "slots_of",
 ]
 
 Tags = npt.NDArray[np.int32]
@@ -137,6 +138,21 @@ def drop(slot: int, rings: Tags, dirty: Bools, mask: int) -> None:
         for age in range(rings.shape[1]):
             if rings[user, age] >= 0 and rings[user, age] & mask == slot:
                 rings[user, age], dirty[user] = NOTHING, True
+
+
+@njit(cache=True, nogil=True)
+def slots_of(tags: Tags, known: Tags, mask: int, slots: Ids) -> int:
+    """Write the slots of the items that are still there to `slots`, in the order of their tags, and return how many there are.
+
+    `known` and `mask` are as in `slot_of`. No more are written than there is room for.
+    """
+    count = 0
+    for tag in tags:
+        slot = slot_of(tag, known, mask)
+        if slot >= 0 and count < slots.size:
+            slots[count] = slot
+            count += 1
+    return count
 
 
 @njit(cache=True, nogil=True)

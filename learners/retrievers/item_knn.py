@@ -37,6 +37,7 @@ from learners.pairs import (
     new_pairs,
     purge,
     slot_of,
+    slots_of,
 )
 from learners.registry import register
 from learners.schema import EvidenceColumn
@@ -242,6 +243,7 @@ def _retrieve(
     touched, scores = np.empty(state.likes.size, np.int64), np.empty(state.likes.size, np.float32)
     room = users.size * max(min(k, state.likes.size), 0)
     slot, request, score = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.float32)
+    liked = np.empty(last, np.int64)  # slots of the user's last likes, newest first
     rows = 0
     for b in range(users.size):
         if users[b] < 0:
@@ -249,11 +251,9 @@ def _retrieve(
         for at in range(start[b], start[b + 1]):
             if excluded[at] >= 0:
                 excluded_for[excluded[at]] = b
-        reached, age = 0, 0
-        for t in state.liked[users[b]]:
-            j = slot_of(t, state.tag, state.mask)
-            if j < 0 or age == last:
-                continue
+        reached = 0
+        for age in range(slots_of(state.liked[users[b]], state.tag, state.mask, liked)):
+            j = liked[age]
             for row in range(j * groups, (j + 1) * groups):
                 for way in range(WAYS):
                     c = slot_of(state.pairs.tag[row, way], state.tag, state.mask)
@@ -264,7 +264,6 @@ def _retrieve(
                         touched[reached] = c
                         reached += 1
                     total[c] += gain
-            age += 1
         for at in range(reached):
             scores[at] = total[touched[at]]
             total[touched[at]] = 0
@@ -282,15 +281,10 @@ def _score(users: Ids, items: Ids, request: Ids, last: int, shrink: float, fade:
     total, wanted = np.zeros(state.likes.size if many else 0, np.float32), np.zeros(state.likes.size if many else 0, np.bool_)
     first = 0
     while first < items.size:
-        user, stop, count = users[request[first]], first + 1, 0
+        user, stop = users[request[first]], first + 1
         while stop < items.size and request[stop] == request[first]:
             stop += 1
-        if user >= 0:
-            for t in state.liked[user]:
-                j = slot_of(t, state.tag, state.mask)
-                if j >= 0 and count < last:
-                    liked[count] = j
-                    count += 1
+        count = slots_of(state.liked[user], state.tag, state.mask, liked) if user >= 0 else 0
         if stop - first < MANY:
             for n in range(first, stop):
                 c, score[n] = items[n], 0.0

@@ -35,6 +35,7 @@ from learners.pairs import (
     new_pairs,
     purge,
     slot_of,
+    slots_of,
 )
 from learners.registry import register
 from learners.schema import EvidenceColumn
@@ -265,6 +266,7 @@ def _retrieve(users: Ids, excluded: Ids, start: Ids, k: int, state: _State) -> t
     reached, scores = np.empty(capacity, np.int64), np.empty(capacity, np.float32)
     room = users.size * max(min(k, capacity), 0)
     slot, request, score = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.float32)
+    touched = np.empty(state.touched.shape[1], np.int64)  # slots of the user's last items, newest first
     rows = 0
     for b in range(users.size):
         if users[b] < 0:
@@ -272,11 +274,9 @@ def _retrieve(users: Ids, excluded: Ids, start: Ids, k: int, state: _State) -> t
         for at in range(start[b], start[b + 1]):
             if excluded[at] >= 0:
                 excluded_for[excluded[at]] = b
-        found, age = 0, 0
-        for t in state.touched[users[b]]:
-            j = slot_of(t, state.tag, state.mask)
-            if j < 0:
-                continue
+        found = 0
+        for age in range(slots_of(state.touched[users[b]], state.tag, state.mask, touched)):
+            j = touched[age]
             for row in range(j * groups, (j + 1) * groups):
                 for way in range(WAYS):
                     c = slot_of(state.pairs.tag[row, way], state.tag, state.mask)
@@ -287,7 +287,6 @@ def _retrieve(users: Ids, excluded: Ids, start: Ids, k: int, state: _State) -> t
                         reached[found] = c
                         found += 1
                     total[c] += gain
-            age += 1
         for at in range(found):
             scores[at] = total[reached[at]]
             total[reached[at]] = 0
@@ -305,15 +304,10 @@ def _score(users: Ids, items: Ids, request: Ids, state: _State, score: Floats, s
     total, wanted = np.zeros(state.tag.size if many else 0, np.float32), np.zeros(state.tag.size if many else 0, np.bool_)
     first = 0
     while first < items.size:
-        user, stop, count = users[request[first]], first + 1, 0
+        user, stop = users[request[first]], first + 1
         while stop < items.size and request[stop] == request[first]:
             stop += 1
-        if user >= 0:
-            for t in state.touched[user]:
-                j = slot_of(t, state.tag, state.mask)
-                if j >= 0:
-                    touched[count] = j
-                    count += 1
+        count = slots_of(state.touched[user], state.tag, state.mask, touched) if user >= 0 else 0
         for n in range(first, stop if count else first):
             c = items[n]
             row = touched[0] * next_groups + c % next_groups

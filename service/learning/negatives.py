@@ -55,6 +55,8 @@ class NegativeSampler:
         if not self._n:
             return feedback
         rows = np.flatnonzero((feedback.reward > 0) & (feedback.weight > 0) & (feedback.position < 0) & ~feedback.correction)
+        if not rows.size:
+            return feedback
         request = np.repeat(feedback.request[rows], self._n)
         user = feedback.user[request]
         item, weight = self._draw(feedback, rows)
