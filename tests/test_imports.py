@@ -35,9 +35,15 @@ DOORS = {
     "starlette": {"service.http.app"},
     # Pairs the centroids of two epochs.
     "scipy": {"memory.vectors.centroids"},
-    # The GPU's index of vectors, modules as stores, and the two-tower encoder.
     "threadpoolctl": {"learners.threads"},
-    "torch": {"learners.networks.towers", "memory.vectors.gpu_vectors", "memory.parameters"},
+    # Networks, modules as stores, and the GPU's index of vectors.
+    "torch": {
+        "learners.networks.click_network",
+        "learners.networks.ranker",
+        "learners.networks.towers",
+        "memory.parameters",
+        "memory.vectors.gpu_vectors",
+    },
     "typer": {"service.cli"},
     "uvicorn": {"service.http.server"},
 }
