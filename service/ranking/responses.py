@@ -60,7 +60,7 @@ class ResponseBuilder:
         rng = np.random.default_rng(hash_id(context.request_id) & (2**63 - 1) if request.seed is None else request.seed)
         ranking = self._policy.select(part.score, part.uncertainty, part.rows if request.n is None else request.n, rng)
         chosen = part.take(ranking.rows)
-        shown = [self._name(context, key) for key in chosen.item.tolist()]
+        shown = self._names(context, chosen.item)
         nothing = [None] * len(shown)
         items = [
             RankedItem(item=item, score=score, propensity=propensity, uncertainty=uncertainty, reasons=reasons)
@@ -147,10 +147,13 @@ class ResponseBuilder:
             for column in columns[found.weight[row, columns] > 0].tolist()
         ]
 
-    def _name(self, context: RequestContext, key: int) -> str:
-        name = context.names.get(key) or self._items.name(key)
-        assert name is not None, "a candidate is given by name or is in the catalogue"
-        return name
+    def _names(self, context: RequestContext, items: Ids) -> list[str]:
+        names = []
+        for key, in_catalogue in zip(items.tolist(), self._items.names(items), strict=True):
+            name = context.names.get(key) or in_catalogue
+            assert name is not None, "a candidate is given by name or is in the catalogue"
+            names.append(name)
+        return names
 
 
 def _base(chosen: Batch) -> Floats:
