@@ -173,7 +173,7 @@ def _or_none(uncertainty: Floats) -> list[float | None]:
 
 def _rows_of(batch: Batch, n: int) -> Batch:
     """The rows of request `n` as a separate batch."""
-    start, stop = np.searchsorted(batch.request, [n, n + 1])
+    start, stop = batch.request.searchsorted((n, n + 1)).tolist()
     rows = slice(start, stop)
     return Batch(
         **batch.columns(slice(n, n + 1)),
