@@ -240,7 +240,7 @@ def _retrieve(
 ) -> tuple[Ids, Ids, Floats]:
     groups = state.pairs.tag.shape[0] // state.likes.size
     total, hidden = np.zeros(state.likes.size, np.float32), np.zeros(state.likes.size, np.bool_)
-    touched, scores = np.empty(state.likes.size, np.int64), np.empty(state.likes.size, np.float32)
+    touched, scores = np.empty(state.likes.size + 1, np.int64), np.empty(state.likes.size, np.float32)
     room = users.size * max(min(k, state.likes.size), 0)
     slot, request, score = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.float32)
     liked = np.empty(last, np.int64)  # slots of the user's last likes, newest first
@@ -257,9 +257,9 @@ def _retrieve(
                     if c < 0:
                         continue
                     gain = _gain(state.pairs.weight[row, way], j, c, fade[age], shrink, state)
-                    if total[c] == 0 and gain > 0:
-                        touched[reached] = c
-                        reached += 1
+                    # Counted without a branch, which could not be predicted.
+                    touched[reached] = c
+                    reached += (total[c] == 0) & (gain > 0)
                     total[c] += gain
         # Items are left out here, not above: an item is reached by many pairs.
         own = excluded[start[b] : start[b + 1]]

@@ -158,8 +158,11 @@ class Transitions(Retriever):
 
     def evidence(self, batch: Batch) -> Floats:
         """Return log(score + 0.05), whether the score is above 0, and log(share + 0.003), (N, 3) float32."""
-        score, share = self._scores(batch)
-        return np.stack((np.log(score + _LEAST), (score > 0).astype(np.float32), np.log(share + _LEAST_NEXT)), axis=1)
+        (score, share), evidence = self._scores(batch), np.empty((batch.rows, 3), np.float32)
+        np.log(score + _LEAST, out=evidence[:, 0])
+        np.greater(score, 0, out=evidence[:, 1])
+        np.log(share + _LEAST_NEXT, out=evidence[:, 2])
+        return evidence
 
     def forget(self, users: Ids) -> None:
         """Drop what these users touched last; what they added to the counts is nobody's in particular and stays."""
@@ -264,7 +267,7 @@ def _retrieve(users: Ids, excluded: Ids, start: Ids, k: int, state: _State) -> t
     capacity = state.tag.size
     groups = state.pairs.tag.shape[0] // capacity
     total, hidden = np.zeros(capacity, np.float32), np.zeros(capacity, np.bool_)
-    reached, scores = np.empty(capacity, np.int64), np.empty(capacity, np.float32)
+    reached, scores = np.empty(capacity + 1, np.int64), np.empty(capacity, np.float32)
     room = users.size * max(min(k, capacity), 0)
     slot, request, score = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.float32)
     touched = np.empty(state.touched.shape[1], np.int64)  # slots of the user's last items, newest first
@@ -282,9 +285,9 @@ def _retrieve(users: Ids, excluded: Ids, start: Ids, k: int, state: _State) -> t
                     if c < 0:
                         continue
                     gain = np.float32(state.pairs.weight[row, way] / divisor)
-                    if total[c] == 0 and gain > 0:
-                        reached[found] = c
-                        found += 1
+                    # Counted without a branch, which could not be predicted.
+                    reached[found] = c
+                    found += (total[c] == 0) & (gain > 0)
                     total[c] += gain
         # Items are left out here, not above: an item is reached by many pairs.
         own = excluded[start[b] : start[b + 1]]

@@ -104,12 +104,12 @@ class CandidateGenerator:
         seen, start = self._touched(requests.user)
         parts, ends = [], [0]
         for n, request in wanted:
-            own = [hash_ids(request.exclude)]
+            own = [hash_ids(request.exclude)] if request.exclude else []
             if not request.repeat:
                 own += [seen[start[n] : start[n + 1]], self._pending.of(int(requests.user[n]))]
             parts += own
             ends.append(ends[-1] + sum(part.size for part in own))
-        return Exclusion(np.concatenate(parts), np.array(ends))
+        return Exclusion(np.concatenate(parts) if parts else np.empty(0, np.int64), np.array(ends))
 
     def _fill_up(self, request: RecommendRequest, found: _Found, exclude: Ids) -> _Found:
         """Add the catalogue's most recently updated items where the retrievers found too few: new items get a chance."""
