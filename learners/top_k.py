@@ -13,7 +13,7 @@ from streams.batch import Ids
 __all__ = ["top_k"]
 
 _ROOM = 512
-"""Positions that are collected, at least, before the best of them are selected. Selecting is linear; a heap of many is slower."""
+"""Positions, at least, that are collected before the best of them are selected, which takes linear time."""
 
 
 @njit(cache=True, nogil=True)
