@@ -69,7 +69,8 @@ class FactorizationMachineMixture(Ranker):
         Learning rates of the weights and of the vectors of each of the M machines (AdaGrad).
     keep : tuple of float
         Share of its sums of squared gradients that a machine keeps with each touch of a feature. With 1, learning rates fall
-        as in AdaGrad. Below 1 they stay large: such a machine forgets, and follows changes.
+        as in AdaGrad. Below 1 they stay large: such a machine forgets, and follows changes. Intercepts do not forget, because
+        every row touches them.
     linear_learning_rates : tuple of float
         Learning rates of the L linear models. They know no pairs, and so they need fewer rows.
     mixing_rate : float
@@ -262,7 +263,20 @@ def _learn(features, values, label, weight, state):  # type: ignore[no-untyped-d
         for m in range(machines):
             slope_lengths(keys, x, mask, machines, m, weights, totals[m], lengths)
             _learn_machine(
-                keys, x, mask, m, misses[m], weight[n], intercepts, intercept_squares, weights, squares, rates, l2, totals[m], lengths
+                keys,
+                x,
+                mask,
+                m,
+                misses[m],
+                weight[n],
+                intercepts,
+                intercept_squares,
+                weights,
+                squares,
+                rates,
+                l2,
+                totals[m],
+                lengths,
             )
         _learn_linear(
             keys, x, mask, machines, misses, weight[n], intercepts, intercept_squares, linear, linear_squares, linear_rates
@@ -288,7 +302,7 @@ def _learn_machine(  # type: ignore[no-untyped-def]
     slope = miss * weight / (one + quarter * weight * speed)
     # The sums fall to their initial value, not to 0: no learning rate is larger than in the beginning.
     seen, regained = miss * miss * weight, (one - keep) * np.float32(PRIOR)
-    intercept_squares[m] = keep * intercept_squares[m] + regained + seen
+    intercept_squares[m] += seen
     intercepts[m] -= rate_w * slope / np.sqrt(intercept_squares[m])
     for c in range(keys.size):
         if x[c] == 0.0:

@@ -12,11 +12,12 @@ from learners.rankers.fm_mixture import FactorizationMachineMixture
 from memory.stateful import digest
 from streams.batch import Feedback
 
-ONE = {"learning_rates": (0.7,), "factor_learning_rates": (0.35,), "keep": (1.0,), "linear_learning_rates": ()}
+MACHINE = {"learning_rates": (0.7,), "factor_learning_rates": (0.35,), "keep": (1.0,)}
+ONE = {**MACHINE, "linear_learning_rates": ()}
 
 
 def clicks(rows: int, seed: int, turned: bool = False) -> tuple[Feedback, np.ndarray]:
-    """Return clicks and their probabilities: the log-odds are twice the product of two numbers of the user and the item."""
+    """Return clicks and their probabilities. The log-odds are the product of a vector of the user and one of the item."""
     of_user, of_item = np.random.default_rng(1).normal(size=(2, 40, 3))
     rng = np.random.default_rng(seed)
     user, item = rng.integers(0, 40, (2, rows))
@@ -70,7 +71,13 @@ def test_log_odds_are_averaged_and_mixing_weights_learned_as_the_formulas_say() 
     # Vectors that start at 0 stay at 0. So all of these are linear.
     models = [
         FactorizationMachineMixture(
-            factors=3, bits=9, init=0.0, learning_rates=(rate,), factor_learning_rates=(0.3,), keep=(keep,), linear_learning_rates=()
+            factors=3,
+            bits=9,
+            init=0.0,
+            learning_rates=(rate,),
+            factor_learning_rates=(0.3,),
+            keep=(keep,),
+            linear_learning_rates=(),
         )
         for rate, keep in ((0.7, 1.0), (0.1, 0.9), (0.5, 1.0))
     ]
@@ -111,7 +118,7 @@ def test_it_recovers_faster_from_a_shift_and_is_no_worse_before() -> None:
 
 
 def test_a_machine_that_forgets_takes_over_after_a_shift() -> None:
-    """Two machines differ only in `keep`. The one that forgets nothing is better until tastes turn, the other one afterwards."""
+    """Two machines differ only in `keep`. The one that forgets nothing is better until tastes turn, then the other."""
     mixture = FactorizationMachineMixture(
         bits=12, learning_rates=(0.7, 0.7), factor_learning_rates=(0.35, 0.35), keep=(1.0, 0.98), linear_learning_rates=()
     )
@@ -122,16 +129,14 @@ def test_a_machine_that_forgets_takes_over_after_a_shift() -> None:
 
 
 def test_weights_go_to_the_better_model() -> None:
-    """Clicks that are products of user and item: a linear model cannot know them. Clicks by item alone: pairs are only noise."""
+    """A linear model cannot know clicks that are products of user and item. Where the item alone decides, pairs are noise."""
     feedback = clicks(20_000, seed=2)[0]
-    mixture = FactorizationMachineMixture(bits=12, linear_learning_rates=(0.7,), **{k: v for k, v in ONE.items() if "linear" not in k})
+    mixture = FactorizationMachineMixture(bits=12, linear_learning_rates=(0.7,), **MACHINE)
     mixture.learn(feedback)
     assert mixture.metrics()["machine_0"] > 0.9
     rng = np.random.default_rng(4)
     feedback.reward = (rng.random(feedback.rows) < 1 / (1 + np.exp(-np.sin(feedback.item)))).astype(np.float32)
-    noisy = FactorizationMachineMixture(
-        bits=12, init=1.0, linear_learning_rates=(0.7,), **{k: v for k, v in ONE.items() if "linear" not in k}
-    )
+    noisy = FactorizationMachineMixture(bits=12, init=1.0, linear_learning_rates=(0.7,), **MACHINE)
     noisy.learn(feedback)
     assert noisy.metrics()["linear_0"] > 0.9
 
@@ -175,3 +180,24 @@ def test_rows_of_too_much_weight_are_counted() -> None:
     feedback.weight[:2] = 1_000.0
     mixture.learn(feedback)
     assert mixture.metrics()["capped"] == 2
+
+
+def test_intercepts_do_not_forget() -> None:
+    """Every row touches them. One that forgot would follow the order in which outcomes arrive: clicks first, the rest later."""
+    mixture, feedback = FactorizationMachineMixture(bits=12, keep=(1.0, 1.0, 0.5)), clicks(2_000, seed=2)[0]
+    by_outcome = np.argsort(-feedback.reward, kind="stable")
+    feedback.features, feedback.reward = feedback.features[by_outcome], feedback.reward[by_outcome]
+    before = mixture.intercepts["squares"].copy()
+    for start in range(0, feedback.rows, 100):
+        mixture.learn(cut(feedback, start, start + 100))
+        assert (mixture.intercepts["squares"] > before).all()
+        before = mixture.intercepts["squares"].copy()
+
+
+def test_squares_of_a_machine_that_forgets_stay_between_their_bounds() -> None:
+    """From their initial value, where no rate exceeds its initial one, to the sum of a geometric series."""
+    mixture, feedback = FactorizationMachineMixture(bits=12, keep=(1.0, 1.0, 0.9)), clicks(5_000, seed=2)[0]
+    mixture.learn(feedback)
+    squares = mixture.rows["squares"][:, 2, 0]
+    assert squares.min() >= 0.15 - 1e-6
+    assert squares.max() < 0.15 + 1.0 / (1 - 0.9)
