@@ -7,8 +7,8 @@ import pytest
 
 from learners.base import Exclusion
 from learners.contract.worlds import cut, feedback_of, requests_of
-from learners.retrievers.popularity import Popularity
 from learners.kernels.top_k import top_k
+from learners.retrievers.popularity import Popularity
 from memory.stateful import digest
 
 
@@ -104,6 +104,18 @@ def test_top_k_is_a_stable_order(k):
     score = np.round(rng.normal(size=120), 1)
     score[::17] = np.nan
     slot = rng.permutation(1000)[:120]
+    order = sorted(np.flatnonzero(score > 0), key=lambda position: (-score[position], slot[position]))
+    assert top_k(score, slot, k).tolist() == order[:k]
+
+
+@pytest.mark.parametrize("k", [1, 20, 300])
+@pytest.mark.parametrize("falling", [False, True])
+def test_top_k_of_more_scores_than_are_collected_at_once(k, falling):
+    """Few distinct scores, so that ties lie on both sides of each selection."""
+    rng = np.random.default_rng(2)
+    score = np.sort(rng.integers(-2, 40, 6000)).astype(np.float32)
+    score = score[::-1].copy() if falling else score
+    slot = rng.permutation(score.size)
     order = sorted(np.flatnonzero(score > 0), key=lambda position: (-score[position], slot[position]))
     assert top_k(score, slot, k).tolist() == order[:k]
 
