@@ -51,7 +51,7 @@ click = 1.0
 [checkpoint]
 folder = "{folder}/state"
 [retrievers.popularity]
-[ranker.fm]
+[ranker.{ranker}]
 factors = {factors}
 """
 
@@ -87,6 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--partitions", type=int, default=4, help="partitions of the events topic (default: %(default)s)")
     parser.add_argument("--every", type=float, default=0.1, help="seconds between changes of weights (default: %(default)s)")
     parser.add_argument("--fetch-wait", type=int, default=10, help="fetch_max_wait_ms of the consumers (default: %(default)s)")
+    parser.add_argument("--ranker", default="fm", help="fm, fm_mixture, deep or dsl (default: %(default)s)")
     parser.add_argument("--factors", type=int, default=32)
     parser.add_argument("--users", type=int, default=2000)
     parser.add_argument("--items", type=int, default=1000)

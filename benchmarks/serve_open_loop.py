@@ -45,7 +45,7 @@ click = 1.0
 [checkpoint]
 every = {checkpoint_every}
 [retrievers]
-[ranker.fm]
+[ranker.{ranker}]
 factors = {factors}
 """
 
@@ -68,6 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--remembered", type=int, default=1_000_000, help="ids that the joiner remembers (default: %(default)s)"
     )
     parser.add_argument("--checkpoint-every", type=float, default=30.0, help="seconds (default: %(default)s)")
+    parser.add_argument("--ranker", default="fm", help="fm, fm_mixture, deep or dsl (default: %(default)s)")
     parser.add_argument("--factors", type=int, default=32)
     parser.add_argument("--reloop2", nargs="?", const="", help="also run ReLoop2 over the ranker, with these lines of config")
     parser.add_argument("--users", type=int, default=2000)

@@ -67,8 +67,8 @@ class NetworkShape(NamedTuple):
 class ClickNetwork(torch.nn.Module):
     """Computes u'Mv + w . [crosses(e), layers(e)]. e is the normalised vectors of all fields, and the numbers.
 
-    u and v are the sums of the vectors of the user's fields, and of the item's. M and w start at zero, so the output is 0 at
-    first. A hidden layer is Linear, LayerNorm, ReLU. A cross is e * (U V'x + b) + x, followed by LayerNorm.
+    u and v are the sums of the vectors of the user's fields, and of the item's. M and w are zero at first, and so is the output.
+    A hidden layer is Linear, LayerNorm, ReLU. A cross is e * (U V'x + b) + x, followed by LayerNorm.
     """
 
     def __init__(self, shape: NetworkShape, fields: Fields) -> None:

@@ -21,6 +21,7 @@ from benchmarks import (
     kafka_ingest,
     learn_throughput,
     memory_read,
+    networks,
     replay_speed,
     serve_open_loop,
     served_list,
@@ -127,6 +128,15 @@ def test_memory_read(capsys: pytest.CaptureFixture[str]) -> None:
         assert kinds["flat"]["recall"] == kinds["ivf, 1000 probes"]["recall"] == 1.0
         assert 0 < kinds["ivf, 2 probes"]["recall"] < 1
         assert all(milliseconds > 0 for kind in kinds.values() for milliseconds in kind["read_ms"].values())
+
+
+def test_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = "--rounds 1 --rows 200 --candidates 10 500 --batches 16 64 --rankers fm deep"
+    metrics = metrics_of(networks.main, sizes, capsys)
+    assert {"fm, cpu", "deep, cpu"} <= metrics.keys()
+    for found in metrics.values():
+        assert 0 < found["10 candidates, ms"] < found["500 candidates, ms"]
+        assert found["rows/s at 16"] > 0 and found["bytes"] > 0
 
 
 def test_event_cost(capsys: pytest.CaptureFixture[str]) -> None:
