@@ -35,9 +35,14 @@ DOORS = {
     "starlette": {"service.http.app"},
     # Pairs the centroids of two epochs.
     "scipy": {"memory.vectors.centroids"},
-    # The GPU's index of vectors, modules as stores, and the two-tower encoder.
+    # The GPU's index of vectors, modules as stores, the two-tower encoder, and layers with missing weights.
     "threadpoolctl": {"learners.threads"},
-    "torch": {"learners.networks.towers", "memory.vectors.gpu_vectors", "memory.parameters"},
+    "torch": {
+        "learners.networks.group_sparse",
+        "learners.networks.towers",
+        "memory.parameters",
+        "memory.vectors.gpu_vectors",
+    },
     "typer": {"service.cli"},
     "uvicorn": {"service.http.server"},
 }

@@ -25,6 +25,7 @@ from benchmarks import (
     serve_open_loop,
     served_list,
     shipped_bytes,
+    sparse_layers,
     sparse_tables,
     stream,
 )
@@ -249,3 +250,10 @@ def test_sparse_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert metrics["dense 16"]["values a user"] == 16
     assert 8 <= metrics["DSL 0.25, floor .05"]["values a user"] <= 16
     assert all(0.045 < one["NDCG@10"] < one["hit rate@10"] < 1 for one in metrics.values()), "0.045 by chance"
+
+
+def test_sparse_layers(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = metrics_of(sparse_layers.main, "--rounds 1 --widths 128 --densities 0.2 --rows 8", capsys)
+    (found,) = metrics.values()
+    assert found["forward, dense / sparse"] == pytest.approx(found["forward, dense"] / found["forward, sparse"])
+    assert found["both, dense"] > found["forward, dense"] > 0
