@@ -125,10 +125,11 @@ class BlockPool(Stateful):
         # A pool without room for all rows keeps 2 % free for new ones.
         self._limit = size if capacity == rows else size - size // 50
         self.rows, self.dim, self.share, self.blocks, self.shards, self.prefix = rows, dim, share, blocks, shards, prefix
-        self._keep, self._grace, self._seed, self._init, self._grown = keep, grace, seed, init, grown
-        self._rate, self._start, self._decay = np.float32(learning_rate), np.float32(accumulator), np.float32(l2)
-        self._half_life, self._least, self._admission = half_life, least, admission
-        self._pool = chains.Pool(
+        self._grace, self._least = grace, least
+        self.settings = chains.Settings(
+            blocks, prefix, keep, seed, init, grown, learning_rate, accumulator, l2, float(half_life), float(admission)
+        )
+        self.pool = chains.Pool(
             values=np.zeros((size, block), np.float32),
             number=np.zeros(size, np.uint8),
             following=np.zeros(size, np.int32),
@@ -144,27 +145,27 @@ class BlockPool(Stateful):
 
     def __len__(self) -> int:
         """Rows that have blocks."""
-        return int(self._pool.counts[chains.KNOWN])
+        return int(self.pool.counts[chains.KNOWN])
 
     @property
     def capacity(self) -> int:
         """Blocks of the pool."""
-        return int(self._pool.number.size)
+        return int(self.pool.number.size)
 
     @property
     def used(self) -> int:
         """Blocks that rows have."""
-        return int(self._pool.counts[chains.USED])
+        return int(self.pool.counts[chains.USED])
 
     @property
     def events(self) -> int:
         """Calls of `prune_and_grow`."""
-        return int(self._pool.counts[chains.TICKS])
+        return int(self.pool.counts[chains.TICKS])
 
     @property
     def evictions(self) -> int:
         """Rows that lost all their blocks to others."""
-        return int(self._pool.counts[chains.RELEASED])
+        return int(self.pool.counts[chains.RELEASED])
 
     def gather(self, rows: Ids) -> Floats:
         """Vectors of rows (n,), with 0 where a block is missing: (n, dim) float32. Row -1 is zero.
@@ -172,7 +173,7 @@ class BlockPool(Stateful):
         A row that has no blocks yet has the values with which it will begin.
         """
         wide = np.empty((rows.size, self.dim), np.float32)
-        chains.gather(self._pool, rows, wide, self.prefix, self._seed, self._init)
+        chains.gather(self.pool, self.settings, rows, wide)
         return wide
 
     def learn(self, rows: Ids, gradient: Floats) -> None:
@@ -187,23 +188,8 @@ class BlockPool(Stateful):
         """
         sums, gradient = self.evidence["sums"], np.ascontiguousarray(gradient, np.float32)
         for start in range(0, rows.size, len(sums)):
-            part = rows[start : start + len(sums)]
-            chains.learn(
-                self._pool,
-                part,
-                gradient[start : start + len(sums)],
-                self.evidence.insert(part + 1),
-                sums,
-                self.prefix,
-                self._keep,
-                self._seed,
-                self._init,
-                self._rate,
-                self._start,
-                self._decay,
-                self._half_life,
-                self._admission,
-            )
+            part = slice(start, start + len(sums))
+            chains.learn(self.pool, self.settings, rows[part], gradient[part], self.evidence.insert(rows[part] + 1), sums)
 
     def prune_and_grow(self, ratio: float) -> Exchange:
         """Exchange blocks within the next shard, see `memory.sparse.prune_and_grow`. Evidence of its rows starts again.
@@ -221,28 +207,28 @@ class BlockPool(Stateful):
             Removed and added units: row * (dim / block) + number of the block.
         """
         shard, blocks, evidence = self.events % self.shards, self.blocks, self.evidence
-        chains.release_cold(self._pool, shard, self.shards, self._half_life, self._least, self._keep)
-        active, magnitude, old, known = chains.collect(self._pool, blocks, shard, self.shards, self._grace)
-        prunable = old & ~strongest(active // blocks, magnitude, self._keep)
+        chains.release_cold(self.pool, self.settings, shard, self.shards, self._least)
+        active, magnitude, old, known = chains.collect(self.pool, self.settings, shard, self.shards, self._grace)
+        prunable = old & ~strongest(active // blocks, magnitude, self.settings.keep)
         slots = evidence.find(active // blocks + 1)
         regret = np.where(slots >= 0, evidence["sums"][slots, active % blocks], np.float32(0.0))
         keys = evidence.keys[evidence.keys % self.shards == (shard + 1) % self.shards]
         keys = np.sort(keys[keys > 0])
-        missing = chains.missing_blocks(self._pool, keys - 1, blocks)
+        missing = chains.missing_blocks(self.pool, self.settings, keys - 1)
         inactive = ((keys - 1)[:, None] * blocks + np.arange(blocks))[missing]
         sums = evidence["sums"][evidence.find(keys)][missing]
         room = min(int(self._average * known + 1e-6) - active.size, self._limit - self.used)
         found = prune_and_grow(active, magnitude, prunable, regret, inactive, sums, ratio, room)
         exchanged = Exchange(active[found.pruned], inactive[found.grown])
-        chains.exchange(self._pool, blocks, *exchanged, self._start, self._seed, self._grown)
+        chains.exchange(self.pool, self.settings, *exchanged)
         evidence.delete(keys)
-        self._pool.counts[chains.TICKS] += 1
+        self.pool.counts[chains.TICKS] += 1
         return exchanged
 
     def forget(self, rows: Ids) -> None:
         """Free all blocks of rows (n,), and what was collected for them."""
-        chains.clear(self._pool, rows)
-        self._pool.heat[rows] = -np.inf
+        chains.clear(self.pool, rows)
+        self.pool.heat[rows] = -np.inf
         self.evidence.delete(rows + 1)
 
     def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
@@ -251,10 +237,10 @@ class BlockPool(Stateful):
 
     def copy_in_steps(self) -> StateCopy:
         """Copy the rows, each with its blocks in ascending order: equal contents are equal, wherever in the pool they are."""
-        state: State = {"rows": np.flatnonzero(self._pool.first >= 0), "heat_rows": np.flatnonzero(self._pool.heat > -np.inf)}
+        state: State = {"rows": np.flatnonzero(self.pool.first >= 0), "heat_rows": np.flatnonzero(self.pool.heat > -np.inf)}
         sizes, places = [], []
         for start in range(0, state["rows"].size, STEP):
-            size, place = chains.read(self._pool, state["rows"][start : start + STEP])
+            size, place = chains.read(self.pool, state["rows"][start : start + STEP])
             sizes.append(size)
             places.append(place)
             yield
@@ -262,22 +248,22 @@ class BlockPool(Stateful):
         state["size"] = np.concatenate([*sizes, np.zeros(0, np.uint8)])
         for name, array in self._columns.items():
             state[name] = yield from copied(array, at)
-        state["heat"] = yield from copied(self._pool.heat, np.flatnonzero(self._pool.heat > -np.inf))
-        state["clock"] = self._pool.counts[CLOCK].copy()
+        state["heat"] = yield from copied(self.pool.heat, np.flatnonzero(self.pool.heat > -np.inf))
+        state["clock"] = self.pool.counts[CLOCK].copy()
         evidence = yield from self.evidence.copy_in_steps()
         return state | {f"evidence.{name}": array for name, array in evidence.items()}
 
     def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Raise ValueError unless names, shapes and types match this store, and the blocks fit into the pool."""
         evidence, own = _split(state)
-        like = self._like(own, self._columns) | {"clock": self._pool.counts[CLOCK]}
+        like = self._like(own, self._columns) | {"clock": self.pool.counts[CLOCK]}
         hot = own.get("heat_rows", np.zeros(0))
         check_fit(
-            type(self).__name__, own, like | {"heat_rows": np.zeros(hot.size, np.int64), "heat": self._pool.heat[: hot.size]}
+            type(self).__name__, own, like | {"heat_rows": np.zeros(hot.size, np.int64), "heat": self.pool.heat[: hot.size]}
         )
         self._check_rows(own, used=0)
-        if hot.size and not (hot[0] >= 0 and hot[-1] < self._pool.first.size and np.all(np.diff(hot) > 0)):
-            raise ValueError(f"heat_rows: not ascending row numbers below {self._pool.first.size}; {DAMAGED}")
+        if hot.size and not (hot[0] >= 0 and hot[-1] < self.pool.first.size and np.all(np.diff(hot) > 0)):
+            raise ValueError(f"heat_rows: not ascending row numbers below {self.pool.first.size}; {DAMAGED}")
         self.evidence.check_state_dict(evidence)
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
@@ -285,12 +271,12 @@ class BlockPool(Stateful):
         self.check_state_dict(state)
         evidence, own = _split(state)
         self._clear()
-        places = chains.write(self._pool, own["rows"], own["size"], own["number"])
+        places = chains.write(self.pool, own["rows"], own["size"], own["number"])
         for name, array in self._columns.items():
             array[places] = own[name]
-        self._pool.heat[own["heat_rows"]] = own["heat"]
-        self._pool.counts[CLOCK] = own["clock"]
-        self._pool.dirty[:] = False
+        self.pool.heat[own["heat_rows"]] = own["heat"]
+        self.pool.counts[CLOCK] = own["clock"]
+        self.pool.dirty[:] = False
         self.evidence.load_state_dict(evidence)
 
     def take_changes(self) -> State:
@@ -298,12 +284,12 @@ class BlockPool(Stateful):
 
         These are ``size`` (n,) uint8, the blocks of each row, and, row by row, ``number`` (m,) uint8 and ``values`` (m, b).
         """
-        rows = np.flatnonzero(self._pool.dirty)
+        rows = np.flatnonzero(self.pool.dirty)
         if not rows.size:
             return {}
-        self._pool.dirty[rows] = False
-        size, places = chains.read(self._pool, rows)
-        return {"rows": rows, "size": size, "number": self._pool.number[places], "values": self._pool.values[places]}
+        self.pool.dirty[rows] = False
+        size, places = chains.read(self.pool, rows)
+        return {"rows": rows, "size": size, "number": self.pool.number[places], "values": self.pool.values[places]}
 
     def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Give rows the blocks of a leader. They are marked here too, so that a follower can have followers."""
@@ -312,11 +298,11 @@ class BlockPool(Stateful):
         shared = {name: self._columns[name] for name in ("number", "values")}
         check_fit(type(self).__name__, changes, self._like(changes, shared))
         rows = changes["rows"].astype(np.int64)
-        self._check_rows(changes, used=self.used - (int(chains.read(self._pool, rows)[0].sum()) if self._are_rows(rows) else 0))
-        chains.clear(self._pool, rows)
-        places = chains.write(self._pool, rows, changes["size"], changes["number"])
-        self._pool.values[places], self._pool.squares[places] = changes["values"], self._start
-        self._pool.dirty[rows] = True
+        self._check_rows(changes, used=self.used - (int(chains.read(self.pool, rows)[0].sum()) if self._are_rows(rows) else 0))
+        chains.clear(self.pool, rows)
+        places = chains.write(self.pool, rows, changes["size"], changes["number"])
+        self.pool.values[places], self.pool.squares[places] = changes["values"], self.settings.start
+        self.pool.dirty[rows] = True
 
     def is_private(self, name: str) -> bool:
         """Whether only learning reads this array: sums of squares, ages, frequencies, evidence and the clock."""
@@ -325,23 +311,23 @@ class BlockPool(Stateful):
     @property
     def nbytes(self) -> int:
         """Memory of the arrays, in bytes."""
-        return sum(array.nbytes for array in self._pool) + self.evidence.nbytes
+        return sum(array.nbytes for array in self.pool) + self.evidence.nbytes
 
     @property
     def serving_nbytes(self) -> int:
         """Memory of the arrays that serving needs, in bytes: without AdaGrad's sums, ages, frequencies and evidence."""
-        return self.nbytes - self._pool.squares.nbytes - self._pool.age.nbytes - self._pool.heat.nbytes - self.evidence.nbytes
+        return self.nbytes - self.pool.squares.nbytes - self.pool.age.nbytes - self.pool.heat.nbytes - self.evidence.nbytes
 
     @property
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
         """Arrays with an entry for each block."""
-        return {"number": self._pool.number, "values": self._pool.values, "squares": self._pool.squares, "age": self._pool.age}
+        return {"number": self.pool.number, "values": self.pool.values, "squares": self.pool.squares, "age": self.pool.age}
 
     def _clear(self) -> None:
         """Free all blocks."""
-        self._pool.following[:] = np.arange(1, self.capacity + 1)
-        self._pool.following[-1:] = -1
-        self._pool.first[:], self._pool.heat[:], self._pool.counts[:] = -1, -np.inf, 0
+        self.pool.following[:] = np.arange(1, self.capacity + 1)
+        self.pool.following[-1:] = -1
+        self.pool.first[:], self.pool.heat[:], self.pool.counts[:] = -1, -np.inf, 0
 
     def _like(self, state: Mapping[str, npt.NDArray[Any]], columns: Mapping[str, npt.NDArray[Any]]) -> State:
         """Arrays of the shapes and types that rows and blocks must have in `state`."""
@@ -350,12 +336,12 @@ class BlockPool(Stateful):
         return {"rows": np.zeros(rows, np.int64), "size": np.zeros(rows, np.uint8), **blocks}
 
     def _are_rows(self, rows: Ids) -> bool:
-        return bool(not rows.size or (rows[0] >= 0 and rows[-1] < self._pool.first.size and np.all(np.diff(rows) > 0)))
+        return bool(not rows.size or (rows[0] >= 0 and rows[-1] < self.pool.first.size and np.all(np.diff(rows) > 0)))
 
     def _check_rows(self, state: Mapping[str, npt.NDArray[Any]], used: int) -> None:
         """Raise ValueError unless rows and the numbers of their blocks ascend, and fit beside `used` blocks."""
         if not self._are_rows(state["rows"]):
-            raise ValueError(f"rows: not ascending row numbers below {self._pool.first.size}; {DAMAGED}")
+            raise ValueError(f"rows: not ascending row numbers below {self.pool.first.size}; {DAMAGED}")
         size, number = state["size"].astype(np.int64), state["number"].astype(np.int64)
         if size.sum() != number.size or used + number.size > self.capacity:
             raise ValueError(f"size: {size.sum()} blocks, number: {number.size}, of at most {self.capacity - used}; {DAMAGED}")

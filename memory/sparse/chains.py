@@ -14,8 +14,9 @@ from memory.arrays import Bools, Floats, Ids
 from memory.jit import njit
 
 __all__ = [
-    "FREE", "HAND", "KNOWN", "LEARNED", "RELEASED", "TICKS", "USED", "Pool",
-    "clear", "collect", "exchange", "gather", "learn", "missing_blocks", "read", "release_cold", "write",
+    "FREE", "HAND", "KNOWN", "LEARNED", "RELEASED", "TICKS", "USED", "Pool", "Settings",
+    "clear", "collect", "exchange", "gather", "learn", "missing_blocks", "read", "read_vector", "release_cold", "step",
+    "step_size", "touch", "write",
 ]  # fmt: skip
 
 FREE, USED, KNOWN, LEARNED, TICKS, HAND, RELEASED = range(7)
@@ -49,6 +50,22 @@ class Pool(NamedTuple):
     """(R,), changed since the last shipment."""
     counts: Ids
     """(7,), see `FREE`."""
+
+
+class Settings(NamedTuple):
+    """Numbers of a pool that do not change; see `BlockPool`."""
+
+    blocks: int
+    prefix: int
+    keep: int
+    seed: int
+    init: float
+    grown: float
+    rate: float
+    start: float
+    decay: float
+    half_life: float
+    admission: float
 
 
 @njit(cache=True, nogil=True)
@@ -168,66 +185,94 @@ def _make_room(pool, needed, keep):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def gather(pool, rows, wide, prefix, seed, deviation):  # type: ignore[no-untyped-def]
-    """Fill `wide` (n, d) with the rows' vectors: 0 where a row has no block. A row that has none yet is as it will begin."""
-    size = pool.values.shape[1]
-    blocks = wide.shape[1] // size
+def read_vector(pool, settings, row, vector):  # type: ignore[no-untyped-def]
+    """Fill `vector` (d,) with a row's blocks and 0. A row that has none yet is as it will begin."""
+    size, at = pool.values.shape[1], pool.first[row]
+    vector[:] = np.float32(0.0)
+    if at == NONE:
+        for block in range(settings.prefix):
+            part = vector[block * size : (block + 1) * size]
+            _initialise(part, settings.seed, row * settings.blocks + block, settings.init)
+    while at != NONE:
+        start = np.int64(pool.number[at]) * size
+        for k in range(size):
+            vector[start + k] = pool.values[at, k]
+        at = pool.following[at]
+
+
+@njit(cache=True, nogil=True)
+def gather(pool, settings, rows, wide):  # type: ignore[no-untyped-def]
+    """Fill `wide` (n, d) with the vectors of rows (n,); that of row -1 is 0."""
     for n in range(rows.size):
-        wide[n] = np.float32(0.0)
-        if rows[n] < 0:
-            continue
-        at = pool.first[rows[n]]
-        if at == NONE:
-            for block in range(prefix):
-                _initialise(wide[n, block * size : (block + 1) * size], seed, rows[n] * blocks + block, deviation)
-        while at != NONE:
-            start = np.int64(pool.number[at]) * size
+        if rows[n] >= 0:
+            read_vector(pool, settings, rows[n], wide[n])
+        else:
+            wide[n] = np.float32(0.0)
+
+
+@njit(cache=True, nogil=True)
+def touch(pool, settings, row):  # type: ignore[no-untyped-def]
+    """Count an occurrence of a row. It gets its first blocks if it has none and occurred often enough."""
+    pool.counts[LEARNED] += 1
+    now = pool.counts[LEARNED] / settings.half_life
+    pool.heat[row] = np.float32(now + np.log2(1.0 + 2.0 ** (pool.heat[row] - now)))
+    if pool.first[row] == NONE and 2.0 ** (pool.heat[row] - now) > settings.admission - 0.01:
+        _make_room(pool, settings.prefix, settings.keep)
+        pool.counts[KNOWN] += 1
+        for block in range(settings.prefix):
+            at = _insert(pool, row, block)
+            _initialise(pool.values[at], settings.seed, row * settings.blocks + block, settings.init)
+            pool.squares[at] = settings.start
+
+
+@njit(cache=True, nogil=True)
+def step_size(pool, settings, row, gradient):  # type: ignore[no-untyped-def]
+    """Change of a value whose gradient by the row's vector is `gradient` (d,), to first order, by a step along it."""
+    total, at, size = 0.0, pool.first[row], pool.values.shape[1]
+    while at != NONE:
+        start, squared = np.int64(pool.number[at]) * size, np.float32(0.0)
+        for k in range(start, start + size):
+            squared += gradient[k] * gradient[k]
+        total += settings.rate * squared / np.sqrt(pool.squares[at])
+        at = pool.following[at]
+    return total
+
+
+@njit(cache=True, nogil=True)
+def step(pool, settings, row, gradient, weight, damping, evidence):  # type: ignore[no-untyped-def]
+    """Do a step of a row's blocks, and collect evidence (d / b,) for all blocks.
+
+    The gradient (d,) is that of `weight` equal rows. `damping` shortens the step only.
+    """
+    size, at = pool.values.shape[1], pool.first[row]
+    if at == NONE:
+        return
+    pool.dirty[row] = True
+    for block in range(settings.blocks):
+        start, squared = block * size, np.float32(0.0)
+        for k in range(start, start + size):
+            squared += gradient[k] * gradient[k]
+        evidence[block] += np.sqrt(squared)
+        if at != NONE and pool.number[at] == block:
+            pool.squares[at] += squared / np.float32(size * weight)
+            rate = np.float32(settings.rate / np.sqrt(pool.squares[at]))
             for k in range(size):
-                wide[n, start + k] = pool.values[at, k]
+                pool.values[at, k] -= rate * (damping * gradient[start + k] + settings.decay * pool.values[at, k])
             at = pool.following[at]
 
 
 @njit(cache=True, nogil=True)
-def learn(  # type: ignore[no-untyped-def]
-    pool, rows, gradient, slots, evidence, prefix, keep, seed, deviation, rate, start, decay, half_life, admission
-):
-    """Learn from gradients (n, d) in order. New rows get blocks, blocks do a step, and evidence is collected of all numbers."""
-    size = pool.values.shape[1]
-    blocks = gradient.shape[1] // size
+def learn(pool, settings, rows, gradient, slots, evidence):  # type: ignore[no-untyped-def]
+    """Learn from gradients (n, d) of rows (n,) in order, whose evidence is in `slots` (n,). Row -1 is skipped."""
+    one = np.float32(1.0)
     for n in range(rows.size):
-        row, slot = rows[n], slots[n]
-        if row < 0:
-            continue
-        pool.counts[LEARNED] += 1
-        now = pool.counts[LEARNED] / half_life
-        pool.heat[row] = np.float32(now + np.log2(1.0 + 2.0 ** (pool.heat[row] - now)))
-        if pool.first[row] == NONE:
-            if 2.0 ** (pool.heat[row] - now) < admission - 0.01:
-                continue
-            _make_room(pool, prefix, keep)
-            pool.counts[KNOWN] += 1
-            for block in range(prefix):
-                at = _insert(pool, row, block)
-                _initialise(pool.values[at], seed, row * blocks + block, deviation)
-                pool.squares[at] = start
-        pool.dirty[row] = True
-        at = pool.first[row]
-        for block in range(blocks):
-            squared = np.float32(0.0)
-            for k in range(block * size, (block + 1) * size):
-                squared += gradient[n, k] * gradient[n, k]
-            if slot >= 0:
-                evidence[slot, block] += np.sqrt(squared)
-            if at != NONE and pool.number[at] == block:
-                pool.squares[at] += squared / np.float32(size)
-                step = rate / np.sqrt(pool.squares[at])
-                for k in range(size):
-                    pool.values[at, k] -= step * (gradient[n, block * size + k] + decay * pool.values[at, k])
-                at = pool.following[at]
+        if rows[n] >= 0:
+            touch(pool, settings, rows[n])
+            step(pool, settings, rows[n], gradient[n], one, one, evidence[slots[n]])
 
 
 @njit(cache=True, nogil=True)
-def collect(pool, blocks, shard, shards, grace):  # type: ignore[no-untyped-def]
+def collect(pool, settings, shard, shards, grace):  # type: ignore[no-untyped-def]
     """Blocks of a shard's rows in order.
 
     Returns their units, that is row * blocks + number (n,), their rms magnitudes (n,), whether they are old enough to be pruned
@@ -245,7 +290,7 @@ def collect(pool, blocks, shard, shards, grace):  # type: ignore[no-untyped-def]
             total = 0.0
             for k in range(pool.values.shape[1]):
                 total += pool.values[at, k] * pool.values[at, k]
-            unit[n], magnitude[n] = row * blocks + pool.number[at], np.sqrt(total / pool.values.shape[1])
+            unit[n], magnitude[n] = row * settings.blocks + pool.number[at], np.sqrt(total / pool.values.shape[1])
             old[n] = pool.age[at] >= grace
             pool.age[at] = min(pool.age[at] + 1, 255)
             n, at = n + 1, pool.following[at]
@@ -253,9 +298,9 @@ def collect(pool, blocks, shard, shards, grace):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def missing_blocks(pool, rows, blocks):  # type: ignore[no-untyped-def]
+def missing_blocks(pool, settings, rows):  # type: ignore[no-untyped-def]
     """Which blocks rows (n,) lack, (n, blocks) bool. Rows without any block lack none, because they are not known."""
-    missing = np.zeros((rows.size, blocks), np.bool_)
+    missing = np.zeros((rows.size, settings.blocks), np.bool_)
     for n in range(rows.size):
         at = pool.first[rows[n]]
         missing[n] = at != NONE
@@ -266,23 +311,23 @@ def missing_blocks(pool, rows, blocks):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def exchange(pool, blocks, pruned, grown, start, seed, deviation):  # type: ignore[no-untyped-def]
+def exchange(pool, settings, pruned, grown):  # type: ignore[no-untyped-def]
     """Remove the units `pruned` (n,) and add the units `grown` (m,)."""
     for unit in pruned:
-        _remove(pool, unit // blocks, unit % blocks)
+        _remove(pool, unit // settings.blocks, unit % settings.blocks)
     for unit in grown:
-        at = _insert(pool, unit // blocks, unit % blocks)
-        _initialise(pool.values[at], seed, unit, deviation)
-        pool.squares[at] = start
+        at = _insert(pool, unit // settings.blocks, unit % settings.blocks)
+        _initialise(pool.values[at], settings.seed, unit, settings.grown)
+        pool.squares[at] = settings.start
 
 
 @njit(cache=True, nogil=True)
-def release_cold(pool, shard, shards, half_life, least, keep):  # type: ignore[no-untyped-def]
+def release_cold(pool, settings, shard, shards, least):  # type: ignore[no-untyped-def]
     """Let rows of a shard give way whose decayed number of occurrences is below `least`."""
-    now = pool.counts[LEARNED] / half_life
+    now = pool.counts[LEARNED] / settings.half_life
     for row in range(shard, pool.first.size, shards):
         if pool.first[row] != NONE and 2.0 ** (pool.heat[row] - now) < least:
-            _give_way(pool, row, keep)
+            _give_way(pool, row, settings.keep)
 
 
 @njit(cache=True, nogil=True)

@@ -29,7 +29,7 @@ def blocks_of(pool: BlockPool) -> dict[int, list[int]]:
 
 def check(pool: BlockPool, keep: int) -> None:
     """Every block is either free or of one row, the budget holds, and no row has fewer blocks than it keeps."""
-    number, following, first, counts = pool._pool.number, pool._pool.following, pool._pool.first, pool._pool.counts
+    number, following, first, counts = pool.pool.number, pool.pool.following, pool.pool.first, pool.pool.counts
     seen = np.zeros(pool.capacity, np.int64)
     at, free = int(counts[0]), 0
     while at >= 0:
