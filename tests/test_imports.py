@@ -35,10 +35,13 @@ DOORS = {
     "starlette": {"service.http.app"},
     # Pairs the centroids of two epochs.
     "scipy": {"memory.vectors.centroids"},
-    # The GPU's index of vectors, modules as stores, the two-tower encoder, and layers with missing weights.
     "threadpoolctl": {"learners.threads"},
+    # Networks, modules as stores, and the GPU's index of vectors.
     "torch": {
-        "learners.networks.group_sparse",
+        "learners.networks.click_network",
+        "learners.networks.ranker",
+        "learners.networks.sparse.group_linear",
+        "learners.networks.sparse.network",
         "learners.networks.towers",
         "memory.parameters",
         "memory.vectors.gpu_vectors",

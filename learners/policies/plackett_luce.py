@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from learners.base import Policy, Ranking, Values
-from learners.ordering import best_rows, checked_scores, followed_by, positions_to_fill, remaining_rows, untried_first
+from learners.kernels.ordering import best_rows, checked_scores, followed_by, positions_to_fill, remaining_rows, untried_first
 from learners.registry import register
 from streams.batch import Floats, Ids
 

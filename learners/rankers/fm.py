@@ -26,19 +26,22 @@ from pydantic import Field
 
 from learners.base import Ranker, WeightDelta
 from learners.bounds import bounded, graded
+from learners.kernels.factorization import (
+    FINITE,
+    PRIOR,
+    contribution,
+    log_odds,
+    normalize,
+    probability,
+    slope_lengths,
+    sum_vectors,
+)
 from learners.registry import register
 from memory.arrays import Arrays
 from memory.jit import njit
 from streams.batch import Batch, Feedback, Floats
 
 __all__ = ["FactorizationMachine"]
-
-PRIOR = 0.15
-"""AdaGrad's initial sums of squared gradients. A row with predicted probability 0.5 adds 0.25 x^2."""
-
-FINITE = 3e38
-"""Values are clipped to this, which removes infinities and NaN. Scales take care of large finite values."""
-
 
 @register("fm")
 class FactorizationMachine(Ranker):
@@ -150,78 +153,17 @@ class FactorizationMachine(Ranker):
         return {"capped": float(self._capped)}
 
 
-@njit(cache=True, nogil=True)  # no fastmath: it would multiply by 1 / scale, which overflows
-def _normalize(keys, values, scales, x):  # type: ignore[no-untyped-def]
-    """Fill `x` with the values, divided by the scales of their keys and normalised to unit length."""
-    mask = scales.shape[0] - 1
-    length = np.float32(0.0)
-    for c in range(keys.size):
-        value = values[c]
-        if value != np.float32(0.0):
-            scale = scales[keys[c] & mask]
-            if scale == np.float32(0.0):
-                scale = abs(value)
-            value = np.float32(1.0) if value == scale else min(max(value / scale, np.float32(-1.0)), np.float32(1.0))
-        x[c] = value
-        length += value * value
-    if length > np.float32(0.0):
-        shrink = np.float32(1.0) / np.sqrt(length)
-        for c in range(keys.size):
-            x[c] *= shrink
-
-
 @njit(cache=True, nogil=True, fastmath=True)
-def _sum_vectors(keys, x, rows, total, squared):  # type: ignore[no-untyped-def]
-    """Fill `total` with the sum of v x over the columns, and `squared` with that of (v x)^2. Returns the linear part."""
-    mask = rows.shape[0] - 1
-    total[:] = np.float32(0.0)
-    squared[:] = np.float32(0.0)
-    linear = np.float32(0.0)
-    for c in range(keys.size):
-        if x[c] != 0.0:
-            at = keys[c] & mask
-            linear += rows[at, 0] * x[c]
-            for k in range(total.size):
-                vx = rows[at, k + 1] * x[c]
-                total[k] += vx
-                squared[k] += vx * vx
-    return linear
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def _probability(linear, total, squared):  # type: ignore[no-untyped-def]
-    pairs = np.float32(0.0)
-    for k in range(total.size):
-        pairs += total[k] * total[k] - squared[k]
-    odds = linear + np.float32(0.5) * pairs
-    odds = min(max(odds, np.float32(-30.0)), np.float32(30.0))
-    return np.float32(1.0) / (np.float32(1.0) + np.exp(-odds))
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def _score(features, values, intercept, rows, scales, score, hidden):  # type: ignore[no-untyped-def]
-    width = rows.shape[1] - 1
+def _score(features, values, intercept, weights, scales, score, hidden):  # type: ignore[no-untyped-def]
+    width, mask = weights.shape[1] - 1, weights.shape[0] - 1
     total, squared, x = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(features.shape[1], np.float32)
     for n in range(features.shape[0]):
-        _normalize(features[n], values[n], scales, x)
-        linear = intercept[0] + _sum_vectors(features[n], x, rows, total, squared)
-        score[n] = _probability(linear, total, squared)
+        keys = features[n]
+        normalize(keys, values[n], scales, x)
+        linear = intercept[0] + sum_vectors(keys, x, mask, 1, 0, weights, total, squared)
+        score[n] = probability(log_odds(linear, total, squared))
         for k in range(width):
             hidden[n, k] = np.float32(0.5) * (total[k] * total[k] - squared[k])
-
-
-@njit(cache=True, nogil=True, fastmath=True)
-def _slope_lengths(keys, x, rows, total, lengths):  # type: ignore[no-untyped-def]
-    """Fill `lengths` with |d log-odds / d v_c|^2 for each column c."""
-    mask = rows.shape[0] - 1
-    for c in range(keys.size):
-        length = np.float32(0.0)
-        if x[c] != 0.0:
-            at = keys[c] & mask
-            for k in range(total.size):
-                rest = total[k] - rows[at, k + 1] * x[c]
-                length += rest * rest
-        lengths[c] = length * x[c] * x[c]
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -239,10 +181,10 @@ def _learn(  # type: ignore[no-untyped-def]
             at, magnitude = keys[c] & mask, abs(values[n, c])
             if magnitude > scales[at]:
                 scales[at] = magnitude if scales[at] == 0.0 else min(magnitude, np.float32(2.0) * scales[at])
-        _normalize(keys, values[n], scales, x)
-        linear = intercept[0] + _sum_vectors(keys, x, rows, total, squared)
-        miss = _probability(linear, total, squared) - label[n]
-        _slope_lengths(keys, x, rows, total, lengths)
+        normalize(keys, values[n], scales, x)
+        linear = intercept[0] + sum_vectors(keys, x, mask, 1, 0, rows, total, squared)
+        miss = probability(log_odds(linear, total, squared)) - label[n]
+        slope_lengths(keys, x, mask, 1, 0, rows, total, lengths)
         speed = rate_w / np.sqrt(intercept_squares[0])
         for c in range(columns):
             if x[c] != 0.0:
@@ -269,16 +211,12 @@ def _learn(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _explain(features, values, rows, scales, contributions):  # type: ignore[no-untyped-def]
-    width, mask = rows.shape[1] - 1, rows.shape[0] - 1
+def _explain(features, values, weights, scales, contributions):  # type: ignore[no-untyped-def]
+    width, mask = weights.shape[1] - 1, weights.shape[0] - 1
     total, squared, x = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(features.shape[1], np.float32)
     for n in range(features.shape[0]):
-        _normalize(features[n], values[n], scales, x)
-        _sum_vectors(features[n], x, rows, total, squared)
-        for c in range(features.shape[1]):
-            row = rows[features[n, c] & mask]
-            pairs = np.float32(0.0)
-            for k in range(width):
-                vx = row[k + 1] * x[c]
-                pairs += vx * (total[k] - vx)
-            contributions[n, c] = row[0] * x[c] + np.float32(0.5) * pairs
+        keys = features[n]
+        normalize(keys, values[n], scales, x)
+        sum_vectors(keys, x, mask, 1, 0, weights, total, squared)
+        for c in range(keys.size):
+            contributions[n, c] = contribution(weights[keys[c] & mask], x[c], total)

@@ -19,7 +19,7 @@ from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
 from learners.registry import register
 from learners.schema import EvidenceColumn
-from learners.top_k import top_k
+from learners.kernels.top_k import top_k
 from memory.arrays import Arrays
 from memory.jit import njit
 from memory.keyed.table import Column, Table

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
-from learners.pairs import (
+from learners.kernels.pairs import (
     LAST_TAG,
     MANY,
     NOTHING,
@@ -41,7 +41,7 @@ from learners.pairs import (
 )
 from learners.registry import register
 from learners.schema import EvidenceColumn
-from learners.top_k import top_k
+from learners.kernels.top_k import top_k
 from memory.arrays import Arrays
 from memory.jit import njit
 from memory.keyed.key_index import KeyIndex

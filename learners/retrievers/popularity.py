@@ -17,7 +17,7 @@ from pydantic import Field
 from learners.base import Candidates, Exclusion, Retriever
 from learners.registry import register
 from learners.schema import EvidenceColumn
-from learners.top_k import top_k
+from learners.kernels.top_k import top_k
 from memory.arrays import Arrays
 from memory.jit import njit
 from memory.keyed.table import Column, Table

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
-from learners.heads import (
+from learners.kernels.heads import (
     BLOCK,
     Heads,
     Keys,

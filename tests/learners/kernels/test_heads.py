@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from learners.base import Exclusion
-from learners.heads import find, lift, live_heads, new_blocks, new_ends, places, take_out, walk
+from learners.kernels.heads import find, lift, live_heads, new_blocks, new_ends, places, take_out, walk
 
 ITEMS, PLACES = 80, 16
 ORDER = np.array([2, 0])  # heads of the last column and of the first

@@ -1,0 +1,112 @@
+"""One step of a factorization machine over hashed features, one row at a time. `learners.rankers.fm` has the references.
+
+Several models may share tables and `scales`. Then each feature's rows of all models follow each other: model m has row
+(key & mask) * models + m.
+
+========= ==================== =======================================================================
+mask      2**bits - 1
+scales    (2**bits,)           largest magnitude of a value seen for a feature
+weights   (2**bits models, k + 1) weight w of a feature, then its vector v; with k = 0 the model is linear
+squares   (2**bits models, 2)  sum of squared gradients (AdaGrad) of the weight, and of the vector
+intercept (models,)            intercept of each model, and its sum of squared gradients
+========= ==================== =======================================================================
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from memory.jit import njit
+
+__all__ = [
+    "FINITE",
+    "PRIOR",
+    "contribution",
+    "log_odds",
+    "normalize",
+    "probability",
+    "slope_lengths",
+    "sum_vectors",
+]
+
+PRIOR = 0.15
+"""AdaGrad's initial sums of squared gradients. A row with predicted probability 0.5 adds 0.25 x^2."""
+
+FINITE = 3e38
+"""Values are clipped to this, which removes infinities and NaN. Scales take care of large finite values."""
+
+
+@njit(cache=True, nogil=True)  # no fastmath: it would multiply by 1 / scale, which overflows
+def normalize(keys, values, scales, x):  # type: ignore[no-untyped-def]
+    """Fill `x` with the values, divided by the scales of their features and normalised to unit length."""
+    mask = scales.shape[0] - 1
+    length = np.float32(0.0)
+    for c in range(keys.size):
+        value = values[c]
+        if value != np.float32(0.0):
+            scale = scales[keys[c] & mask]
+            if scale == np.float32(0.0):
+                scale = abs(value)
+            value = np.float32(1.0) if value == scale else min(max(value / scale, np.float32(-1.0)), np.float32(1.0))
+        x[c] = value
+        length += value * value
+    if length > np.float32(0.0):
+        shrink = np.float32(1.0) / np.sqrt(length)
+        for c in range(keys.size):
+            x[c] *= shrink
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def sum_vectors(keys, x, mask, models, model, weights, total, squared):  # type: ignore[no-untyped-def]
+    """Fill `total` (k,) with the sum of v x over the columns, and `squared` with that of (v x)^2. Returns the linear part."""
+    total[:] = np.float32(0.0)
+    squared[:] = np.float32(0.0)
+    linear = np.float32(0.0)
+    for c in range(keys.size):
+        if x[c] != 0.0:
+            row = (keys[c] & mask) * models + model
+            linear += weights[row, 0] * x[c]
+            for k in range(total.size):
+                vx = weights[row, k + 1] * x[c]
+                total[k] += vx
+                squared[k] += vx * vx
+    return linear
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def log_odds(linear, total, squared):  # type: ignore[no-untyped-def]
+    """Return the log-odds, clipped to 30, from the intercept plus the linear part, and the sums of `sum_vectors`."""
+    pairs = np.float32(0.0)
+    for k in range(total.size):
+        pairs += total[k] * total[k] - squared[k]
+    odds = linear + np.float32(0.5) * pairs
+    return min(max(odds, np.float32(-30.0)), np.float32(30.0))
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def probability(odds):  # type: ignore[no-untyped-def]
+    """Return the probability of log-odds."""
+    return np.float32(1.0) / (np.float32(1.0) + np.exp(-odds))
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def contribution(row, x, total):  # type: ignore[no-untyped-def]
+    """Return what a column of value `x` adds to the log-odds: its weight plus half of all its pairs."""
+    pairs = np.float32(0.0)
+    for k in range(total.size):
+        vx = row[k + 1] * x
+        pairs += vx * (total[k] - vx)
+    return row[0] * x + np.float32(0.5) * pairs
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def slope_lengths(keys, x, mask, models, model, weights, total, lengths):  # type: ignore[no-untyped-def]
+    """Fill `lengths` (C,) with |d log-odds / d v_c|^2 for each column c."""
+    for c in range(keys.size):
+        length = np.float32(0.0)
+        if x[c] != 0.0:
+            row = (keys[c] & mask) * models + model
+            for k in range(total.size):
+                rest = total[k] - weights[row, k + 1] * x[c]
+                length += rest * rest
+        lengths[c] = length * x[c] * x[c]

@@ -1,0 +1,149 @@
+"""The network of the click rankers: what it adds to the log-odds of a factorization machine, from the vectors of its fields.
+
+References
+----------
+R. Wang et al., "DCN V2: Improved Deep & Cross Network and Practical Lessons for Web-scale Learning to Rank Systems", WWW 2021:
+cross layers (equation 1) of low rank (equation 2), beside a deep network (figure 1b).
+J. L. Ba, J. R. Kiros, G. E. Hinton, "Layer Normalization", 2016.
+K. He et al., "Delving Deep into Rectifiers", ICCV 2015: initial weights of layers before a ReLU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from learners.networks.field_embedding import Fields
+
+__all__ = ["Changes", "ClickNetwork", "NetworkShape"]
+
+
+class Changes(NamedTuple):
+    """Changes of parameters, by name.
+
+    Attributes
+    ----------
+    dense : mapping of name to tensor
+        Of the parameter's shape, added for all rows.
+    low_rank : mapping of name to a pair of tensors
+        u (n, m, r) and v (n, p, r): the product u v' is added for each of n rows.
+    """
+
+    dense: Mapping[str, Tensor] = {}
+    low_rank: Mapping[str, tuple[Tensor, Tensor]] = {}
+
+
+class NetworkShape(NamedTuple):
+    """Size of a network.
+
+    Attributes
+    ----------
+    factors : int
+        Length of a field's vector.
+    hidden : int
+        Units of each hidden layer.
+    depth : int
+        Hidden layers.
+    crosses : int
+        Cross layers.
+    rank : int
+        Rank of a cross layer's matrix.
+    user_item_map : bool
+        Whether there is a map between the vectors of user and item.
+    """
+
+    factors: int
+    hidden: int
+    depth: int
+    crosses: int
+    rank: int
+    user_item_map: bool
+
+
+class ClickNetwork(torch.nn.Module):
+    """Computes u'Mv + w . [crosses(e), layers(e)]. e is the normalised vectors of all fields, and the numbers.
+
+    u and v are the sums of the vectors of the user's fields, and of the item's. M and w start at zero, so that the output is 0 at
+    first. A hidden layer is Linear, LayerNorm, ReLU. A cross is e * (U V'x + b) + x, followed by LayerNorm.
+    """
+
+    def __init__(self, shape: NetworkShape, fields: Fields) -> None:
+        super().__init__()
+        width = fields.total * shape.factors + fields.numbers.size
+        self._users, self._items = fields.users.tolist(), fields.items.tolist()
+        self._mapped = shape.user_item_map and min(fields.users.size, fields.items.size) > 0
+        if self._mapped:
+            self.map = torch.nn.Parameter(torch.zeros(shape.factors, shape.factors))
+        self.input_norm = torch.nn.LayerNorm(fields.total * shape.factors)
+        inputs = [width] + [shape.hidden] * shape.depth
+        self.layers = torch.nn.ModuleList(_layer(size, shape.hidden) for size in inputs[:-1])
+        self.norms = torch.nn.ModuleList(torch.nn.LayerNorm(shape.hidden) for _ in self.layers)
+        self.down = torch.nn.ParameterList(torch.randn(shape.rank, width) / width**0.5 for _ in range(shape.crosses))
+        self.up = torch.nn.ParameterList(torch.randn(width, shape.rank) / shape.rank**0.5 for _ in range(shape.crosses))
+        self.offset = torch.nn.ParameterList(torch.zeros(width) for _ in range(shape.crosses))
+        self.cross_norms = torch.nn.ModuleList(torch.nn.LayerNorm(width) for _ in range(shape.crosses))
+        self._parts = [shape.depth > 0 or shape.crosses == 0, shape.crosses > 0]
+        self.out = torch.nn.Parameter(torch.zeros(self._parts[0] * inputs[-1] + self._parts[1] * width))
+
+    def norm_names(self) -> Iterator[str]:
+        """Names of the normalisations that have another one behind them."""
+        if len(self.layers) > 0:
+            yield "input_norm"
+        yield from (f"norms.{n}" for n in range(len(self.norms) - 1))
+
+    def target_names(self) -> Iterator[str]:
+        """Names of the hidden layers' matrices."""
+        return (f"layers.{n}.weight" for n in range(len(self.layers)))
+
+    def forward(self, fields: Tensor, numbers: Tensor, changes: Changes) -> tuple[Tensor, Tensor]:
+        """Compute log-odds (n,) and the last hidden layer (n, hidden) of rows; without hidden layers, the input.
+
+        Parameters
+        ----------
+        fields : (n, fields, factors) float32
+        numbers : (n, D) float32
+        changes : Changes
+            Added for these rows only.
+        """
+        entry = torch.cat([_normalized("input_norm", self.input_norm, fields.flatten(1), changes), numbers], 1)
+        x = entry
+        for n, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
+            x = _normalized(f"norms.{n}", norm, _linear(f"layers.{n}.weight", layer, x, changes), changes).relu()
+        crossed = entry
+        for down, up, offset, norm in zip(self.down, self.up, self.offset, self.cross_norms, strict=True):
+            crossed = norm(torch.addcmul(crossed, entry, torch.addmm(offset, functional.linear(crossed, down), up.T)))
+        odds = torch.cat([part for part, used in zip((x, crossed), self._parts, strict=True) if used], 1) @ self.out
+        if self._mapped:
+            odds = odds + ((fields[:, self._users].sum(1) @ self.map) * fields[:, self._items].sum(1)).sum(1)
+        return odds, x
+
+
+def _layer(inputs: int, units: int) -> torch.nn.Linear:
+    layer = torch.nn.Linear(inputs, units)
+    torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    torch.nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _normalized(name: str, norm: torch.nn.Module, x: Tensor, changes: Changes) -> Tensor:
+    """Normalise with a scale and a shift that may be changed."""
+    assert isinstance(norm, torch.nn.LayerNorm)
+    weight, bias = changes.dense.get(f"{name}.weight"), changes.dense.get(f"{name}.bias")
+    scale = norm.weight if weight is None else norm.weight + weight
+    shift = norm.bias if bias is None else norm.bias + bias
+    return functional.layer_norm(x, norm.normalized_shape, scale, shift, norm.eps)
+
+
+def _linear(name: str, layer: torch.nn.Module, x: Tensor, changes: Changes) -> Tensor:
+    """Apply a layer whose matrix may be changed."""
+    y: Tensor = layer(x)
+    if name in changes.dense:
+        y = y + functional.linear(x, changes.dense[name])
+    if name in changes.low_rank:
+        u, v = changes.low_rank[name]
+        y = y + torch.einsum("nmr,nr->nm", u, torch.einsum("npr,np->nr", v, x))
+    return y

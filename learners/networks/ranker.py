@@ -1,0 +1,146 @@
+"""Base class of rankers that are networks: scoring, learning in pieces, and changes of their parameters by adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.optim import Adam
+
+from learners.base import LowRank, Ranker, WeightDelta
+from learners.bounds import graded
+from learners.delta import Shapes
+from learners.lookups import Catalogues, UserHistory
+from learners.networks.click_network import Changes, ClickNetwork, NetworkShape
+from learners.networks.field_embedding import LARGEST_NUMBER, Embedded, FieldEmbedding, Fields
+from learners.schema import Schema
+from memory.parameters import Parameters
+from streams.batch import Batch, Feedback, Floats
+
+__all__ = ["NetworkRanker"]
+
+BETAS = (0.9, 0.99)
+
+
+class NetworkRanker(Ranker):
+    """A ranker whose log-odds are those of a factorization machine plus those of a network on the machine's vectors.
+
+    Parameters
+    ----------
+    embedding : FieldEmbedding
+    shape : NetworkShape
+    learning_rate, map_learning_rate : float
+        Learning rates of the network's parameters, and of its map between user and item (Adam).
+    piece : int
+        Rows of a step of the network. A larger micro-batch is learned in several steps.
+    device : str
+        Device of the network.
+    seed : int
+        Seed of the network's initial weights.
+    """
+
+    def __init__(
+        self,
+        embedding: FieldEmbedding,
+        shape: NetworkShape,
+        *,
+        learning_rate: float,
+        map_learning_rate: float,
+        piece: int,
+        device: str,
+        seed: int,
+    ) -> None:
+        self.embedding, self.shape, self.piece = embedding, shape, piece
+        self._rate, self._map_rate = learning_rate, map_learning_rate
+        self._device, self._seed = device, seed
+        self.hidden_width = shape.hidden if shape.depth else 0
+        self._capped = 0
+
+    def bind(self, schema: Schema, catalogues: Catalogues, history: UserHistory) -> None:
+        """Make the network for these columns."""
+        self._fields = Fields.of(schema)
+
+        def optimize(module: ClickNetwork) -> Adam:
+            maps = [parameter for name, parameter in module.named_parameters() if name == "map"]
+            rest = [parameter for name, parameter in module.named_parameters() if name != "map"]
+            groups: list[dict[str, Any]] = [{"params": rest}, {"params": maps, "lr": self._map_rate}]
+            return Adam([group for group in groups if group["params"]], lr=self._rate, betas=BETAS, fused=True)
+
+        self.network = Parameters(
+            lambda: ClickNetwork(self.shape, self._fields), optimize, device=self._device, seed=self._seed
+        )
+
+    def adaptable(self) -> Shapes:
+        """Shapes of `norms` and `targets`."""
+        parameters = dict(self.network.module.named_parameters())
+        return {name: tuple(parameters[name].shape) for name in (*self.norms(), *self.targets())}
+
+    def norms(self) -> list[str]:
+        """Scales and shifts of the layer normalisations, without the last one."""
+        return [f"{name}.{part}" for name in self.network.module.norm_names() for part in ("weight", "bias")]
+
+    def targets(self) -> list[str]:
+        """Matrices that a `LowRank` may change."""
+        return list(self.network.module.target_names())
+
+    def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
+        """Fill ``score``, the probability of a positive reward (see `learners.bounds.graded`), and ``hidden``."""
+        with torch.no_grad():
+            embedded = self.embedding.read(batch, self._fields)
+            odds, hidden = self.network.module(*self._inputs(batch, embedded), self._changes(batch, delta))
+            odds += self._tensor(embedded.odds)
+            batch.score[:] = odds.sigmoid_().cpu().numpy()
+            batch.hidden = hidden.cpu().numpy() if self.hidden_width else None
+
+    def forward(self, batch: Batch, delta: Mapping[str, Tensor]) -> Tensor:
+        """Return log-odds (N,) with gradients by `delta`, changes of `norms` or `targets` for all rows."""
+        embedded = self.embedding.read(batch, self._fields)
+        odds: Tensor = self.network.module(*self._inputs(batch, embedded), Changes(delta))[0]
+        return odds + self._tensor(embedded.odds)
+
+    def learn(self, feedback: Feedback) -> None:
+        """Learn from rows in order, with the labels and weights of `learners.bounds.graded`. A weight multiplies the loss."""
+        label, weight, capped = graded(feedback.reward, feedback.weight)
+        self._capped += capped
+        for start in range(0, feedback.rows, self.piece):
+            rows = slice(start, start + self.piece)
+            self._learn_piece(feedback, rows, label[rows], weight[rows])
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return ``capped``, the rows whose weight was limited; see `learners.bounds.graded`."""
+        return {"capped": float(self._capped)}
+
+    def _learn_piece(self, feedback: Feedback, rows: slice, label: Floats, weight: Floats) -> None:
+        embedded = self.embedding.read(feedback, self._fields, rows)
+        fields, numbers = self._inputs(feedback, embedded, rows)
+        fields.requires_grad_()
+        odds, _ = self.network.module(fields, numbers, Changes())
+        losses = functional.binary_cross_entropy_with_logits(
+            odds + self._tensor(embedded.odds), self._tensor(label), self._tensor(weight), reduction="sum"
+        )
+        self.network.step(losses)
+        assert fields.grad is not None
+        others, gradient = odds.detach().cpu().numpy(), fields.grad.cpu().numpy()
+        self.embedding.learn(feedback, self._fields, rows, label, weight, others, gradient)
+
+    def _inputs(self, batch: Batch, embedded: Embedded, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        numbers = batch.values[rows, self._fields.numbers]
+        if numbers.size:
+            numbers = np.nan_to_num(np.clip(numbers, -LARGEST_NUMBER, LARGEST_NUMBER))
+        return self._tensor(embedded.fields), self._tensor(numbers)
+
+    def _changes(self, batch: Batch, delta: WeightDelta | None) -> Changes:
+        dense, low_rank = {}, {}
+        for name, change in (delta or {}).items():
+            if isinstance(change, LowRank):
+                low_rank[name] = self._tensor(change.u[batch.request]), self._tensor(change.v[batch.request])
+            else:
+                dense[name] = self._tensor(change)
+        return Changes(dense, low_rank)
+
+    def _tensor(self, array: Floats) -> Tensor:
+        return torch.from_numpy(array).to(self._device)

@@ -1,0 +1,98 @@
+"""Deep ranker: a factorization machine, a map between user and item, crosses and hidden layers, learned together online.
+
+References
+----------
+H. Guo et al., "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction", IJCAI 2017: a factorization machine
+and hidden layers that share their vectors.
+R. Wang et al., "DCN V2: Improved Deep & Cross Network and Practical Lessons for Web-scale Learning to Rank Systems", WWW 2021:
+crosses of low rank beside the hidden layers.
+D. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015: the network's steps.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from learners.networks.click_network import NetworkShape
+from learners.networks.field_embedding import FieldEmbedding
+from learners.networks.ranker import NetworkRanker
+from learners.registry import register
+
+__all__ = ["Deep"]
+
+
+@register("deep")
+class Deep(NetworkRanker):
+    """Computes log-odds = factorization machine + u'Mv + w . [crosses, hidden layers].
+
+    All parts share the features' vectors. u is the sum of the vectors of the user's columns, v of the item's. M and w start at
+    zero, so it begins as the factorization machine. The machine learns rows one after the other, everything else in pieces of a
+    micro-batch.
+
+    Parameters
+    ----------
+    factors : int
+        Length k of each feature's vector.
+    hidden : int
+        Units of a hidden layer.
+    depth : int
+        Hidden layers. 0 for none.
+    crosses : int
+        Cross layers beside the hidden layers. 0 for none.
+    rank : int
+        Rank of a cross layer.
+    user_item_map : bool
+        Whether to learn the map M. It follows changes that all tastes have in common.
+    bits : int
+        Features are hashed to 2**bits rows of weights.
+    learning_rate, factor_learning_rate : float
+        Learning rates of the machine's weights and vectors (AdaGrad).
+    network_learning_rate : float
+        Learning rate of crosses and layers (Adam).
+    map_learning_rate : float
+        Learning rate of the map (Adam). Larger follows a common change faster.
+    piece : int
+        Rows of a step of the network. A larger micro-batch is learned in several steps.
+    init : float
+        Standard deviation of the initial vectors.
+    device : {"cpu", "cuda"}
+        Where the network is. Vectors are in main memory.
+    seed : int
+        Seed of the initial weights.
+
+    References
+    ----------
+    See the module.
+    """
+
+    checks_parameters: ClassVar[dict[str, object]] = {"bits": 12, "factors": 8, "hidden": 16}
+
+    def __init__(
+        self,
+        factors: Annotated[int, Field(gt=0, le=1024)] = 32,
+        hidden: Annotated[int, Field(gt=0, le=4096)] = 64,
+        depth: Annotated[int, Field(ge=0, le=8)] = 2,
+        crosses: Annotated[int, Field(ge=0, le=8)] = 2,
+        rank: Annotated[int, Field(gt=0, le=1024)] = 16,
+        user_item_map: bool = True,
+        bits: Annotated[int, Field(ge=1, le=28)] = 18,
+        learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.5,
+        factor_learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.25,
+        network_learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.0005,
+        map_learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.003,
+        piece: Annotated[int, Field(gt=0, le=4096)] = 64,
+        init: Annotated[float, Field(ge=0, le=1)] = 0.02,
+        device: Literal["cpu", "cuda"] = "cpu",
+        seed: Annotated[int, Field(ge=0)] = 0,
+    ) -> None:
+        super().__init__(
+            FieldEmbedding(factors, bits, learning_rate, factor_learning_rate, init, seed),
+            NetworkShape(factors, hidden, depth, crosses, rank, user_item_map),
+            learning_rate=network_learning_rate,
+            map_learning_rate=map_learning_rate,
+            piece=piece,
+            device=device,
+            seed=seed,
+        )
