@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks import measure
-from learners.networks.group_sparse import GroupSparseLinear
+from learners.networks.sparse.group_linear import GroupSparseLinear
 
 __all__ = ["main", "speed"]
 

@@ -8,7 +8,14 @@ import numpy as np
 from pydantic import Field
 
 from learners.base import Policy, Ranking, Values
-from learners.kernels.ordering import among_best, best_first, checked_scores, checked_uncertainty, positions_to_fill, remaining_rows
+from learners.kernels.ordering import (
+    among_best,
+    best_first,
+    checked_scores,
+    checked_uncertainty,
+    positions_to_fill,
+    remaining_rows,
+)
 from learners.registry import register
 from streams.batch import Floats, Ids
 

@@ -43,6 +43,7 @@ from streams.batch import Batch, Feedback, Floats
 
 __all__ = ["FactorizationMachine"]
 
+
 @register("fm")
 class FactorizationMachine(Ranker):
     """Logistic factorization machine: log-odds = w0 + sum_i w_i x_i + sum_{i<j} <v_i, v_j> x_i x_j.

@@ -17,9 +17,9 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
+from learners.kernels.top_k import top_k
 from learners.registry import register
 from learners.schema import EvidenceColumn
-from learners.kernels.top_k import top_k
 from memory.arrays import Arrays
 from memory.jit import njit
 from memory.keyed.table import Column, Table

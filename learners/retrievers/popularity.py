@@ -15,9 +15,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
+from learners.kernels.top_k import top_k
 from learners.registry import register
 from learners.schema import EvidenceColumn
-from learners.kernels.top_k import top_k
 from memory.arrays import Arrays
 from memory.jit import njit
 from memory.keyed.table import Column, Table

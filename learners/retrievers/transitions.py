@@ -37,9 +37,9 @@ from learners.kernels.pairs import (
     slot_of,
     slots_of,
 )
+from learners.kernels.top_k import top_k
 from learners.registry import register
 from learners.schema import EvidenceColumn
-from learners.kernels.top_k import top_k
 from memory.arrays import Arrays
 from memory.jit import njit
 from memory.keyed.key_index import KeyIndex

@@ -7,7 +7,14 @@ from typing import ClassVar
 import numpy as np
 
 from learners.base import Policy, Ranking, Values
-from learners.kernels.ordering import checked_scores, checked_uncertainty, followed_by, positions_to_fill, remaining_rows, untried_first
+from learners.kernels.ordering import (
+    checked_scores,
+    checked_uncertainty,
+    followed_by,
+    positions_to_fill,
+    remaining_rows,
+    untried_first,
+)
 from learners.policies.thompson.gaussian import all_win_probabilities, win_probabilities
 from learners.registry import register
 from streams.batch import Floats, Ids

@@ -7,8 +7,8 @@ import pytest
 
 from learners.base import Exclusion
 from learners.contract.worlds import cut, feedback_of, requests_of
-from learners.retrievers.popularity import Popularity
 from learners.kernels.top_k import top_k
+from learners.retrievers.popularity import Popularity
 from memory.stateful import digest
 
 

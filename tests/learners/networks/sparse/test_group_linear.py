@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from learners.networks.group_sparse import GroupSparseLinear
+from learners.networks.sparse.group_linear import GroupSparseLinear
 
 INPUTS, OUTPUTS, GROUP = 24, 16, 4
 
