@@ -10,6 +10,7 @@ blocks come and go in a pool.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -33,6 +34,9 @@ __all__ = ["DynamicSparse"]
 
 SHARDS = 8
 """Parts of a pool that are exchanged one after the other. An exchange of all rows at once would take too long."""
+
+EVIDENCE_SHARE = 0.2
+"""Share of the rows, the last before an exchange, of which layers collect evidence. It takes as long as a dense layer."""
 
 
 @register("dsl")
@@ -125,7 +129,7 @@ class DynamicSparse(NetworkRanker):
         crosses: Annotated[int, Field(ge=0, le=8)] = 2,
         rank: Annotated[int, Field(gt=0, le=1024)] = 16,
         user_item_map: bool = True,
-        bits: Annotated[int, Field(ge=1, le=28)] = 18,
+        bits: Annotated[int, Field(ge=1, le=28)] = 16,
         learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.5,
         factor_learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.25,
         network_learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.0005,
@@ -195,13 +199,23 @@ class DynamicSparse(NetworkRanker):
 
     def learn(self, feedback: Feedback) -> None:
         """Learn from rows in order, as the deep ranker does. Then exchange blocks and inputs, if it is time."""
+        before, every = int(self.clock["learned"][0]), self._every
+        now = before + feedback.rows
+        if self._density < 1:
+            self.layers.collecting = every - before % every - feedback.rows < EVIDENCE_SHARE * every
         super().learn(feedback)
-        before = int(self.clock["learned"][0])
-        self.clock["learned"][0] = now = before + feedback.rows
+        self.clock["learned"][0] = now
         self.clock.mark()
         ratio = update_ratio(now, *self._ratios)
         if isinstance(self.embedding, PooledEmbedding):
-            for _ in range(now * SHARDS // self._every - before * SHARDS // self._every):
+            for _ in range(now * SHARDS // every - before * SHARDS // every):
                 self.embedding.prune_and_grow(ratio)
-        if self._density < 1 and now // self._every > before // self._every:
-            self.layers.prune_and_grow(ratio)
+        if self._density < 1:
+            self.layers.collecting = False
+            if now // every > before // every:
+                self.layers.prune_and_grow(self.network, ratio)
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return ``capped`` as the deep ranker does, and the pools' numbers; see `PooledEmbedding.metrics`."""
+        pools = self.embedding.metrics() if isinstance(self.embedding, PooledEmbedding) else {}
+        return {**super().metrics(), **pools}

@@ -14,7 +14,7 @@ from learners.schema import Schema
 from memory.arrays import Arrays
 from memory.sparse.block_pool import BlockPool
 from memory.stateful import Stateful
-from streams.batch import Batch, Floats
+from streams.batch import Batch, Floats, Ids
 
 __all__ = ["PooledEmbedding"]
 
@@ -75,9 +75,8 @@ class PooledEmbedding(FieldEmbedding):
         self._linear = tuple(part.linear["weight"] for part in parts)
         self._linear_squares = tuple(part.linear["squares"] for part in parts)
         self._linear_dirty = tuple(part.linear.dirty for part in parts)
-        self._raw = tuple(pool.pool for pool in pools.values())
-        self._settings = tuple(pool.settings for pool in pools.values())
-        self._table = self.intercept["weights"], self.rows["weights"], self.rows["scales"]
+        self._raw = tuple(tuple(pool.pool) for pool in pools.values())
+        self._settings = tuple(tuple(pool.settings) for pool in pools.values())
         self._evidence = tuple(pool.evidence["sums"] for pool in pools.values())
 
     def bind(self, schema: Schema) -> None:
@@ -103,8 +102,12 @@ class PooledEmbedding(FieldEmbedding):
         keys, values = batch.features[rows], bounded(batch.values[rows], FINITE)
         odds = np.empty(len(keys), np.float32)
         vectors = np.empty((len(keys), fields.total, self._factors), np.float32)
-        pooled = self._pooled, self._raw, self._settings, self._linear
-        forward(keys, values, fields.field, *pooled, *self._table, odds, vectors)
+        pooled = np.empty((len(keys), len(self._parts), self._factors), np.float32)
+        weights = np.empty((len(keys), len(self._parts)), np.float32)
+        for n, (part, at) in enumerate(zip(self._parts, self._rows_of(keys, values).T, strict=True)):
+            pooled[:, n], weights[:, n] = part.pool.gather(at), part.linear["weight"][at]
+        dense = self.intercept["weights"], self.rows["weights"], self.rows["scales"]
+        forward(keys, values, fields.field, self._pooled, pooled, weights, *dense, odds, vectors)
         return Embedded(odds, vectors)
 
     def learn(
@@ -112,10 +115,10 @@ class PooledEmbedding(FieldEmbedding):
     ) -> None:
         """Learn rows in order, see `FieldEmbedding.learn`."""
         keys, values = batch.features[rows], bounded(batch.values[rows], FINITE)
-        slots = np.empty((len(keys), len(self._parts)), np.int64)
-        for n, (part, column) in enumerate(zip(self._parts, self._columns.tolist(), strict=True)):
-            numbers = (keys[:, column] & (part.pool.rows - 1)) + 1
-            slots[:, n] = part.pool.evidence.insert(np.where(values[:, column] != 0, numbers, 0))
+        at_pool = self._rows_of(keys, values)
+        slots = np.empty_like(at_pool)
+        for n, (part, at) in enumerate(zip(self._parts, at_pool.T, strict=True)):
+            slots[:, n] = part.pool.evidence.insert(at + 1)
         backward(
             keys,
             values,
@@ -130,6 +133,7 @@ class PooledEmbedding(FieldEmbedding):
             self._linear,
             self._linear_squares,
             self._linear_dirty,
+            at_pool,
             slots,
             self._evidence,
             self.intercept["weights"],
@@ -142,7 +146,22 @@ class PooledEmbedding(FieldEmbedding):
         )
         self.intercept.mark()
 
+    def _rows_of(self, keys: Ids, values: Floats) -> Ids:
+        """Rows of the ids in each pool, (n, pools); -1 where a row has no id."""
+        sizes = np.array([part.pool.rows for part in self._parts])
+        at: Ids = np.where(values[:, self._columns] != 0, keys[:, self._columns] & (sizes - 1), -1)
+        return at
+
     def prune_and_grow(self, ratio: float) -> None:
         """Exchange blocks of the next shard of each pool."""
         for part in self._parts:
             part.pool.prune_and_grow(ratio)
+
+    def metrics(self) -> dict[str, float]:
+        """Return, for each side, its rows, their blocks, rows that lost all blocks, and rows whose evidence was forgotten."""
+        found: dict[str, float] = {}
+        for side, part in zip(self._sides, self._parts, strict=True):
+            pool = part.pool
+            found |= {f"{side}_rows": len(pool), f"{side}_blocks": pool.used}
+            found |= {f"{side}_evictions": pool.evictions, f"{side}_evidence_evictions": pool.evidence.evictions}
+        return found

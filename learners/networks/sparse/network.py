@@ -50,11 +50,16 @@ class LayerEvidence(Stateful):
     Parameters
     ----------
     network : Parameters
-        With a `SparseClickNetwork` on the CPU. Its backward passes add to the sums from now on.
+        With a `SparseClickNetwork` on the CPU.
+
+    Attributes
+    ----------
+    collecting : bool
+        Whether backward passes add to the sums. Adapters' passes must not.
     """
 
     def __init__(self, network: Parameters[ClickNetwork]) -> None:
-        self._network = network
+        self.collecting = False
         self._layers: list[GroupSparseLinear] = [
             layer for layer in network.module.layers if isinstance(layer, GroupSparseLinear)
         ]
@@ -66,21 +71,21 @@ class LayerEvidence(Stateful):
         for n, layer in enumerate(self._layers):
             layer.register_forward_hook(partial(self._watch, self.sums[f"layer_{n}"]))
 
-    def prune_and_grow(self, ratio: float) -> None:
-        """Exchange inputs of each layer, and start again."""
+    def prune_and_grow(self, network: Parameters[ClickNetwork], ratio: float) -> None:
+        """Exchange inputs of each layer of the network, and start again."""
         for n, layer in enumerate(self._layers):
             sums = self.sums[f"layer_{n}"]
             fresh = torch.from_numpy(layer.prune_and_grow(sums, ratio))
-            for optimizer in self._network.optimizers:
+            for optimizer in network.optimizers:
                 for name in ("exp_avg", "exp_avg_sq") if layer.weight in optimizer.state else ():
                     optimizer.state[layer.weight][name][fresh] = 0.0
-            self._network.mark(f"layers.{n}.weight")
-            self._network.mark(f"layers.{n}.inputs_of")
+            network.mark(f"layers.{n}.weight")
+            network.mark(f"layers.{n}.inputs_of")
             sums[:] = 0.0
 
-    @staticmethod
-    def _watch(sums: Floats, layer: GroupSparseLinear, inputs: tuple[Tensor], y: Tensor) -> None:
-        if y.requires_grad:
+    def _watch(self, sums: Floats, layer: GroupSparseLinear, inputs: tuple[Tensor], y: Tensor) -> None:
+        """Add to the sums as soon as the gradient of a layer's output is known."""
+        if self.collecting:
             x = inputs[0].detach()
 
             def add(slope: Tensor) -> None:

@@ -6,11 +6,13 @@ import gc
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from learners.base import Ranker
 from learners.contract.small import bind_to_world
 from learners.contract.worlds import batch_of, cut, world
+from learners.networks.sparse.group_linear import GroupSparseLinear
 from learners.rankers.deep import Deep
 from learners.rankers.dsl import SHARDS, DynamicSparse
 from memory.sparse.block_pool import BlockPool
@@ -59,6 +61,17 @@ def test_the_budget_is_exact_while_it_learns() -> None:
             assert pool.used == average * len(pool) > 0
             assert pool.state_dict()["size"].min() >= 1
     assert pool_of(ranker).state_dict()["size"].max() > 2, "blocks moved"
+
+
+def test_users_that_give_way_are_counted() -> None:
+    ranker = make(user_capacity=8)
+    for seed in range(3):
+        learn(ranker, world(seed))
+    metrics, pool = ranker.metrics(), pool_of(ranker)
+    assert metrics["user_rows"] == len(pool) < 24
+    assert metrics["user_blocks"] == pool.used <= pool.capacity == 8
+    assert metrics["user_evictions"] == pool.evictions > 0
+    assert metrics["capped"] == 0
 
 
 def test_a_new_user_is_known_at_the_next_request() -> None:
@@ -114,3 +127,71 @@ def test_a_replica_has_the_blocks_and_neither_evidence_nor_sums() -> None:
         ]
         replica.apply_changes(changes)
         assert np.array_equal(scores(trainer, world(9)), scores(replica, world(9)))
+
+
+def test_sparse_layers_learn_move_and_continue_bit_by_bit() -> None:
+    options = {"hidden": 32, "group": 16, "density": 0.25, "first_ratio": 0.3}
+    whole, part = make(**options), make(**options)
+    first = whole.network.module.layers[0]
+    assert isinstance(first, GroupSparseLinear)
+    inputs = first.inputs_of.clone()
+    for ranker in (whole, part):
+        learn(ranker, world(1))
+    assert not torch.equal(inputs, first.inputs_of), "inputs moved"
+    assert first.inputs_of.shape == inputs.shape
+    restarted, replica = make(**options), make(**options)
+    restarted.load_state_dict(part.state_dict())
+    replica.load_state_dict(part.state_dict())
+    for ranker in (whole, restarted):
+        learn(ranker, world(2), rows=30)
+    assert digest(whole.state_dict()) == digest(restarted.state_dict())
+    changes = restarted.take_changes()
+    assert not [name for name in changes if "layer_" in name], "evidence is not shipped"
+    replica.apply_changes(changes)
+    assert np.array_equal(scores(whole, world(9)), scores(replica, world(9)))
+    labels = world(9).reward
+    assert auc(scores(whole, world(9)), labels) > 0.6
+
+
+def auc(score: np.ndarray, label: np.ndarray) -> float:
+    return float((score[label > 0][:, None] > score[label == 0]).mean())
+
+
+def test_an_exchange_of_inputs_resets_the_optimizer_there() -> None:
+    ranker = make(hidden=32, group=16, density=0.25, first_ratio=0.3, ratio=0.3, exchange_every=240)
+    learn(ranker, cut(world(1), 0, 200))
+    (optimizer,), layer = ranker.network.optimizers, ranker.network.module.layers[0]
+    before = layer.inputs_of.clone()  # type: ignore[operator,union-attr]
+    assert optimizer.state[layer.weight]["exp_avg"].abs().min() > 0
+    ranker.layers.prune_and_grow(ranker.network, 0.3)
+    fresh = before != layer.inputs_of
+    assert fresh.any() and not fresh.all()
+    moments = optimizer.state[layer.weight]
+    assert not moments["exp_avg"][fresh].any() and not moments["exp_avg_sq"][fresh].any()
+    assert moments["exp_avg"][~fresh].all()
+    assert not ranker.layers.sums["layer_0"].any()
+
+
+def test_an_adapter_s_backward_pass_is_no_evidence() -> None:
+    ranker = make(hidden=32, group=16, density=0.25)
+    learn(ranker, cut(world(1), 0, 70))
+    before = ranker.layers.sums["layer_0"].copy()
+    assert before.any()
+    delta = {"norms.0.weight": torch.zeros(32, requires_grad=True)}
+    ranker.forward(batch_of(world(2)), delta).sum().backward()
+    assert delta["norms.0.weight"].grad is not None
+    assert np.array_equal(ranker.layers.sums["layer_0"], before)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"density": 0.5, "group": 48}, "group: 48 of 16"),
+        ({"density": 0.5, "group": 16, "device": "cuda"}, "density: 0.5"),
+        ({"budget": 0.1}, "share: 0.1"),
+        ({"block": 5}, "dim: 16 with blocks of 5"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        make(**options)
