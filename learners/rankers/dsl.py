@@ -117,7 +117,7 @@ class DynamicSparse(NetworkRanker):
         first_ratio: Annotated[float, Field(gt=0, le=1)] = 0.05,
         ratio: Annotated[float, Field(gt=0, le=1)] = 0.02,
         period: Annotated[int, Field(gt=0)] = 200_000,
-        exchange_every: Annotated[int, Field(ge=SHARDS)] = 10_000,
+        exchange_every: Annotated[int, Field(ge=SHARDS)] = 20_000,
         user_bits: Annotated[int, Field(ge=1, le=28)] = 18,
         item_bits: Annotated[int, Field(ge=1, le=28)] = 16,
         user_capacity: Annotated[int, Field(gt=0)] | None = None,

@@ -102,12 +102,9 @@ class PooledEmbedding(FieldEmbedding):
         keys, values = batch.features[rows], bounded(batch.values[rows], FINITE)
         odds = np.empty(len(keys), np.float32)
         vectors = np.empty((len(keys), fields.total, self._factors), np.float32)
-        pooled = np.empty((len(keys), len(self._parts), self._factors), np.float32)
-        weights = np.empty((len(keys), len(self._parts)), np.float32)
-        for n, (part, at) in enumerate(zip(self._parts, self._rows_of(keys, values).T, strict=True)):
-            pooled[:, n], weights[:, n] = part.pool.gather(at), part.linear["weight"][at]
+        pools = self._raw, self._settings, self._linear, self._rows_of(keys, values)
         dense = self.intercept["weights"], self.rows["weights"], self.rows["scales"]
-        forward(keys, values, fields.field, self._pooled, pooled, weights, *dense, odds, vectors)
+        forward(keys, values, fields.field, self._pooled, *pools, *dense, odds, vectors)
         return Embedded(odds, vectors)
 
     def learn(

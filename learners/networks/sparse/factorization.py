@@ -66,24 +66,32 @@ def _log_odds(keys, x, pooled, vectors, weights, intercept, rows, total):  # typ
 
 @njit(cache=True, nogil=True, fastmath=True)
 def forward(  # type: ignore[no-untyped-def]
-    features, values, field, pooled, vectors, weights, intercept, rows, scales, odds, fields
+    features, values, field, pooled, pools, settings, narrow, at_pool, intercept, rows, scales, odds, fields
 ):
     """Fill `odds` (n,) and `fields` (n, fields, k), see `learners.networks.factorization.forward`.
 
-    `pooled` (F,) is the pool of each column, or -1. `vectors` (n, pools, k) and `weights` (n, pools) were read from the pools.
+    `pooled` (F,) is the pool of each column, or -1. `narrow` has the linear weights of each pool's rows, and `at_pool` (n,
+    pools) the rows' numbers in each pool.
     """
     width, mask = rows.shape[1] - 1, rows.shape[0] - 1
     x, total = np.empty(features.shape[1], np.float32), np.empty(width, np.float32)
+    vectors, weights = np.zeros((len(pools), width), np.float32), np.zeros(len(pools), np.float32)
     for n in range(features.shape[0]):
+        for p in range(len(pools)):
+            row = at_pool[n, p]
+            # The candidates of a request follow each other, and have one user.
+            if row >= 0 and (n == 0 or row != at_pool[n - 1, p]):
+                read_vector(Pool(*pools[p]), Settings(*settings[p]), row, vectors[p])
+                weights[p] = narrow[p][row]
         _normalize(features[n], values[n], pooled, scales, x)
-        odds[n] = _log_odds(features[n], x, pooled, vectors[n], weights[n], intercept[0], rows, total)
+        odds[n] = _log_odds(features[n], x, pooled, vectors, weights, intercept[0], rows, total)
         fields[n] = np.float32(0.0)
         for c in range(field.size):
             if field[c] < 0 or x[c] == np.float32(0.0):
                 continue
             of_field = fields[n, field[c]]
             if pooled[c] >= 0:
-                vector = vectors[n, pooled[c]]
+                vector = vectors[pooled[c]]
                 for k in range(width):
                     of_field[k] += vector[k] * x[c]
             else:
@@ -99,8 +107,7 @@ def backward(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Learn rows in order, see `learners.networks.factorization.backward`.
 
-    `narrow` has the linear weights of each pool's rows. `at_pool` (n, pools) are the rows' numbers in each pool, and `slots`
-    (n, pools) say where in a pool's `evidence` they collect.
+    `slots` (n, pools) say where in a pool's `evidence` the rows collect.
     """
     width, mask, columns = rows.shape[1] - 1, rows.shape[0] - 1, features.shape[1]
     rate_w, rate_v, largest = np.float32(rate_w), np.float32(rate_v), np.float32(30.0)
