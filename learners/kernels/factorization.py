@@ -1,15 +1,12 @@
-"""One step of a factorization machine over hashed features, one row at a time. `learners.rankers.fm` has the references.
+"""Parts of one step of a factorization machine over hashed features. `learners.rankers.fm` has the references.
 
-Several models may share tables and `scales`. Then each feature's rows of all models follow each other: model m has row
-(key & mask) * models + m.
+M machines may share a table. A feature's rows of all machines follow each other: machine m has row (key & mask) * M + m.
 
-========= ==================== =======================================================================
-mask      2**bits - 1
-scales    (2**bits,)           largest magnitude of a value seen for a feature
-weights   (2**bits models, k + 1) weight w of a feature, then its vector v; with k = 0 the model is linear
-squares   (2**bits models, 2)  sum of squared gradients (AdaGrad) of the weight, and of the vector
-intercept (models,)            intercept of each model, and its sum of squared gradients
-========= ==================== =======================================================================
+======= ==================== =======================================================
+mask    2**bits - 1          the row of a feature is its key & mask
+scales  (2**bits,)           largest magnitude of a value seen for a feature
+weights (2**bits * M, k + 1) weight w of a feature, then its vector v
+======= ==================== =======================================================
 """
 
 from __future__ import annotations
@@ -57,14 +54,14 @@ def normalize(keys, values, scales, x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def sum_vectors(keys, x, mask, models, model, weights, total, squared):  # type: ignore[no-untyped-def]
+def sum_vectors(keys, x, mask, machines, machine, weights, total, squared):  # type: ignore[no-untyped-def]
     """Fill `total` (k,) with the sum of v x over the columns, and `squared` with that of (v x)^2. Returns the linear part."""
     total[:] = np.float32(0.0)
     squared[:] = np.float32(0.0)
     linear = np.float32(0.0)
     for c in range(keys.size):
         if x[c] != 0.0:
-            row = (keys[c] & mask) * models + model
+            row = (keys[c] & mask) * machines + machine
             linear += weights[row, 0] * x[c]
             for k in range(total.size):
                 vx = weights[row, k + 1] * x[c]
@@ -100,12 +97,12 @@ def contribution(row, x, total):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def slope_lengths(keys, x, mask, models, model, weights, total, lengths):  # type: ignore[no-untyped-def]
+def slope_lengths(keys, x, mask, machines, machine, weights, total, lengths):  # type: ignore[no-untyped-def]
     """Fill `lengths` (C,) with |d log-odds / d v_c|^2 for each column c."""
     for c in range(keys.size):
         length = np.float32(0.0)
         if x[c] != 0.0:
-            row = (keys[c] & mask) * models + model
+            row = (keys[c] & mask) * machines + machine
             for k in range(total.size):
                 rest = total[k] - weights[row, k + 1] * x[c]
                 length += rest * rest

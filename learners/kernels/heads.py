@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from learners.kernels.flags import set_all
 from memory.arrays import Arrays
 from memory.jit import njit
 from streams.batch import Bools, Floats, Ids
@@ -185,20 +186,21 @@ def walk(items: int, excluded: Ids, start: Ids, k: int, heads: Heads) -> tuple[I
     requests, length = start.size - 1, heads.used.max()
     room = requests * min(max(k, 0), heads.used.sum(), items)
     slot, request, score = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.float32)
-    taken_for = np.full(items, -1, np.int32)  # excluded for the request, or among its items
+    taken = np.zeros(items, np.bool_)  # excluded for the request, or among its items
     rows = 0
     for b in range(requests):
-        for at in range(start[b], start[b + 1]):
-            if excluded[at] >= 0:
-                taken_for[excluded[at]] = b
+        own, first = excluded[start[b] : start[b + 1]], rows
+        set_all(own, True, taken)
         place, end = 0, rows + max(k, 0)
         while place < length and rows < end:
             for head in range(heads.used.size):
                 if place < heads.used[head] and rows < end:
                     s = heads.slot[head, place]
-                    if taken_for[s] != b:
-                        taken_for[s] = b
+                    if not taken[s]:
+                        taken[s] = True
                         slot[rows], request[rows], score[rows] = s, b, 1.0 / (1.0 + place)
                         rows += 1
             place += 1
+        set_all(own, False, taken)
+        set_all(slot[first:rows], False, taken)
     return slot[:rows], request[:rows], score[:rows]

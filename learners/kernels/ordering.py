@@ -16,6 +16,7 @@ from streams.batch import Bools, Floats, Ids
 __all__ = [
     "among_best",
     "best_first",
+    "best_in_order",
     "best_rows",
     "checked_scores",
     "checked_uncertainty",
@@ -29,8 +30,9 @@ __all__ = [
 def checked_scores(score: Floats) -> Values:
     """Return the scores as float64. Raises ValueError for NaN and -inf."""
     values = score.astype(np.float64)
-    bad = np.flatnonzero(np.isnan(values) | (values == -np.inf))
-    if bad.size:
+    good = values > -np.inf
+    if not good.all():
+        bad = np.flatnonzero(~good)
         raise ValueError(f"score: {values[bad[0]]} in row {bad[0]}; give a number, or +inf for an item to be shown first")
     return values
 
@@ -81,17 +83,24 @@ def among_best(values: Values, remaining: Bools, top: int = 1) -> Values:
 
 
 def best_rows(values: Values, m: int, rng: np.random.Generator) -> tuple[Ids, int]:
-    """Return the best `m` rows, best first with ties in random order, and the number of other rows tied with the last one."""
+    """Return the best `m` rows as `best_in_order` does, and the number of other rows tied with the last one."""
+    best = best_in_order(values, m, rng)
     if m == 0:
-        return np.empty(0, np.int64), 0
+        return best, 0
+    last = values[best[-1]]
+    return best, int(np.count_nonzero(values == last) - np.count_nonzero(values[best] == last))
+
+
+def best_in_order(values: Values, m: int, rng: np.random.Generator) -> Ids:
+    """Return the best `m` rows, best first with ties in random order."""
+    if m == 0:
+        return np.empty(0, np.int64)
     shuffled = rng.permutation(values.size)
     negated = -values[shuffled]
-    part = np.argpartition(negated, m - 1)[:m] if m < values.size else np.arange(values.size)
+    part = negated.argpartition(m - 1)[:m] if m < values.size else np.arange(values.size)
     # The rows are in random order, so a stable sort leaves tied rows in random order.
     part.sort()
-    best = part[np.argsort(negated[part], kind="stable")]
-    beyond = np.count_nonzero(negated == negated[best[-1]]) - np.count_nonzero(negated[best] == negated[best[-1]])
-    return shuffled[best], int(beyond)
+    return shuffled[part[negated[part].argsort(kind="stable")]]
 
 
 def best_first(values: Values, k: int, rng: np.random.Generator, top: int = 1) -> Ranking:

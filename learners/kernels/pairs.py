@@ -31,7 +31,6 @@ __all__ = [
     "drop",
     "first_tags",
     "live_pairs",
-    "mark",
     "new_pairs",
     "purge",
     "slot_of",
@@ -156,16 +155,8 @@ def slots_of(tags: Tags, known: Tags, mask: int, slots: Ids) -> int:
 
 
 @njit(cache=True, nogil=True)
-def mark(items: Ids, wanted: Bools) -> None:
-    """Set `wanted` for items (slots, -1 for none)."""
-    for c in items:
-        if c >= 0:
-            wanted[c] = True
-
-
-@njit(cache=True, nogil=True)
 def collect(items: Ids, wanted: Bools, total: Floats, score: Floats) -> None:
-    """Write the totals of items to `score`, and reset both arrays to what they were before `mark`."""
+    """Write the totals of items to `score`, and reset both arrays to what they were before the items were marked as wanted."""
     for n in range(items.size):
         score[n] = total[items[n]] if items[n] >= 0 else 0.0
     for c in items:

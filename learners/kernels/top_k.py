@@ -12,6 +12,9 @@ from streams.batch import Ids
 
 __all__ = ["top_k"]
 
+_ROOM = 512
+"""Positions, at least, that are collected before the best of them are selected, which takes linear time."""
+
 
 @njit(cache=True, nogil=True)
 def top_k(score: npt.NDArray[np.floating[Any]], slot: Ids, k: int) -> Ids:
@@ -31,43 +34,38 @@ def top_k(score: npt.NDArray[np.floating[Any]], slot: Ids, k: int) -> Ids:
     (m,) int64
         m <= k.
     """
-    heap = np.empty(max(k, 0), np.int64)  # the lowest of the k highest scores so far is on top
-    size = 0
-    for position in range(score.size):
-        if not score[position] > 0:
+    room = max(4 * k, _ROOM) if k > 0 else 0
+    kept = np.empty(min(room, score.size), np.int64)
+    size, least = 0, score.dtype.type(0)  # no score below `least` is among the k highest
+    for position in range(score.size if k > 0 else 0):
+        if not score[position] > 0 or score[position] < least:
             continue
-        if size < k:
-            at = size
-            size += 1
-            while at > 0 and _worse(score, slot, position, heap[(at - 1) // 2]):
-                heap[at] = heap[(at - 1) // 2]
-                at = (at - 1) // 2
-            heap[at] = position
-        elif k > 0 and _worse(score, slot, heap[0], position):
-            _sink(score, slot, heap, size, position)
-    ordered = np.empty(size, np.int64)
-    while size:
-        size -= 1
-        ordered[size] = heap[0]
-        _sink(score, slot, heap, size, heap[size])
-    return ordered
+        if size == kept.size:
+            _keep_best(score, slot, kept, k)
+            size, least = k, score[kept[:k]].min()
+        kept[size] = position
+        size += 1
+    if size > k > 0:
+        _keep_best(score, slot, kept[:size], k)
+        size = k
+    ordered = kept[:size]
+    ordered = ordered[np.argsort(slot[ordered])]
+    return ordered[np.argsort(-score[ordered], kind="mergesort")]  # stable, so that equal scores stay in order of slot
 
 
 @njit(cache=True, nogil=True)
-def _worse(score: npt.NDArray[np.floating[Any]], slot: Ids, one: int, other: int) -> bool:
-    return bool(score[one] < score[other] or (score[one] == score[other] and slot[one] > slot[other]))
-
-
-@njit(cache=True, nogil=True)
-def _sink(score: npt.NDArray[np.floating[Any]], slot: Ids, heap: Ids, size: int, position: int) -> None:
-    """Replace the top of the heap by `position` and sift it down."""
-    at = 0
-    while 2 * at + 1 < size:
-        child = 2 * at + 1
-        if child + 1 < size and _worse(score, slot, heap[child + 1], heap[child]):
-            child += 1
-        if not _worse(score, slot, heap[child], position):
-            break
-        heap[at] = heap[child]
-        at = child
-    heap[at] = position
+def _keep_best(score: npt.NDArray[np.floating[Any]], slot: Ids, kept: Ids, k: int) -> None:
+    """Put the `k` best of the positions `kept` (n,) in front, in any order; k < n."""
+    threshold = np.partition(score[kept], kept.size - k)[kept.size - k]
+    best, tied, ties = 0, np.empty(kept.size, np.int64), 0
+    for position in kept:
+        if score[position] > threshold:
+            kept[best] = position
+            best += 1
+        elif score[position] == threshold:
+            tied[ties] = position
+            ties += 1
+    tied = tied[:ties]
+    if ties > k - best:
+        tied = tied[np.argsort(slot[tied])]
+    kept[best:k] = tied[: k - best]

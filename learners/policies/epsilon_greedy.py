@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from learners.base import Policy, Ranking, Values
-from learners.kernels.ordering import among_best, best_rows, checked_scores, positions_to_fill, remaining_rows
+from learners.kernels.ordering import among_best, best_in_order, checked_scores, positions_to_fill, remaining_rows
 from learners.registry import register
 from memory.jit import njit
 from streams.batch import Floats, Ids
@@ -36,7 +36,7 @@ class EpsilonGreedy(Policy):
     def select(self, score: Floats, uncertainty: Floats | None, k: int, rng: np.random.Generator) -> Ranking:
         """See `Policy.select`; `uncertainty` is not used."""
         values, k = checked_scores(score), positions_to_fill(score, k)
-        rows, probabilities = _explore(best_rows(values, k, rng)[0], values, self.epsilon, rng.random((k, 2)))
+        rows, probabilities = _explore(best_in_order(values, k, rng), values, self.epsilon, rng.random((k, 2)))
         return Ranking(rows, probabilities.astype(np.float32))
 
     def distribution(self, score: Floats, uncertainty: Floats | None, above: Ids) -> Values:

@@ -146,10 +146,7 @@ class Mixture(Reranker):
         dealt = batch.score.copy()
         if batch.evidence is not None and batch.rows:
             evidence, start = self._checked(batch.evidence), _starts(batch)
-            described = np.zeros(batch.rows, np.bool_)
-            firsts = start[:-1][np.diff(start) > 0]
-            described[firsts] = np.isfinite(batch.evidence[firsts]).any(axis=1)
-            theta = self.mixture["theta"]
+            described, theta = _described(batch.evidence, start), self.mixture["theta"]
             _deal(evidence, start, described, self._activity(batch), self._by_activity, theta, batch.score, dealt)
         return dealt
 
@@ -186,12 +183,21 @@ class Mixture(Reranker):
 
 def _starts(batch: Batch) -> Ids:
     """First row of each request, and the number of rows: (B + 1,)."""
-    return np.searchsorted(batch.request, np.arange(batch.user.size + 1))
+    return batch.request.searchsorted(np.arange(batch.user.size + 1))
 
 
 _State = tuple[Values, Values, Values]  # theta (F,), hessian (F, F), inverse (F, F)
 _Clock = tuple[Ids, Values, Ids]  # steps (1,), decayed sum of log rewards and of ones (2,), counts (6,)
 _Settings = tuple[float, float, int, float, float]
+
+
+@njit(cache=True, nogil=True)  # no fastmath: it takes all numbers for finite
+def _described(evidence: Floats, start: Ids) -> Bools:
+    """Whether the first row of each request has any evidence, (B,)."""
+    described = np.zeros(start.size - 1, np.bool_)
+    for b in range(described.size):
+        described[b] = start[b] < start[b + 1] and np.isfinite(evidence[start[b]]).any()
+    return described
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -209,7 +215,7 @@ def _deal(
     weights = np.empty(evidence.shape[1])
     for b in range(activity.size):
         first, stop = start[b], start[b + 1]
-        if stop - first < 2 or not described[first]:
+        if stop - first < 2 or not described[b]:
             continue
         negated = np.empty(stop - first)
         _values(evidence, first, stop, activity[b], by_activity, theta, weights, negated)

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
+from learners.kernels.flags import set_all
 from learners.kernels.top_k import top_k
 from learners.registry import register
 from learners.schema import EvidenceColumn
@@ -189,20 +190,20 @@ def _retrieve(lift: Floats, slots: Ids, excluded: Ids, start: Ids, k: int) -> tu
     for b in range(requests):
         longest = max(longest, start[b + 1] - start[b])
     top = top_k(lift, slots, min(lift.size, k + longest) if k > 0 else 0)
-    excluded_for = np.full(lift.size, -1, np.int32)
+    hidden = np.zeros(lift.size, np.bool_)
     slot, request = np.empty(requests * min(k, top.size), np.int64), np.empty(requests * min(k, top.size), np.int64)
     rows = 0
     for b in range(requests):
-        for at in range(start[b], start[b + 1]):
-            if excluded[at] >= 0:
-                excluded_for[excluded[at]] = b
+        own = excluded[start[b] : start[b + 1]]
+        set_all(own, True, hidden)
         end = rows + k
         for s in top:
             if rows == end:
                 break
-            if excluded_for[s] != b:
+            if not hidden[s]:
                 slot[rows], request[rows] = s, b
                 rows += 1
+        set_all(own, False, hidden)
     return slot[:rows], request[:rows]
 
 

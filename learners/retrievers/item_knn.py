@@ -20,6 +20,7 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
+from learners.kernels.flags import set_all
 from learners.kernels.pairs import (
     LAST_TAG,
     MANY,
@@ -33,7 +34,6 @@ from learners.kernels.pairs import (
     drop,
     first_tags,
     live_pairs,
-    mark,
     new_pairs,
     purge,
     slot_of,
@@ -239,8 +239,8 @@ def _retrieve(
     users: Ids, excluded: Ids, start: Ids, k: int, last: int, shrink: float, fade: _Values, state: _State
 ) -> tuple[Ids, Ids, Floats]:
     groups = state.pairs.tag.shape[0] // state.likes.size
-    total, excluded_for = np.zeros(state.likes.size, np.float32), np.full(state.likes.size, -1, np.int32)
-    touched, scores = np.empty(state.likes.size, np.int64), np.empty(state.likes.size, np.float32)
+    total, hidden = np.zeros(state.likes.size, np.float32), np.zeros(state.likes.size, np.bool_)
+    touched, scores = np.empty(state.likes.size + 1, np.int64), np.empty(state.likes.size, np.float32)
     room = users.size * max(min(k, state.likes.size), 0)
     slot, request, score = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.float32)
     liked = np.empty(last, np.int64)  # slots of the user's last likes, newest first
@@ -248,25 +248,27 @@ def _retrieve(
     for b in range(users.size):
         if users[b] < 0:
             continue
-        for at in range(start[b], start[b + 1]):
-            if excluded[at] >= 0:
-                excluded_for[excluded[at]] = b
         reached = 0
         for age in range(slots_of(state.liked[users[b]], state.tag, state.mask, liked)):
             j = liked[age]
             for row in range(j * groups, (j + 1) * groups):
                 for way in range(WAYS):
                     c = slot_of(state.pairs.tag[row, way], state.tag, state.mask)
-                    if c < 0 or excluded_for[c] == b:
+                    if c < 0:
                         continue
                     gain = _gain(state.pairs.weight[row, way], j, c, fade[age], shrink, state)
-                    if total[c] == 0 and gain > 0:
-                        touched[reached] = c
-                        reached += 1
+                    # Counted without a branch, which could not be predicted.
+                    touched[reached] = c
+                    reached += (total[c] == 0) & (gain > 0)
                     total[c] += gain
+        # Items are left out here, not above: an item is reached by many pairs.
+        own = excluded[start[b] : start[b + 1]]
+        set_all(own, True, hidden)
         for at in range(reached):
-            scores[at] = total[touched[at]]
-            total[touched[at]] = 0
+            c = touched[at]
+            scores[at] = np.float32(0.0) if hidden[c] else total[c]
+            total[c] = 0
+        set_all(own, False, hidden)
         for at in top_k(scores[:reached], touched[:reached], k):
             slot[rows], request[rows], score[rows] = touched[at], b, scores[at]
             rows += 1
@@ -294,7 +296,7 @@ def _score(users: Ids, items: Ids, request: Ids, last: int, shrink: float, fade:
                         if state.pairs.tag[row, way] == state.tag[c]:
                             score[n] += _gain(state.pairs.weight[row, way], liked[age], c, fade[age], shrink, state)
         else:
-            mark(items[first:stop], wanted)
+            set_all(items[first:stop], True, wanted)
             for age in range(count):
                 for row in range(liked[age] * groups, (liked[age] + 1) * groups):
                     for way in range(WAYS):

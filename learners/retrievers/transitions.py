@@ -18,6 +18,7 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
+from learners.kernels.flags import set_all
 from learners.kernels.pairs import (
     LAST_TAG,
     MANY,
@@ -31,7 +32,6 @@ from learners.kernels.pairs import (
     drop,
     first_tags,
     live_pairs,
-    mark,
     new_pairs,
     purge,
     slot_of,
@@ -158,8 +158,11 @@ class Transitions(Retriever):
 
     def evidence(self, batch: Batch) -> Floats:
         """Return log(score + 0.05), whether the score is above 0, and log(share + 0.003), (N, 3) float32."""
-        score, share = self._scores(batch)
-        return np.stack((np.log(score + _LEAST), (score > 0).astype(np.float32), np.log(share + _LEAST_NEXT)), axis=1)
+        (score, share), evidence = self._scores(batch), np.empty((batch.rows, 3), np.float32)
+        np.log(score + _LEAST, out=evidence[:, 0])
+        np.greater(score, 0, out=evidence[:, 1])
+        np.log(share + _LEAST_NEXT, out=evidence[:, 2])
+        return evidence
 
     def forget(self, users: Ids) -> None:
         """Drop what these users touched last; what they added to the counts is nobody's in particular and stays."""
@@ -254,16 +257,17 @@ def _put_first(tag: int, ring: Tags, state: _State) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _gain(j: int, row: int, way: int, age: int, state: _State) -> np.float32:
-    return np.float32(state.pairs.weight[row, way] / ((1.0 + age) * np.sqrt(state.passed[j] + _SHRINK)))
+def _divisor(j: int, age: int, state: _State) -> float:
+    """What the weight of a pair that item j keeps is divided by, at this age."""
+    return float((1.0 + age) * np.sqrt(state.passed[j] + _SHRINK))
 
 
 @njit(cache=True, nogil=True)
 def _retrieve(users: Ids, excluded: Ids, start: Ids, k: int, state: _State) -> tuple[Ids, Ids, Floats]:
     capacity = state.tag.size
     groups = state.pairs.tag.shape[0] // capacity
-    total, excluded_for = np.zeros(capacity, np.float32), np.full(capacity, -1, np.int32)
-    reached, scores = np.empty(capacity, np.int64), np.empty(capacity, np.float32)
+    total, hidden = np.zeros(capacity, np.float32), np.zeros(capacity, np.bool_)
+    reached, scores = np.empty(capacity + 1, np.int64), np.empty(capacity, np.float32)
     room = users.size * max(min(k, capacity), 0)
     slot, request, score = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.float32)
     touched = np.empty(state.touched.shape[1], np.int64)  # slots of the user's last items, newest first
@@ -271,25 +275,28 @@ def _retrieve(users: Ids, excluded: Ids, start: Ids, k: int, state: _State) -> t
     for b in range(users.size):
         if users[b] < 0:
             continue
-        for at in range(start[b], start[b + 1]):
-            if excluded[at] >= 0:
-                excluded_for[excluded[at]] = b
         found = 0
         for age in range(slots_of(state.touched[users[b]], state.tag, state.mask, touched)):
             j = touched[age]
+            divisor = _divisor(j, age, state)
             for row in range(j * groups, (j + 1) * groups):
                 for way in range(WAYS):
                     c = slot_of(state.pairs.tag[row, way], state.tag, state.mask)
-                    if c < 0 or excluded_for[c] == b:
+                    if c < 0:
                         continue
-                    gain = _gain(j, row, way, age, state)
-                    if total[c] == 0 and gain > 0:
-                        reached[found] = c
-                        found += 1
+                    gain = np.float32(state.pairs.weight[row, way] / divisor)
+                    # Counted without a branch, which could not be predicted.
+                    reached[found] = c
+                    found += (total[c] == 0) & (gain > 0)
                     total[c] += gain
+        # Items are left out here, not above: an item is reached by many pairs.
+        own = excluded[start[b] : start[b + 1]]
+        set_all(own, True, hidden)
         for at in range(found):
-            scores[at] = total[reached[at]]
-            total[reached[at]] = 0
+            c = reached[at]
+            scores[at] = np.float32(0.0) if hidden[c] else total[c]
+            total[c] = 0
+        set_all(own, False, hidden)
         for at in top_k(scores[:found], reached[:found], k):
             slot[rows], request[rows], score[rows] = reached[at], b, scores[at]
             rows += 1
@@ -318,17 +325,18 @@ def _score(users: Ids, items: Ids, request: Ids, state: _State, score: Floats, s
             for n in range(first, stop):
                 c = items[n]
                 for age in range(count if c >= 0 else 0):
-                    row = touched[age] * groups + c % groups
+                    row, divisor = touched[age] * groups + c % groups, _divisor(touched[age], age, state)
                     for way in range(WAYS):
                         if state.pairs.tag[row, way] == state.tag[c]:
-                            score[n] += _gain(touched[age], row, way, age, state)
+                            score[n] += np.float32(state.pairs.weight[row, way] / divisor)
         else:
-            mark(items[first:stop], wanted)
+            set_all(items[first:stop], True, wanted)
             for age in range(count):
+                divisor = _divisor(touched[age], age, state)
                 for row in range(touched[age] * groups, (touched[age] + 1) * groups):
                     for way in range(WAYS):
                         c = slot_of(state.pairs.tag[row, way], state.tag, state.mask)
                         if c >= 0 and wanted[c]:
-                            total[c] += _gain(touched[age], row, way, age, state)
+                            total[c] += np.float32(state.pairs.weight[row, way] / divisor)
             collect(items[first:stop], wanted, total, score[first:stop])
         first = stop

@@ -296,23 +296,29 @@ def _score(items: Ids, state: _State, score: Floats) -> None:
 
 
 @njit(cache=True, nogil=True)
+def _log_ages(ago: float, seconds: float) -> tuple[float, float]:
+    """Logarithms of an age in likes and in seconds."""
+    return float(np.log1p(ago) / 10.0), float(np.log1p(max(seconds, 0.0) / 60.0) / 10.0)
+
+
+@njit(cache=True, nogil=True)
 def _evidence(items: Ids, state: _State, evidence: Floats) -> None:
     likes, latest, begin = state.clock[_LIKES], state.clock[_LATEST], state.clock[_BEGIN]
     speeds, nothing = state.half_life.size, np.log(_LEAST)
     now = np.empty(speeds)
     for speed in range(speeds):
         now[speed] = (likes if speed < state.in_likes else latest) / state.half_life[speed]
+    never = _log_ages(likes + 1.0, latest - begin)
     for n in range(items.size):
         slot = items[n]
         for speed in range(speeds):
             key, value = (state.key[slot, speed] if slot >= 0 else -np.inf), nothing
             if state.half_life[speed] == np.inf:
-                value = np.log(max(key, 0.0) + _LEAST)
+                value = np.log(key + _LEAST) if key > 0.0 else nothing
             elif key > -np.inf and key - now[speed] > _GONE:
                 value = np.log(np.exp2(key - now[speed]) + _LEAST)
             evidence[n, speed] = value
         for column, since in ((0, state.like), (1, state.first)):
             known = slot >= 0 and since[slot, 0] >= 0.0
-            ago, seconds = likes - (since[slot, 0] if known else -1.0), latest - (since[slot, 1] if known else begin)
-            evidence[n, speeds + column] = np.log1p(ago) / 10.0
-            evidence[n, speeds + 2 + column] = np.log1p(max(seconds, 0.0) / 60.0) / 10.0
+            ages = _log_ages(likes - since[slot, 0], latest - since[slot, 1]) if known else never
+            evidence[n, speeds + column], evidence[n, speeds + 2 + column] = ages

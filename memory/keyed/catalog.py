@@ -115,6 +115,15 @@ class Catalog(KeyedStore):
         slots = self.index.find(keys)
         return (slots < 0) | ~self.rows["dead"][slots]  # type: ignore[no-any-return]
 
+    def known(self, keys: Ids) -> Bools:
+        """Whether `keys` (N,) are in the catalogue and may be shown, (N,) bool."""
+        slots = self.index.find(keys)
+        return (slots >= 0) & ~self.rows["dead"][slots]  # type: ignore[no-any-return]
+
+    def names(self, keys: Ids) -> list[str | None]:
+        """Original ids of `keys` (N,), as `name` returns them."""
+        return [None if slot < 0 else self.texts.entry(slot)[0] for slot in self.index.find(keys).tolist()]
+
     def name(self, key: int) -> str | None:
         """Original id of an item, even if it is deleted. None if it is unknown."""
         slot = self._slot(key)

@@ -9,6 +9,7 @@ import numpy as np
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.features import hash_ids
+from memory.jit import njit
 from memory.keyed.catalog import Catalog
 from service.ranking.pending import PendingTouches
 from service.ranking.requests import RankRequest, RecommendRequest
@@ -63,7 +64,7 @@ class CandidateGenerator:
             else:
                 keys, errors = retrieved[n]
                 # An item that the catalogue has evicted has no name any more.
-                alive = self._items.alive(keys) & (self._items.find(keys) >= 0)
+                alive = self._items.known(keys)
             found.append((keys[alive], None if errors is None else errors[alive]))
         sizes = [keys.size for keys, _ in found]
         return Candidates(
@@ -79,12 +80,15 @@ class CandidateGenerator:
         if not wanted:
             return {}
         exclude = self._exclusion(requests, wanted)
-        part = Requests(**requests.columns(np.array([n for n, _ in wanted])))
+        part = requests
+        if len(wanted) < len(contexts):
+            part = Requests(**requests.columns(np.array([n for n, _ in wanted])))
         k = max(request.found for _, request in wanted)
         found: list[list[_Found]] = [[] for _ in wanted]
+        bounds = np.arange(len(wanted) + 1)
         for name, retriever in self._retrievers.items():
             candidates = retriever.retrieve(part, k, exclude)
-            ends = np.searchsorted(candidates.request, np.arange(len(wanted) + 1))
+            ends = candidates.request.searchsorted(bounds).tolist()
             for at, (_, request) in enumerate(wanted):
                 if request.by in (None, name):
                     rows = slice(ends[at], min(ends[at] + request.found, ends[at + 1]))
@@ -98,13 +102,14 @@ class CandidateGenerator:
     def _exclusion(self, requests: Requests, wanted: Sequence[tuple[int, RecommendRequest]]) -> Exclusion:
         """Items that each request excludes, and those that its user has seen unless `repeat` is set."""
         seen, start = self._touched(requests.user)
-        parts = []
+        parts, ends = [], [0]
         for n, request in wanted:
-            parts.append(hash_ids(request.exclude))
+            own = [hash_ids(request.exclude)] if request.exclude else []
             if not request.repeat:
-                now = self._pending.of(int(requests.user[n]))
-                parts[-1] = np.concatenate((parts[-1], seen[start[n] : start[n + 1]], now))
-        return Exclusion(np.concatenate(parts), np.cumsum([0, *(part.size for part in parts)]))
+                own += [seen[start[n] : start[n + 1]], self._pending.of(int(requests.user[n]))]
+            parts += own
+            ends.append(ends[-1] + sum(part.size for part in own))
+        return Exclusion(np.concatenate(parts) if parts else np.empty(0, np.int64), np.array(ends))
 
     def _fill_up(self, request: RecommendRequest, found: _Found, exclude: Ids) -> _Found:
         """Add the catalogue's most recently updated items where the retrievers found too few: new items get a chance."""
@@ -126,14 +131,33 @@ def _distinct(parts: Sequence[_Found]) -> _Found:
     if len(parts) == 1:
         return parts[0]
     items, errors = np.concatenate([item for item, _ in parts]), _concatenate(parts)
+    first, number = _occurrences(items)
     if errors is None:
-        _, first = np.unique(items, return_index=True)
-        first.sort()
         return items[first], None
-    _, first, number = np.unique(items, return_index=True, return_inverse=True)
-    order, largest = np.argsort(first), _unknown(first)
+    largest = _unknown(first)
     np.fmax.at(largest, number, errors)
-    return items[first[order]], largest[order]
+    return items[first], largest
+
+
+@njit(cache=True, nogil=True)
+def _occurrences(items: Ids) -> tuple[Ids, Ids]:
+    """Rows in which an item occurs for the first time, and for each row the number of its item among those."""
+    first, number = np.empty(items.size, np.int64), np.empty(items.size, np.int64)
+    room = 1
+    while room < 2 * items.size:
+        room *= 2
+    # Ids are hashes already: their low bits are the bucket, and the next free one is taken on a collision.
+    buckets = np.full(room, -1, np.int32)
+    found = 0
+    for row in range(items.size):
+        bucket = items[row] & (room - 1)
+        while buckets[bucket] >= 0 and items[first[buckets[bucket]]] != items[row]:
+            bucket = (bucket + 1) & (room - 1)
+        if buckets[bucket] < 0:
+            buckets[bucket], first[found] = found, row
+            found += 1
+        number[row] = buckets[bucket]
+    return first[:found], number
 
 
 def _concatenate(parts: Sequence[_Found]) -> Floats | None:

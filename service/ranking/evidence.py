@@ -58,6 +58,11 @@ class EvidenceCollector:
     ) -> None:
         self._retrievers, self._seen, self._rows = retrievers, seen, rows
         self._prepare, self._failed = prepare, failed
+        self._columns: dict[str, slice] = {}
+        self._width = 0
+        for name, retriever in retrievers.items():
+            self._columns[name] = slice(self._width, self._width + len(retriever.evidence_columns))
+            self._width = self._columns[name].stop
 
     def fill(self, batch: Batch, requests: Bools) -> None:
         """Fill ``batch.evidence``, (N, E) float32: NaN for other requests, and in the columns of a learner that failed.
@@ -79,29 +84,27 @@ class EvidenceCollector:
             batch.evidence[rows] = part
 
     def _described(self, batch: Batch) -> Floats:
-        parts, left_out = [], set()
+        described, left_out = np.empty((batch.rows, self._width + 1), np.float32), set()
         for name, retriever in self._retrievers.items():
-            width = len(retriever.evidence_columns)
+            columns = described[:, self._columns[name]]
             try:
                 part = retriever.evidence(batch)
-                if part.shape != (batch.rows, width):
-                    raise ValueError(f"{name}: evidence is not of {width} columns")
+                if part.shape != columns.shape:
+                    raise ValueError(f"{name}: evidence is not of {columns.shape[1]} columns")
+                columns[:] = part
             except Exception:
                 self._failed(name)
                 left_out.add(name)
-                part = np.full((batch.rows, width), np.nan, np.float32)
-            parts.append(part)
-        described = np.concatenate((*parts, _log_odds(batch)), axis=1, dtype=np.float32)
+                columns[:] = np.nan
+        described[:, -1] = _log_odds(batch)
         if not np.isfinite(described).all():
             self._leave_out(described, left_out)
         return described
 
     def _leave_out(self, described: Floats, known: Collection[str]) -> None:
         """Set the columns of retrievers with a number that is not finite to NaN, and count those that are not `known`."""
-        stop = 0
-        for name, retriever in self._retrievers.items():
-            start, stop = stop, stop + len(retriever.evidence_columns)
-            part = described[:, start:stop]
+        for name, columns in self._columns.items():
+            part = described[:, columns]
             if name not in known and not np.isfinite(part).all():
                 self._failed(name)
                 part[:] = np.nan
@@ -162,11 +165,11 @@ class EvidenceCollector:
 
 
 def _log_odds(batch: Batch) -> Floats:
-    """Log odds of the ranker's score, (N, 1): NaN where it failed. A score that is no probability is clipped to one."""
+    """Log odds of the ranker's score, (N,): NaN where it failed. A score that is no probability is clipped to one."""
     if batch.base is None:
-        return np.full((batch.rows, 1), np.nan, np.float32)
-    probability = np.clip(batch.base.astype(np.float64), 1e-6, 1.0 - 1e-6)
-    return np.log(probability / (1.0 - probability)).astype(np.float32)[:, None]
+        return np.full(batch.rows, np.nan, np.float32)
+    probability = np.minimum(np.maximum(batch.base, 1e-6, dtype=np.float64), 1.0 - 1e-6)
+    return np.log(probability / (1.0 - probability)).astype(np.float32)
 
 
 def _positive(feedback: Feedback) -> Bools:

@@ -59,17 +59,18 @@ class ResponseBuilder:
             part.score = self._retrieved(part, request.by)
         rng = np.random.default_rng(hash_id(context.request_id) & (2**63 - 1) if request.seed is None else request.seed)
         ranking = self._policy.select(part.score, part.uncertainty, part.rows if request.n is None else request.n, rng)
-        chosen = part.take(ranking.rows)
-        shown = [self._name(context, key) for key in chosen.item.tolist()]
+        shown = self._names(context, part.item[ranking.rows])
+        # All columns of the rows, of which the answer alone needs few.
+        chosen = part.take(ranking.rows) if request.explain or request.log else None
         nothing = [None] * len(shown)
         items = [
             RankedItem(item=item, score=score, propensity=propensity, uncertainty=uncertainty, reasons=reasons)
             for item, score, propensity, uncertainty, reasons in zip(
                 shown,
-                chosen.score.tolist(),
+                part.score[ranking.rows].tolist(),
                 ranking.propensities.tolist(),
-                nothing if chosen.uncertainty is None else _or_none(chosen.uncertainty),
-                self._reasons(chosen) if request.explain else nothing,
+                nothing if part.uncertainty is None else _or_none(part.uncertainty[ranking.rows]),
+                self._reasons(chosen) if chosen is not None and request.explain else nothing,
                 strict=True,
             )
         ]
@@ -82,7 +83,7 @@ class ResponseBuilder:
             items=items,
             skipped=skipped,
         )
-        if not (request.log and shown):
+        if chosen is None or not (request.log and shown):
             return response, None
         return response, self._impression(context, chosen, np.delete(part.item, ranking.rows), response)
 
@@ -147,10 +148,13 @@ class ResponseBuilder:
             for column in columns[found.weight[row, columns] > 0].tolist()
         ]
 
-    def _name(self, context: RequestContext, key: int) -> str:
-        name = context.names.get(key) or self._items.name(key)
-        assert name is not None, "a candidate is given by name or is in the catalogue"
-        return name
+    def _names(self, context: RequestContext, items: Ids) -> list[str]:
+        names = []
+        for key, in_catalogue in zip(items.tolist(), self._items.names(items), strict=True):
+            name = context.names.get(key) or in_catalogue
+            assert name is not None, "a candidate is given by name or is in the catalogue"
+            names.append(name)
+        return names
 
 
 def _base(chosen: Batch) -> Floats:
@@ -169,8 +173,10 @@ def _or_none(uncertainty: Floats) -> list[float | None]:
 
 
 def _rows_of(batch: Batch, n: int) -> Batch:
-    """The rows of request `n` as a separate batch."""
-    start, stop = np.searchsorted(batch.request, [n, n + 1])
+    """The rows of request `n` as a separate batch; the batch itself where it has no other request."""
+    if batch.user.size == 1:
+        return batch
+    start, stop = batch.request.searchsorted((n, n + 1)).tolist()
     rows = slice(start, stop)
     return Batch(
         **batch.columns(slice(n, n + 1)),

@@ -108,6 +108,18 @@ def test_top_k_is_a_stable_order(k):
     assert top_k(score, slot, k).tolist() == order[:k]
 
 
+@pytest.mark.parametrize("k", [1, 20, 300])
+@pytest.mark.parametrize("falling", [False, True])
+def test_top_k_of_more_scores_than_are_collected_at_once(k, falling):
+    """Few distinct scores, so that ties lie on both sides of each selection."""
+    rng = np.random.default_rng(2)
+    score = np.sort(rng.integers(-2, 40, 6000)).astype(np.float32)
+    score = score[::-1].copy() if falling else score
+    slot = rng.permutation(score.size)
+    order = sorted(np.flatnonzero(score > 0), key=lambda position: (-score[position], slot[position]))
+    assert top_k(score, slot, k).tolist() == order[:k]
+
+
 def test_evidence_is_the_log_of_the_count():
     learner = Popularity(16, 10.0)
     learner.learn(feedback_of(user=[1, 1], item=[1, 2], reward=[1, 1], weight=[4, 50], timestamp=[0.0, 10.0]))

@@ -213,6 +213,16 @@ def test_excluded_items_make_room_for_others():
     assert list(retrieved(learner, 2, k=3, exclude=everything[:4])) == everything[4:7]
 
 
+def test_each_request_has_its_own_exclusions():
+    learner = Transitions(**SMALL)
+    learner.learn(stream(600))
+    first, second, third = list(retrieved(learner, 2))[:3]
+    exclude = Exclusion(np.array([first, second, first]), np.array([0, 1, 1, 3]))
+    found = learner.retrieve(requests_of([2, 2, 2]), 1, exclude)
+    assert found.item.tolist() == [second, first, third]
+    assert found.request.tolist() == [0, 1, 2]
+
+
 def test_changes_are_the_touched_rows():
     learner = Transitions(users=1000, capacity=1000)
     learner.learn(stream(500))

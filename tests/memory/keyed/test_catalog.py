@@ -44,6 +44,16 @@ def test_a_tombstone_outlives_late_interactions() -> None:
     assert catalog.get(7) == {"genre": "b"}
 
 
+def test_known_items_are_those_with_a_name_that_may_be_shown() -> None:
+    catalog = Catalog(4, 2)
+    ensure(catalog, 7, 8)
+    catalog.delete(7)
+    keys = np.array([9, 8, 7, 0])
+    assert catalog.known(keys).tolist() == [False, True, False, False]
+    assert catalog.names(keys) == [None, "n8", "n7", None]
+    assert catalog.names(np.empty(0, np.int64)) == []
+
+
 def test_forgetting_removes_the_tombstone_too() -> None:
     catalog = Catalog(4, 2)
     put(catalog, 7)

@@ -194,5 +194,6 @@ def test_without_a_cache_the_log_names_the_remedy(monkeypatch: pytest.MonkeyPatc
 
 def test_every_example_can_be_warmed_up() -> None:
     names = {path.stem for path in (ROOT / "examples").glob("*.toml")}
-    assert names - {"clicks"} == set(CONFIGS) - {""}, "clicks is reloop2 without its reranker"
-    assert configs.load(ROOT / "examples" / "clicks.toml").ranker == {"fm": {}}
+    assert names - {"clicks"} == set(CONFIGS) - {""}, "clicks has the ranker of ml100k, and nothing else"
+    clicks, ratings = (configs.load(ROOT / "examples" / f"{name}.toml") for name in ("clicks", "ml100k"))
+    assert clicks.ranker == ratings.ranker and not clicks.retrievers
