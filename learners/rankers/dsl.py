@@ -32,8 +32,8 @@ from streams.batch import Feedback
 
 __all__ = ["DynamicSparse"]
 
-SHARDS = 8
-"""Parts of a pool that are exchanged one after the other. An exchange of all rows at once would take too long."""
+TURN = 4096
+"""Rows of a pool that exchange blocks with each other at a time. This takes about a millisecond."""
 
 EVIDENCE_SHARE = 0.2
 """Share of the rows, the last before an exchange, of which layers collect evidence. It takes as long as a dense layer."""
@@ -57,7 +57,7 @@ class DynamicSparse(NetworkRanker):
     period : int
         Rows in which the ratio falls.
     exchange_every : int
-        Rows in which each block has its turn once.
+        Rows in which each user has its turn once.
     user_bits, item_bits : int
         Users and items are hashed to 2**bits rows of their pools.
     user_capacity, item_capacity : int or None
@@ -114,10 +114,10 @@ class DynamicSparse(NetworkRanker):
         item_budget: Annotated[float, Field(gt=0, le=1)] = 1.0,
         factors: Annotated[int, Field(gt=0, le=1024)] = 64,
         block: Annotated[int, Field(gt=0, le=256)] = 4,
-        first_ratio: Annotated[float, Field(gt=0, le=1)] = 0.05,
-        ratio: Annotated[float, Field(gt=0, le=1)] = 0.02,
+        first_ratio: Annotated[float, Field(gt=0, le=1)] = 0.02,
+        ratio: Annotated[float, Field(gt=0, le=1)] = 0.01,
         period: Annotated[int, Field(gt=0)] = 200_000,
-        exchange_every: Annotated[int, Field(ge=SHARDS)] = 20_000,
+        exchange_every: Annotated[int, Field(gt=0)] = 20_000,
         user_bits: Annotated[int, Field(ge=1, le=28)] = 18,
         item_bits: Annotated[int, Field(ge=1, le=28)] = 16,
         user_capacity: Annotated[int, Field(gt=0)] | None = None,
@@ -156,7 +156,7 @@ class DynamicSparse(NetworkRanker):
                 learning_rate=factor_learning_rate,
                 accumulator=PRIOR,
                 init=init,
-                shards=SHARDS,
+                shards=max((1 << row_bits) // TURN, 1),
                 evidence=max(4096, piece),
                 seed=seed + offset,
             )
@@ -208,8 +208,7 @@ class DynamicSparse(NetworkRanker):
         self.clock.mark()
         ratio = update_ratio(now, *self._ratios)
         if isinstance(self.embedding, PooledEmbedding):
-            for _ in range(now * SHARDS // every - before * SHARDS // every):
-                self.embedding.prune_and_grow(ratio)
+            self.embedding.prune_and_grow(ratio, before / every, now / every)
         if self._density < 1:
             self.layers.collecting = False
             if now // every > before // every:

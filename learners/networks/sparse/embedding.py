@@ -149,10 +149,12 @@ class PooledEmbedding(FieldEmbedding):
         at: Ids = np.where(values[:, self._columns] != 0, keys[:, self._columns] & (sizes - 1), -1)
         return at
 
-    def prune_and_grow(self, ratio: float) -> None:
-        """Exchange blocks of the next shard of each pool."""
+    def prune_and_grow(self, ratio: float, before: float, now: float) -> None:
+        """Exchange the blocks of as many shards of each pool as the time from `before` to `now` has, if all of them take 1."""
         for part in self._parts:
-            part.pool.prune_and_grow(ratio)
+            shards = part.pool.shards
+            for _ in range(int(now * shards) - int(before * shards)):
+                part.pool.prune_and_grow(ratio)
 
     def metrics(self) -> dict[str, float]:
         """Return, for each side, its rows, their blocks, rows that lost all blocks, and rows whose evidence was forgotten."""

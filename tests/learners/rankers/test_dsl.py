@@ -14,7 +14,7 @@ from learners.contract.small import bind_to_world
 from learners.contract.worlds import batch_of, cut, world
 from learners.networks.sparse.group_linear import GroupSparseLinear
 from learners.rankers.deep import Deep
-from learners.rankers.dsl import SHARDS, DynamicSparse
+from learners.rankers.dsl import DynamicSparse
 from memory.sparse.block_pool import BlockPool
 from memory.stateful import digest
 from streams.batch import Feedback
@@ -57,7 +57,7 @@ def test_the_budget_is_exact_while_it_learns() -> None:
         learn(ranker, world(seed, users=24 + 8 * seed, items=30 + 5 * seed))
         for side, average in (("user", 2), ("item", 1)):
             pool = pool_of(ranker, side)
-            assert pool.events == 240 * (seed + 1) * SHARDS // 80
+            assert pool.events == 240 * (seed + 1) // 80
             assert pool.used == average * len(pool) > 0
             assert pool.state_dict()["size"].min() >= 1
     assert pool_of(ranker).state_dict()["size"].max() > 2, "blocks moved"
@@ -89,6 +89,13 @@ def test_a_new_user_is_known_at_the_next_request() -> None:
     assert (scores(ranker, stranger) > before).all()
 
 
+def test_a_large_pool_is_exchanged_in_turns() -> None:
+    ranker = make(user_bits=14)
+    learn(ranker, world(1), rows=10)
+    assert pool_of(ranker).shards == 4
+    assert pool_of(ranker).events == 240 * 4 // 80
+
+
 def test_no_table_of_users_is_alive() -> None:
     users, factors = 1 << 15, 16
     ranker = make(user_bits=15, exchange_every=80)
@@ -113,7 +120,7 @@ def test_a_restarted_ranker_continues_bit_by_bit() -> None:
     for ranker in (whole, restarted):
         for seed in (2, 3):
             learn(ranker, world(seed))
-    assert pool_of(whole).events == 240 * 3 * SHARDS // 80
+    assert pool_of(whole).events == 240 * 3 // 80
     assert digest(whole.state_dict()) == digest(restarted.state_dict())
 
 

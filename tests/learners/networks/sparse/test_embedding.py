@@ -70,7 +70,7 @@ def test_only_blocks_that_exist_are_read_and_learned() -> None:
     learn(pools, feedback, np.zeros_like(read))
     pool = pools.pools.user.pool  # type: ignore[attr-defined]
     assert len(pool) == pool.used == np.unique(feedback.user).size
-    pools.prune_and_grow(0.5)
+    pools.prune_and_grow(0.5, 0.0, 1.0)
     assert pool.used == 2 * len(pool), "growth fills the budget"
     assert np.count_nonzero(pools.read(feedback, FIELDS).fields[:, user]) == feedback.rows * 2, "new blocks begin at zero"
     learn(pools, feedback, np.zeros_like(read))
