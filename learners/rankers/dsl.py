@@ -33,7 +33,7 @@ from streams.batch import Feedback
 __all__ = ["DynamicSparse"]
 
 TURN = 4096
-"""Rows of a pool that exchange blocks with each other at a time. This takes about a millisecond."""
+"""Rows of a pool that exchange blocks with each other at a time. This takes two milliseconds."""
 
 EVIDENCE_SHARE = 0.2
 """Share of the rows, the last before an exchange, of which layers collect evidence. It takes as long as a dense layer."""
@@ -112,7 +112,7 @@ class DynamicSparse(NetworkRanker):
         self,
         budget: Annotated[float, Field(gt=0, le=1)] = 0.25,
         item_budget: Annotated[float, Field(gt=0, le=1)] = 1.0,
-        factors: Annotated[int, Field(gt=0, le=1024)] = 64,
+        factors: Annotated[int, Field(gt=0, le=1024)] = 32,
         block: Annotated[int, Field(gt=0, le=256)] = 4,
         first_ratio: Annotated[float, Field(gt=0, le=1)] = 0.02,
         ratio: Annotated[float, Field(gt=0, le=1)] = 0.01,
