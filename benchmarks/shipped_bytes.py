@@ -26,6 +26,7 @@ __all__ = ["main"]
 
 SETUPS: dict[str, dict[str, Any]] = {
     "fm": {"retrievers": {}, "ranker": {"fm": {}}},
+    "deep": {"retrievers": {}, "ranker": {"deep": {}}},
     "popularity, fm": {"retrievers": {"popularity": {}}, "ranker": {"fm": {}}},
     "two_tower, fm": {"retrievers": {"two_tower": {}}, "ranker": {"fm": {}}},
     "diag_linucb, fm": {"retrievers": {"diag_linucb": {}}, "ranker": {"fm": {}}},

@@ -48,6 +48,7 @@ class DenseColumns(Stateful):
             self.items = ClickStatistics(statistics.items, statistics.half_lives)
             names = ClickStatistics.names(statistics.half_lives)
             columns += [FeatureColumn(f"{side}.{name}", side, "number") for side in ("user", "item") for name in names]
+            columns.append(FeatureColumn("context.candidates", "context", "number"))
         columns += [FeatureColumn(f"retrieval.{name}", "retrieval", "number") for name in retrievers]
         self.columns: tuple[FeatureColumn, ...] = tuple(columns)
         self.retrieval = bool(retrievers)
@@ -56,13 +57,13 @@ class DenseColumns(Stateful):
         self.moments = Moments(range(len(columns)))
 
     def numbers(
-        self, user: Ids, item: Ids, timestamp: Times, retrieval: Floats | None, clicked: Bools | None = None
+        self, request: Ids, user: Ids, item: Ids, timestamp: Times, retrieval: Floats | None, clicked: Bools | None = None
     ) -> tuple[Ids, Floats]:
         """What is known of rows, before it is standardised.
 
         Parameters
         ----------
-        user, item : (N,) int64
+        request, user, item : (N,) int64
         timestamp : (N,) float64
         retrieval : (N, R) float32 or None
             Scores of the retrievers; NaN: it failed. None where they are no columns.
@@ -82,6 +83,7 @@ class DenseColumns(Stateful):
                     parts.append(store.describe(key, timestamp))
                 else:
                     parts.append(store.describe_in_order(key, timestamp, clicked))
+            parts.append(_log_candidates(request))
         if self.retrieval:
             assert retrieval is not None, "asked for where scores are columns"
             parts.append(_log_scaled(retrieval))
@@ -169,7 +171,7 @@ class FeatureRows:
         if dense.columns:
             retrieval = self.retrieval(batch, []) if dense.retrieval else None
             user, time = requests.user[request], requests.timestamp[request]
-            keys, batch.dense = dense.numbers(user, item, time, retrieval, clicked)
+            keys, batch.dense = dense.numbers(request, user, item, time, retrieval, clicked)
             features[:, self._featurizer.columns :] = keys
             values[:, self._featurizer.columns :] = dense.standardized(keys, batch.dense)
         return batch
@@ -211,6 +213,12 @@ class FeatureRows:
             return None
         dense = np.frombuffer(packed, "<f4", rows * width, size).reshape(rows, width) if width else None
         return *unpacked, dense
+
+
+def _log_candidates(request: Ids) -> Floats:
+    """Logarithm of the number of rows in each row's request, (N, 1), with NaN for a request of one row: nothing was ranked."""
+    number = np.bincount(request)[request]
+    return np.where(number > 1, np.log(number), np.nan).astype(np.float32)[:, None]
 
 
 def _log_scaled(score: Floats) -> Floats:

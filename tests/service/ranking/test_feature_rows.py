@@ -69,7 +69,7 @@ def like(user: str, item: str, at: float) -> Interaction:
 def test_the_names_of_the_columns() -> None:
     world = World(statistics={"half_lives": [60.0]}, features={"user": {}, "item": {"id": "category"}, "retrieval": True})
     sides = [f"{side}.{name}" for side in ("user", "item") for name in ("click_rate_60", "clicks_60", "age")]
-    assert world.pipeline.rows.names == ("item.id", *sides, "retrieval.popularity")
+    assert world.pipeline.rows.names == ("item.id", *sides, "context.candidates", "retrieval.popularity")
     assert World().pipeline.rows.names == ()
     assert world.pipeline.rows.fingerprint != World(statistics={"half_lives": [90.0]}).pipeline.rows.fingerprint
 
@@ -102,6 +102,26 @@ def test_a_ranker_without_ids_learns_from_click_rates() -> None:
     assert (good[:, None] > bad[None]).mean() > 0.9
     flat = World().rank("a1", "b1")
     assert flat["a1"] == flat["b1"]
+
+
+def test_a_ranker_learns_that_one_of_many_is_clicked_less_often_than_one_of_few() -> None:
+    """Of every ranking one item is clicked, whichever it is. Nothing but the number of candidates tells how likely that is."""
+    world, rng, start = World(statistics={}), np.random.default_rng(0), time.time() - 600.0
+    for n in range(600):
+        items = tuple(f"i{i}" for i in rng.permutation(40)[: (2, 20)[n % 2]])
+        world.push(Impression(request_id=f"r{n}", user=f"u{n % 50}", items=items, timestamp=start + n))
+        click = Interaction(request_id=f"r{n}", user=f"u{n % 50}", item=items[0], timestamp=start + n + 0.5)
+        world.push(click)
+    of_two, of_twenty = (np.mean(list(world.rank(*(f"i{i}" for i in range(rows))).values())) for rows in (2, 20))
+    # 0.5 and 0.05 in the end. Of the rows, 0.1 are of rankings of two, so these are learned last.
+    assert of_two > 0.25 and abs(of_twenty - 0.05) < 0.02, (of_two, of_twenty)
+
+
+def test_an_interaction_without_a_ranking_has_no_number_of_candidates() -> None:
+    world = World(rows=2, statistics={})
+    (feedback,) = [feedback for n in range(2) for feedback in world.push(like("ann", f"i{n}", float(n)))]
+    at = world.pipeline.rows.names.index("context.candidates")
+    assert feedback.features[:, at].tolist() == [0, 0]
 
 
 def test_a_retriever_that_fails_is_absent_and_counted() -> None:
