@@ -41,7 +41,7 @@ def recorded(folder: Path, name: str) -> Path:
     return folder / "clicks.parquet"
 
 
-@pytest.mark.parametrize("name", ["ml100k", "clicks", "deep", "reloop2"])
+@pytest.mark.parametrize("name", ["ml100k", "clicks", "deep", "dsl", "reloop2"])
 def test_the_replay_examples_replay(name: str, tmp_path: Path) -> None:
     config = configs.load(ROOT / "examples" / f"{name}.toml")
     stream = config.stream.model_copy(update={"url": f"file:{recorded(tmp_path, name)}"})

@@ -40,6 +40,8 @@ DOORS = {
     "torch": {
         "learners.networks.click_network",
         "learners.networks.ranker",
+        "learners.networks.sparse.group_linear",
+        "learners.networks.sparse.network",
         "learners.networks.towers",
         "memory.parameters",
         "memory.vectors.gpu_vectors",

@@ -85,7 +85,9 @@ class ClickNetwork(torch.nn.Module):
         self.down = torch.nn.ParameterList(torch.randn(shape.rank, width) / width**0.5 for _ in range(shape.crosses))
         self.up = torch.nn.ParameterList(torch.randn(width, shape.rank) / shape.rank**0.5 for _ in range(shape.crosses))
         self.offset = torch.nn.ParameterList(torch.zeros(width) for _ in range(shape.crosses))
-        self.cross_norms = torch.nn.ModuleList(torch.nn.LayerNorm(width, elementwise_affine=False) for _ in range(shape.crosses))
+        self.cross_norms = torch.nn.ModuleList(
+            torch.nn.LayerNorm(width, elementwise_affine=False) for _ in range(shape.crosses)
+        )
         self._parts = [shape.depth > 0 or shape.crosses == 0, shape.crosses > 0]
         self.out = torch.nn.Parameter(torch.zeros(self._parts[0] * inputs[-1] + self._parts[1] * width))
 

@@ -62,7 +62,7 @@ class NetworkRanker(Ranker):
 
     def bind(self, schema: Schema, catalogues: Catalogues, history: UserHistory) -> None:
         """Make the network for these columns."""
-        self._fields = Fields.of(schema)
+        self.fields = Fields.of(schema)
 
         def optimize(module: ClickNetwork) -> Adam:
             maps = [parameter for name, parameter in module.named_parameters() if name == "map"]
@@ -70,9 +70,11 @@ class NetworkRanker(Ranker):
             groups: list[dict[str, Any]] = [{"params": rest}, {"params": maps, "lr": self._map_rate}]
             return Adam([group for group in groups if group["params"]], lr=self._rate, betas=BETAS, fused=True)
 
-        self.network = Parameters(
-            lambda: ClickNetwork(self.shape, self._fields), optimize, device=self._device, seed=self._seed
-        )
+        self.network = Parameters(self.make_network, optimize, device=self._device, seed=self._seed)
+
+    def make_network(self) -> ClickNetwork:
+        """Make the network with its initial weights."""
+        return ClickNetwork(self.shape, self.fields)
 
     def adaptable(self) -> Shapes:
         """Shapes of `norms` and `targets`."""
@@ -90,7 +92,7 @@ class NetworkRanker(Ranker):
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
         """Fill ``score``, the probability of a positive reward (see `learners.bounds.graded`), and ``hidden``."""
         with torch.no_grad():
-            embedded = self.embedding.read(batch, self._fields)
+            embedded = self.embedding.read(batch, self.fields)
             odds, hidden = self.network.module(*self._inputs(batch, embedded), self._changes(batch, delta))
             odds += self._tensor(embedded.odds)
             batch.score[:] = odds.sigmoid_().cpu().numpy()
@@ -98,7 +100,7 @@ class NetworkRanker(Ranker):
 
     def forward(self, batch: Batch, delta: Mapping[str, Tensor]) -> Tensor:
         """Return log-odds (N,) with gradients by `delta`, changes of `norms` or `targets` for all rows."""
-        embedded = self.embedding.read(batch, self._fields)
+        embedded = self.embedding.read(batch, self.fields)
         odds: Tensor = self.network.module(*self._inputs(batch, embedded), Changes(delta))[0]
         return odds + self._tensor(embedded.odds)
 
@@ -115,7 +117,7 @@ class NetworkRanker(Ranker):
         return {"capped": float(self._capped)}
 
     def _learn_piece(self, feedback: Feedback, rows: slice, label: Floats, weight: Floats) -> None:
-        embedded = self.embedding.read(feedback, self._fields, rows)
+        embedded = self.embedding.read(feedback, self.fields, rows)
         fields, numbers = self._inputs(feedback, embedded, rows)
         fields.requires_grad_()
         odds, _ = self.network.module(fields, numbers, Changes())
@@ -125,10 +127,10 @@ class NetworkRanker(Ranker):
         self.network.step(losses)
         assert fields.grad is not None
         others, gradient = odds.detach().cpu().numpy(), fields.grad.cpu().numpy()
-        self.embedding.learn(feedback, self._fields, rows, label, weight, others, gradient)
+        self.embedding.learn(feedback, self.fields, rows, label, weight, others, gradient)
 
     def _inputs(self, batch: Batch, embedded: Embedded, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        numbers = batch.values[rows, self._fields.numbers]
+        numbers = batch.values[rows, self.fields.numbers]
         if numbers.size:
             numbers = np.nan_to_num(np.clip(numbers, -LARGEST_NUMBER, LARGEST_NUMBER))
         return self._tensor(embedded.fields), self._tensor(numbers)

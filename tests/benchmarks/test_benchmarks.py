@@ -26,6 +26,8 @@ from benchmarks import (
     serve_open_loop,
     served_list,
     shipped_bytes,
+    sparse_layers,
+    sparse_tables,
     stream,
 )
 from benchmarks.client import arrivals
@@ -250,3 +252,18 @@ def test_served_lists_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture
     assert metrics.keys() == {"served", "trending"}
     assert 0 < metrics["served"]["tests"] == metrics["trending"]["tests"] <= 60
     assert all(0 <= order["ndcg"] <= order["hit_rate"] <= 1 for order in metrics.values())
+
+
+def test_sparse_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--events 6000 --users 100 --items 200 --seeds 0 --arms 'dense 16' 'DSL 0.25, floor .05'"
+    metrics = metrics_of(sparse_tables.main, options, capsys)
+    assert metrics["dense 16"]["values a user"] == 16
+    assert 8 <= metrics["DSL 0.25, floor .05"]["values a user"] <= 16
+    assert all(0.045 < one["NDCG@10"] < one["hit rate@10"] < 1 for one in metrics.values()), "0.045 by chance"
+
+
+def test_sparse_layers(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = metrics_of(sparse_layers.main, "--rounds 1 --widths 128 --densities 0.2 --rows 8", capsys)
+    (found,) = metrics.values()
+    assert found["forward, dense / sparse"] == pytest.approx(found["forward, dense"] / found["forward, sparse"])
+    assert found["both, dense"] > found["forward, dense"] > 0

@@ -16,6 +16,7 @@ from memory.keyed.click_statistics import ClickStatistics
 from memory.keyed.seen_items import SeenItems
 from memory.moments import Moments
 from memory.parameters import Parameters
+from memory.sparse.block_pool import BlockPool
 from memory.stateful import without_private
 from memory.vectors.vector_index import VectorIndex
 
@@ -161,6 +162,12 @@ def read_parameters(store: Parameters[Scorer]) -> None:
         store.module(torch.arange(9))
 
 
+def change_pool(store: BlockPool, rng: np.random.Generator) -> None:
+    store.learn(keys_of(rng) - 1, rng.normal(size=(ROWS, 8)))
+    store.prune_and_grow(0.3)
+    store.forget(keys_of(rng)[:1])
+
+
 def read_vectors(store: VectorIndex) -> None:
     store.search(np.eye(3), 2), len(store), store.recall(2), store.last_recall
 
@@ -221,6 +228,13 @@ CASES = {
     ),
     "sketch": Case(
         lambda: ErrorSketch(3, arrays=2, bits=3, decay=1e-9), change_sketch, lambda store: store.read(np.eye(3)), "sums.sums"
+    ),
+    "block pool": Case(
+        lambda: BlockPool(12, 8, 0.5, block=2, capacity=6, evidence=5, shards=2, half_life=50.0),
+        change_pool,
+        lambda store: (store.gather(np.arange(-1, 12)), len(store), store.used),
+        "values",
+        True,
     ),
     "moments": Case(lambda: Moments([1, 0]), change_moments, lambda store: store.known, "rows.mean", True),
     "numbers in a catalog": Case(lambda: Catalog(5, 2, [1]), change_catalog, read_catalog, "moments.rows.mean", True),

@@ -37,7 +37,7 @@ def scores(ranker: NetworkRanker, delta: Any = None) -> np.ndarray:
 def test_it_begins_as_the_machine() -> None:
     ranker, batch = deep(init=0.5), random_rows(0)
     ranker.score(batch)
-    odds = ranker.embedding.read(batch, ranker._fields).odds
+    odds = ranker.embedding.read(batch, ranker.fields).odds
     np.testing.assert_allclose(batch.score, 1 / (1 + np.exp(-odds)), rtol=1e-5)
 
 
