@@ -179,7 +179,7 @@ class HistorySize(_Section):
 
 
 class Statistics(_Section):
-    """Decayed clicks, click rates, ages and the number of candidates as features: users and items to keep, half-lives in seconds.
+    """Decayed clicks, click rates, ages and numbers of candidates as features: users and items to keep, half-lives in seconds.
 
     A user or an item takes 48 bytes with two half-lives, and its place in the index.
     """

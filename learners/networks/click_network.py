@@ -67,7 +67,7 @@ class NetworkShape(NamedTuple):
 class ClickNetwork(torch.nn.Module):
     """Computes u'Mv + w . [crosses(e), layers(e)]. e is the normalised vectors of all fields, and the numbers.
 
-    u and v are the sums of the vectors of the user's fields, and of the item's. M and w are zero at first, and so is the output.
+    u and v are the sums of the vectors of the user's fields, and of the item's. M and w are 0 at first, and so is the output.
     A hidden layer is Linear, LayerNorm, ReLU. A cross is e * (U V'x + b) + x, followed by LayerNorm.
     """
 
