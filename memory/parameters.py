@@ -137,10 +137,19 @@ class Parameters(Stateful, Generic[_Module]):
             if name in self._dirty:
                 self._parameters[name].grad = coalesced = gradient.coalesce()
                 self._dirty[name][coalesced.indices()[0]] = True
+        self._step(gradients)
+
+    def apply(self, gradients: Mapping[str, Tensor]) -> None:
+        """Do one optimizer step with these gradients, by name of parameter. None is of a table."""
+        for name, gradient in gradients.items():
+            self._parameters[name].grad = gradient
+        self._step(gradients)
+
+    def _step(self, names: Collection[str]) -> None:
         for optimizer in self.optimizers:
             optimizer.step()
         self._drop_gradients()
-        self._changed |= (gradients.keys() | self._buffers.keys()) - self._dirty.keys()
+        self._changed |= ({*names} | self._buffers.keys()) - self._dirty.keys()
         self._steps += 1
 
     @contextmanager

@@ -39,6 +39,7 @@ DOORS = {
     # Networks, modules as stores, and the GPU's index of vectors.
     "torch": {
         "learners.networks.click_network",
+        "learners.networks.graphs",
         "learners.networks.ranker",
         "learners.networks.sparse.group_linear",
         "learners.networks.sparse.network",

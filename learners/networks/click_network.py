@@ -71,12 +71,16 @@ class ClickNetwork(torch.nn.Module):
     A hidden layer is Linear, LayerNorm, ReLU. A cross is e * (U V'x + b) + x, followed by LayerNorm.
     """
 
+    users: Tensor
+    items: Tensor
+
     def __init__(self, shape: NetworkShape, fields: Fields) -> None:
         super().__init__()
         width = fields.total * shape.factors + fields.numbers.size
-        self._users, self._items = fields.users.tolist(), fields.items.tolist()
         self._mapped = shape.user_item_map and min(fields.users.size, fields.items.size) > 0
         if self._mapped:
+            self.register_buffer("users", torch.from_numpy(fields.users), persistent=False)
+            self.register_buffer("items", torch.from_numpy(fields.items), persistent=False)
             self.map = torch.nn.Parameter(torch.zeros(shape.factors, shape.factors))
         self.input_norm = torch.nn.LayerNorm(fields.total * shape.factors)
         inputs = [width] + [shape.hidden] * shape.depth
@@ -120,7 +124,7 @@ class ClickNetwork(torch.nn.Module):
             crossed = norm(torch.addcmul(crossed, entry, torch.addmm(offset, functional.linear(crossed, down), up.T)))
         odds = torch.cat([part for part, used in zip((x, crossed), self._parts, strict=True) if used], 1) @ self.out
         if self._mapped:
-            odds = odds + ((fields[:, self._users].sum(1) @ self.map) * fields[:, self._items].sum(1)).sum(1)
+            odds = odds + ((fields[:, self.users].sum(1) @ self.map) * fields[:, self.items].sum(1)).sum(1)
         return odds, x
 
 

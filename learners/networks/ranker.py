@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from learners.delta import Shapes
 from learners.lookups import Catalogues, UserHistory
 from learners.networks.click_network import Changes, ClickNetwork, NetworkShape
 from learners.networks.field_embedding import LARGEST_NUMBER, Embedded, FieldEmbedding, Fields
+from learners.networks.graphs import Function, Padded
 from learners.schema import Schema
 from memory.parameters import Parameters
 from streams.batch import Batch, Feedback, Floats
@@ -42,6 +43,8 @@ class NetworkRanker(Ranker):
     seed : int
         Seed of the network's initial weights.
     """
+
+    tolerance: ClassVar[float] = 1e-3
 
     def __init__(
         self,
@@ -71,6 +74,10 @@ class NetworkRanker(Ranker):
             return Adam([group for group in groups if group["params"]], lr=self._rate, betas=BETAS, fused=True)
 
         self.network = Parameters(self.make_network, optimize, device=self._device, seed=self._seed)
+        self.predict: Function = self._predict
+        self.gradients: Function = self._gradients
+        if self._device != "cpu":
+            self.predict, self.gradients = Padded(self._predict), Padded(self._gradients)
 
     def make_network(self) -> ClickNetwork:
         """Make the network with its initial weights."""
@@ -93,10 +100,10 @@ class NetworkRanker(Ranker):
         """Fill ``score``, the probability of a positive reward (see `learners.bounds.graded`), and ``hidden``."""
         with torch.no_grad():
             embedded = self.embedding.read(batch, self.fields)
-            odds, hidden = self.network.module(*self._inputs(batch, embedded), self._changes(batch, delta))
-            odds += self._tensor(embedded.odds)
-            batch.score[:] = odds.sigmoid_().cpu().numpy()
-            batch.hidden = hidden.cpu().numpy() if self.hidden_width else None
+            inputs = self._inputs(batch, embedded)
+            odds, hidden = self.network.module(*inputs, self._changes(batch, delta)) if delta else self.predict(*inputs)
+            batch.score[:] = (odds[: batch.rows] + self._tensor(embedded.odds)).sigmoid_().cpu().numpy()
+            batch.hidden = hidden[: batch.rows].cpu().numpy() if self.hidden_width else None
 
     def forward(self, batch: Batch, delta: Mapping[str, Tensor]) -> Tensor:
         """Return log-odds (N,) with gradients by `delta`, changes of `norms` or `targets` for all rows."""
@@ -118,16 +125,23 @@ class NetworkRanker(Ranker):
 
     def _learn_piece(self, feedback: Feedback, rows: slice, label: Floats, weight: Floats) -> None:
         embedded = self.embedding.read(feedback, self.fields, rows)
-        fields, numbers = self._inputs(feedback, embedded, rows)
-        fields.requires_grad_()
-        odds, _ = self.network.module(fields, numbers, Changes())
-        losses = functional.binary_cross_entropy_with_logits(
-            odds + self._tensor(embedded.odds), self._tensor(label), self._tensor(weight), reduction="sum"
-        )
-        self.network.step(losses)
-        assert fields.grad is not None
-        others, gradient = odds.detach().cpu().numpy(), fields.grad.cpu().numpy()
+        known = (self._tensor(array) for array in (embedded.odds, label, weight))
+        odds, of_fields, *of_parameters = self.gradients(*self._inputs(feedback, embedded, rows), *known)
+        names = (name for name, _ in self.network.module.named_parameters())
+        self.network.apply(dict(zip(names, of_parameters, strict=True)))
+        others, gradient = (tensor[: label.size].cpu().numpy() for tensor in (odds, of_fields))
         self.embedding.learn(feedback, self.fields, rows, label, weight, others, gradient)
+
+    def _predict(self, fields: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:
+        odds, hidden = self.network.module(fields, numbers, Changes())
+        return odds, hidden
+
+    def _gradients(self, fields: Tensor, numbers: Tensor, machine: Tensor, label: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        """Return the network's log-odds, and the gradients of the summed loss by the fields and by each parameter."""
+        fields = fields.detach().requires_grad_()
+        odds, _ = self.network.module(fields, numbers, Changes())
+        loss = functional.binary_cross_entropy_with_logits(odds + machine, label, weight, reduction="sum")
+        return odds.detach(), *torch.autograd.grad(loss, [fields, *self.network.module.parameters()])
 
     def _inputs(self, batch: Batch, embedded: Embedded, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
         numbers = batch.values[rows, self.fields.numbers]
