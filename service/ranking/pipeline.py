@@ -129,8 +129,8 @@ class Pipeline(Stateful):
         self.evidence = EvidenceCollector(retrievers, seen, self.rows, self.prepare, lambda name: self._skip(name, []))
         self._choosers = [(name, reranker) for name, reranker in rerankers.items() if reranker.needs_evidence]
         self.chooses = bool(self._choosers)
-        touched = seen.of if retrievers else history.seen
-        self._candidate_generator = CandidateGenerator(retrievers, items, self.pending, touched)
+        self._touched = seen.of if retrievers else history.seen
+        self._candidate_generator = CandidateGenerator(retrievers, items, self.pending, self._touched)
         self._response_builder = ResponseBuilder(self.rows, items, list(retrievers), ranker, rerankers, policy)
         stores = (history, seen, dense)
         self._updates = Updates(featurizer, users, items, self.contexts, stores, dense.remove, self._notify)
@@ -295,10 +295,11 @@ class Pipeline(Stateful):
             self.isolation.run(name, doing, call, learner)
 
     def is_behind(self, user: str) -> bool:
-        """Whether a user has an interaction that this process has accepted and not learned yet."""
+        """Whether the last interaction of a user that this process has accepted is not learned yet."""
         key = hash_id(user)
-        items = self.pending.of(key)
-        return bool(items.size) and not self.seen.has(np.full(items.size, key), items).all()
+        # The last one alone: a history is short, so earlier ones may have left it. They are learned in order.
+        last = self.pending.of(key)[-1:]
+        return bool(last.size) and not np.isin(last, self._touched(np.array([key]))[0]).all()
 
     def requests(self, user: Ids, timestamp: Times, context: tuple[Ids, Floats]) -> Requests:
         """Return the request columns of these users, with their current history.

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from learners.features import hash_id
+from service.config import parse
+from service.learning.feedback import FeedbackBuilder
+from service.learning.fold import Fold
+from service.process.runtime import build_pipeline
 from service.ranking.pending import PendingTouches
 from streams.events import Interaction, ItemUpdate
+from streams.join import Joiner
 
 
 class Time:
@@ -48,3 +57,18 @@ def test_a_forgotten_user_has_none() -> None:
     assert items(pending, "ann") == []
     pending.add([click("bob", "c"), click("bob", "d")])
     assert items(pending, "bob") == [hash_id("c"), hash_id("d")]
+
+
+@pytest.mark.parametrize("retrievers", [{}, {"popularity": {}}], ids=["ranks only", "retrieves"])
+def test_a_user_is_behind_until_the_interaction_is_learned(retrievers: dict[str, Any]) -> None:
+    config = parse({"features": {"user": {}, "item": {"id": "category"}}, "retrievers": retrievers}, "test")
+    pipeline = build_pipeline(config)
+    fold = Fold(pipeline, FeedbackBuilder(pipeline, config.reward))
+    joiner = Joiner(window=5.0, lateness=5.0, batch_rows=1, capacity=100, ids=100)
+    for n in range(2 * config.history.length):  # more than a history has
+        liked = click("ann", f"i{n}")
+        pipeline.pending.add([liked])
+        assert pipeline.is_behind("ann") and not pipeline.is_behind("bob")
+        for joined in joiner.push(n, liked.timestamp, liked):
+            fold.joined(joined)
+        assert not pipeline.is_behind("ann")
