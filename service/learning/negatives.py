@@ -88,7 +88,8 @@ class NegativeSampler:
         return items.index.keys[slots], ones
 
     def _merged(self, feedback: Feedback, request: Ids, item: Ids, weight: Floats, time: npt.NDArray[np.float64]) -> Feedback:
-        batch = self._pipeline.rows.batch(Requests(**feedback.columns()), request, item)
+        # Each is a request of its own, like the interaction: together they would look like a ranking of n candidates.
+        batch = self._pipeline.rows.batch(Requests(**feedback.columns(request)), np.arange(item.size), item)
         rows, none = item.size, np.zeros(item.size, np.float32)
         order = np.argsort(np.concatenate((feedback.request, request)), kind="stable")
 

@@ -25,9 +25,11 @@ ITEMS, N = 20, 4
 class World:
     """Everybody likes the first five of twenty items more often than the others; nothing says what was shown."""
 
-    def __init__(self, **negatives: Any) -> None:
+    def __init__(self, statistics: dict[str, Any] | None = None, **negatives: Any) -> None:
         reward = {"click": 1.0, "rating": {"at_least": 4.0}}
         tables = {"negatives": negatives, "reward": reward, "retrievers": {"item_knn": {}}, "ranker": {"fm": {"bits": 12}}}
+        if statistics is not None:
+            tables["statistics"] = statistics
         config = parse(tables | {"features": {"user": {}, "item": {"id": "category"}}}, "test")
         self.pipeline = build_pipeline(config)
         self.sampler = NegativeSampler(self.pipeline, config.negatives)
@@ -87,6 +89,15 @@ def test_a_row_draws_the_same_whenever_it_is_read() -> None:
     one, other = world.like("ann", "i1"), world.like("ann", "i2")
     assert world.drawn(one) == world.drawn(one) != world.drawn(other)
     assert len(world.drawn(one)) <= N
+
+
+def test_a_negative_does_not_give_itself_away_by_a_number_of_candidates() -> None:
+    """Neither the like nor what is drawn beside it was in a ranking."""
+    world = World(statistics={}, n=N)
+    world.live(10)
+    extended = world.sampler.extended(world.like("ann", "i0"))
+    column = world.pipeline.rows.names.index("context.candidates")
+    assert extended.rows > 1 and not extended.features[:, column].any()
 
 
 @pytest.mark.parametrize("source", ["uniform", "popular", "candidates"])
