@@ -22,6 +22,7 @@ __all__ = [
     "log_odds",
     "normalize",
     "probability",
+    "raise_scales",
     "slope_lengths",
     "sum_vectors",
 ]
@@ -31,6 +32,16 @@ PRIOR = 0.15
 
 FINITE = 3e38
 """Values are clipped to this, which removes infinities and NaN. Scales take care of large finite values."""
+
+
+@njit(cache=True, nogil=True)
+def raise_scales(keys, values, scales):  # type: ignore[no-untyped-def]
+    """Let the scales of a row's features follow its magnitudes. A scale at most doubles at a time, and never falls."""
+    mask = scales.shape[0] - 1
+    for c in range(keys.size):
+        at, magnitude = keys[c] & mask, abs(values[c])
+        if magnitude > scales[at]:
+            scales[at] = magnitude if scales[at] == 0.0 else min(magnitude, np.float32(2.0) * scales[at])
 
 
 @njit(cache=True, nogil=True)  # no fastmath: it would multiply by 1 / scale, which overflows

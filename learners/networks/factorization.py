@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from learners.kernels.factorization import log_odds, normalize, probability, sum_vectors
+from learners.kernels.factorization import log_odds, normalize, probability, raise_scales, sum_vectors
 from memory.jit import njit
 
 __all__ = ["backward", "forward"]
@@ -51,10 +51,7 @@ def backward(  # type: ignore[no-untyped-def]
     total, squared, x = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(columns, np.float32)
     for n in range(features.shape[0]):
         keys = features[n]
-        for c in range(columns):
-            at, magnitude = keys[c] & mask, abs(values[n, c])
-            if magnitude > scales[at]:
-                scales[at] = magnitude if scales[at] == 0.0 else min(magnitude, np.float32(2.0) * scales[at])
+        raise_scales(keys, values[n], scales)
         normalize(keys, values[n], scales, x)
         linear = intercept[0] + sum_vectors(keys, x, mask, 1, 0, rows, total, squared)
         odds = min(max(log_odds(linear, total, squared) + others[n], -largest), largest)

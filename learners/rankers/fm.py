@@ -33,6 +33,7 @@ from learners.kernels.factorization import (
     log_odds,
     normalize,
     probability,
+    raise_scales,
     slope_lengths,
     sum_vectors,
 )
@@ -178,10 +179,7 @@ def _learn(  # type: ignore[no-untyped-def]
     x, lengths = np.empty(columns, np.float32), np.empty(columns, np.float32)
     for n in range(features.shape[0]):
         keys = features[n]
-        for c in range(columns):
-            at, magnitude = keys[c] & mask, abs(values[n, c])
-            if magnitude > scales[at]:
-                scales[at] = magnitude if scales[at] == 0.0 else min(magnitude, np.float32(2.0) * scales[at])
+        raise_scales(keys, values[n], scales)
         normalize(keys, values[n], scales, x)
         linear = intercept[0] + sum_vectors(keys, x, mask, 1, 0, rows, total, squared)
         miss = probability(log_odds(linear, total, squared)) - label[n]

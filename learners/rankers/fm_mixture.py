@@ -33,6 +33,7 @@ from learners.kernels.factorization import (
     log_odds,
     normalize,
     probability,
+    raise_scales,
     slope_lengths,
     sum_vectors,
 )
@@ -252,10 +253,7 @@ def _learn(features, values, label, weight, state):  # type: ignore[no-untyped-d
     odds, misses = np.empty(mixing.size, np.float32), np.empty(mixing.size, np.float32)
     for n in range(features.shape[0]):
         keys = features[n]
-        for c in range(columns):
-            at, magnitude = keys[c] & mask, abs(values[n, c])
-            if magnitude > scales[at]:
-                scales[at] = magnitude if scales[at] == 0.0 else min(magnitude, np.float32(2.0) * scales[at])
+        raise_scales(keys, values[n], scales)
         normalize(keys, values[n], scales, x)
         _odds(keys, x, mask, weights, linear, intercepts, totals, squared, odds)
         for m in range(odds.size):
