@@ -10,31 +10,17 @@ K. He et al., "Delving Deep into Rectifiers", ICCV 2015: initial weights of laye
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from learners.networks.changes import Changes, linear, normalized
 from learners.networks.field_embedding import Fields
 
-__all__ = ["Changes", "ClickNetwork", "NetworkShape"]
-
-
-class Changes(NamedTuple):
-    """Changes of parameters, by name.
-
-    Attributes
-    ----------
-    dense : mapping of name to tensor
-        Of the parameter's shape, added for all rows.
-    low_rank : mapping of name to a pair of tensors
-        u (n, m, r) and v (n, p, r): the product u v' is added for each of n rows.
-    """
-
-    dense: Mapping[str, Tensor] = {}
-    low_rank: Mapping[str, tuple[Tensor, Tensor]] = {}
+__all__ = ["ClickNetwork", "NetworkShape"]
 
 
 class NetworkShape(NamedTuple):
@@ -115,10 +101,10 @@ class ClickNetwork(torch.nn.Module):
         changes : Changes
             Added for these rows only.
         """
-        entry = torch.cat([_normalized("input_norm", self.input_norm, fields.flatten(1), changes), numbers], 1)
+        entry = torch.cat([normalized("input_norm", self.input_norm, fields.flatten(1), changes), numbers], 1)
         x = entry
         for n, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            x = _normalized(f"norms.{n}", norm, _linear(f"layers.{n}.weight", layer, x, changes), changes).relu()
+            x = normalized(f"norms.{n}", norm, linear(f"layers.{n}.weight", layer, x, changes), changes).relu()
         crossed = entry
         for down, up, offset, norm in zip(self.down, self.up, self.offset, self.cross_norms, strict=True):
             crossed = norm(torch.addcmul(crossed, entry, torch.addmm(offset, functional.linear(crossed, down), up.T)))
@@ -133,23 +119,3 @@ def _layer(inputs: int, units: int) -> torch.nn.Linear:
     torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     torch.nn.init.zeros_(layer.bias)
     return layer
-
-
-def _normalized(name: str, norm: torch.nn.Module, x: Tensor, changes: Changes) -> Tensor:
-    """Normalise with a scale and a shift that may be changed."""
-    assert isinstance(norm, torch.nn.LayerNorm)
-    weight, bias = changes.dense.get(f"{name}.weight"), changes.dense.get(f"{name}.bias")
-    scale = norm.weight if weight is None else norm.weight + weight
-    shift = norm.bias if bias is None else norm.bias + bias
-    return functional.layer_norm(x, norm.normalized_shape, scale, shift, norm.eps)
-
-
-def _linear(name: str, layer: torch.nn.Module, x: Tensor, changes: Changes) -> Tensor:
-    """Apply a layer whose matrix may be changed."""
-    y: Tensor = layer(x)
-    if name in changes.dense:
-        y = y + functional.linear(x, changes.dense[name])
-    if name in changes.low_rank:
-        u, v = changes.low_rank[name]
-        y = y + torch.einsum("nmr,nr->nm", u, torch.einsum("npr,np->nr", v, x))
-    return y

@@ -15,7 +15,8 @@ from learners.base import LowRank, Ranker, WeightDelta
 from learners.bounds import graded
 from learners.delta import Shapes
 from learners.lookups import Catalogues, UserHistory
-from learners.networks.click_network import Changes, ClickNetwork, NetworkShape
+from learners.networks.changes import Changes
+from learners.networks.click_network import ClickNetwork, NetworkShape
 from learners.networks.field_embedding import LARGEST_NUMBER, Embedded, FieldEmbedding, Fields
 from learners.networks.graphs import Function, Padded
 from learners.schema import Schema

@@ -13,12 +13,12 @@ import numpy as np
 from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
+from learners.kernels.exhaustive import best_items
 from learners.lookups import Catalogues, UserHistory
 from learners.networks.columns import TowerColumns
 from learners.networks.towers import Towers, TowerShape
 from learners.registry import register
 from learners.schema import Schema
-from memory.jit import njit
 from memory.keyed.key_index import KeyIndex
 from streams.batch import Batch, Feedback, Floats, Ids, Requests
 
@@ -89,13 +89,8 @@ class TwoTower(Retriever):
         slots = np.sort(self.items.slots())
         keys = self.items.keys[slots]
         cosine = self.users(requests) @ self.vectors(keys).T
-        column = np.full(self.items.capacity, -1)
-        column[slots] = np.arange(slots.size)
-        _exclude(cosine, column, self.items.find(exclude.item), exclude.start)
-        order = np.argsort(-cosine, axis=1, kind="stable")[:, : max(k, 0)]
-        best = np.take_along_axis(cosine, order, axis=1)
-        request, at = np.nonzero(best > -np.inf)
-        return Candidates(keys[order[request, at]], request, best[request, at])
+        slot, request, score = best_items(cosine, slots, k, self.items.find(exclude.item), exclude.start)
+        return Candidates(self.items.keys[slot], request, score)
 
     def score(self, batch: Batch) -> Floats:
         """Return cosine similarities, (N,) float32."""
@@ -120,11 +115,3 @@ class TwoTower(Retriever):
         """Delete the embeddings that belong to these users only."""
         if users.size:
             self.towers.forget(self._columns.own(users))
-
-
-@njit(cache=True, nogil=True)
-def _exclude(cosine: Floats, column: Ids, excluded: Ids, start: Ids) -> None:
-    for b in range(start.size - 1):
-        for slot in excluded[start[b] : start[b + 1]]:
-            if slot >= 0:
-                cosine[b, column[slot]] = -np.inf
