@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from learners.base import Adapter, Learner, Policy, Ranker, Reranker
+from learners.base import Adapter, Learner, Policy, Ranker, Reranker, Retriever
 from learners.contract.worlds import world
 from learners.lookups import Catalogues, UserHistory
 from learners.registry import build, find
@@ -47,7 +47,8 @@ EVIDENCE = (EvidenceColumn("noise.score", prior=1.0), EvidenceColumn("truth.log_
 def small(role: type, name: str) -> Learner | Policy:
     """Build a learner or policy by its name, with the ``checks_parameters`` of its class. It is not bound yet.
 
-    An adapter is built with the small ranker that its class names in ``checks_ranker``.
+    An adapter is built with the small ranker that its class names in ``checks_ranker``. A ranker that needs a retriever is
+    built with a small one that has learned ``world(5)``.
 
     Raises
     ------
@@ -61,6 +62,11 @@ def small(role: type, name: str) -> Learner | Policy:
         ranker = small(Ranker, cls.checks_ranker)
         assert isinstance(ranker, Ranker)
         keywords["ranker"] = bind_to_world(ranker)
+    if issubclass(cls, Ranker) and cls.needs_retriever:
+        retriever = small(Retriever, cls.needs_retriever)
+        assert isinstance(retriever, Retriever)
+        bind_to_world(retriever).learn(world(5))
+        keywords["retriever"] = retriever
     built: Learner | Policy = build(role, name, keywords)
     return built
 

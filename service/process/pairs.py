@@ -1,4 +1,4 @@
-"""Match adapters and rerankers with the ranker: add its keywords, and refuse combinations that do not fit."""
+"""Match learners that build on each other: add their keywords, and refuse combinations that do not fit."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from learners import registry
-from learners.base import Adapter, Ranker, Reranker
+from learners.base import Adapter, Ranker, Reranker, Retriever
 from service.config import ConfigError
 
-__all__ = ["check_changes", "for_adapter", "for_reranker"]
+__all__ = ["check_changes", "for_adapter", "for_ranker", "for_reranker"]
 
 
 def for_adapter(name: str, keywords: dict[str, Any], ranker: Ranker) -> dict[str, Any]:
@@ -25,6 +25,25 @@ def for_adapter(name: str, keywords: dict[str, Any], ranker: Ranker) -> dict[str
             f"adapters.{name}", f"ranker = {keywords['ranker']!r}: an adapter adapts the ranker of [ranker]; leave it out"
         )
     return keywords | {"ranker": ranker}
+
+
+def for_ranker(name: str, keywords: dict[str, Any], retrievers: Mapping[str, Retriever]) -> dict[str, Any]:
+    """Keywords of a ranker, with the retriever added if it ranks with the model of one.
+
+    Raises
+    ------
+    ConfigError
+        When the config sets the keyword ``retriever``, or does not have the retriever.
+    """
+    where = f"ranker.{name}"
+    needed: str = registry.find(Ranker, name, where).needs_retriever  # type: ignore[attr-defined]
+    if not needed:
+        return keywords
+    if "retriever" in keywords:
+        raise ConfigError(where, f"retriever = {keywords['retriever']!r}: it is the one of [retrievers.{needed}]; leave it out")
+    if needed not in retrievers:
+        raise ConfigError(where, f"ranks with the model of a retriever that is not configured; add [retrievers.{needed}]")
+    return keywords | {"retriever": retrievers[needed]}
 
 
 def for_reranker(name: str, keywords: dict[str, Any], ranker_name: str, ranker: Ranker) -> dict[str, Any]:

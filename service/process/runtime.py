@@ -25,7 +25,7 @@ from service.monitoring.monitor import Monitor
 from service.process.data_folder import become_writer, bind_to_log
 from service.process.engine import Engine
 from service.process.logs import data_folder, open_dead_letters, open_log, open_membership, open_weights
-from service.process.pairs import check_changes, for_adapter, for_reranker
+from service.process.pairs import check_changes, for_adapter, for_ranker, for_reranker
 from service.process.updater import Updater
 from service.ranking.evidence import evidence_columns
 from service.ranking.feature_rows import DenseColumns
@@ -78,11 +78,12 @@ def build_pipeline(config: Config) -> Pipeline:
                 raise ConfigError(f"{section}.{name}", str(error)) from error
         return learners
 
-    # The ranker is bound first: what it offers to adapters and rerankers may depend on the columns.
-    retrievers_schema, schema = schema, replace(schema, features=schema.features + dense.columns)
-    (ranker,) = bound(Ranker, "ranker", config.ranker, schema).items()
+    # In this order: a ranker may use a retriever, and what it offers to adapters and rerankers may depend on the columns.
+    retrievers = bound(Retriever, "retrievers", config.retrievers, schema)
+    schema = replace(schema, features=schema.features + dense.columns)
+    rankers = {name: for_ranker(name, keywords, retrievers) for name, keywords in config.ranker.items()}
+    (ranker,) = bound(Ranker, "ranker", rankers, schema).items()
     (policy,) = built(Policy, "policy", config.policy).items()
-    retrievers = bound(Retriever, "retrievers", config.retrievers, retrievers_schema)
     schema = replace(schema, evidence=evidence_columns(retrievers))
     adapters = {name: for_adapter(name, keywords, ranker[1]) for name, keywords in config.adapters.items()}
     rerankers = {name: for_reranker(name, keywords, *ranker) for name, keywords in config.rerankers.items()}

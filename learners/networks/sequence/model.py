@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,9 +20,9 @@ from memory.keyed.history import History
 from memory.keyed.key_index import KeyIndex
 from memory.parameters import Parameters
 from memory.stateful import Stateful
-from streams.batch import Batch, Feedback, Requests
+from streams.batch import Batch, Feedback, Kinds, Requests, Times
 
-__all__ = ["Lesson", "SequenceModel", "SequenceSettings", "cross_entropy"]
+__all__ = ["Companion", "Lesson", "SequenceModel", "SequenceSettings", "cross_entropy"]
 
 BETAS = (0.9, 0.98)
 
@@ -88,6 +88,10 @@ class Lesson(NamedTuple):
     correction: Tensor
 
 
+Companion = Callable[[Lesson, np.random.Generator], Changes]
+"""Returns changes for the windows of a lesson, with gradients by the model's parameters."""
+
+
 class SequenceModel(Stateful):
     """A transformer, its catalogue of liked items, and the users' last likes, from which it learns.
 
@@ -98,6 +102,11 @@ class SequenceModel(Stateful):
     Parameters
     ----------
     settings : SequenceSettings
+
+    Attributes
+    ----------
+    companion : callable or None
+        Whoever adapts the model when it serves. The model then learns with these changes.
     """
 
     def __init__(self, settings: SequenceSettings) -> None:
@@ -120,6 +129,7 @@ class SequenceModel(Stateful):
         self.network = Parameters(lambda: Transformer(shape), optimize, tables=["items.weight"], seed=settings.seed)
         self.network.module.eval()
         self.network.module.eval()
+        self.companion: Companion | None = None
 
     # Serving
 
@@ -130,7 +140,7 @@ class SequenceModel(Stateful):
     def states(self, windows: Windows, changes: Changes | None = None) -> Tensor:
         """Return the users' states after windows, (n, D); zero for a user without events."""
         longest = int(np.minimum(windows.number, windows.item.shape[1]).max(initial=1))
-        slots = self._slots(windows.item[:, -longest:])
+        slots = self.slots(windows.item[:, -longest:])
         events, known = self.events(self.rows(slots), slots, windows.time[:, -longest - 1 :])
         states: Tensor = self.network.module(events, known, changes or Changes())[:, -1]
         return states * torch.from_numpy(windows.number > 0)[:, None]
@@ -156,12 +166,16 @@ class SequenceModel(Stateful):
         rows = self.rows(slots) * torch.from_numpy(slots >= 0)[:, None]
         return (states * rows[:, :-1]).sum(1) + rows[:, -1], states, rows
 
+    def slots(self, items: Ids) -> Ids:
+        """Return the slots of items of any shape; -1: unknown."""
+        return self.items.find(items.reshape(-1)).reshape(items.shape)
+
     def rows(self, slots: Ids) -> Tensor:
         """Return the rows of the table of items, (..., D + 1); any for slot -1."""
         table: Tensor = self.network.module.items.weight
         return table[torch.from_numpy(np.maximum(slots, 0))]
 
-    def events(self, rows: Tensor, slots: Ids, time: Floats) -> tuple[Tensor, Tensor]:
+    def events(self, rows: Tensor, slots: Ids, time: Times) -> tuple[Tensor, Tensor]:
         """Return the vectors (n, T, D) of events and whether they are known (n, T), from the rows of their items."""
         module = self.network.module
         vectors = rows[..., :-1]
@@ -183,7 +197,7 @@ class SequenceModel(Stateful):
             part, rows = rows[:room], rows[room:]
             self._store(user[part], feedback.item[part], feedback.outcome_time[part], feedback.kind[part])
             if self.clock["likes"][0] % every == 0:
-                self._step()
+                self._due_step()
 
     def remove(self, items: Ids) -> None:
         """Delete items."""
@@ -197,7 +211,7 @@ class SequenceModel(Stateful):
         self.recent["user"][gone] = 0
         self.recent.mark(np.flatnonzero(gone))
 
-    def _store(self, user: Ids, item: Ids, time: Floats, kind: Ids) -> None:
+    def _store(self, user: Ids, item: Ids, time: Times, kind: Kinds) -> None:
         slots, fresh = self.items.insert(item)
         self._clear(np.unique(slots[fresh]))
         np.add.at(self.counts["likes"], slots, 1)
@@ -217,29 +231,31 @@ class SequenceModel(Stateful):
             self.counts["likes"][used] = 0
             self.counts.mark(used)
 
-    def _step(self) -> None:
+    def _due_step(self) -> None:
         step = int(self.clock["steps"][0])
         rng = np.random.default_rng([self.settings.seed, step])
         self.clock["steps"][0] += 1
         self.clock.mark()
-        lesson = self.lesson(rng)
-        if lesson is None:
-            return
-        module = self.network.module.train()
-        with self.network.seeded():
-            module = self.network.module.train()
-        with self.network.seeded():
-            loss = cross_entropy(lesson, self.states_of(lesson, Changes()))
-        module.eval()
-        module.eval()
+        lesson = self.lesson(rng, self.settings.chunks)
+        if lesson is not None:
+            rate = self.settings.learning_rate * min(1.0, (step + 1) / self.settings.warm_up)
+            self.step(lesson, rng, rate)
+
+    def step(self, lesson: Lesson, rng: np.random.Generator, learning_rate: float) -> None:
+        """Make one step on a lesson."""
         for optimizer in self.network.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * min(1.0, (step + 1) / self.settings.warm_up)
+                group["lr"] = learning_rate
+        module = self.network.module.train()
+        with self.network.seeded():
+            changes = Changes() if self.companion is None else self.companion(lesson, rng)
+            loss = cross_entropy(lesson, self.states_of(lesson, changes))
+        module.eval()
         self.network.step(loss)
 
-    def lesson(self, rng: np.random.Generator) -> Lesson | None:
-        """Draw sequences and items to learn from; None if no stored sequence has a next event."""
-        settings = self.settings
+    def lesson(self, rng: np.random.Generator, chunks: int) -> Lesson | None:
+        """Draw sequences of `chunks` chunks, and items, to learn from; None if no stored sequence has a next event."""
+        settings, chunk = self.settings, self.settings.shape.chunk
         slot = self._sequences(rng)
         if not slot.size:
             return None
@@ -248,34 +264,46 @@ class SequenceModel(Stateful):
         first = np.maximum(count - self.sequences.length, 0) + 2
         earlier = rng.random(slot.size) < 0.5
         end = np.where(earlier, first + (rng.random(slot.size) * (count - first + 1)).astype(np.int64), count)
-        chunk, chunks = settings.shape.chunk, settings.chunks
         taken = stretches(self.sequences, slot, end, chunks, chunk)
-        slots = self._slots(taken.item)
+        slots = self.slots(taken.item)
         following = np.where(slots[:, :-1] >= 0, slots[:, 1:], -1)[:, chunk:]
         targets = following[following >= 0]
         if not targets.size:
             return None
         softmax = softmax_items(self.counts["likes"], targets, settings.exact, settings.drawn, rng)
-        return self._read(slots[:, :-1], taken, following.reshape(slot.size, chunks, chunk), softmax)
+        return self.read(slots[:, :-1], taken.time[:, :-1], following.reshape(slot.size, chunks, chunk), softmax)
 
-    def _read(self, slots: Ids, taken: Windows, following: Ids, softmax: SoftmaxItems) -> Lesson:
+    def read(self, slots: Ids, time: Times, following: Ids, softmax: SoftmaxItems) -> Lesson:
+        """Return a lesson.
+
+        Parameters
+        ----------
+        slots : (n, (M + 1) C) int64
+            Slots of the items of the events, the oldest first; -1: none.
+        time : (n, (M + 1) C + 1) float64
+            Unix seconds of the events and of the next one; 0: unknown.
+        following : (n, M, C) int64
+            Slots of the next items after the events of the last M chunks; -1: not learned.
+        softmax : SoftmaxItems
+        """
         used = np.union1d(softmax.item, slots[slots >= 0])
         table = functional.embedding(torch.from_numpy(used), self.network.module.items.weight, sparse=True)
         rows = table[torch.from_numpy(used.searchsorted(np.maximum(slots, used[0])))]
-        events, known = self.events(rows, slots, taken.time[:, :-1])
+        events, known = self.events(rows, slots, time)
         items = table[torch.from_numpy(used.searchsorted(softmax.item))]
         target = np.where(following >= 0, softmax.item.searchsorted(np.maximum(following, softmax.item[0])), -1)
         return Lesson(events, known, torch.from_numpy(target), items, torch.from_numpy(softmax.correction))
 
+    def windows_of(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
+        """Return the events (n * M, 2 C, D) of each chunk and the one before, and whether they are known (n * M, 2 C)."""
+        chunk = self.settings.shape.chunk
+        events = lesson.events.unfold(1, 2 * chunk, chunk).transpose(2, 3).flatten(0, 1)
+        return events, lesson.known.unfold(1, 2 * chunk, chunk).flatten(0, 1)
+
     def states_of(self, lesson: Lesson, changes: Changes) -> Tensor:
         """Return the states (n, M, C, D) after the events that have a target; one change for each of n * M windows."""
-        chunk, chunks = self.settings.shape.chunk, self.settings.chunks
-        events = lesson.events.unfold(1, 2 * chunk, chunk).transpose(2, 3).flatten(0, 1)
-        known = lesson.known.unfold(1, 2 * chunk, chunk).flatten(0, 1)
-        return self.network.module(events, known, changes)[:, chunk:].unflatten(0, (-1, chunks))
-
-    def _slots(self, items: Ids) -> Ids:
-        return self.items.find(items.reshape(-1)).reshape(items.shape)
+        states: Tensor = self.network.module(*self.windows_of(lesson), changes)
+        return states[:, self.settings.shape.chunk :].reshape(*lesson.target.shape, -1)
 
     def _sequences(self, rng: np.random.Generator) -> Ids:
         """Slots of sequences with a next event: of users who just liked something, and of any."""

@@ -1,0 +1,226 @@
+"""StreamAdapter: what a user liked before the model's window becomes a change of the model's weights for that user.
+
+References
+----------
+D. Muhtar et al., "StreamAdapter: Efficient Test Time Adaptation from Contextual Streams", 2024 (arXiv 2411.09289).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from learners.base import Adapter, Ranker, WeightDelta
+from learners.networks.sequence.absorbing import ContextMap, context_shape
+from learners.networks.sequence.model import SequenceModel
+from learners.networks.sequence.scoring import targets
+from learners.networks.sequence.slab import ContextSlab
+from learners.networks.sequence.windows import Windows
+from learners.registry import register
+from memory.arrays import Arrays
+from streams.batch import Batch, Bools, Feedback, Floats, Ids
+
+__all__ = ["StreamAdapter"]
+
+_LENGTHS = np.array([32, 64, 128])
+"""The gate's running losses are kept for users with fewer than 32 likes, fewer than 64, fewer than 128, and more."""
+
+_COMPARED = 256
+"""Items, at most, with which a like is compared for the gate."""
+
+_JUDGED = 32
+"""Likes of a micro-batch, at most, that the gate looks at."""
+
+
+@register("stream_adapter")
+class StreamAdapter(Adapter):
+    """Keeps a state of fixed size for each user, made of the chunks of likes that have left the model's window.
+
+    When a chunk of likes leaves the window of the ``sequential`` ranker, `rank` learned queries in each layer read its keys and
+    values, which know no positions. A gate mixes what they read into the user's state: ``g * state + (1 - g) * W_v o``. For a
+    request the state, divided by its root mean square, becomes a change of the matrix on the output side of each feed-forward
+    layer, of rank `rank`: ``alpha / rank * (state P)' U'``. U begins at 0, so the ranker begins unchanged. The window and the
+    state together are the whole history, and nothing is in both. A request costs the same however long the history is.
+
+    Every `every` likes the map makes one step of Adam on sequences of `chunks` chunks that the retriever stores, with the
+    model as it is. With `joint`, the model in its own steps learns with these changes, too, for half of its sequences.
+
+    The gate: the cross-entropy of each like is computed with and without the change, before the map learns from it, against
+    256 items. A user gets the change only while the running mean with it is below the one without, for users with histories
+    of that length: fewer than 32 likes, 64, 128, or more.
+
+    What is published of it is not at hand: the equations, and the choice of what to change, are from the abstract, from a
+    review, and from related code; see ``docs/learners/stream_adapter.md``.
+
+    Parameters
+    ----------
+    ranker : Ranker
+        The bound ``sequential`` ranker.
+    users : int
+        Maximum number of users with a state. The one whose state changed the longest time ago is evicted. A state has
+        4 * layers * `rank` * width bytes.
+    rank : int
+        Queries of each layer, and rank of a change.
+    alpha : float
+        Strength of the change; 0: the ranker is not changed.
+    tau : float
+        The gate is raised to 1 / `tau`.
+    confidence : bool
+        Whether a change is weaker for a young state: multiplied by the share of the state that chunks have written.
+    every, chunks : int
+        See above.
+    learning_rate : float
+        Of Adam.
+    joint : bool
+        See above.
+    age : int
+        Steps after which a state is computed anew from the stored likes.
+    evidence : int
+        Likes of a length of history from which the gate may open.
+    keep : float
+        Weight of the earlier likes in the gate's running means after each like.
+    seed : int
+        Seed of the map's initial weights and of all draws.
+
+    References
+    ----------
+    See the module.
+    """
+
+    checks_ranker: ClassVar[str] = "sequential"
+    checks_parameters: ClassVar[dict[str, object]] = {
+        "users": 32,
+        "rank": 2,
+        "every": 8,
+        "chunks": 4,
+        "learning_rate": 0.02,
+        "evidence": 0,
+        "joint": False,
+    }
+
+    def __init__(
+        self,
+        ranker: Ranker,
+        users: Annotated[int, Field(gt=0)] = 10_000,
+        rank: Annotated[int, Field(gt=0)] = 8,
+        alpha: Annotated[float, Field(ge=0)] = 8.0,
+        tau: Annotated[float, Field(gt=0)] = 1.0,
+        confidence: bool = True,
+        every: Annotated[int, Field(gt=0)] = 128,
+        chunks: Annotated[int, Field(ge=3)] = 16,
+        learning_rate: Annotated[float, Field(gt=0)] = 0.003,
+        joint: bool = True,
+        age: Annotated[int, Field(gt=0)] = 200,
+        evidence: Annotated[int, Field(ge=0)] = 200,
+        keep: Annotated[float, Field(gt=0, lt=1)] = 0.999,
+        seed: Annotated[int, Field(ge=0)] = 0,
+    ) -> None:
+        super().__init__(ranker)
+        model = getattr(ranker, "model", None)
+        if not isinstance(model, SequenceModel):
+            raise ValueError(f"ranker: {ranker.name or type(ranker).__name__} has no window of likes; choose sequential")
+        self._chunks, self._every, self._alpha = chunks, every, alpha
+        self._evidence, self._keep, self._seed = evidence, keep, seed
+        shape = context_shape(model, rank, alpha, tau, confidence=confidence)
+        self.context = ContextMap(model, shape, learning_rate, seed)
+        self.slab = ContextSlab(model, self.context, users, age)
+        lengths = _LENGTHS.size + 1
+        self.gate = Arrays(gain=np.zeros(lengths), weight=np.zeros(lengths))
+        self.clock = Arrays(likes=np.zeros(1, np.int64), steps=np.zeros(1, np.int64), private=["likes", "steps"])
+        self._anew = 0
+        if joint and alpha:
+            model.companion = self.context.changes_for
+
+    @property
+    def _model(self) -> SequenceModel:
+        model = getattr(self.ranker, "model", None)
+        assert isinstance(model, SequenceModel)
+        return model
+
+    @property
+    def changes(self) -> Collection[str]:
+        """The matrices on the output side of the feed-forward layers."""
+        return targets(self._model)
+
+    def adapt(self, batch: Batch) -> WeightDelta:
+        """Return the users' changes; none if no user of the batch has a state for which the gate is open."""
+        if not self._alpha or not batch.user.size:
+            return {}
+        number = self._model.windows(batch).number
+        states, used = self.slab.of(batch.user, number)
+        used &= self._open()[_length(number)]
+        return self.context.delta(states, used) if used.any() else {}
+
+    def learn(self, feedback: Feedback) -> None:
+        """Judge the changes by the likes, let the map make the steps that are due, and absorb chunks."""
+        user = feedback.user[feedback.request]
+        liked = (feedback.reward > 0) & (feedback.weight > 0) & ~feedback.correction & (user != 0) & (feedback.item != 0)
+        rows = np.flatnonzero(liked)
+        if not rows.size:
+            return
+        self._judge(feedback, rows[:_JUDGED])
+        before = int(self.clock["likes"][0])
+        self.clock["likes"][0] += rows.size
+        for _ in range((before + rows.size) // self._every - before // self._every):
+            lesson = self._model.lesson(self._draws(int(self.clock["steps"][0])), self._chunks)
+            self.clock["steps"][0] += 1
+            if lesson is not None:
+                self.context.learn(lesson)
+        self.clock.mark()
+        self._anew += self.slab.absorb(np.unique(user[rows]), int(self.clock["steps"][0]))
+
+    def forget(self, users: Ids) -> None:
+        """Delete the states of these users. What the map learned from them is in the weights of all, and stays."""
+        self.slab.forget(users)
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return the nats that a like gains by the change, by length of history, whether the gate is open, and ``anew``."""
+        names = [f"below_{length}" for length in _LENGTHS] + [f"from_{_LENGTHS[-1]}"]
+        gain = self.gate["gain"] / np.maximum(self.gate["weight"], 1e-9)
+        opened = self._open()
+        found = {f"gain_{name}": float(value) for name, value in zip(names, gain, strict=True)}
+        found |= {f"open_{name}": float(value) for name, value in zip(names, opened, strict=True)}
+        return found | {"anew": float(self._anew)}
+
+    def _judge(self, feedback: Feedback, rows: Ids) -> None:
+        model = self._model
+        windows = model.windows(feedback)
+        at = feedback.request[rows]
+        states, fits = self.slab.of(feedback.user[at], windows.number[at])
+        target = model.items.find(feedback.item[rows])
+        judged = fits & (target >= 0)
+        if not judged.any():
+            return
+        items = np.flatnonzero(model.counts["likes"])
+        if items.size > _COMPARED:
+            items = np.sort(self._draws(int(self.clock["likes"][0]), 1).choice(items, _COMPARED, replace=False))
+        at = at[judged]
+        own = Windows(windows.item[at], windows.time[at], windows.number[at])
+        parts = type(states)(states.vectors[judged], states.fresh[judged])
+        without, with_changes = self.context.losses(own, parts, target[judged], items)
+        self._count(_length(own.number), (without - with_changes).astype(np.float64))
+
+    def _count(self, length: Ids, gain: Floats) -> None:
+        for n in np.unique(length):
+            mine = gain[length == n]
+            fading = self._keep ** np.arange(mine.size - 1, -1, -1)
+            kept = self._keep**mine.size
+            self.gate["gain"][n] = kept * self.gate["gain"][n] + fading @ mine
+            self.gate["weight"][n] = kept * self.gate["weight"][n] + fading.sum()
+        self.gate.mark()
+
+    def _open(self) -> Bools:
+        """Whether the gate is open, for each length of history."""
+        opened: Bools = (self.gate["weight"] >= self._evidence) & (self.gate["gain"] > 0)
+        return opened if self._evidence else np.ones(self.gate["gain"].size, np.bool_)
+
+    def _draws(self, number: int, purpose: int = 0) -> np.random.Generator:
+        return np.random.default_rng([self._seed, purpose, number])
+
+
+def _length(number: Ids) -> Ids:
+    """Number of the length of history, (n,)."""
+    return np.searchsorted(_LENGTHS, number, side="right")
