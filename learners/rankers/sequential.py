@@ -77,7 +77,9 @@ class Sequential(Ranker):
         self.model = model
         self.hidden_width = 2 * model.settings.shape.width
         self._learning_rate, self._l2 = learning_rate, l2
-        self.everybody = Arrays(weight=np.zeros((1, 2), np.float32), squares=np.ones((1, 2), np.float32), private=["squares"])
+        self.everybody = Arrays(
+            weight=np.array([[0, _SLOPE]], np.float32), squares=np.ones((1, 2), np.float32), private=["squares"]
+        )
         columns = {"bias": Column(None), "squares": Column(None, fill=1.0, private=True)}
         self.users, self.items = Table(users, **columns), Table(items, **columns)
         self._capped = 0

@@ -98,7 +98,7 @@ class Sequential(Retriever):
         every: Annotated[int, Field(gt=0)] = 32,
         batch: Annotated[int, Field(ge=2)] = 16,
         chunks: Annotated[int, Field(gt=0)] = 8,
-        learning_rate: Annotated[float, Field(gt=0)] = 0.002,
+        learning_rate: Annotated[float, Field(gt=0)] = 0.001,
         warm_up: Annotated[int, Field(gt=0)] = 100,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2,
         exact: Annotated[int, Field(gt=0)] = 4096,
