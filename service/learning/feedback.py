@@ -276,9 +276,7 @@ class FeedbackBuilder:
 
     def _learned_rows(self, requests: Requests, request: Ids, item: Ids, reward: Floats) -> tuple[Ids, Floats]:
         """Feature rows of interactions without an impression, which are learned together."""
-        rows = self._pipeline.rows.batch(requests, request, item, reward > 0)
-        self._pipeline.rows.learn(rows.features, rows.dense)
-        return rows.features, rows.values
+        return self._pipeline.rows.learned(requests, request, item, reward > 0)
 
     def _features_of(self, shown: Sequence[TrackedImpression]) -> tuple[Ids, Floats]:
         """Concatenated feature rows of impressions with a snapshot."""

@@ -152,12 +152,13 @@ class Fold:
                 user, reward = user[rows], reward[rows]
             measure.add(Scored(user, reward, None, predictions))
 
-    def _with_negatives(self, feedback: Feedback) -> Feedback:
-        """Prepared rows with their negatives. If the ranker cannot score these, the rows are learned without them."""
+    def _with_negatives(self, feedback: Feedback) -> Feedback | None:
+        """Prepared rows with their negatives; None if there are none, or if the ranker cannot score these."""
         extended = feedback if feedback.base is None else self._negatives.extended(feedback)
-        if extended is not feedback:
-            self._pipeline.prepare(extended)
-        return feedback if extended.base is None else extended
+        if extended is feedback:
+            return None
+        self._pipeline.prepare(extended)
+        return None if extended.base is None else extended
 
     def _note_outcomes(self, measure: Measure, rows: Sequence[Outcome], reward: Floats) -> None:
         """Store the rewards of interactions. If a position has several, the highest reward counts, even if it is negative."""

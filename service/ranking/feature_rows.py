@@ -176,6 +176,15 @@ class FeatureRows:
             values[:, self._featurizer.columns :] = dense.standardized(keys, batch.dense)
         return batch
 
+    def learned(self, requests: Requests, request: Ids, item: Ids, clicked: Bools) -> tuple[Ids, Floats]:
+        """Features and values of rows that will be learned together; see `batch`. The dense columns' means follow them."""
+        if not self._dense.columns:
+            # One row at a time, a batch costs as much as its features.
+            return self._featurizer.rows(requests, request, item, self._users, self._items)
+        batch = self.batch(requests, request, item, clicked)
+        self.learn(batch.features, batch.dense)
+        return batch.features, batch.values
+
     def retrieval(self, batch: Batch, skipped: list[str]) -> Floats:
         """Return the score of each retriever for each row, (N, R) float32. The first call fills ``batch.retrieval``.
 

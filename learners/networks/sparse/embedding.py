@@ -9,12 +9,12 @@ import numpy as np
 from learners.bounds import bounded
 from learners.kernels.factorization import FINITE, PRIOR
 from learners.networks.field_embedding import Embedded, FieldEmbedding, Fields
-from learners.networks.sparse.factorization import backward, forward
+from learners.networks.sparse.factorization import Side, backward, forward, rows_of
 from learners.schema import Schema
 from memory.arrays import Arrays
 from memory.sparse.block_pool import BlockPool
 from memory.stateful import Stateful
-from streams.batch import Batch, Floats, Ids
+from streams.batch import Batch, Floats
 
 __all__ = ["PooledEmbedding"]
 
@@ -72,12 +72,19 @@ class PooledEmbedding(FieldEmbedding):
         self._sides = list(pools)
         parts: list[PooledRows] = [getattr(self.pools, side) for side in pools]
         self._parts = tuple(parts)
-        self._linear = tuple(part.linear["weight"] for part in parts)
-        self._linear_squares = tuple(part.linear["squares"] for part in parts)
-        self._linear_dirty = tuple(part.linear.dirty for part in parts)
-        self._raw = tuple(tuple(pool.pool) for pool in pools.values())
-        self._settings = tuple(tuple(pool.settings) for pool in pools.values())
-        self._evidence = tuple(pool.evidence["sums"] for pool in pools.values())
+        self._sizes = np.array([part.pool.rows for part in parts])
+        learned = [
+            Side(
+                part.pool.pool,
+                part.pool.settings,
+                part.linear["weight"],
+                part.linear["squares"],
+                part.linear.dirty,
+                part.pool.evidence["sums"],
+            )
+            for part in parts
+        ]
+        self._first, self._second = learned[0], learned[-1]
 
     def bind(self, schema: Schema) -> None:
         """Find the columns of the ids.
@@ -96,15 +103,25 @@ class PooledEmbedding(FieldEmbedding):
         ids = [f"{side}.id" for side in self._sides]
         self._pooled = np.array([ids.index(name) if name in ids else -1 for name in names], np.int64)
         self._columns = np.array([names.index(name) for name in ids], np.int64)
+        # All arrays are the same objects for good, so that a request need not collect them.
+        self._read = (
+            self._pooled,
+            self._columns,
+            self._sizes,
+            tuple(tuple(part.pool.pool) for part in self._parts),
+            tuple(tuple(part.pool.settings) for part in self._parts),
+            tuple(part.linear["weight"] for part in self._parts),
+            self.intercept["weights"],
+            self.rows["weights"],
+            self.rows["scales"],
+        )
 
     def read(self, batch: Batch, fields: Fields, rows: slice = slice(None)) -> Embedded:
         """Compute the log-odds and the fields' vectors of some rows."""
         keys, values = batch.features[rows], bounded(batch.values[rows], FINITE)
         odds = np.empty(len(keys), np.float32)
         vectors = np.empty((len(keys), fields.total, self._factors), np.float32)
-        pools = self._raw, self._settings, self._linear, self._rows_of(keys, values)
-        dense = self.intercept["weights"], self.rows["weights"], self.rows["scales"]
-        forward(keys, values, fields.field, self._pooled, *pools, *dense, odds, vectors)
+        forward(keys, values, fields.field, *self._read, odds, vectors)
         return Embedded(odds, vectors)
 
     def learn(
@@ -112,10 +129,11 @@ class PooledEmbedding(FieldEmbedding):
     ) -> None:
         """Learn rows in order, see `FieldEmbedding.learn`."""
         keys, values = batch.features[rows], bounded(batch.values[rows], FINITE)
-        at_pool = self._rows_of(keys, values)
-        slots = np.empty_like(at_pool)
-        for n, (part, at) in enumerate(zip(self._parts, at_pool.T, strict=True)):
-            slots[:, n] = part.pool.evidence.insert(at + 1)
+        at_pool = rows_of(keys, values, self._columns, self._sizes)
+        slots, fresh = np.empty_like(at_pool), np.empty(at_pool.shape, np.bool_)
+        for n, part in enumerate(self._parts):
+            # Not that of the table, which resets fresh rows itself: numpy takes as long for that as the pass for everything.
+            slots[n], fresh[n] = part.pool.evidence.index.insert(at_pool[n])
         backward(
             keys,
             values,
@@ -125,14 +143,11 @@ class PooledEmbedding(FieldEmbedding):
             others,
             gradient,
             self._pooled,
-            self._raw,
-            self._settings,
-            self._linear,
-            self._linear_squares,
-            self._linear_dirty,
+            self._first,
+            self._second,
             at_pool,
             slots,
-            self._evidence,
+            fresh,
             self.intercept["weights"],
             self.intercept["squares"],
             self.rows["weights"],
@@ -142,12 +157,6 @@ class PooledEmbedding(FieldEmbedding):
             *self._rates,
         )
         self.intercept.mark()
-
-    def _rows_of(self, keys: Ids, values: Floats) -> Ids:
-        """Rows of the ids in each pool, (n, pools); -1 where a row has no id."""
-        sizes = np.array([part.pool.rows for part in self._parts])
-        at: Ids = np.where(values[:, self._columns] != 0, keys[:, self._columns] & (sizes - 1), -1)
-        return at
 
     def prune_and_grow(self, ratio: float, before: float, now: float) -> None:
         """Exchange the blocks of as many shards of each pool as the time from `before` to `now` has, if all of them take 1."""

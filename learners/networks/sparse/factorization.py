@@ -6,13 +6,16 @@ k numbers of the row at hand, and the pool decides what it keeps of it.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from learners.kernels.factorization import probability
+from memory.arrays import Bools, Floats
 from memory.jit import njit
 from memory.sparse.chains import Pool, Settings, read_vector, step, step_size, touch
 
-__all__ = ["backward", "forward"]
+__all__ = ["Side", "backward", "forward", "rows_of"]
 
 
 @njit(cache=True, nogil=True)  # no fastmath: it would multiply by 1 / scale, which overflows
@@ -64,34 +67,65 @@ def _log_odds(keys, x, pooled, vectors, weights, intercept, rows, total):  # typ
     return min(max(linear + np.float32(0.5) * pairs, np.float32(-30.0)), np.float32(30.0))
 
 
+@njit(cache=True, nogil=True)
+def rows_of(features, values, columns, sizes):  # type: ignore[no-untyped-def]
+    """Rows of the ids in each pool plus 1, (pools, n) int64; 0 where a row has no id.
+
+    `columns` (pools,) are those of the ids, and `sizes` (pools,) the pools' rows, powers of two.
+    """
+    found = np.zeros((columns.size, features.shape[0]), np.int64)
+    for p in range(columns.size):
+        c, mask = columns[p], sizes[p] - 1
+        for n in range(features.shape[0]):
+            if values[n, c] != np.float32(0.0):
+                found[p, n] = (features[n, c] & mask) + 1
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _read(features, values, columns, sizes, pools, settings, narrow, width):  # type: ignore[no-untyped-def]
+    """Vectors (n, pools, k) and linear weights (n, pools) of the ids; anything where a row has no id."""
+    at = rows_of(features, values, columns, sizes)
+    vectors = np.empty((features.shape[0], columns.size, width), np.float32)
+    weights = np.zeros((features.shape[0], columns.size), np.float32)
+    # Pools are outside: taking one out of the tuple counts references to each of its arrays.
+    for p in range(columns.size):
+        pool, setting, weight = Pool(*pools[p]), Settings(*settings[p]), narrow[p]
+        for n in range(features.shape[0]):
+            row = at[p, n] - 1
+            if row < 0:
+                continue
+            weights[n, p] = weight[row]
+            # The candidates of a request follow each other, and have one user.
+            if n > 0 and at[p, n - 1] == at[p, n]:
+                vectors[n, p] = vectors[n - 1, p]
+            else:
+                read_vector(pool, setting, row, vectors[n, p])
+    return vectors, weights
+
+
 @njit(cache=True, nogil=True, fastmath=True)
 def forward(  # type: ignore[no-untyped-def]
-    features, values, field, pooled, pools, settings, narrow, at_pool, intercept, rows, scales, odds, fields
+    features, values, field, pooled, columns, sizes, pools, settings, narrow, intercept, rows, scales, odds, fields
 ):
     """Fill `odds` (n,) and `fields` (n, fields, k), see `learners.networks.factorization.forward`.
 
-    `pooled` (F,) is the pool of each column, or -1. `narrow` has the linear weights of each pool's rows, and `at_pool` (n,
-    pools) the rows' numbers in each pool.
+    `pooled` (F,) is the pool of each column, or -1. `narrow` has the linear weights of each pool's rows. See `rows_of` for
+    `columns` and `sizes`.
     """
     width, mask = rows.shape[1] - 1, rows.shape[0] - 1
     x, total = np.empty(features.shape[1], np.float32), np.empty(width, np.float32)
-    vectors, weights = np.zeros((len(pools), width), np.float32), np.zeros(len(pools), np.float32)
+    vectors, weights = _read(features, values, columns, sizes, pools, settings, narrow, width)
     for n in range(features.shape[0]):
-        for p in range(len(pools)):
-            row = at_pool[n, p]
-            # The candidates of a request follow each other, and have one user.
-            if row >= 0 and (n == 0 or row != at_pool[n - 1, p]):
-                read_vector(Pool(*pools[p]), Settings(*settings[p]), row, vectors[p])
-                weights[p] = narrow[p][row]
         _normalize(features[n], values[n], pooled, scales, x)
-        odds[n] = _log_odds(features[n], x, pooled, vectors, weights, intercept[0], rows, total)
+        odds[n] = _log_odds(features[n], x, pooled, vectors[n], weights[n], intercept[0], rows, total)
         fields[n] = np.float32(0.0)
         for c in range(field.size):
             if field[c] < 0 or x[c] == np.float32(0.0):
                 continue
             of_field = fields[n, field[c]]
             if pooled[c] >= 0:
-                vector = vectors[pooled[c]]
+                vector = vectors[n, pooled[c]]
                 for k in range(width):
                     of_field[k] += vector[k] * x[c]
             else:
@@ -100,21 +134,45 @@ def forward(  # type: ignore[no-untyped-def]
                     of_field[k] += rows[at, k + 1] * x[c]
 
 
-@njit(cache=True, nogil=True)
+class Side(NamedTuple):
+    """What learning changes of one pool."""
+
+    pool: Pool
+    settings: Settings
+    weight: Floats
+    """(R,), linear weight of each row."""
+    squares: Floats
+    """(R,), its sum of squares."""
+    dirty: Bools
+    """(R,), whether it changed since the last shipment."""
+    evidence: Floats
+    """(slots, blocks)."""
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # a check for division by 0 would prevent vectorisation
 def backward(  # type: ignore[no-untyped-def]
-    features, values, field, label, weight, others, gradient, pooled, pools, settings, narrow, narrow_squares, narrow_dirty,
-    at_pool, slots, evidence, intercept, intercept_squares, rows, scales, squares, dirty, rate_w, rate_v,
+    features, values, field, label, weight, others, gradient, pooled, first, second, at_pool, slots, fresh,
+    intercept, intercept_squares, rows, scales, squares, dirty, rate_w, rate_v,
 ):  # fmt: skip
     """Learn rows in order, see `learners.networks.factorization.backward`.
 
-    `slots` (n, pools) say where in a pool's `evidence` the rows collect.
+    `first` and `second` are the pools' `Side`; of one pool, it is given twice. `at_pool` (pools, n) are what `rows_of`
+    returns. `slots` (pools, n) say where in a pool's evidence the rows collect, and `fresh` (pools, n) who begins there.
     """
+    # Sides have names: taking one out of a tuple by number would count references to each of its arrays, for each row.
+    pool_a, settings_a, weight_a, squares_a, dirty_a, evidence_a = first
+    pool_b, settings_b, weight_b, squares_b, dirty_b, evidence_b = second
     width, mask, columns = rows.shape[1] - 1, rows.shape[0] - 1, features.shape[1]
     rate_w, rate_v, largest = np.float32(rate_w), np.float32(rate_v), np.float32(30.0)
     zero, one = np.float32(0.0), np.float32(1.0)
     x, total = np.empty(columns, np.float32), np.empty(width, np.float32)
-    vectors, weights = np.zeros((len(pools), width), np.float32), np.zeros(len(pools), np.float32)
-    slopes = np.empty((columns, width), np.float32)
+    vectors, weights = np.zeros((len(at_pool), width), np.float32), np.zeros(len(at_pool), np.float32)
+    slopes, quotients = np.empty((columns, width), np.float32), np.empty(width, np.float32)
+    for p in range(len(slots)):
+        evidence = evidence_a if p == 0 else evidence_b
+        for n in range(features.shape[0]):
+            if fresh[p, n]:
+                evidence[slots[p, n]] = zero
     for n in range(features.shape[0]):
         keys = features[n]
         if weight[n] <= zero:
@@ -122,10 +180,15 @@ def backward(  # type: ignore[no-untyped-def]
         for c in range(columns):
             at, magnitude, p = keys[c] & mask, abs(values[n, c]), pooled[c]
             if p >= 0 and magnitude > zero:
-                pool, setting, row = Pool(*pools[p]), Settings(*settings[p]), at_pool[n, p]
-                touch(pool, setting, row)
-                read_vector(pool, setting, row, vectors[p])
-                weights[p] = narrow[p][row]
+                row = at_pool[p, n] - 1
+                if p == 0:
+                    touch(pool_a, settings_a, row)
+                    read_vector(pool_a, settings_a, row, vectors[p])
+                    weights[p] = weight_a[row]
+                else:
+                    touch(pool_b, settings_b, row)
+                    read_vector(pool_b, settings_b, row, vectors[p])
+                    weights[p] = weight_b[row]
             elif p < 0 and magnitude > scales[at]:
                 scales[at] = magnitude if scales[at] == zero else min(magnitude, np.float32(2.0) * scales[at])
         _normalize(keys, values[n], pooled, scales, x)
@@ -138,14 +201,23 @@ def backward(  # type: ignore[no-untyped-def]
                 continue
             at, p, of_vector = keys[c] & mask, pooled[c], zero
             if p >= 0:
+                row = at_pool[p, n] - 1
                 for k in range(width):
                     slopes[c, k] = x[c] * (total[k] - vectors[p, k] * x[c])
-                speed += rate_w * x[c] * x[c] / np.sqrt(narrow_squares[p][at_pool[n, p]])
-                speed += np.float32(step_size(Pool(*pools[p]), Settings(*settings[p]), at_pool[n, p], slopes[c]))
+                if p == 0:
+                    speed += rate_w * x[c] * x[c] / np.sqrt(squares_a[row])
+                    speed += np.float32(step_size(pool_a, settings_a, row, slopes[c]))
+                else:
+                    speed += rate_w * x[c] * x[c] / np.sqrt(squares_b[row])
+                    speed += np.float32(step_size(pool_b, settings_b, row, slopes[c]))
             else:
                 for k in range(width):
                     slopes[c, k] = x[c] * (total[k] - rows[at, k + 1] * x[c])
-                    of_vector += slopes[c, k] * slopes[c, k] / np.sqrt(squares[at, k + 1])
+                # In two loops, because sums are in order, and would keep the quotients from being vectorised.
+                for k in range(width):
+                    quotients[k] = slopes[c, k] * slopes[c, k] / np.sqrt(squares[at, k + 1])
+                for k in range(width):
+                    of_vector += quotients[k]
                 speed += rate_w * x[c] * x[c] / np.sqrt(squares[at, 0]) + rate_v * of_vector
         damping = one / (one + np.float32(0.25) * weight[n] * speed)
         slope, seen = miss * weight[n], miss * miss * weight[n]
@@ -158,12 +230,18 @@ def backward(  # type: ignore[no-untyped-def]
             for k in range(width):
                 of_network = gradient[n, field[c], k] * x[c] if field[c] >= 0 else zero
                 slopes[c, k] = slope * slopes[c, k] + of_network
-            if p >= 0:
-                row = at_pool[n, p]
-                narrow_squares[p][row] += seen * x[c] * x[c]
-                narrow[p][row] -= rate_w * slope * damping * x[c] / np.sqrt(narrow_squares[p][row])
-                narrow_dirty[p][row] = True
-                step(Pool(*pools[p]), Settings(*settings[p]), row, slopes[c], weight[n], damping, evidence[p][slots[n, p]])
+            if p == 0:
+                row = at_pool[p, n] - 1
+                squares_a[row] += seen * x[c] * x[c]
+                weight_a[row] -= rate_w * slope * damping * x[c] / np.sqrt(squares_a[row])
+                dirty_a[row] = True
+                step(pool_a, settings_a, row, slopes[c], weight[n], damping, evidence_a[slots[p, n]])
+            elif p > 0:
+                row = at_pool[p, n] - 1
+                squares_b[row] += seen * x[c] * x[c]
+                weight_b[row] -= rate_w * slope * damping * x[c] / np.sqrt(squares_b[row])
+                dirty_b[row] = True
+                step(pool_b, settings_b, row, slopes[c], weight[n], damping, evidence_b[slots[p, n]])
             else:
                 dirty[at] = True
                 squares[at, 0] += seen * x[c] * x[c]
