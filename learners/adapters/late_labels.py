@@ -93,7 +93,7 @@ class LateLabels(GuardedAdapter):
         top_share: Annotated[float, Field(ge=1)] = 2.0,
         top_entropy: Annotated[float, Field(ge=0, le=1)] = 0.8,
         calibration: tuple[float, float] = (0.8, 1.25),
-        max_norm: Annotated[float, Field(gt=0)] = 2.0,
+        max_norm: Annotated[float, Field(gt=0)] = 5.0,
         gate_z: Annotated[float, Field(ge=0)] = 2.0,
         window: Annotated[int, Field(ge=20, le=1_000_000)] = 1000,
         gate_events: Annotated[int, Field(ge=40, le=1_000_000)] = 2000,
@@ -132,7 +132,7 @@ class LateLabels(GuardedAdapter):
             if not np.isfinite(gradient).all():
                 self.reset("non_finite")
                 return
-            self._descend(gradient / self._piece)
+            self._descend(gradient)
             self.stepped()
             if self.paused:
                 return
@@ -142,7 +142,7 @@ class LateLabels(GuardedAdapter):
         steps += 1
         for moment, power, beta in ((mean, 1, BETAS[0]), (square, 2, BETAS[1])):
             moment *= beta
-            moment += (1 - beta) * gradient.astype(np.float64) ** power
+            moment += (1 - beta) * (gradient.astype(np.float64) / self._piece) ** power
         scale = np.sqrt(square / (1 - BETAS[1] ** steps[0])) + EPSILON
         self.delta[:] -= (self._rate * mean / (1 - BETAS[0] ** steps[0]) / scale).astype(np.float32)
         self.weights.mark()

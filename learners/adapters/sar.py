@@ -102,7 +102,7 @@ class SharpnessAwareReliable(GuardedAdapter):
         "requests": 8, "window": 40, "pending": 512, "learning_rate": 0.05, "max_norm": 100.0, "pause": 8, "gate_events": 40,
     }  # fmt: skip
     checks_exempt: ClassVar[dict[str, str]] = {
-        "check_adaptation": "It serves only what labels have shown to be better, and certainty is not."
+        "check_adaptation": "It serves nothing before later labels have shown that its change is better."
     }
 
     def __init__(
@@ -129,7 +129,7 @@ class SharpnessAwareReliable(GuardedAdapter):
         top_share: Annotated[float, Field(ge=1)] = 2.0,
         top_entropy: Annotated[float, Field(ge=0, le=1)] = 0.8,
         calibration: tuple[float, float] = (0.8, 1.25),
-        max_norm: Annotated[float, Field(gt=0)] = 2.0,
+        max_norm: Annotated[float, Field(gt=0)] = 5.0,
         gate_z: Annotated[float, Field(ge=0)] = 2.0,
         window: Annotated[int, Field(ge=20, le=1_000_000)] = 1000,
         gate_events: Annotated[int, Field(ge=40, le=1_000_000)] = 2000,
@@ -157,7 +157,7 @@ class SharpnessAwareReliable(GuardedAdapter):
     @property
     def delta(self) -> Floats:
         """The live change, (D,)."""
-        live: Floats = self.minimizer.delta  # type: ignore[assignment]
+        live: Floats = self.minimizer.delta
         return live
 
     def clear(self) -> None:

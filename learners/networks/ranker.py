@@ -23,7 +23,7 @@ from learners.networks.graphs import Function, Padded
 from learners.schema import Schema
 from memory.arrays import Arrays
 from memory.parameters import Parameters
-from memory.stateful import Stateful
+from memory.stateful import State, Stateful
 from streams.batch import Batch, Feedback, Floats
 
 __all__ = ["NetworkRanker"]
@@ -158,9 +158,8 @@ class NetworkRanker(Ranker):
         self.published["waiting"][0] += rows
         if self.published["waiting"][0] >= self._publish_every:
             changes = self.ahead.take_changes()
-            for name, part in (("embedding", self.embedding), ("network", self.network)):
-                prefix = f"{name}."
-                part.apply_changes({key.removeprefix(prefix): value for key, value in changes.items() if key.startswith(prefix)})
+            self.embedding.apply_changes(_of("embedding.", changes))
+            self.network.apply_changes(_of("network.", changes))
             self.published["version"][0] += 1
             self.published["waiting"][0] = 0
         self.published.mark()
@@ -231,3 +230,7 @@ class _Ahead(Stateful):
         self.embedding.intercept.mark()
         for name, _ in self.network.module.named_parameters():
             self.network.mark(name)
+
+
+def _of(prefix: str, changes: State) -> State:
+    return {name.removeprefix(prefix): array for name, array in changes.items() if name.startswith(prefix)}

@@ -82,7 +82,7 @@ class Affine:
 
     def _changes(self, delta: Tensor) -> dict[str, Tensor]:
         sizes = [math.prod(shape) for shape in self.shapes.values()]
-        parts = zip(self.shapes.items(), delta.split(sizes), strict=True)
+        parts = zip(self.shapes.items(), torch.split(delta, sizes), strict=True)
         return {name: part.reshape(shape) for (name, shape), part in parts}
 
     def _split(self, delta: Floats) -> Iterator[tuple[str, Floats]]:

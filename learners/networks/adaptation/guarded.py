@@ -124,8 +124,8 @@ class GuardedAdapter(Adapter):
         of_rows = share[np.searchsorted(present, batch.request)]
         self.predictions.add(batch, source, adapted, of_rows, int(self.resets_total))
         if self.delta.any():
-            chosen = (batch.item[first_choices(batch.request, logits)] for logits in (source, adapted))
-            self.watch.add(*chosen, share, after)
+            chosen, changed = (batch.item[first_choices(batch.request, logits)] for logits in (source, adapted))
+            self.watch.add(chosen, changed, share, after)
             self._obey(self.watch.verdict())
         if self.paused:
             self.counts["paused"][0] = max(self.counts["paused"][0] - batch.user.size, 0)
@@ -143,9 +143,10 @@ class GuardedAdapter(Adapter):
             label_of, weight_of = label[found.rows], np.maximum(weight[found.rows], 0.0)
             # What a change scored that has since been reset says nothing about the present one.
             now = (found.generation == self.resets_total) & (found.source != found.adapted)
-            self.gate.add(
-                feedback.request[found.rows[now]], found.source[now], found.adapted[now], label_of[now], weight_of[now]
-            )  # fmt: skip
+            request = feedback.request[found.rows]
+            time = feedback.timestamp[request]
+            self.gate.close(time[~feedback.touched[found.rows]])
+            self.gate.add(*(column[now] for column in (request, time, found.source, found.adapted, label_of, weight_of)))
             self.calibration.add(found.source, label_of, weight_of)
             self._note_entropies(feedback, found.rows, found.share)
             self._obey(self.gate.verdict())
@@ -198,7 +199,7 @@ class GuardedAdapter(Adapter):
         return sum(int(self.resets[guard][0]) for guard in GUARDS)
 
     def metrics(self) -> Mapping[str, float]:
-        """Return what is known of the change; see docs/learners/sar.md. On a replica, only `serving` and `delta_norm` are current."""
+        """Return what is known of the change; see docs/learners/sar.md. On a replica only ``serving`` and ``delta_norm`` are current."""
         losses = self.gate.losses()
         top_share, top_entropy = self.watch.concentration()
         return {

@@ -7,13 +7,18 @@ from typing import NamedTuple
 import numpy as np
 
 from learners.networks.adaptation.window import Window
+from memory.arrays import Arrays
 from memory.stateful import Stateful
-from streams.batch import Floats, Ids
+from streams.batch import Bools, Floats, Ids, Times
 
 __all__ = ["ENOUGH", "LabelGate", "Limits", "Losses", "Watch"]
 
 ENOUGH = 20
 """A window is judged when it has at least one in so many of its entries."""
+
+
+_SUMS = ("source", "adapted", "source_sum", "adapted_sum", "label", "weight")
+"""Columns of an event: log losses, predictions, labels and weights, summed over its rows."""
 
 
 class Limits(NamedTuple):
@@ -43,7 +48,7 @@ class Limits(NamedTuple):
     top_share: float = 2.0
     top_entropy: float = 0.8
     calibration: tuple[float, float] = (0.8, 1.25)
-    norm: float = 2.0
+    norm: float = 5.0
     z: float = 2.0
 
 
@@ -126,7 +131,9 @@ class Losses(NamedTuple):
 class LabelGate(Stateful):
     """Compares the log loss of predictions with and without the change, once labels are known. It has the last word.
 
-    An event is all rows of a request that were resolved together, because rows of one slate are not independent.
+    An event is all rows of a request that were resolved together, because rows of one slate are not independent. Clicks are known
+    before it is known what was left alone. So an event counts once requests as late as its own have rows that were left alone;
+    else a change that raises all predictions would look good at first.
 
     Parameters
     ----------
@@ -137,11 +144,29 @@ class LabelGate(Stateful):
 
     def __init__(self, limits: Limits, events: int) -> None:
         self._limits = limits
-        names = ("source", "adapted", "source_sum", "adapted_sum", "label", "weight")
-        self.window = Window(events, **dict.fromkeys(names, np.float64))
+        self.window = Window(events, **dict.fromkeys((*_SUMS, "time"), np.float64))
+        self.closed = Arrays(time=np.full(1, -np.inf), private=["time"])
 
-    def add(self, request: Ids, source: Floats, adapted: Floats, label: Floats, weight: Floats) -> None:
-        """Add rows (n,) of the same request, non-decreasing: logits, labels from 0 to 1, and weights."""
+    def close(self, times: Times) -> None:
+        """Note the times of requests (b,), Unix seconds, of which it is known what was left alone."""
+        if times.size:
+            self.closed["time"][0] = max(self.closed["time"][0], times.max())
+            self.closed.mark()
+
+    def add(self, request: Ids, time: Times, source: Floats, adapted: Floats, label: Floats, weight: Floats) -> None:
+        """Add rows (n,).
+
+        Parameters
+        ----------
+        request : (n,) int64
+            Non-decreasing.
+        time : (n,) float64
+            Of the request, Unix seconds.
+        source, adapted : (n,) float32
+            Logits.
+        label, weight : (n,) float32
+            Labels from 0 to 1.
+        """
         if not request.size:
             return
         z = np.stack((source, adapted)).astype(np.float64)
@@ -149,28 +174,35 @@ class LabelGate(Stateful):
         p = 1 / (1 + np.exp(-np.clip(z, -700, 700)))
         start = np.unique(request, return_index=True)[1]
         columns = (*loss * weight, *p * weight, label * weight, weight.astype(np.float64))
-        names = self.window.entries
-        self.window.add(**{name: np.add.reduceat(column, start) for name, column in zip(names, columns, strict=True)})
+        sums = {name: np.add.reduceat(column, start) for name, column in zip(_SUMS, columns, strict=True)}
+        self.window.add(**sums, time=time[start])
+
+    @property
+    def gains(self) -> Times:
+        """What the change has saved of the log loss of each event that counts."""
+        gains: Times = (self.window["source"] - self.window["adapted"])[self._known]
+        return gains
 
     @property
     def z(self) -> float:
         """Mean gain of the change in standard errors; 0 while there are too few events."""
-        gain = self.window["source"] - self.window["adapted"]
+        gain = self.gains
         if gain.size * ENOUGH < self.window.capacity or gain.size < 2:
             return 0.0
         error = float(gain.std(ddof=1)) / gain.size**0.5
         return float(gain.mean()) / error if error > 0 else 0.0
 
     def losses(self) -> Losses:
-        """Means over the window; of nothing, losses are 0."""
-        total = {name: float(self.window[name].sum()) for name in self.window.entries}
+        """Means over the events that count; of nothing, losses are 0."""
+        known = self._known
+        total = {name: float(self.window[name][known].sum()) for name in self.window.entries}
         rows, label = max(total["weight"], 1e-12), total["label"]
         ratios = (total[name] / label if label > 0 else 1.0 for name in ("source_sum", "adapted_sum"))
         return Losses(total["source"] / rows, total["adapted"] / rows, *ratios)
 
     def verdict(self) -> str:
         """Name of the guard that fires, else empty."""
-        if len(self.window) * ENOUGH < self.window.capacity:
+        if self.gains.size * ENOUGH < self.window.capacity:
             return ""
         if self.z < -self._limits.z:
             return "labels"
@@ -178,6 +210,11 @@ class LabelGate(Stateful):
         losses = self.losses()
         beyond = not low <= losses.adapted_ratio <= high
         return "calibration" if beyond and _distance(losses.adapted_ratio) > _distance(losses.source_ratio) else ""
+
+    @property
+    def _known(self) -> Bools:
+        known: Bools = self.window["time"] <= self.closed["time"][0]
+        return known
 
 
 def _concentration(items: Ids) -> tuple[float, float]:

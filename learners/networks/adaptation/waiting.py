@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from learners.schema import Schema
 from memory.arrays import Arrays
@@ -30,7 +33,7 @@ class WaitingSlates(Stateful):
     def __init__(self, schema: Schema, requests: int, rows: int) -> None:
         self.capacity = requests
         history, context, columns = schema.history, len(schema.context), len(schema.features)
-        of_requests = {
+        of_requests: dict[str, npt.NDArray[Any]] = {
             "user": np.zeros(requests, np.int64),
             "timestamp": np.zeros(requests),
             "history": np.zeros((requests, history), np.int64),
@@ -40,7 +43,7 @@ class WaitingSlates(Stateful):
             "context_values": np.zeros((requests, context), np.float32),
             "size": np.zeros(requests, np.int64),
         }
-        of_rows = {
+        of_rows: dict[str, npt.NDArray[Any]] = {
             "item": np.zeros(requests * rows, np.int64),
             "position": np.zeros(requests * rows, np.int64),
             "features": np.zeros((requests * rows, columns), np.int64),
@@ -48,7 +51,7 @@ class WaitingSlates(Stateful):
         }
         self.requests = Arrays(private=list(of_requests), **of_requests)
         self.rows = Arrays(private=list(of_rows), **of_rows)
-        self.counts = Arrays(requests=np.zeros(1, np.int64), rows=np.zeros(1, np.int64), private=["requests", "rows"])
+        self.counts = Arrays(requests=np.zeros(1, np.int64), filled=np.zeros(1, np.int64), private=["requests", "filled"])
 
     def __len__(self) -> int:
         return int(self.counts["requests"][0])
@@ -64,7 +67,7 @@ class WaitingSlates(Stateful):
         rows : (n,) int64
             Ascending rows of these requests.
         """
-        first, at = len(self), int(self.counts["rows"][0])
+        first, at = len(self), int(self.counts["filled"][0])
         into, of = slice(first, first + requests.size), slice(at, at + rows.size)
         for name in _OF_REQUESTS:
             self.requests[name][into] = getattr(batch, name)[requests]
@@ -75,10 +78,11 @@ class WaitingSlates(Stateful):
 
     def take(self) -> Batch:
         """Return the collected requests with their rows, and begin anew."""
-        requests, rows = slice(len(self)), slice(int(self.counts["rows"][0]))
+        requests, rows = slice(len(self)), slice(int(self.counts["filled"][0]))
+        columns: dict[str, Any] = {name: self.requests[name][requests].copy() for name in _OF_REQUESTS}
+        columns |= {name: self.rows[name][rows].copy() for name in _OF_ROWS}
         taken = Batch(
-            **{name: self.requests[name][requests].copy() for name in _OF_REQUESTS},
-            **{name: self.rows[name][rows].copy() for name in _OF_ROWS},
+            **columns,
             request=np.repeat(np.arange(len(self)), self.requests["size"][requests]),
         )
         self._count(0, 0)
@@ -86,13 +90,15 @@ class WaitingSlates(Stateful):
 
     def forget(self, users: Ids) -> None:
         """Drop the requests of these users."""
+        if not np.isin(self.requests["user"][: len(self)], users).any():
+            return
         waiting = self.take()
         requests = np.flatnonzero(~np.isin(waiting.user, users))
         self.add(waiting, requests, np.flatnonzero(np.isin(waiting.request, requests)))
         self._erase()
 
     def _count(self, requests: int, rows: int) -> None:
-        self.counts["requests"][0], self.counts["rows"][0] = requests, rows
+        self.counts["requests"][0], self.counts["filled"][0] = requests, rows
         for store in (self.requests, self.rows, self.counts):
             store.mark()
 
@@ -101,4 +107,4 @@ class WaitingSlates(Stateful):
         for name in self.requests:
             self.requests[name][len(self) :] = 0
         for name in self.rows:
-            self.rows[name][int(self.counts["rows"][0]) :] = 0
+            self.rows[name][int(self.counts["filled"][0]) :] = 0
