@@ -63,7 +63,7 @@ class LateLabels(GuardedAdapter):
     Raises
     ------
     ValueError
-        For a ranker that is no network, or has no normalisation below its last.
+        For a ranker that is no network, or has no layers to adapt.
 
     References
     ----------

@@ -90,7 +90,7 @@ class SharpnessAwareReliable(GuardedAdapter):
     Raises
     ------
     ValueError
-        For a ranker that is no network, or has no normalisation below its last.
+        For a ranker that is no network, or has no layers to adapt.
 
     References
     ----------

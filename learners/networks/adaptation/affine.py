@@ -35,7 +35,7 @@ class Affine:
     Raises
     ------
     ValueError
-        If the ranker is not a network, or has only one normalisation.
+        If the ranker is not a network.
     """
 
     def __init__(self, ranker: Ranker) -> None:
@@ -46,8 +46,6 @@ class Affine:
         adaptable = ranker.adaptable()
         self.shapes = {name: adaptable[name] for name in ranker.norms()}
         self.size = sum(math.prod(shape) for shape in self.shapes.values())
-        if not self.size:
-            raise ValueError(f"ranker: {name} has no normalisation below its last; give it a depth of at least 1")
 
     def arrays(self, delta: Floats) -> dict[str, Floats]:
         """Copy a change (D,) as one float32 array for each parameter."""

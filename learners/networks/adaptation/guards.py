@@ -61,11 +61,11 @@ class Watch(Stateful):
     window : int
         Requests that are compared.
     recent : int
-        Requests whose entropies are compared.
+        Requests whose entropies are compared; at most `window`.
     """
 
     def __init__(self, limits: Limits, window: int, recent: int) -> None:
-        self._limits, self._recent = limits, recent
+        self._limits, self._recent = limits, min(recent, window)
         self.window = Window(
             window, source_item=np.int64, adapted_item=np.int64, source_entropy=np.float32, adapted_entropy=np.float32
         )  # fmt: skip
