@@ -2,7 +2,7 @@
 
 References
 ----------
-S. Niu et al., "Towards Stable Test-Time Adaptation in Dynamic Wild World", ICLR 2023 (SAR): the filter, the two passes, the reset.
+S. Niu et al., "Towards Stable Test-Time Adaptation in Dynamic Wild World", ICLR 2023 (SAR): the filter, the passes, the reset.
 P. Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization", ICLR 2021.
 S. Niu et al., "Efficient Test-Time Model Adaptation without Forgetting", ICML 2022: the threshold of 0.4 ln C.
 """

@@ -199,7 +199,10 @@ class GuardedAdapter(Adapter):
         return sum(int(self.resets[guard][0]) for guard in GUARDS)
 
     def metrics(self) -> Mapping[str, float]:
-        """Return what is known of the change; see docs/learners/sar.md. On a replica only ``serving`` and ``delta_norm`` are current."""
+        """Return what is known of the change; see docs/learners/sar.md.
+
+        On a replica only ``serving`` and ``delta_norm`` are current.
+        """
         losses = self.gate.losses()
         top_share, top_entropy = self.watch.concentration()
         return {

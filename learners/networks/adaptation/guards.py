@@ -131,9 +131,9 @@ class Losses(NamedTuple):
 class LabelGate(Stateful):
     """Compares the log loss of predictions with and without the change, once labels are known. It has the last word.
 
-    An event is all rows of a request that were resolved together, because rows of one slate are not independent. Clicks are known
-    before it is known what was left alone. So an event counts once requests as late as its own have rows that were left alone;
-    else a change that raises all predictions would look good at first.
+    An event is all rows of a request that were resolved together, because rows of one slate are not independent. Clicks are
+    known before it is known what was left alone. So an event counts once requests as late as its own have rows that were left
+    alone; else a change that raises all predictions would look good at first.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ class Method(NamedTuple):
     momentum : float
         Of the gradient step.
     radius : float
-        Length rho of the step uphill before the second pass. 0: both passes are at the same place.
+        Length rho of the step uphill before the second pass. 0: the first pass is the only one.
     kl : float
         Weight of KL(source || adapted) in the loss.
     ema_decay : float
@@ -191,7 +191,7 @@ class EntropyMinimizer(Stateful):
         if method.skip_empty and not first.any():
             reset = "" if self._finite(scored) else self._reset("non_finite")
             return Report(scored, entropy, first.cpu().numpy(), first.cpu().numpy(), 0.0, reset)
-        again, after, second, gradient = pass_at(up, first)
+        again, after, second, gradient = pass_at(up, first) if method.radius else (scored, entropy, first, gradient)
         reset = ""
         if not self._finite(scored, again, gradient):
             reset = self._reset("non_finite")

@@ -15,9 +15,11 @@ from service.evaluation.replay import replay
 from service.process.runtime import build_pipeline
 from streams.lmdb_log import LmdbLog
 from streams.log import MemoryLog
-from tests.service.learning.test_live_equals_replay import EVENTS, fill, fold, trainer
+from tests.service.learning.test_live_equals_replay import fill, fold, trainer
+from tests.worlds import busy_world
 
 MakeConfig = Callable[..., Config]
+EVENTS = list(busy_world(seed=1, length=160))
 GUARDS: dict[str, Any] = {"mode": "gated", "window": 40, "gate_events": 40, "pause": 20, "pending": 400, "gate_z": 0.0}
 ADAPTERS: dict[str, Any] = {
     "sar": GUARDS | {"requests": 4, "learning_rate": 0.05},
@@ -47,7 +49,7 @@ def test_a_replay_and_kills_lead_to_the_same_bytes(config: Callable[..., Config]
     while True:
         life = trainer(config(), log, poll=rng.choice([1, 7, 1000]), folder=tmp_path / "state")
         life.restore()
-        turns = [life.turn() for _ in range(rng.randint(10, 40))]
+        turns = [life.turn() for _ in range(rng.randint(4, 20))]
         if not turns[-1]:
             break
         life.save()

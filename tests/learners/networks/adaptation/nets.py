@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional
 
 from learners.networks.adaptation.minimizer import EntropyMinimizer, Logits
@@ -21,9 +20,6 @@ class Block(torch.nn.Module):
         self.fc1 = torch.nn.Linear(width, 2 * width)
         self.fc2 = torch.nn.Linear(2 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.fc2(self.fc1(self.norm1(x)).relu())
-
 
 class Net(torch.nn.Module):
     """Residual blocks behind an embedding, a last normalisation, and a head with one logit a class."""
@@ -35,11 +31,21 @@ class Net(torch.nn.Module):
         self.norm = torch.nn.LayerNorm(width)
         self.head = torch.nn.Linear(width, classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.embed(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x))
+    def forward(self, x: Tensor, values: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return the logits of inputs (B, inputs), with these parameters instead of its own if given."""
+        values = dict(self.named_parameters()) if values is None else values
+
+        def linear(name: str, x: Tensor) -> Tensor:
+            return functional.linear(x, values[f"{name}.weight"], values[f"{name}.bias"])
+
+        def norm(name: str, x: Tensor) -> Tensor:
+            return functional.layer_norm(x, x.shape[-1:], values[f"{name}.weight"], values[f"{name}.bias"])
+
+        x = linear("embed", x)
+        for n in range(len(self.blocks)):
+            inner = linear(f"blocks.{n}.fc1", norm(f"blocks.{n}.norm1", x)).relu()
+            x = x + linear(f"blocks.{n}.fc2", inner)
+        return linear("head", norm("norm", x))
 
     def lower(self) -> list[str]:
         """Scales and shifts of all normalisations but the last."""
@@ -56,7 +62,7 @@ def logits_of(net: Net, names: Sequence[str], x: Tensor) -> Logits:
     def logits(delta: Tensor) -> Tensor:
         parts = delta.split([values[name].numel() for name in names])
         changed = {name: values[name] + part.reshape(values[name].shape) for name, part in zip(names, parts, strict=True)}
-        return functional_call(net, values | changed, (x,)).flatten()
+        return net(x, values | changed).flatten()
 
     return logits
 
