@@ -38,6 +38,9 @@ DOORS = {
     "threadpoolctl": {"learners.threads"},
     # Networks, modules as stores, and the GPU's index of vectors.
     "torch": {
+        "learners.networks.adaptation.affine",
+        "learners.networks.adaptation.minimizer",
+        "learners.networks.adaptation.slates",
         "learners.networks.click_network",
         "learners.networks.graphs",
         "learners.networks.ranker",

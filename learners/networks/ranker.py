@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -20,7 +22,9 @@ from learners.networks.click_network import ClickNetwork, NetworkShape
 from learners.networks.field_embedding import LARGEST_NUMBER, Embedded, FieldEmbedding, Fields
 from learners.networks.graphs import Function, Padded
 from learners.schema import Schema
+from memory.arrays import Arrays
 from memory.parameters import Parameters
+from memory.stateful import State, Stateful
 from streams.batch import Batch, Feedback, Floats
 
 __all__ = ["NetworkRanker"]
@@ -43,9 +47,12 @@ class NetworkRanker(Ranker):
         Device of the network.
     seed : int
         Seed of the network's initial weights.
+    publish_every : int
+        Rows learned between two versions that answer. 0: every answer has all that was learned, and there is no second copy.
     """
 
     tolerance: ClassVar[float] = 1e-3
+    private: ClassVar[frozenset[str]] = frozenset({"ahead"})
 
     def __init__(
         self,
@@ -57,7 +64,9 @@ class NetworkRanker(Ranker):
         piece: int,
         device: str,
         seed: int,
+        publish_every: int = 0,
     ) -> None:
+        self._publish_every = publish_every
         self.embedding, self.shape, self.piece = embedding, shape, piece
         self._rate, self._map_rate = learning_rate, map_learning_rate
         self._device, self._seed = device, seed
@@ -75,6 +84,10 @@ class NetworkRanker(Ranker):
             return Adam([group for group in groups if group["params"]], lr=self._rate, betas=BETAS, fused=True)
 
         self.network = Parameters(self.make_network, optimize, device=self._device, seed=self._seed)
+        if self._publish_every:
+            learned = Parameters(self.make_network, optimize, device=self._device, seed=self._seed)
+            self.ahead = _Ahead(copy.deepcopy(self.embedding), learned)
+            self.published = Arrays(version=np.zeros(1, np.int64), waiting=np.zeros(1, np.int64), private=["waiting"])
         self.predict: Function = self._predict
         self.gradients: Function = self._gradients
         if self._device != "cpu":
@@ -83,6 +96,16 @@ class NetworkRanker(Ranker):
     def make_network(self) -> ClickNetwork:
         """Make the network with its initial weights."""
         return ClickNetwork(self.shape, self.fields)
+
+    @property
+    def device(self) -> str:
+        """Device of the network."""
+        return self._device
+
+    @property
+    def version(self) -> int:
+        """Number of versions published; 0 without `publish_every`."""
+        return int(self.published["version"][0]) if self._publish_every else 0
 
     def adaptable(self) -> Shapes:
         """Shapes of `norms` and `targets`."""
@@ -119,19 +142,43 @@ class NetworkRanker(Ranker):
         for start in range(0, feedback.rows, self.piece):
             rows = slice(start, start + self.piece)
             self._learn_piece(feedback, rows, label[rows], weight[rows])
+        if self._publish_every:
+            self._publish_if_due(feedback.rows)
+
+    def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Load a state; see `Stateful.load_state_dict`."""
+        super().load_state_dict(state)
+        if self._publish_every:
+            self.ahead.mark_differences(self.embedding)
 
     def metrics(self) -> Mapping[str, float]:
         """Return ``capped``, the rows whose weight was limited; see `learners.bounds.graded`."""
         return {"capped": float(self._capped)}
 
+    def _publish_if_due(self, rows: int) -> None:
+        self.published["waiting"][0] += rows
+        if self.published["waiting"][0] >= self._publish_every:
+            changes = self.ahead.take_changes()
+            self.embedding.apply_changes(_of("embedding.", changes))
+            self.network.apply_changes(_of("network.", changes))
+            self.published["version"][0] += 1
+            self.published["waiting"][0] = 0
+        self.published.mark()
+
+    @property
+    def _learning(self) -> tuple[FieldEmbedding, Parameters[ClickNetwork]]:
+        """What learns: what answers, or the copy that is ahead of it."""
+        return (self.ahead.embedding, self.ahead.network) if self._publish_every else (self.embedding, self.network)
+
     def _learn_piece(self, feedback: Feedback, rows: slice, label: Floats, weight: Floats) -> None:
-        embedded = self.embedding.read(feedback, self.fields, rows)
+        embedding, network = self._learning
+        embedded = embedding.read(feedback, self.fields, rows)
         known = (self._tensor(array) for array in (embedded.odds, label, weight))
         odds, of_fields, *of_parameters = self.gradients(*self._inputs(feedback, embedded, rows), *known)
-        names = (name for name, _ in self.network.module.named_parameters())
-        self.network.apply(dict(zip(names, of_parameters, strict=True)))
+        names = (name for name, _ in network.module.named_parameters())
+        network.apply(dict(zip(names, of_parameters, strict=True)))
         others, gradient = (tensor[: label.size].cpu().numpy() for tensor in (odds, of_fields))
-        self.embedding.learn(feedback, self.fields, rows, label, weight, others, gradient)
+        embedding.learn(feedback, self.fields, rows, label, weight, others, gradient)
 
     def _predict(self, fields: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:
         odds, hidden = self.network.module(fields, numbers, Changes())
@@ -140,9 +187,10 @@ class NetworkRanker(Ranker):
     def _gradients(self, fields: Tensor, numbers: Tensor, machine: Tensor, label: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
         """Return the network's log-odds, and the gradients of the summed loss by the fields and by each parameter."""
         fields = fields.detach().requires_grad_()
-        odds, _ = self.network.module(fields, numbers, Changes())
+        module = self._learning[1].module
+        odds, _ = module(fields, numbers, Changes())
         loss = functional.binary_cross_entropy_with_logits(odds + machine, label, weight, reduction="sum")
-        return odds.detach(), *torch.autograd.grad(loss, [fields, *self.network.module.parameters()])
+        return odds.detach(), *torch.autograd.grad(loss, [fields, *module.parameters()])
 
     def _inputs(self, batch: Batch, embedded: Embedded, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
         numbers = batch.values[rows, self.fields.numbers]
@@ -161,3 +209,29 @@ class NetworkRanker(Ranker):
 
     def _tensor(self, array: Floats) -> Tensor:
         return torch.from_numpy(array).to(self._device)
+
+
+class _Ahead(Stateful):
+    """A copy of the weights that learns, while another version answers. It is saved but not shipped.
+
+    Parameters
+    ----------
+    embedding : FieldEmbedding
+    network : Parameters
+    """
+
+    def __init__(self, embedding: FieldEmbedding, network: Parameters[ClickNetwork]) -> None:
+        self.embedding, self.network = embedding, network
+
+    def mark_differences(self, answering: FieldEmbedding) -> None:
+        """Mark what differs from the version that answers, after both were loaded: the next publication has to have it."""
+        mine, others = self.embedding.rows, answering.rows
+        differ = (mine["weights"] != others["weights"]).any(1) | (mine["scales"] != others["scales"])
+        mine.mark(np.flatnonzero(differ))
+        self.embedding.intercept.mark()
+        for name, _ in self.network.module.named_parameters():
+            self.network.mark(name)
+
+
+def _of(prefix: str, changes: State) -> State:
+    return {name.removeprefix(prefix): array for name, array in changes.items() if name.startswith(prefix)}

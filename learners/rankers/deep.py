@@ -61,6 +61,9 @@ class Deep(NetworkRanker):
         Where the network is. Vectors are in main memory.
     seed : int
         Seed of the initial weights.
+    publish_every : int
+        Rows learned between two versions that answer, for few and large changes in the weights log. Answers are up to so many
+        rows old, and memory doubles. 0: every answer has all that was learned.
 
     References
     ----------
@@ -86,6 +89,7 @@ class Deep(NetworkRanker):
         init: Annotated[float, Field(ge=0, le=1)] = 0.02,
         device: Literal["cpu", "cuda"] = "cpu",
         seed: Annotated[int, Field(ge=0)] = 0,
+        publish_every: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__(
             FieldEmbedding(factors, bits, learning_rate, factor_learning_rate, init, seed),
@@ -95,4 +99,5 @@ class Deep(NetworkRanker):
             piece=piece,
             device=device,
             seed=seed,
+            publish_every=publish_every,
         )

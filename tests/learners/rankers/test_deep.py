@@ -12,6 +12,7 @@ from learners.base import LowRank
 from learners.contract.learning import log_loss
 from learners.networks.ranker import NetworkRanker
 from learners.rankers.deep import Deep
+from memory.stateful import digest
 from tests.learners.networks.clicks import COLUMNS, Turning, bound, random_rows
 
 SMALL: dict[str, Any] = {"bits": 10, "factors": 4, "hidden": 8}
@@ -122,3 +123,35 @@ def test_gradients_by_changes_are_those_of_the_log_odds() -> None:
     with torch.no_grad():
         up, down = (ranker.forward(batch, {name: torch.from_numpy(sign * step)}).sum().item() for sign in (1, -1))
     np.testing.assert_allclose(change.grad[3].item(), (up - down) / 2e-2, rtol=2e-2)
+
+
+def test_a_published_version_answers_until_the_next_one() -> None:
+    """What learns is ahead of it, equal to a network without versions, and survives a restart."""
+    fresh, rare, other = deep(), deep(publish_every=250), deep(publish_every=250)
+    first = scores(rare)
+    for seed in range(4):
+        for ranker in (fresh, rare):
+            ranker.learn(random_rows(seed))
+        due = seed == 2  # of 100 rows each
+        assert np.array_equal(scores(rare), scores(fresh)) == due
+        assert rare.version == (seed >= 2)
+        if seed < 2:
+            np.testing.assert_array_equal(scores(rare), first)
+        if seed == 1:
+            other.load_state_dict(rare.state_dict())
+    for seed in (2, 3):
+        other.learn(random_rows(seed))
+    assert digest(other.state_dict()) == digest(rare.state_dict())
+
+
+def test_replicas_get_what_was_published_and_nothing_else() -> None:
+    leader, follower = deep(publish_every=250), deep(publish_every=250)
+    sent = []
+    for seed in range(5):
+        leader.learn(random_rows(seed))
+        changes = leader.take_changes()
+        sent.append(sum(array.nbytes for array in changes.values()))
+        follower.apply_changes(changes)
+        np.testing.assert_array_equal(scores(leader), scores(follower))
+        assert leader.version == follower.version
+    assert max(sent[:2] + sent[3:]) < 50 < sent[2]
