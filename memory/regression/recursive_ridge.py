@@ -3,6 +3,8 @@
 References
 ----------
 R. Plackett, "Some Theorems in Least Squares", Biometrika 37 (1950): the recursion.
+L. Cao, H. Schwartz, "A directional forgetting algorithm based on the decomposition of the information matrix", Automatica 36
+(2000): forgetting.
 """
 
 from __future__ import annotations
@@ -25,18 +27,19 @@ class RecursiveRidge(Stateful):
     Parameters
     ----------
     features, outputs : int
-        Number D of features, and number m of outputs. Memory is 8 D (D + m) + 4 D m bytes.
+        Number D of features, and number m of outputs. Memory is 8 D (D + m) + 4 D m bytes, and 8 D D more
+        with forgetting.
     ridge : float
         Strength of the ridge, above 0.
     forgetting : float
-        Factor applied to the weight of all earlier rows at each row; 1 forgets nothing. Directions that no row has had for long
-        fade only until they are as unknown as at the start.
+        Factor applied to what earlier rows say about the direction of a new row; 1 forgets nothing. What is known of directions
+        that no new row has does not fade, so the inverse does not grow without bound.
 
     Attributes
     ----------
     weights : Arrays
-        ``weight`` (D, m) float32, for serving. Private: ``exact`` (D, m) and ``inverse`` (D, D), the inverse of the sum of
-        ``phi phi'`` with the ridge, both float64.
+        ``weight`` (D, m) float32, for serving. Private, in float64: ``exact`` (D, m), ``inverse`` (D, D), the inverse of the
+        sum of ``phi phi'`` with the ridge, and with forgetting this sum, ``gram`` (D, D), otherwise without columns.
     """
 
     def __init__(self, features: int, outputs: int, ridge: float, forgetting: float = 1.0) -> None:
@@ -46,15 +49,17 @@ class RecursiveRidge(Stateful):
             weight=np.zeros((features, outputs), np.float32),
             exact=np.zeros((features, outputs)),
             inverse=np.eye(features) / ridge,
-            private=["exact", "inverse"],
+            gram=ridge * np.eye(features, features if forgetting < 1.0 else 0),
+            private=["exact", "inverse", "gram"],
         )
-        self._largest, self._forgetting = 1.0 / ridge, forgetting
+        self._forgetting = forgetting
 
     def update(self, features: Values, target: Values, weight: float = 1.0) -> None:
         """Learn one row: features (D,) float64, outputs (m,) float64, all finite, and its weight."""
         arrays = self.weights
-        tables = (arrays["inverse"], arrays["exact"], arrays["weight"])
-        _update(*tables, features, target, weight, self._forgetting, self._largest)
+        if weight > 0.0 and self._forgetting < 1.0:
+            _forget(arrays["inverse"], arrays["gram"], features, weight, self._forgetting)
+        _update(arrays["inverse"], arrays["exact"], arrays["weight"], features, target, weight)
         arrays.mark()
 
     def predict(self, features: Floats, outputs: slice = slice(None)) -> Floats:
@@ -64,24 +69,30 @@ class RecursiveRidge(Stateful):
 
 
 @njit(cache=True, nogil=True)
-def _update(inverse, exact, weight, features, target, mass, forgetting, largest):  # type: ignore[no-untyped-def]
+def _forget(inverse, gram, features, mass, forgetting):  # type: ignore[no-untyped-def]
+    """Fade what is known along the features, and add the new row to the sum."""
+    along = np.dot(gram, features)
+    known = np.dot(features, along)
+    if known <= 0.0:
+        return
+    less, more = (1.0 - forgetting) / known, (1.0 - forgetting) / (forgetting * known)
+    for i in range(features.size):
+        for j in range(features.size):
+            gram[i, j] += mass * features[i] * features[j] - less * along[i] * along[j]
+            inverse[i, j] += more * features[i] * features[j]
+
+
+@njit(cache=True, nogil=True)
+def _update(inverse, exact, weight, features, target, mass):  # type: ignore[no-untyped-def]
     if mass <= 0.0:
         return
     direction = np.dot(inverse, features)
-    spread = 0.0
-    for i in range(features.size):
-        spread += features[i] * direction[i]
-    factor = mass / (forgetting + mass * spread)
+    factor = mass / (1.0 + mass * np.dot(features, direction))
     error = target - np.dot(features, exact)
-    trace = 0.0
-    for i in range(features.size):
-        trace += inverse[i, i]
-    # Without the limit, the inverse would grow without bound in directions that no row has.
-    fade = 1.0 / forgetting if trace < 0.99 * largest * features.size else 1.0
     for i in range(features.size):
         step = factor * direction[i]
         for o in range(target.size):
             exact[i, o] += step * error[o]
             weight[i, o] = exact[i, o]
         for j in range(features.size):
-            inverse[i, j] = (inverse[i, j] - step * direction[j]) * fade
+            inverse[i, j] -= step * direction[j]
