@@ -137,10 +137,13 @@ class SparseLinear(Stateful):
         _predict(index, value, self.weights["weight"], start, made)
         return made
 
-    def visits(self, index: Ids) -> Floats:
-        """Harmonic mean of the visits of rows' active features, (n,) float32: it is low if any of them is almost unknown."""
+    def visits(self, index: Ids, value: Floats) -> Floats:
+        """Harmonic mean of the visits of rows' active features, weighted by the squares of their values, (n,) float32.
+
+        It is low if any feature that matters for the prediction is almost unknown.
+        """
         mean = np.empty(len(index), np.float32)
-        _harmonic(index, self.weights["visits"], mean)
+        _harmonic(index, value, self.weights["visits"], mean)
         return mean
 
 
@@ -210,9 +213,10 @@ def _predict(index, value, weight, start, made):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _harmonic(index, visits, mean):  # type: ignore[no-untyped-def]
+def _harmonic(index, value, visits, mean):  # type: ignore[no-untyped-def]
     for n in range(index.shape[0]):
-        total = 0.0
+        weights = total = 0.0
         for k in range(index.shape[1]):
-            total += 1.0 / (visits[index[n, k]] + 1e-9)
-        mean[n] = index.shape[1] / total
+            weights += value[n, k] * value[n, k]
+            total += value[n, k] * value[n, k] / (visits[index[n, k]] + 1e-6)
+        mean[n] = weights / total

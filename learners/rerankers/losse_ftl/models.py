@@ -88,8 +88,9 @@ class SparseModel(WorldModel):
         return self.outcomes.predict(index, single), self.changes.predict(index, single) if changes else None
 
     def evidence(self, x: Floats) -> Floats:
-        """Harmonic mean of the visits of an input's active features."""
-        return self.outcomes.visits(self._encoder.encode(x.astype(np.float64))[0])
+        """Weighted harmonic mean of the visits of an input's active features."""
+        index, value = self._encoder.encode(x.astype(np.float64))
+        return self.outcomes.visits(index, value.astype(np.float32))
 
 
 class FourierModel(WorldModel):
@@ -140,6 +141,6 @@ class FourierModel(WorldModel):
 
     def evidence(self, x: Floats) -> Floats:
         """Harmonic mean, over some random projections of an input, of the rows near it; waves are everywhere and cannot tell."""
-        index, _ = self._cells.encode(x.astype(np.float64))
-        mean: Floats = index.shape[1] / (1.0 / (self.visits["count"][index] + np.float32(1e-6))).sum(axis=1)
+        index, value = self._cells.encode(x.astype(np.float64))
+        mean: Floats = (_GRIDS / (value / (self.visits["count"][index] + 1e-6)).sum(axis=1)).astype(np.float32)
         return mean

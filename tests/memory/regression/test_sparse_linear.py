@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from learners.threads import one_thread
 from memory.arrays import Floats, Ids
 from memory.regression.sparse_linear import SparseLinear
 
@@ -32,6 +33,11 @@ def encoded(name: str) -> tuple[Ids, np.ndarray]:
     return index, value
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    one_thread()
+
+
 def of(name: str) -> SparseLinear:
     *_, outputs, features, _ = GOLDEN[f"{name}_cfg"].tolist()
     return SparseLinear(features, outputs, float(GOLDEN[f"{name}_reg"]), str(GOLDEN[f"{name}_mode"]))  # type: ignore[arg-type]
@@ -42,7 +48,7 @@ def test_the_golden_streams(name: str) -> None:
     model, (index, value) = of(name), encoded(name)
     exact, gram, moment = (model.weights[part] for part in ("exact", "gram", "moment"))
     snapshots = dict(zip(GOLDEN[f"{name}_snaps"].tolist(), GOLDEN[f"{name}_Wsnap"], strict=True))
-    targets, last = GOLDEN[f"{name}_Y"], np.inf
+    targets = GOLDEN[f"{name}_Y"]
     for n in range(len(index)):
         np.testing.assert_allclose(value[n] @ exact[index[n]], GOLDEN[f"{name}_pre"][n], atol=1e-8)
         before = exact.copy()
@@ -60,10 +66,11 @@ def test_the_golden_streams(name: str) -> None:
             return float(np.sum(weight * (gram @ weight + ridge * weight)) - 2 * np.sum(weight * moment))
 
         assert objective(exact) <= objective(before) + 1e-9 * abs(objective(before))
-        best = np.linalg.solve(gram + ridge * np.eye(len(gram)), moment)
-        last = objective(exact) - objective(best)
-        assert last >= -1e-9 * abs(objective(best))
-        assert last == pytest.approx(GOLDEN[f"{name}_gap"][n], abs=1e-7)
+        if n % 10 == 9:
+            best = np.linalg.solve(gram + ridge * np.eye(len(gram)), moment)
+            gap = objective(exact) - objective(best)
+            assert gap >= -1e-9 * abs(objective(best))
+            assert gap == pytest.approx(GOLDEN[f"{name}_gap"][n], abs=1e-7)
     np.testing.assert_allclose(gram, GOLDEN[f"{name}_A"], atol=1e-12)
     np.testing.assert_allclose(moment, GOLDEN[f"{name}_B"], atol=1e-12)
     assert np.linalg.eigvalsh(gram).min() > -1e-9
@@ -77,7 +84,7 @@ def test_one_hot_features_are_ridge_regression() -> None:
         sums[cell] += target
         counts[cell] += 1
     np.testing.assert_allclose(model.weights["exact"][:, 0], sums / (counts + 0.5), atol=1e-12)
-    np.testing.assert_array_equal(model.visits(np.arange(5)[:, None]), counts.astype(np.float32))
+    np.testing.assert_allclose(model.visits(np.arange(5)[:, None], np.ones((5, 1), np.float32)), counts, rtol=1e-6)
 
 
 def test_serving_in_single_precision_is_close() -> None:
