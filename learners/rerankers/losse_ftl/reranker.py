@@ -116,8 +116,8 @@ class LosseFtl(Reranker):
     """
 
     checks_parameters: ClassVar[dict[str, object]] = {
-        **{"groups": 4, "dim": 4, "users": 64, "first": 20, "epoch": 100, "waves": 24, "beta": 0.5, "sample": 1.0},
-        **{"session": 3600.0},
+        **{"groups": 4, "dim": 4, "users": 64, "first": 20, "epoch": 100, "waves": 24, "beta": 0.5},
+        **{"session": 3600.0, "sample": 0.3},
     }
     rehearsals: ClassVar[tuple[dict[str, object], ...]] = (checks_parameters,)
 
