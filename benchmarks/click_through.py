@@ -87,9 +87,11 @@ class Visitors:
         self._connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=service.PATIENCE)
 
     def close(self) -> None:
+        """Close the connection."""
         self._connection.close()
 
     def post(self, path: str, body: Any) -> Any:
+        """Send a request and return the answer's document; a busy service is asked again."""
         limit = time.monotonic() + service.PATIENCE
         while True:
             self._connection.request("POST", path, msgspec.json.encode(body), {"Content-Type": "application/json"})

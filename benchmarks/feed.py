@@ -1,7 +1,7 @@
 """Rewards of a feed over HTTP whose users get tired: the list with and without a look ahead, and single retrievers.
 
-Each arm has a service of its own in the same world (`service.demo.feed.Feed`), and learns only from what it showed. Users ask for
-one item at a time; some are there at once and take turns. One that leaves is replaced by the one who has been away longest.
+Each arm has a service of its own in the same world (`service.demo.feed.Feed`), and learns only from what it showed. Users ask
+for one item at a time; some are there at once and take turns. One that leaves is replaced by the one who has been away longest.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
             with measure.err.status(f"round {turn + 1} of {options.rounds}: {arm}"):
                 found[arm].append(_run(options, arm, options.seed + turn))
     metrics = {
-        arm: {name: [one[k] for one in each] for k, name in enumerate(("per_step", "per_session"))} for arm, each in found.items()
+        arm: {name: [one[k] for one in each] for k, name in enumerate(("per_step", "per_session"))}
+        for arm, each in found.items()
     }
     measure.table(
         f"Rewards in the last third of {options.steps} items, {options.rounds} worlds",

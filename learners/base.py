@@ -342,7 +342,7 @@ class Reranker(Learner):
         return None
 
     def values(self, batch: Batch) -> Mapping[str, Floats]:
-        """Return the numbers that changed each score, by name, (N,) float32 each; NaN where a row has none. Empty by default."""
+        """Return numbers that changed each score, by name, (N,) float32 each; NaN where a row has none. Empty by default."""
         return {}
 
 

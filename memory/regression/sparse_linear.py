@@ -44,16 +44,16 @@ class SparseLinear(Stateful):
     ridge : float
         Strength of the ridge, above 0.
     ridge_mode : {"const", "count"}
-        ``count`` multiplies the ridge by the number of rows so far, as the paper's code does. Then rare features are shrunk to 0
-        on long streams.
+        ``count`` multiplies the ridge by the number of rows so far, as the paper's code does. Then rare features are shrunk to
+        0 on long streams.
     forgetting : float
         Factor applied to the weight of all earlier rows at each row; 1 forgets nothing. The ridge does not fade.
 
     Attributes
     ----------
     weights : Arrays
-        ``weight`` (D, m) float32 and ``visits`` (D,) float32, the diagonal of A, for serving. Private: ``exact`` (D, m), ``gram``
-        (D, D) and ``moment`` (D, m), all float64.
+        ``weight`` (D, m) float32 and ``visits`` (D,) float32, the diagonal of A, for serving. Private: ``exact`` (D, m),
+        ``gram`` (D, D) and ``moment`` (D, m), all float64.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class SparseLinear(Stateful):
             If the features are not ascending, or outside of the model. Nothing is changed.
         """
         features = len(self.weights)
-        if index.size and not (0 <= index[0] and index[-1] < features and (np.diff(index) > 0).all()):
+        if index.size and not (index[0] >= 0 and index[-1] < features and (np.diff(index) > 0).all()):
             raise ValueError(f"index: not ascending numbers below {features}; give each active feature once")
         count, scale = self.clock["count"], self.clock["scale"]
         count[0] += 1
@@ -110,11 +110,9 @@ class SparseLinear(Stateful):
             self.weights["moment"][...] /= scale[0]
             scale[0] = 1.0
         ridge = self._ridge * (count[0] if self._count else 1.0) * scale[0]
-        arrays = self.weights
-        _update(
-            *(arrays[name] for name in ("gram", "moment", "exact", "weight", "visits")),
-            *(index, value, target, weight * scale[0], ridge, scale[0]),
-        )
+        sums = self.weights["gram"], self.weights["moment"]
+        weights = self.weights["exact"], self.weights["weight"], self.weights["visits"]
+        _update(*sums, *weights, index, value, target, weight * scale[0], ridge, scale[0])
         self.weights.mark(index)
         self.clock.mark()
 
@@ -145,7 +143,6 @@ class SparseLinear(Stateful):
         mean = np.empty(len(index), np.float32)
         _harmonic(index, value, self.weights["visits"], mean)
         return mean
-
 
 
 # Compiled part. Sums are in a fixed order, so that equal states learn equally.

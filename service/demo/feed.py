@@ -2,8 +2,8 @@
 
 References
 ----------
-C. Gao et al., "Alleviating Matthew Effect of Offline Reinforcement Learning in Interactive Recommendation", SIGIR 2023: the rule
-by which users leave (the quit rule of its KuaiEnv).
+C. Gao et al., "Alleviating Matthew Effect of Offline Reinforcement Learning in Interactive Recommendation", SIGIR 2023: the
+rule by which users leave (the quit rule of its KuaiEnv).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Feed:
     """Users and items as vectors. The same seed and the same calls in the same order give the same results.
 
     The chance that a user watches an item is ``sigmoid(4 z.a - 6 max(0, h.a) - 0.5)`` with the user's taste z and the item's
-    vector a, both of unit length, and the satiation h. Then ``h = 0.8 h + 0.5 r a`` and ``z = unit(z + 0.05 r a)``, where r is 1
-    for a watched item and 0 for a skipped one. A new session begins without satiation.
+    vector a, both of unit length, and the satiation h. Then ``h = 0.8 h + 0.5 r a`` and ``z = unit(z + 0.05 r a)``, where r is
+    1 for a watched item and 0 for a skipped one. A new session begins without satiation.
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ class Feed:
     seed : int
         Seed of all random numbers.
     quits : bool
-        Whether a user leaves when at least two of the four items before were of the category of the current one. If not, sessions
-        have `longest` items.
+        Whether a user leaves when at least two of the four items before were of the category of the current one. If not,
+        sessions have `longest` items.
     longest : int
         Items after which a session ends.
 

@@ -23,9 +23,9 @@ Values = npt.NDArray[np.float64]
 class SparseEncoder:
     """Encodes an input as its places in several grids, each over a random projection of the input.
 
-    A grid has ``bins + 1`` vertices per axis. An input is in one cell of each grid; its active features are the vertices of these
-    cells, with the weights of multilinear interpolation. So a grid's values sum to 1, inputs that share cells share weights,
-    and inputs that are far apart share none.
+    A grid has ``bins + 1`` vertices per axis. An input is in one cell of each grid; its active features are the vertices of
+    these cells, with the weights of multilinear interpolation. So a grid's values sum to 1, inputs that share cells share
+    weights, and inputs that are far apart share none.
 
     Parameters
     ----------

@@ -26,8 +26,8 @@ _SAMPLE = 4096
 class Groups(Stateful):
     """k-means clusters of the catalogue's items, which keep their numbers from epoch to epoch.
 
-    An item's vector is the sum of one random vector for each of its attributes, of unit length. The random vectors are made from
-    the attributes' hashes, so nothing has to be stored or learned, and a new item has its group at once.
+    An item's vector is the sum of one random vector for each of its attributes, of unit length. The random vectors are made
+    from the attributes' hashes, so nothing has to be stored or learned, and a new item has its group at once.
 
     Parameters
     ----------
@@ -51,7 +51,8 @@ class Groups(Stateful):
         shared = [n for n, column in enumerate(schema.items) if column.type != "number"]
         if not shared:
             raise ValueError(
-                "features.item: no category, tags or bucket, and losse_ftl groups items by what they share; add such an attribute"
+                "features.item: no category, tags or bucket, and losse_ftl groups items by what they share; "
+                "add such an attribute"
             )
         self._columns, self._items = np.array(shared), catalogues.items
 

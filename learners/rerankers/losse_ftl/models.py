@@ -25,8 +25,8 @@ _GRIDS, _BINS = 32, 6
 class WorldModel(Stateful, ABC):
     """Predicts outcomes and changes of state from an input (S,) of state and action.
 
-    Outcomes and changes have sums of their own: where a session ends, the outcome is known and there is no next state. A 0 in its
-    place would be learned as one.
+    Outcomes and changes have sums of their own: where a session ends, the outcome is known and there is no next state. A 0 in
+    its place would be learned as one.
     """
 
     @abstractmethod
@@ -140,7 +140,7 @@ class FourierModel(WorldModel):
         return self.outcomes.predict(features), self.changes.predict(features) if changes else None
 
     def evidence(self, x: Floats) -> Floats:
-        """Harmonic mean, over some random projections of an input, of the rows near it; waves are everywhere and cannot tell."""
+        """Harmonic mean, over some random projections, of the rows near an input. Waves are everywhere and cannot tell."""
         index, value = self._cells.encode(x.astype(np.float64))
         mean: Floats = (_GRIDS / (value / (self.visits["count"][index] + 1e-6)).sum(axis=1)).astype(np.float32)
         return mean

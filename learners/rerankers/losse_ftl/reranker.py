@@ -48,16 +48,16 @@ class LosseFtl(Reranker):
     """Adds to a score what showing the item's group is worth beyond showing any group: ``beta * (Q_H(s, g) - mean_g Q_H)``.
 
     The state s of a user has the user's interest, the satiation with each group, and the time since the last request; see
-    `learners.rerankers.losse_ftl.states.UserStates`. A world model predicts from the state and the group that is shown: the reward,
-    whether the session goes on, and the change of the state. It learns a request when the user's next one arrives, because only
-    then its consequences are known; where none arrives within the session, it learns the reward and the end. A request of several
-    rows is learned as the group of one of them, drawn by a hash.
+    `learners.rerankers.losse_ftl.states.UserStates`. A world model predicts from the state and the group that is shown: the
+    reward, whether the session goes on, and the change of the state. It learns a request when the user's next one arrives,
+    because only then its consequences are known; where none arrives within the session, it learns the reward and the end. A
+    request of several rows is learned as the group of one of them, drawn by a hash.
 
     ``Q_H`` sums the rewards of H requests, the first being of the group, the others the best ones by the model; see
     `learners.rerankers.losse_ftl.lookahead`. A group whose inputs the model has hardly seen has its Q_1 instead.
 
-    The result is clipped and calibrated by a logistic regression of the outcomes on it. Items without attributes have no group, and
-    nothing is added to their scores. With beta = 0 scores stay as they are, to the bit.
+    The result is clipped and calibrated by a logistic regression of the outcomes on it. Items without attributes have no group,
+    and nothing is added to their scores. With beta = 0 scores stay as they are, to the bit.
 
     Parameters
     ----------
@@ -117,9 +117,10 @@ class LosseFtl(Reranker):
 
     checks_parameters: ClassVar[dict[str, object]] = {
         **{"groups": 4, "dim": 4, "users": 64, "first": 20, "epoch": 100, "waves": 24, "beta": 0.5},
-        **{"session": 3600.0, "sample": 0.3},
+        **{"session": 3600.0, "sample": 0.15},
     }
-    rehearsals: ClassVar[tuple[dict[str, object], ...]] = (checks_parameters,)
+    # A learned beta begins above 0, so this rehearses the calibration, too.
+    rehearsals: ClassVar[tuple[dict[str, object], ...]] = ({**checks_parameters, "beta": "learned"},)
 
     def __init__(
         self,
@@ -225,9 +226,9 @@ class LosseFtl(Reranker):
     def metrics(self) -> Mapping[str, float]:
         """Return beta, the epoch of the groups, and errors of the predictions just before each request was learned.
 
-        ``reward_error`` and ``change_error`` are mean squared errors lately, ``reward_constant`` and ``change_constant`` those of the
-        means so far. ``myopic_share`` is the share of groups that got Q_1 for want of evidence. ``ungrouped`` counts requests whose
-        item has no group, ``capped`` rows whose weight was limited.
+        ``reward_error`` and ``change_error`` are mean squared errors lately, ``reward_constant`` and ``change_constant`` those
+        of the means so far. ``myopic_share`` is the share of groups that got Q_1 for want of evidence. ``ungrouped`` counts
+        requests whose item has no group, ``capped`` rows whose weight was limited.
         """
         return {
             "beta": self.beta,
@@ -254,12 +255,12 @@ class LosseFtl(Reranker):
         group = self.groups.of(vectors)
         rows, times = self.learned.sample(base, label)
         if rows.size:
-            self._weigh(user, now, group[rows], base[rows], label[rows], times * self.learned.relative(weight[rows]), label.size)
+            self._weigh(
+                user, now, group[rows], base[rows], label[rows], times * self.learned.relative(weight[rows]), label.size
+            )
         row = _drawn(user, now, label.size)
         self._ungrouped += int(group[row] < 0)
-        step = self.states.advance(
-            user, now, self.groups, group, vectors, above, row, float(label[row]), float(weight[row])
-        )
+        step = self.states.advance(user, now, self.groups, group, vectors, above, row, float(label[row]), float(weight[row]))
         for known in (step, self.states.ended(now)):
             if known is not None:
                 self._take(known)

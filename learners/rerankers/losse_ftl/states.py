@@ -76,7 +76,9 @@ class UserStates(Stateful):
         Seconds without a request after which a session has ended.
     """
 
-    def __init__(self, capacity: int, dim: int, groups: int, share: float, keep: float, recovery: float, session: float) -> None:
+    def __init__(
+        self, capacity: int, dim: int, groups: int, share: float, keep: float, recovery: float, session: float
+    ) -> None:
         self.users = Table(
             capacity,
             interest=Column(dim),
@@ -102,7 +104,16 @@ class UserStates(Stateful):
         return made
 
     def advance(
-        self, user: int, now: float, groups: Groups, shown: Ids, vectors: Floats, liked: Floats, row: int, label: float, weight: float
+        self,
+        user: int,
+        now: float,
+        groups: Groups,
+        shown: Ids,
+        vectors: Floats,
+        liked: Floats,
+        row: int,
+        label: float,
+        weight: float,
     ) -> Step | None:
         """Learn a request of a user; return the consequences of the user's request before, if they are known now.
 

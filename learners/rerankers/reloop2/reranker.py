@@ -18,9 +18,9 @@ from pydantic import Field
 
 from learners.base import Neighbours, Reranker
 from learners.bounds import bounded, graded
+from learners.kernels.learned_weight import LearnedWeight
 from learners.registry import register
 from learners.rerankers.reloop2.compensation import attention, estimate_error
-from learners.kernels.learned_weight import LearnedWeight
 from memory.arrays import Arrays
 from memory.error_memory import ErrorMemory, ErrorSketch, Evidence
 from streams.batch import Batch, Bools, Feedback, Floats, Ids

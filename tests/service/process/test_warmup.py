@@ -27,7 +27,7 @@ url = "lmdb://{folder}"
 window = 0.5
 lateness = 0.5
 """
-CONFIGS = ["", *("demo", "shop", "diag_linucb", "reloop2", "deep", "dsl", "ml100k", "open_bandit")]
+CONFIGS = ["", *("demo", "shop", "diag_linucb", "reloop2", "deep", "dsl", "losse_ftl", "ml100k", "open_bandit")]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 Values = np.ndarray
@@ -13,7 +15,7 @@ class OnlineNetwork:
     def __init__(self, inputs: int, outputs: int, learning_rate: float, hidden: int = 64, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         sizes = [inputs, hidden, hidden, outputs]
-        self._weights = [rng.normal(0, np.sqrt(2 / a), (a, b)) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+        self._weights = [rng.normal(0, np.sqrt(2 / a), (a, b)) for a, b in pairwise(sizes)]
         self._weights += [np.zeros(b) for b in sizes[1:]]
         self._mean = [np.zeros_like(w) for w in self._weights]
         self._square = [np.zeros_like(w) for w in self._weights]

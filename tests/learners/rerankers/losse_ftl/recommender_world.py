@@ -1,7 +1,7 @@
 """A simulated user with an interest and with satiation, of which everything is known: a world for world models.
 
-The state is an interest z, a unit vector in R^6, and satiation h in R^6. Actions are 20 groups, unit vectors. The reward of group
-a is ``sigmoid(4 z.a - 6 max(0, h.a) - 0.5)``; it draws the interest towards the group, and satiates.
+The state is an interest z, a unit vector in R^6, and satiation h in R^6. Actions are 20 groups, unit vectors. The reward of
+group a is ``sigmoid(4 z.a - 6 max(0, h.a) - 0.5)``; it draws the interest towards the group, and satiates.
 """
 
 from __future__ import annotations

@@ -78,6 +78,7 @@ def test_where_the_session_ends_there_is_no_later_reward() -> None:
 def test_groups_without_items_are_not_shown_later() -> None:
     model, state = Given(), np.zeros(WIDTH, np.float32)
     every, few = (
-        look_ahead(model, state, CENTROIDS, alive, EVERYWHERE, Search(2, 1.0, 40))[0] for alive in (np.arange(GROUPS), np.array([0]))
+        look_ahead(model, state, CENTROIDS, alive, EVERYWHERE, Search(2, 1.0, 40))[0]
+        for alive in (np.arange(GROUPS), np.array([0]))
     )
     assert (few[1] <= every[1] + 1e-6).all() and (few[1] < every[1] - 1e-3).any()

@@ -10,13 +10,13 @@ from functools import cache
 
 import numpy as np
 import pytest
-from tests.learners.rerankers.losse_ftl.network import OnlineNetwork
-from tests.learners.rerankers.losse_ftl.recommender_world import GROUPS, SIZE, User, logged
 
 from learners.rerankers.losse_ftl.encoders import SparseEncoder
 from learners.rerankers.losse_ftl.models import FourierModel, SparseModel, WorldModel
 from learners.threads import one_thread
 from memory.regression.sparse_linear import SparseLinear
+from tests.learners.rerankers.losse_ftl.network import OnlineNetwork
+from tests.learners.rerankers.losse_ftl.recommender_world import GROUPS, SIZE, User, logged
 
 SHAPE = (3 * SIZE, 1, 2 * SIZE)
 MODELS: dict[str, Callable[[], WorldModel]] = {
