@@ -51,6 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
         for arm in options.arms:
             with measure.err.status(f"round {turn + 1} of {options.rounds}: {arm}"):
                 found[arm].append(_run(options, arm, options.seed + turn))
+                measure.err.print(
+                    f"{arm}, world {options.seed + turn}: {found[arm][-1][0]:.3f} a step, {found[arm][-1][1]:.2f} a session"
+                )
     metrics = {
         arm: {name: [one[k] for one in each] for k, name in enumerate(("per_step", "per_session"))}
         for arm, each in found.items()
@@ -90,7 +93,8 @@ def _visits(visitors: Visitors, options: Namespace, arm: str, seed: int) -> tupl
     """Rewards a step, and a session that ended, in the last third of the steps."""
     feed = Feed(users=options.users, seed=seed, quits=not options.no_quit)
     visitors.post("/v1/events", [*feed.catalogue(), *feed.profiles()])
-    away = deque(np.random.default_rng(seed).permutation(feed.users).tolist())
+    rng = np.random.default_rng(seed)
+    away = deque(rng.permutation(feed.users).tolist())
     present = deque(away.popleft() for _ in range(options.present))
     earned, rewards, sessions = dict.fromkeys(feed.users, 0), np.zeros(options.steps), []
     for n in range(options.steps):
@@ -99,9 +103,10 @@ def _visits(visitors: Visitors, options: Namespace, arm: str, seed: int) -> tupl
         if arm in BASELINES:
             request["by"] = arm
         ranking = visitors.post("/v1/recommend", request)
-        item = ranking["items"][0]["item"]
+        # A retriever that does not know the user yet returns nothing: then any item is shown.
+        item = ranking["items"][0]["item"] if ranking["items"] else feed.items[int(rng.integers(len(feed.items)))]
         watched, goes_on = feed.show(user, item)
-        visitors.post("/v1/events", [_watch(ranking["request_id"], user, item, watched)])
+        visitors.post("/v1/events", [_watch(ranking["request_id"] if ranking["items"] else None, n, user, item, watched)])
         rewards[n] = watched
         earned[user] += watched
         if goes_on:
@@ -115,9 +120,9 @@ def _visits(visitors: Visitors, options: Namespace, arm: str, seed: int) -> tupl
     return float(rewards[options.steps * 2 // 3 :].mean()), float(np.mean(sessions)) if sessions else 0.0
 
 
-def _watch(request: str, user: str, item: str, watched: bool) -> dict[str, Any]:
-    event = {"type": "interaction", "id": f"{request}:w", "request_id": request, "user": user, "item": item, "kind": "watch"}
-    return event | {"value": float(watched), "timestamp": time.time()}
+def _watch(request: str | None, n: int, user: str, item: str, watched: bool) -> dict[str, Any]:
+    event = {"type": "interaction", "id": f"w{n}", "user": user, "item": item, "kind": "watch", "value": float(watched)}
+    return event | {"timestamp": time.time()} | ({} if request is None else {"request_id": request})
 
 
 if __name__ == "__main__":

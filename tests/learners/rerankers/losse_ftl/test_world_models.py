@@ -144,3 +144,18 @@ def test_acting_on_what_it_predicts_it_earns_more_than_at_random() -> None:
             earned.append(reward)
         rewards[name] = np.mean(earned[-300:])
     assert rewards["rff"] > rewards["random"] + 0.1
+
+
+def test_old_inputs_are_not_forgotten_while_inputs_drift() -> None:
+    """y = sin(2 pi x^2), where x stays near one place for 200 steps, then moves: error on all inputs so far."""
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.normal(0, 0.5 * 0.99**0.5, 15), 200) + rng.normal(0, 0.05, 3000)
+    y = np.sin(2 * np.pi * x**2)
+    encoder = SparseEncoder.random(1, 20, 1, 30, 3.0, 0)
+    model, network = SparseLinear(encoder.features, 1, 1e-3), OnlineNetwork(1, 1, 1e-3)
+    one_pass(encoder, model, x, y)
+    for n in range(x.size):
+        network.learn(x[n : n + 1, None], y[n : n + 1, None])
+    index, value = encoder.encode(x[:, None])
+    assert root_error(model.predict(index, value.astype(np.float32)), y) < 0.0018
+    assert root_error(network.predict(x[:, None]), y) > 0.2
