@@ -117,10 +117,10 @@ class LosseFtl(Reranker):
 
     checks_parameters: ClassVar[dict[str, object]] = {
         **{"groups": 4, "dim": 4, "users": 64, "first": 20, "epoch": 100, "waves": 24, "beta": 0.5},
-        **{"session": 3600.0, "sample": 0.15},
+        **{"session": 3600.0, "sample": 0.15, "horizon": 1},
     }
     # A learned beta begins above 0, so this rehearses the calibration, too.
-    rehearsals: ClassVar[tuple[dict[str, object], ...]] = ({**checks_parameters, "beta": "learned"},)
+    rehearsals: ClassVar[tuple[dict[str, object], ...]] = ({**checks_parameters, "beta": "learned", "horizon": 3},)
 
     def __init__(
         self,

@@ -46,8 +46,9 @@ def every_item(user: int, time: float, base: float = 0.3):
         check_strangers_and_empty_batches,
     ],
 )
-def test_the_sparse_encoding_keeps_the_contract(check: Callable[[Make], None]) -> None:
-    small = {**LosseFtl.checks_parameters, "encoder": "losse", "grids": 8, "bins": 3, "beta": "learned", "horizon": 3}
+@pytest.mark.parametrize("encoder", ["losse", "rff"])
+def test_other_settings_keep_the_contract(encoder: str, check: Callable[[Make], None]) -> None:
+    small = {**LosseFtl.checks_parameters, "encoder": encoder, "grids": 8, "bins": 3, "beta": "learned", "horizon": 3}
     check(bound(lambda: LosseFtl(**small)))  # type: ignore[arg-type]
 
 
