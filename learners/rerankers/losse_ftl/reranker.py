@@ -39,8 +39,9 @@ Values = npt.NDArray[np.float64]
 _OUTCOMES = 2
 """Reward, and whether the session goes on."""
 
-_MIN_BETA = 1.0 / 32
-"""A learned beta below this is 0: it has found nothing, and the scores stay as they are."""
+_PROOF = 3.0
+"""A learned beta is 0 until the outcomes are exp(3) times as likely with the best beta as with 0, so that scores that the
+values do not improve stay as they are."""
 
 
 @register("losse_ftl")
@@ -68,8 +69,8 @@ class LosseFtl(Reranker):
         Requests H ahead, 1 to 3.
     beta : float or "learned"
         ``learned``: the mean of 17 values from 0 to 1, weighted by the recent likelihood of the outcomes under them; see
-        `learners.kernels.learned_weight.LearnedWeight`. It finds how much the values tell about the next outcome, not about
-        later ones: choose a number where a reward later is worth a loss now.
+        `learners.kernels.learned_weight.LearnedWeight`. It is 0 until the outcomes speak for another. It finds how much the
+        values tell about the next outcome, not about later ones: choose a number where a reward later is worth a loss now.
     groups, dim : int
         Number of groups, and length of the vectors of items.
     users : int
@@ -119,8 +120,11 @@ class LosseFtl(Reranker):
         **{"groups": 4, "dim": 4, "users": 64, "first": 20, "epoch": 100, "waves": 24, "beta": 0.5},
         **{"session": 3600.0, "sample": 0.15, "horizon": 1},
     }
-    # A learned beta begins above 0, so this rehearses the calibration, too.
-    rehearsals: ClassVar[tuple[dict[str, object], ...]] = ({**checks_parameters, "beta": "learned", "horizon": 3},)
+    # A fixed beta rehearses the calibration, a learned one how it is learned.
+    rehearsals: ClassVar[tuple[dict[str, object], ...]] = (
+        {**checks_parameters, "horizon": 3},
+        {**checks_parameters, "beta": "learned"},
+    )
 
     def __init__(
         self,
@@ -182,8 +186,8 @@ class LosseFtl(Reranker):
         """Current beta."""
         if self._beta != "learned":
             return self._beta
-        learned = float(self.learned.values[0])
-        return learned if learned >= _MIN_BETA else 0.0
+        loss = self.learned.trust["loss"][0]
+        return float(self.learned.values[0]) if loss[0] - loss.min() >= _PROOF else 0.0
 
     def rerank(self, batch: Batch) -> Floats:
         """Scores with the value of each row's group added, calibrated, (N,) float32."""
