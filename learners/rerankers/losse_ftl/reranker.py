@@ -57,8 +57,9 @@ class LosseFtl(Reranker):
     ``Q_H`` sums the rewards of H requests, the first being of the group, the others the best ones by the model; see
     `learners.rerankers.losse_ftl.lookahead`. A group whose inputs the model has hardly seen has its Q_1 instead.
 
-    The result is clipped and calibrated by a logistic regression of the outcomes on it. Items without attributes have no group,
-    and nothing is added to their scores. With beta = 0 scores stay as they are, to the bit.
+    With a fixed beta, the result is clipped and calibrated by a logistic regression of the outcomes on it. A learned beta is
+    the one that makes the scores likely, so they are only clipped. Items without attributes have no group, and nothing is added
+    to their scores. With beta = 0 scores stay as they are, to the bit.
 
     Parameters
     ----------
@@ -195,7 +196,9 @@ class LosseFtl(Reranker):
         if not beta or not self.groups.epoch or not batch.rows:
             return batch.score.copy()
         group = self.groups.of(self.groups.vectors(batch.item))
-        return self.calibration.apply(batch.score + beta * self._advantage(batch, group))
+        score = batch.score + beta * self._advantage(batch, group)
+        # A learned beta is chosen by the likelihood of the scores that it gives: a calibration would only add noise.
+        return np.clip(score, 0.0, 1.0).astype(np.float32) if self._beta == "learned" else self.calibration.apply(score)
 
     def values(self, batch: Batch) -> Mapping[str, Floats]:
         """Q_1 to Q_H of each row's group, ``q_1`` and so on, and beta, each (N,) float32; NaN without a group."""
@@ -287,8 +290,8 @@ class LosseFtl(Reranker):
         advantage = self._of_groups(state, group)
         if self._beta == "learned":
             self.learned.charge(base, advantage[None], label, times, rows)
-        if beta := self.beta:
-            self.calibration.learn(base + beta * advantage, label, times)
+        elif self._beta:
+            self.calibration.learn(base + self._beta * advantage, label, times)
 
     def _advantage(self, batch: Batch, group: Ids) -> Values:
         advantage = np.zeros(batch.rows)
