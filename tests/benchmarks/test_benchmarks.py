@@ -18,8 +18,10 @@ from benchmarks import (
     bandit_stream,
     click_through,
     event_cost,
+    feed,
     kafka_ingest,
     learn_throughput,
+    lookahead,
     memory_read,
     networks,
     replay_speed,
@@ -214,6 +216,25 @@ def test_click_through(capsys: pytest.CaptureFixture[str]) -> None:
         for arm, ahead in phase["ahead"].items():
             assert ahead["mean"] == pytest.approx(clicks["diag_linucb"] - clicks[arm]) and ahead["within"] >= 0
     assert [part["from"] for part in metrics["curve"]] == [0, 20, 40, 60]
+
+
+def test_feed(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = metrics_of(feed.main, "--rounds 1 --steps 200 --users 30 --arms base H=2 diag_linucb --set first=50", capsys)
+    assert all(0 < one["per_step"][0] < 1 and one["per_session"][0] > 0 for one in metrics.values())
+
+
+def test_the_arms_of_the_feed_differ_in_the_config(tmp_path: Path) -> None:
+    options = Namespace(set=["beta=0.5"])
+    configs = {arm: tomllib.loads(feed._settings(options, arm, tmp_path)) for arm in feed.ARMS}
+    assert all("rerankers" not in configs[arm] for arm in ("base", *feed.BASELINES))
+    assert configs["H=3"]["rerankers"]["losse_ftl"]["horizon"] == 3
+    assert configs["H=3"]["rerankers"]["losse_ftl"]["beta"] == 0.5
+    assert "item_knn" in configs["item_knn"]["retrievers"]
+
+
+def test_lookahead(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = metrics_of(lookahead.main, "--rounds 1 --requests 3", capsys)
+    assert len(metrics) == 6 and all(one["request_ms"] > 0 for one in metrics.values())
 
 
 def test_click_through_of_a_served_list_beside_a_retriever_in_a_service_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
