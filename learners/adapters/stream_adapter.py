@@ -94,7 +94,7 @@ class StreamAdapter(Adapter):
     checks_parameters: ClassVar[dict[str, object]] = {
         "users": 32,
         "rank": 2,
-        "every": 8,
+        "every": 32,
         "chunks": 4,
         "learning_rate": 0.02,
         "evidence": 0,

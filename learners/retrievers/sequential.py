@@ -80,9 +80,9 @@ class Sequential(Retriever):
         "width": 8,
         "chunk": 2,
         "chunks": 2,
-        "every": 8,
-        "warm_up": 10,
-        "learning_rate": 0.01,
+        "every": 16,
+        "warm_up": 5,
+        "learning_rate": 0.02,
         "dropout": 0.0,
     }
 
