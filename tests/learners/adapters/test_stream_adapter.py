@@ -14,8 +14,8 @@ from learners.networks.sequence.absorbing import states_of_lesson
 from learners.networks.sequence.candidates import SoftmaxItems
 from learners.networks.sequence.slab import chunks_before
 from learners.rankers.deep import Deep
-from learners.rankers.sequential import Sequential as SequentialRanker
-from learners.retrievers.sequential import Sequential
+from learners.rankers.sequential import Sequential
+from learners.retrievers.next_item import NextItem
 from memory.stateful import digest
 
 CHUNK = 2
@@ -37,8 +37,8 @@ def likes(events, seed=0, users=3):
 
 def made(**keywords):
     """A retriever, and an adapter of its ranker whose map is no longer zero."""
-    retriever = Sequential(**RETRIEVER)
-    adapter = StreamAdapter(SequentialRanker(retriever), **ADAPTER | keywords)
+    retriever = NextItem(**RETRIEVER)
+    adapter = StreamAdapter(Sequential(retriever), **ADAPTER | keywords)
     with torch.no_grad():
         for name, parameter in adapter.context.network.module.named_parameters():
             if name.endswith("shared"):
@@ -179,7 +179,7 @@ def test_the_ranker_is_not_changed_and_the_model_learns_with_the_changes_if_join
     before = digest(retriever.state_dict())
     adapter.learn(likes(60))
     assert digest(retriever.state_dict()) == before
-    apart = Sequential(**RETRIEVER)
+    apart = NextItem(**RETRIEVER)
     apart.learn(likes(60))
     lessons = []
     for learner in (retriever, apart):
@@ -193,4 +193,4 @@ def test_other_rankers_are_refused():
     ranker = bind_to_world(Deep())
     with pytest.raises(ValueError, match="ranker: Deep has no window of likes; choose sequential"):
         StreamAdapter(ranker)
-    assert isinstance(small(StreamAdapter.__mro__[1], "stream_adapter").ranker, SequentialRanker)
+    assert isinstance(small(StreamAdapter.__mro__[1], "stream_adapter").ranker, Sequential)

@@ -30,7 +30,7 @@ def config(make_config: MakeConfig) -> Callable[..., Config]:
     def make(url: str | Path = "memory://") -> Config:
         return make_config(
             url,
-            retrievers={"sequential": RETRIEVER},
+            retrievers={"next_item": RETRIEVER},
             ranker={"sequential": {}},
             adapters={"stream_adapter": ADAPTER},
             rerankers={},
