@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -167,7 +167,7 @@ class _Whole(_Joint):
     def states(self, lesson: Lesson) -> Tensor:
         size = self.size
         states: Tensor = self.transformer(lesson.events[:, size.chunk :], lesson.known[:, size.chunk :], Changes())
-        return states.unflatten(1, (-1, size.chunk))[:, -size.judged :]
+        return states.reshape(*lesson.target.shape, -1)[:, -size.judged :]
 
 
 class _Mean(_Joint):
@@ -181,12 +181,12 @@ class _Mean(_Joint):
     def states(self, lesson: Lesson) -> Tensor:
         size = self.size
         # An empty chunk is first, and two chunks of the window are last.
-        chunks = lesson.events.unflatten(1, (-1, size.chunk))[:, 1:-2].sum(2).cumsum(1)
+        chunks = lesson.events.reshape(len(lesson.events), -1, size.chunk, size.width)[:, 1:-2].sum(2).cumsum(1)
         means = chunks / (size.chunk * torch.arange(1, chunks.shape[1] + 1)[:, None])
         added, after = self.memory(means[:, -size.judged :]).flatten(0, 1)[:, None].chunk(2, -1)
         events, known = self.model.windows_of(self.judged(lesson))
-        states = self.transformer(events + added, known, Changes()) + after
-        return states[:, size.chunk :].unflatten(0, (-1, size.judged))
+        states: Tensor = self.transformer(events + added, known, Changes()) + after
+        return states[:, size.chunk :].reshape(-1, size.judged, size.chunk, size.width)
 
 
 class _Prefix(_Joint):
@@ -206,15 +206,15 @@ class _Prefix(_Joint):
     def states(self, lesson: Lesson) -> Tensor:
         size = self.size
         state = states_of_lesson(self.model, self.context, lesson)
-        vectors = state.vectors.unflatten(0, (len(lesson.target), -1))[:, -size.judged :].flatten(0, 1)
+        vectors = _last(state.vectors, lesson, size.judged)
         vectors = functional.rms_norm(vectors, (size.width,), eps=1e-6)
         events, known = self.model.windows_of(self.judged(lesson))
         states = self._forward(events, known, vectors)
-        return states[:, size.chunk :].unflatten(0, (-1, size.judged))
+        return states[:, size.chunk :].reshape(-1, size.judged, size.chunk, size.width)
 
     def _forward(self, x: Tensor, known: Tensor, vectors: Tensor) -> Tensor:
         """Do what the transformer does, with the keys and values of states (n, layers, r, D) before those of the events."""
-        module = self.transformer
+        module: Any = self.transformer
         unseen = module.hidden + torch.where(known, 0.0, -1e9)[:, None, None]
         for n, block in enumerate(module.blocks):
             read = block.attention_norm(x)
@@ -225,22 +225,27 @@ class _Prefix(_Joint):
             attended = functional.scaled_dot_product_attention(query, key, value, bias).transpose(1, 2).flatten(2)
             x = x + block.output(attended)
             x = x + block.down(functional.gelu(block.up(block.inner_norm(x))))
-        return module.norm(x)
+        states: Tensor = module.norm(x)
+        return states
 
 
 class _AdaptedAtOnce(_Joint):
-    """StreamAdapter and the transformer with one loss and no sequences without changes."""
+    """StreamAdapter and the transformer with one loss, and no sequences without changes."""
 
     def __init__(self, size: Size, seed: int) -> None:
         super().__init__(size, seed)
         shape = context_shape(self.model, size.rank, float(size.rank), 1.0, confidence=True)
-        self.memory = ContextMap(self.model, shape, MEMORY_RATE, seed).network.module
+        self.memory = self.context = ContextMap(self.model, shape, MEMORY_RATE, seed).network.module
 
     def states(self, lesson: Lesson) -> Tensor:
-        size = self.size
-        state = states_of_lesson(self.model, self.memory, lesson)
-        last = State(*(p.unflatten(0, (len(lesson.target), -1))[:, -size.judged :].flatten(0, 1) for p in state))
-        return self.model.states_of(self.judged(lesson), self.memory.changes(last))
+        judged = self.size.judged
+        state = State(*(_last(part, lesson, judged) for part in states_of_lesson(self.model, self.context, lesson)))
+        return self.model.states_of(self.judged(lesson), self.context.changes(state))
+
+
+def _last(part: Tensor, lesson: Lesson, judged: int) -> Tensor:
+    """Return what (n * M, ...) holds for the judged chunks, (n * judged, ...)."""
+    return part.reshape(*lesson.target.shape[:2], *part.shape[1:])[:, -judged:].flatten(0, 1)
 
 
 MODELS: Mapping[str, Callable[[Size, int], Model]] = {

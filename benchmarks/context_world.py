@@ -1,4 +1,4 @@
-"""What a state of fixed size is worth to a sequence model: StreamAdapter, a short window, the whole history, and other memories.
+"""What a state of fixed size is worth to a sequence model: StreamAdapter beside a window, the whole history, other memories.
 
 The world has items, users with favourites, and a successor of each item. The next event of a user is one of the favourites, or
 the successor of the last event, or any item, in proportion to its popularity. Each step learns from new users, and all models
@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from benchmarks import measure
-from benchmarks.context_models import MODELS, Size
+from benchmarks.context_models import MODELS, Model, Size
 
 __all__ = ["World", "learned", "main", "quality"]
 
@@ -71,16 +69,16 @@ class World(NamedTuple):
         return events
 
 
-def learned(name: str, world: World, size: Size, steps: int, seed: int, batch: int = 16) -> Any:
-    """Return a model of `MODELS` that has learned from `batch` new users in each step."""
+def learned(name: str, world: World, size: Size, steps: int, seed: int, pace: float = 1.0) -> Model:
+    """Return a model of `MODELS` that has learned from 16 new users in each step, at `pace` times the usual rates."""
     model = MODELS[name](size, seed)
     for step in range(steps):
         warm = min(1.0, (step + 1) / 50)
-        model.step(world.draw(batch, seed, step), warm * (1 + np.cos(np.pi * step / steps)) / 2)
+        model.step(world.draw(16, seed, step), pace * warm * (1 + np.cos(np.pi * step / steps)) / 2)
     return model
 
 
-def quality(model: Any, events: Events) -> dict[str, float]:
+def quality(model: Model, events: Events) -> dict[str, float]:
     """Return cross-entropy in nats, NDCG@10 and HR@10 of the next events in the last chunks."""
     found: dict[str, list[npt.NDArray[np.float64]]] = {"CE": [], "NDCG@10": [], "HR@10": []}
     for start in range(0, len(events), 100):
@@ -113,14 +111,12 @@ def main(arguments: list[str] | None = None) -> None:
                     row = f"{name}, {test}, seed {seed}"
                     metrics[row] = found
                     measure.err.print(row, {key: round(value, 4) for key, value in found.items()})
-    tests = ["steady", "turned", "changing"]
-    rows = []
-    for test in tests:
+    rows: list[list[object]] = []
+    for test in ("steady", "turned", "changing"):
         for name in options.models:
-            each = [found for row, found in metrics.items() if row.startswith(f"{name}, {test}, ")]
-            rows += (
-                [[f"{name}, {test}", *(float(np.mean(column)) for column in zip(*(e.values() for e in each)))]] if each else []
-            )
+            each = [list(found.values()) for row, found in metrics.items() if row.startswith(f"{name}, {test}, ")]
+            if each:
+                rows.append([f"{name}, {test}", *np.mean(each, 0).tolist()])
     columns = ["model, users", *next(iter(metrics.values()))]
     measure.table(f"Next events of {options.users:,} users, mean of {len(options.seeds)} seeds", columns, rows)
     measure.finish("context_world", options, before, metrics)
