@@ -17,6 +17,7 @@ from benchmarks import (
     bandit,
     bandit_stream,
     click_through,
+    context_world,
     event_cost,
     feed,
     kafka_ingest,
@@ -33,6 +34,7 @@ from benchmarks import (
     stream,
 )
 from benchmarks.client import arrivals
+from benchmarks.context_models import MODELS
 
 HAS_VW = importlib.util.find_spec("vowpalwabbit") is not None
 
@@ -141,6 +143,24 @@ def test_networks(capsys: pytest.CaptureFixture[str]) -> None:
     for found in metrics.values():
         assert 0 < found["10 candidates, ms"] < found["500 candidates, ms"]
         assert found["rows/s at 16"] > 0 and found["bytes"] > 0
+
+
+def test_context_world(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = metrics_of(context_world.main, "--seeds 0 --steps 2 --full-steps 2 --users 8", capsys)
+    assert len(metrics) == 3 * len(MODELS)
+    for found in metrics.values():
+        assert found["CE"] == pytest.approx(math.log(120), abs=0.2)  # as good as nothing learned
+        assert 0 <= found["NDCG@10"] <= found["HR@10"] <= 1
+
+
+def test_the_world_keeps_its_law_and_changes_all_favourites_at_half() -> None:
+    world = context_world.World(favourite=1.0, changes=True)
+    events = world.draw(50, 0, 1)[:, :128]
+    for early, late in zip(events[:, :64], events[:, 64:], strict=True):
+        assert len(set(early)) <= 10 and len(set(late)) <= 10
+        assert not set(early) & set(late)
+    events = context_world.World(favourite=0.0, successor=1.0).draw(2, 0, 1)
+    assert all(len(set(row)) == 120 for row in events)  # one cycle of all items
 
 
 def test_event_cost(capsys: pytest.CaptureFixture[str]) -> None:
