@@ -35,6 +35,8 @@ BETAS = (0.9, 0.99)
 class NetworkRanker(Ranker):
     """A ranker whose log-odds are those of a factorization machine plus those of a network on the machine's vectors.
 
+    The network's gradients change the vectors, too, except those of the user in rows of impressions.
+
     Parameters
     ----------
     embedding : FieldEmbedding
@@ -178,6 +180,10 @@ class NetworkRanker(Ranker):
         names = (name for name, _ in network.module.named_parameters())
         network.apply(dict(zip(names, of_parameters, strict=True)))
         others, gradient = (tensor[: label.size].cpu().numpy() for tensor in (odds, of_fields))
+        # Outcomes of one impression come one after the other: clicks, then the rest when its window ends. A network that wrote
+        # into the user's vectors at a click would find its mark when it learns the rest, but never in a new impression.
+        shown = np.flatnonzero(feedback.position[rows] >= 0)
+        gradient[shown[:, None], self.fields.users] = 0.0
         embedding.learn(feedback, self.fields, rows, label, weight, others, gradient)
 
     def _predict(self, fields: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:

@@ -29,7 +29,7 @@ class Deep(NetworkRanker):
 
     All parts share the features' vectors. u is the sum of the vectors of the user's columns, v of the item's. M and w start at
     zero, so it begins as the factorization machine. The machine learns rows one after the other, everything else in pieces of a
-    micro-batch.
+    micro-batch. In rows of impressions, the user's vectors learn from the machine only.
 
     Parameters
     ----------

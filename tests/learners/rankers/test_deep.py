@@ -155,3 +155,23 @@ def test_replicas_get_what_was_published_and_nothing_else() -> None:
         np.testing.assert_array_equal(scores(leader), scores(follower))
         assert leader.version == follower.version
     assert max(sent[:2] + sent[3:]) < 50 < sent[2]
+
+
+@pytest.mark.parametrize(("position", "same"), [(0, True), (-1, False)])
+def test_the_network_does_not_change_the_user_of_a_shown_row(position: int, same: bool) -> None:
+    """The user of a shown row moves as if the network had no gradient. The item always has the network's part."""
+    ranker, machine = trained(), trained()
+    part = random_rows(60, 1)
+    part.position[:] = position
+    user, item = part.features[0, :2]
+    learn = machine.embedding.learn
+
+    def learn_without(*known: Any) -> None:
+        learn(*known[:-1], np.zeros_like(known[-1]))
+
+    machine.embedding.learn = learn_without  # type: ignore[method-assign]
+    ranker.learn(part)
+    machine.learn(part)
+    one, other = ranker.embedding.rows["weights"], machine.embedding.rows["weights"]
+    assert np.array_equal(one[user], other[user]) == same
+    assert not np.array_equal(one[item], other[item])
