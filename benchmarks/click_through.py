@@ -31,7 +31,7 @@ from scipy.stats import t as student
 from benchmarks import measure, service
 from streams.simulator import Population
 
-__all__ = ["main"]
+__all__ = ["Visitors", "main"]
 
 POSITIONS = 10
 LEVEL = 0.95
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     measure.finish("click_through", options, before, metrics)
 
 
-class _Visitors:
+class Visitors:
     """A kept-alive connection that all visitors use, one after the other."""
 
     def __init__(self, address: str) -> None:
@@ -87,9 +87,11 @@ class _Visitors:
         self._connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=service.PATIENCE)
 
     def close(self) -> None:
+        """Close the connection."""
         self._connection.close()
 
     def post(self, path: str, body: Any) -> Any:
+        """Send a request and return the answer's document; a busy service is asked again."""
         limit = time.monotonic() + service.PATIENCE
         while True:
             self._connection.request("POST", path, msgspec.json.encode(body), {"Content-Type": "application/json"})
@@ -116,7 +118,7 @@ def _clicks(options: Namespace, seed: int, arms: Ids) -> Values:
         config.write_text(_settings(options, folder))
         with service.running(folder, config, "serve") as (address, _):
             service.until(address, "/readyz", lambda body: True)
-            with closing(_Visitors(address)) as visitors:
+            with closing(Visitors(address)) as visitors:
                 return _visits(visitors, options, seed, arms)
 
 
@@ -138,7 +140,7 @@ def _settings(options: Namespace, folder: Path) -> str:
     return f"{settings[: section.start()]}{changed}\n{settings[section.end() :]}"
 
 
-def _visits(visitors: _Visitors, options: Namespace, seed: int, arms: Ids) -> Values:
+def _visits(visitors: Visitors, options: Namespace, seed: int, arms: Ids) -> Values:
     people = Population(options.users, options.items, seed=seed, positions=POSITIONS)
     visitors.post("/v1/events", [*people.catalogue(), *people.profiles()])
     clicks = np.zeros(options.visits)

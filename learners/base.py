@@ -345,6 +345,10 @@ class Reranker(Learner):
         """Return the earlier rows that changed each score; None if the reranker keeps no rows."""
         return None
 
+    def values(self, batch: Batch) -> Mapping[str, Floats]:
+        """Return numbers that changed each score, by name, (N,) float32 each; NaN where a row has none. Empty by default."""
+        return {}
+
 
 class Policy(ABC):
     """Chooses and orders items by their scores, and returns the propensity of each choice.

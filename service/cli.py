@@ -237,6 +237,7 @@ def validate(
 def demo(
     seconds: Annotated[float | None, typer.Option(min=1.0, help="Stop after this many seconds.")] = None,
     port: Annotated[int, typer.Option(help="Port on localhost; 0 picks a free one.")] = 8000,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file instead of examples/demo.toml.")] = None,
 ) -> None:
     """Watch a service learn: simulated visitors whose tastes shift, and a live page."""
     import logging
@@ -244,7 +245,7 @@ def demo(
     from service.demo.demonstration import run_demo
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    run_demo(seconds=seconds, port=port)
+    run_demo(seconds=seconds, port=port, config=None if config is None else _load(config))
 
 
 def _run(config: Path | None, host: str | None, port: int | None, role: Role, folder: str | None = None) -> None:

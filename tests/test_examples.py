@@ -31,7 +31,7 @@ def test_every_example_can_be_built(path: Path) -> None:
 
 def recorded(folder: Path, name: str) -> Path:
     """A small file in the format that an example reads."""
-    if name == "ml100k":
+    if name in ("ml100k", "sequential"):
         (folder / "u.data").write_text("".join(f"{n % 9}\t{n % 7}\t{1 + n % 5}\t{1000 + n}\n" for n in range(300)))
         return folder / "u.data"
     rows = range(300)
@@ -41,7 +41,7 @@ def recorded(folder: Path, name: str) -> Path:
     return folder / "clicks.parquet"
 
 
-@pytest.mark.parametrize("name", ["ml100k", "clicks", "deep", "dsl", "reloop2"])
+@pytest.mark.parametrize("name", ["ml100k", "clicks", "deep", "dsl", "reloop2", "sequential"])
 def test_the_replay_examples_replay(name: str, tmp_path: Path) -> None:
     config = configs.load(ROOT / "examples" / f"{name}.toml")
     stream = config.stream.model_copy(update={"url": f"file:{recorded(tmp_path, name)}"})

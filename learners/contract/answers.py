@@ -63,6 +63,7 @@ def outputs(learner: Learner, feedback: Feedback, k: int = PLACES) -> Outputs:
         neighbours = learner.explain(batch)
         if neighbours is not None:
             found |= {f"neighbours {field.name}": getattr(neighbours, field.name) for field in fields(neighbours)}
+        found |= {f"value {name}": np.nan_to_num(value) for name, value in learner.values(batch).items()}
     return {name: array for name, array in found.items() if array is not None}
 
 

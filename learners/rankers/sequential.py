@@ -1,4 +1,4 @@
-"""Ranks by what a user liked last, in its order: the sequential retriever's logit as a probability.
+"""Ranks by what a user liked last, in its order: the logit of the retriever `next_item` as a probability.
 
 References
 ----------
@@ -39,7 +39,7 @@ _SLOPE = 0.5
 class Sequential(Ranker):
     """Computes log-odds = bias + bias of the user + bias of the item + slope * logit.
 
-    The logit is that of the ``sequential`` retriever, whose model this ranker uses: the retriever learns it and saves it. The
+    The logit is that of the ``next_item`` retriever, whose model this ranker uses: the retriever learns it and saves it. The
     biases and the slope are learned here, row by row, from what was predicted.
 
     ``hidden`` is the user's state beside the item's vector.
@@ -47,7 +47,7 @@ class Sequential(Ranker):
     Parameters
     ----------
     retriever : Retriever
-        The bound retriever ``sequential``. The pipeline passes it; it is not a config key.
+        The bound retriever ``next_item``. The pipeline passes it; it is not a config key.
     users, items : int
         Maximum number of users and items with a bias. The least recently updated one is evicted.
     learning_rate : float
@@ -60,7 +60,7 @@ class Sequential(Ranker):
     See the module.
     """
 
-    needs_retriever: ClassVar[str] = "sequential"
+    needs_retriever: ClassVar[str] = "next_item"
     checks_parameters: ClassVar[dict[str, object]] = {"users": 16, "items": 20}
 
     def __init__(

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from service.config import Config, parse
+from service.config import Config, ConfigError, parse
 from service.demo.clicks import control_lift
 from service.demo.visitors import CONTROL, Plan, Visitors
 from service.http.app import create_app
@@ -96,6 +96,7 @@ def run_demo(
     items: int = 150,
     seed: int = 0,
     console: Console | None = None,
+    config: Config | None = None,
 ) -> Summary:
     """Run the service in this process and the visitors in another one, until the time is up, Ctrl-C or SIGTERM.
 
@@ -117,15 +118,21 @@ def run_demo(
         Seed of the population.
     console : Console or None
         Console for the output; None: standard output.
+    config : Config or None
+        Config of the service, with a log in a temporary folder instead of its own; None: `demo_config`.
 
     Raises
     ------
+    ConfigError
+        When the config has no retriever for the control group.
     OSError
         When the port is taken.
     RuntimeError
         When the visitors' process or the engine failed.
     """
     console = console or Console()
+    if config is not None and CONTROL not in config.retrievers:
+        raise ConfigError("retrievers", f"no {CONTROL}, whose rankings the control group gets; add [retrievers.{CONTROL}]")
     if shift_every is None:
         shift_every = SHIFT_EVERY if seconds is None else min(SHIFT_EVERY, 0.6 * seconds)
     ending, last_snapshot, server = threading.Event(), dict[str, Any](), None
@@ -140,7 +147,10 @@ def run_demo(
         bind("127.0.0.1", port) as listening,
         tempfile.TemporaryDirectory(prefix="freshet-demo-") as folder,
     ):
-        config = demo_config(Path(folder))
+        if config is None:
+            config = demo_config(Path(folder))
+        else:
+            config = config.model_copy(update={"stream": config.stream.model_copy(update={"url": f"lmdb://{folder}"})})
         runtime = open_runtime(config)
         address: tuple[str, int] = listening.getsockname()
         plan = Plan(address, Path(folder), rate, shift_every, users, items, seed)

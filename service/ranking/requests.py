@@ -125,12 +125,15 @@ class Reasons(Struct, kw_only=True, omit_defaults=True):
         Contribution of each field to the base score's log-odds, without the constant part.
     neighbours : list of Neighbour
         The earlier rows that changed the score from `base` most.
+    values : dict
+        Numbers of rerankers that changed the score from `base`, by the reranker's name and theirs, as ``losse_ftl.q_2``.
     """
 
     retrievers: dict[str, float] = field(default_factory=dict)
     base: float | None = None
     contributions: dict[str, float] = field(default_factory=dict)
     neighbours: list[Neighbour] = field(default_factory=list)
+    values: dict[str, float] = field(default_factory=dict)
 
 
 class RankedItem(Struct, kw_only=True, omit_defaults=True):

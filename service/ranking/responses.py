@@ -116,6 +116,11 @@ class ResponseBuilder:
         parts = self._ranker.explain(chosen)
         retrieved = _retrieval(chosen)
         found = [reranker.explain(chosen) for reranker in self._rerankers.values()]
+        values = {
+            f"{name}.{value}": column.tolist()
+            for name, reranker in self._rerankers.items()
+            for value, column in reranker.values(chosen).items()
+        }
         base = _base(chosen)
         reasons = []
         for row in range(chosen.rows):
@@ -131,6 +136,7 @@ class ResponseBuilder:
                     base=float(base[row]),
                     contributions=contributions,
                     neighbours=[neighbour for some in found if some is not None for neighbour in self._neighbours(some, row)],
+                    values={name: column[row] for name, column in values.items() if not math.isnan(column[row])},
                 )
             )
         return reasons

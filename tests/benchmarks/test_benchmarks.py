@@ -17,9 +17,12 @@ from benchmarks import (
     bandit,
     bandit_stream,
     click_through,
+    context_world,
     event_cost,
+    feed,
     kafka_ingest,
     learn_throughput,
+    lookahead,
     memory_read,
     networks,
     replay_speed,
@@ -31,6 +34,7 @@ from benchmarks import (
     stream,
 )
 from benchmarks.client import arrivals
+from benchmarks.context_models import MODELS
 
 HAS_VW = importlib.util.find_spec("vowpalwabbit") is not None
 
@@ -141,6 +145,24 @@ def test_networks(capsys: pytest.CaptureFixture[str]) -> None:
         assert found["rows/s at 16"] > 0 and found["bytes"] > 0
 
 
+def test_context_world(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = metrics_of(context_world.main, "--seeds 0 --steps 2 --full-steps 2 --users 8", capsys)
+    assert len(metrics) == 3 * len(MODELS)
+    for found in metrics.values():
+        assert found["CE"] == pytest.approx(math.log(120), abs=0.2)  # as good as nothing learned
+        assert 0 <= found["NDCG@10"] <= found["HR@10"] <= 1
+
+
+def test_the_world_keeps_its_law_and_changes_all_favourites_at_half() -> None:
+    world = context_world.World(favourite=1.0, changes=True)
+    events = world.draw(50, 0, 1)[:, :128]
+    for early, late in zip(events[:, :64], events[:, 64:], strict=True):
+        assert len(set(early)) <= 10 and len(set(late)) <= 10
+        assert not set(early) & set(late)
+    events = context_world.World(favourite=0.0, successor=1.0).draw(2, 0, 1)
+    assert all(len(set(row)) == 120 for row in events)  # one cycle of all items
+
+
 def test_event_cost(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = metrics_of(event_cost.main, "--rounds 1 --users 60 --items 40 --waiting 30 --rows 500", capsys)
     assert metrics["state_bytes"] > 0 and len(metrics["events"]) == 15
@@ -214,6 +236,25 @@ def test_click_through(capsys: pytest.CaptureFixture[str]) -> None:
         for arm, ahead in phase["ahead"].items():
             assert ahead["mean"] == pytest.approx(clicks["diag_linucb"] - clicks[arm]) and ahead["within"] >= 0
     assert [part["from"] for part in metrics["curve"]] == [0, 20, 40, 60]
+
+
+def test_feed(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = metrics_of(feed.main, "--rounds 1 --steps 200 --users 30 --arms base H=2 diag_linucb --set first=50", capsys)
+    assert all(0 < one["per_step"][0] < 1 and one["per_session"][0] > 0 for one in metrics.values())
+
+
+def test_the_arms_of_the_feed_differ_in_the_config(tmp_path: Path) -> None:
+    options = Namespace(set=["beta=0.5"])
+    configs = {arm: tomllib.loads(feed._settings(options, arm, tmp_path)) for arm in feed.ARMS}
+    assert all("rerankers" not in configs[arm] for arm in ("base", *feed.BASELINES))
+    assert configs["H=3"]["rerankers"]["losse_ftl"]["horizon"] == 3
+    assert configs["H=3"]["rerankers"]["losse_ftl"]["beta"] == 0.5
+    assert "item_knn" in configs["item_knn"]["retrievers"]
+
+
+def test_lookahead(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = metrics_of(lookahead.main, "--rounds 1 --requests 3", capsys)
+    assert len(metrics) == 6 and all(one["request_ms"] > 0 for one in metrics.values())
 
 
 def test_click_through_of_a_served_list_beside_a_retriever_in_a_service_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,9 @@ from memory.stateful import Stateful
 
 __all__ = ["ContextMap", "ContextStates", "context_shape", "states_of_lesson"]
 
+_WITH_CHANGES = 0.75
+"""Share of the sequences that a model learns with changes. With all of them it would be poor without: for new users."""
+
 _LONGEST_GRADIENT = 16
 """Chunks through which the gradient of a state goes back."""
 
@@ -120,12 +123,12 @@ class ContextMap(Stateful):
             self.network.step(cross_entropy(lesson, self._model.states_of(lesson, changes)))
 
     def changes_for(self, lesson: Lesson, rng: np.random.Generator) -> Changes:
-        """Return changes for a lesson of the model, with gradients by the model. Half of the sequences get none."""
+        """Return changes for a lesson of the model, with gradients by the model. A quarter of the sequences get none."""
         with _fixed(self.network.module):
             states = states_of_lesson(self._model, self.network.module, lesson)
             changes = self.network.module.changes(states)
         sequences, chunks = lesson.target.shape[:2]
-        on = torch.from_numpy(rng.random(sequences) < 0.5).repeat_interleave(chunks)[:, None, None]
+        on = torch.from_numpy(rng.random(sequences) < _WITH_CHANGES).repeat_interleave(chunks)[:, None, None]
         return Changes(low_rank={name: (u * on, v) for name, (u, v) in changes.low_rank.items()})
 
     def _tensors(self, states: ContextStates) -> State:

@@ -18,9 +18,9 @@ from pydantic import Field
 
 from learners.base import Neighbours, Reranker
 from learners.bounds import bounded, graded
+from learners.kernels.learned_weight import LearnedWeight
 from learners.registry import register
 from learners.rerankers.reloop2.compensation import attention, estimate_error
-from learners.rerankers.reloop2.learned_weight import LearnedWeight
 from memory.arrays import Arrays
 from memory.error_memory import ErrorMemory, ErrorSketch, Evidence
 from streams.batch import Batch, Bools, Feedback, Floats, Ids
@@ -59,7 +59,7 @@ class ReLoop2(Reranker):
     weight : float or "learned"
         Share lambda of the error that is added: 0 keeps every score, 1 adds the whole error. The paper uses 0.4 or 0.9,
         depending on the data set. ``learned`` is not in the paper: the mean of 17 values from 0 to 1, weighted by the recent
-        likelihood of the labels under them; see `learners.rerankers.reloop2.learned_weight.LearnedWeight`. A fixed weight is
+        likelihood of the labels under them; see `learners.kernels.learned_weight.LearnedWeight`. A fixed weight is
         harmful while nothing changes, or too small after a change.
     half_life : int
         For a learned weight: rows after which an outcome counts half.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from learners.contract.worlds import feedback_of
-from learners.rerankers.reloop2.learned_weight import LearnedWeight
+from learners.kernels.learned_weight import LearnedWeight
 from learners.rerankers.reloop2.reranker import ReLoop2
 from streams.batch import Feedback
 

@@ -27,7 +27,10 @@ url = "lmdb://{folder}"
 window = 0.5
 lateness = 0.5
 """
-CONFIGS = ["", *("demo", "shop", "diag_linucb", "reloop2", "deep", "dsl", "sar", "ml100k", "open_bandit")]
+CONFIGS = [
+    "",
+    *("demo", "shop", "diag_linucb", "losse_ftl", "reloop2", "deep", "dsl", "sar", "sequential", "ml100k", "open_bandit"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -214,6 +214,19 @@ def test_a_reranker_gets_the_width_of_the_ranker_s_hidden_vector_or_is_refused(m
         build_pipeline(make_config(rerankers={"reloop3": {}}))
 
 
+def test_a_ranker_that_uses_a_retriever_gets_it_or_is_refused(make_config: Callable[..., Config]) -> None:
+    alone = {"ranker": {"sequential": {}}, "rerankers": {}}
+    with pytest.raises(ConfigError, match=r"^\[ranker.sequential\] ranks with .* not configured; add \[retrievers.next_item\]"):
+        build_pipeline(make_config(**alone))
+    both = alone | {"retrievers": {"next_item": {}}}
+    pipeline = build_pipeline(make_config(**both))
+    ranker, retriever = pipeline.ranker, pipeline.retrievers.named["next_item"]
+    assert ranker.model is retriever.model  # type: ignore[attr-defined]
+    assert not any(name.startswith("ranker.model") for name in pipeline.state_dict()), "the model is saved once"
+    with pytest.raises(ConfigError, match=r"^\[ranker.sequential\] retriever = 3: it is the one of \[retrievers.next_item\]"):
+        build_pipeline(make_config(**both | {"ranker": {"sequential": {"retriever": 3}}}))
+
+
 def test_a_seed_repeats_a_random_policy(make_config: Callable[..., Config]) -> None:
     pipeline = build_pipeline(make_config(policy={"epsilon_greedy": {"epsilon": 1.0}}))
     names = [f"i{n}" for n in range(50)]

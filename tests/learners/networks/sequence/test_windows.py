@@ -32,9 +32,7 @@ def request(newest, count=4):
     return made
 
 
-@pytest.mark.parametrize(
-    ("events", "first"), [(1, 1), (3, 1), (4, 1), (6, 1), (7, 4), (9, 4), (10, 7), (12, 7)]
-)
+@pytest.mark.parametrize(("events", "first"), [(1, 1), (3, 1), (4, 1), (6, 1), (7, 4), (9, 4), (10, 7), (12, 7)])
 def test_a_window_is_the_chunk_of_the_last_event_and_the_one_before(events, first):
     found = before(stored(events), request(events), CHUNK)
     expected = list(range(100 + first, 100 + events + 1))

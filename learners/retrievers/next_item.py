@@ -20,14 +20,14 @@ from learners.registry import register
 from learners.schema import EvidenceColumn
 from streams.batch import Batch, Feedback, Floats, Ids, Requests
 
-__all__ = ["Sequential"]
+__all__ = ["NextItem"]
 
 _GAPS = 28
 """Rows of the table of times between events. The last one is of 4 years and more."""
 
 
-@register("sequential")
-class Sequential(Retriever):
+@register("next_item")
+class NextItem(Retriever):
     """Scores items by a causal transformer over a user's last likes; see `learners.networks.sequence.model`.
 
     A like is a positive reward. A user's likes are counted in chunks. The score of an item is its logit after the chunk of the
@@ -80,9 +80,9 @@ class Sequential(Retriever):
         "width": 8,
         "chunk": 2,
         "chunks": 2,
-        "every": 8,
-        "warm_up": 10,
-        "learning_rate": 0.01,
+        "every": 16,
+        "warm_up": 5,
+        "learning_rate": 0.02,
         "dropout": 0.0,
     }
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from learners.rerankers.reloop2.learned_weight import UNIT, LearnedWeight
+from learners.kernels.learned_weight import UNIT, LearnedWeight
 
 
 def learned(estimates: int = 1, half_life: int = 100, sample: float = 1.0) -> LearnedWeight:

@@ -1,4 +1,4 @@
-"""The sequential retriever in worlds where the order of likes says what comes next."""
+"""The retriever of the next item in worlds where the order of likes says what comes next."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from learners.base import Exclusion
 from learners.contract.worlds import cut, feedback_of
-from learners.retrievers.sequential import Sequential
+from learners.retrievers.next_item import NextItem
 from memory.stateful import digest
 
 SMALL = {
@@ -44,7 +44,7 @@ def cycle(rows, seed=0, users=16):
 
 @pytest.fixture(scope="module")
 def taught():
-    learner, feedback = Sequential(**SMALL), cycle(1600)
+    learner, feedback = NextItem(**SMALL), cycle(1600)
     for start in range(0, 1600, 40):
         learner.learn(cut(feedback, start, start + 40))
     return learner
@@ -81,7 +81,7 @@ def test_scores_of_unknown_items_are_0_and_evidence_says_so(taught):
 
 
 def test_results_do_not_depend_on_the_micro_batch():
-    one, other, feedback = Sequential(**SMALL), Sequential(**SMALL), cycle(320)
+    one, other, feedback = NextItem(**SMALL), NextItem(**SMALL), cycle(320)
     for start in range(0, 320, 64):
         one.learn(cut(feedback, start, start + 64))
     for start in range(0, 320, 7):
@@ -90,7 +90,7 @@ def test_results_do_not_depend_on_the_micro_batch():
 
 
 def test_an_item_that_takes_a_slot_begins_anew():
-    learner = Sequential(**SMALL | {"items": 20})
+    learner = NextItem(**SMALL | {"items": 20})
     feedback = cycle(320)
     learner.learn(feedback)
     oldest = int(learner.model.items.keys[learner.model.items.slots()[0]])
@@ -103,7 +103,7 @@ def test_an_item_that_takes_a_slot_begins_anew():
 
 
 def test_a_drawn_softmax_learns_too():
-    learner, feedback = Sequential(**SMALL | {"exact": 5, "drawn": 8}), cycle(1600)
+    learner, feedback = NextItem(**SMALL | {"exact": 5, "drawn": 8}), cycle(1600)
     for start in range(0, 1600, 40):
         learner.learn(cut(feedback, start, start + 40))
     asked = cut(cycle(1664), 1600, 1664)
@@ -111,7 +111,7 @@ def test_a_drawn_softmax_learns_too():
 
 
 def test_rows_that_are_no_likes_teach_nothing():
-    learner, feedback = Sequential(**SMALL), cycle(64)
+    learner, feedback = NextItem(**SMALL), cycle(64)
     before = digest(learner.state_dict())
     feedback.reward[:32], feedback.correction[32:] = 0, True
     learner.learn(feedback)
@@ -127,4 +127,4 @@ def test_rows_that_are_no_likes_teach_nothing():
 )
 def test_settings_that_do_not_fit_are_refused(keywords, complaint):
     with pytest.raises(ValueError, match=complaint):
-        Sequential(**keywords)
+        NextItem(**keywords)
