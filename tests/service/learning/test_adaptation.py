@@ -30,7 +30,7 @@ ADAPTERS: dict[str, Any] = {
 @pytest.fixture(params=ADAPTERS)
 def config(request: pytest.FixtureRequest, make_config: MakeConfig) -> Callable[..., Config]:
     def make(url: str | Path = "memory://") -> Config:
-        deep = {"bits": 10, "factors": 4, "hidden": 8, "publish_every": 150, "network_learning_rate": 0.01}
+        deep = {"bits": 10, "factors": 4, "hidden": 8, "publish_every": 150, "network_learning_rate": 0.03}
         adapters = {request.param: ADAPTERS[request.param]}
         return make_config(url, ranker={"deep": deep}, adapters=adapters, rerankers={}, retrievers={"popularity": {}})
 
