@@ -27,7 +27,8 @@ def rows(seed: int = 1):
 def harm(guard: str, adapter: GuardedAdapter) -> np.ndarray:
     """A change on which this guard has to fire."""
     if guard in ("entropy_ratio", "concentration"):  # of a network that counts for more beside the machine
-        adapter.ranker.network.module.out.data *= 8  # type: ignore[attr-defined]
+        # With this sign, doubled scales lower the entropy.
+        adapter.ranker.network.module.out.data *= -8 if guard == "entropy_ratio" else 8  # type: ignore[attr-defined]
     if guard == "entropy_ratio":
         shapes = adapter.ranker.adaptable()
         return np.concatenate([np.full(shapes[name], float(name.endswith("weight"))) for name in adapter.changes])
