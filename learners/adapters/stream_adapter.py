@@ -46,7 +46,8 @@ class StreamAdapter(Adapter):
     state together are the whole history, and nothing is in both. A request costs the same however long the history is.
 
     Every `every` likes the map makes one step of Adam on sequences of `chunks` chunks that the retriever stores, with the
-    model as it is. With `joint`, the model in its own steps learns with these changes, too, for three quarters of its sequences.
+    model as it is. With `joint`, the model in its own steps learns with these changes, too, for three quarters of its
+    sequences.
 
     The gate: the cross-entropy of each like is computed with and without the change, before the map learns from it, against
     256 items. A user gets the change only while the running mean with it is below the one without, for users with histories
