@@ -144,9 +144,9 @@ class GoodMixer(Reranker):
         self.weights["weight"][:] = [column.prior for column in schema.evidence]
 
     def rerank(self, batch):
-        return (1 / (1 + np.exp(-self.values(batch)))).astype(np.float32)
+        return (1 / (1 + np.exp(-self.mixed(batch)))).astype(np.float32)
 
-    def values(self, batch):
+    def mixed(self, batch):
         return np.clip(np.clip(np.nan_to_num(batch.evidence), -10, 10) @ self.weights["weight"], -9, 9)
 
     def choose(self, choices):

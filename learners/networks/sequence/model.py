@@ -314,7 +314,7 @@ class SequenceModel(Stateful):
     def states_of(self, lesson: Lesson, changes: Changes) -> Tensor:
         """Return the states (n, M, C, D) after the events that have a target; one change for each of n * M windows."""
         states: Tensor = self.network.module(*self.windows_of(lesson), changes)
-        return states[:, self.settings.shape.chunk :].reshape(*lesson.target.shape, -1)
+        return states[:, self.settings.shape.chunk :].reshape(*lesson.target.shape, self.settings.shape.width)
 
     def _sequences(self, rng: np.random.Generator) -> Ids:
         """Slots of sequences with a next event: of users who just liked something, and of any."""

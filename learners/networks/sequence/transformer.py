@@ -164,4 +164,4 @@ class _Block(torch.nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """Split vectors (n, T, D) into heads: (n, heads, T, D / heads)."""
-        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(1, 2)

@@ -15,7 +15,7 @@ from tests.learners.honest import GoodMixer
 class Unmoved(GoodMixer):
     """Counts choices and orders by what it began with."""
 
-    def values(self, batch):
+    def mixed(self, batch):
         return batch.evidence[:, 0]
 
 
@@ -29,8 +29,8 @@ class Obedient(GoodMixer):
 class Contrary(GoodMixer):
     """Learns the wrong sign."""
 
-    def values(self, batch):
-        return -super().values(batch)
+    def mixed(self, batch):
+        return -super().mixed(batch)
 
 
 class Writing(GoodMixer):
@@ -86,7 +86,7 @@ class Fickle(GoodMixer):
 class Fragile(GoodMixer):
     """Takes evidence of any size for what it says."""
 
-    def values(self, batch):
+    def mixed(self, batch):
         return np.clip(batch.evidence @ self.weights["weight"], -9, 9)
 
 

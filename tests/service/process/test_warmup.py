@@ -72,7 +72,7 @@ def everything(process: Process) -> None:
 
         post("/v1/rank", {"user": "u1", "items": ["i1"]})
         post("/v1/events", [*items, *users])
-        kind = "rating" if "ml100k" in process.errors.name else "click"
+        kind = "rating" if any(name in process.errors.name for name in ("ml100k", "sequential")) else "click"
         post("/v1/events", {"type": "interaction", "user": "u1", "item": "i1", "kind": kind, "value": 5.0})
         for n in range(12):
             post("/v1/rank", {"user": f"u{n}", "items": [f"i{n}" for n in range(20)], "context": {"device": "phone"}})
