@@ -18,6 +18,7 @@ from pydantic import Field
 
 from learners.base import Ranker, WeightDelta
 from learners.bounds import graded
+from learners.kernels.logistic import probability, step
 from learners.registry import register
 from memory.arrays import Arrays
 from memory.jit import njit
@@ -118,11 +119,6 @@ class Bias(Ranker):
 
 
 @njit(cache=True, nogil=True)
-def _probability(odds: float) -> float:
-    return float(1.0 / (1.0 + np.exp(-odds)))
-
-
-@njit(cache=True, nogil=True)
 def _score(user: Ids, item: Ids, request: Ids, everybody: Floats, users: Floats, items: Floats, score: Floats) -> None:
     for n in range(item.size):
         odds = float(everybody[0])
@@ -130,15 +126,7 @@ def _score(user: Ids, item: Ids, request: Ids, everybody: Floats, users: Floats,
             odds += users[user[request[n]]]
         if item[n] >= 0:
             odds += items[item[n]]
-        score[n] = _probability(odds)
-
-
-@njit(cache=True, nogil=True)
-def _step(bias: Floats, squares: Floats, at: int, slope: float, learning_rate: float, adaptive: bool) -> None:
-    if adaptive:
-        squares[at] += slope * slope
-        learning_rate /= np.sqrt(squares[at])
-    bias[at] -= learning_rate * slope
+        score[n] = probability(odds)
 
 
 @njit(cache=True, nogil=True)
@@ -161,9 +149,9 @@ def _learn(
         # Id 0 means no user or no item, so there is no bias to learn.
         u = users[user[n]] if user[n] >= 0 else np.float32(0)
         i = items[item[n]] if item[n] >= 0 else np.float32(0)
-        slope = (_probability(everybody[0] + u + i) - label[n]) * weight[n]
-        _step(everybody, everybody_squares, 0, slope, learning_rate, adaptive)
+        slope = (probability(everybody[0] + u + i) - label[n]) * weight[n]
+        step(everybody, everybody_squares, 0, slope, learning_rate, adaptive)
         if user[n] >= 0:
-            _step(users, users_squares, user[n], slope + l2 * u, learning_rate, adaptive)
+            step(users, users_squares, user[n], slope + l2 * u, learning_rate, adaptive)
         if item[n] >= 0:
-            _step(items, items_squares, item[n], slope + l2 * i, learning_rate, adaptive)
+            step(items, items_squares, item[n], slope + l2 * i, learning_rate, adaptive)

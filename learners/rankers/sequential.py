@@ -20,6 +20,7 @@ from pydantic import Field
 from learners.base import Ranker, Retriever, WeightDelta
 from learners.bounds import bounded, graded
 from learners.delta import Shapes
+from learners.kernels.logistic import probability, step
 from learners.networks.sequence import scoring
 from learners.networks.sequence.model import SequenceModel
 from learners.registry import register
@@ -152,11 +153,6 @@ _Learned = tuple[Floats, Floats]  # values and AdaGrad's sums of squares
 
 
 @njit(cache=True, nogil=True)
-def _probability(odds: float) -> float:
-    return float(1.0 / (1.0 + np.exp(-odds)))
-
-
-@njit(cache=True, nogil=True)
 def _score(
     user: Ids, item: Ids, request: Ids, logit: Floats, weights: Floats, users: Floats, items: Floats, score: Floats
 ) -> None:
@@ -166,14 +162,7 @@ def _score(
             odds += users[user[request[n]]]
         if item[n] >= 0:
             odds += items[item[n]]
-        score[n] = _probability(odds)
-
-
-@njit(cache=True, nogil=True)
-def _step(learned: _Learned, at: int, slope: float, learning_rate: float) -> None:
-    values, squares = learned
-    squares[at] += slope * slope
-    values[at] -= learning_rate / np.sqrt(squares[at]) * slope
+        score[n] = probability(odds)
 
 
 @njit(cache=True, nogil=True)
@@ -193,10 +182,10 @@ def _learn(
         u = users[0][user[n]] if user[n] >= 0 else np.float32(0)
         i = items[0][item[n]] if item[n] >= 0 else np.float32(0)
         odds = everybody[0][0] + everybody[0][1] * logit[n] + u + i
-        slope = (_probability(odds) - label[n]) * weight[n]
-        _step(everybody, 0, slope, learning_rate)
-        _step(everybody, 1, slope * logit[n], 0.2 * learning_rate)
+        slope = (probability(odds) - label[n]) * weight[n]
+        step(*everybody, 0, slope, learning_rate, True)
+        step(*everybody, 1, slope * logit[n], 0.2 * learning_rate, True)
         if user[n] >= 0:
-            _step(users, user[n], slope + l2 * u, learning_rate)
+            step(*users, user[n], slope + l2 * u, learning_rate, True)
         if item[n] >= 0:
-            _step(items, item[n], slope + l2 * i, learning_rate)
+            step(*items, item[n], slope + l2 * i, learning_rate, True)

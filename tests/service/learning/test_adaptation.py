@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from service.evaluation.replay import replay
 from service.process.runtime import build_pipeline
 from streams.lmdb_log import LmdbLog
 from streams.log import MemoryLog
-from tests.service.learning.test_live_equals_replay import fill, fold, trainer
+from tests.service.learning.test_live_equals_replay import fill, fold, killed, trainer
 from tests.worlds import busy_world
 
 MakeConfig = Callable[..., Config]
@@ -45,18 +44,7 @@ def test_a_replay_and_kills_lead_to_the_same_bytes(config: Callable[..., Config]
     assert uninterrupted.pipeline.ranker.version > 2  # type: ignore[attr-defined]
     fill(LmdbLog(tmp_path / "events", max_bytes=64 << 20), EVENTS).close()
     assert replay(config(tmp_path)).digest == uninterrupted.digest()
-    rng, kills = random.Random(3), 0
-    while True:
-        life = trainer(config(), log, poll=rng.choice([1, 7, 1000]), folder=tmp_path / "state")
-        life.restore()
-        turns = [life.turn() for _ in range(rng.randint(4, 20))]
-        if not turns[-1]:
-            break
-        life.save()
-        for _ in range(rng.randint(0, 15)):
-            life.turn()
-        kills += 1
-        life.close()
+    life, kills = killed(config(), log, tmp_path / "state", 3, polls=(1, 7, 1000), turns=(4, 20))
     assert kills > 5
     assert life.digest() == uninterrupted.digest()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,24 @@ EARLY = {"close_after_click": 1.5, "below_clicks": "skip"}
 """Clicks close impressions long before their window ends."""
 
 
+def killed(
+    config: Config, log: Log, folder: Path, seed: int, *, polls: Sequence[int], turns: tuple[int, int]
+) -> tuple[Trainer, int]:
+    """Fold a log in many lives, each killed some turns past its last checkpoint. Return the last one, and their number."""
+    rng, kills = random.Random(seed), 0
+    while True:
+        life = trainer(config, log, poll=rng.choice(polls), folder=folder)
+        life.restore()
+        done = [life.turn() for _ in range(rng.randint(*turns))]
+        if not done[-1]:
+            return life, kills
+        life.save()
+        for _ in range(rng.randint(0, 15)):
+            life.turn()
+        kills += 1
+        life.close()
+
+
 @pytest.mark.parametrize(
     ("seed", "stream"), [(0, {}), (1, {}), (2, {}), (0, EARLY), (1, EARLY | {"closing_click": "first", "batch_rows": 5})]
 )
@@ -106,23 +125,9 @@ def test_twenty_kills_leave_no_trace(
     seed: int, stream: dict[str, object], make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     """Each process learns some turns past its last checkpoint, and then is killed."""
-    import random
-
-    rng = random.Random(seed)
     config, log = make_config(stream=stream), fill(MemoryLog(), EVENTS)
     uninterrupted = fold(config, log)
-    kills = 0
-    while True:
-        life = trainer(config, log, poll=rng.choice([1, 5, 7, 1000]), folder=tmp_path)
-        life.restore()
-        turns = [life.turn() for _ in range(rng.randint(1, 12))]
-        if not turns[-1]:
-            break
-        life.save()
-        for _ in range(rng.randint(0, 15)):
-            life.turn()
-        kills += 1
-        life.close()
+    life, kills = killed(config, log, tmp_path, seed, polls=(1, 5, 7, 1000), turns=(1, 12))
     assert kills >= 20
     assert life.digest() == uninterrupted.digest()
     assert life.pipeline.version == uninterrupted.pipeline.version
