@@ -20,7 +20,8 @@ from learners.features import Featurizer, Side
 from learners.registry import ConfigError
 from service.fingerprint import fingerprint_of
 from service.refusals import explain
-from service.sections import FieldSpec, Tables
+from service.row_sections import FieldSpec
+from service.sections import Tables
 
 __all__ = ["Config", "ConfigError", "Role", "load", "parse"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from service.config import ConfigError, load, parse
 from service.process.runtime import build_pipeline
-from service.sections import FieldType, RewardRule
+from service.row_sections import FieldType, RewardRule
 
 
 def test_the_empty_config_is_a_service() -> None:
