@@ -54,16 +54,15 @@ REQUIRED = inspect.Parameter.empty
 
 
 def keywords(cls: type) -> list[Keyword]:
-    """Return the keywords that a config may set, in the constructor's order. Those that take objects, as a ranker, are left out."""
+    """Return the keywords that a config may set, in the constructor's order; none that the service fills in."""
     return [Keyword(name, part.annotation, part.default) for name, part in _settable(cls).items()]
 
 
 def json_schema(cls: type) -> dict[str, Any]:
     """Return the JSON Schema of a learner's section."""
     found = _model(cls, _settable(cls)).model_json_schema(by_alias=True)
-    for name, part in _settable(cls).items():
-        found["properties"][name].pop("title", None)
-        found["properties"][name]["description"] = in_words(part.annotation)
+    for schema in found["properties"].values():
+        schema.pop("title", None)
     return found
 
 
@@ -116,7 +115,9 @@ def _parameters(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def _settable(cls: type) -> dict[str, inspect.Parameter]:
-    return {name: part for name, part in _parameters(cls).items() if not _is_object(part.annotation)}
+    # The service fills in the ranker's width where a learner needs it.
+    filled = ["width"] if getattr(cls, "needs_hidden", False) else []
+    return {name: part for name, part in _parameters(cls).items() if name not in filled and not _is_object(part.annotation)}
 
 
 def _is_object(annotation: object) -> bool:

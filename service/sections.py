@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.row_sections import Features, Negatives, Reward, Statistics
+from service.row_sections import Features, Negatives, Reward, RewardRule, Statistics
 from service.section import Count, Keywords, Positive, Section
 
 __all__ = [
