@@ -57,7 +57,7 @@ class Config(Tables):
         ConfigError
             For an unknown learner.
         """
-        sections = self.model_dump(exclude={"name", "checkpoint", "weights", "dead_letters", "server", "policy"})
+        sections = self.model_dump(exclude={"name", "checkpoint", "weights", "dead_letters", "server", "policy", "tune"})
         for key in _STREAM_SOURCE_KEYS:
             del sections["stream"][key]
         # A field can be written in several ways. The order of the fields is the order of the columns.

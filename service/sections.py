@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from service.ranges import Ranges
+
 __all__ = [
     "Capacity",
     "Checkpoint",
@@ -332,3 +334,4 @@ class Tables(_Section):
     adapters: dict[str, Keywords] = {}
     rerankers: dict[str, Keywords] = {}
     policy: dict[str, Keywords] = {"greedy": {}}
+    tune: Ranges = {}
