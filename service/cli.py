@@ -1,4 +1,4 @@
-"""The command line: ``freshet serve | train | warmup | replay | evaluate | validate | topics | demo``."""
+"""The command line: ``freshet serve | train | warmup | replay | evaluate | tune | validate | topics | demo``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from service import config as configs
 from service.config import Config, ConfigError, Role
 from service.evaluation.estimators import NotEvaluable
 from service.process.data_folder import FolderBusy
+from service.tune_command import tune
 from streams.recorded import BadRecording
 
 __all__ = ["ExitCode", "main"]
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 topics = typer.Typer(help="The Kafka topics that a config names.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
+app.command()(tune)
 # The default width for a pipe, 80 columns, would cut the table.
 out = Console(width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, soft_wrap=True)

@@ -22,7 +22,7 @@ from service.fingerprint import fingerprint_of
 from service.refusals import explain
 from service.sections import FieldSpec, Tables
 
-__all__ = ["Config", "ConfigError", "Role", "load", "parse"]
+__all__ = ["Config", "ConfigError", "Role", "load", "parse", "read"]
 
 Role = Literal["embedded", "trainer", "replica"]
 """What a process does: learn and serve; learn for replicas; or serve what a trainer learns."""
@@ -135,11 +135,22 @@ def load(path: Path) -> Config:
     ConfigError
         For a file that cannot be read, is not TOML, or has a wrong key or value.
     """
+    return parse(tomllib.loads(read(path)), path.stem)
+
+
+def read(path: Path) -> str:
+    """Return the text of a config file, which is TOML.
+
+    Raises
+    ------
+    ConfigError
+        For a file that cannot be read, or is not TOML.
+    """
     try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
+        text = path.read_text(encoding="utf-8")
+        tomllib.loads(text)
     except OSError as error:
         raise ConfigError(str(path), f"cannot be read ({error.strerror}); give the path of a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"is not TOML: {error}") from error
-    return parse(document, path.stem)
+    return text

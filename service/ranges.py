@@ -65,7 +65,9 @@ class Range(BaseModel):
             if self.log and self.low <= 0:
                 raise ValueError(f"log = true needs low above 0, and it is {self.low}; raise it, or leave log out")
             if self.step is not None and (self.log or not 0 < self.step <= self.high - self.low):
-                raise ValueError(f"step = {self.step} must be above 0 and at most high - low, and it does not go with log = true")
+                raise ValueError(
+                    f"step = {self.step} must be above 0 and at most high - low, and it does not go with log = true"
+                )
         elif self.log or self.times or self.step is not None:
             raise ValueError("log, step and times belong to a range; give low and high")
         if self.choices is not None and len(self.choices) < 2:
@@ -96,7 +98,7 @@ def joined(path: list[str]) -> str:
 
 
 def _flattened(tables: Any, above: tuple[str, ...] = ()) -> Any:
-    """Ranges by path, from ``"ranker.fm.factors" = {...}`` and from tables in tables, which are the same in TOML without quotes."""
+    """Ranges by path. Without quotes, TOML makes ``ranker.fm.factors = {...}`` a table in tables, which means the same."""
     if not isinstance(tables, Mapping):
         return tables
     found: dict[str, Any] = {}

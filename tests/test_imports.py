@@ -24,10 +24,15 @@ DOORS = {
     # SIMD comparisons for numba's compiled functions.
     "llvmlite": {"memory.simd"},
     "lmdb": {"streams.lmdb_log"},
-    # Plots of a replay and of an evaluation.
-    "matplotlib": {"service.evaluation.off_policy_report", "service.evaluation.replay_report"},
+    # Plots of a replay, of an evaluation and of tuning.
+    "matplotlib": {
+        "service.evaluation.off_policy_report",
+        "service.evaluation.replay_report",
+        "service.evaluation.tuning.report",
+    },
     # The compiler and its extensions.
     "numba": {"memory.jit", "memory.simd"},
+    "optuna": {"service.evaluation.tuning.study"},
     "pickle": {"memory.pickled_object"},
     "prometheus_client": {"service.monitoring.monitor", "service.monitoring.prometheus", "service.monitoring.timing"},
     "river": {"learners.rankers.river_model", "service.monitoring.live_quality"},
@@ -35,7 +40,10 @@ DOORS = {
     "starlette": {"service.http.app"},
     # Pairs the centroids of two epochs.
     "scipy": {"memory.vectors.centroids"},
+    # Optuna's storage.
+    "sqlalchemy": {"service.evaluation.tuning.study"},
     "threadpoolctl": {"learners.threads"},
+    "tomlkit": {"service.evaluation.tuning.documents"},
     # Networks, modules as stores, and the GPU's index of vectors.
     "torch": {
         "learners.networks.adaptation.affine",
@@ -56,7 +64,7 @@ DOORS = {
         "memory.parameters",
         "memory.vectors.gpu_vectors",
     },
-    "typer": {"service.cli"},
+    "typer": {"service.cli", "service.tune_command"},
     "uvicorn": {"service.http.server"},
 }
 

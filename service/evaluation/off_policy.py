@@ -87,6 +87,7 @@ def evaluate(
     confidence: float = 0.95,
     floor: float = 100.0,
     ledger: Path | None = None,
+    limit: int | None = None,
     seed: int = 0,
 ) -> EvaluatedPolicy:
     """Estimate the mean reward that a policy would have got on a log.
@@ -104,6 +105,8 @@ def evaluate(
         See `service.evaluation.verdict.judge`.
     ledger : Path or None
         See `service.evaluation.replay.replay`.
+    limit : int or None
+        Stop when this many impressions have been read; None: at the end of the log.
 
     Raises
     ------
@@ -143,6 +146,8 @@ def evaluate(
                 feedback = fold.joined(joined)
                 if feedback is not None:
                     counterfactual.add_outcomes(joined.rows, feedback.reward)
+                if limit is not None and len(counterfactual) >= limit:
+                    break
         except UndefinedDistribution as error:
             raise NotEvaluable(f"{config.stream.url}: {error}") from error
         found = counterfactual.decisions()

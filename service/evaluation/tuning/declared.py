@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from learners import registry
@@ -21,7 +21,7 @@ SECTIONS = (*ROLES, "features", "history", "statistics", "negatives")
 """Sections whose keys may be tuned. Others do not change predictions, or they change what is measured."""
 
 
-def space_of(document: Document, ranges: Mapping[str, Range], roles: tuple[str, ...]) -> Space:
+def space_of(document: Document, ranges: Mapping[str, Range], learners: Sequence[tuple[str, str]]) -> Space:
     """Build the search space of a config.
 
     Parameters
@@ -30,8 +30,8 @@ def space_of(document: Document, ranges: Mapping[str, Range], roles: tuple[str, 
         The base config.
     ranges : mapping of path to Range
         From ``[tune]``. Empty: everything that the config's learners declare.
-    roles : tuple of str
-        Sections whose learners matter to the objective, for the search without ranges.
+    learners : sequence of (str, str)
+        Section and name of the learners that matter to the objective, for the search without ranges.
 
     Raises
     ------
@@ -41,9 +41,10 @@ def space_of(document: Document, ranges: Mapping[str, Range], roles: tuple[str, 
     if ranges:
         wanted = _completed(document, ranges)
     else:
-        wanted = {path: one for role in roles for name in configured(document, role) for path, one in _of(role, name).items()}
+        wanted = {path: one for section, name in learners for path, one in _of(section, name).items()}
         if not wanted:
-            raise ConfigError("tune", f"the learners of {', '.join(roles)} declare nothing to tune; add ranges to [tune]")
+            names = ", ".join(name for _, name in learners)
+            raise ConfigError("tune", f"{names}: nothing is declared to be worth tuning; add ranges to [tune]")
     try:
         return Space([_key(document, path, one, wanted, widen=path not in ranges) for path, one in wanted.items()])
     except ValueError as error:
@@ -80,7 +81,9 @@ def _completed(document: Document, ranges: Mapping[str, Range]) -> dict[str, Ran
             chosen = {path: Range(choices=[False, True])}
         if not chosen:
             names = ", ".join(own) or "none"
-            raise ConfigError("tune", f"{path}: no range is declared for it (declared are: {names}); give low and high, or choices")
+            raise ConfigError(
+                "tune", f"{path}: no range is declared for it (declared are: {names}); give low and high, or choices"
+            )
         found |= {name: declared.model_copy(update={"when": one.when}) for name, declared in chosen.items()}
     return found
 
@@ -105,7 +108,9 @@ def _key(document: Document, path: str, one: Range, wanted: Mapping[str, Range],
     low, high = one.low, one.high
     if one.times:
         if not all(isinstance(number, int | float) for number in (base if isinstance(base, list) else [base])):
-            raise ConfigError("tune", f"{path}: times = true: {base!r} cannot be multiplied; give low and high of the value itself")
+            raise ConfigError(
+                "tune", f"{path}: times = true: {base!r} cannot be multiplied; give low and high of the value itself"
+            )
         low, high = float(low), float(high)
         if widen:
             low, high = _around(low, high, base, default)
@@ -114,10 +119,8 @@ def _key(document: Document, path: str, one: Range, wanted: Mapping[str, Range],
             low, high = float(low), float(high)
         if widen and isinstance(base, int | float) and not isinstance(base, bool):
             low, high = min(low, base), max(high, base)
-    key = Key(
-        path=path, low=low, high=high, log=one.log and low > 0, step=one.step, times=one.times, conditions=conditions, base=base,
-        default=default,
-    )  # fmt: skip
+    numbers: dict[str, Any] = {"low": low, "high": high, "log": one.log and low > 0, "step": one.step, "times": one.times}
+    key = Key(path=path, conditions=conditions, base=base, default=default, **numbers)
     if not widen:
         for name, end in (("low", low), ("high", high)):
             _check(document, path, key.as_value(end), f"{name} = {end!r}")
@@ -170,7 +173,9 @@ def _conditions(
         choices = [encoded(choice) for choice in wanted[other].choices or []] or [False, True] * wanted[other].switch
         for choice in allowed:
             if choices and choice not in choices:
-                raise ConfigError("tune", f"{path}: when = {one.when!r}: {choice!r} is no choice of {other}; choose of {choices}")
+                raise ConfigError(
+                    "tune", f"{path}: when = {one.when!r}: {choice!r} is no choice of {other}; choose of {choices}"
+                )
         found[other] = allowed
     return tuple(found.items())
 
@@ -196,7 +201,9 @@ def _looked_up(document: Document, path: str) -> Any:
         else:
             tables = configs.parse(document).model_dump().get(section)
             keys = list(tables) if isinstance(tables, Mapping) else []
-        raise ConfigError("tune", f"{path}: no such key; [{joined(parts(path)[:-1])}] has: {', '.join(keys) or 'none'}") from None
+        raise ConfigError(
+            "tune", f"{path}: no such key; [{joined(parts(path)[:-1])}] has: {', '.join(keys) or 'none'}"
+        ) from None
 
 
 def _default(path: str) -> Any:
@@ -221,5 +228,3 @@ def _check(document: Document, path: str, value: Any, said: str) -> None:
         problems = [problem for problem in error.problems if section not in ROLES or problem.startswith(rest[1])]
         if problems:
             raise ConfigError("tune", f"{path}: {said} is refused: {problems[0]}") from error
-
-

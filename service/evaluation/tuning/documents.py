@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import tomlkit
-from tomlkit.items import Table
 
 from learners import registry
 from learners.base import Adapter, Policy, Ranker, Reranker, Retriever

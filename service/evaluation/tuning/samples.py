@@ -88,9 +88,7 @@ class _Rows:
         return self.value(units) - 0.5 if self.objective in ROWS else math.nan
 
     def same_units(self, other: Sample) -> bool:
-        return (
-            isinstance(other, _Rows) and np.array_equal(self.user, other.user) and np.array_equal(self.reward, other.reward)
-        )
+        return isinstance(other, _Rows) and np.array_equal(self.user, other.user) and np.array_equal(self.reward, other.reward)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,10 +67,7 @@ class Key:
         if self.choices:
             drawn = encoded(value)
             return drawn if any(drawn == one and type(drawn) is type(one) for one in self.choices) else None
-        if self.times:
-            drawn = _ratio(value, self.base)
-        else:
-            drawn = value
+        drawn = _ratio(value, self.base) if self.times else value
         if isinstance(drawn, bool) or not isinstance(drawn, int | float) or not self.low <= drawn <= self.high:
             return None
         if self.step is not None and abs((drawn - self.low) / self.step - round((drawn - self.low) / self.step)) > 1e-9:
