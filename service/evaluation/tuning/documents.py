@@ -155,4 +155,5 @@ def _set(document: MutableMapping[str, Any], path: str, value: Any, new_table: C
         table = table[part]
     if not isinstance(table, list | MutableMapping):
         raise ConfigError("tune", f"{path}: {joined(above)} is {table!r}, not a table; write it as a table in the config")
-    table[int(last) if isinstance(table, list) else last] = value
+    key: Any = int(last) if isinstance(table, list) else last
+    table[key] = value

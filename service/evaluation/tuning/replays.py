@@ -168,15 +168,18 @@ def needed(config: Config, objective: Objective) -> Config:
     """
     if objective not in ROWS or config.stream.format == "events" or config.features.retrieval or config.negatives.n:
         return config
-    rerankers = {name: keys for name, keys in config.rerankers.items() if not _cls(Reranker, name).needs_evidence}
-    if rerankers or any(_cls(Ranker, name).needs_retriever for name in config.ranker):
+    rerankers = {name: keys for name, keys in config.rerankers.items() if not _declares(Reranker, name, "needs_evidence")}
+    if rerankers or any(_declares(Ranker, name, "needs_retriever") for name in config.ranker):
         return config.model_copy(update={"rerankers": rerankers})
-    policy = config.policy if not any(_cls(Policy, name).needs_uncertainty for name in config.policy) else {"greedy": {}}
+    policy = (
+        config.policy if not any(_declares(Policy, name, "needs_uncertainty") for name in config.policy) else {"greedy": {}}
+    )
     return config.model_copy(update={"rerankers": {}, "retrievers": {}, "policy": policy})
 
 
-def _cls(role: type, name: str) -> type:
-    return registry.find(role, name)
+def _declares(role: type, name: str, attribute: str) -> bool:
+    """Whether a learner's class declares that it needs something."""
+    return bool(getattr(registry.find(role, name), attribute))
 
 
 def _log(opened: ExitStack, config: Config, pipeline: Pipeline, recorder: Recorder) -> Generator[None, None, None]:

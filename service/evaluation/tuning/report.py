@@ -165,6 +165,8 @@ def _slice(axis: Axes, tuned: Tuned, path: str, name: str) -> None:
         axis.plot(x, [drawn[n].value for n in of_state], marker, color=colour)
     if values and not texts and min(values) > 0 and max(values) > 20 * min(values):
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
     axis.set(ylabel=name)
     axis.set_title(path, fontsize="medium")
     axis.grid(visible=True, alpha=0.3)

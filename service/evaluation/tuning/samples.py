@@ -41,15 +41,11 @@ LISTS = frozenset({Objective.HIT_RATE, Objective.NDCG})
 
 
 class Sample(Protocol):
-    """n units in order of time: rows, tests of the recommended list, or impressions.
+    """n units in order of time: rows, tests of the recommended list, or impressions."""
 
-    Attributes
-    ----------
-    at : (n,) int64
-        Place of each unit in the stream: the number of rows, or of impressions, before it.
-    """
-
-    at: Ids
+    @property
+    def at(self) -> Ids:
+        """Place of each unit in the stream, (n,) int64: the number of rows, or of impressions, before it."""
 
     def value(self, units: Bools | None = None) -> float:
         """Return the objective over some units, (n,) bool, or over all; NaN where it is undefined."""

@@ -65,8 +65,8 @@ class Key:
     def as_drawn(self, value: Any) -> Param | None:
         """Return the number or choice that stands for a value of the config; None if the range does not have it."""
         if self.choices:
-            drawn = encoded(value)
-            return drawn if any(drawn == one and type(drawn) is type(one) for one in self.choices) else None
+            chosen = encoded(value)
+            return chosen if any(chosen == one and type(chosen) is type(one) for one in self.choices) else None
         drawn = _ratio(value, self.base) if self.times else value
         if isinstance(drawn, bool) or not isinstance(drawn, int | float) or not self.low <= drawn <= self.high:
             return None

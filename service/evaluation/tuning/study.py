@@ -1,7 +1,7 @@
 """The trials of a study, in an SQLite file: what was tried, with what result, and what to try next.
 
-A trial's values depend only on the seed, its number and the earlier trials. So a study that was stopped goes on as if it had not
-been: the trial that was running is run again.
+A trial's values depend only on the seed, its number and the earlier trials. So a study that was stopped goes on as if it had
+not been: the trial that was running is run again.
 
 References
 ----------
@@ -152,7 +152,8 @@ class Study:
         self._running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
     def _opened(self, file: Path, pruner: Pruner) -> optuna.Study:
-        directions = ["minimize" if self._minimize else "maximize"] + ["minimize"] * self._with_cpu
+        minimize, maximize = optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE
+        directions = [minimize if self._minimize else maximize] + [minimize] * self._with_cpu
         try:
             self._storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
             known = [one.study_name for one in optuna.get_all_study_summaries(self._storage, include_best_trial=False)]
@@ -313,7 +314,8 @@ class Study:
 
 def _suggest(trial: Trial, key: Key) -> Param:
     if key.choices:
-        chosen: Param = trial.suggest_categorical(key.path, key.choices)
+        chosen = trial.suggest_categorical(key.path, key.choices)
+        assert chosen is not None, "no choice is None"
         return chosen
     if key.is_integer:
         return trial.suggest_int(key.path, int(key.low), int(key.high), step=int(key.step or 1), log=key.log)
