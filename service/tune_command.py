@@ -92,11 +92,12 @@ def tune(
 
     text = "" if config is None else configs.read(config)
     name = "default" if config is None else config.stem
+    objectives = objective or [Goal.LOG_LOSS]
     plan = Plan(
-        document=_with_stream(tomllib.loads(text), recording, batch_rows, strict),
+        document=_with_stream(tomllib.loads(text), recording, batch_rows, strict, of_decisions=Goal.OFF_POLICY in objectives),
         name=name,
         study=study or Path(f"{name}.tune.sqlite"),
-        objectives=tuple(Objective(one) for one in objective or [Goal.LOG_LOSS]),
+        objectives=tuple(Objective(one) for one in objectives),
         trials=trials,
         jobs=jobs,
         share=first,
@@ -130,7 +131,9 @@ def tune(
             err.print(f"wrote {path}", highlight=False)
 
 
-def _with_stream(document: Mapping[str, Any], recording: str | None, batch_rows: int | None, strict: bool) -> dict[str, Any]:
+def _with_stream(
+    document: Mapping[str, Any], recording: str | None, batch_rows: int | None, strict: bool, *, of_decisions: bool
+) -> dict[str, Any]:
     """The document, whose ``[stream]`` has what the command line says."""
     changes: dict[str, Any] = {}
     if recording is not None:
@@ -139,6 +142,9 @@ def _with_stream(document: Mapping[str, Any], recording: str | None, batch_rows:
         changes["strict"] = True
     if batch_rows is not None:
         changes["batch_rows"] = batch_rows
+    if of_decisions and recording is not None:
+        # As in `freshet evaluate`: JSON lines are events unless the reader recognises another format by name.
+        changes["format"] = "events" if ".jsonl" in recording or ".ndjson" in recording else None
     stream = document.get("stream", {})
     # A stream that is no table is refused by the config.
     return {**document, "stream": {**stream, **changes} if isinstance(stream, Mapping) else stream}

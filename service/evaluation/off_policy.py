@@ -106,7 +106,7 @@ def evaluate(
     ledger : Path or None
         See `service.evaluation.replay.replay`.
     limit : int or None
-        Stop when this many impressions have been read; None: at the end of the log.
+        Estimate from this many impressions, the first whose outcome is known; None: from all.
 
     Raises
     ------
@@ -146,14 +146,12 @@ def evaluate(
                 feedback = fold.joined(joined)
                 if feedback is not None:
                     counterfactual.add_outcomes(joined.rows, feedback.reward)
-                if limit is not None and len(counterfactual) >= limit:
-                    break
         except UndefinedDistribution as error:
             raise NotEvaluable(f"{config.stream.url}: {error}") from error
         found = counterfactual.decisions()
         if found is None:
             raise NotEvaluable(_no_decisions(config.stream.url, counterfactual, window))
-        ids, decisions = found[0], calibrated(found[1])
+        ids, decisions = found[0][:limit], calibrated(found[1].head(limit))
         return EvaluatedPolicy(
             policy=config.name,
             log=config.stream.url,

@@ -77,7 +77,7 @@ def _completed(document: Document, ranges: Mapping[str, Range]) -> dict[str, Ran
             continue
         own = _of(section, rest[0]) if section in ROLES and rest else {}
         chosen = own if len(rest) == 1 else {path: own[path]} if path in own else {}
-        if not chosen and len(rest) == 2 and isinstance(_looked_up(document, path), bool):
+        if not chosen and len(rest) == 1 + (section in ROLES) and isinstance(_looked_up(document, path), bool):
             chosen = {path: Range(choices=[False, True])}
         if not chosen:
             names = ", ".join(own) or "none"

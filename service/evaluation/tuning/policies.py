@@ -33,14 +33,14 @@ class LoggedDecisions:
 
     def trial(self, config: Config, first: int | None, report: Report) -> Result:
         """See `replays.Source.trial`. It is never stopped early: an estimate needs all its impressions."""
+        total = first = first or 0
+        if not first:
+            total = len(self._terms(config, None)[0])
+            first = max(int(total * self._share), 1)
         began = time.process_time()
         ids, terms = self._terms(config, first)
-        total = len(ids)
-        first = max(int(total * self._share), 1) if first is None else first
-        part = Terms(terms.numerator[:first], terms.denominator[:first], terms.spread, terms.lowest, terms.highest)
-        low, _ = running_intervals(part, np.array([min(first, total)]), Z)
-        micros = (time.process_time() - began) * 1e6 / total
-        return Result(float(low[0]), micros, total, first, {})
+        low, _ = running_intervals(terms, np.array([len(ids)]), Z)
+        return Result(float(low[0]), (time.process_time() - began) * 1e6 / len(ids), total, first, {})
 
     def whole(self, config: Config) -> Sample:
         """See `replays.Source.whole`."""
