@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import sqlite3
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.config import ConfigError
-from service.evaluation.tuning.replays import Result
+from service.evaluation.tuning.replays import CHECKPOINTS, Result
 from service.evaluation.tuning.space import Key, Param, Params, Space
 from service.process.data_folder import FolderBusy
 
@@ -155,14 +156,16 @@ class Study:
         minimize, maximize = optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE
         directions = [minimize if self._minimize else maximize] + [minimize] * self._with_cpu
         try:
-            self._storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
+            self._storage = optuna.storages.RDBStorage(
+                f"sqlite:///{file}", engine_kwargs={"creator": lambda: _connection(file)}
+            )
             known = [one.study_name for one in optuna.get_all_study_summaries(self._storage, include_best_trial=False)]
             if NAME not in known:
                 return optuna.create_study(
                     storage=self._storage, study_name=NAME, directions=directions, pruner=_pruner(pruner)
                 )
             return optuna.load_study(storage=self._storage, study_name=NAME, pruner=_pruner(pruner))
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, sqlite3.DatabaseError) as error:
             raise ConfigError(
                 "study", f"{file}: not a file of a study ({type(error).__name__}); give another --study"
             ) from error
@@ -231,13 +234,13 @@ class Study:
         return Asked(trial.number, params, trial)
 
     def report(self, asked: Asked, step: int, value: float) -> bool:
-        """Note the objective at a checkpoint; return whether to stop the trial. The base is never stopped."""
+        """Note the objective at a checkpoint; return whether to stop the trial there. The base is never stopped."""
         if math.isnan(value) or self._with_cpu:
             return False
         known = self._storage.get_trial(asked.trial._trial_id).intermediate_values
         if step not in known:
             asked.trial.report(value, step)
-        return asked.number > 0 and asked.trial.should_prune()
+        return asked.number > 0 and step < CHECKPOINTS and asked.trial.should_prune()
 
     def finish(self, asked: Asked, result: Result) -> None:
         """Note the result of a trial, which is a finite number."""
@@ -310,6 +313,14 @@ class Study:
             reason=trial.user_attrs.get("reason", ""),
             failures=trial.user_attrs.get("failures", {}),
         )
+
+
+def _connection(file: Path) -> sqlite3.Connection:
+    """Open the file so that a commit waits for no disk. A killed process loses nothing; a loss of power may lose trials."""
+    connection = sqlite3.connect(file, timeout=60.0, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection
 
 
 def _suggest(trial: Trial, key: Key) -> Param:

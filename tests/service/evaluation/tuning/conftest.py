@@ -63,5 +63,7 @@ SMALL = "bits = 12\n"
 def bad(tmp_path: Path) -> Path:
     """A config that learns far too slowly."""
     path = tmp_path / "bad.toml"
-    path.write_text(f"# mine\n{STREAM}\n[ranker.fm]  # the ranker\nlearning_rate = 0.005 # slow\nfactors = 4\n{SMALL}")
+    path.write_text(
+        f"# mine\n{STREAM}\n[ranker.fm]  # the ranker\nlearning_rate = 0.005 # slow\nfactor_learning_rate = 0.02\nfactors = 4\n{SMALL}"
+    )
     return path

@@ -39,7 +39,7 @@ def test_the_base_comes_first_then_the_defaults_and_the_best_is_confirmed(bad: P
     # The first part of the replay that anybody can run.
     part = tuned.plan.document | {"stream": tuned.plan.document["stream"] | {"url": f"file:{head(clicks, 1800)}"}}
     assert base.value == pytest.approx(replay(configs.parse(part), k=0).quality["fm"].log_loss, abs=1e-6)
-    assert tuned.best.value < base.value - 0.05
+    assert tuned.best.value < base.value - 0.02
     assert tuned.confirmation is not None
     assert tuned.confirmation.holds
     assert tuned.confirmation.units == 1200
@@ -175,7 +175,7 @@ def test_the_rows_score_the_same_without_what_is_left_out(bad: Path, clicks: Pat
 
 def test_a_study_of_something_else_is_refused(bad: Path, clicks: Path, tmp_path: Path) -> None:
     tune(plan(bad, clicks, trials=2))
-    with pytest.raises(ConfigError, match="another --seed, --first"):
+    with pytest.raises(ConfigError, match="another --first, --seed"):
         tune(plan(bad, clicks, trials=2, share=0.5, seed=2))
     (tmp_path / "text.sqlite").write_text("this is no study" * 100)
     with pytest.raises(ConfigError, match="not a file of a study"):
