@@ -1,4 +1,4 @@
-"""The command line: ``freshet serve | train | warmup | replay | evaluate | validate | topics | demo``."""
+"""The command line: ``freshet serve | train | warmup | replay | evaluate | tune | validate | topics | demo``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from service.console import err, out
 from service.evaluation.estimators import NotEvaluable
 from service.process.data_folder import FolderBusy
 from service.reference.commands import app as config_commands
+from service.tune_command import tune
 from streams.recorded import BadRecording
 
 __all__ = ["ExitCode", "main"]
@@ -41,6 +42,7 @@ app = typer.Typer(
 topics = typer.Typer(help="The Kafka topics that a config names.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
 app.add_typer(config_commands, name="config")
+app.command()(tune)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; the default is the built-in config.")]
 

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.row_sections import Features, Negatives, Reward, RewardRule, Statistics
-from service.section import Count, Keywords, Positive, Section
+from service.tables.ranges import Ranges
+from service.tables.rows import Features, Negatives, Reward, RewardRule, Statistics
+from service.tables.section import Count, Keywords, Positive, Section
 
 __all__ = [
     "Capacity",
@@ -286,6 +287,8 @@ class Tables(Section):
         Learners by name, with the keywords of each.
     ranker, policy : dict
         The one ranker, and the one policy.
+    tune : dict
+        Keys that ``freshet tune`` changes, and over what.
     """
 
     stream: Stream = Stream()
@@ -306,3 +309,4 @@ class Tables(Section):
     adapters: dict[str, Keywords] = Field(default={})
     rerankers: dict[str, Keywords] = Field(default={})
     policy: dict[str, Keywords] = Field(default={"greedy": {}})
+    tune: Ranges = Field(default={})

@@ -25,10 +25,15 @@ DOORS = {
     "docstring_parser": {"service.reference.docstrings"},
     "llvmlite": {"memory.simd"},
     "lmdb": {"streams.lmdb_log"},
-    # Plots of a replay and of an evaluation.
-    "matplotlib": {"service.evaluation.reports.axes", "service.evaluation.reports.replay_figure"},
+    # Pictures of replays, of evaluations and of tuning.
+    "matplotlib": {
+        "service.evaluation.reports.axes",
+        "service.evaluation.reports.replay_figure",
+        "service.evaluation.tuning.report",
+    },
     # The compiler and its extensions.
     "numba": {"memory.jit", "memory.simd"},
+    "optuna": {"service.evaluation.tuning.study"},
     "pickle": {"memory.pickled_object"},
     "prometheus_client": {"service.monitoring.monitor", "service.monitoring.prometheus", "service.monitoring.timing"},
     "river": {"learners.rankers.river_model", "service.monitoring.live_quality"},
@@ -36,7 +41,10 @@ DOORS = {
     "starlette": {"service.http.app"},
     # Pairs the centroids of two epochs.
     "scipy": {"memory.vectors.centroids"},
+    # Optuna's storage.
+    "sqlalchemy": {"service.evaluation.tuning.study"},
     "threadpoolctl": {"learners.threads"},
+    "tomlkit": {"service.evaluation.tuning.documents"},
     # Networks, modules as stores, and the GPU's index of vectors.
     "torch": {
         "learners.networks.adaptation.affine",
@@ -57,7 +65,7 @@ DOORS = {
         "memory.parameters",
         "memory.vectors.gpu_vectors",
     },
-    "typer": {"service.cli", "service.manual", "service.reference.commands"},
+    "typer": {"service.cli", "service.manual", "service.reference.commands", "service.tune_command"},
     "uvicorn": {"service.http.server"},
 }
 
