@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
@@ -136,6 +137,8 @@ class Stream:
 
     def _open(self, opened: ExitStack, config: Config) -> tuple[Pipeline, Recorder, Iterator[None]]:
         """Pipeline and recorder of a config, and its micro-batches, each predicted and learned when it is asked for."""
+        # Earlier pipelines have references in circles, and the collector does not know how large their arrays are.
+        gc.collect()
         scheme = urlsplit(config.stream.url).scheme
         if scheme not in ("file", "lmdb", "kafka"):
             problem = f"url = {config.stream.url!r}: tuning needs file:PATH, lmdb:///folder or kafka://host:port/topic"

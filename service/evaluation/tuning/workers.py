@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
@@ -13,7 +14,7 @@ from typing import Any, Self
 
 from service import config as configs
 from service.evaluation.tuning.documents import Document
-from service.evaluation.tuning.replays import Source, Stopped
+from service.evaluation.tuning.replays import Source
 
 __all__ = ["Processes", "WorkerDied"]
 
@@ -22,6 +23,20 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 class WorkerDied(RuntimeError):
     """A process ended in the middle of a trial, for example because memory ran out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """An error on its way between processes. Its constructor is not called again, since it may take other arguments."""
+
+    kind: type[Exception]
+    args: tuple[Any, ...]
+    attributes: dict[str, Any]
+
+    def rebuilt(self) -> Exception:
+        error: Exception = self.kind.__new__(self.kind, *self.args)
+        vars(error).update(self.attributes)
+        return error
 
 
 class Processes:
@@ -98,6 +113,8 @@ class Processes:
                 said = process.recv()
             except EOFError:
                 raise WorkerDied("a process of --jobs ended; is there enough memory? The same command continues") from None
+            if isinstance(said, _Raised):
+                said = said.rebuilt()
             if not isinstance(said, tuple):
                 self._busy.remove(process)
                 self.idle.append(process)
@@ -132,16 +149,5 @@ def _work(there: Connection, make: Callable[[], Source]) -> None:
         try:
             config = configs.parse(document)
             there.send(source.trial(config, first, report) if task == "trial" else source.whole(config))
-        except Stopped as stopped:
-            there.send(stopped)
         except Exception as error:
-            there.send(error if _travels(error) else RuntimeError(f"{type(error).__name__}: {error}"))
-
-
-def _travels(error: Exception) -> bool:
-    """Whether the other process can rebuild an error. Those whose constructors take other arguments cannot."""
-    return error.args == (str(error),) and type(error).__init__ in (
-        Exception.__init__,
-        ValueError.__init__,
-        RuntimeError.__init__,
-    )
+            there.send(_Raised(type(error), error.args, vars(error)))

@@ -63,8 +63,6 @@ SMALL = "bits = 12\n"
 def bad(tmp_path: Path) -> Path:
     """A config that learns far too slowly."""
     path = tmp_path / "bad.toml"
-    path.write_text(
-        f"# mine\n{STREAM}\n[ranker.fm]  # the ranker\nlearning_rate = 0.005 # slow\n"
-        f"factor_learning_rate = 0.02\nfactors = 4\n{SMALL}"
-    )
+    rates = "learning_rate = 0.005 # slow\nfactor_learning_rate = 0.02\n"
+    path.write_text(f"# mine\n{STREAM}\n[ranker.fm]  # the ranker\n{rates}factors = 4\n{SMALL}")
     return path

@@ -121,6 +121,13 @@ def test_several_processes_share_the_trials(bad: Path, clicks: Path) -> None:
     assert tuned.confirmation.holds
 
 
+def test_errors_come_back_from_the_processes_as_they_are(bad: Path, clicks: Path) -> None:
+    bad.write_text(bad.read_text().replace('kind = "click"', 'kind = "view"'))
+    with pytest.raises(ConfigError, match="'view', the kind of") as error:
+        tune(plan(bad, clicks, trials=2, jobs=2))
+    assert error.value.where == "reward"
+
+
 def test_conditional_keys_are_tuned_with_their_sections(bad: Path, clicks: Path) -> None:
     bad.write_text(f'{bad.read_text()}\n[tune]\nranker = {{ choices = ["fm", "bias"] }}\n"ranker.bias.l2" = {{}}\n')
     tuned = tune(plan(bad, clicks, trials=8))
