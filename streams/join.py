@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from itertools import islice, pairwise
+from itertools import islice
 
 from streams.events import Event, Forget, Impression, Interaction, Tick
 from streams.joined import Closing, JoinedBatch, Outcome, Position, TrackedImpression
+from streams.joining.open_batch import OpenBatch
 
 __all__ = ["Joiner"]
 
@@ -71,7 +72,8 @@ class Joiner:
         ids: int = 200_000,
         closing: Closing = _WINDOW_ONLY,
     ) -> None:
-        self._window, self._lateness, self._batch_rows, self._capacity, self._ids = window, lateness, batch_rows, capacity, ids
+        self._window, self._lateness, self._batch_rows = window, lateness, batch_rows
+        self._capacity, self._ids = capacity, ids
         self._closing = closing
         self.counts: Counter[str] = Counter()
         self._reset((0, 0.0))
@@ -90,17 +92,13 @@ class Joiner:
         # among all deleted ones.)
         self._seen_requests: OrderedDict[str, _Seen] = OrderedDict()
         self._seen_ids: OrderedDict[str, _Seen] = OrderedDict()
-        self._rows: list[Outcome] = []
-        self._shown: list[TrackedImpression] = []
-        self._ended: list[TrackedImpression] = []  # impressions that have closed since the last batch
+        self._batch = OpenBatch(self._batch_rows)
         self._batch_rewind: _Mark | None = None  # mark to rewind to for the open batch
-        self._ready: list[JoinedBatch] = []
-        self._cutting = True
 
     @property
     def pending(self) -> bool:
         """Whether an open batch is waiting for more rows or a tick."""
-        return bool(self._rows or self._shown)
+        return self._batch.pending
 
     @property
     def nbytes(self) -> int:
@@ -111,7 +109,7 @@ class Joiner:
     @property
     def room(self) -> int:
         """Number of rows until the open batch is full."""
-        return self._batch_rows - len(self._rows) - len(self._shown)
+        return self._batch.room
 
     @property
     def open_impressions(self) -> int:
@@ -154,17 +152,17 @@ class Joiner:
         """
         yield from self._fold(offset, appended, event)
         if isinstance(event, Tick) and self.pending:
-            self._cut()
+            self._batch.cut()
+            self._batch_rewind = None
 
     def take(self) -> list[JoinedBatch]:
         """Return the batches completed since the last call."""
-        ready, self._ready = self._ready, []
-        return ready
+        return self._batch.take()
 
     def shown(self) -> Iterator[TrackedImpression]:
         """Iterate over the impressions that are remembered or belong to rows of the open batch; some are repeated."""
         yield from self._known.values()
-        yield from (row.shown for row in self._rows if row.shown is not None)
+        yield from (row.shown for row in self._batch.rows if row.shown is not None)
 
     def finish(self) -> Iterator[JoinedBatch]:
         """End a finite stream: close every window and the last batch. Yield the batches one by one."""
@@ -173,14 +171,14 @@ class Joiner:
             if not waiting.closed:
                 self._close(waiting)
                 yield from self.take()
-        if self.pending or self._ended:
-            self._cut()
+        self._batch.flush()
+        self._batch_rewind = None
         yield from self.take()
 
     def position(self) -> Position:
         """Return the position to store in a checkpoint. Call it between two pushes."""
         rewind, watermark = self._batch_rewind or self._rewind_mark() or (self._next, self._watermark)
-        return Position(self._next, rewind, watermark, len(self._rows), len(self._shown))
+        return Position(self._next, rewind, watermark, len(self._batch.rows), len(self._batch.shown))
 
     def restore(self, position: Position, records: Iterable[tuple[int, float, Event]]) -> None:
         """Restore the state that the joiner had at `position`.
@@ -194,16 +192,14 @@ class Joiner:
         """
         counts = self.counts.copy()
         self._reset((position.rewind, position.watermark))
-        self._cutting = False
+        self._batch.cutting = False
         for offset, appended, event in records:
             for _ in self._fold(offset, appended, event):
                 pass
         self._next = position.next
-        del self._rows[: len(self._rows) - position.rows]
-        del self._shown[: len(self._shown) - position.shown]
-        self._ended.clear()
+        self._batch.keep_last(position.rows, position.shown)
         self._batch_rewind = (position.rewind, position.watermark) if self.pending else None
-        self._cutting = True
+        self._batch.cutting = True
         self.counts = counts
 
     def _fold(self, offset: int, appended: float, event: Event) -> Iterator[None]:
@@ -300,8 +296,9 @@ class Joiner:
         self._known[impression.request_id] = waiting
         self._bytes += _size(impression)
         self._open.append(waiting)
-        self._shown.append(waiting)
-        self._entry_added()
+        self._note_rewind()
+        if self._batch.add_shown(waiting):
+            self._batch_rewind = None
 
     def _add_interaction(self, event: Interaction, timestamp: float) -> None:
         self.counts["interactions"] += 1
@@ -310,8 +307,7 @@ class Joiner:
         )
         if event.request_id is not None:
             self._join(row, self._known.get(event.request_id))
-        self._rows.append(row)
-        self._entry_added()
+        self._add_row(row)
 
     def _join(self, row: Outcome, waiting: TrackedImpression | None) -> None:
         """Join an interaction with its impression."""
@@ -343,11 +339,10 @@ class Joiner:
                 row = Outcome(
                     user=user, item=item, kind="", value=0.0, timestamp=ends, shown=waiting, position=position, context=context
                 )
-                self._rows.append(row)
-                self._entry_added()
+                self._add_row(row)
         if waiting.closed < len(impression.items):
             self.counts["skipped"] += len(impression.items) - waiting.closed
-        self._ended.append(waiting)
+        self._batch.add_ended(waiting)
 
     def _forget(self, user: str) -> Iterator[None]:
         """Drop the user's impressions without learning from them, in one pass: a user may have many of them."""
@@ -367,25 +362,15 @@ class Joiner:
             self._clicked.pop(waiting.impression.request_id, None)
         self._bytes -= _size(waiting.impression)
 
-    def _entry_added(self) -> None:
-        """Update the open batch after an entry was added: note its rewind mark, and close it when it is full."""
+    def _add_row(self, row: Outcome) -> None:
+        self._note_rewind()
+        if self._batch.add_row(row):
+            self._batch_rewind = None
+
+    def _note_rewind(self) -> None:
+        """Note the mark to rewind to for the open batch, when it gets its first entry."""
         if self._batch_rewind is None:
             self._batch_rewind = self._rewind_mark() or (self._next - 1, self._watermark)
-        if self._cutting and len(self._rows) + len(self._shown) >= self._batch_rows:
-            self._cut()
-
-    def _cut(self) -> None:
-        self._ready.append(JoinedBatch(self._shown, _group_by_impression(self._rows), self._ended))
-        self._shown, self._rows, self._ended, self._batch_rewind = [], [], [], None
-
-
-def _group_by_impression(rows: list[Outcome]) -> list[Outcome]:
-    """Reorder the rows so that those of one impression are adjacent: they become one request."""
-    first: dict[int, int] = {}
-    order = [n if row.shown is None else first.setdefault(id(row.shown), n) for n, row in enumerate(rows)]
-    if all(left <= right for left, right in pairwise(order)):
-        return rows
-    return [rows[n] for n in sorted(range(len(rows)), key=order.__getitem__)]
 
 
 STEP = 500
