@@ -260,7 +260,7 @@ def _fold_recording(recording: Recording, pipeline: Pipeline, fold: Fold, config
     def one_by_one(events: Iterable[Event]) -> Iterator[None]:
         for event in events:
             pipeline.apply(event)
-            yield from fold_all(joiner.push(next(offset), event.timestamp, event))
+            yield from fold_all(joiner.push(next(offset), 0.0, event))
 
     def fold_all(batches: Iterable[JoinedBatch]) -> Iterator[None]:
         for joined in batches:
