@@ -129,8 +129,9 @@ class Trainer:
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
         self.caught_up = False
+        live = order is None
         order = order or PollOrder(log, poll, ledger)
-        self.reader = EventReader(log, order, dead, validator, make_joiner, pipeline.apply, source=remote or "log")
+        self.reader = EventReader(log, order, dead, validator, make_joiner, pipeline.apply, source=remote or "log", waits=live)
         pipeline.isolation.reports += [self.reader.report_poison, self.notice]
         self.ticks = TickWriter(log, self.reader, self.failed, remote=remote is not None)
         self._poll, self._flush = poll, flush
