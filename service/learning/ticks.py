@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from service.learning.event_reader import EventReader
@@ -33,6 +33,7 @@ class TickWriter:
         self._log, self._reader, self._failed = log, reader, failed
         self._waiting_since: dict[int, float] = {}
         self._clocks: dict[int, _Clock] = {}
+        self._looked_at = 0.0
         self._thread = ThreadPoolExecutor(1, "tick") if remote else None
         self._appending: Future[None] | None = None
 
@@ -63,11 +64,29 @@ class TickWriter:
                 due.append(partition)
         return due
 
-    def late(self, now: float) -> list[int]:
-        """Return the partitions whose clock needs a tick although there is something to learn: see `due`."""
-        if self._appending is not None and not self._appending.done():
+    def keep_time(self, now: float) -> list[str]:
+        """Append the ticks that cannot wait until there is nothing to learn. Return what is wrong with clocks, for the operator.
+
+        Call it often: it looks at the clocks every `LOOK` seconds.
+        """
+        if time.monotonic() - self._looked_at < LOOK:
             return []
-        return [p for p, joiner in self._reader.joiners.items() if self._clock(p).stands(joiner)]
+        self._looked_at = time.monotonic()
+        joiners = self._reader.joiners.items()
+        late = [partition for partition, joiner in joiners if self._clock(partition).stands(joiner)]
+        if late and (self._appending is None or self._appending.done()):
+            self.tick(late, now)
+        return [f"partition {p}: {problem}" for p, joiner in joiners for problem in self._clock(p).watch(joiner, now)]
+
+    def gauges(self, now: float) -> dict[str, float]:
+        """Return for how long a clock has stood still although impressions are open, and how far one is ahead, in seconds."""
+        joiners = list(self._reader.joiners.items())
+        return {
+            "clock_stuck_seconds": max((self._clock(p).stuck(joiner) for p, joiner in joiners), default=0.0),
+            "clock_lead_seconds": max(
+                (joiner.clock.time - now for _, joiner in joiners if joiner.clock.time > now), default=0.0
+            ),
+        }
 
     def tick(self, partitions: Sequence[int], now: float) -> None:
         """Append a tick to these partitions. Reading it closes their open batch."""
@@ -103,6 +122,9 @@ class _Clock:
         self._time, self._since = 0.0, 0.0
         self._deadline: float | None = None
         self._ticked_at = 0.0
+        self._moved: tuple[float, float] | None = None
+        self._corrections = 0
+        self._told: set[str] = set()
 
     def needs_tick(self, joiner: Joiner, now: float) -> bool:
         """Whether an impression has to close by `now`, or the clock stands although one is open."""
@@ -119,12 +141,43 @@ class _Clock:
             self._time, self._since = joiner.clock.time, now
         return now - self._since >= joiner.clock.limit / 2
 
+    def stuck(self, joiner: Joiner) -> float:
+        """Seconds for which the clock has not advanced although an impression is open."""
+        now = time.monotonic()
+        if self._moved is None or joiner.clock.time != self._moved[0] or not joiner.open_impressions:
+            self._moved = joiner.clock.time, now
+        return now - self._moved[1]
+
+    def watch(self, joiner: Joiner, now: float) -> Iterator[str]:
+        """Yield each problem once, when it begins."""
+        clock = joiner.clock
+        if clock.corrections > self._corrections:
+            yield (
+                f"the clock of the log was {clock.corrected:.0f} s ahead and was set back; windows go on from there. "
+                "Check the clock that dates its records"
+            )
+        self._corrections = clock.corrections
+        stuck, lead = self.stuck(joiner), clock.time - now
+        problems = {}
+        if stuck > max(STUCK, clock.limit):
+            problems["stuck"] = f"its clock has stood still for {stuck:.0f} s: no window ends. Check that ticks can be appended"
+        if lead > max(STUCK, clock.limit):
+            problems["lead"] = f"the times of its records are {lead:.0f} s ahead of this machine's clock: check both"
+        yield from (text for name, text in problems.items() if name not in self._told)
+        self._told = set(problems)
+
     def ticked(self, joiner: Joiner, now: float) -> None:
         """Note that a tick is appended."""
         self._since = self._ticked_at = time.monotonic()
         if joiner.deadline is not None and joiner.deadline <= now:
             self._deadline = joiner.deadline
 
+
+STUCK = 60.0
+"""Seconds from which a clock that stands still, or is ahead, is reported."""
+
+LOOK = 0.05
+"""Seconds between two looks at the clocks while there is something to learn."""
 
 RETRY = 1.0
 """Seconds until a second tick is appended for an impression that the first one did not close."""

@@ -98,8 +98,7 @@ class Trainer:
     """
 
     role = "trainer"
-    serves_while_behind = True
-    """An old state is better than no rankings: no other process has a newer one."""
+    serves_while_behind = True  # an old state is better than no rankings: no other process has a newer one
     whole = True
 
     def __init__(
@@ -129,9 +128,10 @@ class Trainer:
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
         self.caught_up = False
-        live = order is None
+        self._live = order is None
         order = order or PollOrder(log, poll, ledger)
-        self.reader = EventReader(log, order, dead, validator, make_joiner, pipeline.apply, source=remote or "log", waits=live)
+        source = remote or "log"
+        self.reader = EventReader(log, order, dead, validator, make_joiner, pipeline.apply, source=source, waits=self._live)
         pipeline.isolation.reports += [self.reader.report_poison, self.notice]
         self.ticks = TickWriter(log, self.reader, self.failed, remote=remote is not None)
         self._poll, self._flush = poll, flush
@@ -189,6 +189,7 @@ class Trainer:
             self.caught_up = self.caught_up or all(self.next[partition] >= end for partition, end in self._end_at_start.items())
             self._publish_if_due()
             self._save_if_due()
+            self._keep_time()
         return more
 
     def idle(self, *, hurry: bool = False) -> float:
@@ -197,6 +198,7 @@ class Trainer:
         With `hurry`, an open batch is due at once.
         """
         now = time.time()
+        self._keep_time()
         due = self.ticks.due(now, 0.0 if hurry else self._flush)
         if due:
             self.ticks.tick(due, now)
@@ -275,6 +277,7 @@ class Trainer:
             "lag": self.lag(),
             "joiner": dict(self.reader.counts) | {"recomputed": self.builder.recomputed},
             "failures": failures,
+            **self.ticks.gauges(time.time()),
         }
 
     @property
@@ -288,6 +291,10 @@ class Trainer:
             sources = ["" if row.shown is None else row.shown.impression.source or "client" for row in joined.rows]
             self.monitor.learned(feedback, sources, self.reader.appended)
         self.reader.appended = []
+
+    def _keep_time(self) -> None:
+        for text in self.ticks.keep_time(time.time()) if self._live else ():
+            self.notice(text)
 
     def _publish_if_due(self) -> None:
         """Copy the changes, between two batches. Another thread writes them."""

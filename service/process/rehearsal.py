@@ -104,9 +104,7 @@ class Rehearsal:
             kind, rule = kinds[n % len(kinds)]
             value = 1.0 if not isinstance(rule, RewardRule) else rule.at_least - (n % 3 == 0)
             user, item = f"u{n % 7 * n % (USERS + 5)}", f"i{n * n % (ITEMS + 5)}"
-            made.append(
-                Interaction(user=user, item=item, id=f"r{n}", kind=kind, value=value, context=self._context(n))
-            )
+            made.append(Interaction(user=user, item=item, id=f"r{n}", kind=kind, value=value, context=self._context(n)))
         self._interactions_made += count
         return made
 

@@ -40,36 +40,38 @@ class LogClock:
         Seconds, less than the window.
     time, shift : float
         See `ClockState`.
+    corrections : int
+        How often a tick has set the clock back, in this process.
+    corrected : float
+        Seconds by which the last one did.
     """
 
     def __init__(self, window: float) -> None:
         self.limit = max(window / 10, min(window / 2, MIN_LIMIT))
         self.time, self.shift = ClockState()
+        self.corrections, self.corrected = 0, 0.0
 
     def record(self, appended: float) -> None:
         """Follow the append time of a record. 0: it has none."""
         if self.time < appended <= self.time + self.limit or not self.time:
             self.time = appended
 
-    def tick(self, appended: float) -> float:
-        """Follow the append time of a tick. Return the seconds by which the clock was set back; 0 if it was not."""
+    def tick(self, appended: float) -> None:
+        """Follow the append time of a tick."""
         step = appended - self.time
         if not self.time or not appended:
             self.record(appended)
-        elif step >= 0 or step < -self.limit:
-            self.shift += step if step < 0 else max(step - self.limit, 0.0)
+        elif step >= 0:
             self.time = appended
-            return max(-step, 0.0)
-        return 0.0
+            self.shift += max(step - self.limit, 0.0)
+        elif step < -self.limit:
+            self.time = appended
+            self.shift += step
+            self.corrections, self.corrected = self.corrections + 1, -step
 
     def watermark(self, timestamp: float) -> float:
         """Return the elapsed time of an event: that of its timestamp, or the clock's if the timestamp is ahead of the clock."""
         return min(timestamp, self.time) - self.shift if self.time else timestamp
-
-    @property
-    def elapsed(self) -> float:
-        """Elapsed time, comparable with `watermark`."""
-        return self.time - self.shift
 
 
 MIN_LIMIT = 0.25
