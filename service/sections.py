@@ -12,6 +12,7 @@ __all__ = [
     "DeadLetterLog",
     "FieldSpec",
     "FieldType",
+    "Items",
     "Keywords",
     "RewardRule",
     "Server",
@@ -170,6 +171,17 @@ class Capacity(_Section):
     capacity: Count = 100_000
 
 
+class Items(Capacity):
+    """Catalogue of items: its capacity, as of ``[users]``, and which of its items may be recommended.
+
+    `recommend` is ``listed``: items with an item update; ``all``: also ids that only interactions have named, misspelt ones
+    too; ``auto``: all until the first item update comes, from then on those listed. ``POST /v1/rank`` ranks any id that is not
+    deleted.
+    """
+
+    recommend: Literal["auto", "listed", "all"] = "auto"
+
+
 class HistorySize(_Section):
     """The history store: `capacity` users, the last `length` interactions of each; learners get the last `recent`."""
 
@@ -318,7 +330,7 @@ class Tables(_Section):
     features: Features = Features()
     reward: dict[str, Reward] = Field(default={"click": 1.0, "rating": RewardRule(at_least=4.0)}, strict=False)
     users: Capacity = Capacity()
-    items: Capacity = Capacity()
+    items: Items = Items()
     history: HistorySize = HistorySize()
     seen: Seen = Seen()
     statistics: Statistics | None = None

@@ -55,6 +55,8 @@ class Joiner:
         ``evicted`` (closed early because `capacity` was reached).
     clock : LogClock
         Clock of the partition.
+    requests : RememberedIds
+        Ids of the impressions that are remembered.
 
     Notes
     -----
@@ -74,8 +76,7 @@ class Joiner:
         closing: Closing = _WINDOW_ONLY,
     ) -> None:
         self._window, self._lateness, self._batch_rows = window, lateness, batch_rows
-        self._capacity, self._ids = capacity, ids
-        self._closing = closing
+        self._capacity, self._ids, self._closing = capacity, ids, closing
         self.counts: Counter[str] = Counter()
         self.clock = LogClock(window)
         self._reset((0, 0.0, 0.0, 0.0))
@@ -90,7 +91,7 @@ class Joiner:
         self._clicked: OrderedDict[str, float] = OrderedDict()
         self._known: dict[str, TrackedImpression] = {}
         self._bytes = 0  # of the known impressions
-        self._seen_requests, self._seen_ids = RememberedIds(self._capacity), RememberedIds(self._ids)
+        self.requests, self._seen_ids = RememberedIds(self._capacity), RememberedIds(self._ids)
         self._early = EarlyInteractions(self._capacity)
         self._batch = OpenBatch(self._batch_rows)
         self._batch_rewind: Mark | None = None  # mark to rewind to for the open batch
@@ -104,7 +105,7 @@ class Joiner:
     def nbytes(self) -> int:
         """Approximate bytes of the remembered ids and impressions."""
         clicked = _CLICKED_BYTES * len(self._clicked)
-        return self._seen_requests.nbytes + self._seen_ids.nbytes + self._early.nbytes + clicked + self._bytes
+        return self.requests.nbytes + self._seen_ids.nbytes + self._early.nbytes + clicked + self._bytes
 
     @property
     def room(self) -> int:
@@ -223,9 +224,9 @@ class Joiner:
         elif isinstance(event, Impression):
             yield from self._advance(clock.watermark(timestamp))
             seen = self._mark_seen(offset)
-            if self._is_new(self._seen_requests, event.request_id, seen):
+            if self._is_new(self.requests, event.request_id, seen):
                 yield from self._join_early(self._add_impression(event, timestamp, seen))
-                if (surplus := self._seen_requests.drop_surplus()) is not None:
+                if (surplus := self.requests.drop_surplus()) is not None:
                     self._evict(surplus)
         elif isinstance(event, Forget):
             yield from self._forget(event.user)
@@ -252,13 +253,13 @@ class Joiner:
         for unjoined in self._early.expire(past_window):
             self.counts["unjoined"] += unjoined
             yield
-        for memory in (self._seen_requests, self._seen_ids):
+        for memory in (self.requests, self._seen_ids):
             yield from memory.expire(past_memory, STEP)
 
     def _oldest(self) -> tuple[Seen | None, Seen | None, Seen | None, Seen | None]:
         """Return the oldest of each kind that is remembered, None where there is none."""
         queue = self._closed or self._open
-        return self._seen_requests.oldest, self._seen_ids.oldest, queue[0].seen if queue else None, self._early.oldest
+        return self.requests.oldest, self._seen_ids.oldest, queue[0].seen if queue else None, self._early.oldest
 
     def _now(self) -> tuple[float, float, float]:
         return self._watermark, self.clock.time, self.clock.shift
@@ -318,7 +319,7 @@ class Joiner:
         )
         if event.request_id is not None:
             waiting = self._known.get(event.request_id)
-            forgotten = waiting is None and event.request_id in self._seen_requests
+            forgotten = waiting is None and event.request_id in self.requests
             if waiting is not None:
                 self._join(row, waiting)
             waits = waiting is None and not forgotten
@@ -395,5 +396,4 @@ class Joiner:
 STEP = 500
 """Remembered records that one step looks at."""
 
-_CLICKED_BYTES = 150
-"""Approximate bytes of the time at which a click closes an impression."""
+_CLICKED_BYTES = 150  # approximately, of the time at which a click closes an impression

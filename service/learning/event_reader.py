@@ -128,6 +128,10 @@ class EventReader:
         """Approximate memory of the joiners."""
         return sum(joiner.nbytes for joiner in self.joiners.values())
 
+    def has_request(self, request_id: str) -> bool:
+        """Whether a joiner remembers an impression with this id. Called from any thread."""
+        return any(request_id in joiner.requests for joiner in list(self.joiners.values()))
+
     def positions(self) -> dict[int, Position]:
         """Position in each partition; valid when `at_boundary`."""
         # A joiner does not see records that cannot be learned from, so its own `next` may lag.
@@ -288,7 +292,7 @@ class EventReader:
         return event
 
     def _check_time(self, record: Record, now: float) -> None:
-        """Set the partition's clock to a record that is ahead of it, or raise `BadEvent` if it is too far ahead of `now`."""
+        """Set the partition's clock to a record that leads it, or raise `BadEvent` if the record is too far ahead of `now`."""
         ahead = record.timestamp - now
         if ahead > self._validator.max_skew:
             raise BadEvent(

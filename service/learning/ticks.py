@@ -40,8 +40,8 @@ class TickWriter:
     def due(self, now: float, flush: float) -> list[int]:
         """Return the partitions that need a tick.
 
-        Their open batch has waited `flush` seconds, or an impression has to close, or the next record waits to be judged, or the
-        partition's clock has stood still although impressions are open.
+        Their open batch has waited `flush` seconds, or an impression has to close, or the next record waits to be judged, or
+        the partition's clock has stood still although impressions are open.
 
         Parameters
         ----------
@@ -65,7 +65,7 @@ class TickWriter:
         return due
 
     def keep_time(self, now: float) -> list[str]:
-        """Append the ticks that cannot wait until there is nothing to learn. Return what is wrong with clocks, for the operator.
+        """Append the ticks that cannot wait until there is nothing to learn. Return what is wrong with clocks, if anything.
 
         Call it often: it looks at the clocks every `LOOK` seconds.
         """

@@ -132,6 +132,7 @@ class Trainer:
         order = order or PollOrder(log, poll, ledger)
         source = remote or "log"
         self.reader = EventReader(log, order, dead, validator, make_joiner, pipeline.apply, source=source, waits=self._live)
+        self.has_request = self.reader.has_request
         pipeline.isolation.reports += [self.reader.report_poison, self.notice]
         self.ticks = TickWriter(log, self.reader, self.failed, remote=remote is not None)
         self._poll, self._flush = poll, flush
