@@ -1,8 +1,8 @@
 """Joining of impressions with the interactions that follow them.
 
-The result depends on the records alone. Deadlines follow event time, up to the clock of the log (decision 0042). A batch closes
-at a row count or at a `Tick` in the log, never because a poll returned few records. So a replay of the log makes the same batches
-as the live run.
+The result depends on the records alone. Deadlines follow event time, up to the clock of the log (decision 0042). A batch
+closes at a row count or at a `Tick` in the log, never because a poll returned few records. So a replay of the log makes the
+same batches as the live run.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ class Catalog(KeyedStore):
         return keys
 
     def newest(self, count: int, *, listed: bool = False) -> Ids:
-        """Hashed ids of up to `count` most recently touched alive items, newest first. `listed`: only of those that were `put`."""
+        """Hashed ids of up to `count` most recently touched alive items, newest first. `listed`: only of those `put`."""
         skip = self.rows["dead"] | ~self.rows["listed"] if listed else self.rows["dead"]
         return self.index.newest(count, skip)
 

@@ -297,8 +297,8 @@ class EventReader:
         if ahead > self._validator.max_skew:
             raise BadEvent(
                 "",
-                f"its own time, {record.timestamp}, is {ahead:.0f} s in the future; at most {self._validator.max_skew:.0f} s are "
-                "allowed: correct the clock of its producer, or let the broker date records (LogAppendTime)",
+                f"its own time, {record.timestamp}, is {ahead:.0f} s in the future; at most {self._validator.max_skew:.0f} s "
+                "are allowed: correct the clock of its producer, or let the broker date records (LogAppendTime)",
                 kind="future",
                 what="record",
             )

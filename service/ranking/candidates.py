@@ -25,7 +25,7 @@ _Found = tuple[Ids, Floats | None]
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request, of either route. `names` has the item ids that it gave, by hash, `deleted` those of them that are deleted."""
+    """One request, of either route. `names` has the item ids that it gave, by hash, `deleted` the deleted ones of them."""
 
     request: RankRequest | RecommendRequest
     request_id: str

@@ -1,7 +1,7 @@
 """Interactions of the last window, for an impression that comes after them: beacons overtake each other.
 
-All interactions with a request id are kept, also those that found their impression: whether one did depends on older records than
-a restart reads again, so nothing may depend on it.
+All interactions with a request id are kept, also those that found their impression: whether one did depends on older records
+than a restart reads again, so nothing may depend on it.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ class ClockState(NamedTuple):
 class LogClock:
     """The clock of one partition, which bounds its watermark.
 
-    A record moves the clock forward by at most `limit` seconds; one that is further ahead does not move it. A tick, whose writer
-    is the trainer, sets it: forward to any time, and back if the clock is ahead by more than `limit`. Elapsed time never goes
-    back, and one step adds at most `limit` seconds to it. Everything follows from the records.
+    A record moves the clock forward by at most `limit` seconds; one that is further ahead does not move it. A tick, whose
+    writer is the trainer, sets it: forward to any time, and back if the clock is ahead by more than `limit`. Elapsed time never
+    goes back, and one step adds at most `limit` seconds to it. Everything follows from the records.
 
     Parameters
     ----------

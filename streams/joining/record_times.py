@@ -18,8 +18,8 @@ FOLLOWING = 512
 class RecordTimes:
     """Finds the time at which the log was when a record came: that of the next tick, which the trainer's own clock wrote.
 
-    If none of the next `FOLLOWING` records is a tick, the trainer was away. Then their median tells whether the record's own time
-    can be right. The answer follows from the log alone, so a replay gets the same one.
+    If none of the next `FOLLOWING` records is a tick, the trainer was away. Then their median tells whether the record's own
+    time can be right. The answer follows from the log alone, so a replay gets the same one.
 
     Parameters
     ----------
