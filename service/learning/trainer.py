@@ -128,14 +128,13 @@ class Trainer:
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
         self.caught_up = False
-        self._live = order is None
+        self._live, self._poll, self._flush = order is None, poll, flush
         order = order or PollOrder(log, poll, ledger)
         source = remote or "log"
         self.reader = EventReader(log, order, dead, validator, make_joiner, pipeline.apply, source=source, waits=self._live)
         self.has_request = self.reader.has_request
         pipeline.isolation.reports += [self.reader.report_poison, self.notice]
         self.ticks = TickWriter(log, self.reader, self.failed, remote=remote is not None)
-        self._poll, self._flush = poll, flush
         self._ledger, self._publisher, self._epoch = ledger, publisher, 0
         self._folder, self._every, self._keep = folder, every, keep
         self._saved, self._saved_at = -1, time.monotonic()
@@ -271,13 +270,11 @@ class Trainer:
 
     def gauges(self) -> dict[str, Any]:
         """Metrics for the monitor."""
-        failures = dict(self.failures)
-        if self._publisher is not None:
-            failures["weights"] = self._publisher.failures
+        weights = {} if self._publisher is None else {"weights": self._publisher.failures}
         return {
             "lag": self.lag(),
             "joiner": dict(self.reader.counts) | {"recomputed": self.builder.recomputed},
-            "failures": failures,
+            "failures": dict(self.failures) | weights,
             **self.ticks.gauges(time.time()),
         }
 
