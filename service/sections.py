@@ -14,6 +14,7 @@ __all__ = [
     "Capacity",
     "Checkpoint",
     "DeadLetterLog",
+    "Items",
     "Server",
     "Tables",
     "Weights",
@@ -131,6 +132,22 @@ class Capacity(Section):
     """
 
     capacity: Count = 100_000
+
+
+class Items(Capacity):
+    """The catalogue of items.
+
+    Attributes
+    ----------
+    capacity : int
+        Most items whose attributes are kept; beyond it the least recently used one is evicted.
+    recommend : {"auto", "listed", "all"}
+        Items that may be recommended: ``listed`` are those with an item update; ``all`` are also ids that only interactions
+        have named, misspelt ones too; ``auto`` means all until the first item update comes, and those listed from then on.
+        ``POST /v1/rank`` ranks any id that is not deleted.
+    """
+
+    recommend: Literal["auto", "listed", "all"] = "auto"
 
 
 class HistorySize(Section):
@@ -295,7 +312,7 @@ class Tables(Section):
     features: Features = Features()
     reward: dict[str, Reward] = Field(default={"click": 1.0, "rating": RewardRule(at_least=4.0)}, strict=False)
     users: Capacity = Capacity()
-    items: Capacity = Capacity()
+    items: Items = Items()
     history: HistorySize = HistorySize()
     seen: Seen = Seen()
     statistics: Statistics | None = None

@@ -184,7 +184,7 @@ def _from_events(recording: Recording, config: Config, pipeline: Pipeline) -> It
     for event in recording.events():
         assert not isinstance(event, Block)
         pipeline.apply(event)
-        yield from joiner.push(next(offset), event.timestamp, event)
+        yield from joiner.push(next(offset), 0.0, event)
     yield from joiner.finish()
 
 

@@ -287,7 +287,7 @@ def fold_events(recorded: Iterable[Event | Block], pipeline: Pipeline, fold: Fol
     def one_by_one(events: Iterable[Event]) -> Iterator[None]:
         for event in events:
             pipeline.apply(event)
-            yield from fold_all(joiner.push(next(offset), event.timestamp, event))
+            yield from fold_all(joiner.push(next(offset), 0.0, event))
 
     def fold_all(batches: Iterable[JoinedBatch]) -> Iterator[None]:
         for joined in batches:

@@ -98,8 +98,7 @@ class Trainer:
     """
 
     role = "trainer"
-    serves_while_behind = True
-    """An old state is better than no rankings: no other process has a newer one."""
+    serves_while_behind = True  # an old state is better than no rankings: no other process has a newer one
     whole = True
 
     def __init__(
@@ -129,11 +128,13 @@ class Trainer:
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
         self.caught_up = False
+        self._live, self._poll, self._flush = order is None, poll, flush
         order = order or PollOrder(log, poll, ledger)
-        self.reader = EventReader(log, order, dead, validator, make_joiner, pipeline.apply, source=remote or "log")
+        source = remote or "log"
+        self.reader = EventReader(log, order, dead, validator, make_joiner, pipeline.apply, source=source, waits=self._live)
+        self.has_request = self.reader.has_request
         pipeline.isolation.reports += [self.reader.report_poison, self.notice]
         self.ticks = TickWriter(log, self.reader, self.failed, remote=remote is not None)
-        self._poll, self._flush = poll, flush
         self._ledger, self._publisher, self._epoch = ledger, publisher, 0
         self._folder, self._every, self._keep = folder, every, keep
         self._saved, self._saved_at = -1, time.monotonic()
@@ -188,6 +189,7 @@ class Trainer:
             self.caught_up = self.caught_up or all(self.next[partition] >= end for partition, end in self._end_at_start.items())
             self._publish_if_due()
             self._save_if_due()
+            self._keep_time()
         return more
 
     def idle(self, *, hurry: bool = False) -> float:
@@ -196,6 +198,7 @@ class Trainer:
         With `hurry`, an open batch is due at once.
         """
         now = time.time()
+        self._keep_time()
         due = self.ticks.due(now, 0.0 if hurry else self._flush)
         if due:
             self.ticks.tick(due, now)
@@ -267,13 +270,12 @@ class Trainer:
 
     def gauges(self) -> dict[str, Any]:
         """Metrics for the monitor."""
-        failures = dict(self.failures)
-        if self._publisher is not None:
-            failures["weights"] = self._publisher.failures
+        weights = {} if self._publisher is None else {"weights": self._publisher.failures}
         return {
             "lag": self.lag(),
             "joiner": dict(self.reader.counts) | {"recomputed": self.builder.recomputed},
-            "failures": failures,
+            "failures": dict(self.failures) | weights,
+            **self.ticks.gauges(time.time()),
         }
 
     @property
@@ -287,6 +289,10 @@ class Trainer:
             sources = ["" if row.shown is None else row.shown.impression.source or "client" for row in joined.rows]
             self.monitor.learned(feedback, sources, self.reader.appended)
         self.reader.appended = []
+
+    def _keep_time(self) -> None:
+        for text in self.ticks.keep_time(time.time()) if self._live else ():
+            self.notice(text)
 
     def _publish_if_due(self) -> None:
         """Copy the changes, between two batches. Another thread writes them."""
