@@ -259,6 +259,8 @@ def _run(config: Path | None, host: str | None, port: int | None, role: Role, fo
     if folder is not None:
         settings = settings.model_copy(update={"checkpoint": settings.checkpoint.model_copy(update={"folder": folder})})
     failure = run(settings, host, port, started, role)
+    if isinstance(failure, OSError):
+        raise failure  # a log or a disk, whose error has the remedy
     if failure is not None:
         err.print(f"[bold red]engine stopped:[/] {failure!r}; a restart continues from the last checkpoint", markup=True)
         raise typer.Exit(ExitCode.ENGINE)

@@ -15,7 +15,8 @@ from learners.registry import FOLDERS
 PACKAGES = ("streams", "memory", "learners", "service", "freshet")
 
 DOORS = {
-    "crc32c": {"streams.kafka.log"},
+    # Checksums of the embedded log, and those that the Kafka client computes.
+    "crc32c": {"streams.disk.checksums", "streams.kafka.log"},
     "faiss": {"memory.vectors.centroids", "memory.vectors.vector_index"},
     # The application, and requests and responses; routes use only `service.http.web`.
     "fastapi": {"service.http.app", "service.http.web"},
@@ -23,7 +24,8 @@ DOORS = {
     "kafka": {"streams.kafka.log", "streams.kafka.group", "streams.kafka.topics"},
     # SIMD comparisons for numba's compiled functions.
     "llvmlite": {"memory.simd"},
-    "lmdb": {"streams.lmdb_log"},
+    # The environment with its transactions, and the records in it.
+    "lmdb": {"streams.disk.environment", "streams.lmdb_log"},
     # Plots of a replay and of an evaluation.
     "matplotlib": {"service.evaluation.off_policy_report", "service.evaluation.replay_report"},
     # The compiler and its extensions.

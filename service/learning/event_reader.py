@@ -14,7 +14,7 @@ from streams.dead_letters import DeadLetters
 from streams.events import Event, Interaction
 from streams.join import Joiner
 from streams.joined import JoinedBatch, Position
-from streams.log import Log, Offsets, Record
+from streams.log import DamagedRecord, Log, Offsets, Record
 
 __all__ = ["POLL", "EventReader"]
 
@@ -44,6 +44,8 @@ class EventReader:
         Called with every event, in the order of processing.
     source : str
         Name of the log in its dead letters.
+    skips_damage : bool
+        Whether a damaged record becomes a dead letter; otherwise the error of the log is raised.
 
     Attributes
     ----------
@@ -66,6 +68,7 @@ class EventReader:
         apply: Callable[[Event], None],
         *,
         source: str = "log",
+        skips_damage: bool = False,
     ) -> None:
         self.order = order
         self.joiners: dict[int, Joiner] = {}
@@ -75,7 +78,7 @@ class EventReader:
         self._complete_until: dict[int, float] = {}
         self._open_since: dict[int, float] = {}
         self._log, self._dead, self._validator, self._make_joiner, self._apply = log, dead, validator, make_joiner, apply
-        self._source = source
+        self._source, self._skips_damage = source, skips_damage
         self._buffer: deque[Record] = deque()
         self._in_progress: Iterator[None] | None = None
         self._exhausted: dict[int, float] = {}
@@ -152,7 +155,7 @@ class EventReader:
 
         Raises
         ------
-        LookupError, ConnectionError
+        LookupError, DamagedRecord, ConnectionError
             As `Log.read`.
         """
         if self.ready:
@@ -206,12 +209,26 @@ class EventReader:
     def _read_next(self) -> None:
         """Read the next records, and note which partitions they exhaust."""
         self._read_at = time.time()
-        records = self.order.take(self.next)
+        while True:
+            try:
+                records = self.order.take(self.next)
+                break
+            except DamagedRecord as error:
+                self._skip(error)
         self._buffer.extend(records)
         last = self.next | {record.partition: record.offset + 1 for record in records}
         known = {partition: self._log.end_known_at(partition) for partition in last}
         end = self._log.end()
         self._exhausted = {partition: known[partition] for partition, offset in last.items() if offset >= end[partition]}
+
+    def _skip(self, error: DamagedRecord) -> None:
+        """Keep a damaged record as a dead letter, so that what follows it is learned."""
+        if not self._skips_damage:
+            raise error
+        partition, offset = error.partition, error.offset
+        if offset > self._reported.get(partition, -1):
+            self._dead.put("damaged", str(error), b"", source=self._source, partition=partition, offset=offset)
+        self.next[partition] = offset + 1
 
     def _fold(self, record: Record) -> Iterator[None]:
         """Process a record in small steps."""
@@ -258,7 +275,13 @@ class EventReader:
 
     def _reread(self, partition: int, start: int, stop: int) -> Iterator[tuple[int, float, Event]]:
         while start < stop:
-            records = self._log.read({partition: start}, min(POLL, stop - start))
+            try:
+                records = self._log.read({partition: start}, min(POLL, stop - start))
+            except DamagedRecord as error:
+                if not self._skips_damage:
+                    raise
+                start = error.offset + 1
+                continue
             if not records and self._log.end()[partition] <= start:
                 return
             for record in records:

@@ -83,7 +83,7 @@ class Trainer:
     publisher : Publisher or None
         Publishes changes to replicas. It needs a `folder`, because replicas start from a checkpoint.
     order : Order or None
-        Order of reading for a replay. None: as polled, recorded in the ledger.
+        Order of reading for a replay, which stops at a damaged record. None: as polled, recorded in the ledger.
 
     Attributes
     ----------
@@ -129,8 +129,10 @@ class Trainer:
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
         self.caught_up = False
-        order = order or PollOrder(log, poll, ledger)
-        self.reader = EventReader(log, order, dead, validator, make_joiner, pipeline.apply, source=remote or "log")
+        replays, order = order is not None, order or PollOrder(log, poll, ledger)
+        self.reader = EventReader(
+            log, order, dead, validator, make_joiner, pipeline.apply, source=remote or "log", skips_damage=not replays
+        )
         pipeline.isolation.reports += [self.reader.report_poison, self.notice]
         self.ticks = TickWriter(log, self.reader, self.failed, remote=remote is not None)
         self._poll, self._flush = poll, flush

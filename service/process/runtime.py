@@ -167,6 +167,7 @@ class Runtime:
         self.monitor, self._held, self._fingerprint = monitor, held, config.fingerprint
         self.signer = signer
         monitor.watch(dead.gauges)
+        dead.notify = updater.notices.append
         server = config.server
         self.engine = Engine(
             pipeline,

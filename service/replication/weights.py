@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from memory.stateful import State
-from streams.log import Log, Offsets
+from streams.log import DamagedRecord, Log, Offsets
 
 __all__ = ["Assembler", "BadChange", "Change", "Publisher", "pack", "unpack"]
 
@@ -211,7 +211,10 @@ class Publisher:
         if not self._log.begin()[0] <= offset <= end:
             return False
         while offset < end:
-            records = self._log.read({0: offset}, _AT_ONCE)
+            try:
+                records = self._log.read({0: offset}, _AT_ONCE)
+            except DamagedRecord:
+                return False
             if any((_epoch(record.value) or 0) > epoch for record in records):
                 return False
             offset = records[-1].offset + 1 if records else offset
