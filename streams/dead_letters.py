@@ -150,7 +150,9 @@ class DeadLetters:
         """
         found: Offsets = {}
         origins = (
-            (_ORIGIN_DECODER.decode(record.value) for record in self._records(self._log.begin())) if self._log is not None else self._recent
+            (_ORIGIN_DECODER.decode(record.value) for record in self._records(self._log.begin()))
+            if self._log is not None
+            else self._recent
         )
         for origin in origins:
             if origin.source == source and origin.timestamp >= self.since:

@@ -27,6 +27,7 @@ _COUNT = struct.Struct(">H")
 _FORMAT = 2  # records have checksums
 _MAX_PARTITIONS = 1024
 _TRIM_ROWS = 10_000
+_LARGE_APPEND = 8 << 20
 
 
 class LmdbLog:
@@ -158,6 +159,11 @@ class LmdbLog:
     def used(self) -> int:
         """Bytes of the file that hold records; the rest is free for reuse."""
         return self._env.look(self._used)
+
+    @property
+    def nearly_full(self) -> bool:
+        """Whether less than a tenth of the file is free, or less than the largest appends take."""
+        return self.used > self.max_bytes - max(self.max_bytes // 10, min(_LARGE_APPEND, self.max_bytes // 2))
 
     def copy(self, folder: Path) -> None:
         """Write a compact copy of the log, as it is now, into an empty folder. Appends go on meanwhile.
