@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum, StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from service import config as configs
 from service.config import Config, ConfigError, Role
+from service.console import err, out
 from service.evaluation.estimators import NotEvaluable
 from service.process.data_folder import FolderBusy
+from service.reference.commands import app as config_commands
 from streams.recorded import BadRecording
 
 __all__ = ["ExitCode", "main"]
@@ -24,15 +25,20 @@ __all__ = ["ExitCode", "main"]
 app = typer.Typer(
     name="freshet",
     help="A recommender that learns from every event and serves while it learns.",
+    epilog=(
+        "Exit codes: 0 done; 2 a wrong option or config; 3 bad data; 4 the data folder is in use; 5 a file, a port or a broker "
+        "does not answer; 6 the engine stopped. Each option can be given in the environment: FRESHET_SERVE_PORT is "
+        "--port of serve."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    # Help texts name sections such as [server], which are not markup.
+    rich_markup_mode=None,
+    context_settings={"auto_envvar_prefix": "FRESHET"},
 )
 topics = typer.Typer(help="The Kafka topics that a config names.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
-# The default width for a pipe, 80 columns, would cut the table.
-out = Console(width=None if sys.stdout.isatty() else 140)
-err = Console(stderr=True, soft_wrap=True)
+app.add_typer(config_commands, name="config")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; the default is the built-in config.")]
 
@@ -69,6 +75,19 @@ def main() -> None:
     """Run the command line."""
     with _reported_errors():
         app()
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"freshet {metadata.version('freshet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
 
 
 @app.command()

@@ -23,6 +23,7 @@ DOORS = {
     # Records of a topic; topics of a cluster; owners of partitions. Each can be used without the others.
     "kafka": {"streams.kafka.log", "streams.kafka.group", "streams.kafka.topics"},
     # SIMD comparisons for numba's compiled functions.
+    "docstring_parser": {"service.reference.docstrings"},
     "llvmlite": {"memory.simd"},
     # The environment with its transactions, and the records in it.
     "lmdb": {"streams.disk.environment", "streams.lmdb_log"},
@@ -58,7 +59,7 @@ DOORS = {
         "memory.parameters",
         "memory.vectors.gpu_vectors",
     },
-    "typer": {"service.cli"},
+    "typer": {"service.cli", "service.manual", "service.reference.commands"},
     "uvicorn": {"service.http.server"},
 }
 
