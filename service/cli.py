@@ -16,6 +16,7 @@ from service import config as configs
 from service.config import Config, ConfigError, Role
 from service.console import err, out
 from service.evaluation.estimators import NotEvaluable
+from service.log_tools.commands import app as log_commands
 from service.process.data_folder import FolderBusy
 from service.reference.commands import app as config_commands
 from streams.recorded import BadRecording
@@ -39,6 +40,7 @@ app = typer.Typer(
 topics = typer.Typer(help="The Kafka topics that a config names.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
 app.add_typer(config_commands, name="config")
+app.add_typer(log_commands, name="log")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; the default is the built-in config.")]
 

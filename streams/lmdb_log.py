@@ -175,6 +175,12 @@ class LmdbLog:
         """
         self._env.copy(folder)
 
+    def blank(self, partition: int, offset: int) -> None:
+        """Put an empty record in the place of a damaged one, so that those after it keep their offsets."""
+        (sealed,) = checksums.seal([_HEAD.pack(0.0, 0)], partition, offset)
+        with self._env.writing() as transaction:
+            transaction.put(_OFFSET.pack(offset), sealed, db=self._partitions[partition])
+
     def _used(self, transaction: lmdb.Transaction) -> int:
         stats = [transaction.stat(), *(transaction.stat(database) for database in self._partitions)]
         pages = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)

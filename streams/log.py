@@ -54,7 +54,9 @@ class DamagedRecord(OSError):
 
     def __init__(self, partition: int, offset: int, path: str) -> None:
         problem = f"record {offset} of partition {partition} is damaged (its checksum is wrong)"
-        super().__init__(errno.EIO, f"{problem}: restore the log from a backup, or keep the rest with `freshet log copy`", path)
+        super().__init__(
+            errno.EIO, f"{problem}: restore the log from a backup, or keep the rest with `freshet log copy --salvage`", path
+        )
         self.partition, self.offset = partition, offset
 
 

@@ -59,7 +59,7 @@ DOORS = {
         "memory.parameters",
         "memory.vectors.gpu_vectors",
     },
-    "typer": {"service.cli", "service.manual", "service.reference.commands"},
+    "typer": {"service.cli", "service.log_tools.commands", "service.manual", "service.reference.commands"},
     "uvicorn": {"service.http.server"},
 }
 
