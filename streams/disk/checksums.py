@@ -37,7 +37,7 @@ def seal(values: Sequence[bytes], partition: int, start: int) -> list[bytes]:
     ]
 
 
-def intact(values: Sequence[bytes], partition: int, start: int) -> int:
+def intact(values: Sequence[bytes | memoryview], partition: int, start: int) -> int:
     """Return how many of these sealed values, from the first on, are as they were sealed."""
     sums = list(map(crc32c, values, _seeds(partition, start, values)))
     if sums.count(_RESIDUE) == len(sums):
@@ -55,7 +55,7 @@ def unseal_value(key: bytes, sealed: bytes) -> bytes | None:
     return sealed[:-SIZE] if crc32c(sealed, crc32c(key)) == _RESIDUE else None
 
 
-def _seeds(partition: int, start: int, values: Sequence[bytes]) -> range:
+def _seeds(partition: int, start: int, values: Sequence[bytes | memoryview]) -> range:
     """Seeds of consecutive records. crc32c takes them modulo 2**32."""
     first = partition * _SPREAD + start
     return range(first, first + len(values))
