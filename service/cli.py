@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from memory import jit
 from service import config as configs
 from service.config import Config, ConfigError, Role
 from service.console import err, out
@@ -157,6 +158,7 @@ def replay(
     from service.evaluation import replay as replays
     from service.evaluation import replay_report as reports
 
+    _say_if_nothing_is_cached()
     results = []
     for settings in [_load(path) for path in config] if config else [_load(None)]:
         settings = _with_stream(settings, recording, batch_rows, strict)
@@ -207,6 +209,7 @@ def evaluate(
     from service.evaluation import off_policy as evaluations
     from service.evaluation import off_policy_report as reports
 
+    _say_if_nothing_is_cached()
     is_config = policy.suffix == ".toml"
     settings = _with_stream(_load(policy if is_config else None), log, None, strict)
     if not is_config:
@@ -320,6 +323,13 @@ def create_topics(
 def _format(log: str) -> str | None:
     """Format of JSON lines: ``events``, as for a replay. The reader recognises other formats by name."""
     return "events" if ".jsonl" in log or ".ndjson" in log else None
+
+
+def _say_if_nothing_is_cached() -> None:
+    """Tell the operator that functions are compiled in memory, which takes up to a minute at every start."""
+    if jit.cache_folder() is None:
+        text = "compiling in memory, at every start: no cache folder can be written; set NUMBA_CACHE_DIR to one that can"
+        err.print(text, markup=False, highlight=False)
 
 
 def _load(path: Path | None) -> Config:
