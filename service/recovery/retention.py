@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from memory import checkpoint as checkpoints
 from service.recovery.ledger import Ledger
-from service.replication.weights import Publisher
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, Offsets
 
 __all__ = ["Retention"]
+
+
+class ChangeLog(Protocol):
+    """The log of changes that replicas read."""
+
+    def trim(self, offset: int) -> None:
+        """Delete the records before an offset."""
 
 
 class Retention:
@@ -29,7 +35,7 @@ class Retention:
         Checkpoints kept.
     retain : int or None
         Records of a partition to keep before the position of the oldest checkpoint. None: all.
-    publisher : Publisher or None
+    publisher : ChangeLog or None
     ledger : Ledger or None
     """
 
@@ -39,7 +45,7 @@ class Retention:
         folder: Path | None,
         keep: int,
         retain: int | None,
-        publisher: Publisher | None = None,
+        publisher: ChangeLog | None = None,
         ledger: Ledger | None = None,
     ) -> None:
         self._log, self._folder, self._keep, self._retain = log, folder, keep, retain
