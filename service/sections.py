@@ -87,7 +87,8 @@ class Stream(Section):
     max_skew : float
         Seconds by which an event's timestamp may lie after the time at which it was appended.
     retain : int or None
-        Records to keep in the embedded log before the oldest checkpoint; None: all, until the log is full.
+        Records to keep in the embedded log before the oldest checkpoint, or before the newest one when the log is nearly full;
+        None: all, until the log is full and refuses events.
     ack : {"broker", "queued"}
         When ``POST /v1/events`` is answered: once the events are in the log, or once they are in the buffer in memory.
     buffer : int

@@ -15,7 +15,8 @@ from learners.registry import FOLDERS
 PACKAGES = ("streams", "memory", "learners", "service", "freshet")
 
 DOORS = {
-    "crc32c": {"streams.kafka.log"},
+    # Checksums of the embedded log, and those that the Kafka client computes.
+    "crc32c": {"streams.disk.checksums", "streams.kafka.log"},
     "faiss": {"memory.vectors.centroids", "memory.vectors.vector_index"},
     # The application, and requests and responses; routes use only `service.http.web`.
     "fastapi": {"service.http.app", "service.http.web"},
@@ -24,7 +25,8 @@ DOORS = {
     # SIMD comparisons for numba's compiled functions.
     "docstring_parser": {"service.reference.docstrings"},
     "llvmlite": {"memory.simd"},
-    "lmdb": {"streams.lmdb_log"},
+    # The environment with its transactions, and the records in it.
+    "lmdb": {"streams.disk.environment", "streams.lmdb_log"},
     # Pictures of replays, of evaluations and of tuning.
     "matplotlib": {
         "service.evaluation.reports.axes",
@@ -65,7 +67,13 @@ DOORS = {
         "memory.parameters",
         "memory.vectors.gpu_vectors",
     },
-    "typer": {"service.cli", "service.manual", "service.reference.commands", "service.tune_command"},
+    "typer": {
+        "service.cli",
+        "service.log_tools.commands",
+        "service.manual",
+        "service.reference.commands",
+        "service.tune_command",
+    },
     "uvicorn": {"service.http.server"},
 }
 

@@ -56,7 +56,9 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
     if serves:
         stream = runtime.config.stream
         retry = stream.ack == "queued"
-        ingest = Ingest(runtime.log, runtime.engine.wake, runtime.dead, retry=retry, buffer=stream.buffer)
+        ingest = Ingest(
+            runtime.log, runtime.engine.wake, runtime.dead, retry=retry, buffer=stream.buffer, trims=stream.retain is not None
+        )
         runtime.monitor.watch(ingest.gauges)
         ids = RequestIds(stream.max_impressions, runtime.updater.has_request)
         runtime.monitor.watch(ids.gauges)

@@ -15,7 +15,7 @@ from streams.events import Event, Interaction
 from streams.join import Joiner
 from streams.joined import JoinedBatch, Position
 from streams.joining.record_times import RecordTimes, is_tick
-from streams.log import Log, Offsets, Record
+from streams.log import DamagedRecord, Log, Offsets, Record
 
 __all__ = ["POLL", "EventReader"]
 
@@ -48,6 +48,8 @@ class EventReader:
     waits : bool
         Whether a tick will be appended where one is needed to judge the time of a record; see `held`. Otherwise it is judged by
         the present time.
+    skips_damage : bool
+        Whether a damaged record becomes a dead letter; otherwise the error of the log is raised.
 
     Attributes
     ----------
@@ -73,6 +75,7 @@ class EventReader:
         *,
         source: str = "log",
         waits: bool = True,
+        skips_damage: bool = False,
     ) -> None:
         self.order = order
         self.held: int | None = None
@@ -84,6 +87,7 @@ class EventReader:
         self._open_since: dict[int, float] = {}
         self._log, self._dead, self._validator, self._make_joiner, self._apply = log, dead, validator, make_joiner, apply
         self._source, self._waits, self._times = source, waits, RecordTimes(log, validator.max_skew)
+        self._skips_damage = skips_damage
         self._buffer: deque[Record] = deque()
         self._in_progress: Iterator[None] | None = None
         self._judged: float | None = None
@@ -165,7 +169,7 @@ class EventReader:
 
         Raises
         ------
-        LookupError, ConnectionError
+        LookupError, DamagedRecord, ConnectionError
             As `Log.read`.
         """
         if self.ready:
@@ -222,7 +226,12 @@ class EventReader:
     def _read_next(self) -> None:
         """Read the next records, and note which partitions they exhaust."""
         self._read_at = time.time()
-        records = self.order.take(self.next)
+        while True:
+            try:
+                records = self.order.take(self.next)
+                break
+            except DamagedRecord as error:
+                self._skip(error)
         self._buffer.extend(records)
         last = self.next | {record.partition: record.offset + 1 for record in records}
         known = {partition: self._log.end_known_at(partition) for partition in last}
@@ -248,6 +257,14 @@ class EventReader:
         """Whether a record's own time is so far ahead of its partition's clock that it must be judged."""
         lead = record.timestamp - self.joiners[record.partition].clock.time
         return lead > self._validator.max_skew and not is_tick(record)
+    def _skip(self, error: DamagedRecord) -> None:
+        """Keep a damaged record as a dead letter, so that what follows it is learned."""
+        if not self._skips_damage:
+            raise error
+        partition, offset = error.partition, error.offset
+        if offset > self._reported.get(partition, -1):
+            self._dead.put("damaged", str(error), b"", source=self._source, partition=partition, offset=offset)
+        self.next[partition] = offset + 1
 
     def _fold(self, record: Record) -> Iterator[None]:
         """Process a record in small steps."""
@@ -309,7 +326,13 @@ class EventReader:
 
     def _reread(self, partition: int, start: int, stop: int) -> Iterator[tuple[int, float, Event]]:
         while start < stop:
-            records = self._log.read({partition: start}, min(POLL, stop - start))
+            try:
+                records = self._log.read({partition: start}, min(POLL, stop - start))
+            except DamagedRecord as error:
+                if not self._skips_damage:
+                    raise
+                start = error.offset + 1
+                continue
             if not records and self._log.end()[partition] <= start:
                 return
             for record in records:

@@ -80,7 +80,7 @@ class Member:
 
     role = "trainer"
     serves_while_behind = True
-    whole = True
+    whole = follows = True
 
     def __init__(
         self, trainer: Trainer, join: Callable[[Notify, Notify], GroupMember], name: str, folder: Path, every: float

@@ -94,6 +94,6 @@ LABELLED = {
         "what",
         "Failed reads and writes: ticks, checkpoints, dead letters, queued events, the log, missing records",
     ),
-    "evictions": ("store", "Entries evicted because a store was full"),
+    "evictions": ("store", "Entries evicted because a store, or the log of dead letters, was full"),
     "memory_bytes": ("store", "Memory of each store"),
 }

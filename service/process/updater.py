@@ -21,10 +21,13 @@ class Updater(Protocol):
         Whether requests are answered before `caught_up`.
     whole : bool
         Whether it keeps the private part of the state up to date, too; see `memory.stateful.Stateful.private`.
+    follows : bool
+        Whether the state can still be brought up to date: not that of a replica whose trainer has another config.
     """
 
     role: str
     serves_while_behind: bool
+    follows: bool
     whole: bool
 
     @property

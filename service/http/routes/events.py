@@ -251,6 +251,9 @@ class EventRoutes:
             return await self._ingest.append(entries)
         except LogFull as error:
             _log.error("the log is full: %s", error)
+            if self._runtime.config.stream.retain is not None:
+                problem = "the log is full, and what it holds is still needed"
+                raise Failure(503, f"{problem}; send the request again later, nothing of it was kept", retry=True) from error
             raise Failure(507, f"{error.filename}: {error.strerror}; nothing of this request was kept") from error
         except RecordTooLarge as error:
             raise Failure(413, f"{error.strerror}; nothing of this request was kept") from error
