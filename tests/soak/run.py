@@ -1,4 +1,4 @@
-"""One soak: good visitors and hostile clients together, the service restarted, the clock stepped; then the states are compared."""
+"""One soak: good visitors and hostile clients together, restarts, a step of the clock; then the states are compared."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CALM = 0.2
 """Share of the time without hostile clients, at the beginning: what latency is compared with."""
 
 KILL, STEP, TERMINATE = 0.4, 0.6, 0.75
-"""Shares of the time after which the service is killed, the visitors' clock is stepped, and the service is ended in good order."""
+"""Shares of the time after which the service is killed, the visitors' clock is stepped, and the service is ended with SIGTERM."""
 
 AHEAD, LASTS = 250.0, 0.04
 """Seconds by which the clock of the visitors is ahead, less than `max_skew`, and for what share of the time."""

@@ -1,4 +1,4 @@
-"""Good visitors: rankings and clicks at a steady rate, sent when they are due whether or not the service keeps up (open loop)."""
+"""Good visitors: rankings and clicks at a steady rate, sent when due whether or not the service keeps up (open loop)."""
 
 from __future__ import annotations
 
