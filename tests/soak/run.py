@@ -31,7 +31,7 @@ CALM = 0.2
 """Share of the time without hostile clients, at the beginning: what latency is compared with."""
 
 KILL, STEP, TERMINATE = 0.4, 0.6, 0.75
-"""Shares of the time after which the service is killed, the visitors' clock is stepped, and the service is ended with SIGTERM."""
+"""Shares of the time after which the service is killed, the clock of the visitors is stepped, and the service is terminated."""
 
 AHEAD, LASTS = 250.0, 0.04
 """Seconds by which the clock of the visitors is ahead, less than `max_skew`, and for what share of the time."""
