@@ -34,7 +34,7 @@ class UserConvertor(IdConvertor):
     ann's data are gone.
     """
 
-    regex = r"(?s:.*)(?<!/forget)"
+    regex = r"(?s:(?!.*/forget\Z).*)"
 
 
 register_url_convertor("id", IdConvertor())

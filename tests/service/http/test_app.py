@@ -28,6 +28,25 @@ async def test_every_error_has_one_shape(service: Service) -> None:
     assert broken.status_code == 400 and "JSON" in broken.json()["error"]
 
 
+async def test_a_wrong_method_is_told_all_that_there_are(service: Service) -> None:
+    for path, methods in (("/v1/items/a", {"DELETE", "GET", "PUT"}), ("/v1/rank", {"POST"}), ("/v1/status", {"GET"})):
+        answer = await service.send("PATCH", path)
+        assert answer.status_code == 405
+        assert set(answer.headers["allow"].split(", ")) - {"HEAD"} == methods
+
+
+async def test_the_openapi_page_describes_what_the_config_allows(make_config: MakeConfig) -> None:
+    async with serving(make_config(reward={"click": 1.0, "buy": 5.0})) as service:
+        schemas = service.app.openapi()["components"]["schemas"]
+        assert schemas["Interaction"]["properties"]["kind"]["enum"] == ["buy", "click"]
+        assert schemas["RankRequest"]["properties"]["by"]["enum"] == ["popularity", "diag_linucb", None]
+        for operations in service.app.openapi()["paths"].values():
+            for operation in operations.values():
+                for status, answer in operation["responses"].items():
+                    assert answer["content"], "every answer has a schema"
+                    assert ("Retry-After" in answer.get("headers", {})) == (status == "503")
+
+
 async def test_the_openapi_page_describes_every_route_and_nothing_else(make_config: MakeConfig) -> None:
     undescribed = {"/", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
     for serves in (True, False):
