@@ -73,7 +73,7 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
                 await ingest.close()
             await asyncio.to_thread(runtime.stop)
 
-    app = FastAPI(title="Freshet", lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title="Freshet", lifespan=lifespan, redoc_url=None, redirect_slashes=False)
     description = openapi.document(routes, _version(), limits.max_body)
     app.openapi = lambda: description  # type: ignore[method-assign]
     app.state.live = live

@@ -160,8 +160,12 @@ def unheard(rng: random.Random) -> bytes:
 
 
 INPUTS = (
-    Input("malformed JSON", raw("/v1/events", b"", b"{", b"[{]", b"{'a': 1}", b"\xff\xfe\x00", b'{"a":1}x', b"[1,2"), NOT_JSON),
-    Input("JSON of a wrong kind", raw("/v1/recommend", b"null", b"[]", b"3", b'"text"', b"{}", b'{"user":3}'), REFUSED),
+    Input("malformed JSON", raw("/v1/events", b"", b"{", b"[{]", b"{'a': 1}", b"\xff\xfe\x00", b"[1,2"), NOT_JSON),
+    Input(
+        "JSON of a wrong kind",
+        raw("/v1/recommend", b"null", b"[]", b"3", b'"text"', b"{}", b'{"a":1}x', b'{"user":3}'),
+        REFUSED,
+    ),
     Input("NaN", raw("/v1/rank", b'{"user":"u","items":["a"],"context":{"x":NaN}}', b'{"user":Infinity}'), NOT_JSON),
     Input("huge numbers", numbered, frozenset({200, 202, 400, 422})),
     Input("lone surrogates", raw("/v1/recommend", b'{"user":"\\ud800"}', b'{"user":"\xed\xa0\x80"}'), frozenset({400, 422})),

@@ -20,7 +20,12 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_every_error_has_one_shape(service: Service) -> None:
-    for method, path, status in (("GET", "/nowhere", 404), ("GET", "/v1/events", 405), ("PUT", "/v1/rank", 405)):
+    for method, path, status in (
+        ("GET", "/nowhere", 404),
+        ("POST", "/v1/rank/", 404),
+        ("GET", "/v1/events", 405),
+        ("PUT", "/v1/rank", 405),
+    ):
         answer = await service.send(method, path)
         assert answer.status_code == status
         assert set(answer.json()) <= {"error", "field"} and path in answer.json()["error"]
