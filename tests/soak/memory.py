@@ -11,7 +11,10 @@ import httpx
 
 from tests.chaos.supervised import Supervised
 
-__all__ = ["SLACK", "Memory", "resident"]
+__all__ = ["BASE", "SLACK", "Memory", "resident"]
+
+BASE = 320 << 20
+"""Bytes that a process takes besides what it reports, as docs/limits.md states it."""
 
 SLACK = 1.1
 """Resident memory may be this many times the base and what is reported."""
@@ -32,16 +35,16 @@ class Memory:
 
     Attributes
     ----------
-    base : int
-        Resident bytes of the service when it is ready and has nothing to report but empty stores.
+    empty : int
+        Resident bytes of the service when it is ready and has seen nothing.
     most, reported : int
         Resident bytes at the worst moment, and what was reported then.
     worst : float
-        Resident memory at that moment, in base and reported memory.
+        Resident memory at that moment, as a share of the base and the reported memory.
     samples : int
     """
 
-    base: int = 0
+    empty: int = 0
     most: int = 0
     reported: int = 0
     worst: float = 0.0
@@ -65,6 +68,6 @@ class Memory:
     def see(self, seen: int, reported: int) -> None:
         """Take a sample."""
         self.samples += 1
-        share = seen / (self.base + reported)
+        share = seen / (BASE + reported)
         if share > self.worst:
             self.worst, self.most, self.reported = share, seen, reported

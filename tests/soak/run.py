@@ -83,9 +83,7 @@ class _Soak:
     async def run(self) -> None:
         """Run until everything that was sent has been answered."""
         await asyncio.to_thread(self.service.wait)
-        async with httpx.AsyncClient() as client:
-            status = (await client.get(f"{self.visitors.url}/v1/status")).json()
-        self.memory.base = resident(self.service.pid) - sum(status["memory_bytes"].values())
+        self.memory.empty = resident(self.service.pid)
         done = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.memory.watch(self.service, done))

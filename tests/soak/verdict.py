@@ -13,7 +13,7 @@ from service.config import Config
 from service.process.logs import open_log
 from tests.chaos.tally import records_of
 from tests.soak.inputs import INPUTS
-from tests.soak.memory import SLACK, Memory
+from tests.soak.memory import BASE, SLACK, Memory
 from tests.soak.visitors import Sample, Visitors
 
 __all__ = ["judge", "latency"]
@@ -62,8 +62,8 @@ def judge(
             problems.append(f"{who}: {len(alone)} requests had no answer though the service was up, the first at {alone[0]}")
     if memory.worst > SLACK:
         problems.append(
-            f"memory: {memory.most} bytes were resident, {memory.worst:.2f} of the {memory.base} that it takes without events "
-            f"and the {memory.reported} that were reported"
+            f"memory: {memory.most} bytes were resident, {memory.worst:.2f} of the base, {BASE}, and of what was reported, "
+            f"{memory.reported}"
         )
     if missing := {one.name for one in INPUTS} - found["counts"].keys():
         problems.append(f"never answered: {sorted(missing)}")
