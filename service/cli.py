@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum, StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from service import config as configs
 from service.config import Config, ConfigError, Role
+from service.console import err, out
 from service.evaluation.estimators import NotEvaluable
 from service.process.data_folder import FolderBusy
+from service.reference.commands import app as config_commands
 from streams.recorded import BadRecording
 
 __all__ = ["ExitCode", "main"]
@@ -24,15 +27,20 @@ __all__ = ["ExitCode", "main"]
 app = typer.Typer(
     name="freshet",
     help="A recommender that learns from every event and serves while it learns.",
+    epilog=(
+        "Exit codes: 0 done; 2 a wrong option or config; 3 bad data; 4 the data folder is in use; 5 a file, a port or a broker "
+        "does not answer; 6 the engine stopped. Each option can be given in the environment: FRESHET_SERVE_PORT is "
+        "--port of serve."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    # Help texts name sections such as [server], which are not markup.
+    rich_markup_mode=None,
+    context_settings={"auto_envvar_prefix": "FRESHET"},
 )
 topics = typer.Typer(help="The Kafka topics that a config names.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
-# The default width for a pipe, 80 columns, would cut the table.
-out = Console(width=None if sys.stdout.isatty() else 140)
-err = Console(stderr=True, soft_wrap=True)
+app.add_typer(config_commands, name="config")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; the default is the built-in config.")]
 
@@ -69,6 +77,19 @@ def main() -> None:
     """Run the command line."""
     with _reported_errors():
         app()
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"freshet {metadata.version('freshet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -129,17 +150,20 @@ def replay(
     ledger: Annotated[
         Path | None, typer.Option(help="Folder of a trainer's ledger: read several partitions in the trainer's order.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Folder for replay.json and replay.png.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for replay.json, replay.png and replay.html.")] = None,
+    by_rows: Annotated[bool, typer.Option("--by-rows", help="Draw the pictures over rows, not over dates.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Replay recorded events through the objects that serve, and report metrics: predict each row, then learn it."""
     from service.evaluation import replay as replays
-    from service.evaluation import replay_report as reports
+    from service.evaluation.reports import replay_report as reports
+    from service.reference.resolved import as_toml
 
-    results = []
-    for settings in [_load(path) for path in config] if config else [_load(None)]:
-        settings = _with_stream(settings, recording, batch_rows, strict)
-        results.append(replays.replay(settings, k=top, window=window, ledger=ledger, console=None if as_json else err))
+    paths: list[Path | None] = [*config] if config else [None]
+    configs = [_with_stream(_load(path), recording, batch_rows, strict) for path in paths]
+    results = [
+        replays.replay(settings, k=top, window=window, ledger=ledger, console=None if as_json else err) for settings in configs
+    ]
     if as_json:
         out.print_json(reports.as_json(results))
     else:
@@ -150,7 +174,8 @@ def replay(
         for reason, count in result.dead.items():
             err.print(f"{result.name}: {count} bad rows skipped ({reason}); `freshet validate` lists them")
     if report is not None:
-        for path in reports.write(results, report, top):
+        shown = [as_toml(settings, settings.model_dump(exclude_defaults=True)) for settings in configs]
+        for path in reports.write(results, report, top, shown, _command(), by_rows=by_rows):
             err.print(f"wrote {path}")
 
 
@@ -179,12 +204,13 @@ def evaluate(
     ledger: Annotated[
         Path | None, typer.Option(help="Folder of a trainer's ledger: read several partitions in the trainer's order.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Folder for evaluate.json, evaluate.png and impressions.csv.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for impressions.csv and evaluate.json, .png and .html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Estimate the value of a policy from a log of another policy (off-policy evaluation). The log must hold propensities."""
     from service.evaluation import off_policy as evaluations
-    from service.evaluation import off_policy_report as reports
+    from service.evaluation.reports import off_policy_report as reports
+    from service.reference.resolved import as_toml
 
     is_config = policy.suffix == ".toml"
     settings = _with_stream(_load(policy if is_config else None), log, None, strict)
@@ -214,7 +240,8 @@ def evaluate(
     for letter in result.letters:
         err.print(f"  {letter}", markup=False, highlight=False)
     if report is not None:
-        for path in reports.write(result, report):
+        shown = as_toml(settings, settings.model_dump(exclude_defaults=True)) if is_config else ""
+        for path in reports.write(result, report, shown, _command()):
             err.print(f"wrote {path}")
 
 
@@ -292,6 +319,11 @@ def create_topics(
             err.print(f"{report.topic.name}: {word}: {difference.text}", markup=False, highlight=False)
     if not all(report.usable for report in reports):
         raise typer.Exit(ExitCode.CONFIG)
+
+
+def _command() -> str:
+    """Return the command line, for reports."""
+    return shlex.join(["freshet", *sys.argv[1:]])
 
 
 def _format(log: str) -> str | None:

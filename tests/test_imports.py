@@ -22,10 +22,11 @@ DOORS = {
     # Records of a topic; topics of a cluster; owners of partitions. Each can be used without the others.
     "kafka": {"streams.kafka.log", "streams.kafka.group", "streams.kafka.topics"},
     # SIMD comparisons for numba's compiled functions.
+    "docstring_parser": {"service.reference.docstrings"},
     "llvmlite": {"memory.simd"},
     "lmdb": {"streams.lmdb_log"},
     # Plots of a replay and of an evaluation.
-    "matplotlib": {"service.evaluation.off_policy_report", "service.evaluation.replay_report"},
+    "matplotlib": {"service.evaluation.reports.axes", "service.evaluation.reports.replay_figure"},
     # The compiler and its extensions.
     "numba": {"memory.jit", "memory.simd"},
     "pickle": {"memory.pickled_object"},
@@ -56,7 +57,7 @@ DOORS = {
         "memory.parameters",
         "memory.vectors.gpu_vectors",
     },
-    "typer": {"service.cli"},
+    "typer": {"service.cli", "service.manual", "service.reference.commands"},
     "uvicorn": {"service.http.server"},
 }
 
