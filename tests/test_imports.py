@@ -40,7 +40,7 @@ DOORS = {
     "prometheus_client": {"service.monitoring.monitor", "service.monitoring.prometheus", "service.monitoring.timing"},
     "river": {"learners.rankers.river_model", "service.monitoring.live_quality"},
     "safetensors": {"memory.checkpoint"},
-    "starlette": {"service.http.app"},
+    "starlette": {"service.http.app", "service.http.paths"},
     # Pairs the centroids of two epochs.
     "scipy": {"memory.vectors.centroids"},
     # Optuna's storage.

@@ -257,6 +257,7 @@ class EventReader:
         """Whether a record's own time is so far ahead of its partition's clock that it must be judged."""
         lead = record.timestamp - self.joiners[record.partition].clock.time
         return lead > self._validator.max_skew and not is_tick(record)
+
     def _skip(self, error: DamagedRecord) -> None:
         """Keep a damaged record as a dead letter, so that what follows it is learned."""
         if not self._skips_damage:

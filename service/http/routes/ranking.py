@@ -11,7 +11,7 @@ import msgspec
 
 from service.http.ingest import Ingest, LogBusy
 from service.http.request_ids import RequestIds
-from service.http.routes.route import Answer, Route, problems
+from service.http.routes.route import Answer, Link, Route, problems
 from service.http.web import Failure, Request, RequestHandler, Response, decoded, json
 from service.learning.validation import check_numbers
 from service.process.runtime import Runtime
@@ -20,6 +20,17 @@ from streams.codec import BadEvent, partition_key
 from streams.events import Impression
 
 __all__ = ["RankingRoutes"]
+
+_INTERACTION = Link(
+    "POST /v1/events",
+    "The user did something with the first item",
+    body={
+        "type": "interaction",
+        "request_id": "$response.body#/request_id",
+        "user": "$request.body#/user",
+        "item": "$response.body#/items/0/item",
+    },
+)
 
 
 class RankingRoutes:
@@ -51,7 +62,11 @@ class RankingRoutes:
             scope="write",
             summary=summary,
             body=document,
-            answers={200: Answer("The ranking", RankingResponse), **problems(400, 409, 413, 415, 422, 503)},
+            answers={
+                200: Answer("The ranking", RankingResponse, links={"interaction": _INTERACTION}),
+                **problems(400, 409, 413, 415, 422, 503),
+            },
+            narrowed={f"{document.__name__}.by": {"enum": [*self._runtime.pipeline.retrievers.named, None]}},
         )
 
     async def rank(self, document: type[RankRequest | RecommendRequest], request: Request) -> Response:
