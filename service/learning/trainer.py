@@ -136,9 +136,8 @@ class Trainer:
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
         self.caught_up = False
-        self._live, self._poll, self._flush = order is None, poll, flush
-        order = order or PollOrder(log, poll, ledger)
-        live, source = self._live, remote or "log"
+        self._poll, self._flush = poll, flush
+        live, order, source = order is None, order or PollOrder(log, poll, ledger), remote or "log"
         self.reader = EventReader(
             log, order, dead, validator, make_joiner, pipeline.apply, source=source, waits=live, skips_damage=live
         )
@@ -202,7 +201,6 @@ class Trainer:
             self._publish_if_due()
             self._make_room_if_due()
             self._save_if_due()
-            self._keep_time()
         return more
 
     def idle(self, *, hurry: bool = False) -> float:
@@ -211,12 +209,17 @@ class Trainer:
         With `hurry`, an open batch is due at once.
         """
         now = time.time()
-        self._keep_time()
+        self.keep_time()
         due = self.ticks.due(now, 0.0 if hurry else self._flush)
         if due:
             self.ticks.tick(due, now)
             return 0.0
         return self._flush / 2 if self.reader.pending else IDLE
+
+    def keep_time(self) -> None:
+        """Append the ticks that cannot wait until there is nothing to learn, and report clocks that are wrong."""
+        for text in self.ticks.keep_time(time.time()):
+            self.notice(text)
 
     def drain(self) -> None:
         """Learn everything that the log holds now."""
@@ -301,10 +304,6 @@ class Trainer:
             sources = ["" if row.shown is None else row.shown.impression.source or "client" for row in joined.rows]
             self.monitor.learned(feedback, sources, self.reader.appended)
         self.reader.appended = []
-
-    def _keep_time(self) -> None:
-        for text in self.ticks.keep_time(time.time()) if self._live else ():
-            self.notice(text)
 
     def _publish_if_due(self) -> None:
         """Copy the changes, between two batches. Another thread writes them."""
