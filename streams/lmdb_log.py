@@ -27,7 +27,7 @@ _COUNT = struct.Struct(">H")
 _FORMAT = 2  # records have checksums
 _MAX_PARTITIONS = 1024
 _TRIM_ROWS = 10_000
-_LARGE_APPEND = 8 << 20
+_LARGE_APPEND, _RESERVE = 8 << 20, 1 << 20
 
 
 class LmdbLog:
@@ -116,6 +116,19 @@ class LmdbLog:
                         cursor.putmulti(zip(keys, sealed, strict=True), append=True)
                 ends[partition] = end + len(added)
         return ends
+
+    def append_to_full(self, records: Sequence[tuple[bytes, bytes]]) -> Offsets:
+        """Append a few small records even if the log is full: there is a reserve for what lets it be trimmed."""
+        try:
+            return self.append(records)
+        except LogFull as full:
+            if not isinstance(full.__cause__, lmdb.MapFullError):
+                raise
+        self._env.remap(self.max_bytes + _RESERVE)
+        try:
+            return self.append(records)
+        finally:
+            self._env.remap(self.max_bytes)
 
     def read(self, offsets: Offsets, limit: int) -> Sequence[Record]:
         """See `Log.read`."""

@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 IDLE = 0.05
 """Seconds between reads of a log that has nothing new."""
 
-ROOM_CHECK = 0.25
+ROOM_CHECK = 0.5
 """Seconds between two looks at whether the log is nearly full."""
 
 WORTH_SAVING = 0.1
@@ -362,6 +362,8 @@ class Trainer:
         rewinds = {partition: position.rewind for partition, position in self.reader.positions().items()}
         if self._retention.excess(rewinds, self.next) > WORTH_SAVING:
             self._saved_at = float("-inf")
+        elif not deleted and not self.lag():
+            self.ticks.tick(list(self.next), time.time())  # time has to pass, so that less is needed
 
     def _flush_ledger(self) -> bool:
         """Write the order of records before their results leave the process. Return False if that failed; it is retried."""
