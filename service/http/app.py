@@ -80,8 +80,8 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
     failed = partial(_failed, runtime.monitor)
     for failure, answer in ((Failure, failed), (HTTPException, _no_route), (ClientDisconnect, _gone), (Exception, _broken)):
         app.add_exception_handler(failure, answer)
-    for path, methods in by_path((route.path, route.method, route.handler) for route in routes).items():
-        app.add_route(path, dispatched(methods), methods=list(methods))
+    for path, handlers in by_path((route.path, route.method, route.handler) for route in routes).items():
+        app.add_route(path, dispatched(handlers), methods=list(handlers))
     app.add_route("/", _page, methods=["GET"])
     if limits.origins:
         methods = ["GET", "POST", "PUT", "DELETE"]
