@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from streams.events import MAX_ID
+
 __all__ = [
     "Capacity",
     "Checkpoint",
@@ -13,6 +15,7 @@ __all__ = [
     "FieldSpec",
     "FieldType",
     "Keywords",
+    "Limits",
     "RewardRule",
     "Server",
     "Tables",
@@ -214,6 +217,27 @@ class Seen(_Section):
     kinds: list[str] | None = None
 
 
+class Limits(_Section):
+    """Longest texts in events and requests; longer ones are refused, at every door. See docs/limits.md.
+
+    Attributes
+    ----------
+    id : int
+        Characters of an id, at most 256.
+    text : int
+        Bytes, in UTF-8, of an attribute's or a context's name or text, and of each tag.
+    attributes : int
+        Bytes of all attributes of an item or a user, as JSON.
+    context : int
+        Bytes of a context, as JSON.
+    """
+
+    id: Annotated[int, Field(gt=0, le=MAX_ID)] = MAX_ID
+    text: Annotated[int, Field(gt=0, le=1 << 16)] = 1024
+    attributes: Annotated[int, Field(gt=0, le=1 << 20)] = 16_384
+    context: Annotated[int, Field(gt=0, le=1 << 16)] = 4096
+
+
 class Checkpoint(_Section):
     """Where the state is saved, how often (`every`, seconds), and how many checkpoints are kept.
 
@@ -323,6 +347,7 @@ class Tables(_Section):
     seen: Seen = Seen()
     statistics: Statistics | None = None
     negatives: Negatives = Negatives()
+    limits: Limits = Limits()
     checkpoint: Checkpoint = Checkpoint()
     weights: Weights = Weights()
     dead_letters: DeadLetterLog = DeadLetterLog()

@@ -10,6 +10,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 __all__ = [
+    "MAX_ID",
     "Attribute",
     "Event",
     "Forget",
@@ -24,7 +25,10 @@ __all__ = [
     "UserUpdate",
 ]
 
-Id = Annotated[str, Meta(min_length=1, max_length=256)]
+MAX_ID = 256
+"""Most characters of an id. A config may allow fewer, but no event can hold longer ones: hash them."""
+
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 Kind = Annotated[str, Meta(min_length=1, max_length=64)]
 Timestamp = Annotated[float, Meta(ge=0.0, le=1e11)]
 Scalar = str | float | bool
@@ -87,17 +91,17 @@ class Impression(_Event, frozen=True, tag="impression"):
     user: Id
     items: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=1000)]
     features: bytes = b""
-    scores: tuple[float, ...] = ()
-    propensities: tuple[float, ...] = ()
+    scores: Annotated[tuple[float, ...], Meta(max_length=1000)] = ()
+    propensities: Annotated[tuple[float, ...], Meta(max_length=1000)] = ()
     unshown: bytes = b""
-    source: str = ""
+    source: Annotated[str, Meta(max_length=MAX_ID)] = ""
     version: int = 0
     context: dict[str, Scalar] = field(default_factory=dict)
     history: bytes = b""
-    carried: dict[str, bytes] = field(default_factory=dict)
+    carried: Annotated[dict[Kind, bytes], Meta(max_length=64)] = field(default_factory=dict)
     base: bytes = b""
-    config: str = ""
-    signature: bytes = b""
+    config: Annotated[str, Meta(max_length=MAX_ID)] = ""
+    signature: Annotated[bytes, Meta(max_length=MAX_ID)] = b""
 
 
 class Interaction(_Event, frozen=True, tag="interaction"):
@@ -121,7 +125,7 @@ class Interaction(_Event, frozen=True, tag="interaction"):
 
     user: Id
     item: Id
-    id: Annotated[str, Meta(max_length=256)] = ""
+    id: Annotated[str, Meta(max_length=MAX_ID)] = ""
     request_id: Id | None = None
     kind: Kind = "click"
     value: float = 1.0

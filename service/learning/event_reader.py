@@ -246,7 +246,7 @@ class EventReader:
         """Decode a record, or send it to the dead letters. A restart does not report it again."""
         try:
             event = decode(record.value)
-            self._validator.check(event, record.timestamp)
+            self._validator.check(event, record.timestamp, len(record.value))
         except BadEvent as error:
             if report:
                 self._send_dead_letter(error.kind, str(error), record)

@@ -9,6 +9,7 @@ import numpy as np
 from service.sections import RewardRule
 from streams.codec import BadEvent
 from streams.events import Attribute, Event, Impression, Interaction, ItemUpdate, UserUpdate
+from streams.limits import DEFAULT_LIMITS, TextLimits
 
 __all__ = ["EventValidator", "check_numbers"]
 
@@ -24,12 +25,14 @@ class EventValidator:
         The ``[reward]`` section.
     max_skew : float
         Seconds by which a timestamp may lie in the future.
+    limits : TextLimits
+        How long texts may be.
     """
 
-    def __init__(self, rewards: Mapping[str, float | RewardRule], max_skew: float) -> None:
-        self._rewards, self._max_skew = dict(rewards), max_skew
+    def __init__(self, rewards: Mapping[str, float | RewardRule], max_skew: float, limits: TextLimits = DEFAULT_LIMITS) -> None:
+        self._rewards, self._max_skew, self._limits = dict(rewards), max_skew, limits
 
-    def check(self, event: Event, now: float) -> None:
+    def check(self, event: Event, now: float, size: int | None = None) -> None:
         """Raise `BadEvent` if an event cannot be learned from.
 
         Parameters
@@ -37,12 +40,15 @@ class EventValidator:
         event : Event
         now : float
             Time of the append, Unix seconds.
+        size : int or None
+            Bytes of the event as JSON, if known: short events hold no long texts.
 
         Raises
         ------
         BadEvent
-            Of kind ``future``, ``kind`` or ``not_an_event``, naming the field and the remedy.
+            Of kind ``too_long``, ``future``, ``kind`` or ``not_an_event``, naming the field and the remedy.
         """
+        self._limits.check(event, size)
         ahead = event.timestamp - now
         if ahead > self._max_skew:
             raise BadEvent(

@@ -291,7 +291,7 @@ def open_runtime(config: Config) -> Runtime:
             joiners(config, partitions),
             log,
             dead,
-            EventValidator(config.reward, config.stream.max_skew),
+            EventValidator(config.reward, config.stream.max_skew, config.texts),
             monitor=monitor,
             folder=None if grouped else config.checkpoints,
             every=config.checkpoint.every,

@@ -16,7 +16,7 @@ from service.learning.validation import check_numbers
 from service.process.runtime import Runtime
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
 from streams.codec import BadEvent, partition_key
-from streams.events import Impression
+from streams.events import MAX_ID, Impression
 
 __all__ = ["RankingRoutes"]
 
@@ -34,7 +34,7 @@ class RankingRoutes:
 
     def __init__(self, runtime: Runtime, handler: RequestHandler, ingest: Ingest) -> None:
         self._runtime, self._handler, self._ingest = runtime, handler, ingest
-        self._fingerprint = runtime.config.fingerprint
+        self._fingerprint, self._limits = runtime.config.fingerprint, runtime.config.texts
 
     def routes(self) -> Iterable[Route]:
         """All routes of this class."""
@@ -57,7 +57,7 @@ class RankingRoutes:
         arrived = time.perf_counter()
         ranking_request = decoded(document, await self._handler.body(request))
         try:
-            check_numbers("context", ranking_request.context)
+            self._check(ranking_request)
         except BadEvent as error:
             raise Failure(422, str(error), error.field) from error
         response, impression = await self._handler.answer(lambda: self._runtime.engine.submit(ranking_request))
@@ -65,6 +65,16 @@ class RankingRoutes:
             await self._log(impression)
         self._runtime.monitor.request(time.perf_counter() - arrived)
         return json(response)
+
+    def _check(self, request: RankRequest | RecommendRequest) -> None:
+        limits = self._limits
+        limits.check_context(request.context)
+        check_numbers("context", request.context)
+        limits.check_ids(user=request.user, request_id=request.request_id or "")
+        if limits.id < MAX_ID:
+            name, listed = ("items", request.items) if isinstance(request, RankRequest) else ("exclude", request.exclude)
+            for position, item in enumerate(listed):
+                limits.check_ids(**{f"{name}[{position}]": item})
 
     async def _log(self, impression: Impression) -> None:
         """Queue an impression for the log; if the buffer is full, keep it as a dead letter."""
