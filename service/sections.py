@@ -300,6 +300,18 @@ class Server(_Section):
         Origins, such as ``https://shop.example``, whose pages may send requests from a browser (CORS); ``*``: all.
     max_body : int
         Most bytes of a request body.
+    max_bodies : int
+        Most bytes of memory for the bodies of all requests: those that arrive count once, those that are processed eight times.
+        Beyond it, bodies of more than 16 KiB are answered 503 with ``Retry-After``.
+    max_connections : int
+        Most connections at once; further ones are answered 503 with ``Retry-After`` and closed.
+    max_head : int
+        Most bytes of a request's target (else 414), and of it and the headers together (else 431).
+    receive : float
+        Seconds in which a request has to arrive, from its first byte on (else 408), and a response has to be taken.
+    idle : float
+        Seconds for which a connection stays open after a response: longer than at proxies (60 s), which could otherwise use one
+        that has just been closed.
     max_events : int
         Most events of one ``POST /v1/events``.
     flush : float
@@ -325,6 +337,11 @@ class Server(_Section):
     hosts: tuple[HostName, ...] = Field(default=(), strict=False)
     origins: tuple[Origin, ...] = Field(default=(), strict=False)
     max_body: Count = 4 << 20
+    max_bodies: Count = 256 << 20
+    max_connections: Count = 1000
+    max_head: Annotated[int, Field(ge=1024)] = 16 << 10
+    receive: Positive = 30.0
+    idle: Positive = 75.0
     max_events: Count = 10_000
     flush: Positive = 0.02
     batch_requests: Count = 16

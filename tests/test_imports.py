@@ -57,7 +57,8 @@ DOORS = {
         "memory.vectors.gpu_vectors",
     },
     "typer": {"service.cli"},
-    "uvicorn": {"service.http.server"},
+    # The server, and its connections with limits.
+    "uvicorn": {"service.http.connections", "service.http.server"},
 }
 
 
