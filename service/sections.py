@@ -75,6 +75,8 @@ class Stream(_Section):
     max_impressions : int
         Most impressions kept for joining; beyond it the window of the oldest one ends early. An impression takes about
         1 KB, 12 bytes per feature and item, and 8 bytes per candidate that was not shown.
+    impression_bytes : int
+        Most bytes of the impressions kept for joining, with the same effect.
     max_interaction_ids : int
         Most interaction ids kept for dropping duplicates.
     group : str or None
@@ -102,6 +104,7 @@ class Stream(_Section):
     lateness: Annotated[float, Field(ge=0)] = 600.0
     batch_rows: Count = 64
     max_impressions: Count = 100_000
+    impression_bytes: Count = 1 << 30
     max_interaction_ids: Count = 200_000
     group: str | None = None
     max_skew: Positive = 300.0
@@ -168,9 +171,13 @@ Reward = Annotated[Annotated[Single, Tag("plain")] | Annotated[RewardRule, Tag("
 
 
 class Capacity(_Section):
-    """Most users or items whose attributes are kept; beyond it the least recently used one is evicted."""
+    """Most users or items whose attributes are kept, and most bytes of their ids and attributes.
+
+    Beyond either, the least recently used ones are evicted.
+    """
 
     capacity: Count = 100_000
+    bytes: Count = 256 << 20
 
 
 class HistorySize(_Section):

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 
 from streams.forwarding import Forwarder
-from streams.log import Log, Offsets, Record
+from streams.log import Log, MemoryLog, Offsets, Record
 
 __all__ = ["DeadLetter", "DeadLetters"]
 
 _MAX_VALUE_BYTES = 65_536
-_MAX_IN_MEMORY = 1_000
+_MAX_IN_MEMORY, _MAX_BYTES_IN_MEMORY = 1_000, 16 << 20
 _READ_ROWS = 500  # about 50 MB of letters of the largest size
 
 
@@ -68,7 +68,7 @@ class DeadLetters:
     Parameters
     ----------
     log : Log or None
-        Log that stores them. None: the last 1,000 are kept in memory.
+        Log that stores them. None: the last 1,000, or 16 MiB of them, are kept in memory.
     forwarder : Forwarder or None
         Copies that log to a shared log of dead letters.
 
@@ -88,7 +88,8 @@ class DeadLetters:
         self.since = 0.0
         self._count_lock = threading.Lock()
         self._log, self._forwarder = log, forwarder
-        self._recent: deque[DeadLetter] = deque(maxlen=_MAX_IN_MEMORY)
+        self._recent: deque[DeadLetter] = deque()
+        self._recent_bytes = 0
 
     def put(
         self, kind: str, reason: str, value: bytes | str, *, source: str = "", partition: int = -1, offset: int = -1
@@ -107,7 +108,7 @@ class DeadLetters:
             timestamp=time.time(),
         )
         if self._log is None:
-            self._recent.append(letter)
+            self._keep(letter)
             return
         try:
             self._log.append([(b"", _ENCODER.encode(letter))])
@@ -122,6 +123,7 @@ class DeadLetters:
         """Reset the counts and the letters in memory. A log keeps its letters."""
         self.counts.clear()
         self._recent.clear()
+        self._recent_bytes = 0
         self.lost = 0
 
     def read(self, limit: int = 100) -> list[DeadLetter]:
@@ -155,12 +157,24 @@ class DeadLetters:
             failures["dead_letter_copy"] = self._forwarder.failures
         return {"dead": dict(self.counts), "failures": failures}
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the letters that are kept in memory."""
+        return self._recent_bytes + (self._log.nbytes if isinstance(self._log, MemoryLog) else 0)
+
     def close(self) -> None:
         """Close the log after its letters were copied or the copy failed."""
         if self._forwarder is not None:
             self._forwarder.close()
         if self._log is not None:
             self._log.close()
+
+    def _keep(self, letter: DeadLetter) -> None:
+        with self._count_lock:
+            self._recent.append(letter)
+            self._recent_bytes += _size(letter)
+            while len(self._recent) > _MAX_IN_MEMORY or self._recent_bytes > _MAX_BYTES_IN_MEMORY:
+                self._recent_bytes -= _size(self._recent.popleft())
 
     def _records(self) -> Iterator[Record]:
         assert self._log is not None
@@ -177,3 +191,7 @@ class DeadLetters:
                 return self._log.read({partition: at}, limit)
             except LookupError:
                 at = self._log.begin()[partition]
+
+
+def _size(letter: DeadLetter) -> int:
+    return 400 + len(letter.value) + len(letter.reason)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, pairwise
 
 from streams.events import Event, Forget, Impression, Interaction, Tick
-from streams.joined import Closing, JoinedBatch, Outcome, Position, TrackedImpression
+from streams.joined import Closing, JoinedBatch, Outcome, Position, TrackedImpression, bytes_of
 
 __all__ = ["Joiner"]
 
@@ -41,6 +41,8 @@ class Joiner:
     capacity : int
         Largest number of impressions that are remembered. Beyond it the oldest is evicted: its rows without an interaction
         are emitted early, and it is counted.
+    memory : int
+        Most bytes of the remembered impressions, as `streams.joined.bytes_of` estimates them. Beyond it the oldest are evicted.
     ids : int
         Largest number of interaction ids that are remembered. Beyond it, duplicates of the oldest are not recognised.
     closing : Closing
@@ -52,7 +54,7 @@ class Joiner:
         ``impressions``, ``interactions``, ``duplicates`` (dropped), ``late`` (joined after the impression closed),
         ``repeated`` (a second interaction with one position), ``skipped`` (positions below all clicks that were left out),
         ``unjoined`` (learned without its impression, which is forgotten, belongs to another user or did not show the item),
-        ``evicted`` (closed early because `capacity` was reached).
+        ``evicted`` (closed early because `capacity` or `memory` was reached).
 
     Notes
     -----
@@ -68,11 +70,12 @@ class Joiner:
         lateness: float = 600.0,
         batch_rows: int = 64,
         capacity: int = 100_000,
+        memory: int = 1 << 30,
         ids: int = 200_000,
         closing: Closing = _WINDOW_ONLY,
     ) -> None:
         self._window, self._lateness, self._batch_rows, self._capacity, self._ids = window, lateness, batch_rows, capacity, ids
-        self._closing = closing
+        self._closing, self._memory = closing, memory
         self.counts: Counter[str] = Counter()
         self._reset((0, 0.0))
 
@@ -220,7 +223,7 @@ class Joiner:
             seen = self._mark_seen(offset)
             if self._is_new(self._seen_requests, event.request_id, seen):
                 self._add_impression(event, timestamp, seen)
-                if len(self._seen_requests) > self._capacity:
+                while len(self._seen_requests) > (self._capacity if self._bytes <= self._memory else 1):
                     self._evict(self._seen_requests.popitem(last=False)[0])
         elif isinstance(event, Tick):
             yield from self._advance(timestamp)
@@ -298,7 +301,7 @@ class Joiner:
         self.counts["impressions"] += 1
         waiting = TrackedImpression(impression=impression, timestamp=timestamp, seen=seen)
         self._known[impression.request_id] = waiting
-        self._bytes += _size(impression)
+        self._bytes += bytes_of(impression)
         self._open.append(waiting)
         self._shown.append(waiting)
         self._entry_added()
@@ -365,7 +368,7 @@ class Joiner:
         del self._known[waiting.impression.request_id]
         if self._clicked:
             self._clicked.pop(waiting.impression.request_id, None)
-        self._bytes -= _size(waiting.impression)
+        self._bytes -= bytes_of(waiting.impression)
 
     def _entry_added(self) -> None:
         """Update the open batch after an entry was added: note its rewind mark, and close it when it is full."""
@@ -393,8 +396,3 @@ STEP = 500
 
 _ID_BYTES = 300
 """Approximate bytes of a remembered id: its text, a tuple and the entry of the dict."""
-
-
-def _size(impression: Impression) -> int:
-    """Return the approximate bytes of an impression: its rows, and one text and two numbers per item."""
-    return 1000 + len(impression.features) + len(impression.unshown) + 150 * len(impression.items)

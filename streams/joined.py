@@ -175,3 +175,13 @@ class Position:
     watermark: float = 0.0
     rows: int = 0
     shown: int = 0
+
+
+def bytes_of(impression: Impression) -> int:
+    """Approximate memory of an impression that the joiner remembers, with its snapshot. It depends on the impression alone."""
+    items, context = len(impression.items), impression.context
+    texts = sum(map(len, impression.items)) + sum(150 + len(name) + len(str(value)) for name, value in context.items())
+    carried = sum(150 + len(data) for data in impression.carried.values())
+    packed = len(impression.unshown) + len(impression.history) + len(impression.base) + carried
+    # Where the log has no feature rows, they are computed; then there are about as many columns as here.
+    return 1000 + max(len(impression.features), 400 * items) + packed + 150 * items + texts

@@ -25,6 +25,8 @@ _HEAD = struct.Struct("<dH")  # time of the append, length of the key; key and v
 _COUNT = struct.Struct(">H")
 _MAX_PARTITIONS = 1024
 _TRIM_ROWS = 10_000
+_READ_BYTES, _READ_ROWS = 16 << 20, 16
+"""Bytes after which a read ends, and the records after which it looks."""
 
 
 class LmdbLog:
@@ -134,7 +136,7 @@ class LmdbLog:
         return ends
 
     def read(self, offsets: Offsets, limit: int) -> Sequence[Record]:
-        """See `Log.read`."""
+        """See `Log.read`. At about 16 MiB of a partition it ends, also below the limit."""
         found: list[Record] = []
         unpack, record, width = _HEAD.unpack_from, tuple.__new__, _HEAD.size
         with self._reading() as transaction:
@@ -145,11 +147,13 @@ class LmdbLog:
                     continue
                 with transaction.cursor(db=self._partitions[partition]) as cursor:
                     cursor.set_key(_OFFSET.pack(start))
-                    values = list(islice(cursor.iternext(keys=False, values=True), stop - start))
+                    values = _some(islice(cursor.iternext(keys=False, values=True), stop - start))
                     # The tuple is created directly: the constructor of Record would take a fifth of the reading time.
                     found += [
                         record(Record, (partition, offset, value[width : (at := width + key)], value[at:], timestamp))
-                        for offset, value, (timestamp, key) in zip(range(start, stop), values, map(unpack, values), strict=True)
+                        for offset, value, (timestamp, key) in zip(
+                            range(start, start + len(values)), values, map(unpack, values), strict=True
+                        )
                     ]
         return found
 
@@ -364,3 +368,13 @@ class LmdbLog:
 
 def _begin_key(partition: int) -> bytes:
     return b"begin-%d" % partition
+
+
+def _some(values: Iterator[bytes]) -> list[bytes]:
+    """Values of up to about `_READ_BYTES` bytes: records may be large, and a reader holds all that it has read."""
+    found: list[bytes] = []
+    size = 0
+    while size < _READ_BYTES and (part := list(islice(values, _READ_ROWS))):
+        found += part
+        size += sum(map(len, part))
+    return found

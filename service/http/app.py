@@ -59,6 +59,7 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
         retry = stream.ack == "queued"
         ingest = Ingest(runtime.log, runtime.engine.wake, runtime.dead, retry=retry, buffer=stream.buffer)
         runtime.monitor.watch(ingest.gauges)
+        runtime.watch_memory(ingest.memory)
         routes += [*RankingRoutes(runtime, handler, ingest).routes(), *EventRoutes(runtime, handler, ingest).routes()]
     routes += OperationRoutes(runtime, handler, live).routes()
 
@@ -93,6 +94,8 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
     hosts = Hosts(limits.host if host is None else host, limits.hosts)
     probes = [route.path for route in routes if route.scope == "probe"]
     app.add_middleware(Guard, hosts=hosts, origins=limits.origins, probes=probes, refused=runtime.monitor.refuse)
+    connections = app.state.connections
+    runtime.watch_memory(lambda: {"bodies": bodies.nbytes, "connections": connections.nbytes, "live": live.nbytes})
     app.add_middleware(ReleaseBodies, bodies=bodies)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app

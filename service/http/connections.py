@@ -1,8 +1,9 @@
 """Limits of connections: how many, how long a request may take to arrive, and how long its head may be.
 
-uvicorn has no such limits with httptools. Its ``timeout_keep_alive`` starts after the first response, its ``limit_concurrency``
-counts requests whose head has arrived, and ``h11_max_incomplete_event_size`` concerns another parser. So a client could hold any
-number of connections for ever, and send a head without an end. What one client may take of these limits is for a proxy.
+uvicorn has no such limits with httptools: its ``timeout_keep_alive`` starts after the first response, its
+``limit_concurrency`` counts requests whose head has arrived, and ``h11_max_incomplete_event_size`` concerns another parser. So
+a client could hold any number of connections for ever, and send a head without an end. What share of these limits one client
+may take is for a proxy.
 """
 
 from __future__ import annotations

@@ -24,6 +24,9 @@ POLL = 512
 FOLD_SECONDS = 0.005
 """Time limit of one `advance`, in seconds: some records cost milliseconds. Results do not depend on it."""
 
+MAX_APPENDED = 10_000
+"""Most append times kept for one batch."""
+
 _DONE = object()
 
 
@@ -77,6 +80,7 @@ class EventReader:
         self._log, self._dead, self._validator, self._make_joiner, self._apply = log, dead, validator, make_joiner, apply
         self._source = source
         self._buffer: deque[Record] = deque()
+        self._buffer_bytes = 0
         self._in_progress: Iterator[None] | None = None
         self._exhausted: dict[int, float] = {}
         self._read_at = 0.0
@@ -118,6 +122,11 @@ class EventReader:
     def nbytes(self) -> int:
         """Approximate memory of the joiners."""
         return sum(joiner.nbytes for joiner in self.joiners.values())
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Memory of the records that were read and not processed."""
+        return self._buffer_bytes if self._buffer else 0
 
     def positions(self) -> dict[int, Position]:
         """Position in each partition; valid when `at_boundary`."""
@@ -208,6 +217,7 @@ class EventReader:
         self._read_at = time.time()
         records = self.order.take(self.next)
         self._buffer.extend(records)
+        self._buffer_bytes = sum(250 + len(record.value) for record in records)
         last = self.next | {record.partition: record.offset + 1 for record in records}
         known = {partition: self._log.end_known_at(partition) for partition in last}
         end = self._log.end()
@@ -225,6 +235,8 @@ class EventReader:
             return
         if isinstance(event, Interaction):
             self.appended.append(record.timestamp)
+            if len(self.appended) > MAX_APPENDED:  # repeated events make no batch
+                del self.appended[: MAX_APPENDED // 2]
         self._apply(event)
         joiner = self.joiners[partition]
         was_pending, emitted = joiner.pending, False

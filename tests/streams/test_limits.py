@@ -70,7 +70,7 @@ def test_an_id_has_at_most_as_many_characters_as_the_config_allows(make: Any, fi
 
 def test_no_event_holds_an_id_of_more_than_256_characters() -> None:
     assert decode(encode(Interaction(user="u" * 256, item="i"))) == Interaction(user="u" * 256, item="i")
-    with pytest.raises(BadEvent, match="user: got .*send at most 256 characters"):
+    with pytest.raises(BadEvent, match=r"user: got .*send at most 256 characters"):
         decode(b'{"type": "interaction", "user": "%s", "item": "i"}' % (b"u" * 257))
 
 
