@@ -147,7 +147,7 @@ class LmdbLog:
                     continue
                 with transaction.cursor(db=self._partitions[partition]) as cursor:
                     cursor.set_key(_OFFSET.pack(start))
-                    values = _some(islice(cursor.iternext(keys=False, values=True), stop - start))
+                    values = _some(islice(map(bytes, cursor.iternext(keys=False, values=True)), stop - start))
                     # The tuple is created directly: the constructor of Record would take a fifth of the reading time.
                     found += [
                         record(Record, (partition, offset, value[width : (at := width + key)], value[at:], timestamp))
