@@ -21,7 +21,7 @@ from learners.registry import ConfigError
 from service.fingerprint import fingerprint_of
 from service.refusals import explain
 from service.sections import FieldSpec, Tables
-from streams.limits import TextLimits
+from streams.admission.limits import TextLimits
 
 __all__ = ["Config", "ConfigError", "Role", "load", "parse"]
 

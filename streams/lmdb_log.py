@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
@@ -147,7 +148,7 @@ class LmdbLog:
                     continue
                 with transaction.cursor(db=self._partitions[partition]) as cursor:
                     cursor.set_key(_OFFSET.pack(start))
-                    values = _some(islice(map(bytes, cursor.iternext(keys=False, values=True)), stop - start))
+                    values = _some(islice(cursor.iternext(keys=False, values=True), stop - start))
                     # The tuple is created directly: the constructor of Record would take a fifth of the reading time.
                     found += [
                         record(Record, (partition, offset, value[width : (at := width + key)], value[at:], timestamp))
@@ -370,7 +371,7 @@ def _begin_key(partition: int) -> bytes:
     return b"begin-%d" % partition
 
 
-def _some(values: Iterator[bytes]) -> list[bytes]:
+def _some(values: Iterator[Any]) -> list[bytes]:
     """Values of up to about `_READ_BYTES` bytes: records may be large, and a reader holds all that it has read."""
     found: list[bytes] = []
     size = 0

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from streams.admission.limits import DEFAULT_LIMITS, TextLimits
 from streams.block import Block
 from streams.dead_letters import DeadLetters
 from streams.events import Attribute, Event, ItemUpdate, UserUpdate
-from streams.limits import DEFAULT_LIMITS, TextLimits
 from streams.readers import lines
 from streams.readers.cleaning import Cleaner, Rows
 from streams.readers.layout import Layout, SideFile, suffix, table, table_side

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from service.sections import RewardRule
+from streams.admission.limits import DEFAULT_LIMITS, TextLimits
 from streams.codec import BadEvent
 from streams.events import Attribute, Event, Impression, Interaction, ItemUpdate, UserUpdate
-from streams.limits import DEFAULT_LIMITS, TextLimits
 
 __all__ = ["EventValidator", "check_numbers"]
 

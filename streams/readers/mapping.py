@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 
 import pyarrow as pa
 
+from streams.admission.limits import DEFAULT_LIMITS, TextLimits
 from streams.dead_letters import DeadLetters
-from streams.limits import DEFAULT_LIMITS, TextLimits
 
 __all__ = ["BadRecording", "BadRows", "ColumnMap", "Reader"]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from streams.admission.limits import TextLimits
 from streams.codec import BadEvent, decode, encode
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, UserUpdate
-from streams.limits import TextLimits
 from streams.recorded import ColumnMap, open_recording
 
 LIMITS = TextLimits(id=10, text=20, attributes=60, context=40)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 
@@ -100,3 +101,28 @@ async def test_single_bytes_take_no_more_memory_than_one_text() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_000_000
+
+
+async def test_memory_bytes_is_the_same_in_status_and_metrics_and_reports_what_is_outside_of_the_state(
+    make_config: Callable[..., Config],
+) -> None:
+    async with serving(make_config(server={"flush": 0.001})) as service:
+        await service.post("/v1/events", [click("u", "i"), {"type": "nothing"}])
+        await service.learned()
+        status = (await service.send("GET", "/v1/status")).json()["memory_bytes"]
+        metrics = (await service.send("GET", "/metrics")).text
+        assert set(re.findall(r'freshet_memory_bytes{store="([^"]*)"}', metrics)) == set(status)
+        outside = {
+            "bodies",
+            "buffer",
+            "checkpoint",
+            "connections",
+            "dead_letters",
+            "joiner",
+            "live",
+            "log",
+            "monitor",
+            "reader",
+        }
+        assert outside | {"pending"} < set(status)
+        assert status["dead_letters"] > 400 and status["log"] > 250 and status["pending"] > 0
