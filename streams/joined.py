@@ -180,8 +180,11 @@ class Position:
 def bytes_of(impression: Impression) -> int:
     """Approximate memory of an impression that the joiner remembers, with its snapshot. It depends on the impression alone."""
     items, context = len(impression.items), impression.context
-    texts = sum(map(len, impression.items)) + sum(150 + len(name) + len(str(value)) for name, value in context.items())
-    carried = sum(150 + len(data) for data in impression.carried.values())
-    packed = len(impression.unshown) + len(impression.history) + len(impression.base) + carried
+    texts = sum(map(len, impression.items)) + 150 * len(context)
+    if context:
+        texts += sum(map(len, context)) + sum(len(value) for value in context.values() if isinstance(value, str))
+    packed = len(impression.unshown) + len(impression.history) + len(impression.base)
+    if impression.carried:
+        packed += 150 * len(impression.carried) + sum(map(len, impression.carried.values()))
     # Where the log has no feature rows, they are computed; then there are about as many columns as here.
     return 1000 + max(len(impression.features), 400 * items) + packed + 150 * items + texts

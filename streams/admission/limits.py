@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -53,19 +53,28 @@ class TextLimits:
         """
         if size is not None and size <= self._harmless:
             return
-        if isinstance(event, Interaction):
-            self.check_ids(user=event.user, item=event.item, id=event.id, request_id=event.request_id or "")
-            self.check_context(event.context)
-        elif isinstance(event, Impression):
-            self.check_ids(user=event.user, request_id=event.request_id)
-            for position, item in enumerate(event.items if self.id < MAX_ID else ()):
-                self.check_ids(**{f"items[{position}]": item})
+        if self.id < MAX_ID:  # no event holds longer ones
+            self._check_event_ids(event)
+        if isinstance(event, Interaction | Impression):
             self.check_context(event.context)
         elif isinstance(event, ItemUpdate | UserUpdate):
-            self.check_ids(**({"item": event.item} if isinstance(event, ItemUpdate) else {"user": event.user}))
             self.check_attributes(event.attributes)
+
+    def _check_event_ids(self, event: Event) -> None:
+        if isinstance(event, Interaction):
+            self.check_ids(user=event.user, item=event.item, id=event.id, request_id=event.request_id or "")
+        elif isinstance(event, Impression):
+            self.check_ids(user=event.user, request_id=event.request_id)
+            self.check_listed("items", event.items)
+        elif isinstance(event, ItemUpdate):
+            self.check_ids(item=event.item)
         elif not isinstance(event, Tick):
             self.check_ids(user=event.user)
+
+    def check_listed(self, name: str, ids: Sequence[str]) -> None:
+        """Raise `BadEvent` for the first id of a list that is too long."""
+        for position, one in enumerate(ids if self.id < MAX_ID else ()):
+            self.check_ids(**{f"{name}[{position}]": one})
 
     def check_ids(self, **ids: str) -> None:
         """Raise `BadEvent` for the first id that is too long; the names are those of the fields."""

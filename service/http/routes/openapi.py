@@ -47,8 +47,8 @@ def document(routes: Iterable[Route], version: str, max_body: int) -> dict[str, 
                 "A recommender that learns from every event. Bodies are JSON with `Content-Type: application/json`, at most "
                 f"{max_body} bytes, plain or with `Content-Encoding: gzip` or `deflate`. Any request may be answered 408 (it "
                 "does not arrive in time), 414 or 431 (its path or its headers are too long), 503 (too many connections or "
-                "bodies are open; see `Retry-After`) or 421 (its `Host` is not in `[server] hosts`), and any change 403 (a page "
-                "of another origin sent it)."
+                "bodies are open; see `Retry-After`) or 421 (its `Host` is not in `[server] hosts`), and any change 403 (a "
+                "page of another origin sent it)."
             ),
         },
         "paths": paths,

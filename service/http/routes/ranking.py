@@ -16,7 +16,7 @@ from service.learning.validation import check_numbers
 from service.process.runtime import Runtime
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
 from streams.codec import BadEvent, partition_key
-from streams.events import MAX_ID, Impression
+from streams.events import Impression
 
 __all__ = ["RankingRoutes"]
 
@@ -71,10 +71,10 @@ class RankingRoutes:
         limits.check_context(request.context)
         check_numbers("context", request.context)
         limits.check_ids(user=request.user, request_id=request.request_id or "")
-        if limits.id < MAX_ID:
-            name, listed = ("items", request.items) if isinstance(request, RankRequest) else ("exclude", request.exclude)
-            for position, item in enumerate(listed):
-                limits.check_ids(**{f"{name}[{position}]": item})
+        if isinstance(request, RankRequest):
+            limits.check_listed("items", request.items)
+        else:
+            limits.check_listed("exclude", request.exclude)
 
     async def _log(self, impression: Impression) -> None:
         """Queue an impression for the log; if the buffer is full, keep it as a dead letter."""
