@@ -22,6 +22,7 @@ from service.fingerprint import fingerprint_of
 from service.refusals import explain
 from service.sections import Tables
 from service.tables.rows import FieldSpec
+from streams.admission.limits import TextLimits
 
 __all__ = ["Config", "ConfigError", "Role", "load", "parse", "read"]
 
@@ -81,6 +82,11 @@ class Config(Tables):
         if self.checkpoint.folder is not None:
             return Path(self.checkpoint.folder) / self.fingerprint
         return self.folder / "checkpoints" / self.fingerprint if self.folder else None
+
+    @property
+    def texts(self) -> TextLimits:
+        """The limits of ``[limits]``."""
+        return TextLimits(**self.limits.model_dump())
 
     def featurizer(self) -> Featurizer:
         """Build the featurizer that ``[features]`` describes.

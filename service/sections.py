@@ -9,12 +9,14 @@ from pydantic import Field
 from service.tables.ranges import Ranges
 from service.tables.rows import Features, Negatives, Reward, RewardRule, Statistics
 from service.tables.section import Count, Keywords, Positive, Section
+from streams.events import MAX_ID
 
 __all__ = [
     "Capacity",
     "Checkpoint",
     "DeadLetterLog",
     "Items",
+    "Limits",
     "Server",
     "Tables",
     "Weights",
@@ -79,6 +81,8 @@ class Stream(Section):
     max_impressions : int
         Most impressions kept for joining; beyond it the window of the oldest one ends early. An impression takes about
         1 KB, 12 bytes per feature and item, and 8 bytes per candidate that was not shown.
+    impression_bytes : int
+        Most bytes of the impressions kept for joining, with the same effect.
     max_interaction_ids : int
         Most interaction ids kept for dropping duplicates.
     group : str or None
@@ -107,6 +111,7 @@ class Stream(Section):
     lateness: Annotated[float, Field(ge=0)] = 600.0
     batch_rows: Count = 64
     max_impressions: Count = 100_000
+    impression_bytes: Count = 1 << 30
     max_interaction_ids: Count = 200_000
     group: str | None = None
     max_skew: Positive = 300.0
@@ -130,9 +135,12 @@ class Capacity(Section):
     ----------
     capacity : int
         Most users or items. Beyond it the least recently used one is evicted.
+    bytes : int
+        Most bytes of their ids and attributes, in the same way.
     """
 
     capacity: Count = 100_000
+    bytes: Count = 256 << 20
 
 
 class Items(Capacity):
@@ -188,6 +196,27 @@ class Seen(Section):
     items: Annotated[int, Field(ge=8)] = 1_000_000
     per_user: Annotated[int, Field(ge=8, le=1_000_000)] = 1000
     kinds: list[str] | None = None
+
+
+class Limits(Section):
+    """Longest texts in events and requests; longer ones are refused, at every door. See docs/limits.md.
+
+    Attributes
+    ----------
+    id : int
+        Characters of an id, at most 256.
+    text : int
+        Bytes, in UTF-8, of an attribute's or a context's name or text, and of each tag.
+    attributes : int
+        Bytes of all attributes of an item or a user, as JSON.
+    context : int
+        Bytes of a context, as JSON.
+    """
+
+    id: Annotated[int, Field(gt=0, le=MAX_ID)] = MAX_ID
+    text: Annotated[int, Field(gt=0, le=1 << 16)] = 1024
+    attributes: Annotated[int, Field(gt=0, le=1 << 20)] = 16_384
+    context: Annotated[int, Field(gt=0, le=1 << 16)] = 4096
 
 
 class Checkpoint(Section):
@@ -259,6 +288,18 @@ class Server(Section):
         Origins, such as ``https://shop.example``, whose pages may send requests from a browser (CORS); ``*``: all.
     max_body : int
         Most bytes of a request body.
+    max_bodies : int
+        Most bytes of memory for the bodies of all requests: those that arrive count once, those that are processed eight times.
+        Beyond it, bodies of more than 16 KiB are answered 503 with ``Retry-After``.
+    max_connections : int
+        Most connections at once; further ones are answered 503 with ``Retry-After`` and closed.
+    max_head : int
+        Most bytes of a request's target (else 414), and of it and the headers together (else 431).
+    receive : float
+        Seconds in which a request has to arrive, from its first byte on (else 408), and a response has to be taken.
+    idle : float
+        Seconds for which a connection stays open after a response: longer than at proxies (60 s), which could otherwise use one
+        that has just been closed.
     max_events : int
         Most events of one ``POST /v1/events``.
     flush : float
@@ -284,6 +325,11 @@ class Server(Section):
     hosts: tuple[HostName, ...] = Field(default=(), strict=False)
     origins: tuple[Origin, ...] = Field(default=(), strict=False)
     max_body: Count = 4 << 20
+    max_bodies: Count = 256 << 20
+    max_connections: Count = 1000
+    max_head: Annotated[int, Field(ge=1024)] = 16 << 10
+    receive: Positive = 30.0
+    idle: Positive = 75.0
     max_events: Count = 10_000
     flush: Positive = 0.02
     batch_requests: Count = 16
@@ -318,6 +364,7 @@ class Tables(Section):
     seen: Seen = Seen()
     statistics: Statistics | None = None
     negatives: Negatives = Negatives()
+    limits: Limits = Limits()
     checkpoint: Checkpoint = Checkpoint()
     weights: Weights = Weights()
     dead_letters: DeadLetterLog = DeadLetterLog()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 from collections.abc import Callable
@@ -14,6 +15,12 @@ from service.process.runtime import open_replica, open_runtime
 from service.process.warmup import warm_up
 
 __all__ = ["run"]
+
+MMAP_THRESHOLD = -3
+"""``M_MMAP_THRESHOLD`` of glibc's mallopt."""
+
+LARGE = 1 << 20
+"""Bytes from which on a block has pages of its own, which are returned to the system when it is freed."""
 
 NICE = 10
 """Niceness of a trainer: serving processes on the same machine go first."""
@@ -49,6 +56,7 @@ def run(
         When the address cannot be used, or the data folder cannot be written.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _return_large_blocks()
     host = config.server.host if host is None else host
     listening = bind(host, config.server.port if port is None else port)
     with listening:
@@ -76,3 +84,14 @@ def run(
         runtime.engine.prepare = partial(warm_up, config)
         server.run()
     return runtime.engine.failure
+
+
+def _return_large_blocks() -> None:
+    """Let large blocks have pages of their own, where the C library is glibc.
+
+    glibc raises the threshold to 32 MiB as soon as blocks of that size are freed, which checkpoints and bodies do. From then on
+    such blocks share the heap with small ones, and most of what is freed there stays with the process.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MMAP_THRESHOLD, LARGE)

@@ -10,6 +10,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 __all__ = [
+    "MAX_ID",
     "Attribute",
     "Event",
     "Forget",
@@ -27,7 +28,10 @@ __all__ = [
 _LARGEST = 3.4028234663852886e38
 """Of float32."""
 
-Id = Annotated[str, Meta(min_length=1, max_length=256)]
+MAX_ID = 256
+"""Most characters of an id. A config may allow fewer, but no event can hold longer ones: hash them."""
+
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 Kind = Annotated[str, Meta(min_length=1, max_length=64)]
 Timestamp = Annotated[float, Meta(ge=0.0, le=1e11)]
 Number = Annotated[float, Meta(extra_json_schema={"minimum": -_LARGEST, "maximum": _LARGEST})]
@@ -98,17 +102,17 @@ class Impression(_Event, frozen=True, tag="impression"):
     user: Id
     items: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=1000)]
     features: Bytes = b""
-    scores: tuple[Number, ...] = ()
-    propensities: tuple[Probability, ...] = ()
+    scores: Annotated[tuple[Number, ...], Meta(max_length=1000)] = ()
+    propensities: Annotated[tuple[Probability, ...], Meta(max_length=1000)] = ()
     unshown: Hashes = b""
-    source: str = ""
+    source: Annotated[str, Meta(max_length=MAX_ID)] = ""
     version: int = 0
     context: dict[str, Scalar] = field(default_factory=dict)
     history: Bytes = b""
-    carried: dict[str, Bytes] = field(default_factory=dict)
+    carried: Annotated[dict[Kind, Bytes], Meta(max_length=64)] = field(default_factory=dict)
     base: Bytes = b""
-    config: str = ""
-    signature: Bytes = b""
+    config: Annotated[str, Meta(max_length=MAX_ID)] = ""
+    signature: Annotated[Bytes, Meta(max_length=MAX_ID)] = b""
 
 
 class Interaction(_Event, frozen=True, tag="interaction"):
@@ -132,7 +136,7 @@ class Interaction(_Event, frozen=True, tag="interaction"):
 
     user: Id
     item: Id
-    id: Annotated[str, Meta(max_length=256)] = ""
+    id: Annotated[str, Meta(max_length=MAX_ID)] = ""
     request_id: Id | None = None
     kind: Kind = "click"
     value: Number = 1.0

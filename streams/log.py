@@ -106,9 +106,10 @@ class Log(Protocol):
         """
 
     def read(self, offsets: Offsets, limit: int) -> Sequence[Record]:
-        """Read at max_records `limit` records from `offsets` on, partition by partition, in offset order within each.
+        """Read up to `limit` records from `offsets` on, partition by partition, in offset order within each.
 
-        The limit is divided evenly, so no partition starves another. A partition gets more only where others need less.
+        Fewer are read where they are large. The limit is divided evenly, so no partition starves another. A partition gets more
+        only where others need less.
 
         Raises
         ------
@@ -137,13 +138,30 @@ class Log(Protocol):
         """Close files and connections."""
 
 
+_RECORD_BYTES = 250
+"""Memory of a record in addition to its key and value."""
+
+
 class MemoryLog:
-    """A log in memory, for tests and experiments. With `max_records`, it holds at max_records that many records."""
+    """A log in memory, for tests and experiments.
+
+    Parameters
+    ----------
+    partitions : int
+    max_records, max_bytes : int or None
+        Most records, and bytes of memory, that it holds; None: any number.
+
+    Attributes
+    ----------
+    nbytes : int
+        Approximate memory of the records.
+    """
 
     identity: str | None = None
 
-    def __init__(self, partitions: int = 1, max_records: int | None = None) -> None:
-        self._most = max_records
+    def __init__(self, partitions: int = 1, max_records: int | None = None, max_bytes: int | None = None) -> None:
+        self._most, self._most_bytes = max_records, max_bytes
+        self.nbytes = 0
         self._records: list[list[Record]] = [[] for _ in range(partitions)]
         self._begin = [0] * partitions
         self._changing = threading.Lock()
@@ -154,6 +172,10 @@ class MemoryLog:
         with self._changing:
             if self._most is not None and sum(map(len, self._records)) + len(records) > self._most:
                 raise LogFull(f"the log has reached its {self._most} records; trim it", "memory")
+            size = sum(_RECORD_BYTES + len(key) + len(value) for key, value in records)
+            if self._most_bytes is not None and self.nbytes + size > self._most_bytes:
+                raise LogFull(f"the log has reached its {self._most_bytes} bytes; trim it", "memory")
+            self.nbytes += size
             for key, value in records:
                 partition = partition_of(key, len(self._records))
                 kept = self._records[partition]
@@ -187,6 +209,7 @@ class MemoryLog:
             for partition, offset in offsets.items():
                 kept = self._records[partition]
                 dropped = min(max(offset - self._begin[partition], 0), len(kept))
+                self.nbytes -= sum(_RECORD_BYTES + len(record.key) + len(record.value) for record in kept[:dropped])
                 del kept[:dropped]
                 self._begin[partition] += dropped
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from streams.admission.limits import DEFAULT_LIMITS, TextLimits
 from streams.block import Block
 from streams.dead_letters import DeadLetters
 from streams.events import Attribute, Event, ItemUpdate, UserUpdate
@@ -49,6 +50,7 @@ def open_recording(
     users: str | Path | bool | None = None,
     items: str | Path | bool | None = None,
     strict: bool = False,
+    limits: TextLimits = DEFAULT_LIMITS,
 ) -> Recording:
     """Open a recorded file.
 
@@ -72,6 +74,8 @@ def open_recording(
         For a table: another table, whose ids are in the column of the same name, or else in the first.
     strict : bool
         True: the first bad row raises an error. False: bad rows are skipped and counted in ``Recording.dead``.
+    limits : TextLimits
+        How long texts may be; a row with a longer one is bad.
 
     Raises
     ------
@@ -88,14 +92,14 @@ def open_recording(
             raise BadRecording(file, "empty file", "give a file with one event per line")
         if columns is not None or any(isinstance(side, Path) for side in side_files):
             raise BadRecording(file, "events need no columns, users or items", "leave them out, or set format = jsonl")
-        return Recording(file, chosen, None, kind, sorted, strict)
+        return Recording(file, chosen, None, kind, sorted, strict, limits)
     layout = _layout(file, chosen, columns, *side_files)
     for name in layout.columns.names:
         if name not in layout.reader.names:
             raise BadRecording.missing_column(file, name, layout.reader.names)
         if layout.reader.names.count(name) > 1:
             raise BadRecording(file, f"two columns {name!r}", "rename one", column=name)
-    return Recording(file, chosen, layout, kind, sorted, strict)
+    return Recording(file, chosen, layout, kind, sorted, strict, limits)
 
 
 class Recording:
@@ -117,7 +121,9 @@ class Recording:
         Whether a pass starts with users or items from a side file.
     """
 
-    def __init__(self, path: Path, format: str, layout: Layout | None, kind: str, sorted: bool, strict: bool) -> None:
+    def __init__(
+        self, path: Path, format: str, layout: Layout | None, kind: str, sorted: bool, strict: bool, limits: TextLimits
+    ) -> None:
         self.path = path
         self.format = format
         self.rows = layout.reader.rows if layout else None
@@ -125,7 +131,7 @@ class Recording:
         self.out_of_order = 0
         self.has_users = layout is not None and layout.users is not None
         self.has_items = layout is not None and layout.items is not None
-        self._layout, self._kind, self._sorted, self._strict = layout, kind, sorted, strict
+        self._layout, self._kind, self._sorted, self._strict, self._limits = layout, kind, sorted, strict, limits
 
     def events(self) -> Iterator[Event | Block]:
         """Yield users and items of the side files, dated at the first row; then blocks of at most 65,536 rows.
@@ -140,7 +146,7 @@ class Recording:
         """
         self.dead.clear()
         self.out_of_order = 0
-        bad = BadRows(self.dead, self._strict)
+        bad = BadRows(self.dead, self._strict, self._limits)
         found = self._native(bad) if self._layout is None else self._tabular(self._layout, bad)
         first = next(found, None)
         if first is None:

@@ -74,7 +74,8 @@ DOORS = {
         "service.reference.commands",
         "service.tune_command",
     },
-    "uvicorn": {"service.http.server"},
+    # The server, and its connections with limits.
+    "uvicorn": {"service.http.connections", "service.http.server"},
 }
 
 

@@ -224,7 +224,7 @@ def open_trainer(
         If the log cannot be opened or reached.
     """
     log = opened.enter_context(closing(open_log(config, readonly=True)))
-    validator = EventValidator(config.reward, config.stream.max_skew)
+    validator = EventValidator(config.reward, config.stream.max_skew, config.texts)
     order = TimeOrder(log, POLL) if ledger is None else _ledger_order(opened, log, ledger)
     return Trainer(pipeline, builder, joiners(config, len(log.end())), log, dead, validator, order=order)
 
@@ -257,6 +257,7 @@ def open_stream(config: Config) -> Recording:
         strict=stream.strict,
         users=None if stream.users is None else Path(stream.users),
         items=None if stream.items is None else Path(stream.items),
+        limits=config.texts,
     )
 
 

@@ -16,6 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
+from service.http.bodies import Bodies, ReleaseBodies
+from service.http.connections import Connections
 from service.http.guard import Guard, Hosts
 from service.http.ingest import Ingest
 from service.http.live import Live
@@ -65,6 +67,7 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
         runtime.monitor.watch(ids.gauges)
         routes += RankingRoutes(runtime, handler, ingest, ids).routes()
         routes += EventRoutes(runtime, handler, ingest, ids).routes()
+        runtime.watch_memory(ingest.memory)
     routes += OperationRoutes(runtime, handler, live).routes()
 
     @asynccontextmanager
@@ -83,6 +86,9 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
     description = openapi.document(routes, _version(), limits.max_body)
     app.openapi = lambda: description  # type: ignore[method-assign]
     app.state.live = live
+    app.state.idle = limits.idle
+    bodies = Bodies(limits.max_bodies)
+    app.state.connections = Connections(limits.max_connections, limits.max_head, limits.receive, runtime.monitor.refuse)
     failed = partial(_failed, runtime.monitor)
     for failure, answer in ((Failure, failed), (HTTPException, _no_route), (ClientDisconnect, _gone), (Exception, _broken)):
         app.add_exception_handler(failure, answer)
@@ -95,6 +101,9 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
     hosts = Hosts(limits.host if host is None else host, limits.hosts)
     probes = [route.path for route in routes if route.scope == "probe"]
     app.add_middleware(Guard, hosts=hosts, origins=limits.origins, probes=probes, refused=runtime.monitor.refuse)
+    connections = app.state.connections
+    runtime.watch_memory(lambda: {"bodies": bodies.nbytes, "connections": connections.nbytes, "live": live.nbytes})
+    app.add_middleware(ReleaseBodies, bodies=bodies)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import UNSET, Struct, UnsetType, field
 
-from streams.events import Attribute, Timestamp
+from streams.events import Attribute, Id, Timestamp
 
 __all__ = ["EventResult", "EventResults", "Health", "ItemDocument", "LiveEvent", "Problem", "Status", "UserDocument", "Written"]
 
@@ -32,7 +32,7 @@ class ItemDocument(Struct, kw_only=True, forbid_unknown_fields=True):
     """An item of the catalogue."""
 
     attributes: dict[str, Attribute] = field(default_factory=dict)
-    item: str | None = None
+    item: Id | None = None
     timestamp: Timestamp = 0.0
 
 
@@ -40,7 +40,7 @@ class UserDocument(Struct, kw_only=True, forbid_unknown_fields=True):
     """A user and the known attributes."""
 
     attributes: dict[str, Attribute] = field(default_factory=dict)
-    user: str | None = None
+    user: Id | None = None
     timestamp: Timestamp = 0.0
 
 

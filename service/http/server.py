@@ -7,14 +7,14 @@ import errno
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import uvicorn
 
-__all__ = ["Server", "bind"]
+from service.http.connections import Connection
 
-KEEP_ALIVE = 75
-"""Seconds that an idle connection stays open: longer than at proxies (60 s), which could otherwise reuse a closed one."""
+__all__ = ["Server", "bind"]
 
 GRACE = 10
 """Seconds for requests in progress to finish at shutdown."""
@@ -70,13 +70,14 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=partial(Connection, app.state.connections),  # type: ignore[arg-type]
             lifespan="on",
             access_log=False,
             log_level="warning",
-            timeout_keep_alive=KEEP_ALIVE,
+            timeout_keep_alive=app.state.idle,
             timeout_graceful_shutdown=GRACE,
         )
+        app.state.connections.allow_files()
         super().__init__(config)
         self._app, self._listening, self._started, self._stopping = app, listening, started, stopping
 

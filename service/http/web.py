@@ -49,7 +49,7 @@ class RequestHandler:
 
     async def body(self, request: Request) -> bytes:
         """Read the JSON body of a request, up to `max_body` bytes; see `service.http.bodies.read`."""
-        return await bodies.read(request.headers, request.stream(), self._limits.max_body)
+        return await bodies.read(request.headers, request.stream(), self._limits.max_body, request.scope[bodies.ACCOUNT])
 
     async def answer(self, submit: Callable[[], Future[_Result]]) -> _Result:
         """Result of a request to the engine.

@@ -296,7 +296,10 @@ class Trainer:
     @property
     def nbytes(self) -> dict[str, int]:
         """Memory in addition to the pipeline's."""
-        return {"joiner": self.reader.nbytes}
+        # A checkpoint is a copy of the state until it is written.
+        copying = self._copying is not None or (self._saving is not None and not self._saving[1].done())
+        copied = self.pipeline.nbytes if copying else 0
+        return {"joiner": self.reader.nbytes, "reader": self.reader.waiting_bytes, "checkpoint": copied}
 
     def _learn(self, joined: JoinedBatch) -> None:
         feedback = self._fold.joined(joined)

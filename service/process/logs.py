@@ -26,8 +26,8 @@ TIMEOUT = 10.0
 READ_TIMEOUT = 0.01
 """Seconds that a read waits for records from a broker. The engine has requests to answer meanwhile."""
 
-MAX_DEAD_BYTES, MAX_DEAD_IN_MEMORY = 256 << 20, 10_000
-"""Limits of the dead letters: bytes of the log on disk, and letters in memory that wait for a topic."""
+MAX_DEAD_BYTES, MAX_DEAD_IN_MEMORY, MAX_DEAD_BYTES_IN_MEMORY = 256 << 20, 10_000, 32 << 20
+"""Limits of the dead letters: bytes of the log on disk; letters in memory that wait for a topic, and their bytes."""
 
 
 def data_folder(config: Config, *, needed: bool = True) -> Path | None:
@@ -169,7 +169,9 @@ def open_dead_letters(config: Config, folder: Path | None) -> DeadLetters:
     if folder is None and url is None:
         return DeadLetters()
     local: Log = (
-        MemoryLog(max_records=MAX_DEAD_IN_MEMORY) if folder is None else LmdbLog(folder / "dead", max_bytes=MAX_DEAD_BYTES)
+        MemoryLog(max_records=MAX_DEAD_IN_MEMORY, max_bytes=MAX_DEAD_BYTES_IN_MEMORY)
+        if folder is None
+        else LmdbLog(folder / "dead", max_bytes=MAX_DEAD_BYTES)
     )
     if url is None:
         return DeadLetters(local)

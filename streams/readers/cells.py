@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.batch import Bools, Times
+from streams.batch import Bools, Ids, Times
 from streams.block import Codes, Column
 
 __all__ = ["SEPARATOR", "Attribute", "is_number", "looks_numeric", "numbers", "texts", "times"]
@@ -21,6 +21,8 @@ SEPARATOR = "\x1f"
 """Separates the entries of a list that is stored as one text."""
 
 _SAMPLE = 1_000
+_NUMBER = 24
+"""Most characters of a number."""
 _UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _EMPTY = {"", "nan", "NaN", "null", "None"}
 
@@ -37,6 +39,18 @@ class Attribute:
         values = self.values
         cut = Column(values.codes[rows], values.names) if isinstance(values, Column) else values[rows]
         return Attribute(cut, self.many)
+
+    @property
+    def longest(self) -> int:
+        """Length of the longest text in the column, `_NUMBER` for a column of numbers."""
+        return max(map(len, self.values.names), default=0) if isinstance(self.values, Column) else _NUMBER
+
+    def lengths(self) -> Ids:
+        """Length of each row's text, (N,) int64: 0 where it has none, and `_NUMBER` for a column of numbers."""
+        if not isinstance(self.values, Column):
+            return np.full(len(self.values), _NUMBER)
+        lengths: Ids = np.array([*map(len, self.values.names), 0], np.int64)[self.values.codes]
+        return lengths
 
     def cells(self) -> list[str | float | list[str] | None]:
         """Return the value of every row, None where it has none."""

@@ -6,21 +6,23 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from streams.batch import Bools, Times
 from streams.block import Block, Codes, Column
+from streams.codec import BadEvent
 from streams.readers.cells import SEPARATOR, Attribute, looks_numeric, numbers, texts, times
 from streams.readers.mapping import BadRecording, BadRows, ColumnMap, Reader
 
 __all__ = ["Cleaner", "Rows", "Types"]
 
-_MAX_ID = 256
 _MAX_KIND = 64
 _MAX_TIME = 1e11
+_LONGEST_CHARACTER = 6
+"""Most bytes of a character in JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +109,9 @@ class Cleaner:
         timestamp = self._read + 1.0 + np.arange(count, dtype=np.float64)
         if columns.timestamp is not None:
             timestamp, _ = self._cells(table, columns.timestamp, partial(times, unit=columns.timestamp_unit))
-        good = self._blank(table, (user.codes < 0) & (item.codes < 0))
-        self._drop(good, table, columns.user, "no_user", _unusable(user, _MAX_ID), f"missing, or over {_MAX_ID} characters")
-        self._drop(good, table, columns.item, "no_item", _unusable(item, _MAX_ID), f"missing, or over {_MAX_ID} characters")
+        good, most = self._blank(table, (user.codes < 0) & (item.codes < 0)), self._bad.limits.id
+        self._drop(good, table, columns.user, "no_user", _unusable(user, most), f"missing, or over {most} characters")
+        self._drop(good, table, columns.item, "no_item", _unusable(item, most), f"missing, or over {most} characters")
         if isinstance(kind, Column):
             wrong = _unusable(kind, _MAX_KIND)
             self._drop(good, table, str(columns.kind), "no_kind", wrong, f"missing, or over {_MAX_KIND} characters")
@@ -120,19 +122,24 @@ class Cleaner:
             outside = (timestamp < 0) | (timestamp > _MAX_TIME)
             reason = "outside 0 to 1e11 Unix seconds (see timestamp_unit)"
             self._drop(good, table, columns.timestamp, "bad_timestamp", outside, reason)
-        context = {name: self._mixed(good, table, name).values for name in columns.context}
+        contexts = {name: self._mixed(good, table, name) for name in columns.context}
         users = {name: self._mixed(good, table, name) for name in columns.user_attributes}
         items = {name: self._mixed(good, table, name) for name in columns.item_attributes}
+        self._bound(good, table, "context", contexts)
+        self._bound(good, table, "attributes", users)
+        self._bound(good, table, "attributes", items)
         self._read += count
+        context = {name: cells.values for name, cells in contexts.items()}
         rows = Rows(Block(user, item, kind, value, timestamp, context), users, items)
         return rows if good.all() else rows.take(good)
 
     def attributes(self, table: pa.Table, identity: str) -> tuple[Column, dict[str, Attribute]]:
         """Read a table of users or items: its ids (code -1 where missing), and all other columns as attributes."""
         ids = self._text(table, identity)
-        good = self._blank(table, ids.codes < 0)
-        self._drop(good, table, identity, "no_id", _unusable(ids, _MAX_ID), f"missing, or over {_MAX_ID} characters")
+        good, most = self._blank(table, ids.codes < 0), self._bad.limits.id
+        self._drop(good, table, identity, "no_id", _unusable(ids, most), f"missing, or over {most} characters")
         others = {name: self._mixed(good, table, name) for name in table.column_names if name != identity}
+        self._bound(good, table, "attributes", others)
         self._read += table.num_rows
         return Column(np.where(good, ids.codes, -1), ids.names), others
 
@@ -173,6 +180,28 @@ class Cleaner:
         for row in np.flatnonzero(candidates).tolist():
             good[row] = any(table[name][row].as_py() not in (None, "") for name in table.column_names)
         return good
+
+    def _bound(
+        self, good: Bools, table: pa.Table, where: Literal["context", "attributes"], cells: Mapping[str, Attribute]
+    ) -> None:
+        """Report the rows whose context or attributes are too long. Only rows that could be are looked at one by one."""
+        limits = self._bad.limits
+        check, most = (
+            (limits.check_context, limits.context) if where == "context" else (limits.check_attributes, limits.attributes)
+        )
+        bound = sum(_LONGEST_CHARACTER * (attribute.longest + len(name) + 2) for name, attribute in cells.items())
+        if bound <= min(limits.text, most):
+            return
+        bounds = sum(_LONGEST_CHARACTER * (attribute.lengths() + len(name) + 2) for name, attribute in cells.items())
+        suspects = np.flatnonzero(good & (bounds > min(limits.text, most)))
+        columns = {name: attribute.take(suspects).cells() for name, attribute in cells.items()}
+        for n, row in enumerate(suspects.tolist()):
+            try:
+                check({name: value for name, column in columns.items() if (value := column[n]) is not None})
+            except BadEvent as error:
+                number, text = self._reader.row_number(self._read + row), partial(_row_text, table, row)
+                self._bad.put(self._reader.path, number, error.kind, str(error), text)
+                good[row] = False
 
     def _drop(self, good: Bools, table: pa.Table, name: str, kind: str, wrong: Bools, reason: str) -> None:
         """Report the rows that are wrong and were good until now."""

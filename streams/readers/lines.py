@@ -81,7 +81,9 @@ def events(path: Path, bad: BadRows) -> Iterator[Event]:
     """Yield native events, one per line. Invalid lines go to the dead letters."""
     for number, line in lines(path):
         try:
-            yield decode(line)
+            event = decode(line)
+            bad.limits.check(event, len(line))
+            yield event
         except BadEvent as error:
             if line.strip():
                 bad.put(path, number, error.kind, str(error), partial(line.decode, "utf-8", "replace"))

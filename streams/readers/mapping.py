@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 import pyarrow as pa
 
+from streams.admission.limits import DEFAULT_LIMITS, TextLimits
 from streams.dead_letters import DeadLetters
 
 __all__ = ["BadRecording", "BadRows", "ColumnMap", "Reader"]
@@ -96,11 +97,14 @@ class BadRows:
         Stores the rows.
     strict : bool
         Whether the first bad row raises an error.
+    limits : TextLimits
+        How long texts may be; a row with a longer one is bad.
     """
 
-    def __init__(self, dead: DeadLetters, strict: bool) -> None:
+    def __init__(self, dead: DeadLetters, strict: bool, limits: TextLimits = DEFAULT_LIMITS) -> None:
         self.dead = dead
         self.strict = strict
+        self.limits = limits
 
     def put(self, path: Path, row: int, kind: str, reason: str, value: Callable[[], str]) -> None:
         """Report a bad row.

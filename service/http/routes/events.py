@@ -90,7 +90,8 @@ class EventRoutes:
     def __init__(self, runtime: Runtime, handler: RequestHandler, ingest: Ingest, ids: RequestIds) -> None:
         self._runtime, self._handler, self._ingest, self._ids = runtime, handler, ingest, ids
         self._queued = runtime.config.stream.ack == "queued"
-        self._validator = EventValidator(runtime.config.reward, runtime.config.stream.max_skew)
+        self._limits = runtime.config.texts
+        self._validator = EventValidator(runtime.config.reward, runtime.config.stream.max_skew, self._limits)
 
     def routes(self) -> Iterable[Route]:
         """All routes of this class."""
@@ -161,7 +162,7 @@ class EventRoutes:
             scope="read",
             summary=f"Attributes of the {noun}",
             parameters=_ID,
-            answers={200: Answer("The attributes", document), **problems(404, 503)},
+            answers={200: Answer("The attributes", document), **problems(404, 422, 503)},
         )
         yield Route(
             "DELETE",
@@ -211,7 +212,7 @@ class EventRoutes:
 
     async def put(self, entries: _Items | _Users, request: Request) -> Response:
         """Add or replace an item or user."""
-        name = path_id(request)
+        name = self._name(entries.noun, request)
         document: Any = decoded(entries.document, await self._handler.body(request))
         named = getattr(document, entries.noun)
         if named not in (None, name):
@@ -220,11 +221,11 @@ class EventRoutes:
 
     async def delete(self, entries: _Items | _Users, request: Request) -> Response:
         """Delete an item or the attributes of a user."""
-        return await self._change(entries.event(path_id(request), None))
+        return await self._change(entries.event(self._name(entries.noun, request), None))
 
     async def get(self, entries: _Items | _Users, request: Request) -> Response:
         """Attributes of an item or user."""
-        name = path_id(request)
+        name = self._name(entries.noun, request)
         engine = self._runtime.engine
         attributes = await self._handler.answer(lambda: engine.call(lambda: entries.catalog.get(hash_id(name))))
         if attributes is None:
@@ -233,10 +234,19 @@ class EventRoutes:
 
     async def forget(self, request: Request) -> Response:
         """Delete all data of a user. The body is ignored, but must be declared as JSON like any other."""
-        user = path_id(request)
+        user = self._name("user", request)
         await self._handler.body(request)
         self._runtime.pipeline.pending.forget(user)
         return await self._change(Forget(user=user))
+
+    def _name(self, noun: str, request: Request) -> str:
+        """Id in the path of a request."""
+        name = path_id(request)
+        try:
+            self._limits.check_ids(**{noun: name})
+        except BadEvent as error:
+            raise Failure(422, str(error), noun) from error
+        return name
 
     def _elements(self, body: bytes) -> list[msgspec.Raw]:
         try:
@@ -252,7 +262,7 @@ class EventRoutes:
         event = decode(data)
         if isinstance(event, Tick):
             raise BadEvent("type", "'tick' is reserved for the service; remove the event")
-        self._validator.check(event, now)
+        self._validator.check(event, now, len(data))
         missing: dict[str, Any] = {} if event.timestamp else {"timestamp": now}
         if self._queued and isinstance(event, Interaction) and not event.id:
             # A retry may append it twice; the id lets the trainer drop the duplicate.

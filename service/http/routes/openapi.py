@@ -57,7 +57,10 @@ def document(routes: Iterable[Route], version: str, max_body: int) -> dict[str, 
             "description": (
                 "A recommender that learns from every event. Bodies are JSON with `Content-Type: application/json`, at most "
                 f"{max_body} bytes, plain or with `Content-Encoding: gzip` or `deflate`. What is no HTTP is answered 400 with "
-                "a line of text, a path that is not listed here 404, and a method that is not listed 405, with `Allow`."
+                "a line of text, a path that is not listed here 404, and a method that is not listed 405, with `Allow`. Any "
+                "request may be answered 408 (it does not arrive in time), 414 or 431 (its path or its headers are too long), "
+                "503 (too many connections or bodies are open; see `Retry-After`) or 421 (its `Host` is not in `[server] "
+                "hosts`), and any change 403 (a page of another origin sent it)."
             ),
         },
         "paths": paths,

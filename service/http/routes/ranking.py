@@ -47,7 +47,7 @@ class RankingRoutes:
 
     def __init__(self, runtime: Runtime, handler: RequestHandler, ingest: Ingest, ids: RequestIds) -> None:
         self._runtime, self._handler, self._ingest, self._ids = runtime, handler, ingest, ids
-        self._fingerprint = runtime.config.fingerprint
+        self._fingerprint, self._limits = runtime.config.fingerprint, runtime.config.texts
 
     def routes(self) -> Iterable[Route]:
         """All routes of this class."""
@@ -74,7 +74,7 @@ class RankingRoutes:
         arrived = time.perf_counter()
         ranking_request = decoded(document, await self._handler.body(request))
         try:
-            check_numbers("context", ranking_request.context)
+            self._check(ranking_request)
         except BadEvent as error:
             raise Failure(422, str(error), error.field) from error
         response, impression = await self._ranked(ranking_request)
@@ -99,6 +99,16 @@ class RankingRoutes:
         if given is None and impression is not None:
             self._ids.claim(impression.request_id)
         return response, impression
+
+    def _check(self, request: RankRequest | RecommendRequest) -> None:
+        limits = self._limits
+        limits.check_context(request.context)
+        check_numbers("context", request.context)
+        limits.check_ids(user=request.user, request_id=request.request_id or "")
+        if isinstance(request, RankRequest):
+            limits.check_listed("items", request.items)
+        else:
+            limits.check_listed("exclude", request.exclude)
 
     async def _log(self, impression: Impression) -> None:
         """Queue an impression for the log; if the buffer is full, keep it as a dead letter."""
