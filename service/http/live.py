@@ -59,6 +59,12 @@ class Live:
         if self._next is not None and not self._next.done():
             self._next.set_result(None)
 
+    def disconnect(self) -> None:
+        """End every stream. Pages connect again, and are asked for their key again."""
+        if self._next is not None and not self._next.done():
+            waiting, self._next = self._next, asyncio.get_running_loop().create_future()
+            waiting.set_result(None)
+
     async def stream(self) -> AsyncIterator[bytes]:
         """Server-sent events: ``history`` (the list of kept samples), then a ``sample`` each second until `close`."""
         self._listeners += 1

@@ -9,9 +9,17 @@ from typing import Any
 
 import msgspec
 
-from service.http.routes.route import Route
+from service.http.routes.route import Route, problems
+from service.http.schemas import Problem
 
 __all__ = ["document"]
+
+SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "The key, as `Authorization: Bearer KEY`"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The key in a header of its own"},
+    "basic": {"type": "http", "scheme": "basic", "description": "The key as the password; the user's name does not matter"},
+}
+"""Ways to send a key; see `service.http.security.access`."""
 
 
 def document(routes: Iterable[Route], version: str, max_body: int) -> dict[str, Any]:
@@ -27,7 +35,7 @@ def document(routes: Iterable[Route], version: str, max_body: int) -> dict[str, 
         Most bytes of a request body.
     """
     routes = list(routes)
-    answers = [answer.body for route in routes for answer in route.answers.values()]
+    answers = [Problem, *(answer.body for route in routes for answer in route.answers.values())]
     types = [body for body in dict.fromkeys([*(route.body for route in routes), *answers]) if body is not None]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     for component in components.values():
@@ -46,11 +54,12 @@ def document(routes: Iterable[Route], version: str, max_body: int) -> dict[str, 
             "description": (
                 "A recommender that learns from every event. Bodies are JSON with `Content-Type: application/json`, at most "
                 f"{max_body} bytes, plain or with `Content-Encoding: gzip` or `deflate`. Any request may be answered 421 (its "
-                "`Host` is not in `[server] hosts`), and any change 403 (a page of another origin sent it)."
+                "`Host` is not in `[server] hosts`), and any change 403 (a page of another origin sent it). Where the service "
+                "has keys, a request needs one that allows what its operation names under `security`."
             ),
         },
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": SCHEMES},
     }
 
 
@@ -62,9 +71,11 @@ def _operation(route: Route, path: str, schema: Mapping[Any, Any]) -> dict[str, 
         operation["parameters"] = [_parameter(name, text, path) for name, text in route.parameters.items()]
     if route.body is not None:
         operation["requestBody"] = {"required": True, **_content(schema[route.body])}
+    operation["security"] = [] if route.scope == "open" else [{name: [route.scope]} for name in SCHEMES]
+    answers = dict(route.answers) | ({} if route.scope == "open" else problems(401, 403))
     operation["responses"] = {
         str(code): {"description": answer.text, **(_content(schema[answer.body]) if answer.body is not None else {})}
-        for code, answer in route.answers.items()
+        for code, answer in sorted(answers.items())
     }
     return operation
 

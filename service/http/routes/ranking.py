@@ -46,7 +46,7 @@ class RankingRoutes:
             "POST",
             path,
             partial(self.rank, document),
-            scope="write",
+            scope="read",
             summary=summary,
             body=document,
             answers={200: Answer("The ranking", RankingResponse), **problems(400, 413, 415, 422, 503)},

@@ -9,12 +9,13 @@ from typing import Any, Literal
 import msgspec
 
 from service.http.schemas import Problem
+from service.http.security.keys import KeyScope
 from service.http.web import Request, Response
 
 __all__ = ["Answer", "Route", "Scope", "problems"]
 
-Scope = Literal["probe", "read", "write"]
-"""What a request may do: probe the process under any host name, read, or change something (`service.http.guard`)."""
+Scope = KeyScope | Literal["open"]
+"""What the key of a request has to allow; ``open``: a request needs no key (`service.http.security.access`)."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Route:
         The path in Starlette's notation, as ``/v1/items/{id:path}``.
     handler : callable
         Answers a request.
-    scope : {"probe", "read", "write"}
-        What a request may do. ``GET`` never changes anything; every other method may.
+    scope : {"open", "read", "write", "metrics", "admin"}
+        What the key of a request has to allow. ``GET`` never changes anything; every other method may.
     summary, description : str
         Texts of the OpenAPI page.
     parameters : mapping of str to str
@@ -71,8 +72,9 @@ class Route:
     parameters: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if (self.method == "GET") == (self.scope == "write"):
-            remedy = "use POST, PUT or DELETE" if self.method == "GET" else "'write' is the scope of this method"
+        reads = self.method == "GET"
+        if self.scope == "write" if reads else self.scope in ("open", "metrics"):
+            remedy = "use POST, PUT or DELETE" if reads else "its requests need a key of 'read', 'write' or 'admin'"
             raise ValueError(f"{self.method} {self.path}: scope = {self.scope!r} does not fit the method; {remedy}")
 
 
@@ -89,6 +91,8 @@ def problems(*codes: int) -> dict[int, Answer]:
 
 _PROBLEMS = {
     400: "The body is not JSON",
+    401: "There is no key, or a wrong one (where the service has keys)",
+    403: "The key lacks the scope, or a page of another origin sent a change",
     404: "There is no such item or user",
     413: "The decompressed body is too large, or has too many events",
     415: "The body is not declared as `application/json`, or its compression is neither gzip nor deflate",
