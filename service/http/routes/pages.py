@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from service.http.routes.route import Answer, Route
+from service.http.routes.route import Answer, Route, Scope
 from service.http.web import Request, Response, file, json
 
 __all__ = ["STATIC", "PageRoutes"]
@@ -29,12 +29,9 @@ class PageRoutes:
 
     def routes(self) -> Iterable[Route]:
         """All routes of this class."""
-        for path, handler, summary, scope in (
-            ("/", self.live, "The live page", "admin"),
-            ("/docs", self.reference, "Reference of the API", "read"),
-            ("/openapi.json", self.description, "The OpenAPI document", "read"),
-        ):
-            yield Route("GET", path, handler, scope=scope, summary=summary, answers={200: Answer(summary)})
+        yield _page("/", self.live, "admin", "The live page")
+        yield _page("/docs", self.reference, "read", "Reference of the API")
+        yield _page("/openapi.json", self.description, "read", "The OpenAPI document")
 
     async def live(self, request: Request) -> Response:
         """Answer with the live page."""
@@ -47,3 +44,7 @@ class PageRoutes:
     async def description(self, request: Request) -> Response:
         """Answer with the OpenAPI document."""
         return json(self._document)
+
+
+def _page(path: str, handler: Callable[[Request], Awaitable[Response]], scope: Scope, summary: str) -> Route:
+    return Route("GET", path, handler, scope=scope, summary=summary, answers={200: Answer(summary)})
