@@ -90,7 +90,7 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
         app.add_exception_handler(failure, answer)
     pages = list(PageRoutes(description).routes())
     for route in [*routes, *pages]:
-        app.add_route(route.path, access.guarded(route), methods=[route.method])
+        app.add_route(route.path, access.guarded(route.method, route.scope, route.handler), methods=[route.method])
     if limits.origins:
         methods = ["GET", "POST", "PUT", "DELETE"]
         app.add_middleware(CORSMiddleware, allow_origins=limits.origins, allow_methods=methods, allow_headers=_SENT)

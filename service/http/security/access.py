@@ -7,9 +7,8 @@ import binascii
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from service.http.routes.route import Route
 from service.http.schemas import Problem
 from service.http.security.keys import SCOPES, Key, Keys, KeyScope
 from service.http.web import Request, Response, json
@@ -44,10 +43,10 @@ class Access:
         self._keys, self._refused = keys, refused
         self._denied = Counter[str]()
 
-    def guarded(self, route: Route) -> Handler:
-        """Handler of a route that checks the key of a request first."""
-        scope, handler, keys = route.scope, route.handler, self._keys
-        challenges = [BEARER, BASIC] if route.method == "GET" else [BEARER]
+    def guarded(self, method: str, scope: KeyScope | Literal["open"], handler: Handler) -> Handler:
+        """Handler that first checks whether the key of a request has a scope; ``open``: the same handler."""
+        keys = self._keys
+        challenges = [BEARER, BASIC] if method == "GET" else [BEARER]
         if scope == "open":
             return handler
 
