@@ -1,4 +1,4 @@
-"""The command line: ``freshet serve | train | warmup | replay | evaluate | tune | validate | topics | demo``."""
+"""The command line: ``freshet serve``, ``train``, ``replay``, ``tune``, ``evaluate``, ``config``, ``log``, ``key`` and others."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from service import config as configs
 from service.config import Config, ConfigError, Role
 from service.console import err, out
 from service.evaluation.estimators import NotEvaluable
+from service.http.security import keys
 from service.log_tools.commands import app as log_commands
 from service.process.data_folder import FolderBusy
 from service.reference.commands import app as config_commands
@@ -46,10 +47,13 @@ app.add_typer(topics, name="topics")
 app.add_typer(config_commands, name="config")
 app.command()(tune)
 app.add_typer(log_commands, name="log")
+key = typer.Typer(help="The API keys of a service.", no_args_is_help=True)
+app.add_typer(key, name="key")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; the default is the built-in config.")]
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on; overrides server.host.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Serve without keys on an address that other machines reach, too.")]
 Port = Annotated[int | None, typer.Option(help="Port; overrides server.port. 0 picks a free one.")]
 
 
@@ -105,9 +109,10 @@ def serve(
     replica: Annotated[
         bool, typer.Option("--replica", help="Do not learn: follow the `freshet train` process of this config.")
     ] = False,
+    insecure: Insecure = False,
 ) -> None:
     """Serve rankings over HTTP. Learn from incoming events in the same process, or follow a trainer with --replica."""
-    _run(config, host, port, "replica" if replica else "embedded")
+    _run(config, host, port, "replica" if replica else "embedded", insecure=insecure)
 
 
 @app.command()
@@ -118,9 +123,10 @@ def train(
     folder: Annotated[
         str | None, typer.Option(help="Overrides checkpoint.folder. Each member of a consumer group needs its own folder.")
     ] = None,
+    insecure: Insecure = False,
 ) -> None:
     """Learn from incoming events and publish the changes to replicas. Serves status, health and metrics over HTTP."""
-    _run(config, host, port, "trainer", folder)
+    _run(config, host, port, "trainer", folder, insecure=insecure)
 
 
 @app.command()
@@ -282,7 +288,9 @@ def demo(
     run_demo(seconds=seconds, port=port, config=None if config is None else _load(config))
 
 
-def _run(config: Path | None, host: str | None, port: int | None, role: Role, folder: str | None = None) -> None:
+def _run(
+    config: Path | None, host: str | None, port: int | None, role: Role, folder: str | None = None, *, insecure: bool
+) -> None:
     from service.serving import run  # Imported late: uvicorn and fastapi are slow to import.
 
     def started(address: str) -> None:
@@ -292,7 +300,7 @@ def _run(config: Path | None, host: str | None, port: int | None, role: Role, fo
     settings = _load(config)
     if folder is not None:
         settings = settings.model_copy(update={"checkpoint": settings.checkpoint.model_copy(update={"folder": folder})})
-    failure = run(settings, host, port, started, role)
+    failure = run(settings, host, port, started, role, insecure)
     if isinstance(failure, OSError):
         raise failure  # a log or a disk, whose error has the remedy
     if failure is not None:
@@ -328,6 +336,29 @@ def create_topics(
             err.print(f"{report.topic.name}: {word}: {difference.text}", markup=False, highlight=False)
     if not all(report.usable for report in reports):
         raise typer.Exit(ExitCode.CONFIG)
+
+
+@key.command("new")
+def new_key(
+    scope: Annotated[
+        list[str], typer.Option(help="What the key allows: read, write, metrics or admin; repeat the option for several.")
+    ],
+    name: Annotated[str, typer.Option(help="Names the key in messages and in the file.")],
+    file: Annotated[
+        Path | None, typer.Option(help="File of keys to add the entry to, which only its owner may read; it need not exist.")
+    ] = None,
+) -> None:
+    """Print a new API key, once, and its entry for the file of [server] keys or for FRESHET_API_KEYS, or add it to a file.
+
+    The entry has a hash of the key. Nothing can restore the key from it.
+    """
+    made, entry = keys.new_key(name, scope)
+    if file is not None:
+        keys.add_line(file, entry)
+        err.print(f"{file}: added {name}", markup=False, highlight=False)
+    typer.echo(made)
+    if file is None:
+        typer.echo(entry)
 
 
 def _command() -> str:

@@ -278,7 +278,10 @@ class Server(Section):
     Attributes
     ----------
     host, port
-        Address to listen on. The service has no authentication: use a proxy with authentication before you open it to others.
+        Address to listen on. Other addresses than those of this machine alone need keys.
+    keys : str or None
+        File of API keys, made with `freshet key new`; see docs/security.md. Only its owner may read it. Keys of the environment
+        variable ``FRESHET_API_KEYS`` count, too. Without any, everyone who reaches the address may do everything.
     hosts : tuple of str
         Host names, without a port, that requests may name in their ``Host`` header, in addition to `host`, ``localhost``,
         ``127.0.0.1`` and ``::1``. Behind a proxy, list the name that the proxy sends. ``*.example.com`` allows every name
@@ -322,6 +325,7 @@ class Server(Section):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    keys: str | None = None
     hosts: tuple[HostName, ...] = Field(default=(), strict=False)
     origins: tuple[Origin, ...] = Field(default=(), strict=False)
     max_body: Count = 4 << 20

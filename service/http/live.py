@@ -52,6 +52,7 @@ class Live:
         self._next: asyncio.Future[bytes | None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._listeners = 0
+        self._generation = 0
 
     @property
     def full(self) -> bool:
@@ -71,13 +72,21 @@ class Live:
         if self._next is not None and not self._next.done():
             self._next.set_result(None)
 
+    def disconnect(self) -> None:
+        """End every stream. Pages connect again, and are asked for their key again."""
+        self._generation += 1
+        if self._next is not None and not self._next.done():
+            waiting, self._next = self._next, asyncio.get_running_loop().create_future()
+            waiting.set_result(None)
+
     async def stream(self) -> AsyncIterator[bytes]:
-        """Server-sent events: ``history`` (the list of kept samples), then a ``sample`` each second until `close`."""
+        """Server-sent events: ``history`` (the list of kept samples), then a ``sample`` each second until the end."""
         self._listeners += 1
+        generation = self._generation
         try:
             for piece in _pieces([b"retry: 2000\nevent: history\ndata: [", *_separated(self._kept), b"]\n\n"]):
                 yield piece
-            while self._next is not None:
+            while self._next is not None and generation == self._generation:
                 # Shielded: a listener that goes away must not cancel the future of the others.
                 sample = await asyncio.shield(self._next)
                 if sample is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +15,7 @@ import uvicorn
 
 from service.http.connections import Connection
 
-__all__ = ["Server", "bind"]
+__all__ = ["Server", "bind", "is_loopback"]
 
 GRACE = 10
 """Seconds for requests in progress to finish at shutdown."""
@@ -45,6 +46,22 @@ def bind(host: str, port: int) -> socket.socket:
         raise OSError(error.errno, f"cannot listen on {host} port {port}: {remedy}") from error
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address to listen on.
+
+    Parameters
+    ----------
+    host : str
+        An address or a name. A name does if all its addresses do; ``""``, as all addresses of the machine, does not.
+    """
+    try:
+        found = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        return False  # `bind` says what is wrong with it
+    addresses = [ipaddress.ip_address(str(entry[4][0])) for entry in found]
+    return all((getattr(address, "ipv4_mapped", None) or address).is_loopback for address in addresses)
+
+
 class Server(uvicorn.Server):
     """Serves an app on a bound socket until a signal comes or ``should_exit`` is set.
 
@@ -73,6 +90,7 @@ class Server(uvicorn.Server):
             http=partial(Connection, app.state.connections),  # type: ignore[arg-type]
             lifespan="on",
             access_log=False,
+            server_header=False,
             log_level="warning",
             timeout_keep_alive=app.state.idle,
             timeout_graceful_shutdown=GRACE,

@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import FileResponse, StreamingResponse
 
 from service.http import bodies
 from service.http.failures import Failure
@@ -20,7 +21,7 @@ from service.ranking.pipeline import Refused
 from service.sections import Server
 from streams.codec import BadEvent, decode_as
 
-__all__ = ["Failure", "Request", "RequestHandler", "Response", "decoded", "json", "path_id", "streamed"]
+__all__ = ["Failure", "Request", "RequestHandler", "Response", "decoded", "file", "json", "path_id", "streamed"]
 
 MAX_PENDING = 1000
 """Most requests of all kinds that may wait at once."""
@@ -129,5 +130,9 @@ def json(document: Any, status: int = 200) -> Response:
 
 def streamed(lines: AsyncIterator[bytes]) -> Response:
     """Response with a stream of server-sent events."""
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+    return StreamingResponse(lines, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+def file(path: Path) -> Response:
+    """Response with a file."""
+    return FileResponse(path)

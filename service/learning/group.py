@@ -239,8 +239,7 @@ class Member:
         found = checkpoints.load(self._path(number))
         self._path(number + 1).unlink(missing_ok=True)
         pipeline = self.trainer.pipeline
-        with checkpoints.trust(self._folder):
-            pipeline.load_state_dict(found.state)
+        pipeline.load_state_dict(found.state)
         pipeline.version, self.number = found.meta["version"], number
         self._has_state = True
 

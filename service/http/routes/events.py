@@ -18,6 +18,7 @@ from service.http.ingest import Entry, Ingest, LogBusy, entry
 from service.http.request_ids import RequestIds
 from service.http.routes.route import Answer, Link, Route, problems
 from service.http.schemas import EventResult, EventResults, ItemDocument, UserDocument, Written
+from service.http.security.access import may
 from service.http.web import Failure, Request, RequestHandler, Response, decoded, json, path_id
 from service.learning.validation import EventValidator
 from service.process.runtime import Runtime
@@ -42,6 +43,7 @@ _WRITTEN = {
     202: Answer("In the log; rankings will use it", Written),
     **problems(413, 422, 503, 507),
 }
+_ERASES = "'forget' needs a key with the scope 'admin'; send it with such a key"
 _ACCEPTED = EventResult(status="accepted")
 _RAW = msgspec.json.Decoder(list[msgspec.Raw])
 _log = logging.getLogger(__name__)
@@ -105,7 +107,7 @@ class EventRoutes:
             description=(
                 "Each event is checked separately: a bad one is kept as a dead letter and does not affect the others. An "
                 'accepted event is in the log when the response comes, or in the buffer in memory with `ack = "queued"`. '
-                "`tick` events are reserved for the service."
+                "`forget` events need a key with the scope `admin`; `tick` events are reserved for the service."
             ),
             body=Posted | Annotated[list[Posted], msgspec.Meta(max_length=max_events)],
             narrowed={"Interaction.kind": {"enum": sorted(self._runtime.config.reward)}},
@@ -120,7 +122,7 @@ class EventRoutes:
             "POST",
             "/v1/users/{id:id}/forget",
             self.forget,
-            scope="write",
+            scope="admin",
             summary="Delete all data of a user",
             description=(
                 "The body is ignored and may be empty, but needs `Content-Type: application/json`. A user whose id ends in "
@@ -179,7 +181,7 @@ class EventRoutes:
         body = await self._handler.body(request)
         single = body.lstrip()[:1] != b"["
         raws: Sequence[bytes | msgspec.Raw] = [body] if single else self._elements(body)
-        now = time.time()
+        now, erases = time.time(), may(request, "admin")
         good: list[Entry] = []
         accepted: list[Event] = []
         bad: list[tuple[BadEvent, bytes]] = []
@@ -187,6 +189,10 @@ class EventRoutes:
         for n, raw in enumerate(raws, 1):
             try:
                 event = self._checked(bytes(raw), now)
+                if isinstance(event, Forget) and not erases:
+                    if single:
+                        raise Failure(403, f"type: {_ERASES}", "type")
+                    raise BadEvent("type", _ERASES)
                 good.append(entry(event))
                 accepted.append(event)
                 results.append(_ACCEPTED)

@@ -16,6 +16,13 @@ __all__ = ["document"]
 _BY = re.compile(r"\{(\w+):\w+\}")
 """A path parameter with its convertor, in Starlette's notation."""
 
+SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "The key, as `Authorization: Bearer KEY`"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The key in a header of its own"},
+    "basic": {"type": "http", "scheme": "basic", "description": "The key as the password; the user's name does not matter"},
+}
+"""Ways to send a key; see `service.http.security.access`."""
+
 
 def document(routes: Iterable[Route], version: str, max_body: int) -> dict[str, Any]:
     """OpenAPI 3.1 description of the service.
@@ -60,11 +67,12 @@ def document(routes: Iterable[Route], version: str, max_body: int) -> dict[str, 
                 "a line of text, a path that is not listed here 404, and a method that is not listed 405, with `Allow`. Any "
                 "request may be answered 408 (it does not arrive in time), 414 or 431 (its path or its headers are too long), "
                 "503 (too many connections or bodies are open; see `Retry-After`) or 421 (its `Host` is not in `[server] "
-                "hosts`), and any change 403 (a page of another origin sent it)."
+                "hosts`), and any change 403 (a page of another origin sent it). Where the service has keys, a request "
+                "needs one that allows what its operation names under `security`."
             ),
         },
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": SCHEMES},
     }
 
 
@@ -76,6 +84,7 @@ def _operation(route: Route, path: str, answers: Mapping[int, Answer], schema: M
         operation["parameters"] = [_parameter(name, path, *of, schema) for name, of in route.parameters.items()]
     if route.body is not None:
         operation["requestBody"] = {"required": True, **_content(schema[route.body])}
+    operation["security"] = [] if route.scope == "open" else [{name: [route.scope]} for name in SCHEMES]
     operation["responses"] = {str(code): _response(answers[code], schema) for code in sorted(answers)}
     return operation
 

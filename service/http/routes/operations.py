@@ -36,7 +36,7 @@ class OperationRoutes:
             "GET",
             "/v1/status",
             self.status,
-            scope="read",
+            scope="admin",
             summary="Status of this process",
             parameters={
                 "digest": ("1: add the digests of the whole state (not at a replica) and of its shared part", Literal["0", "1"])
@@ -47,7 +47,7 @@ class OperationRoutes:
             "GET",
             "/v1/live",
             self.stream,
-            scope="read",
+            scope="admin",
             summary="Server-sent events with the data of the live page",
             answers={200: Answer("Stream", LiveEvent, media="text/event-stream"), **problems(503)},
         )
@@ -55,7 +55,7 @@ class OperationRoutes:
             "GET",
             "/healthz",
             self.alive,
-            scope="probe",
+            scope="open",
             summary="Whether the process is alive",
             answers={200: Answer("It is alive", Health)},
         )
@@ -63,7 +63,7 @@ class OperationRoutes:
             "GET",
             "/readyz",
             self.ready,
-            scope="probe",
+            scope="open",
             summary="Whether the service is ready: everything is compiled, and it has caught up with the log",
             answers={200: Answer("It is ready", Health), **problems(503)},
         )
@@ -71,7 +71,7 @@ class OperationRoutes:
             "GET",
             "/metrics",
             self.metrics,
-            scope="probe",
+            scope="metrics",
             summary="Metrics in the Prometheus text format",
             answers={200: Answer("Metrics", media="text/plain")},
         )

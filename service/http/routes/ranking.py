@@ -59,7 +59,7 @@ class RankingRoutes:
             "POST",
             path,
             partial(self.rank, document),
-            scope="write",
+            scope="read",
             summary=summary,
             body=document,
             answers={

@@ -9,12 +9,13 @@ from typing import Any, Literal
 import msgspec
 
 from service.http.schemas import Problem
+from service.http.security.keys import KeyScope
 from service.http.web import Request, Response
 
 __all__ = ["Answer", "Link", "Route", "Scope", "everywhere", "problems"]
 
-Scope = Literal["probe", "read", "write"]
-"""What a request may do: probe the process under any host name, read, or change something (`service.http.guard`)."""
+Scope = KeyScope | Literal["open"]
+"""What the key of a request has to allow; ``open``: a request needs no key (`service.http.security.access`)."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ class Route:
         The path in Starlette's notation, as ``/v1/items/{id:path}``.
     handler : callable
         Answers a request.
-    scope : {"probe", "read", "write"}
-        What a request may do. ``GET`` never changes anything; every other method may.
+    scope : {"open", "read", "write", "metrics", "admin"}
+        What the key of a request has to allow. ``GET`` never changes anything; every other method may.
     summary, description : str
         Texts of the OpenAPI page.
     parameters : mapping of str to (str, type)
@@ -105,8 +106,9 @@ class Route:
     narrowed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if (self.method == "GET") == (self.scope == "write"):
-            remedy = "use POST, PUT or DELETE" if self.method == "GET" else "'write' is the scope of this method"
+        reads = self.method == "GET"
+        if self.scope == "write" if reads else self.scope in ("open", "metrics"):
+            remedy = "use POST, PUT or DELETE" if reads else "its requests need a key of 'read', 'write' or 'admin'"
             raise ValueError(f"{self.method} {self.path}: scope = {self.scope!r} does not fit the method; {remedy}")
 
 
@@ -128,9 +130,9 @@ def everywhere(route: Route) -> dict[int, Answer]:
     ----------
     route : Route
     """
-    codes = [] if route.scope == "probe" else [421]
-    if route.method != "GET":
-        codes.append(403)
+    codes = [] if route.scope in ("open", "metrics") else [421]
+    if route.scope != "open":
+        codes += [401, 403]
     if any(f"{{{name}" in route.path for name in route.parameters):
         codes.append(400)
     return problems(*codes)
@@ -138,7 +140,8 @@ def everywhere(route: Route) -> dict[int, Answer]:
 
 _PROBLEMS = {
     400: "The body is not JSON, or cannot be decompressed; or the path is not percent-encoded UTF-8",
-    403: "A page of another origin sent a change; list it in `[server] origins`",
+    401: "There is no key, or a wrong one (where the service has keys)",
+    403: "The key lacks the scope, or a page of another origin sent a change; list it in `[server] origins`",
     404: "There is no such item or user",
     409: "The request id was used for another ranking",
     413: "The decompressed body is too large, or has too many events",
