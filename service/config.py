@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -21,6 +20,7 @@ from learners.registry import ConfigError
 from service.fingerprint import fingerprint_of
 from service.refusals import explain
 from service.sections import FieldSpec, Tables
+from service.urls import path_of, scheme_of
 
 __all__ = ["Config", "ConfigError", "Role", "load", "parse"]
 
@@ -68,8 +68,7 @@ class Config(Tables):
     @property
     def folder(self) -> Path | None:
         """Folder of the embedded log; None without one."""
-        parts = urlsplit(self.stream.url)
-        return Path(parts.netloc + parts.path) if parts.scheme == "lmdb" else None
+        return path_of(self.stream.url) if scheme_of(self.stream.url) == "lmdb" else None
 
     @property
     def checkpoints(self) -> Path | None:
