@@ -17,6 +17,7 @@ from service import config as configs
 from service.config import Config, ConfigError, Role
 from service.evaluation.estimators import NotEvaluable
 from service.process.data_folder import FolderBusy
+from service.urls import url_of_recording
 from streams.recorded import BadRecording
 
 __all__ = ["ExitCode", "main"]
@@ -224,10 +225,9 @@ def validate(
     config: ConfigFile = None,
 ) -> None:
     """Check a recorded file as a replay would read it: print statistics of its contents, and list its bad rows."""
-    from service.evaluation.replay import open_stream
-    from streams.recorded import validate as examine
+    from service.evaluation.recordings import examine
 
-    found = examine(open_stream(_with_stream(_load(config), recording)))
+    found = examine(_with_stream(_load(config), recording))
     out.print_json(json.dumps(found.as_dict()))
     if found.bad:
         raise typer.Exit(ExitCode.DATA)
@@ -306,7 +306,7 @@ def _load(path: Path | None) -> Config:
 def _with_stream(config: Config, recording: str | None, batch_rows: int | None = None, strict: bool = False) -> Config:
     changes: dict[str, object] = {}
     if recording is not None:
-        changes["url"] = recording if "://" in recording or recording.startswith("file:") else f"file:{recording}"
+        changes["url"] = url_of_recording(recording)
     if strict:
         changes["strict"] = True
     if batch_rows is not None:

@@ -29,7 +29,7 @@ Role = Literal["embedded", "trainer", "replica"]
 
 _STREAM_SOURCE_KEYS = (
     *("url", "options", "retain", "ack", "buffer", "group"),
-    *("format", "columns", "kind", "sorted", "strict", "users", "items"),
+    *("format", "columns", "kind", "sorted", "strict", "users", "items", "header", "encoding"),
 )
 """Keys of ``[stream]`` that do not change the learned state: they only say where events are and how they get there."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 __all__ = [
     "Capacity",
@@ -40,11 +41,18 @@ class Columns(_Section):
     item: str = "item"
     timestamp: str | None = "timestamp"
     timestamp_unit: Literal["s", "ms", "us", "ns"] = "s"
+    timestamp_format: str | None = None
     value: str | None = None
     kind: str | None = None
     context: tuple[str, ...] = Field(default=(), strict=False)
     user_attributes: tuple[str, ...] = Field(default=(), strict=False)
     item_attributes: tuple[str, ...] = Field(default=(), strict=False)
+
+    @field_validator("timestamp", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        """TOML has no null: `false` and empty text mean that the table has no times."""
+        return None if value is False or value == "" else value
 
 
 class Stream(_Section):
@@ -87,7 +95,7 @@ class Stream(_Section):
         Bytes of events that may wait to be appended; beyond it requests are refused.
     options : dict
         Passed to the log unchanged; see `streams.lmdb_log.LmdbLog` and `streams.kafka.log.KafkaLog`.
-    format, columns, kind, sorted, strict, users, items
+    format, columns, kind, sorted, strict, users, items, header, encoding
         How to read a recorded file; see `streams.recorded.open_recording`.
     """
 
@@ -113,6 +121,25 @@ class Stream(_Section):
     strict: bool = False
     users: str | None = None
     items: str | None = None
+    header: bool | tuple[str, ...] = True
+    encoding: str | None = None
+
+    @field_validator("header", mode="plain")
+    @classmethod
+    def _header(cls, value: object) -> object:
+        if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
+            return tuple(value)
+        if not isinstance(value, bool):
+            raise ValueError("give true, false, or a list of the names of all columns")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        try:
+            return value if value is None else codecs.lookup(value).name
+        except LookupError:
+            raise ValueError("no such encoding; give one such as latin-1, cp1252, utf-16 or shift_jis") from None
 
 
 Kind = Literal["category", "number", "bucket", "tags"]

@@ -27,8 +27,9 @@ __all__ = [
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Kind = Annotated[str, Meta(min_length=1, max_length=64)]
 Timestamp = Annotated[float, Meta(ge=0.0, le=1e11)]
-Scalar = str | float | bool
-Attribute = str | float | bool | list[str]
+# Whole numbers stay whole: an article number of 19 digits is not the float next to it.
+Scalar = str | int | float | bool
+Attribute = str | int | float | bool | list[str]
 
 
 class _Event(
