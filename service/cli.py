@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum, StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from service import config as configs
 from service.config import Config, ConfigError, Role
+from service.console import err, finish, out, print_anything, print_json, require_finite
 from service.evaluation.estimators import NotEvaluable
 from service.process.data_folder import FolderBusy
+from service.reference.commands import app as config_commands
 from service.urls import url_of_recording
 from streams.recorded import BadRecording
 
@@ -25,20 +26,25 @@ __all__ = ["ExitCode", "main"]
 app = typer.Typer(
     name="freshet",
     help="A recommender that learns from every event and serves while it learns.",
+    epilog=(
+        "Exit codes: 0 done; 2 a wrong option or config; 3 bad data; 4 the data folder is in use; 5 a file, a port or a broker "
+        "does not answer; 6 the engine stopped. Each option can be given in the environment: FRESHET_SERVE_PORT is "
+        "--port of serve."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    # Help texts name sections such as [server], which are not markup.
+    rich_markup_mode=None,
+    context_settings={"auto_envvar_prefix": "FRESHET"},
 )
 topics = typer.Typer(help="The Kafka topics that a config names.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
-# The default width for a pipe, 80 columns, would cut the table.
-out = Console(width=None if sys.stdout.isatty() else 140)
-err = Console(stderr=True, soft_wrap=True)
+app.add_typer(config_commands, name="config")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; the default is the built-in config.")]
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on; overrides server.host.")]
-Port = Annotated[int | None, typer.Option(help="Port; overrides server.port. 0 picks a free one.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; overrides server.port. 0 picks a free one.")]
 
 
 class Prefix(StrEnum):
@@ -70,6 +76,19 @@ def main() -> None:
     """Run the command line."""
     with _reported_errors():
         app()
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"freshet {metadata.version('freshet')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -123,8 +142,8 @@ def replay(
     config: Annotated[
         list[Path] | None, typer.Option("--config", "-c", help="TOML file; repeat the option to compare several.")
     ] = None,
-    top: Annotated[int, typer.Option(min=0, help="List length k of hit rate@k and NDCG@k; 0 skips both.")] = 10,
-    window: Annotated[int, typer.Option(min=1, help="Rows in a sliding window.")] = 10_000,
+    top: Annotated[int, typer.Option(min=0, max=10_000, help="List length k of hit rate@k and NDCG@k; 0 skips both.")] = 10,
+    window: Annotated[int, typer.Option(min=1, max=100_000_000, help="Rows in a sliding window.")] = 10_000,
     batch_rows: Annotated[int | None, typer.Option(min=1, help="Rows in a micro-batch; 1 is strict test-then-train.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of skipping it.")] = False,
     ledger: Annotated[
@@ -142,14 +161,15 @@ def replay(
         settings = _with_stream(settings, recording, batch_rows, strict)
         results.append(replays.replay(settings, k=top, window=window, ledger=ledger, console=None if as_json else err))
     if as_json:
-        out.print_json(reports.as_json(results))
+        print_json(reports.as_json(results))
     else:
         out.print(reports.table(results, top))
     for result in results:
         for line in reports.remarks(result):
             err.print(line, markup=False, highlight=False)
         for reason, count in result.dead.items():
-            err.print(f"{result.name}: {count} bad rows skipped ({reason}); `freshet validate` lists them")
+            text = f"{result.name}: {count} bad rows skipped ({reason}); `freshet validate` lists them"
+            err.print(text, markup=False, highlight=False)
     if report is not None:
         for path in reports.write(results, report, top):
             err.print(f"wrote {path}")
@@ -187,6 +207,7 @@ def evaluate(
     from service.evaluation import off_policy as evaluations
     from service.evaluation import off_policy_report as reports
 
+    require_finite(clip=clip, confidence=confidence, floor=floor)
     is_config = policy.suffix == ".toml"
     settings = _with_stream(_load(policy if is_config else None), log, None, strict)
     if not is_config:
@@ -205,7 +226,7 @@ def evaluate(
         ledger=ledger,
     )
     if as_json:
-        out.print_json(reports.as_json(result))
+        print_json(reports.as_json(result))
     else:
         out.print(reports.table(result))
         for line in reports.summary(result):
@@ -228,7 +249,7 @@ def validate(
     from service.evaluation.recordings import examine
 
     found = examine(_with_stream(_load(config), recording))
-    out.print_json(json.dumps(found.as_dict()))
+    print_json(json.dumps(found.as_dict()))
     if found.bad:
         raise typer.Exit(ExitCode.DATA)
 
@@ -236,7 +257,7 @@ def validate(
 @app.command()
 def demo(
     seconds: Annotated[float | None, typer.Option(min=1.0, help="Stop after this many seconds.")] = None,
-    port: Annotated[int, typer.Option(help="Port on localhost; 0 picks a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on localhost; 0 picks a free one.")] = 8000,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file instead of examples/demo.toml.")] = None,
 ) -> None:
     """Watch a service learn: simulated visitors whose tastes shift, and a live page."""
@@ -244,6 +265,7 @@ def demo(
 
     from service.demo.demonstration import run_demo
 
+    require_finite(seconds=seconds)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     run_demo(seconds=seconds, port=port, config=None if config is None else _load(config))
 
@@ -282,6 +304,7 @@ def create_topics(
     """
     from service.process import topics as kafka_topics  # Imported late: the Kafka client is slow to import.
 
+    require_finite(retention=retention)
     seconds = None if retention is None else retention * kafka_topics.DAY
     needed = kafka_topics.required_topics(_load(config), partitions, seconds)
     reports = kafka_topics.create(needed, replication, dry_run=dry_run)
@@ -317,8 +340,12 @@ def _with_stream(config: Config, recording: str | None, batch_rows: int | None =
 @contextmanager
 def _reported_errors() -> Iterator[None]:
     """Print an error in one paragraph and exit with its code, instead of printing a traceback."""
+    print_anything()
     try:
-        yield
+        try:
+            yield
+        finally:
+            finish()
     except ConfigError as error:
         _exit(ExitCode.CONFIG, "config", error)
     except (BadRecording, NotEvaluable) as error:
@@ -327,6 +354,8 @@ def _reported_errors() -> Iterator[None]:
         _exit(ExitCode.BUSY, "busy", error)
     except OSError as error:
         _exit(ExitCode.SYSTEM, "system", error)
+    except MemoryError as error:
+        _exit(ExitCode.SYSTEM, "system", MemoryError(f"not enough memory: {error}; choose smaller sizes"))
 
 
 def _exit(code: ExitCode, category: str, error: Exception) -> None:

@@ -19,10 +19,11 @@ from learners.features import Featurizer, Side
 from learners.registry import ConfigError
 from service.fingerprint import fingerprint_of
 from service.refusals import explain
-from service.sections import FieldSpec, Tables
+from service.row_sections import FieldSpec
+from service.sections import Tables
 from service.urls import path_of, scheme_of
 
-__all__ = ["Config", "ConfigError", "Role", "load", "parse"]
+__all__ = ["Config", "ConfigError", "Role", "load", "parse", "read"]
 
 Role = Literal["embedded", "trainer", "replica"]
 """What a process does: learn and serve; learn for replicas; or serve what a trainer learns."""
@@ -126,6 +127,23 @@ def parse(document: Mapping[str, Any], name: str = "default") -> Config:
     return Config(name=name, **dict(tables))
 
 
+def read(path: Path) -> dict[str, Any]:
+    """Read the contents of a config file, unchecked.
+
+    Raises
+    ------
+    ConfigError
+        For a file that cannot be read or is not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read ({error.strerror}); give the path of a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"is not TOML: {error}") from error
+
+
 def load(path: Path) -> Config:
     """Read a config file.
 
@@ -134,11 +152,4 @@ def load(path: Path) -> Config:
     ConfigError
         For a file that cannot be read, is not TOML, or has a wrong key or value.
     """
-    try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(str(path), f"cannot be read ({error.strerror}); give the path of a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"is not TOML: {error}") from error
-    return parse(document, path.stem)
+    return parse(read(path), path.stem)

@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import codecs
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import Field, field_validator
+
+from service.row_sections import Features, Negatives, Reward, RewardRule, Statistics
+from service.section import Count, Keywords, Positive, Section
 
 __all__ = [
     "Capacity",
     "Checkpoint",
     "DeadLetterLog",
-    "FieldSpec",
-    "FieldType",
-    "Keywords",
-    "RewardRule",
     "Server",
     "Tables",
     "Weights",
 ]
 
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(gt=0)]
-Single = Annotated[float, Field(ge=-3.4e38, le=3.4e38)]
-"""A number that is finite as a float32."""
-Keywords = dict[str, Any]
 HostName = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[\w.-]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)$")]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 """Origin of a web page as browsers send it: scheme, host, and the port unless it is the scheme's default."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class Columns(Section):
+    """Column names of a recorded file; see `streams.recorded.ColumnMap`.
 
-
-class Columns(_Section):
-    """Column names of a recorded file; see `streams.recorded.ColumnMap`."""
+    Attributes
+    ----------
+    user, item : str
+    timestamp : str or None
+        None, written ``false`` or ``""``: the file has no times, and its rows are in time order.
+    timestamp_unit : {"s", "ms", "us", "ns"}
+        Unit of times that are numbers.
+    timestamp_format : str or None
+        Format of times that are neither numbers, dates nor ISO 8601, as for ``strptime``: ``"%y%m%d%H"`` for 14102100.
+    value : str or None
+        Column of the interactions' values, such as ratings; None: each value is 1.
+    kind : str or None
+        Column of the interactions' kinds; None: all are of `stream.kind`.
+    context, user_attributes, item_attributes : tuple of str
+        Columns that become attributes.
+    """
 
     user: str = "user"
     item: str = "item"
@@ -55,7 +62,7 @@ class Columns(_Section):
         return None if value is False or value == "" else value
 
 
-class Stream(_Section):
+class Stream(Section):
     """Where events come from, how they are joined, and how they are split into batches.
 
     Attributes
@@ -113,7 +120,7 @@ class Stream(_Section):
     retain: Annotated[int, Field(ge=0)] | None = None
     ack: Literal["broker", "queued"] = "broker"
     buffer: Count = 64 << 20
-    options: Keywords = {}
+    options: Keywords = Field(default={})
     format: str | None = None
     columns: Columns | None = None
     kind: str = "rating"
@@ -142,97 +149,49 @@ class Stream(_Section):
             raise ValueError("no such encoding; give one such as latin-1, cp1252, utf-16 or shift_jis") from None
 
 
-Kind = Literal["category", "number", "bucket", "tags"]
-"""How an attribute becomes feature columns."""
+class Capacity(Section):
+    """Users or items whose attributes are kept.
 
-
-class FieldType(_Section):
-    """How an attribute becomes feature columns; see `learners.features.Field`."""
-
-    type: Kind
-    width: Positive = 1.0
-    max_tags: Annotated[int, Field(gt=0, le=64)] = 8
-    mean: Single | None = None
-    scale: Positive | None = None
-
-
-def _form(value: object) -> str:
-    """Form of a value, table or plain. Errors then concern this form only."""
-    return "table" if isinstance(value, dict | _Section) else "plain"
-
-
-FieldSpec = Annotated[Annotated[Kind, Tag("plain")] | Annotated[FieldType, Tag("table")], Discriminator(_form)]
-"""Type of a field: its name, or a table with options."""
-
-
-class Features(_Section):
-    """Fields of users, items and contexts; see `learners.features`.
-
-    The field ``id`` is the id of the user or item itself. A cross is written ``"user.id * item.genres"``. With `retrieval`, the
-    score of each retriever is a feature of each row.
+    Attributes
+    ----------
+    capacity : int
+        Most users or items. Beyond it the least recently used one is evicted.
     """
-
-    user: dict[str, FieldSpec] = {"id": "category"}
-    item: dict[str, FieldSpec] = {"id": "category"}
-    context: dict[str, FieldSpec] = {}
-    crosses: tuple[str, ...] = Field(default=(), strict=False)
-    retrieval: bool = False
-
-
-class RewardRule(_Section):
-    """Reward by a threshold on the interaction's value: `then` from `at_least` on, else `otherwise`."""
-
-    at_least: float
-    then: Single = 1.0
-    otherwise: Single = 0.0
-
-
-Reward = Annotated[Annotated[Single, Tag("plain")] | Annotated[RewardRule, Tag("table")], Discriminator(_form)]
-"""Reward of an interaction of a kind: a number, or a rule as a table."""
-
-
-class Capacity(_Section):
-    """Most users or items whose attributes are kept; beyond it the least recently used one is evicted."""
 
     capacity: Count = 100_000
 
 
-class HistorySize(_Section):
-    """The history store: `capacity` users, the last `length` interactions of each; learners get the last `recent`."""
+class HistorySize(Section):
+    """The history store.
+
+    Attributes
+    ----------
+    capacity : int
+        Most users. Beyond it the least recently used one is evicted.
+    length : int
+        Last interactions kept of each user.
+    recent : int
+        Last interactions that learners get with a request.
+    """
 
     capacity: Count = 100_000
     length: Annotated[int, Field(gt=0, le=10_000)] = 50
     recent: Count = 10
 
 
-class Statistics(_Section):
-    """Decayed clicks, click rates, ages and numbers of candidates as features: users and items to keep, half-lives in seconds.
+class Seen(Section):
+    """What users have touched and are not recommended again. Without retrievers, only what is in ``[history]`` is left out.
 
-    A user or an item takes 48 bytes with two half-lives, and its place in the index.
-    """
-
-    users: Count = 100_000
-    items: Count = 100_000
-    half_lives: tuple[Positive, ...] = Field(default=(3600.0, 86_400.0), strict=False, min_length=1)
-
-
-class Negatives(_Section):
-    """Items that the user did not choose, drawn for each positive interaction without an impression; see docs/negatives.md.
-
-    `n` are drawn, from all items (``uniform``), by recent popularity (``popular``) or from what the retrievers have for the
-    user (``candidates``). 0: a ranker learns from such interactions alone, as from ratings that are bad as well as good.
-    """
-
-    n: Annotated[int, Field(ge=0, le=100)] = 0
-    source: Literal["uniform", "popular", "candidates"] = "uniform"
-
-
-class Seen(_Section):
-    """What users have touched and are not recommended again: users, items of all of them, items of one; the oldest leave first.
-
-    `kinds` are the kinds of interactions that count, such as ``["buy"]`` where what was only clicked may come again; all of
-    them unless given. An item takes 10 bytes, up to 80 in a user's newest list. Without retrievers, only what is in
-    ``[history]`` is left out.
+    Attributes
+    ----------
+    users : int
+        Most users.
+    items : int
+        Most items of all users; the oldest leave first. One takes 10 bytes, up to 80 in a user's newest list.
+    per_user : int
+        Most items of one user.
+    kinds : list of str or None
+        Kinds of interactions that count, such as ``["buy"]`` where what was only clicked may come again; None: all.
     """
 
     users: Count = 100_000
@@ -241,11 +200,18 @@ class Seen(_Section):
     kinds: list[str] | None = None
 
 
-class Checkpoint(_Section):
-    """Where the state is saved, how often (`every`, seconds), and how many checkpoints are kept.
+class Checkpoint(Section):
+    """Where and how often the state is saved.
 
-    `folder` defaults to ``checkpoints`` in the embedded log's folder. It is required with a Kafka topic, and holds the dead
-    letters then, too.
+    Attributes
+    ----------
+    folder : str or None
+        None: ``checkpoints`` in the embedded log's folder. It is required with a Kafka topic, and holds the dead letters then,
+        too.
+    every : float
+        Seconds between two checkpoints.
+    keep : int
+        Checkpoints that are kept.
     """
 
     folder: str | None = None
@@ -253,7 +219,7 @@ class Checkpoint(_Section):
     keep: Annotated[int, Field(ge=2)] = 3
 
 
-class Weights(_Section):
+class Weights(Section):
     """The weights log: the changes of the trainer's state, for replicas.
 
     Attributes
@@ -268,10 +234,10 @@ class Weights(_Section):
 
     url: str | None = None
     every: Positive = 0.1
-    options: Keywords = {}
+    options: Keywords = Field(default={})
 
 
-class DeadLetterLog(_Section):
+class DeadLetterLog(Section):
     """The dead letter log: it keeps records that cannot be used.
 
     Attributes
@@ -284,10 +250,10 @@ class DeadLetterLog(_Section):
     """
 
     url: str | None = None
-    options: Keywords = {}
+    options: Keywords = Field(default={})
 
 
-class Server(_Section):
+class Server(Section):
     """The HTTP server and the engine behind it.
 
     Attributes
@@ -338,8 +304,18 @@ class Server(_Section):
     own_events: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
-class Tables(_Section):
-    """All tables of a config file, with their defaults."""
+class Tables(Section):
+    """All tables of a config file, with their defaults.
+
+    Attributes
+    ----------
+    reward : dict
+        Reward of an interaction by its kind: a number, or a rule as a table. Other kinds are refused.
+    retrievers, adapters, rerankers : dict
+        Learners by name, with the keywords of each.
+    ranker, policy : dict
+        The one ranker, and the one policy.
+    """
 
     stream: Stream = Stream()
     features: Features = Features()
@@ -354,8 +330,8 @@ class Tables(_Section):
     weights: Weights = Weights()
     dead_letters: DeadLetterLog = DeadLetterLog()
     server: Server = Server()
-    retrievers: dict[str, Keywords] = {"popularity": {}}
-    ranker: dict[str, Keywords] = {"fm": {}}
-    adapters: dict[str, Keywords] = {}
-    rerankers: dict[str, Keywords] = {}
-    policy: dict[str, Keywords] = {"greedy": {}}
+    retrievers: dict[str, Keywords] = Field(default={"popularity": {}})
+    ranker: dict[str, Keywords] = Field(default={"fm": {}})
+    adapters: dict[str, Keywords] = Field(default={})
+    rerankers: dict[str, Keywords] = Field(default={})
+    policy: dict[str, Keywords] = Field(default={"greedy": {}})

@@ -96,11 +96,11 @@ def open_recording(
     chosen = _guess(file, columns, encoding) if format is None else format
     if chosen not in FORMATS:
         raise BadRecording(file, f"unknown format {chosen!r}", f"choose one of {', '.join(FORMATS)}")
-    side_files = [Path(side) if isinstance(side, str) else side for side in (users, items)]
+    user_file, item_file = (Path(side) if isinstance(side, str) else side for side in (users, items))
     if chosen == "events":
         if not first_line(file):
             raise BadRecording(file, "empty file", "give a file with one event per line")
-        if columns is not None or any(isinstance(side, Path) for side in side_files):
+        if columns is not None or isinstance(user_file, Path) or isinstance(item_file, Path):
             raise BadRecording(file, "events need no columns, users or items", "leave them out, or set format = jsonl")
         if header is not True or encoding is not None:
             raise BadRecording(file, "events are JSON in UTF-8, without a header", "leave out header and encoding")
@@ -109,7 +109,7 @@ def open_recording(
         raise BadRecording(file, f"header is given, but it is for csv and tsv, not for {chosen}", "leave it out")
     if encoding is not None and chosen == "parquet":
         raise BadRecording(file, "encoding is given, but Parquet holds UTF-8", "leave it out")
-    layout = _layout(file, chosen, columns, *side_files, options)
+    layout = _layout(file, chosen, columns, user_file, item_file, options)
     for name in layout.columns.names:
         if name not in layout.reader.names:
             raise BadRecording.missing_column(file, name, layout.reader.names, _remedy(chosen, layout.columns, name, header))
@@ -213,9 +213,11 @@ class Recording:
         users, items = Updates("user", known["user"]), Updates("item", known["item"])
         for rows in chain([first], chunks):
             block = rows.block
-            for side, ids, attributes in ((users, block.user, rows.user_attributes), (items, block.item, rows.item_attributes)):
-                changes = side.changes(ids, attributes, block.timestamp)
-                yield from (update for update in changes if bad.admits(self.path, update))
+            changes = chain(
+                users.changes(block.user, rows.user_attributes, block.timestamp),
+                items.changes(block.item, rows.item_attributes, block.timestamp),
+            )
+            yield from (update for update in changes if bad.admits(self.path, update))
             yield block
 
     def _chunks(self, layout: Layout, bad: BadRows) -> Iterator[Rows]:

@@ -22,6 +22,7 @@ DOORS = {
     # Records of a topic; topics of a cluster; owners of partitions. Each can be used without the others.
     "kafka": {"streams.kafka.log", "streams.kafka.group", "streams.kafka.topics"},
     # SIMD comparisons for numba's compiled functions.
+    "docstring_parser": {"service.reference.docstrings"},
     "llvmlite": {"memory.simd"},
     "lmdb": {"streams.lmdb_log"},
     # Plots of a replay and of an evaluation.
@@ -56,7 +57,7 @@ DOORS = {
         "memory.parameters",
         "memory.vectors.gpu_vectors",
     },
-    "typer": {"service.cli"},
+    "typer": {"service.cli", "service.manual", "service.reference.commands"},
     "uvicorn": {"service.http.server"},
 }
 

@@ -12,10 +12,10 @@ import numpy as np
 from service.config import Config, ConfigError
 from service.learning.rewards import Rewards
 from service.learning.validation import EventValidator
-from service.sections import FieldType, RewardRule
+from service.row_sections import FieldType, RewardRule
 from service.urls import path_of, scheme_of
 from streams.batch import Bools
-from streams.block import Block, Column
+from streams.block import Block, Codes, Column
 from streams.codec import BadEvent
 from streams.events import Event, Impression, Interaction
 from streams.recorded import ColumnMap, Recording, Report, open_recording, validate
@@ -23,7 +23,7 @@ from streams.recorded import ColumnMap, Recording, Report, open_recording, valid
 __all__ = ["RecordedAdmission", "check_kind", "examine", "label_warnings", "open_stream"]
 
 _MAX = float(np.finfo(np.float32).max)
-_SMALL = 1_000
+_SMALL = 250
 """Characters of a context that is within every limit."""
 
 _NUMBER = 30
@@ -48,19 +48,19 @@ class RecordedAdmission:
         """See `Admission.check`."""
         self._validator.check(event, time.time())
 
-    def refused(self, block: Block) -> Iterator[tuple[Bools, BadEvent]]:
+    def refused(self, block: Block) -> Iterator[tuple[Codes, BadEvent]]:
         """See `Admission.refused`. Only rows that could be refused are checked one by one."""
         suspicious = self._suspicious(block)
         for kind, rows in _by_kind(block):
             if kind not in self._rewards:
                 # All rows of a kind without a reward are refused for the same reason.
                 suspicious &= ~rows
-                yield rows, self._refusal(Interaction(user="-", item="-", kind=kind))
+                yield np.flatnonzero(rows), self._refusal(Interaction(user="-", item="-", kind=kind))
         for row in np.flatnonzero(suspicious).tolist():
             try:
                 self.check(next(block.slice(row, row + 1).interactions()))
             except BadEvent as error:
-                yield np.arange(block.rows) == row, error
+                yield np.array([row]), error
 
     def _refusal(self, event: Event) -> BadEvent:
         try:
@@ -74,13 +74,14 @@ class RecordedAdmission:
         largest = max((abs(reward) for reward in self._rewards.values() if not isinstance(reward, RewardRule)), default=0.0)
         found: Bools = block.timestamp > time.time() + self._max_skew
         found |= np.abs(block.value) > _MAX / max(largest, 1.0)
-        names = sum(map(len, block.context)) + _NUMBER * len(block.context)
-        lengths = {name: np.array([*map(len, c.names), 0]) for name, c in block.context.items() if isinstance(c, Column)}
-        if names + sum(int(length.max()) for length in lengths.values()) > _SMALL:
-            for name, length in lengths.items():
-                codes = block.context[name].codes  # type: ignore[union-attr]
-                names = names + length[codes]
-            found |= names > _SMALL
+        texts = [column for column in block.context.values() if isinstance(column, Column)]
+        lengths = [np.array([*map(len, column.names), 0]) for column in texts]
+        frame = sum(map(len, block.context)) + _NUMBER * len(block.context)
+        if frame + sum(int(length.max()) for length in lengths) > _SMALL:
+            size = np.full(block.rows, frame)
+            for column, length in zip(texts, lengths, strict=True):
+                size += length[column.codes]
+            found |= size > _SMALL
         return found
 
 
@@ -189,7 +190,7 @@ def label_warnings(config: Config, rows: int, positive: int) -> Iterator[str]:
         )
     elif rows > 1 and positive == rows and not config.negatives.n:
         yield (
-            f"all of the {rows:,} rows have a positive reward, so there is no AUC, and a ranker sees nothing that was not liked: "
+            f"all of the {rows:,} rows have a positive reward, so there is no AUC, and a ranker learns from likes alone: "
             "set n in [negatives], raise at_least in [reward], or look at the hit rate alone"
         )
 

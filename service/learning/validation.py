@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from service.sections import RewardRule
+from service.row_sections import RewardRule
 from streams.codec import BadEvent
 from streams.events import Attribute, Event, Impression, Interaction, ItemUpdate, UserUpdate
 

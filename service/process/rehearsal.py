@@ -14,7 +14,7 @@ from service.monitoring.monitor import Monitor
 from service.process.updater import Updater
 from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RankRequest, RecommendRequest
-from service.sections import FieldType, RewardRule
+from service.row_sections import FieldType, RewardRule
 from streams.codec import encode, partition_key
 from streams.events import Attribute, Event, Forget, Interaction, ItemUpdate, Tick, UserUpdate
 from streams.log import Log

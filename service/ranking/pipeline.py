@@ -28,7 +28,7 @@ from service.ranking.responses import ResponseBuilder
 from service.ranking.stages import Stages
 from service.ranking.uncertainty import fill_uncertainty
 from service.ranking.updates import Updates
-from service.sections import Negatives
+from service.row_sections import Negatives
 from streams.batch import Batch, Bools, Feedback, Floats, Ids, Requests, Times
 from streams.events import Event, Impression
 

@@ -58,7 +58,8 @@ def texts(column: pa.ChunkedArray[Any]) -> Column:
     encoded: Any
     if is_list(kind):
         lists: Any = column.cast(pa.list_(pa.string()))
-        found = texts(pc.binary_join(pa.chunked_array(map(_filled, lists.chunks), lists.type), SEPARATOR))
+        joined: Any = pc.binary_join(pa.chunked_array(map(_filled, lists.chunks), lists.type), SEPARATOR)
+        found = texts(joined)
         return replace(found, names=[SEPARATOR.join(part for part in name.split(SEPARATOR) if part) for name in found.names])
     if pa.types.is_dictionary(kind):
         encoded = column.unify_dictionaries().combine_chunks()
@@ -196,7 +197,8 @@ def _as_string(column: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
 
 def _filled(lists: pa.ListArray[Any]) -> pa.ListArray[Any]:
     """Return lists of text with empty text in place of null entries."""
-    if not lists.values.null_count:
+    entries: Any = lists.values
+    if not entries.null_count:
         return lists
-    filled: Any = pa.ListArray.from_arrays(lists.offsets, lists.values.fill_null(""), mask=lists.is_null())
+    filled: pa.ListArray[Any] = pa.ListArray.from_arrays(lists.offsets, entries.fill_null(""), mask=lists.is_null())
     return filled

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -138,8 +139,8 @@ class Cleaner:
             kept = np.arange(count)
         admitted = np.ones(kept.size, np.bool_)
         for refused, error in self._bad.admission.refused(rows.block):
-            self._report(table, kept[refused & admitted], error.kind, lambda row, error=error: str(error))
-            admitted &= ~refused
+            self._report(table, kept[refused], error.kind, repeat(str(error)))
+            admitted[refused] = False
         self._read += count
         return rows if admitted.all() else rows.take(admitted)
 
@@ -228,17 +229,19 @@ class Cleaner:
         """Report the rows that are wrong and were good until now."""
         if wrong.any():
             rows = np.flatnonzero(wrong & good)
-            self._report(table, rows, kind, lambda row: f"{name}: {_preview(table[name][row].as_py())} is {reason}")
+            self._report(
+                table, rows, kind, (f"{name}: {_preview(table[name][row].as_py())} is {reason}" for row in rows.tolist())
+            )
             good &= ~wrong
 
-    def _report(self, table: pa.Table, rows: Codes, kind: str, reason: Callable[[int], str]) -> None:
-        """Report bad rows of a table. Those beyond the number that is stored are only counted."""
-        for done, row in enumerate(rows.tolist()):
+    def _report(self, table: pa.Table, rows: Codes, kind: str, reasons: Iterable[str]) -> None:
+        """Report bad rows of a table, each with its reason. Those beyond the number that is stored are only counted."""
+        for done, (row, reason) in enumerate(zip(rows.tolist(), reasons, strict=False)):
             if not self._bad.more(kind):
                 self._bad.count(kind, rows.size - done)
                 return
             number = self._reader.row_number(self._read + row)
-            self._bad.put(self._reader.path, number, kind, reason(row), partial(_row_text, table, row))
+            self._bad.put(self._reader.path, number, kind, reason, partial(_row_text, table, row))
 
     def _wrong_type(self, table: pa.Table, name: str) -> BadRecording:
         problem = f"column {name!r} is of type {table[name].type}"

@@ -39,7 +39,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     """
     try:
         # Opened by Python: Arrow takes only paths that are valid Unicode.
-        with path.open("rb") as raw, pa.input_stream(raw, compression=_COMPRESSIONS.get(path.suffix.lower())) as file:
+        compression: Any = _COMPRESSIONS.get(path.suffix.lower())
+        with path.open("rb") as raw, pa.input_stream(raw, compression=compression) as file:
             yield cast(IO[bytes], file)
     except FileNotFoundError as error:
         raise BadRecording(path, "no such file", "give the path of a recorded file") from error

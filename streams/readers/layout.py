@@ -86,8 +86,9 @@ def table(path: Path, format: str, options: Options | None = None) -> Reader:
         return JsonReader(path, options.encoding)
     header, encoding = options.header, options.encoding
     names = None if isinstance(header, bool) else header
-    delimiter, quote = ("\t", False) if format == "tsv" else (",", '"')
-    return TextReader(path, delimiter, quote=quote, names=names, header=header is True, encoding=encoding)
+    if format == "tsv":
+        return TextReader(path, "\t", names=names, header=header is True, encoding=encoding)
+    return TextReader(path, ",", quote='"', names=names, header=header is True, encoding=encoding)
 
 
 def table_side(side: str, path: SideFile, identity: str, options: Options) -> Side | None:

@@ -149,7 +149,7 @@ def _array(cells: list[_Cell]) -> pa.Array[Any]:
         if any(isinstance(cell, list) for cell in cells):
             return pa.array([_texts(cell) for cell in cells], pa.list_(pa.string()))
         # Numbers mixed with text (mostly ids): all become text, as JSON writes them.
-        return pa.array([_text(cell) for cell in cells], pa.string())
+        return pa.array([_text(cell) for cell in cells if not isinstance(cell, list)], pa.string())
     return found
 
 

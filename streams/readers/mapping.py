@@ -10,8 +10,7 @@ from typing import Literal, Protocol
 
 import pyarrow as pa
 
-from streams.batch import Bools
-from streams.block import Block
+from streams.block import Block, Codes
 from streams.codec import BadEvent
 from streams.dead_letters import DeadLetters
 from streams.events import Event
@@ -111,8 +110,8 @@ class Admission(Protocol):
     def check(self, event: Event) -> None:
         """Raise `BadEvent` if an event may not be learned from."""
 
-    def refused(self, block: Block) -> Iterable[tuple[Bools, BadEvent]]:
-        """Return the rows (N,) of a block that may not be learned from, with the reason for each group of them."""
+    def refused(self, block: Block) -> Iterable[tuple[Codes, BadEvent]]:
+        """Return the rows of a block that may not be learned from, as indices, with the reason for each group of them."""
 
 
 class AdmitAll:
@@ -121,7 +120,7 @@ class AdmitAll:
     def check(self, event: Event) -> None:
         """See `Admission.check`."""
 
-    def refused(self, block: Block) -> Iterable[tuple[Bools, BadEvent]]:
+    def refused(self, block: Block) -> Iterable[tuple[Codes, BadEvent]]:
         """See `Admission.refused`."""
         return ()
 

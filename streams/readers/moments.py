@@ -95,7 +95,8 @@ def _is_date(digits: str, layout: str) -> bool:
 
 
 def _in_layout(column: pa.ChunkedArray[Any], layout: str) -> tuple[Times, Bools | None]:
-    filled: Any = pc.if_else(pc.equal(column.cast(pa.string()), ""), None, column.cast(pa.string()))
+    text = column.cast(pa.string())
+    filled: Any = pc.if_else(pc.equal(text, pa.scalar("")), None, text)
     moments: Any = pc.strptime(filled, format=layout, unit="us", error_is_null=True)
     values = _seconds(moments)
     misfit: Any = np.isnan(values) & filled.is_valid().to_numpy()

@@ -62,12 +62,15 @@ def test_build_passes_exactly_the_keywords_given():
     [
         ({"model": "m", "factor": 3}, ["factor = 3", "no such key", "did you mean 'factors'"]),
         ({"model": "m", "zzz": 3}, ["zzz = 3", "no such key", "the keys are: model, factors"]),
-        ({}, ["model is missing", "str"]),
+        ({}, ["model is missing", "set it to a text"]),
         ({"model": 3}, ["model = 3", "string"]),
         ({"model": "m", "factors": "3"}, ["factors = '3'", "integer", "leave it out (default 16)"]),
         ({"model": "m", "factors": 3.5}, ["factors = 3.5", "integer"]),
         ({"model": "m", "factors": True}, ["factors = True", "integer"]),
-        ({"model": "m", "factors": 0}, ["factors = 0", "greater than 0"]),
+        (
+            {"model": "m", "factors": 0},
+            ["factors = 0", "greater than 0", "give a whole number above 0, at most 1024"],
+        ),
         ({"model": "m", "factors": 2000}, ["factors = 2000", "1024"]),
         ({"model": "m", "adaptive": 1}, ["adaptive = 1", "boolean"]),
         ({"model": "m", "sizes": [1, "2"]}, ["sizes[1] = '2'", "integer"]),

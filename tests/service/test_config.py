@@ -6,7 +6,8 @@ import pytest
 
 from service.config import ConfigError, load, parse
 from service.process.runtime import build_pipeline
-from service.sections import FieldType, RewardRule
+from service.row_sections import FieldType, RewardRule
+from tests.service.broken_configs import WRONG_KEYWORDS, WRONG_TABLES, WRONG_TOGETHER
 
 
 def test_the_empty_config_is_a_service() -> None:
@@ -15,35 +16,7 @@ def test_the_empty_config_is_a_service() -> None:
     assert list(pipeline.retrievers.named) == ["popularity"]
 
 
-@pytest.mark.parametrize(
-    ("document", "says"),
-    [
-        ({"strem": {}}, ["strem", "did you mean 'stream'"]),
-        ({"stream": {"widow": 3.0}}, ["stream", "widow", "did you mean 'window'"]),
-        ({"stream": {"window": "long"}}, ["stream", "window", "'long'"]),
-        ({"stream": {"ack": "never"}}, ["stream", "ack", "'never'", "'broker' or 'queued'"]),
-        ({"stream": {"window": -1.0}}, ["stream", "window", "-1.0", "greater than 0"]),
-        ({"stream": {"close_after_click": 0.0}}, ["stream", "close_after_click", "0.0", "greater than 0"]),
-        ({"stream": {"closing_click": "second"}}, ["stream", "closing_click", "'second'", "'first' or 'last'"]),
-        ({"server": {"port": 70000}}, ["server", "port", "70000"]),
-        ({"stream": {"columns": {"usr": "u"}}}, ["[stream.columns] usr", "there are: user, item"]),
-        (
-            {"features": {"user": {"age": "numbr"}}},
-            ["[features.user] age", "'numbr'", "'category', 'number', 'bucket' or 'tags'"],
-        ),
-        (
-            {"features": {"item": {"year": {"type": "bucket", "widht": 5.0}}}},
-            ["[features.item.year] widht", "did you mean 'width'"],
-        ),
-        ({"features": {"item": {"year": {"width": 5.0}}}}, ["[features.item.year] type: field required"]),
-        ({"features": {"item": {"table": {"type": "tags", "max_tags": 65}}}}, ["[features.item.table] max_tags = 65"]),
-        ({"reward": {"click": "yes"}}, ["[reward] click = 'yes'", "valid number"]),
-        ({"reward": {"plain": 1e39}}, ["[reward] plain = 1e+39"]),
-        ({"reward": {"click": {"at_leat": 3.0}}}, ["[reward.click] at_leat = 3.0", "did you mean 'at_least'"]),
-        ({"ranker": {"fm": {}, "bias": {}}}, ["ranker", "exactly one"]),
-        ({"policy": {}}, ["policy", "exactly one"]),
-    ],
-)
+@pytest.mark.parametrize(("document", "says"), WRONG_TABLES)
 def test_a_mistake_is_refused_by_section_key_and_value(document: dict[str, object], says: list[str]) -> None:
     with pytest.raises(ConfigError) as refused:
         parse(document)
@@ -51,18 +24,7 @@ def test_a_mistake_is_refused_by_section_key_and_value(document: dict[str, objec
         assert words in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("document", "says"),
-    [
-        ({"ranker": {"fmm": {}}}, ["ranker.fmm", "did you mean 'fm'"]),
-        ({"ranker": {"fm": {"factor": 8}}}, ["ranker.fm", "factor", "did you mean 'factors'"]),
-        ({"ranker": {"fm": {"factors": "8"}}}, ["ranker.fm", "factors", "'8'"]),
-        ({"retrievers": {"popularity": {"half_life": -1.0}}}, ["retrievers.popularity", "half_life", "-1"]),
-        ({"policy": {"gredy": {}}}, ["policy.gredy", "did you mean 'greedy'"]),
-        ({"features": {"crosses": ["user.id * item.age"]}}, ["features", "item.age"]),
-        ({"policy": {"ucb": {}}}, ["policy.ucb", "uncertainty", "popularity"]),
-    ],
-)
+@pytest.mark.parametrize(("document", "says"), WRONG_KEYWORDS + WRONG_TOGETHER)
 def test_a_mistake_in_a_learner_is_refused_when_it_is_built(document: dict[str, object], says: list[str]) -> None:
     with pytest.raises(ConfigError) as refused:
         build_pipeline(parse(document))
