@@ -14,7 +14,7 @@ from streams.events import Attribute, Event, ItemUpdate, UserUpdate
 from streams.readers import lines
 from streams.readers.beside import suffix
 from streams.readers.cleaning import Cleaner, Rows, Types
-from streams.readers.files import first_line
+from streams.readers.files import compressed, first_line
 from streams.readers.layout import Layout, Options, SideFile, table, table_side
 from streams.readers.mapping import Admission, BadRecording, BadRows, ColumnMap
 from streams.readers.movielens import CSV_HEADER, movielens
@@ -258,11 +258,16 @@ def validate(recording: Recording, also: Callable[[Event | Block], None] | None 
 
 def _file(path: Path) -> Path:
     """Return the recorded file at a path, which may be a folder."""
-    if not path.is_dir():
-        if not path.exists():
+    try:
+        folder, exists = path.is_dir(), path.exists()
+    except (OSError, ValueError) as error:
+        raise BadRecording(path, f"no file can have this name ({error})", "give the path of a recorded file") from error
+    if not folder:
+        if not exists:
             raise BadRecording(path, "no such file", "give the path of a recorded file")
         return path
     found = [match for pattern in _IN_FOLDER for match in path.glob(pattern)]
+    found += [match for pattern in _IN_FOLDER for match in path.glob(f"{pattern}.*") if compressed(match)]
     if len(found) == 1:
         return found[0]
     problem = (

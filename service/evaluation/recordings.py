@@ -141,8 +141,8 @@ def open_stream(config: Config, rewards: Mapping[str, float | RewardRule] | None
     )
 
 
-def check_kind(config: Config) -> None:
-    """Raise `ConfigError` if the rows of a table have a kind without a reward.
+def check_kind(config: Config, recording: Recording) -> None:
+    """Raise `ConfigError` if a table has no column of kinds, and the kind of all its rows has no reward.
 
     Raises
     ------
@@ -150,7 +150,8 @@ def check_kind(config: Config) -> None:
         Naming the kind.
     """
     stream = config.stream
-    if (stream.columns is None or stream.columns.kind is None) and stream.kind not in config.reward:
+    one_kind = recording.format != "events" and (stream.columns is None or stream.columns.kind is None)
+    if one_kind and stream.kind not in config.reward:
         raise ConfigError(
             "reward",
             f"{stream.kind!r}, the kind of [stream], has no reward; known are {sorted(config.reward)}: add it, or change kind",

@@ -131,7 +131,7 @@ def replay(
         scheme = scheme_of(stream)
         if scheme == "file":
             recording = open_stream(config)
-            check_kind(config)
+            check_kind(config, recording)
             builder, dead, total = FeedbackBuilder(pipeline, config.reward), recording.dead, recording.rows
             trainer = None
             # In a file, the offset is the number of the row: the last of the batch.

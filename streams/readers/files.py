@@ -53,13 +53,16 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise BadRecording(path, problem, "is it whole? Copy, download or create it again") from error
 
 
-def source(path: Path) -> Path | IO[bytes]:
-    """Return what Arrow can open: the path, or an open file if its name is not valid Unicode."""
+@contextmanager
+def source(path: Path) -> Iterator[Path | IO[bytes]]:
+    """Give what Arrow can open: the path, or an open file if its name is not valid Unicode."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        return path.open("rb")
-    return path
+        with path.open("rb") as file:
+            yield file
+    else:
+        yield path
 
 
 def first_line(path: Path, encoding: str | None = None) -> str:

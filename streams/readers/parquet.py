@@ -34,7 +34,7 @@ class ParquetReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with pa.parquet.ParquetFile(source(path)) as file:
+            with source(path) as found, pa.parquet.ParquetFile(found) as file:
                 schema = file.schema_arrow
                 self.rows: int | None = file.metadata.num_rows
         except FileNotFoundError as error:
@@ -56,7 +56,7 @@ class ParquetReader:
         text = [name for name in self._text if name in columns]
         self._numbers = RowNumbers(0)
         try:
-            with pa.parquet.ParquetFile(source(self.path), read_dictionary=text, memory_map=True) as file:
+            with source(self.path) as found, pa.parquet.ParquetFile(found, read_dictionary=text, memory_map=True) as file:
                 if whole:
                     yield drop_undecodable(file.read(columns=list(columns), use_threads=False), self.path, self._numbers, bad)
                     return
