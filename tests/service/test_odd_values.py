@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -186,3 +187,20 @@ def test_values_of_a_config(toml: str, says: str, run: Run, tmp_path: Path) -> N
     assert code == ExitCode.CONFIG, text
     assert says in text
     assert "Traceback" not in text
+
+
+def test_an_ascii_terminal_shows_any_name(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ä.csv").write_text("user,item,timestamp\nü,☕,1700000000\nu,é,soon\n" + "u,i,1700000001\n" * 2)
+    for file in ("ä.csv", "caf\udce9.csv"):
+        (tmp_path / file).write_bytes((tmp_path / "ä.csv").read_bytes())
+        for command in ("validate", "replay"):
+            with (tmp_path / "out").open("w", encoding="ascii") as out, (tmp_path / "err").open("w", encoding="ascii") as err:
+                monkeypatch.setattr(sys, "stdout", out)
+                monkeypatch.setattr(sys, "stderr", err)
+                code, _ = run(command, file)
+            text = (tmp_path / "out").read_text("ascii")
+            assert code == (ExitCode.DATA if command == "validate" else OK)
+            if command == "validate":
+                assert json.loads(text)["path"] == file
+            else:
+                assert "AUC" in text
