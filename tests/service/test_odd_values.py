@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from service import cli
+from service import cli, console
 from service.cli import ExitCode
 
 OK = 0
@@ -156,6 +157,9 @@ def test_a_file_that_is_odd(line: str, code: int, run: Run) -> None:
 def test_an_output_that_cannot_be_written(redirected: str, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
+    fresh = Console()  # it would print later what it could not write here
+    monkeypatch.setattr(console, "out", fresh)
+    monkeypatch.setattr(cli, "out", fresh)
     with open("/dev/full", "w") as full:  # noqa: PTH123
         monkeypatch.setattr(sys, "stdout", full)
         code, text = run(*redirected.split())
@@ -201,6 +205,6 @@ def test_an_ascii_terminal_shows_any_name(run: Run, tmp_path: Path, monkeypatch:
             text = (tmp_path / "out").read_text("ascii")
             assert code == (ExitCode.DATA if command == "validate" else OK)
             if command == "validate":
-                assert json.loads(text)["path"] == file
+                assert json.loads(text)["path"] == file, text
             else:
                 assert "AUC" in text
