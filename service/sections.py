@@ -46,7 +46,7 @@ class Columns(Section):
 
     user: str = "user"
     item: str = "item"
-    timestamp: str | None = "timestamp"
+    timestamp: str | Literal[False] | None = "timestamp"
     timestamp_unit: Literal["s", "ms", "us", "ns"] = "s"
     timestamp_format: str | None = None
     value: str | None = None
@@ -59,7 +59,11 @@ class Columns(Section):
     @classmethod
     def _none(cls, value: object) -> object:
         """TOML has no null: `false` and empty text mean that the table has no times."""
-        return None if value is False or value == "" else value
+        if value is None or value is False or value == "":
+            return None
+        if not isinstance(value, str):
+            raise ValueError("give the name of a column, or false if there is none")
+        return value
 
 
 class Stream(Section):
