@@ -12,7 +12,7 @@ import numpy as np
 from service.config import Config, ConfigError
 from service.learning.rewards import Rewards
 from service.learning.validation import EventValidator
-from service.row_sections import FieldType, RewardRule
+from service.tables.rows import FieldType, RewardRule
 from service.urls import path_of, scheme_of
 from streams.batch import Bools
 from streams.block import Block, Codes, Column

@@ -34,9 +34,15 @@ from streams.events import Event
 from streams.joined import JoinedBatch
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
-from streams.recorded import Recording
 
-__all__ = ["Replay", "builder_for_log", "open_stream", "open_trainer", "remaining_batches", "replay"]
+__all__ = [
+    "Replay",
+    "builder_for_log",
+    "fold_events",
+    "open_trainer",
+    "remaining_batches",
+    "replay",
+]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -156,7 +162,7 @@ def replay(
             wall, cpu = time.perf_counter(), time.process_time()
             fingerprint, open_rows, suspicious = "", 0, list[str]()
             if trainer is None:
-                for _ in _fold_recording(recording, pipeline, fold, config):
+                for _ in fold_events(recording.events(), pipeline, fold, config):
                     bar.advance()
                 suspicious.extend(recording.warnings)
             else:
@@ -235,22 +241,25 @@ def _ledger_order(opened: ExitStack, log: Log, folder: Path) -> Order:
     return LedgerOrder(log, POLL, ledger.runs(), None)
 
 
-def _fold_recording(recording: Recording, pipeline: Pipeline, fold: Fold, config: Config) -> Iterator[None]:
-    """Learn the micro-batches of a recorded file, with the same bounds as in a log of the same events."""
+def fold_events(recorded: Iterable[Event | Block], pipeline: Pipeline, fold: Fold, config: Config) -> Iterator[None]:
+    """Predict and learn what a recorded file has, in micro-batches with the same bounds as in a log of the same events.
+
+    Yields after each of them.
+    """
     joiner, rows = joiners(config, 1)(), config.stream.batch_rows
     offset = count()
 
     def one_by_one(events: Iterable[Event]) -> Iterator[None]:
         for event in events:
             pipeline.apply(event)
-            yield from fold_all(joiner.push(next(offset), event.timestamp, event))
+            yield from fold_all(joiner.push(next(offset), 0.0, event))
 
     def fold_all(batches: Iterable[JoinedBatch]) -> Iterator[None]:
         for joined in batches:
             fold.joined(joined)
             yield
 
-    for event in recording.events():
+    for event in recorded:
         if not isinstance(event, Block):
             yield from one_by_one([event])
             continue
