@@ -24,7 +24,7 @@ from streams.batch import Floats, Ids, Requests
 __all__ = ["Featurizer", "Field", "Side", "hash_id", "hash_ids", "hash_kind"]
 
 Side = Literal["user", "item", "context"]
-Value = str | float | bool | list[str]
+Value = str | int | float | bool | list[str]
 
 LARGEST = 1e6
 """Magnitude to which a number with a configured mean or scale is clipped. Its square still fits float32."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from service.tables.ranges import Ranges
 from service.tables.rows import Features, Negatives, Reward, RewardRule, Statistics
@@ -34,9 +35,11 @@ class Columns(Section):
     ----------
     user, item : str
     timestamp : str or None
-        None: the file has no times.
+        None, written ``false`` or ``""``: the file has no times, and its rows are in time order.
     timestamp_unit : {"s", "ms", "us", "ns"}
         Unit of times that are numbers.
+    timestamp_format : str or None
+        Format of times that are neither numbers, dates nor ISO 8601, as for ``strptime``: ``"%y%m%d%H"`` for 14102100.
     value : str or None
         Column of the interactions' values, such as ratings; None: each value is 1.
     kind : str or None
@@ -47,13 +50,24 @@ class Columns(Section):
 
     user: str = "user"
     item: str = "item"
-    timestamp: str | None = "timestamp"
+    timestamp: str | Literal[False] | None = "timestamp"
     timestamp_unit: Literal["s", "ms", "us", "ns"] = "s"
+    timestamp_format: str | None = None
     value: str | None = None
     kind: str | None = None
     context: tuple[str, ...] = Field(default=(), strict=False)
     user_attributes: tuple[str, ...] = Field(default=(), strict=False)
     item_attributes: tuple[str, ...] = Field(default=(), strict=False)
+
+    @field_validator("timestamp", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        """TOML has no null: `false` and empty text mean that the table has no times."""
+        if value is None or value is False or value == "":
+            return None
+        if not isinstance(value, str):
+            raise ValueError("give the name of a column, or false if there is none")
+        return value
 
 
 class Stream(Section):
@@ -99,7 +113,7 @@ class Stream(Section):
         Bytes of events that may wait to be appended; beyond it requests are refused.
     options : dict
         Passed to the log unchanged; see `streams.lmdb_log.LmdbLog` and `streams.kafka.log.KafkaLog`.
-    format, columns, kind, sorted, strict, users, items
+    format, columns, kind, sorted, strict, users, items, header, encoding
         How to read a recorded file; see `streams.recorded.open_recording`.
     """
 
@@ -126,6 +140,25 @@ class Stream(Section):
     strict: bool = False
     users: str | None = None
     items: str | None = None
+    header: bool | tuple[str, ...] = True
+    encoding: str | None = None
+
+    @field_validator("header", mode="plain")
+    @classmethod
+    def _header(cls, value: object) -> object:
+        if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
+            return tuple(value)
+        if not isinstance(value, bool):
+            raise ValueError("give true, false, or a list of the names of all columns")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        try:
+            return value if value is None else codecs.lookup(value).name
+        except LookupError:
+            raise ValueError("no such encoding; give one such as latin-1, cp1252, utf-16 or shift_jis") from None
 
 
 class Capacity(Section):

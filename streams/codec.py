@@ -160,7 +160,8 @@ def _explain(data: bytes | str, error: msgspec.ValidationError, document: type[m
         return BadEvent(field, f"{got}; send base64, or leave the field out")
     if expected is None:
         return BadEvent(field, f"{got} ({problem}); correct it", what=what)
-    wanted = " or ".join(_TYPES.get(name, name) for name in expected["types"].split(" | "))
+    types = expected["types"].split(" | ")
+    wanted = " or ".join(_TYPES.get(name, name) for name in types if name != "int" or "float" not in types)
     bound = (expected["bound"] or "").strip()
     if bound and expected["types"] in ("str", "array", "object", "bytes"):
         limit = "at least" if bound.startswith(">=") else "at most"

@@ -42,8 +42,10 @@ Hashes = Annotated[
     bytes, Meta(extra_json_schema={"pattern": r"^([A-Za-z0-9+/]{32})*([A-Za-z0-9+/]{11}=|[A-Za-z0-9+/]{22}==)?$"})
 ]
 """Hashed ids, 8 bytes each."""
-Scalar = str | Number | bool
-Attribute = str | Number | bool | list[str]
+Whole = Annotated[int, Meta(extra_json_schema={"minimum": -_LARGEST, "maximum": _LARGEST})]
+"""A whole number, which stays whole: an article number of 19 digits is not the float next to it."""
+Scalar = str | Whole | Number | bool
+Attribute = str | Whole | Number | bool | list[str]
 
 
 class _Event(

@@ -100,7 +100,7 @@ def check_numbers(where: str, values: Mapping[str, Attribute]) -> None:
         Naming the field, as in ``context.price``.
     """
     for name, value in values.items():
-        if isinstance(value, float) and not abs(value) <= _MAX:
+        if isinstance(value, int | float) and not abs(value) <= _MAX:
             raise BadEvent(f"{where}.{name}", _too_large(value))
 
 

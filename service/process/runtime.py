@@ -7,7 +7,6 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from learners import registry
 from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
@@ -34,6 +33,7 @@ from service.ranking.signing import Signer
 from service.recovery.ledger import Ledger
 from service.replication.replica import Replica
 from service.replication.weights import Publisher
+from service.urls import scheme_of
 from streams.dead_letters import DeadLetters
 from streams.join import Joiner
 from streams.joined import Closing
@@ -330,7 +330,7 @@ def _sources(pipeline: Pipeline) -> list[str]:
 def _as_member(config: Config, trainer: Trainer, log: Log) -> Updater:
     """Make a trainer a member of its consumer group."""
     group, folder = config.stream.group, config.checkpoints
-    if urlsplit(config.stream.url).scheme != "kafka" or group is None or folder is None:
+    if scheme_of(config.stream.url) != "kafka" or group is None or folder is None:
         raise ConfigError("stream", f"group = {group!r}: only a Kafka topic has consumer groups; remove the key")
     if config.weights.url is not None:
         problem = "url: replicas follow one trainer, but each member of a [stream] group has its own state; remove one of them"
