@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test benchmark-test chaos check format benchmark clean
+.PHONY: demo test benchmark-test chaos check docs format benchmark clean
 
 demo: $(READY)
 	$(BIN)/freshet demo
@@ -25,6 +25,10 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# The manual, into site/.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -33,7 +37,7 @@ benchmark: $(READY)
 	for one in learn_throughput replay_speed memory_read serve_open_loop; do $(BIN)/python -m benchmarks.$$one || exit 1; done
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv site .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 # Made anew when what is installed changes; the mark is written last, so that an interrupted set-up starts over.
 $(READY): pyproject.toml constraints.txt

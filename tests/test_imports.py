@@ -57,7 +57,7 @@ DOORS = {
         "memory.parameters",
         "memory.vectors.gpu_vectors",
     },
-    "typer": {"service.cli", "service.reference.commands"},
+    "typer": {"service.cli", "service.manual", "service.reference.commands"},
     "uvicorn": {"service.http.server"},
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-__all__ = ["LABELLED", "Families"]
+__all__ = ["GAUGES", "LABELLED", "QUALITIES", "Families"]
 
 
 class Families(Collector):
@@ -36,7 +36,7 @@ class Families(Collector):
         yield CounterMetricFamily("freshet_learned_rows", "Rows learned by this process", value=now["events"])
         yield CounterMetricFamily("freshet_corrections", "Rows that revised an earlier outcome", value=now["corrections"])
         yield GaugeMetricFamily("freshet_learn_rate", "Rows learned per second", value=now["learn_rate"])
-        for name, help_text in _GAUGES.items():
+        for name, help_text in GAUGES.items():
             if now.get(name) is not None:
                 yield GaugeMetricFamily(f"freshet_{name}", help_text, value=now[name])
         metrics = GaugeMetricFamily("freshet_learner", "Metrics reported by a learner", labels=["learner", "metric"])
@@ -51,7 +51,7 @@ class Families(Collector):
             for key, value in now.get(name, {}).items():
                 family.add_metric([key], value)
             yield family
-        for name, help_text in _QUALITIES.items():
+        for name, help_text in QUALITIES.items():
             gauge = GaugeMetricFamily(f"freshet_{name}", help_text, labels=["learner"])
             for learner, quality in now["learners"].items():
                 if quality.get(name) is not None:
@@ -67,14 +67,14 @@ class Families(Collector):
         yield clicks
 
 
-_QUALITIES = {
+QUALITIES = {
     "auc": "AUC over the last rows",
     "impression_auc": "Mean AUC of the impressions among the last rows",
     "logloss": "Logistic loss over the last rows",
     "gain": "Logistic loss of the ranker minus that of the reranker, over the last rows",
     "gain_margin": "Half the width of the 95 % confidence interval of the gain",
 }
-_GAUGES = {
+GAUGES = {
     "version": "Micro-batches learned since the first event",
     "lag": "Records of the log not learned yet",
     "lag_seconds": "Age of the oldest record not learned yet",

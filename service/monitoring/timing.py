@@ -13,13 +13,16 @@ from prometheus_client.core import HistogramMetricFamily
 
 from streams.batch import Times
 
-__all__ = ["RECENT_SECONDS", "Freshness", "Latency", "quantiles"]
+__all__ = ["LATENCY", "RECENT_SECONDS", "Freshness", "Latency", "quantiles"]
 
 RECENT_SECONDS = 10.0
 """Seconds that the shown rates and quantiles cover."""
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 """Upper bounds of both histograms, in seconds."""
+
+LATENCY = ("freshet_request_seconds", "Time from the arrival of a request to its response")
+"""Name and help text of the histogram of latencies."""
 
 
 class Latency:
@@ -33,9 +36,7 @@ class Latency:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._samples: deque[tuple[float, float]] = deque(maxlen=20_000)
-        self._histogram = Histogram(
-            "freshet_request_seconds", "Time from the arrival of a request to its response", registry=registry, buckets=BUCKETS
-        )
+        self._histogram = Histogram(*LATENCY, registry=registry, buckets=BUCKETS)
 
     def add(self, now: float, seconds: float) -> None:
         """Add a request that was answered at `now`."""
