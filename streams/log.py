@@ -118,14 +118,23 @@ class Log(Protocol):
 
 
 class MemoryLog:
-    """A log in memory, for tests and experiments. With `max_records`, it holds at max_records that many records."""
+    """A log in memory, for tests, experiments and the library.
+
+    Parameters
+    ----------
+    partitions : int
+    max_records : int or None
+        Records that it holds at most.
+    begin : int
+        Offset of the first record of each partition: those before it were trimmed.
+    """
 
     identity: str | None = None
 
-    def __init__(self, partitions: int = 1, max_records: int | None = None) -> None:
+    def __init__(self, partitions: int = 1, max_records: int | None = None, begin: int = 0) -> None:
         self._most = max_records
         self._records: list[list[Record]] = [[] for _ in range(partitions)]
-        self._begin = [0] * partitions
+        self._begin = [begin] * partitions
         self._changing = threading.Lock()
 
     def append(self, records: Iterable[tuple[bytes, bytes]]) -> Offsets:
