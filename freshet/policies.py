@@ -56,7 +56,7 @@ class PolicyReport(Tabular):
 
     def _table(self, what: str) -> pa.Table:
         estimates = self.result.result.estimates
-        columns: dict[str, pa.Array] = {"estimator": pa.array(list(estimates), pa.string())}
+        columns: dict[str, pa.Array[Any]] = {"estimator": pa.array(list(estimates), pa.string())}
         for name in _ESTIMATE:
             columns[name] = pa.array([getattr(one, name) for one in estimates.values()], pa.float64(), from_pandas=True)
         return pa.table(columns)

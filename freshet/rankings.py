@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
 
@@ -46,14 +46,10 @@ class Ranked(list[tuple[str, float]], Tabular):
         return [item for item, _ in self]
 
     def _table(self, what: str) -> pa.Table:
-        columns: dict[str, list[Any]] = {
-            "item": self.items,
-            "score": [score for _, score in self],
-            "propensity": [one.propensity for one in self.response.items],
-        }
-        return pa.table(
-            columns, schema=pa.schema([("item", pa.string()), ("score", pa.float64()), ("propensity", pa.float64())])
-        )
+        items = pa.array(self.items, pa.string())
+        score = pa.array([score for _, score in self], pa.float64())
+        propensity = pa.array([one.propensity for one in self.response.items], pa.float64())
+        return pa.table({"item": items, "score": score, "propensity": propensity})
 
     def _repr_html_(self) -> str:
         return html_table(self.to_arrow(), f"by {self.response.source}, {self.response.policy}")

@@ -92,7 +92,7 @@ class Report(Tabular):
 
     def _metrics(self) -> pa.Table:
         metrics = self.metrics
-        columns: dict[str, pa.Array] = {"learner": pa.array(list(metrics), pa.string())}
+        columns: dict[str, pa.Array[Any]] = {"learner": pa.array(list(metrics), pa.string())}
         for name in (*_QUALITY, *_LISTS):
             kind = pa.int64() if name in ("rows", "tests") else pa.float64()
             columns[name] = pa.array([one.get(name) for one in metrics.values()], kind)
@@ -117,7 +117,7 @@ class Report(Tabular):
 
     def __repr__(self) -> str:
         text = io.StringIO()
-        Console(file=text, width=_WIDTH, color_system=None).print(reports.table([self.result], self._k))
+        Console(file=text, width=_WIDTH, color_system=None, force_jupyter=False).print(reports.table([self.result], self._k))
         return "\n".join([text.getvalue().rstrip(), *self.remarks])
 
     def _repr_html_(self) -> str:
@@ -179,7 +179,7 @@ def replay(
     --------
     >>> import pyarrow as pa
     >>> clicks = pa.table({"user": ["ann", "bob"] * 50, "item": ["tea", "cup"] * 50, "timestamp": list(range(100))})
-    >>> config = {"stream": {"kind": "click"}, "ranker": {"bias": {}}}
+    >>> config = {"stream": {"kind": "click"}, "ranker": {"bias": {}}, "retrievers": {}}
     >>> report = replay(clicks, config)
     >>> report.metrics["bias"]["rows"]
     100

@@ -29,10 +29,13 @@ DOORS = {
     "matplotlib": {"service.evaluation.off_policy_report", "service.evaluation.replay_report"},
     # The compiler and its extensions.
     "numba": {"memory.jit", "memory.simd"},
+    # Frames for who has it; the library itself speaks Arrow.
+    "pandas": {"freshet.frames"},
     "pickle": {"memory.pickled_object"},
     "prometheus_client": {"service.monitoring.monitor", "service.monitoring.prometheus", "service.monitoring.timing"},
-    "river": {"learners.rankers.river_model", "service.monitoring.live_quality"},
+    "river": {"freshet.river_adapter", "learners.rankers.river_model", "service.monitoring.live_quality"},
     "safetensors": {"memory.checkpoint"},
+    "sklearn": {"freshet.sklearn_adapter"},
     "starlette": {"service.http.app"},
     # Pairs the centroids of two epochs.
     "scipy": {"memory.vectors.centroids"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -107,22 +108,26 @@ class Predictions:
         return np.full(self._chunks[chunk].user.size, np.nan, np.float32) if found is None else found
 
 
-def _joined(part: Callable[[int], Floats | Times], sizes: Sequence[int], kind: type[np.floating]) -> pa.Array:
+def _joined(part: Callable[[int], Floats | Times], sizes: Sequence[int], kind: type[np.floating]) -> pa.Array[Any]:
     """One column of the parts of all chunks; NaN becomes null."""
-    return pa.array(np.concatenate([np.empty(0, kind), *(part(n) for n in range(len(sizes)))]), from_pandas=True)
+    numbers = np.concatenate([np.empty(0, kind), *(part(n) for n in range(len(sizes)))])
+    column: pa.Array[Any] = pa.array(numbers, from_pandas=True)
+    return column
 
 
-def _nullable(parts: Sequence[list[str] | Ids | None], sizes: Sequence[int], kind: pa.DataType) -> pa.ChunkedArray:
+def _nullable(parts: Sequence[list[str] | Ids | None], sizes: Sequence[int], kind: pa.DataType) -> pa.ChunkedArray[Any]:
     """One column of all parts; a part that is None is null."""
-    arrays = [pa.nulls(size, kind) if part is None else pa.array(part, kind) for part, size in zip(parts, sizes, strict=True)]
-    return pa.chunked_array(arrays, kind)
+    arrays = [
+        pa.array([None] * size, kind) if part is None else pa.array(part, kind) for part, size in zip(parts, sizes, strict=True)
+    ]
+    return pa.chunked_array([pa.array([], kind), *arrays])
 
 
-def _text(parts: Sequence[Texts]) -> pa.ChunkedArray:
-    return pa.chunked_array(list(_texts(parts)), pa.string())
+def _text(parts: Sequence[Texts]) -> pa.ChunkedArray[Any]:
+    return pa.chunked_array([pa.array([], pa.string()), *_texts(parts)])
 
 
-def _texts(parts: Sequence[Texts]) -> Iterator[pa.Array]:
+def _texts(parts: Sequence[Texts]) -> Iterator[pa.Array[Any]]:
     """Texts of consecutive parts together: a micro-batch may have a single row, and the names of a file may be many."""
     for _, group in groupby(parts, lambda part: id(part.names) if isinstance(part, Column) else 0):
         found = list(group)
