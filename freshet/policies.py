@@ -11,8 +11,9 @@ import pyarrow as pa
 from freshet.configs import ConfigLike, config_of, with_stream
 from freshet.frames import Tabular, html_table
 from service.evaluation import off_policy as evaluations
-from service.evaluation import off_policy_report as reports
 from service.evaluation.off_policy import EvaluatedPolicy
+from service.evaluation.reports import off_policy_report as reports
+from service.reference.resolved import as_toml
 
 __all__ = ["PolicyReport", "evaluate"]
 
@@ -25,6 +26,8 @@ class PolicyReport(Tabular):
     Parameters
     ----------
     result : EvaluatedPolicy
+    config : str
+        The config as TOML, for the written page.
 
     Attributes
     ----------
@@ -37,8 +40,8 @@ class PolicyReport(Tabular):
 
     tables: ClassVar[tuple[str, ...]] = ("estimates",)
 
-    def __init__(self, result: EvaluatedPolicy) -> None:
-        self.result = result
+    def __init__(self, result: EvaluatedPolicy, config: str = "") -> None:
+        self.result, self._config = result, config
 
     @property
     def verdict(self) -> str:
@@ -51,8 +54,8 @@ class PolicyReport(Tabular):
         return {name: one.value for name, one in self.result.result.estimates.items()}
 
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write ``evaluate.json``, ``evaluate.png`` and ``impressions.csv``; return their paths."""
-        return reports.write(self.result, Path(folder))
+        """Write the files of ``freshet evaluate --report``; return their paths."""
+        return reports.write(self.result, Path(folder), self._config, "freshet.evaluate(...)")
 
     def _table(self, what: str) -> pa.Table:
         estimates = self.result.result.estimates
@@ -146,4 +149,4 @@ def evaluate(
         floor=floor,
         ledger=None if ledger is None else Path(ledger),
     )
-    return PolicyReport(result)
+    return PolicyReport(result, as_toml(config, config.model_dump(exclude_defaults=True)) if logged is None else "")

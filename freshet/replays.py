@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,8 +20,9 @@ from freshet.frames import Tabular, html_table, is_frame, write_frame
 from service.config import Config
 from service.console import err
 from service.evaluation import replay as replays
-from service.evaluation import replay_report as reports
 from service.evaluation.progressive import Curve
+from service.evaluation.reports import replay_report as reports
+from service.reference.resolved import as_toml
 from streams.recorded import BadRecording
 
 __all__ = ["Report", "replay", "stream_of"]
@@ -38,21 +40,23 @@ class Report(Tabular):
     result : Replay
     k : int
         Length of the lists of hit rate and NDCG.
+    config : str
+        The config as TOML, for the written page.
 
     Attributes
     ----------
     tables : tuple of str
-        ``metrics``: one row a learner. ``curves``: ``learner``, ``metric``, ``row`` and ``value`` of each metric over sliding
-        windows. ``rows``: each row of the stream with its user, item, time, reward, and the prediction of each learner before
-        the row was learned.
+        ``metrics``: one row a learner. ``curves``: ``learner``, ``metric``, ``row``, ``time`` and ``value`` of each metric over
+        sliding windows. ``rows``: each row of the stream with its user, item, time, reward, and the prediction of each learner
+        before the row was learned.
     result : Replay
         All results as they are in ``replay.json``.
     """
 
     tables: ClassVar[tuple[str, ...]] = ("metrics", "curves", "rows")
 
-    def __init__(self, result: replays.Replay, k: int) -> None:
-        self.result, self._k = result, k
+    def __init__(self, result: replays.Replay, k: int, config: str = "") -> None:
+        self.result, self._k, self._config = result, k, config
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -81,8 +85,8 @@ class Report(Tabular):
         return [*reports.remarks(self.result), *dead]
 
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write ``replay.json`` and ``replay.png``, as ``freshet replay --report`` does; return their paths."""
-        return reports.write([self.result], Path(folder), self._k)
+        """Write the files of ``freshet replay --report``: JSON, a picture and a page; return their paths."""
+        return reports.write([self.result], Path(folder), self._k, [self._config], "freshet.replay(...)")
 
     def _table(self, what: str) -> pa.Table:
         if what == "rows":
@@ -111,6 +115,7 @@ class Report(Tabular):
                 "learner": pa.array([learner for learner, _, curve in curves for _ in curve.row], pa.string()),
                 "metric": pa.array([metric for _, metric, curve in curves for _ in curve.row], pa.string()),
                 "row": pa.array([row for _, _, curve in curves for row in curve.row], pa.int64()),
+                "time": pa.array([time for _, _, curve in curves for time in curve.time], pa.float64(), from_pandas=True),
                 "value": pa.array([value for _, _, curve in curves for value in curve.value], pa.float64(), from_pandas=True),
             }
         )
@@ -195,7 +200,11 @@ def replay(
             console=err if progress else None,
             keep_rows=True,
         )
-    return Report(result, k)
+        shown = as_toml(settings, settings.model_dump(exclude_defaults=True))
+    if is_frame(source):
+        # The file is gone.
+        shown, result = shown.replace(result.stream, "file:frame"), replace(result, stream="file:frame")
+    return Report(result, k, shown)
 
 
 @contextmanager

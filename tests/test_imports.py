@@ -26,7 +26,7 @@ DOORS = {
     "llvmlite": {"memory.simd"},
     "lmdb": {"streams.lmdb_log"},
     # Plots of a replay and of an evaluation.
-    "matplotlib": {"service.evaluation.off_policy_report", "service.evaluation.replay_report"},
+    "matplotlib": {"service.evaluation.reports.axes", "service.evaluation.reports.replay_figure"},
     # The compiler and its extensions.
     "numba": {"memory.jit", "memory.simd"},
     # Frames for who has it; the library itself speaks Arrow.

@@ -47,6 +47,10 @@ class Replay:
     ----------
     name : str
         Name of the configuration.
+    stream : str
+        The url of the stream.
+    batch_rows : int
+        Most rows of a micro-batch.
     rows : int
         Predicted and measured rows, to the end of the stream.
     open_rows : int
@@ -81,6 +85,8 @@ class Replay:
     """
 
     name: str
+    stream: str
+    batch_rows: int
     rows: int
     open_rows: int
     recomputed: int
@@ -173,6 +179,8 @@ def replay(
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return Replay(
         name=config.name,
+        stream=stream,
+        batch_rows=config.stream.batch_rows,
         rows=evaluation.rows,
         open_rows=open_rows,
         recomputed=builder.recomputed,

@@ -49,7 +49,8 @@ def test_a_report_is_shown_with_its_verdict(log: Path, tmp_path: Path) -> None:
     report = freshet.evaluate(log, POLICY)
     assert "<td>snips</td>" in report._repr_html_()
     assert "verdict" in repr(report)
-    assert {path.name for path in report.write(tmp_path / "out")} == {"evaluate.json", "evaluate.png", "impressions.csv"}
+    written = {path.name for path in report.write(tmp_path / "out")}
+    assert written == {"evaluate.json", "evaluate.png", "evaluate.html", "impressions.csv"}
 
 
 def test_wrong_input_is_refused_by_name(log: Path, tmp_path: Path) -> None:

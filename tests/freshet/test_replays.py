@@ -15,7 +15,7 @@ import pytest
 import freshet
 from freshet.frames import MissingPackage
 from service.cli import app
-from service.evaluation.replay_report import finite
+from service.evaluation.reports.replay_report import finite
 
 CONFIG = """
 [stream]
@@ -122,7 +122,9 @@ def test_a_report_is_shown_as_a_table(clicks: pa.Table, config: Path, tmp_path: 
     assert "<td>fm</td><td>400</td>" in report._repr_html_()
     assert f"{report.metrics['fm']['auc']:.4f}" in repr(report)
     written = report.write(tmp_path / "out")
-    assert [path.name for path in written] == ["replay.json", "replay.png"]
+    assert [path.name for path in written] == ["replay.json", "replay.png", "replay.html"]
+    assert "file:frame" in written[2].read_text()
+    assert "/tmp" not in written[2].read_text()
     assert json.loads(written[0].read_text())[0]["quality"]["fm"]["auc"] == finite(report.metrics["fm"]["auc"])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from service.config import parse
-from service.evaluation import replay_report
+from service.evaluation.reports import replay_report
 from service.evaluation.replay import replay
 from service.monitoring.quality import auc
 from streams.codec import encode
