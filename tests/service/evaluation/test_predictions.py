@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from service.config import parse
-from service.evaluation.reports import replay_report
 from service.evaluation.replay import replay
+from service.evaluation.reports import replay_report
 from service.monitoring.quality import auc
 from streams.codec import encode
 from streams.events import Impression, Interaction
