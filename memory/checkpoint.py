@@ -30,6 +30,7 @@ __all__ = [
     "UnusableCheckpoint",
     "latest",
     "load",
+    "metadata",
     "path_of",
     "prune",
     "save",
@@ -191,6 +192,18 @@ def load(path: Path) -> Checkpoint:
     if content["state"] != digest(state):
         raise CorruptCheckpoint(path, "its arrays were altered")
     return Checkpoint(content["version"], state, content["meta"])
+
+
+def metadata(folder: Path) -> dict[int, dict[str, Any]]:
+    """Metadata of a folder's checkpoints by version, oldest first, without their arrays; damaged files are left out."""
+    found = {}
+    for path in _paths(folder):
+        with contextlib.suppress(SafetensorError, OSError, ValueError, KeyError), safe_open(path, framework="numpy") as file:
+            fingerprint, _, text = (file.metadata() or {}).get("checkpoint", "").partition(" ")
+            if fingerprint == _digest(text):
+                content = json.loads(text)
+                found[int(content["version"])] = content["meta"]
+    return found
 
 
 def latest(

@@ -1,4 +1,4 @@
-"""The command line: ``freshet serve | train | warmup | replay | evaluate | validate | topics | demo``."""
+"""The command line: ``freshet serve | train | warmup | replay | evaluate | tune | validate | topics | demo``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from typing import Annotated
 
 import typer
 
+from memory import jit
 from service import config as configs
 from service.config import Config, ConfigError, Role
 from service.console import err, out
 from service.evaluation.estimators import NotEvaluable
+from service.log_tools.commands import app as log_commands
 from service.process.data_folder import FolderBusy
 from service.reference.commands import app as config_commands
+from service.tune_command import tune
 from streams.recorded import BadRecording
 
 __all__ = ["ExitCode", "main"]
@@ -41,6 +44,8 @@ app = typer.Typer(
 topics = typer.Typer(help="The Kafka topics that a config names.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
 app.add_typer(config_commands, name="config")
+app.command()(tune)
+app.add_typer(log_commands, name="log")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; the default is the built-in config.")]
 
@@ -159,6 +164,7 @@ def replay(
     from service.evaluation.reports import replay_report as reports
     from service.reference.resolved import as_toml
 
+    _say_if_nothing_is_cached()
     paths: list[Path | None] = [*config] if config else [None]
     configs = [_with_stream(_load(path), recording, batch_rows, strict) for path in paths]
     results = [
@@ -212,6 +218,7 @@ def evaluate(
     from service.evaluation.reports import off_policy_report as reports
     from service.reference.resolved import as_toml
 
+    _say_if_nothing_is_cached()
     is_config = policy.suffix == ".toml"
     settings = _with_stream(_load(policy if is_config else None), log, None, strict)
     if not is_config:
@@ -286,6 +293,8 @@ def _run(config: Path | None, host: str | None, port: int | None, role: Role, fo
     if folder is not None:
         settings = settings.model_copy(update={"checkpoint": settings.checkpoint.model_copy(update={"folder": folder})})
     failure = run(settings, host, port, started, role)
+    if isinstance(failure, OSError):
+        raise failure  # a log or a disk, whose error has the remedy
     if failure is not None:
         err.print(f"[bold red]engine stopped:[/] {failure!r}; a restart continues from the last checkpoint", markup=True)
         raise typer.Exit(ExitCode.ENGINE)
@@ -329,6 +338,13 @@ def _command() -> str:
 def _format(log: str) -> str | None:
     """Format of JSON lines: ``events``, as for a replay. The reader recognises other formats by name."""
     return "events" if ".jsonl" in log or ".ndjson" in log else None
+
+
+def _say_if_nothing_is_cached() -> None:
+    """Tell the operator that functions are compiled in memory, which takes up to a minute at every start."""
+    if jit.cache_folder() is None:
+        text = "compiling in memory, at every start: no cache folder can be written; set NUMBA_CACHE_DIR to one that can"
+        err.print(text, markup=False, highlight=False)
 
 
 def _load(path: Path | None) -> Config:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from streams.log import Log, RecordTooLarge
+from streams.log import DamagedRecord, Log, Record, RecordTooLarge
 
 __all__ = ["Forwarder"]
 
@@ -44,7 +44,7 @@ class Forwarder:
     Attributes
     ----------
     failures : int
-        Number of failed copies and of records that were not copied.
+        Number of failed copies and of records that were not copied: too large, damaged, or deleted before their turn came.
 
     Raises
     ------
@@ -111,7 +111,7 @@ class Forwarder:
 
     def _copy(self, limit: int) -> bool:
         """Copy at most `limit` records. Return whether there were any."""
-        records = self._source.read({0: self._next}, limit)
+        records = self._read(limit)
         if not records:
             return False
         if self._target is None:
@@ -130,6 +130,21 @@ class Forwarder:
             written.replace(self._progress)
         self._source.trim({0: self._next - self._keep})
         return True
+
+    def _read(self, limit: int) -> Sequence[Record]:
+        """Read the next records. What cannot be read is skipped and counted."""
+        while True:
+            try:
+                return self._source.read({0: self._next}, limit)
+            except DamagedRecord as error:
+                skipped, reason = error.offset + 1, str(error)
+            except LookupError as error:
+                skipped, reason = self._source.begin()[0], str(error)
+                if skipped <= self._next:
+                    raise
+            self.failures += skipped - self._next
+            _log.error("%s: %d records are not copied: %s", self._name, skipped - self._next, reason)
+            self._next = skipped
 
     def _first_offset(self) -> int:
         begin, end = self._source.begin()[0], self._source.end()[0]

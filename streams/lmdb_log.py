@@ -5,26 +5,29 @@ from __future__ import annotations
 import errno
 import os
 import struct
-import tempfile
-import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 import lmdb
 
-from streams.log import LogFull, Offsets, Record, partition_of, read_ranges
+from streams.disk import checksums
+from streams.disk.environment import Environment
+from streams.disk.file import DATA
+from streams.log import DamagedRecord, LogFull, Offsets, Record, partition_of, read_ranges
 
 __all__ = ["LmdbLog", "LogFull"]
 
 _OFFSET = struct.Struct(">Q")  # big-endian: LMDB sorts keys by bytes, so offsets are in order
-_HEAD = struct.Struct("<dH")  # time of the append, length of the key; key and value follow
+_HEAD = struct.Struct("<dH")  # time of the append, length of the key; key, value and checksum follow
 _COUNT = struct.Struct(">H")
+_FORMAT = 2  # records have checksums
 _MAX_PARTITIONS = 1024
 _TRIM_ROWS = 10_000
+_LARGE_APPEND = 8 << 20
 
 
 class LmdbLog:
@@ -32,7 +35,7 @@ class LmdbLog:
 
     An append is one transaction: all of it is written or nothing, even after ``kill -9``. Readers in other processes see it as
     soon as it returns. Open a folder once per process and share the object between threads; a child made by ``fork`` opens its
-    own.
+    own. Each record has a checksum, which is verified whenever it is read.
 
     Parameters
     ----------
@@ -47,7 +50,8 @@ class LmdbLog:
     partitions : int
         Number of partitions, fixed when the log is created. A reader uses the number in the file.
     readonly : bool
-        Only read; another process writes.
+        Only read; another process writes. It needs no write permission. With write permission for ``lock.mdb`` a reader is
+        registered, so that the writer keeps what it reads; without, a read that the writer has overtaken is repeated.
 
     Attributes
     ----------
@@ -61,7 +65,7 @@ class LmdbLog:
     ValueError
         The log has another number of partitions, or the folder holds something else.
     OSError
-        The folder cannot be opened, or the file was cut.
+        The folder cannot be opened, the file is damaged, or the log has another format.
     """
 
     def __init__(
@@ -79,30 +83,9 @@ class LmdbLog:
             raise ValueError(f"max_bytes: {max_bytes} is less than 1 MiB; give the log more room")
         self.path = Path(path)
         self.max_bytes = -(-max_bytes // 65536) * 65536
-        try:
-            if not readonly:
-                self._make_folder()
-            self._env = lmdb.open(
-                os.fspath(self.path),
-                map_size=self.max_bytes,
-                max_dbs=_MAX_PARTITIONS,
-                max_readers=510,
-                readonly=readonly,
-                sync=sync,
-            )
-        except lmdb.InvalidError as error:
-            raise ValueError(f"{self.path}: its data.mdb is no LMDB file ({error}); choose another folder") from error
-        except lmdb.Error as error:
-            if readonly and not (self.path / "data.mdb").exists():
-                raise FileNotFoundError(errno.ENOENT, "no log here; start its writer first", str(self.path)) from error
-            raise OSError(errno.EIO, f"cannot open the log ({error})", str(self.path)) from error
-        self._remapping = threading.Condition()
-        self._transactions = 0
-        self._remaps = 0
-        self._closed = False
         self._readonly = readonly
+        self._env = Environment(self.path, self.max_bytes, _MAX_PARTITIONS, sync=sync, readonly=readonly)
         try:
-            self._pad_file()
             self._partitions = self._open_partitions(partitions, readonly)
             self.identity = self._identify()
         except BaseException:
@@ -122,46 +105,29 @@ class LmdbLog:
                     values[partition_of(key, count)].append(head(now, len(key)) + key + value)
         except struct.error as error:
             raise ValueError("key: longer than 65,535 bytes; use a shorter one") from error
-        with self._writing() as transaction:
+        with self._env.writing() as transaction:
             ends: Offsets = {}
             for partition, added in enumerate(values):
                 end = self._bounds(transaction, partition)[1]
                 if added:
                     keys = map(_OFFSET.pack, range(end, end + len(added)))
+                    sealed = checksums.seal(added, partition, end)
                     with transaction.cursor(db=self._partitions[partition]) as cursor:
-                        cursor.putmulti(zip(keys, added, strict=True), append=True)
+                        cursor.putmulti(zip(keys, sealed, strict=True), append=True)
                 ends[partition] = end + len(added)
         return ends
 
     def read(self, offsets: Offsets, limit: int) -> Sequence[Record]:
         """See `Log.read`."""
-        found: list[Record] = []
-        unpack, record, width = _HEAD.unpack_from, tuple.__new__, _HEAD.size
-        with self._reading() as transaction:
-            bounds = {p: self._bounds(transaction, p) for p in offsets if p in range(len(self._partitions))}
-            begin, end = ({partition: bound[side] for partition, bound in bounds.items()} for side in (0, 1))
-            for partition, (start, stop) in read_ranges(offsets, begin, end, limit).items():
-                if start == stop:
-                    continue
-                with transaction.cursor(db=self._partitions[partition]) as cursor:
-                    cursor.set_key(_OFFSET.pack(start))
-                    values = list(islice(cursor.iternext(keys=False, values=True), stop - start))
-                    # The tuple is created directly: the constructor of Record would take a fifth of the reading time.
-                    found += [
-                        record(Record, (partition, offset, value[width : (at := width + key)], value[at:], timestamp))
-                        for offset, value, (timestamp, key) in zip(range(start, stop), values, map(unpack, values), strict=True)
-                    ]
-        return found
+        return self._env.look(lambda transaction: self._read(transaction, offsets, limit))
 
     def begin(self) -> Offsets:
         """See `Log.begin`."""
-        with self._reading() as transaction:
-            return {partition: self._bounds(transaction, partition)[0] for partition in range(len(self._partitions))}
+        return {partition: begin for partition, (begin, _) in enumerate(self._env.look(self._all_bounds))}
 
     def end(self) -> Offsets:
         """See `Log.end`."""
-        with self._reading() as transaction:
-            return {partition: self._bounds(transaction, partition)[1] for partition in range(len(self._partitions))}
+        return {partition: end for partition, (_, end) in enumerate(self._env.look(self._all_bounds))}
 
     def end_known_at(self, partition: int) -> float:
         """See `Log.end_known_at`: now."""
@@ -174,27 +140,80 @@ class LmdbLog:
             while self._trim_some(partition, offset):
                 pass
         # One more small commit: LMDB reuses freed pages only from the second commit after they were freed.
-        with self._writing() as transaction:
-            transaction.put(b"trimmed", _OFFSET.pack(transaction.id()))
-        if self._env.info()["map_size"] > self.max_bytes:
-            self._remap(self.max_bytes)
+        with self._env.writing() as transaction:
+            self._env.put(transaction, b"trimmed", _OFFSET.pack(transaction.id()))
+        self._env.pad()
+        if self._env.map_size > self.max_bytes:
+            self._env.remap(self.max_bytes)
 
     def close(self) -> None:
         """See `Log.close`. Waits until reads and appends of other threads are done."""
-        with self._remapping:
-            self._closed = True
-            self._remapping.wait_for(lambda: self._transactions == 0)
-            self._env.close()
+        self._env.close()
 
     @property
     def nbytes(self) -> int:
         """Bytes of the file, in use or free for reuse after a trim."""
-        return int((self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
+        return self._env.nbytes
+
+    @property
+    def used(self) -> int:
+        """Bytes of the file that hold records; the rest is free for reuse."""
+        return self._env.look(self._used)
+
+    @property
+    def nearly_full(self) -> bool:
+        """Whether less than a tenth of the file is free, or less than the largest appends take."""
+        return self.used > self.max_bytes - max(self.max_bytes // 10, min(_LARGE_APPEND, self.max_bytes // 2))
+
+    def copy(self, folder: Path) -> None:
+        """Write a compact copy of the log, as it is now, into an empty folder. Appends go on meanwhile.
+
+        Raises
+        ------
+        OSError
+            The folder is not empty, the disk is full, or the log is damaged.
+        """
+        self._env.copy(folder)
+
+    def blank(self, partition: int, offset: int) -> None:
+        """Put an empty record in the place of a damaged one, so that those after it keep their offsets."""
+        (sealed,) = checksums.seal([_HEAD.pack(0.0, 0)], partition, offset)
+        with self._env.writing() as transaction:
+            transaction.put(_OFFSET.pack(offset), sealed, db=self._partitions[partition])
+
+    def _used(self, transaction: lmdb.Transaction) -> int:
+        stats = [transaction.stat(), *(transaction.stat(database) for database in self._partitions)]
+        pages = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+        return int(pages * stats[0]["psize"])
+
+    def _read(self, transaction: lmdb.Transaction, offsets: Offsets, limit: int) -> list[Record]:
+        found: list[Record] = []
+        unpack, record, width, end_of_value = _HEAD.unpack_from, tuple.__new__, _HEAD.size, -checksums.SIZE
+        bounds = {p: self._bounds(transaction, p) for p in offsets if p in range(len(self._partitions))}
+        begin, end = ({partition: bound[side] for partition, bound in bounds.items()} for side in (0, 1))
+        for partition, (start, stop) in read_ranges(offsets, begin, end, limit).items():
+            if start == stop:
+                continue
+            with transaction.cursor(db=self._partitions[partition]) as cursor:
+                there = cursor.set_key(_OFFSET.pack(start))
+                values = list(islice(cursor.iternext(keys=False, values=True), stop - start)) if there else []
+            right = checksums.intact(values, partition, start)
+            if not right:
+                raise DamagedRecord(partition, start, str(self.path / DATA))
+            del values[right:]
+            # The tuple is created directly: the constructor of Record would take a fifth of the reading time.
+            found += [
+                record(Record, (partition, offset, value[width : (at := width + key)], value[at:end_of_value], timestamp))
+                for offset, value, (timestamp, key) in zip(
+                    range(start, start + right), values, map(unpack, values), strict=True
+                )
+            ]
+        return found
 
     def _trim_some(self, partition: int, offset: int) -> bool:
         """Delete at most `_TRIM_ROWS` records. Return whether more are left to delete."""
         try:
-            with self._writing() as transaction:
+            with self._env.writing() as transaction:
                 begin, end = self._bounds(transaction, partition)
                 stop = min(offset, end)
                 rows = min(stop - begin, _TRIM_ROWS)
@@ -204,162 +223,67 @@ class LmdbLog:
                     cursor.first()
                     for _ in range(rows):
                         cursor.delete()
-                transaction.put(_begin_key(partition), _OFFSET.pack(begin + rows))
+                self._env.put(transaction, _begin_key(partition), _OFFSET.pack(begin + rows))
                 return begin + rows < stop
         except LogFull as full:
             if not isinstance(full.__cause__, lmdb.MapFullError):
                 raise
             # A deletion writes new pages before it frees old ones. A full file has no room for them.
-            self._remap(self._env.info()["map_size"] + 2**20)
+            self._env.remap(self._env.map_size + 2**20)
             return True
+
+    def _all_bounds(self, transaction: lmdb.Transaction) -> list[tuple[int, int]]:
+        return [self._bounds(transaction, partition) for partition in range(len(self._partitions))]
 
     def _bounds(self, transaction: lmdb.Transaction, partition: int) -> tuple[int, int]:
         """Return the oldest offset and the next offset of a partition."""
+        entries = transaction.stat(self._partitions[partition])["entries"]
+        if not entries:
+            begin = _OFFSET.unpack(self._env.get(transaction, _begin_key(partition)) or b"")[0]
+            return begin, begin
         with transaction.cursor(db=self._partitions[partition]) as cursor:
-            if cursor.first():
-                first = _OFFSET.unpack(cursor.key())[0]
-                cursor.last()
-                return first, _OFFSET.unpack(cursor.key())[0] + 1
-        empty = transaction.get(_begin_key(partition))
-        begin = _OFFSET.unpack(empty)[0] if empty else 0
-        return begin, begin
+            first = _OFFSET.unpack(cursor.key())[0] if cursor.first() else 0
+            last = _OFFSET.unpack(cursor.key())[0] if cursor.last() else 0
+        if last + 1 - first != entries:
+            raise lmdb.CorruptedError(f"partition {partition} has {entries} records from offset {first} to {last}")
+        return first, last + 1
 
     def _open_partitions(self, partitions: int, readonly: bool) -> list[lmdb._Database]:
-        with self._reading() as transaction:
-            stored = transaction.get(b"partitions")
-            empty = transaction.stat()["entries"] == 0
+        stored, format_, empty = self._env.look(self._describe)
         if stored is None and not empty:
             raise ValueError(f"{self.path}: an LMDB database of something else; choose another folder")
         if readonly and stored is None:
             raise FileNotFoundError(errno.ENOENT, "the log is still empty; start its writer first", str(self.path))
+        written = _COUNT.unpack(format_)[0] if format_ else _FORMAT
+        if written != _FORMAT:
+            problem = f"the log has format {written}, and this version of Freshet reads {_FORMAT}"
+            raise OSError(errno.EINVAL, f"{problem}: use the version that wrote it, or name another folder", str(self.path))
         found = _COUNT.unpack(stored)[0] if stored else partitions
         if found != partitions and not readonly:
             problem = f"{partitions}, but the log at {self.path} was created with {found}"
             raise ValueError(f"partitions: {problem}; set {found}, or choose another folder")
         if stored is None:
-            with self._writing() as transaction:
+            with self._env.writing() as transaction:
                 for partition in range(partitions):
-                    self._env.open_db(b"partition-%d" % partition, transaction)
-                transaction.put(b"partitions", _COUNT.pack(partitions))
-        return [self._env.open_db(b"partition-%d" % partition, create=False) for partition in range(found)]
+                    self._env.database(b"partition-%d" % partition, transaction)
+                    self._env.put(transaction, _begin_key(partition), _OFFSET.pack(0))
+                self._env.put(transaction, b"partitions", _COUNT.pack(partitions))
+                self._env.put(transaction, b"format", _COUNT.pack(_FORMAT))
+        return [self._env.database(b"partition-%d" % partition) for partition in range(found)]
+
+    def _describe(self, transaction: lmdb.Transaction) -> tuple[bytes | None, bytes | None, bool]:
+        get = self._env.get
+        return get(transaction, b"partitions"), get(transaction, b"format"), transaction.stat()["entries"] == 0
 
     def _identify(self) -> str | None:
         """Read the identity of the log; a writer sets it where it is missing."""
-        with self._reading() as transaction:
-            found = transaction.get(b"identity")
+        found = self._env.look(lambda transaction: self._env.get(transaction, b"identity"))
         if found is None and not self._readonly:
             # A full log must still open. It gets its identity when it is opened with room to spare.
-            with suppress(LogFull), self._writing() as transaction:
-                transaction.put(b"identity", uuid.uuid4().hex.encode(), overwrite=False)
-                found = transaction.get(b"identity")
-        return f"lmdb {bytes(found).decode()}" if found else None
-
-    def _make_folder(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        # LMDB writes its table of readers into a memory-mapped sparse file. On a full disk that would kill the process, so the
-        # space is allocated first. Only for a new file: closing an existing one would drop the locks of its users.
-        try:
-            handle = os.open(self.path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileExistsError:
-            return
-        try:
-            os.posix_fallocate(handle, 0, 2**16)
-        except OSError as error:
-            (self.path / "lock.mdb").unlink()
-            raise LogFull(f"no room for a log ({error.strerror}); free space on the disk", str(self.path)) from error
-        finally:
-            os.close(handle)
-
-    def _pad_file(self) -> None:
-        """Extend the file with zeros to the length that its index states.
-
-        LMDB maps the file into memory, and reading past its end would kill the process. A power loss or an incomplete copy
-        leaves such a file; with zeros, reading the missing pages is an error instead. A trim can leave one too, without any
-        loss: the last pages were freed before they were written.
-        """
-        with (self.path / "data.mdb").open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-        if size < self.nbytes:
-            with (self.path / "data.mdb").open("r+b") as file:
-                os.posix_fallocate(file.fileno(), size, self.nbytes - size)
-
-    @contextmanager
-    def _reading(self) -> Iterator[lmdb.Transaction]:
-        """Open a read transaction (one snapshot). Failures become `OSError`."""
-        try:
-            with self._transaction(write=False) as transaction:
-                yield transaction
-        except lmdb.Error as error:
-            problem = f"the log cannot be read ({error}): its file is damaged; restore it, or use a new folder"
-            raise OSError(errno.EIO, problem, str(self.path)) from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[lmdb.Transaction]:
-        """Open a write transaction: commit at the end, or change nothing. Failures become `OSError`."""
-        if self._readonly:
-            raise PermissionError(errno.EACCES, "the log was opened with readonly; open it without, to append", str(self.path))
-        try:
-            with self._transaction(write=True) as transaction:
-                yield transaction
-        except lmdb.MapFullError as error:
-            problem = f"the log has reached its {self.max_bytes / 2**20:.0f} MiB; raise max_bytes or trim it"
-            raise LogFull(problem, str(self.path)) from error
-        except lmdb.Error as error:
-            if self._disk_is_full():
-                raise LogFull(f"the disk is full ({error}); free space on it", str(self.path)) from error
-            raise OSError(
-                errno.EIO, f"the log cannot be written ({error}); check the disk and the system log", str(self.path)
-            ) from error
-
-    def _disk_is_full(self) -> bool:
-        """Try to allocate space: LMDB reports every short write as an input/output error, whatever the reason."""
-        try:
-            with tempfile.TemporaryFile(dir=self.path) as file:
-                os.posix_fallocate(file.fileno(), 0, 2**20)
-        except OSError as error:
-            return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        return False
-
-    @contextmanager
-    def _transaction(self, *, write: bool) -> Iterator[lmdb.Transaction]:
-        with self._using_map():
-            try:
-                transaction = self._env.begin(write=write)
-            except lmdb.MapResizedError:
-                transaction = None
-            if transaction is not None:
-                with transaction:
-                    yield transaction
-                return
-        # Another process has grown the map beyond our size: adopt its size.
-        self._remap(0)
-        with self._using_map(), self._env.begin(write=write) as transaction:
-            yield transaction
-
-    @contextmanager
-    def _using_map(self) -> Iterator[None]:
-        with self._remapping:
-            self._remapping.wait_for(lambda: not self._remaps)
-            if self._closed:
-                raise ValueError(f"{self.path}: the log is closed; open it again")
-            self._transactions += 1
-        try:
-            yield
-        finally:
-            with self._remapping:
-                self._transactions -= 1
-                self._remapping.notify_all()
-
-    def _remap(self, size: int) -> None:
-        """Resize the map. It may move, so this waits until no thread uses it."""
-        with self._remapping:
-            self._remaps += 1
-            try:
-                self._remapping.wait_for(lambda: self._transactions == 0)
-                self._env.set_mapsize(size)
-            finally:
-                self._remaps -= 1
-                self._remapping.notify_all()
+            with suppress(LogFull), self._env.writing() as transaction:
+                found = uuid.uuid4().hex.encode()
+                self._env.put(transaction, b"identity", found)
+        return f"lmdb {found.decode()}" if found else None
 
 
 def _begin_key(partition: int) -> bytes:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import xxhash
 
 __all__ = [
+    "DamagedRecord",
     "InDoubt",
     "Log",
     "LogFull",
@@ -40,6 +41,23 @@ class RecordTooLarge(OSError):
 
     def __init__(self, problem: str, path: str) -> None:
         super().__init__(errno.EMSGSIZE, problem, path)
+
+
+class DamagedRecord(OSError):
+    """A record is not as it was appended. ``errno`` is EIO, ``filename`` the file.
+
+    Attributes
+    ----------
+    partition, offset : int
+        Which record. The next one can be read.
+    """
+
+    def __init__(self, partition: int, offset: int, path: str) -> None:
+        problem = f"record {offset} of partition {partition} is damaged (its checksum is wrong)"
+        super().__init__(
+            errno.EIO, f"{problem}: restore the log from a backup, or keep the rest with `freshet log copy --salvage`", path
+        )
+        self.partition, self.offset = partition, offset
 
 
 class InDoubt(OSError):
@@ -97,6 +115,8 @@ class Log(Protocol):
         LookupError
             There is no such partition, or an offset is older than the oldest record or newer than the end. (In the last case
             it is another log than before, or it lost its tail.)
+        DamagedRecord
+            A record that would have been the first of its partition is damaged. Records before a damaged one are returned.
         ConnectionError
             A remote log did not send the records that it has. Read again later.
         """

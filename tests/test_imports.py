@@ -15,7 +15,8 @@ from learners.registry import FOLDERS
 PACKAGES = ("streams", "memory", "learners", "service", "freshet")
 
 DOORS = {
-    "crc32c": {"streams.kafka.log"},
+    # Checksums of the embedded log, and those that the Kafka client computes.
+    "crc32c": {"streams.disk.checksums", "streams.kafka.log"},
     "faiss": {"memory.vectors.centroids", "memory.vectors.vector_index"},
     # The application, and requests and responses; routes use only `service.http.web`.
     "fastapi": {"service.http.app", "service.http.web"},
@@ -24,11 +25,17 @@ DOORS = {
     # SIMD comparisons for numba's compiled functions.
     "docstring_parser": {"service.reference.docstrings"},
     "llvmlite": {"memory.simd"},
-    "lmdb": {"streams.lmdb_log"},
-    # Plots of a replay and of an evaluation.
-    "matplotlib": {"service.evaluation.reports.axes", "service.evaluation.reports.replay_figure"},
+    # The environment with its transactions, and the records in it.
+    "lmdb": {"streams.disk.environment", "streams.lmdb_log"},
+    # Pictures of replays, of evaluations and of tuning.
+    "matplotlib": {
+        "service.evaluation.reports.axes",
+        "service.evaluation.reports.replay_figure",
+        "service.evaluation.tuning.report",
+    },
     # The compiler and its extensions.
     "numba": {"memory.jit", "memory.simd"},
+    "optuna": {"service.evaluation.tuning.study"},
     # Frames for who has it; the library itself speaks Arrow.
     "pandas": {"freshet.frames"},
     "pickle": {"memory.pickled_object"},
@@ -39,7 +46,10 @@ DOORS = {
     "starlette": {"service.http.app"},
     # Pairs the centroids of two epochs.
     "scipy": {"memory.vectors.centroids"},
+    # Optuna's storage.
+    "sqlalchemy": {"service.evaluation.tuning.study"},
     "threadpoolctl": {"learners.threads"},
+    "tomlkit": {"service.evaluation.tuning.documents"},
     # Networks, modules as stores, and the GPU's index of vectors.
     "torch": {
         "learners.networks.adaptation.affine",
@@ -60,7 +70,13 @@ DOORS = {
         "memory.parameters",
         "memory.vectors.gpu_vectors",
     },
-    "typer": {"service.cli", "service.manual", "service.reference.commands"},
+    "typer": {
+        "service.cli",
+        "service.log_tools.commands",
+        "service.manual",
+        "service.reference.commands",
+        "service.tune_command",
+    },
     "uvicorn": {"service.http.server"},
 }
 

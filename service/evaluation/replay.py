@@ -36,7 +36,16 @@ from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 from streams.recorded import ColumnMap, Recording, open_recording
 
-__all__ = ["Replay", "builder_for_log", "open_stream", "open_trainer", "remaining_batches", "replay"]
+__all__ = [
+    "Replay",
+    "builder_for_log",
+    "check_kind",
+    "fold_events",
+    "open_stream",
+    "open_trainer",
+    "remaining_batches",
+    "replay",
+]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -145,7 +154,7 @@ def replay(
         scheme = urlsplit(stream).scheme
         if scheme == "file":
             recording = open_stream(config)
-            _check_kind(config)
+            check_kind(config)
             builder, dead, total = FeedbackBuilder(pipeline, config.reward), recording.dead, recording.rows
             trainer = None
             # In a file, the offset is the number of the row: the last of the batch.
@@ -164,7 +173,7 @@ def replay(
             wall, cpu = time.perf_counter(), time.process_time()
             fingerprint, open_rows = "", 0
             if trainer is None:
-                for _ in _fold_recording(recording, pipeline, fold, config):
+                for _ in fold_events(recording.events(), pipeline, fold, config):
                     bar.advance()
             else:
                 trainer.restore()
@@ -264,7 +273,14 @@ def open_stream(config: Config) -> Recording:
     )
 
 
-def _check_kind(config: Config) -> None:
+def check_kind(config: Config) -> None:
+    """Refuse a recorded file whose interactions have no reward.
+
+    Raises
+    ------
+    ConfigError
+        Names the kind.
+    """
     stream = config.stream
     if (stream.columns is None or stream.columns.kind is None) and stream.kind not in config.reward:
         raise ConfigError(
@@ -273,22 +289,25 @@ def _check_kind(config: Config) -> None:
         )
 
 
-def _fold_recording(recording: Recording, pipeline: Pipeline, fold: Fold, config: Config) -> Iterator[None]:
-    """Learn the micro-batches of a recorded file, with the same bounds as in a log of the same events."""
+def fold_events(recorded: Iterable[Event | Block], pipeline: Pipeline, fold: Fold, config: Config) -> Iterator[None]:
+    """Predict and learn what a recorded file has, in micro-batches with the same bounds as in a log of the same events.
+
+    Yields after each of them.
+    """
     joiner, rows = joiners(config, 1)(), config.stream.batch_rows
     offset = count()
 
     def one_by_one(events: Iterable[Event]) -> Iterator[None]:
         for event in events:
             pipeline.apply(event)
-            yield from fold_all(joiner.push(next(offset), event.timestamp, event))
+            yield from fold_all(joiner.push(next(offset), 0.0, event))
 
     def fold_all(batches: Iterable[JoinedBatch]) -> Iterator[None]:
         for joined in batches:
             fold.joined(joined)
             yield
 
-    for event in recording.events():
+    for event in recorded:
         if not isinstance(event, Block):
             yield from one_by_one([event])
             continue

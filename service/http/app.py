@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from service.http.guard import Guard, Hosts
 from service.http.ingest import Ingest
 from service.http.live import Live
+from service.http.request_ids import RequestIds
 from service.http.routes import openapi
 from service.http.routes.events import EventRoutes
 from service.http.routes.operations import OperationRoutes
@@ -55,9 +56,14 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
     if serves:
         stream = runtime.config.stream
         retry = stream.ack == "queued"
-        ingest = Ingest(runtime.log, runtime.engine.wake, runtime.dead, retry=retry, buffer=stream.buffer)
+        ingest = Ingest(
+            runtime.log, runtime.engine.wake, runtime.dead, retry=retry, buffer=stream.buffer, trims=stream.retain is not None
+        )
         runtime.monitor.watch(ingest.gauges)
-        routes += [*RankingRoutes(runtime, handler, ingest).routes(), *EventRoutes(runtime, handler, ingest).routes()]
+        ids = RequestIds(stream.max_impressions, runtime.updater.has_request)
+        runtime.monitor.watch(ids.gauges)
+        routes += RankingRoutes(runtime, handler, ingest, ids).routes()
+        routes += EventRoutes(runtime, handler, ingest, ids).routes()
     routes += OperationRoutes(runtime, handler, live).routes()
 
     @asynccontextmanager

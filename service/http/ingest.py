@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,9 @@ Entry = tuple[bytes, bytes]
 
 GROUP_BYTES = 1 << 19
 """Most bytes of requests that are appended together. It is less than the size of a Kafka batch, which is atomic."""
+
+ROOM_SECONDS, ROOM_POLL = 3.0, 0.05
+"""Seconds that an append waits for a log that trims itself, and between two attempts."""
 
 PAUSE, MAX_PAUSE = 0.1, 2.0
 """Seconds until a failed append is retried: at first, and at most. The pause doubles each time."""
@@ -77,6 +81,8 @@ class Ingest:
         result, the log may hold them twice; events with an id are still learned once.
     buffer : int
         Most bytes that may wait to be appended; beyond it appends are refused with `LogBusy`.
+    trims : bool
+        Whether the trainer trims the log when it is nearly full: then an append waits a moment for room.
 
     Attributes
     ----------
@@ -92,10 +98,12 @@ class Ingest:
         *,
         retry: bool = False,
         buffer: int = 64 << 20,
+        trims: bool = False,
     ) -> None:
         self._log, self._wake, self._dead, self._retry, self._max_bytes = log, wake, dead, retry, buffer
         self._waiting: deque[_Waiting] = deque()
         self._bytes = 0
+        self._trims, self._full_since = trims, 0.0
         self._thread = ThreadPoolExecutor(1, "freshet-ingest")
         self._writer: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
@@ -185,7 +193,7 @@ class Ingest:
         """Append a group; return the requests to retry, and the error."""
         entries = [entry for request in group for entry in request.entries]
         try:
-            end = await asyncio.get_running_loop().run_in_executor(self._thread, self._log.append, entries)
+            end = await asyncio.get_running_loop().run_in_executor(self._thread, self._append_to_log, entries)
         except Exception as error:
             parts = _split(group) if isinstance(error, LogFull | RecordTooLarge) else []
             if len(parts) < 2:
@@ -204,6 +212,20 @@ class Ingest:
                 request.done.set_result(end)
         self._wake()
         return [], None
+
+    def _append_to_log(self, entries: Sequence[Entry]) -> Offsets:
+        """Append on the thread of this object. A log that has been full for long is not waited for."""
+        while True:
+            try:
+                end = self._log.append(entries)
+            except LogFull:
+                self._full_since = self._full_since or time.monotonic()
+                if not self._trims or time.monotonic() > self._full_since + ROOM_SECONDS:
+                    raise
+                time.sleep(ROOM_POLL)
+            else:
+                self._full_since = 0.0
+                return end
 
     def _failed(self, group: Sequence[_Waiting], error: Exception) -> tuple[list[_Waiting], Exception | None]:
         temporary = self._retry and isinstance(error, OSError) and not isinstance(error, RecordTooLarge)

@@ -80,7 +80,7 @@ class Member:
 
     role = "trainer"
     serves_while_behind = True
-    whole = True
+    whole = follows = True
 
     def __init__(
         self, trainer: Trainer, join: Callable[[Notify, Notify], GroupMember], name: str, folder: Path, every: float
@@ -152,6 +152,10 @@ class Member:
     def idle(self, *, hurry: bool = False) -> float:
         """See `service.learning.trainer.Trainer.idle`."""
         return min(self.trainer.idle(hurry=hurry), POLL_SECONDS)
+
+    def has_request(self, request_id: str) -> bool:
+        """See `service.learning.event_reader.EventReader.has_request`."""
+        return self.trainer.has_request(request_id)
 
     def save(self) -> None:
         """Commit what was learned and leave the group."""

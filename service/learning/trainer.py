@@ -31,6 +31,7 @@ from service.monitoring.monitor import Monitor
 from service.ranking.pipeline import Pipeline
 from service.recovery.ledger import Ledger
 from service.recovery.recovery import recover
+from service.recovery.retention import Retention
 from service.recovery.snapshots import WaitingSnapshots, collect_snapshots, restore_snapshots, with_snapshots
 from service.replication.weights import Change, Publisher
 from streams.dead_letters import DeadLetters
@@ -44,6 +45,12 @@ _log = logging.getLogger(__name__)
 
 IDLE = 0.05
 """Seconds between reads of a log that has nothing new."""
+
+ROOM_CHECK = 0.25
+"""Seconds between two looks at whether the log is nearly full."""
+
+WORTH_SAVING = 0.1
+"""Share of a nearly full log that must become free for a checkpoint to be saved before it is due."""
 
 
 class Trainer:
@@ -83,7 +90,7 @@ class Trainer:
     publisher : Publisher or None
         Publishes changes to replicas. It needs a `folder`, because replicas start from a checkpoint.
     order : Order or None
-        Order of reading for a replay. None: as polled, recorded in the ledger.
+        Order of reading for a replay, which stops at a damaged record. None: as polled, recorded in the ledger.
 
     Attributes
     ----------
@@ -100,7 +107,7 @@ class Trainer:
     role = "trainer"
     serves_while_behind = True
     """An old state is better than no rankings: no other process has a newer one."""
-    whole = True
+    whole = follows = True
 
     def __init__(
         self,
@@ -129,17 +136,22 @@ class Trainer:
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
         self.caught_up = False
+        self._live, self._poll, self._flush = order is None, poll, flush
         order = order or PollOrder(log, poll, ledger)
-        self.reader = EventReader(log, order, dead, validator, make_joiner, pipeline.apply, source=remote or "log")
+        live, source = self._live, remote or "log"
+        self.reader = EventReader(
+            log, order, dead, validator, make_joiner, pipeline.apply, source=source, waits=live, skips_damage=live
+        )
+        self.has_request = self.reader.has_request
         pipeline.isolation.reports += [self.reader.report_poison, self.notice]
         self.ticks = TickWriter(log, self.reader, self.failed, remote=remote is not None)
-        self._poll, self._flush = poll, flush
         self._ledger, self._publisher, self._epoch = ledger, publisher, 0
         self._folder, self._every, self._keep = folder, every, keep
         self._saved, self._saved_at = -1, time.monotonic()
         self._copying: Steps[tuple[Checkpoint, WaitingSnapshots]] | None = None
-        self._saving: Future[Path] | None = None
-        self._retain, self._kept_metadata = retain, deque[dict[str, Any]](maxlen=keep)
+        self._saving: tuple[Checkpoint, Future[Path]] | None = None
+        self._retention = Retention(log, folder, keep, retain, publisher, ledger)
+        self._room_checked = 0.0
         self._saver = ThreadPoolExecutor(1, "checkpoint")
         self._end_at_start: Offsets = {}
         self._disconnected = False
@@ -161,6 +173,7 @@ class Trainer:
         self.reader.open(start.positions)
         restore_snapshots(start.snapshots, self.reader.joiners)
         self._saved = self.reader.position
+        self._retention.load()
         self._end_at_start = self.log.end()
         if self._publisher is not None:
             self._publisher.start(self.reader.position)
@@ -187,7 +200,9 @@ class Trainer:
             self.pipeline.as_of = self.reader.as_of
             self.caught_up = self.caught_up or all(self.next[partition] >= end for partition, end in self._end_at_start.items())
             self._publish_if_due()
+            self._make_room_if_due()
             self._save_if_due()
+            self._keep_time()
         return more
 
     def idle(self, *, hurry: bool = False) -> float:
@@ -196,6 +211,7 @@ class Trainer:
         With `hurry`, an open batch is due at once.
         """
         now = time.time()
+        self._keep_time()
         due = self.ticks.due(now, 0.0 if hurry else self._flush)
         if due:
             self.ticks.tick(due, now)
@@ -231,8 +247,7 @@ class Trainer:
         saved, snapshots = run_to_end(self._copy())
         path = checkpoints.save(self._folder, with_snapshots(saved, snapshots), self._keep)
         self._saved = self.reader.position
-        self._remember_metadata(saved)
-        self._trim()
+        self._retention.saved(saved.version, saved.meta, self.next)
         return path
 
     def close(self) -> None:
@@ -267,13 +282,12 @@ class Trainer:
 
     def gauges(self) -> dict[str, Any]:
         """Metrics for the monitor."""
-        failures = dict(self.failures)
-        if self._publisher is not None:
-            failures["weights"] = self._publisher.failures
+        weights = {} if self._publisher is None else {"weights": self._publisher.failures}
         return {
             "lag": self.lag(),
             "joiner": dict(self.reader.counts) | {"recomputed": self.builder.recomputed},
-            "failures": failures,
+            "failures": dict(self.failures) | weights,
+            **self.ticks.gauges(time.time()),
         }
 
     @property
@@ -288,6 +302,10 @@ class Trainer:
             self.monitor.learned(feedback, sources, self.reader.appended)
         self.reader.appended = []
 
+    def _keep_time(self) -> None:
+        for text in self.ticks.keep_time(time.time()) if self._live else ():
+            self.notice(text)
+
     def _publish_if_due(self) -> None:
         """Copy the changes, between two batches. Another thread writes them."""
         publisher = self._publisher
@@ -301,10 +319,11 @@ class Trainer:
 
     def _save_if_due(self) -> None:
         """Start to copy the state, between two batches. Another thread writes the copy."""
+        if self._saving is not None and self._saving[1].done():
+            self._finish_save()
         due = time.monotonic() - self._saved_at >= self._every and self.reader.position != self._saved
-        if self._folder is None or not due or not (self._saving is None or self._saving.done()):
+        if self._folder is None or not due or self._saving is not None:
             return
-        self._finish_save()
         if not self._flush_ledger():
             return
         self._saved_at, self._saved = time.monotonic(), self.reader.position
@@ -314,10 +333,10 @@ class Trainer:
         if copying.turn():
             copied, snapshots = copying.result
             self._copying = None
-            self._remember_metadata(copied)
             assert self._folder is not None
             folder, keep = self._folder, self._keep
-            self._saving = self._saver.submit(lambda: checkpoints.save(folder, with_snapshots(copied, snapshots), keep))
+            written = self._saver.submit(lambda: checkpoints.save(folder, with_snapshots(copied, snapshots), keep))
+            self._saving = Checkpoint(copied.version, {}, copied.meta), written
         return True
 
     def _finish_save(self) -> None:
@@ -325,30 +344,25 @@ class Trainer:
         saving, self._saving = self._saving, None
         if saving is not None:
             try:
-                saving.result()
-                self._trim()
+                saving[1].result()
+                self._retention.saved(saving[0].version, saving[0].meta, self.next)
             except OSError as error:
                 self._saved = -1
-                self._kept_metadata.clear()
                 self.failed("checkpoint", error)
 
-    def _remember_metadata(self, saved: Checkpoint) -> None:
-        if self._kept_metadata and self._kept_metadata[-1]["version"] == saved.version:
-            self._kept_metadata.pop()  # the same file
-        self._kept_metadata.append({"version": saved.version} | saved.meta)
-
-    def _trim(self) -> None:
-        """Delete records that no kept checkpoint needs, once this process has written all kept checkpoints."""
-        if len(self._kept_metadata) < self._keep:
+    def _make_room_if_due(self) -> None:
+        """Trim a log that is nearly full to the newest checkpoint, and save another one if that frees much more."""
+        now = time.monotonic()
+        if now < self._room_checked + ROOM_CHECK:
             return
-        oldest = self._kept_metadata[0]
-        if self._retain is not None:
-            rewinds = {int(partition): position["rewind"] for partition, position in oldest["positions"].items()}
-            self.log.trim({p: min(rewind, self.next[p] - self._retain) for p, rewind in rewinds.items()})
-        if self._publisher is not None:
-            self._publisher.trim(oldest["weights"])
-        if self._ledger is not None:
-            self._ledger.needed = oldest["ledger"]
+        self._room_checked = now
+        if not self._retention.nearly_full:
+            return
+        if deleted := self._retention.make_room(self.next):
+            self.notice(f"the log is nearly full: {deleted} records before the newest checkpoint were deleted")
+        rewinds = {partition: position.rewind for partition, position in self.reader.positions().items()}
+        if self._retention.excess(rewinds, self.next) > WORTH_SAVING:
+            self._saved_at = float("-inf")
 
     def _flush_ledger(self) -> bool:
         """Write the order of records before their results leave the process. Return False if that failed; it is retried."""

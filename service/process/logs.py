@@ -203,12 +203,12 @@ def servers_and_topic(url: str, section: str) -> tuple[str, str]:
 
 
 def _open_folder(section: str, folder: Path, options: dict[str, Any], readonly: bool) -> LmdbLog:
-    if readonly:
-        return LmdbLog(folder, readonly=True)
     try:
-        return LmdbLog(folder, **options)
+        return LmdbLog(folder, readonly=True) if readonly else LmdbLog(folder, **options)
     except TypeError as error:
         raise ConfigError(f"{section}.options", f"{error}; see streams.lmdb_log.LmdbLog for the keys") from error
+    except ValueError as error:
+        raise ConfigError(f"{section}.options", str(error)) from error
 
 
 def _open_topic(section: str, url: str, options: dict[str, Any], readonly: bool, read_timeout: float | None) -> Log:

@@ -107,6 +107,7 @@ def build_pipeline(config: Config) -> Pipeline:
         rerankers=bound(Reranker, "rerankers", rerankers, schema),
         policy=policy,
         recent=config.history.recent,
+        recommend=config.items.recommend,
     )
     check_changes(pipeline.adapters.named, *ranker)
     return pipeline
@@ -167,6 +168,7 @@ class Runtime:
         self.monitor, self._held, self._fingerprint = monitor, held, config.fingerprint
         self.signer = signer
         monitor.watch(dead.gauges)
+        dead.notify = updater.notices.append
         server = config.server
         self.engine = Engine(
             pipeline,
@@ -283,7 +285,7 @@ def open_runtime(config: Config) -> Runtime:
         if partitions > 1 and not grouped and config.checkpoints is not None:
             ledger = Ledger(LmdbLog(config.checkpoints / LEDGER, max_bytes=LEDGER_BYTES, sync=True))
         if config.weights.url is not None:
-            publisher = Publisher(open_weights(config), config.weights.every)
+            publisher = Publisher(open_weights(config), config.weights.every, config.fingerprint)
         monitor, signer = Monitor(lambda: runtime.gauges()), Signer.for_writer(folder)
         trainer = Trainer(
             pipeline,
@@ -344,7 +346,9 @@ def open_replica(config: Config) -> Runtime:
         log = opened.enter_context(closing(open_log(config)))
         dead = opened.enter_context(closing(open_dead_letters(config, None)))
         monitor = Monitor(lambda: runtime.gauges())
-        replica = Replica(pipeline, lambda: open_weights(config, readonly=True), config.checkpoints, log.identity)
+        replica = Replica(
+            pipeline, lambda: open_weights(config, readonly=True), config.checkpoints, log.identity, config.fingerprint
+        )
         signer = Signer.for_reader(data_folder(config))
         runtime = Runtime(config, pipeline, replica, log, dead, monitor, signer, opened.pop_all())
     return runtime

@@ -21,10 +21,13 @@ class Updater(Protocol):
         Whether requests are answered before `caught_up`.
     whole : bool
         Whether it keeps the private part of the state up to date, too; see `memory.stateful.Stateful.private`.
+    follows : bool
+        Whether the state can still be brought up to date: not that of a replica whose trainer has another config.
     """
 
     role: str
     serves_while_behind: bool
+    follows: bool
     whole: bool
 
     @property
@@ -54,6 +57,9 @@ class Updater(Protocol):
 
         With `hurry`, a batch with room is learned now, because a request waits for it.
         """
+
+    def has_request(self, request_id: str) -> bool:
+        """Whether it remembers an impression with this id; a replica does not. Called from any thread."""
 
     def save(self) -> Any:
         """Save the state."""

@@ -112,6 +112,8 @@ class Ledger:
         ------
         LookupError
             If the ledger no longer has them, or its entries do not follow each other.
+        streams.log.DamagedRecord
+            If an entry is damaged.
         """
         at = self._log.begin()[0] if start is None else start
         now: Offsets = {}

@@ -22,7 +22,7 @@ from service.ranking.pipeline import Pipeline
 from service.recovery.ledger import Ledger, Run
 from service.recovery.snapshots import WaitingSnapshots, split_snapshots
 from streams.joined import Position
-from streams.log import Log, Offsets
+from streams.log import DamagedRecord, Log, Offsets
 
 __all__ = ["MISSING", "UNUSABLE", "ChangeLog", "CheckpointMetadata", "Start", "check", "read_metadata", "recover"]
 
@@ -249,7 +249,7 @@ def _read_order(ledger: Ledger, mark: int, end: Offsets, start: Start) -> bool:
                 problem = f"ledger: partition {run.partition} was read up to {run.stop}, but the log ends at {end}"
                 raise LookupError(f"{problem}: the log lost its tail")
         start.runs = ledger.runs(mark)
-    except LookupError as error:
+    except (LookupError, DamagedRecord) as error:
         start.failures["ledger"] += 1
         start.notices.append(f"{error}. The partitions are read in another order than before")
         return False

@@ -13,7 +13,7 @@ from service.ranking.pipeline import Pipeline
 from service.recovery.recovery import UNUSABLE, check, read_metadata
 from service.recovery.snapshots import split_snapshots
 from service.replication.weights import Assembler, BadChange, Change
-from streams.log import Log, Offsets, Record
+from streams.log import DamagedRecord, Log, Offsets, Record
 
 __all__ = ["Replica"]
 
@@ -46,6 +46,8 @@ class Replica:
         Folder of the trainer's checkpoints. Nothing is written there.
     events : str or None
         `Log.identity` of the events log. Checkpoints of another log are skipped.
+    config : str
+        Fingerprint of this process's config. While the trainer has another one, its changes do not fit this state.
 
     Attributes
     ----------
@@ -57,6 +59,8 @@ class Replica:
         Checkpoints loaded.
     caught_up : bool
         Whether it has applied everything that was in the weights log at the start.
+    follows : bool
+        Whether the trainer's changes fit this state; not while the trainer runs another config.
     next : Offsets
         Offset of the next record of the events log that the state does not include, by partition.
     """
@@ -67,17 +71,19 @@ class Replica:
     whole = False
     """Private state is that of the checkpoint: changes do not have it, and answers do not need it."""
 
-    def __init__(self, pipeline: Pipeline, open_log: Callable[[], Log], folder: Path, events: str | None = None) -> None:
+    def __init__(
+        self, pipeline: Pipeline, open_log: Callable[[], Log], folder: Path, events: str | None = None, config: str = ""
+    ) -> None:
         self.pipeline = pipeline
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
         self.loads = 0
-        self.caught_up = False
+        self.caught_up, self.follows = False, True
         self.next: Offsets = {}
-        self._open_log, self._folder, self._events = open_log, folder, events
+        self._open_log, self._folder, self._events, self._config = open_log, folder, events, config
         self._log: Log | None = None
         self._epoch, self._position = -1, -1
-        self._wanted = -1
+        self._wanted, self._wanted_position = -1, -1
         self._cut_off = False
         self._goal: int | None = None
         self._at = 0
@@ -99,6 +105,11 @@ class Replica:
             if self._loading and not self._load():
                 return False
             more = self._follow(self._log)
+        except DamagedRecord as error:
+            self.failures["weights"] += 1
+            self._once(str(error))
+            self._at = error.offset + 1
+            return True
         except FileNotFoundError as error:
             self._once(f"waiting for the trainer: {error}")
             return False
@@ -115,6 +126,10 @@ class Replica:
         """Seconds to sleep until the next turn. A replica cannot hurry: the trainer sets its pace."""
         return WAIT if self._loading or self._log is None else IDLE
 
+    def has_request(self, request_id: str) -> bool:
+        """Return False: a replica does not read the event log."""
+        return False
+
     def save(self) -> None:
         """Do nothing: the trainer saves the state."""
 
@@ -130,6 +145,7 @@ class Replica:
             "lag": self._lag(),
             "epoch": self._epoch,
             "loads": self.loads,
+            "follows": self.follows,
         }
 
     def gauges(self) -> dict[str, Any]:
@@ -160,13 +176,14 @@ class Replica:
             self._once(f"{self._folder}: no checkpoint of this configuration yet; {remedy}")
             return False
         metadata = read_metadata(found)
-        if metadata.epoch < self._wanted or (metadata.epoch, metadata.position) < (self._epoch, self._position):
+        position = max(self._position, self._wanted_position)
+        if metadata.epoch < self._wanted or (metadata.epoch, metadata.position) < (self._epoch, position):
             self._once("waiting for a newer checkpoint")
             return False
         with checkpoints.trust(self._folder):
             self.pipeline.load_state_dict(split_snapshots(found.state)[1])
         self.pipeline.version, self.pipeline.as_of = found.version, metadata.as_of
-        self._epoch, self._position = metadata.epoch, metadata.position
+        self._epoch, self._position, self._wanted_position = metadata.epoch, metadata.position, -1
         self.next = {partition: position.next for partition, position in metadata.positions.items()}
         self._at, self._parts = metadata.weights, Assembler()
         self._buffer.clear()
@@ -203,11 +220,16 @@ class Replica:
         """Apply a change. Return False if the state has it already."""
         if change.epoch < self._epoch:
             return False  # written late by a trainer that has ended
+        if change.epoch > self._epoch and change.config not in ("", self._config):
+            self._lose_the_trainer(change)
+            return False
+        self.follows = True
         if change.epoch > self._epoch:
             self._wanted = change.epoch
             self._reload("the trainer has started a new history")
             return True
         if change.since > self._position:
+            self._wanted_position = change.since
             self._reload(f"changes from {self._position} to {change.since} are missing")
             return True
         if change.position <= self._position:
@@ -217,6 +239,14 @@ class Replica:
         self.pipeline.version, self.pipeline.as_of = change.version, max(self.pipeline.as_of, change.as_of)
         self._position, self.next = change.position, change.next
         return True
+
+    def _lose_the_trainer(self, change: Change) -> None:
+        """Stop being ready, and wait until the trainer has this config again."""
+        if self.follows:
+            self.failures["other_config"] += 1
+        self.follows = False
+        problem = f"the trainer runs another config or version (fingerprint {change.config}, here {self._config})"
+        self._once(f"{problem}: rankings stay as they are and get no newer; restart this replica with the trainer's config")
 
     def _reload(self, why: str) -> None:
         self._once(f"{why}; loading the newest checkpoint")

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from memory.stateful import State
-from streams.log import Log, Offsets
+from streams.log import DamagedRecord, Log, Offsets
 
 __all__ = ["Assembler", "BadChange", "Change", "Publisher", "pack", "unpack"]
 
@@ -67,6 +67,8 @@ class Change(NamedTuple):
         From `memory.stateful.Stateful.take_changes`.
     since : int
         Position in the history after the previous change.
+    config : str
+        Fingerprint of the trainer's config.
     """
 
     epoch: int
@@ -76,6 +78,7 @@ class Change(NamedTuple):
     as_of: float
     state: State
     since: int = 0
+    config: str = ""
 
 
 class _Header(msgspec.Struct, array_like=True):
@@ -85,6 +88,7 @@ class _Header(msgspec.Struct, array_like=True):
     version: int
     next: dict[int, int]
     as_of: float
+    config: str
     arrays: list[tuple[str, str, list[int]]]
 
 
@@ -99,6 +103,7 @@ def pack(change: Change, part: int = PART) -> list[bytes]:
             change.version,
             change.next,
             change.as_of,
+            change.config,
             [(name, array.dtype.str, list(array.shape)) for name, array in state.items()],
         )
     )
@@ -126,7 +131,7 @@ def unpack(whole: bytes) -> Change:
             at += count * dtype.itemsize
     except (struct.error, msgspec.MsgspecError, ValueError, TypeError) as error:
         raise BadChange(f"weights: the record is not a change ({error}); {_REMEDY}") from error
-    return Change(header.epoch, header.position, header.version, header.next, header.as_of, state, header.since)
+    return Change(header.epoch, header.position, header.version, header.next, header.as_of, state, header.since, header.config)
 
 
 def _epoch(value: bytes) -> int | None:
@@ -178,6 +183,8 @@ class Publisher:
         Has one partition.
     every : float
         Seconds between changes.
+    config : str
+        Fingerprint of the trainer's config.
 
     Attributes
     ----------
@@ -187,8 +194,8 @@ class Publisher:
         Failed attempts to write.
     """
 
-    def __init__(self, log: Log, every: float) -> None:
-        self._log, self._every = log, every
+    def __init__(self, log: Log, every: float, config: str = "") -> None:
+        self._log, self._every, self._config = log, every, config
         self._thread = ThreadPoolExecutor(1, "weights")
         self._writing: Future[None] | None = None
         self._published = 0
@@ -211,7 +218,10 @@ class Publisher:
         if not self._log.begin()[0] <= offset <= end:
             return False
         while offset < end:
-            records = self._log.read({0: offset}, _AT_ONCE)
+            try:
+                records = self._log.read({0: offset}, _AT_ONCE)
+            except DamagedRecord:
+                return False
             if any((_epoch(record.value) or 0) > epoch for record in records):
                 return False
             offset = records[-1].offset + 1 if records else offset
@@ -232,7 +242,7 @@ class Publisher:
 
     def publish(self, change: Change) -> None:
         """Write a change in the background; only call this when one is `due`."""
-        change = change._replace(since=self._published)
+        change = change._replace(since=self._published, config=self._config)
         self._at, self._published = time.monotonic(), change.position
         self._writing = self._thread.submit(self._write, change)
 

@@ -206,3 +206,17 @@ def test_a_ranking_is_a_list_of_pairs_and_a_table() -> None:
     assert f"<td>{ranked.items[0]}</td>" in ranked._repr_html_()
     explained = freshet.Recommender(SMALL).learn(shop()).recommend("stranger", 3, explain=True)
     assert explained.response.items[0].reasons is not None
+
+
+def test_a_past_learned_in_parts_is_learned_whole() -> None:
+    """Months lie between the parts, and years between them and today."""
+    parts = [
+        [Interaction(user=f"u{n}", item="tea", timestamp=1e9 + month * 2.6e6 + n) for n in range(20)] for month in range(3)
+    ]
+    recommender = freshet.Recommender(SMALL)
+    for part in parts:
+        recommender.learn(part)
+    recommender.learn(Interaction(user="ann", item="tea"))
+    assert recommender.skipped == {}
+    assert recommender._trainer.reader.counts["interactions"] == 61
+    assert recommender._log.end()[0] - recommender._log.begin()[0] <= 2

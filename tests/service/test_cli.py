@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from service import cli
 from service.cli import ExitCode
 
 SCRIPT = [sys.executable, "-m", "service"]
@@ -107,3 +109,12 @@ def test_help_names_the_commands() -> None:
     assert done.returncode == 0
     for command in ("serve", "replay", "evaluate", "validate", "topics", "demo"):
         assert command in done.stdout
+
+
+def test_a_replay_without_a_cache_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memory.jit.cache_folder", lambda: None)
+    file = tmp_path / "t.csv"
+    file.write_text("user,item,timestamp\nu,i,1700000000\n")
+    result = CliRunner().invoke(cli.app, ["replay", str(file), "--top", "0"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "set NUMBA_CACHE_DIR to one that can" in result.output

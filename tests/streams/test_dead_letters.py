@@ -49,17 +49,41 @@ def test_a_large_record_is_cut_and_invalid_text_is_replaced() -> None:
     assert broken.value == b"? text"
 
 
-def test_a_full_log_loses_letters_counts_them_and_never_raises(tmp_path: Path) -> None:
+def test_a_full_log_deletes_its_oldest_letters_counts_them_and_says_so(tmp_path: Path) -> None:
     log = LmdbLog(tmp_path, max_bytes=2**20)
-    dead = DeadLetters(log)
-    for _ in range(100):
-        dead.put("kind", "reason", os.urandom(30_000))
-    assert dead.counts == {"kind": 100}
-    kept = log.end()[0]
-    assert 0 < kept < 100
-    assert dead.lost == 100 - kept
-    assert len(dead.read(1000)) == kept
+    dead, said = DeadLetters(log), list[str]()
+    dead.notify = said.append
+    for n in range(200):
+        dead.put("kind", f"number {n}", os.urandom(30_000))
+    assert (dead.counts, dead.lost) == ({"kind": 200}, 0)
+    begin = log.begin()[0]
+    assert begin > 150
+    assert (dead.rotated, log.end()) == (begin, {0: 200})
+    assert [letter.reason for letter in dead.read(1000)] == [f"number {n}" for n in range(begin, 200)]
+    assert dead.gauges()["evictions"] == {"dead_letters": begin}
+    assert all(text.endswith("oldest were deleted, to make room for new ones") for text in said)
+    assert sum(int(text.split()[3]) for text in said) == begin
     log.close()
+
+
+def test_a_reason_is_cut_at_one_kib() -> None:
+    dead = DeadLetters(MemoryLog())
+    dead.put("kind", "x" * 5_000, b"")
+    dead.put("kind", "x" * 1_023 + "\u00e9 and more", b"")
+    assert [letter.reason for letter in dead.read()] == ["x" * 1_024, "x" * 1_023]
+
+
+def test_a_damaged_letter_is_skipped(tmp_path: Path) -> None:
+    dead = DeadLetters(LmdbLog(tmp_path))
+    for n in range(5):
+        dead.put("kind", f"number {n}", b"", source="log", partition=0, offset=n)
+    dead.close()
+    file = tmp_path / "data.mdb"
+    file.write_bytes(file.read_bytes().replace(b"number 2", b"number 7"))
+    dead = DeadLetters(LmdbLog(tmp_path))
+    assert [letter.reason for letter in dead.read()] == ["number 0", "number 1", "number 3", "number 4"]
+    assert dead.reported("log") == {0: 4}
+    dead.close()
 
 
 def test_clear_starts_the_counting_anew() -> None:
@@ -99,14 +123,43 @@ def test_letters_are_copied_and_the_newest_stay_readable() -> None:
         dead.put("kind", "reason", str(n), source="log", partition=0, offset=n)
     assert dead.reported("log") == {0: 2_999}
     assert [letter.offset for letter in dead.read(10)] == list(range(2_990, 3_000))
-    assert dead.gauges() == {"dead": {"kind": 3_000}, "failures": {"dead_letter": 0, "dead_letter_copy": 0}}
+    assert dead.gauges() == {
+        "dead": {"kind": 3_000},
+        "failures": {"dead_letter": 0, "dead_letter_copy": 0},
+        "evictions": {"dead_letters": 0},
+    }
     dead.close()
     copies = [letter.offset for letter in DeadLetters(elsewhere).read(10_000)]
     assert copies == list(range(3_000))
 
 
 def test_letters_that_cannot_be_stored_are_counted() -> None:
-    dead = DeadLetters(MemoryLog(max_records=2))
+    dead = DeadLetters(MemoryLog(max_records=0))
     for _ in range(3):
         dead.put("kind", "reason", b"")
-    assert (dead.counts, dead.lost) == ({"kind": 3}, 1)
+    assert (dead.counts, dead.lost, dead.rotated) == ({"kind": 3}, 3, 0)
+
+
+def test_copying_goes_on_after_letters_that_were_deleted_before_their_turn() -> None:
+    log, elsewhere = MemoryLog(max_records=100), MemoryLog()
+    reachable = False
+
+    def open_target() -> MemoryLog:
+        if not reachable:
+            raise ConnectionError("not yet")
+        return elsewhere
+
+    forwarder = Forwarder(log, open_target, "elsewhere")
+    dead = DeadLetters(log, forwarder)
+    for n in range(150):
+        dead.put("kind", "reason", b"", source="log", partition=0, offset=n)
+    reachable = True
+    limit = time.monotonic() + 60
+    while forwarder.waiting:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    dead.close()
+    copies = [letter.offset for letter in DeadLetters(elsewhere).read(1_000)]
+    assert copies == list(range(dead.rotated, 150))
+    assert 50 <= dead.rotated < 70
+    assert forwarder.failures >= dead.rotated

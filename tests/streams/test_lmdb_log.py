@@ -194,7 +194,7 @@ def test_a_folder_without_a_log_is_refused(tmp_path: Path) -> None:
         LmdbLog(tmp_path / "missing", readonly=True)
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "data.mdb").write_bytes(b"not lmdb" * 10_000)
-    with pytest.raises(ValueError, match="no LMDB file"):
+    with pytest.raises(OSError, match="meta page 0 is not LMDB's"):
         LmdbLog(tmp_path / "text")
     with lmdb.open(str(tmp_path / "other")) as other, other.begin(write=True) as transaction:
         transaction.put(b"key", b"value")

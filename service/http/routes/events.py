@@ -15,13 +15,14 @@ import msgspec
 from learners.features import hash_id
 from memory.keyed.catalog import Catalog
 from service.http.ingest import Entry, Ingest, LogBusy, entry
+from service.http.request_ids import RequestIds
 from service.http.routes.route import Answer, Route, problems
 from service.http.schemas import EventResult, EventResults, ItemDocument, UserDocument, Written
 from service.http.web import Failure, Request, RequestHandler, Response, decoded, json
 from service.learning.validation import EventValidator
 from service.process.runtime import Runtime
 from streams.codec import BadEvent, decode, encode
-from streams.events import Event, Forget, Interaction, ItemUpdate, Tick, UserUpdate
+from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, Tick, UserUpdate
 from streams.log import InDoubt, LogFull, Offsets, RecordTooLarge
 
 __all__ = ["EventRoutes"]
@@ -79,10 +80,12 @@ class EventRoutes:
     runtime : Runtime
     handler : RequestHandler
     ingest : Ingest
+    ids : RequestIds
+        Learns the ids of accepted impressions. One whose id was used before is accepted and dropped later: it may be a retry.
     """
 
-    def __init__(self, runtime: Runtime, handler: RequestHandler, ingest: Ingest) -> None:
-        self._runtime, self._handler, self._ingest = runtime, handler, ingest
+    def __init__(self, runtime: Runtime, handler: RequestHandler, ingest: Ingest, ids: RequestIds) -> None:
+        self._runtime, self._handler, self._ingest, self._ids = runtime, handler, ingest, ids
         self._queued = runtime.config.stream.ack == "queued"
         self._validator = EventValidator(runtime.config.reward, runtime.config.stream.max_skew)
 
@@ -180,6 +183,9 @@ class EventRoutes:
         elif good:
             await self._append(good)
         self._runtime.pipeline.pending.add(accepted)
+        for event in accepted:
+            if isinstance(event, Impression):
+                self._ids.claim(event.request_id)
         if bad:
             await asyncio.to_thread(self._keep_letters, bad)
         status = 202 if not bad else 207 if good else 422
@@ -245,6 +251,9 @@ class EventRoutes:
             return await self._ingest.append(entries)
         except LogFull as error:
             _log.error("the log is full: %s", error)
+            if self._runtime.config.stream.retain is not None:
+                problem = "the log is full, and what it holds is still needed"
+                raise Failure(503, f"{problem}; send the request again later, nothing of it was kept", retry=True) from error
             raise Failure(507, f"{error.filename}: {error.strerror}; nothing of this request was kept") from error
         except RecordTooLarge as error:
             raise Failure(413, f"{error.strerror}; nothing of this request was kept") from error

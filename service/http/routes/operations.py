@@ -98,6 +98,10 @@ class OperationRoutes:
             raise Failure(503, "compiling and loading the functions of the learners; try again shortly", retry=True)
         if not self._runtime.updater.caught_up:
             raise Failure(503, "restoring the state and catching up with the log; try again shortly", retry=True)
+        if not self._runtime.updater.follows:
+            raise Failure(
+                503, "the trainer has another config or version, so this state gets no newer; restart with its config"
+            )
         return json({"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:

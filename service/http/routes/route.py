@@ -90,6 +90,7 @@ def problems(*codes: int) -> dict[int, Answer]:
 _PROBLEMS = {
     400: "The body is not JSON",
     404: "There is no such item or user",
+    409: "The request id was used for another ranking",
     413: "The decompressed body is too large, or has too many events",
     415: "The body is not declared as `application/json`, or its compression is neither gzip nor deflate",
     422: "A field is wrong; the error names it and the remedy",
