@@ -143,13 +143,15 @@ _RECORD_BYTES = 250
 
 
 class MemoryLog:
-    """A log in memory, for tests and experiments.
+    """A log in memory, for tests, experiments and the library.
 
     Parameters
     ----------
     partitions : int
     max_records, max_bytes : int or None
         Most records, and bytes of memory, that it holds; None: any number.
+    begin : int
+        Offset of the first record of each partition: those before it were trimmed.
 
     Attributes
     ----------
@@ -159,11 +161,13 @@ class MemoryLog:
 
     identity: str | None = None
 
-    def __init__(self, partitions: int = 1, max_records: int | None = None, max_bytes: int | None = None) -> None:
+    def __init__(
+        self, partitions: int = 1, max_records: int | None = None, max_bytes: int | None = None, begin: int = 0
+    ) -> None:
         self._most, self._most_bytes = max_records, max_bytes
         self.nbytes = 0
         self._records: list[list[Record]] = [[] for _ in range(partitions)]
-        self._begin = [0] * partitions
+        self._begin = [begin] * partitions
         self._changing = threading.Lock()
 
     def append(self, records: Iterable[tuple[bytes, bytes]]) -> Offsets:

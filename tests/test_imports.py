@@ -36,11 +36,14 @@ DOORS = {
     # The compiler and its extensions.
     "numba": {"memory.jit", "memory.simd"},
     "optuna": {"service.evaluation.tuning.study"},
+    # Frames for who has it; the library itself speaks Arrow.
+    "pandas": {"freshet.frames"},
     # Loading a pickle can run any code of its writer.
     "pickle": set(),
     "prometheus_client": {"service.monitoring.monitor", "service.monitoring.prometheus", "service.monitoring.timing"},
-    "river": {"learners.rankers.river_model", "service.monitoring.live_quality"},
+    "river": {"freshet.river_adapter", "learners.rankers.river_model", "service.monitoring.live_quality"},
     "safetensors": {"memory.checkpoint"},
+    "sklearn": {"freshet.sklearn_adapter"},
     "starlette": {"service.http.app", "service.http.paths"},
     # Pairs the centroids of two epochs.
     "scipy": {"memory.vectors.centroids"},

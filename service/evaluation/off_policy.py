@@ -204,7 +204,7 @@ def _from_decisions(
         path_of(config.stream.url),
         format=config.stream.format,
         strict=config.stream.strict,
-        admission=RecordedAdmission(config.reward, config.stream.max_skew),
+        admission=RecordedAdmission(config.reward, config.stream.max_skew, config.texts),
     )
 
     def batches() -> Iterator[JoinedBatch]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from learners.base import Exclusion
 from service.evaluation.event_clock import EventClock
+from service.evaluation.predictions import Predictions, RowIds
 from service.monitoring.measure import Scored
 from service.monitoring.quality import auc, gain, grouped_auc, impression_auc, losses, top_reward
 from service.ranking.pipeline import Pipeline
@@ -101,6 +102,8 @@ class Evaluation:
         Length of the lists for hit rate and NDCG; 0: these are not computed.
     window : int
         Rows of a sliding window.
+    keep_rows : bool
+        Whether to keep what each row is, for `predictions`.
 
     Attributes
     ----------
@@ -120,8 +123,9 @@ class Evaluation:
     revises it.
     """
 
-    def __init__(self, pipeline: Pipeline, k: int = 10, window: int = 10_000) -> None:
+    def __init__(self, pipeline: Pipeline, k: int = 10, window: int = 10_000, keep_rows: bool = False) -> None:
         self._pipeline, self._window = pipeline, window
+        self._row_ids: list[RowIds] | None = [] if keep_rows else None
         self._k = k if pipeline.retrievers.named else 0
         self._chunks: list[Scored] = []
         self._starts: list[int] = []
@@ -155,6 +159,10 @@ class Evaluation:
     def add(self, scored: Scored) -> int:
         """Add predicted rows with their outcomes; see `service.monitoring.measure.Measure`."""
         first = self.rows
+        if self._row_ids is not None:
+            self._row_ids.append(RowIds.of(scored))
+        # The chunks are kept to the end; the events that they were made from would fill the memory.
+        scored.source, scored.rows = (), None
         self._chunks.append(scored)
         self._starts.append(first)
         self.rows += scored.user.size
@@ -193,6 +201,11 @@ class Evaluation:
         ranked = [chunk for chunk in self._chunks if chunk.impression is not None]
         first = [chunk.reward[np.flatnonzero(np.diff(_impressions(chunk), prepend=-1))] for chunk in ranked]
         return float(np.concatenate(first).mean()) if first else math.nan
+
+    def predictions(self) -> Predictions:
+        """All measured rows with their predictions, in order; only with `keep_rows`."""
+        assert self._row_ids is not None, "keep_rows: is False"
+        return Predictions(self._row_ids, self._chunks)
 
     def quality(self) -> dict[str, Quality]:
         """Quality of the scores by learner, and of the served scores if the log has them."""

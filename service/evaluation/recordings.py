@@ -14,6 +14,7 @@ from service.learning.rewards import Rewards
 from service.learning.validation import EventValidator
 from service.tables.rows import FieldType, RewardRule
 from service.urls import path_of, scheme_of
+from streams.admission.limits import DEFAULT_LIMITS, TextLimits
 from streams.batch import Bools
 from streams.block import Block, Codes, Column
 from streams.codec import BadEvent
@@ -39,10 +40,12 @@ class RecordedAdmission:
         The ``[reward]`` section.
     max_skew : float
         Seconds by which a time may lie in the future.
+    limits : TextLimits
+        How long texts may be.
     """
 
-    def __init__(self, rewards: Mapping[str, float | RewardRule], max_skew: float) -> None:
-        self._validator, self._rewards, self._max_skew = EventValidator(rewards, max_skew), rewards, max_skew
+    def __init__(self, rewards: Mapping[str, float | RewardRule], max_skew: float, limits: TextLimits = DEFAULT_LIMITS) -> None:
+        self._validator, self._rewards, self._max_skew = EventValidator(rewards, max_skew, limits), rewards, max_skew
 
     def check(self, event: Event) -> None:
         """See `Admission.check`."""
@@ -138,7 +141,7 @@ def open_stream(config: Config, rewards: Mapping[str, float | RewardRule] | None
         encoding=stream.encoding,
         text=_text_fields(config),
         limits=config.texts,
-        admission=RecordedAdmission(config.reward if rewards is None else rewards, stream.max_skew),
+        admission=RecordedAdmission(config.reward if rewards is None else rewards, stream.max_skew, config.texts),
     )
 
 

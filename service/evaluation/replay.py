@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from memory.stateful import digest
 from service.config import Config, ConfigError
+from service.evaluation.predictions import Predictions
 from service.evaluation.progressive import Evaluation, Quality, TopN
 from service.evaluation.recordings import check_kind, label_warnings, open_stream
 from service.learning.event_reader import POLL
@@ -88,6 +89,8 @@ class Replay:
         Fingerprint of the state at the end. For a log: of the state of a service that has read it.
     memory_bytes : dict
         Memory by store.
+    predictions : Predictions or None
+        Every measured row with its predictions; None if not requested. Reports leave it out.
     """
 
     name: str
@@ -108,10 +111,17 @@ class Replay:
     warnings: list[str]
     digest: str
     memory_bytes: dict[str, int]
+    predictions: Predictions | None = None
 
 
 def replay(
-    config: Config, *, k: int = 10, window: int = 10_000, ledger: Path | None = None, console: Console | None = None
+    config: Config,
+    *,
+    k: int = 10,
+    window: int = 10_000,
+    ledger: Path | None = None,
+    console: Console | None = None,
+    keep_rows: bool = False,
 ) -> Replay:
     """Learn from a recorded file or a log, starting from an empty state, and measure all predictions.
 
@@ -128,6 +138,8 @@ def replay(
         the end of the ledger. None: in order of time.
     console : Console or None
         Shows the progress bar. None: no progress bar.
+    keep_rows : bool
+        Whether to return the predictions of every row. They take about 60 bytes a row, and the names of users and items.
 
     Raises
     ------
@@ -138,7 +150,7 @@ def replay(
     """
     with ExitStack() as opened:
         pipeline = build_pipeline(config)
-        evaluation = Evaluation(pipeline, k, window)
+        evaluation = Evaluation(pipeline, k, window, keep_rows)
         stream = config.stream.url
         scheme = scheme_of(stream)
         if scheme == "file":
@@ -195,6 +207,7 @@ def replay(
         warnings=[*suspicious, *label_warnings(config, evaluation.rows, evaluation.positives())],
         digest=fingerprint or digest(pipeline.state_dict()),
         memory_bytes={name: store.nbytes for name, store in pipeline.stores()},
+        predictions=evaluation.predictions() if keep_rows else None,
     )
 
 

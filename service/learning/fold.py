@@ -11,7 +11,7 @@ from learners.base import Choices
 from learners.features import hash_ids
 from service.learning.feedback import FeedbackBuilder
 from service.learning.negatives import NegativeSampler
-from service.monitoring.measure import SERVING, Measure, Scored
+from service.monitoring.measure import SERVING, Measure, Scored, Source
 from service.ranking.evidence import EvidenceCollector
 from service.ranking.pipeline import Pipeline
 from streams.batch import Feedback, Floats, Ids
@@ -64,7 +64,7 @@ class Fold:
         if joined.rows:
             feedback = self._builder.from_rows(joined.rows)
             free = np.array([n for n, row in enumerate(joined.rows) if row.shown is None], np.int64)
-            self._learn(feedback, free, self._listed(joined.rows, feedback))
+            self._learn(feedback, joined.rows, free, self._listed(joined.rows, feedback))
             if self._measure is not None:
                 self._note_outcomes(self._measure, joined.rows, feedback.reward)
         if self._measure is not None:
@@ -74,7 +74,7 @@ class Fold:
     def block(self, block: Block) -> Feedback:
         """Predict and learn rows of a recorded file, and return them."""
         feedback = self._builder.from_block(block)
-        self._learn(feedback, None)
+        self._learn(feedback, block, None)
         return feedback
 
     def _look(self, shown: Sequence[TrackedImpression]) -> None:
@@ -134,7 +134,7 @@ class Fold:
         start = np.searchsorted(batch.request, np.arange(chosen.size))
         return Choices(batch, start + feedback.position[chosen], feedback.reward[chosen])
 
-    def _learn(self, feedback: Feedback, free: Ids | None, listed: Choices | None = None) -> None:
+    def _learn(self, feedback: Feedback, source: Source, free: Ids | None, listed: Choices | None = None) -> None:
         """Predict the rows at `free`, (n,) int64 or None for all. Then let all learners learn all rows."""
         measure, pipeline = self._measure, self._pipeline
         if measure is None:
@@ -150,7 +150,7 @@ class Fold:
             user, reward = feedback.user[feedback.request], feedback.reward
             if rows is not None:
                 user, reward = user[rows], reward[rows]
-            measure.add(Scored(user, reward, None, predictions))
+            measure.add(Scored(user, reward, None, predictions, source, rows))
 
     def _with_negatives(self, feedback: Feedback) -> Feedback | None:
         """Prepared rows with their negatives; None if there are none, or if the ranker cannot score these."""
@@ -188,6 +188,7 @@ class Fold:
                         name: np.concatenate([one.measured.predictions[name] for one in some])
                         for name in some[0].measured.predictions
                     },
+                    some,
                 )
             )
             for one, size in zip(some, sizes, strict=True):

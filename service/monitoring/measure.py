@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from streams.batch import Feedback, Floats, Ids
+from streams.block import Block
+from streams.joined import Outcome, TrackedImpression
 
-__all__ = ["SERVING", "Measure", "Scored"]
+__all__ = ["SERVING", "Measure", "Scored", "Source"]
+
+Source = Block | Sequence[Outcome] | Sequence[TrackedImpression]
+"""What rows were made from, in their order: interactions, or whole impressions with their positions one after the other."""
 
 SERVING = "serving"
 """Name of the served scores in the log, whichever configuration made them."""
@@ -23,12 +28,25 @@ class Scored:
     impression : (n,) int64 or None
         Number of each row's impression; None for rows without one.
     predictions : dict of learner to (n,) float32
+    source : Block, or sequence of Outcome or TrackedImpression
+        What the rows were made from. It takes much more memory than the rows: do not keep it.
+    rows : (n,) int64 or None
+        Rows of `source` that these are; None: all.
     """
 
-    __slots__ = ("impression", "predictions", "reward", "user")
+    __slots__ = ("impression", "predictions", "reward", "rows", "source", "user")
 
-    def __init__(self, user: Ids, reward: Floats, impression: Ids | None, predictions: dict[str, Floats]) -> None:
+    def __init__(
+        self,
+        user: Ids,
+        reward: Floats,
+        impression: Ids | None,
+        predictions: dict[str, Floats],
+        source: Source = (),
+        rows: Ids | None = None,
+    ) -> None:
         self.user, self.reward, self.impression, self.predictions = user, reward, impression, predictions
+        self.source, self.rows = source, rows
 
 
 class Measure(Protocol):

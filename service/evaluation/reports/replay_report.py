@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,14 @@ def remarks(one: Replay) -> Iterator[str]:
 
 def as_json(replays: Sequence[Replay]) -> str:
     """All results as a JSON list; undefined numbers are null."""
-    return json.dumps([finite(asdict(one)) for one in replays], indent=1, allow_nan=False)
+    return json.dumps([finite(_figures(one)) for one in replays], indent=1, allow_nan=False)
+
+
+def _figures(one: Replay) -> dict[str, Any]:
+    """All fields but the predictions of the rows."""
+    found = asdict(replace(one, predictions=None))
+    del found["predictions"]
+    return found
 
 
 def write(
