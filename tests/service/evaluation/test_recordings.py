@@ -13,7 +13,7 @@ from service.config import Config, parse
 from service.evaluation.off_policy import evaluate
 from service.evaluation.recordings import examine
 from service.evaluation.replay import replay
-from service.evaluation.replay_report import remarks
+from service.evaluation.reports.replay_report import remarks
 
 SMALL: dict[str, Any] = {
     "ranker": {"fm": {"bits": 10, "factors": 2}},
