@@ -9,7 +9,9 @@ from mkdocs.structure.files import File, Files
 
 from service.manual import pages
 
-_OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+((?:examples|deploy|learners|benchmarks|tests|service|streams)/[^)]*)\)")
+_OUTSIDE = re.compile(
+    r"\[([^\]]+)\]\((?:\.\./)+((?:[A-Z]+\.md|Makefile|(?:examples|deploy|learners|benchmarks|tests|service|streams)/)[^)]*)\)"
+)
 """Links to files of the repository that are no pages, from a page in docs/ or one folder below."""
 
 

@@ -1,8 +1,10 @@
-"""The command line: ``freshet serve | train | warmup | replay | evaluate | validate | topics | demo``."""
+"""The command line: ``freshet serve | train | warmup | replay | evaluate | tune | validate | topics | demo``."""
 
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum, StrEnum
@@ -20,6 +22,7 @@ from service.evaluation.estimators import NotEvaluable
 from service.log_tools.commands import app as log_commands
 from service.process.data_folder import FolderBusy
 from service.reference.commands import app as config_commands
+from service.tune_command import tune
 from streams.recorded import BadRecording
 
 __all__ = ["ExitCode", "main"]
@@ -41,6 +44,7 @@ app = typer.Typer(
 topics = typer.Typer(help="The Kafka topics that a config names.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
 app.add_typer(config_commands, name="config")
+app.command()(tune)
 app.add_typer(log_commands, name="log")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; the default is the built-in config.")]
@@ -151,18 +155,21 @@ def replay(
     ledger: Annotated[
         Path | None, typer.Option(help="Folder of a trainer's ledger: read several partitions in the trainer's order.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Folder for replay.json and replay.png.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for replay.json, replay.png and replay.html.")] = None,
+    by_rows: Annotated[bool, typer.Option("--by-rows", help="Draw the pictures over rows, not over dates.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Replay recorded events through the objects that serve, and report metrics: predict each row, then learn it."""
     from service.evaluation import replay as replays
-    from service.evaluation import replay_report as reports
+    from service.evaluation.reports import replay_report as reports
+    from service.reference.resolved import as_toml
 
     _say_if_nothing_is_cached()
-    results = []
-    for settings in [_load(path) for path in config] if config else [_load(None)]:
-        settings = _with_stream(settings, recording, batch_rows, strict)
-        results.append(replays.replay(settings, k=top, window=window, ledger=ledger, console=None if as_json else err))
+    paths: list[Path | None] = [*config] if config else [None]
+    configs = [_with_stream(_load(path), recording, batch_rows, strict) for path in paths]
+    results = [
+        replays.replay(settings, k=top, window=window, ledger=ledger, console=None if as_json else err) for settings in configs
+    ]
     if as_json:
         out.print_json(reports.as_json(results))
     else:
@@ -173,7 +180,8 @@ def replay(
         for reason, count in result.dead.items():
             err.print(f"{result.name}: {count} bad rows skipped ({reason}); `freshet validate` lists them")
     if report is not None:
-        for path in reports.write(results, report, top):
+        shown = [as_toml(settings, settings.model_dump(exclude_defaults=True)) for settings in configs]
+        for path in reports.write(results, report, top, shown, _command(), by_rows=by_rows):
             err.print(f"wrote {path}")
 
 
@@ -202,12 +210,13 @@ def evaluate(
     ledger: Annotated[
         Path | None, typer.Option(help="Folder of a trainer's ledger: read several partitions in the trainer's order.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Folder for evaluate.json, evaluate.png and impressions.csv.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for impressions.csv and evaluate.json, .png and .html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
 ) -> None:
     """Estimate the value of a policy from a log of another policy (off-policy evaluation). The log must hold propensities."""
     from service.evaluation import off_policy as evaluations
-    from service.evaluation import off_policy_report as reports
+    from service.evaluation.reports import off_policy_report as reports
+    from service.reference.resolved import as_toml
 
     _say_if_nothing_is_cached()
     is_config = policy.suffix == ".toml"
@@ -238,7 +247,8 @@ def evaluate(
     for letter in result.letters:
         err.print(f"  {letter}", markup=False, highlight=False)
     if report is not None:
-        for path in reports.write(result, report):
+        shown = as_toml(settings, settings.model_dump(exclude_defaults=True)) if is_config else ""
+        for path in reports.write(result, report, shown, _command()):
             err.print(f"wrote {path}")
 
 
@@ -318,6 +328,11 @@ def create_topics(
             err.print(f"{report.topic.name}: {word}: {difference.text}", markup=False, highlight=False)
     if not all(report.usable for report in reports):
         raise typer.Exit(ExitCode.CONFIG)
+
+
+def _command() -> str:
+    """Return the command line, for reports."""
+    return shlex.join(["freshet", *sys.argv[1:]])
 
 
 def _format(log: str) -> str | None:

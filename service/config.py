@@ -20,8 +20,8 @@ from learners.features import Featurizer, Side
 from learners.registry import ConfigError
 from service.fingerprint import fingerprint_of
 from service.refusals import explain
-from service.row_sections import FieldSpec
 from service.sections import Tables
+from service.tables.rows import FieldSpec
 
 __all__ = ["Config", "ConfigError", "Role", "load", "parse", "read"]
 
@@ -58,7 +58,7 @@ class Config(Tables):
         ConfigError
             For an unknown learner.
         """
-        sections = self.model_dump(exclude={"name", "checkpoint", "weights", "dead_letters", "server", "policy"})
+        sections = self.model_dump(exclude={"name", "checkpoint", "weights", "dead_letters", "server", "policy", "tune"})
         for key in _STREAM_SOURCE_KEYS:
             del sections["stream"][key]
         # A field can be written in several ways. The order of the fields is the order of the columns.
@@ -128,23 +128,6 @@ def parse(document: Mapping[str, Any], name: str = "default") -> Config:
     return Config(name=name, **dict(tables))
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read the contents of a config file, unchecked.
-
-    Raises
-    ------
-    ConfigError
-        For a file that cannot be read or is not TOML.
-    """
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(str(path), f"cannot be read ({error.strerror}); give the path of a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"is not TOML: {error}") from error
-
-
 def load(path: Path) -> Config:
     """Read a config file.
 
@@ -153,4 +136,22 @@ def load(path: Path) -> Config:
     ConfigError
         For a file that cannot be read, is not TOML, or has a wrong key or value.
     """
-    return parse(read(path), path.stem)
+    return parse(tomllib.loads(read(path)), path.stem)
+
+
+def read(path: Path) -> str:
+    """Return the text of a config file, which is TOML.
+
+    Raises
+    ------
+    ConfigError
+        For a file that cannot be read, or is not TOML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read ({error.strerror}); give the path of a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"is not TOML: {error}") from error
+    return text

@@ -38,7 +38,8 @@ def explain(error: ValidationError, tables: type[BaseModel]) -> tuple[str, list[
 
 
 def _problem(detail: ErrorDetails, key: str, keys: Sequence[str]) -> str:
-    text = detail["msg"][:1].lower() + detail["msg"][1:]
+    text = detail["msg"].removeprefix("Value error, ")
+    text = text[:1].lower() + text[1:]
     if detail["type"] == "missing":
         return f"{key}: {text}"
     if detail["type"] == "extra_forbidden":

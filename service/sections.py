@@ -6,13 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.row_sections import Features, Negatives, Reward, RewardRule, Statistics
-from service.section import Count, Keywords, Positive, Section
+from service.tables.ranges import Ranges
+from service.tables.rows import Features, Negatives, Reward, RewardRule, Statistics
+from service.tables.section import Count, Keywords, Positive, Section
 
 __all__ = [
     "Capacity",
     "Checkpoint",
     "DeadLetterLog",
+    "Items",
     "Server",
     "Tables",
     "Weights",
@@ -131,6 +133,22 @@ class Capacity(Section):
     """
 
     capacity: Count = 100_000
+
+
+class Items(Capacity):
+    """The catalogue of items.
+
+    Attributes
+    ----------
+    capacity : int
+        Most items whose attributes are kept; beyond it the least recently used one is evicted.
+    recommend : {"auto", "listed", "all"}
+        Items that may be recommended: ``listed`` are those with an item update; ``all`` are also ids that only interactions
+        have named, misspelt ones too; ``auto`` means all until the first item update comes, and those listed from then on.
+        ``POST /v1/rank`` ranks any id that is not deleted.
+    """
+
+    recommend: Literal["auto", "listed", "all"] = "auto"
 
 
 class HistorySize(Section):
@@ -287,13 +305,15 @@ class Tables(Section):
         Learners by name, with the keywords of each.
     ranker, policy : dict
         The one ranker, and the one policy.
+    tune : dict
+        Keys that ``freshet tune`` changes, and over what.
     """
 
     stream: Stream = Stream()
     features: Features = Features()
     reward: dict[str, Reward] = Field(default={"click": 1.0, "rating": RewardRule(at_least=4.0)}, strict=False)
     users: Capacity = Capacity()
-    items: Capacity = Capacity()
+    items: Items = Items()
     history: HistorySize = HistorySize()
     seen: Seen = Seen()
     statistics: Statistics | None = None
@@ -307,3 +327,4 @@ class Tables(Section):
     adapters: dict[str, Keywords] = Field(default={})
     rerankers: dict[str, Keywords] = Field(default={})
     policy: dict[str, Keywords] = Field(default={"greedy": {}})
+    tune: Ranges = Field(default={})

@@ -24,11 +24,22 @@ __all__ = [
     "UserUpdate",
 ]
 
+_LARGEST = 3.4028234663852886e38
+"""Of float32."""
+
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Kind = Annotated[str, Meta(min_length=1, max_length=64)]
 Timestamp = Annotated[float, Meta(ge=0.0, le=1e11)]
-Scalar = str | float | bool
-Attribute = str | float | bool | list[str]
+Number = Annotated[float, Meta(extra_json_schema={"minimum": -_LARGEST, "maximum": _LARGEST})]
+"""A number that learners can calculate with. What is read is checked later: see `service.learning.validation`."""
+Probability = Annotated[float, Meta(extra_json_schema={"minimum": 0.0, "maximum": 1.0})]
+Bytes = Annotated[bytes, Meta(extra_json_schema={"pattern": r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"})]
+Hashes = Annotated[
+    bytes, Meta(extra_json_schema={"pattern": r"^([A-Za-z0-9+/]{32})*([A-Za-z0-9+/]{11}=|[A-Za-z0-9+/]{22}==)?$"})
+]
+"""Hashed ids, 8 bytes each."""
+Scalar = str | Number | bool
+Attribute = str | Number | bool | list[str]
 
 
 class _Event(
@@ -86,18 +97,18 @@ class Impression(_Event, frozen=True, tag="impression"):
     request_id: Id
     user: Id
     items: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=1000)]
-    features: bytes = b""
-    scores: tuple[float, ...] = ()
-    propensities: tuple[float, ...] = ()
-    unshown: bytes = b""
+    features: Bytes = b""
+    scores: tuple[Number, ...] = ()
+    propensities: tuple[Probability, ...] = ()
+    unshown: Hashes = b""
     source: str = ""
     version: int = 0
     context: dict[str, Scalar] = field(default_factory=dict)
-    history: bytes = b""
-    carried: dict[str, bytes] = field(default_factory=dict)
-    base: bytes = b""
+    history: Bytes = b""
+    carried: dict[str, Bytes] = field(default_factory=dict)
+    base: Bytes = b""
     config: str = ""
-    signature: bytes = b""
+    signature: Bytes = b""
 
 
 class Interaction(_Event, frozen=True, tag="interaction"):
@@ -124,7 +135,7 @@ class Interaction(_Event, frozen=True, tag="interaction"):
     id: Annotated[str, Meta(max_length=256)] = ""
     request_id: Id | None = None
     kind: Kind = "click"
-    value: float = 1.0
+    value: Number = 1.0
     context: dict[str, Scalar] = field(default_factory=dict)
 
 

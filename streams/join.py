@@ -1,27 +1,25 @@
 """Joining of impressions with the interactions that follow them.
 
-The result depends on the records alone. Deadlines follow event time. A batch closes at a row count or at a `Tick` in the log,
-never because a poll returned few records. So a replay of the log makes the same batches as the live run.
+The result depends on the records alone. Deadlines follow event time, up to the clock of the log (decision 0042). A batch
+closes at a row count or at a `Tick` in the log, never because a poll returned few records. So a replay of the log makes the
+same batches as the live run.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from itertools import islice, pairwise
+
+from msgspec import structs
 
 from streams.events import Event, Forget, Impression, Interaction, Tick
-from streams.joined import Closing, JoinedBatch, Outcome, Position, TrackedImpression
+from streams.joined import Closing, JoinedBatch, Mark, Outcome, Position, Seen, TrackedImpression
+from streams.joining.early import EarlyInteractions
+from streams.joining.log_clock import LogClock
+from streams.joining.open_batch import OpenBatch
+from streams.joining.remembered_ids import RememberedIds
 
 __all__ = ["Joiner"]
-
-
-_Mark = tuple[int, float]
-"""A record: its offset, and the watermark (event time) after it."""
-
-_Seen = tuple[int, float, int, float]
-"""The mark of a remembered record, and the mark to rewind to for it. A flat tuple, because Python's cyclic garbage collector
-skips those; 100,000 nested ones would stop the process for a tenth of a second."""
 
 _WINDOW_ONLY = Closing()
 
@@ -51,8 +49,14 @@ class Joiner:
     counts : Counter
         ``impressions``, ``interactions``, ``duplicates`` (dropped), ``late`` (joined after the impression closed),
         ``repeated`` (a second interaction with one position), ``skipped`` (positions below all clicks that were left out),
-        ``unjoined`` (learned without its impression, which is forgotten, belongs to another user or did not show the item),
+        ``unjoined`` (learned without its impression, which is forgotten, did not show the item or never came),
+        ``other_user`` (learned without its impression, which was shown to another user), ``early`` (learned without its
+        impression, and again when that came), ``ahead`` (dated after its append by more than the clock's limit),
         ``evicted`` (closed early because `capacity` was reached).
+    clock : LogClock
+        Clock of the partition.
+    requests : RememberedIds
+        Ids of the impressions that are remembered.
 
     Notes
     -----
@@ -71,13 +75,14 @@ class Joiner:
         ids: int = 200_000,
         closing: Closing = _WINDOW_ONLY,
     ) -> None:
-        self._window, self._lateness, self._batch_rows, self._capacity, self._ids = window, lateness, batch_rows, capacity, ids
-        self._closing = closing
+        self._window, self._lateness, self._batch_rows = window, lateness, batch_rows
+        self._capacity, self._ids, self._closing = capacity, ids, closing
         self.counts: Counter[str] = Counter()
-        self._reset((0, 0.0))
+        self.clock = LogClock(window)
+        self._reset((0, 0.0, 0.0, 0.0))
 
-    def _reset(self, start: _Mark) -> None:
-        self._next, self._watermark = start
+    def _reset(self, start: Mark) -> None:
+        self._next, self._watermark, self.clock.time, self.clock.shift = start
         # Within the window, oldest first. A click may have closed some of them.
         self._open: deque[TrackedImpression] = deque()
         # After the window, or closed by a click and older than all open ones; waiting for late interactions.
@@ -86,32 +91,26 @@ class Joiner:
         self._clicked: OrderedDict[str, float] = OrderedDict()
         self._known: dict[str, TrackedImpression] = {}
         self._bytes = 0  # of the known impressions
-        # Ids of impressions and of interactions, by the time they were last seen. (A plain dict would search for its first key
-        # among all deleted ones.)
-        self._seen_requests: OrderedDict[str, _Seen] = OrderedDict()
-        self._seen_ids: OrderedDict[str, _Seen] = OrderedDict()
-        self._rows: list[Outcome] = []
-        self._shown: list[TrackedImpression] = []
-        self._ended: list[TrackedImpression] = []  # impressions that have closed since the last batch
-        self._batch_rewind: _Mark | None = None  # mark to rewind to for the open batch
-        self._ready: list[JoinedBatch] = []
-        self._cutting = True
+        self.requests, self._seen_ids = RememberedIds(self._capacity), RememberedIds(self._ids)
+        self._early = EarlyInteractions(self._capacity)
+        self._batch = OpenBatch(self._batch_rows)
+        self._batch_rewind: Mark | None = None  # mark to rewind to for the open batch
 
     @property
     def pending(self) -> bool:
         """Whether an open batch is waiting for more rows or a tick."""
-        return bool(self._rows or self._shown)
+        return self._batch.pending
 
     @property
     def nbytes(self) -> int:
         """Approximate bytes of the remembered ids and impressions."""
-        ids = len(self._seen_requests) + len(self._seen_ids) + len(self._clicked)
-        return _ID_BYTES * ids + self._bytes
+        clicked = _CLICKED_BYTES * len(self._clicked)
+        return self.requests.nbytes + self._seen_ids.nbytes + self._early.nbytes + clicked + self._bytes
 
     @property
     def room(self) -> int:
         """Number of rows until the open batch is full."""
-        return self._batch_rows - len(self._rows) - len(self._shown)
+        return self._batch.room
 
     @property
     def open_impressions(self) -> int:
@@ -125,11 +124,11 @@ class Joiner:
 
     @property
     def deadline(self) -> float | None:
-        """Event time at which the next open impression closes; None without one."""
+        """Time, by the clock, at which the next open impression closes; None without one."""
         if not self._open:
             return None
-        window_ends = self._open[0].seen[1] + self._window
-        return min(window_ends, next(iter(self._clicked.values()))) if self._clicked else window_ends
+        ends = self._open[0].seen[1] + self._window
+        return (min(ends, next(iter(self._clicked.values()))) if self._clicked else ends) + self.clock.shift
 
     def push(self, offset: int, appended: float, event: Event) -> list[JoinedBatch]:
         """Process the next record of the partition. Return the batches that it completed.
@@ -139,7 +138,8 @@ class Joiner:
         offset : int
             Offset of the record.
         appended : float
-            Time of the append, Unix seconds. It is the event's time where the event has none.
+            Time of the append, Unix seconds. It is the event's time where the event has none, and the watermark does not go
+            beyond it. 0: the stream has none, and the watermark is that of the events.
         event : Event
             The decoded record. Updates of items and users have no effect here.
         """
@@ -154,17 +154,17 @@ class Joiner:
         """
         yield from self._fold(offset, appended, event)
         if isinstance(event, Tick) and self.pending:
-            self._cut()
+            self._batch.cut()
+            self._batch_rewind = None
 
     def take(self) -> list[JoinedBatch]:
         """Return the batches completed since the last call."""
-        ready, self._ready = self._ready, []
-        return ready
+        return self._batch.take()
 
     def shown(self) -> Iterator[TrackedImpression]:
         """Iterate over the impressions that are remembered or belong to rows of the open batch; some are repeated."""
         yield from self._known.values()
-        yield from (row.shown for row in self._rows if row.shown is not None)
+        yield from (row.shown for row in self._batch.rows if row.shown is not None)
 
     def finish(self) -> Iterator[JoinedBatch]:
         """End a finite stream: close every window and the last batch. Yield the batches one by one."""
@@ -173,14 +173,14 @@ class Joiner:
             if not waiting.closed:
                 self._close(waiting)
                 yield from self.take()
-        if self.pending or self._ended:
-            self._cut()
+        self._batch.flush()
+        self._batch_rewind = None
         yield from self.take()
 
     def position(self) -> Position:
         """Return the position to store in a checkpoint. Call it between two pushes."""
-        rewind, watermark = self._batch_rewind or self._rewind_mark() or (self._next, self._watermark)
-        return Position(self._next, rewind, watermark, len(self._rows), len(self._shown))
+        rewind, watermark, clock, shift = self._batch_rewind or self._rewind_mark() or (self._next, *self._now())
+        return Position(self._next, rewind, watermark, len(self._batch.rows), len(self._batch.shown), clock, shift)
 
     def restore(self, position: Position, records: Iterable[tuple[int, float, Event]]) -> None:
         """Restore the state that the joiner had at `position`.
@@ -193,48 +193,52 @@ class Joiner:
             The valid records from ``position.rewind`` up to ``position.next`` (excluded).
         """
         counts = self.counts.copy()
-        self._reset((position.rewind, position.watermark))
-        self._cutting = False
+        start = position.rewind, position.watermark, position.clock, position.shift
+        self._reset(start)
+        self._batch.cutting = False
         for offset, appended, event in records:
             for _ in self._fold(offset, appended, event):
                 pass
         self._next = position.next
-        del self._rows[: len(self._rows) - position.rows]
-        del self._shown[: len(self._shown) - position.shown]
-        self._ended.clear()
-        self._batch_rewind = (position.rewind, position.watermark) if self.pending else None
-        self._cutting = True
+        self._batch.keep_last(position.rows, position.shown)
+        self._batch_rewind = start if self.pending else None
+        self._batch.cutting = True
         self.counts = counts
 
     def _fold(self, offset: int, appended: float, event: Event) -> Iterator[None]:
         self._next = offset + 1
-        timestamp = event.timestamp or appended
+        timestamp, clock = event.timestamp or appended, self.clock
+        if isinstance(event, Tick):
+            clock.tick(appended)
+            yield from self._advance(clock.watermark(timestamp))
+            return
+        clock.record(appended)
+        if appended and timestamp > appended + clock.limit:
+            self.counts["ahead"] += 1
         if isinstance(event, Interaction):
-            yield from self._advance(timestamp)
-            if not event.id or self._is_new(self._seen_ids, event.id, self._mark_seen(offset)):
-                self._add_interaction(event, timestamp)
-                if len(self._seen_ids) > self._ids:
-                    self._seen_ids.popitem(last=False)
-        elif isinstance(event, Impression):
-            yield from self._advance(timestamp)
+            yield from self._advance(clock.watermark(timestamp))
             seen = self._mark_seen(offset)
-            if self._is_new(self._seen_requests, event.request_id, seen):
-                self._add_impression(event, timestamp, seen)
-                if len(self._seen_requests) > self._capacity:
-                    self._evict(self._seen_requests.popitem(last=False)[0])
-        elif isinstance(event, Tick):
-            yield from self._advance(timestamp)
+            if not event.id or self._is_new(self._seen_ids, event.id, seen):
+                self._add_interaction(event, timestamp, seen)
+                self._seen_ids.drop_surplus()
+        elif isinstance(event, Impression):
+            yield from self._advance(clock.watermark(timestamp))
+            seen = self._mark_seen(offset)
+            if self._is_new(self.requests, event.request_id, seen):
+                yield from self._join_early(self._add_impression(event, timestamp, seen))
+                if (surplus := self.requests.drop_surplus()) is not None:
+                    self._evict(surplus)
         elif isinstance(event, Forget):
             yield from self._forget(event.user)
 
-    def _advance(self, timestamp: float) -> Iterator[None]:
+    def _advance(self, watermark: float) -> Iterator[None]:
         """Advance the watermark: close and forget the impressions and ids that have expired."""
-        if timestamp <= self._watermark:
+        if watermark <= self._watermark:
             return
-        self._watermark = timestamp
-        past_window = timestamp - self._window
+        self._watermark = watermark
+        past_window = watermark - self._window
         past_memory = past_window - self._lateness
-        while self._clicked and next(iter(self._clicked.values())) <= timestamp:
+        while self._clicked and next(iter(self._clicked.values())) <= watermark:
             self._close(self._known[next(iter(self._clicked))])
             yield
         while self._open and (self._open[0].closed or self._open[0].seen[1] <= past_window):
@@ -246,40 +250,34 @@ class Joiner:
         while self._closed and self._closed[0].seen[1] <= past_memory:
             self._remove(self._closed.popleft())
             yield
-        for memory in (self._seen_requests, self._seen_ids):
-            while memory and next(iter(memory.values()))[1] <= past_memory:
-                for key in [key for key, seen in islice(memory.items(), STEP) if seen[1] <= past_memory]:
-                    del memory[key]
-                yield
+        for unjoined in self._early.expire(past_window):
+            self.counts["unjoined"] += unjoined
+            yield
+        for memory in (self.requests, self._seen_ids):
+            yield from memory.expire(past_memory, STEP)
 
-    def _oldest(self) -> tuple[_Seen | None, _Seen | None, _Seen | None]:
-        """Return the oldest remembered request id, interaction id and impression, each None where there is none."""
+    def _oldest(self) -> tuple[Seen | None, Seen | None, Seen | None, Seen | None]:
+        """Return the oldest of each kind that is remembered, None where there is none."""
         queue = self._closed or self._open
-        return (
-            next(iter(self._seen_requests.values()), None),
-            next(iter(self._seen_ids.values()), None),
-            queue[0].seen if queue else None,
-        )
+        return self.requests.oldest, self._seen_ids.oldest, queue[0].seen if queue else None, self._early.oldest
 
-    def _rewind_mark(self) -> _Mark | None:
+    def _now(self) -> tuple[float, float, float]:
+        return self._watermark, self.clock.time, self.clock.shift
+
+    def _rewind_mark(self) -> Mark | None:
         """Return the mark to rewind to for all that is remembered now; None when nothing is."""
-        return min((seen[2:] for seen in self._oldest() if seen is not None), default=None)
+        return min((seen[4:] for seen in self._oldest() if seen is not None), default=None)
 
-    def _mark_seen(self, offset: int) -> _Seen:
-        here = offset, self._watermark
-        request, event, impression = self._oldest()
-        rewind = here if request is None else request[:2]
-        if event is not None and event[0] < rewind[0]:
-            rewind = event[:2]
-        if impression is not None and impression[0] < rewind[0]:
-            rewind = impression[:2]
-        return *here, *rewind
+    def _mark_seen(self, offset: int) -> Seen:
+        here: Mark = (offset, *self._now())
+        rewind = here
+        for oldest in self._oldest():
+            if oldest is not None and oldest[0] < rewind[0]:
+                rewind = oldest[:4]
+        return (*here, *rewind)
 
-    def _is_new(self, memory: OrderedDict[str, _Seen], key: str, seen: _Seen) -> bool:
-        new = memory.pop(key, None) is None
-        memory[key] = seen
-        if not new:
-            self.counts["duplicates"] += 1
+    def _is_new(self, memory: RememberedIds, key: str, seen: Seen) -> bool:
+        self.counts["duplicates"] += not (new := memory.add(key, seen))
         return new
 
     def _evict(self, request: str) -> None:
@@ -294,60 +292,76 @@ class Joiner:
         if not waiting.closed:
             self._close(waiting)
 
-    def _add_impression(self, impression: Impression, timestamp: float, seen: _Seen) -> None:
+    def _add_impression(self, impression: Impression, timestamp: float, seen: Seen) -> TrackedImpression:
         self.counts["impressions"] += 1
         waiting = TrackedImpression(impression=impression, timestamp=timestamp, seen=seen)
         self._known[impression.request_id] = waiting
-        self._bytes += _size(impression)
+        self._bytes += waiting.nbytes
         self._open.append(waiting)
-        self._shown.append(waiting)
-        self._entry_added()
+        self._note_rewind()
+        if self._batch.add_shown(waiting):
+            self._batch_rewind = None
+        return waiting
 
-    def _add_interaction(self, event: Interaction, timestamp: float) -> None:
+    def _join_early(self, waiting: TrackedImpression) -> Iterator[None]:
+        """Join the interactions that came before their impression. Each was learned without it."""
+        for early in self._early.take(waiting.impression.request_id):
+            row = structs.replace(early, shown=None, position=-1, correction=False)
+            if self._join(row, waiting):
+                self.counts["early"] += 1
+                self._add_row(row)
+            yield
+
+    def _add_interaction(self, event: Interaction, timestamp: float, seen: Seen) -> None:
         self.counts["interactions"] += 1
         row = Outcome(
             user=event.user, item=event.item, kind=event.kind, value=event.value, timestamp=timestamp, context=event.context
         )
         if event.request_id is not None:
-            self._join(row, self._known.get(event.request_id))
-        self._rows.append(row)
-        self._entry_added()
+            waiting = self._known.get(event.request_id)
+            forgotten = waiting is None and event.request_id in self.requests
+            if waiting is not None:
+                self._join(row, waiting)
+            waits = waiting is None and not forgotten
+            self.counts["unjoined"] += forgotten + self._early.add(event.request_id, row, seen, waits=waits)
+        self._add_row(row)
 
-    def _join(self, row: Outcome, waiting: TrackedImpression | None) -> None:
-        """Join an interaction with its impression."""
-        if waiting is None or row.user != waiting.impression.user or row.item not in waiting.impression.items:
-            self.counts["unjoined"] += 1
-            return
-        row.shown, row.context = waiting, waiting.impression.context
-        row.position = waiting.impression.items.index(row.item)
+    def _join(self, row: Outcome, waiting: TrackedImpression) -> bool:
+        """Join an interaction with its impression. Return whether they belong together."""
+        impression = waiting.impression
+        if row.user != impression.user or row.item not in impression.items:
+            self.counts["unjoined" if row.user == impression.user else "other_user"] += 1
+            return False
+        row.shown, row.context = waiting, impression.context
+        row.position = impression.items.index(row.item)
         repeated = bool(waiting.touched >> row.position & 1)
         row.correction = repeated or row.position < waiting.closed
         if repeated or waiting.closed:
             self.counts["repeated" if repeated else "late"] += 1
         waiting.touched |= 1 << row.position
         if self._closing.after_click is not None and not waiting.closed:
-            request = waiting.impression.request_id
+            request = impression.request_id
             if request not in self._clicked or self._closing.click == "last":
                 self._clicked[request] = self._watermark + self._closing.after_click
                 self._clicked.move_to_end(request)
+        return True
 
     def _close(self, waiting: TrackedImpression) -> None:
         """Emit the positions of an impression without an interaction, dated at the time at which it was to close."""
         impression, ends = waiting.impression, waiting.seen[1] + self._window
         if self._clicked:
             ends = min(ends, self._clicked.pop(impression.request_id, ends))
+        ends += self.clock.shift
         waiting.closed = self._closing.positions(waiting.touched, len(impression.items))
         user, context = impression.user, impression.context
         for position, item in enumerate(impression.items[: waiting.closed]):
             if not waiting.touched >> position & 1:
-                row = Outcome(
-                    user=user, item=item, kind="", value=0.0, timestamp=ends, shown=waiting, position=position, context=context
-                )
-                self._rows.append(row)
-                self._entry_added()
+                row = Outcome(user=user, item=item, kind="", value=0.0, timestamp=ends, shown=waiting, context=context)
+                row.position = position
+                self._add_row(row)
         if waiting.closed < len(impression.items):
             self.counts["skipped"] += len(impression.items) - waiting.closed
-        self._ended.append(waiting)
+        self._batch.add_ended(waiting)
 
     def _forget(self, user: str) -> Iterator[None]:
         """Drop the user's impressions without learning from them, in one pass: a user may have many of them."""
@@ -360,41 +374,26 @@ class Joiner:
                     queue.append(waiting)
                 if n % STEP == STEP - 1:
                     yield
+        yield from self._early.forget(user, STEP)
 
     def _remove(self, waiting: TrackedImpression) -> None:
         del self._known[waiting.impression.request_id]
         if self._clicked:
             self._clicked.pop(waiting.impression.request_id, None)
-        self._bytes -= _size(waiting.impression)
+        self._bytes -= waiting.nbytes
 
-    def _entry_added(self) -> None:
-        """Update the open batch after an entry was added: note its rewind mark, and close it when it is full."""
+    def _add_row(self, row: Outcome) -> None:
+        self._note_rewind()
+        if self._batch.add_row(row):
+            self._batch_rewind = None
+
+    def _note_rewind(self) -> None:
+        """Note the mark to rewind to for the open batch, when it gets its first entry."""
         if self._batch_rewind is None:
-            self._batch_rewind = self._rewind_mark() or (self._next - 1, self._watermark)
-        if self._cutting and len(self._rows) + len(self._shown) >= self._batch_rows:
-            self._cut()
-
-    def _cut(self) -> None:
-        self._ready.append(JoinedBatch(self._shown, _group_by_impression(self._rows), self._ended))
-        self._shown, self._rows, self._ended, self._batch_rewind = [], [], [], None
-
-
-def _group_by_impression(rows: list[Outcome]) -> list[Outcome]:
-    """Reorder the rows so that those of one impression are adjacent: they become one request."""
-    first: dict[int, int] = {}
-    order = [n if row.shown is None else first.setdefault(id(row.shown), n) for n, row in enumerate(rows)]
-    if all(left <= right for left, right in pairwise(order)):
-        return rows
-    return [rows[n] for n in sorted(range(len(rows)), key=order.__getitem__)]
+            self._batch_rewind = self._rewind_mark() or (self._next - 1, *self._now())
 
 
 STEP = 500
 """Remembered records that one step looks at."""
 
-_ID_BYTES = 300
-"""Approximate bytes of a remembered id: its text, a tuple and the entry of the dict."""
-
-
-def _size(impression: Impression) -> int:
-    """Return the approximate bytes of an impression: its rows, and one text and two numbers per item."""
-    return 1000 + len(impression.features) + len(impression.unshown) + 150 * len(impression.items)
+_CLICKED_BYTES = 150  # approximately, of the time at which a click closes an impression

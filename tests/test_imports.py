@@ -27,18 +27,26 @@ DOORS = {
     "llvmlite": {"memory.simd"},
     # The environment with its transactions, and the records in it.
     "lmdb": {"streams.disk.environment", "streams.lmdb_log"},
-    # Plots of a replay and of an evaluation.
-    "matplotlib": {"service.evaluation.off_policy_report", "service.evaluation.replay_report"},
+    # Pictures of replays, of evaluations and of tuning.
+    "matplotlib": {
+        "service.evaluation.reports.axes",
+        "service.evaluation.reports.replay_figure",
+        "service.evaluation.tuning.report",
+    },
     # The compiler and its extensions.
     "numba": {"memory.jit", "memory.simd"},
+    "optuna": {"service.evaluation.tuning.study"},
     "pickle": {"memory.pickled_object"},
     "prometheus_client": {"service.monitoring.monitor", "service.monitoring.prometheus", "service.monitoring.timing"},
     "river": {"learners.rankers.river_model", "service.monitoring.live_quality"},
     "safetensors": {"memory.checkpoint"},
-    "starlette": {"service.http.app"},
+    "starlette": {"service.http.app", "service.http.paths"},
     # Pairs the centroids of two epochs.
     "scipy": {"memory.vectors.centroids"},
+    # Optuna's storage.
+    "sqlalchemy": {"service.evaluation.tuning.study"},
     "threadpoolctl": {"learners.threads"},
+    "tomlkit": {"service.evaluation.tuning.documents"},
     # Networks, modules as stores, and the GPU's index of vectors.
     "torch": {
         "learners.networks.adaptation.affine",
@@ -59,7 +67,13 @@ DOORS = {
         "memory.parameters",
         "memory.vectors.gpu_vectors",
     },
-    "typer": {"service.cli", "service.log_tools.commands", "service.manual", "service.reference.commands"},
+    "typer": {
+        "service.cli",
+        "service.log_tools.commands",
+        "service.manual",
+        "service.reference.commands",
+        "service.tune_command",
+    },
     "uvicorn": {"service.http.server"},
 }
 

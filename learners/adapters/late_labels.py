@@ -17,6 +17,7 @@ from learners.base import Ranker
 from learners.networks.adaptation.guarded import GuardedAdapter, Mode
 from learners.networks.adaptation.guards import Limits
 from learners.registry import register
+from learners.tunable import Scale, Tunable
 from memory.arrays import Arrays
 from streams.batch import Feedback, Floats
 
@@ -79,6 +80,9 @@ class LateLabels(GuardedAdapter):
         "check_adaptation": "It serves nothing before later labels have shown that its change is better."
     }
     private: ClassVar[frozenset[str]] = GuardedAdapter.private | {"moments"}
+    tunable: ClassVar[Tunable] = {
+        "learning_rate": Scale(3e-4, 0.03, log=True),
+    }
 
     def __init__(
         self,

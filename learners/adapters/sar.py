@@ -24,6 +24,7 @@ from learners.networks.adaptation.slates import Slates
 from learners.networks.adaptation.waiting import WaitingSlates
 from learners.registry import register
 from learners.schema import Schema
+from learners.tunable import Scale, Tunable
 from memory.arrays import Arrays
 from streams.batch import Batch, Floats, Ids
 
@@ -103,6 +104,10 @@ class SharpnessAwareReliable(GuardedAdapter):
     }  # fmt: skip
     checks_exempt: ClassVar[dict[str, str]] = {
         "check_adaptation": "It serves nothing before later labels have shown that its change is better."
+    }
+    tunable: ClassVar[Tunable] = {
+        "learning_rate": Scale(1e-4, 0.01, log=True),
+        "radius": Scale(0.005, 0.5, log=True),
     }
 
     def __init__(

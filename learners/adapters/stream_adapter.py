@@ -20,6 +20,7 @@ from learners.networks.sequence.scoring import targets
 from learners.networks.sequence.slab import ContextSlab
 from learners.networks.sequence.windows import Windows
 from learners.registry import register
+from learners.tunable import Scale, Tunable
 from memory.arrays import Arrays
 from streams.batch import Batch, Bools, Feedback, Floats, Ids
 
@@ -100,6 +101,12 @@ class StreamAdapter(Adapter):
         "learning_rate": 0.02,
         "evidence": 0,
         "joint": False,
+    }
+    tunable: ClassVar[Tunable] = {
+        "rank": Scale(2, 32, log=True),
+        "alpha": Scale(1.0, 32.0, log=True),
+        "tau": Scale(0.1, 10.0, log=True),
+        "learning_rate": Scale(3e-4, 0.03, log=True),
     }
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -10,6 +10,7 @@ from pydantic import Field
 from learners.base import Policy, Ranking, Values
 from learners.kernels.ordering import among_best, best_in_order, checked_scores, positions_to_fill, remaining_rows
 from learners.registry import register
+from learners.tunable import Scale, Tunable
 from memory.jit import njit
 from streams.batch import Floats, Ids
 
@@ -29,6 +30,10 @@ class EpsilonGreedy(Policy):
     ----------
     R. Sutton, A. Barto, "Reinforcement Learning: An Introduction", 2nd edition, 2018, section 2.2.
     """
+
+    tunable: ClassVar[Tunable] = {
+        "epsilon": Scale(0.01, 0.3, log=True),
+    }
 
     def __init__(self, epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1) -> None:
         self.epsilon = epsilon

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -10,6 +10,7 @@ from pydantic import Field
 from learners.base import Policy, Ranking, Values
 from learners.kernels.ordering import best_rows, checked_scores, followed_by, positions_to_fill, remaining_rows, untried_first
 from learners.registry import register
+from learners.tunable import Scale, Tunable
 from streams.batch import Floats, Ids
 
 __all__ = ["PlackettLuce"]
@@ -30,6 +31,10 @@ class PlackettLuce(Policy):
     W. Kool, H. van Hoof, M. Welling, "Stochastic Beams and Where to Find Them", ICML 2019: sampling by the largest scores
     plus Gumbel noise (section 2.3).
     """
+
+    tunable: ClassVar[Tunable] = {
+        "temperature": Scale(0.01, 1.0, log=True),
+    }
 
     def __init__(self, temperature: Annotated[float, Field(ge=1e-6)] = 0.1) -> None:
         self.temperature = temperature

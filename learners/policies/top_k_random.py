@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -10,6 +10,7 @@ from pydantic import Field
 from learners.base import Policy, Ranking, Values
 from learners.kernels.ordering import among_best, best_first, checked_scores, positions_to_fill, remaining_rows
 from learners.registry import register
+from learners.tunable import Scale, Tunable
 from streams.batch import Floats, Ids
 
 __all__ = ["TopKRandom"]
@@ -24,6 +25,10 @@ class TopKRandom(Policy):
     top : int
         Rows to choose among.
     """
+
+    tunable: ClassVar[Tunable] = {
+        "top": Scale(2, 50, log=True),
+    }
 
     def __init__(self, top: Annotated[int, Field(gt=0)] = 10) -> None:
         self.top = top

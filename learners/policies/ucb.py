@@ -17,6 +17,7 @@ from learners.kernels.ordering import (
     remaining_rows,
 )
 from learners.registry import register
+from learners.tunable import Scale, Tunable
 from streams.batch import Floats, Ids
 
 __all__ = ["Ucb"]
@@ -42,6 +43,9 @@ class Ucb(Policy):
     """
 
     needs_uncertainty: ClassVar[bool] = True
+    tunable: ClassVar[Tunable] = {
+        "alpha": Scale(0.1, 4.0, log=True),
+    }
 
     def __init__(self, alpha: Annotated[float, Field(ge=0)] = 1.0, top: Annotated[int, Field(gt=0)] = 1) -> None:
         self.alpha, self.top = alpha, top

@@ -20,6 +20,7 @@ from learners.base import Ranker, WeightDelta
 from learners.bounds import graded
 from learners.kernels.logistic import probability, step
 from learners.registry import register
+from learners.tunable import Scale, Tunable
 from memory.arrays import Arrays
 from memory.jit import njit
 from memory.keyed.table import Column, Table
@@ -56,6 +57,11 @@ class Bias(Ranker):
     checks_parameters: ClassVar[dict[str, object]] = {"users": 16, "items": 20}
     state_version: ClassVar[int | str] = 2
     """Version 1 clipped rewards."""
+    tunable: ClassVar[Tunable] = {
+        "learning_rate": Scale(0.05, 5.0, log=True),
+        "initial_accumulator": Scale(0.01, 10.0, log=True),
+        "l2": Scale(0.001, 1.0, log=True),
+    }
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from learners.networks.click_network import NetworkShape
 from learners.networks.field_embedding import FieldEmbedding
 from learners.networks.ranker import NetworkRanker
 from learners.registry import register
+from learners.tunable import Scale, Tunable
 
 __all__ = ["Deep"]
 
@@ -71,6 +72,16 @@ class Deep(NetworkRanker):
     """
 
     checks_parameters: ClassVar[dict[str, object]] = {"bits": 12, "factors": 8, "hidden": 16}
+    tunable: ClassVar[Tunable] = {
+        "factors": Scale(8, 64, log=True),
+        "hidden": Scale(8, 128, log=True),
+        "depth": Scale(0, 3),
+        "crosses": Scale(0, 3),
+        "learning_rate": Scale(0.05, 4.0, log=True),
+        "factor_learning_rate": Scale(0.02, 2.0, log=True),
+        "network_learning_rate": Scale(3e-5, 0.01, log=True),
+        "map_learning_rate": Scale(3e-4, 0.1, log=True),
+    }
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ from learners.networks.sparse.embedding import PooledEmbedding
 from learners.networks.sparse.network import LayerEvidence, SparseClickNetwork
 from learners.registry import register
 from learners.schema import Schema
+from learners.tunable import Options, Scale, Tunable
 from memory.arrays import Arrays
 from memory.sparse.block_pool import BlockPool
 from memory.sparse.prune_and_grow import update_ratio
@@ -107,6 +108,14 @@ class DynamicSparse(NetworkRanker):
     checks_parameters: ClassVar[dict[str, object]] = {
         "bits": 12, "user_bits": 12, "factors": 16, "hidden": 16, "exchange_every": 80, "period": 500,
     }  # fmt: skip
+    tunable: ClassVar[Tunable] = {
+        "factors": Options((16, 32, 64)),
+        "budget": Scale(0.1, 1.0, log=True),
+        "learning_rate": Scale(0.05, 4.0, log=True),
+        "factor_learning_rate": Scale(0.02, 2.0, log=True),
+        "network_learning_rate": Scale(3e-5, 0.01, log=True),
+        "map_learning_rate": Scale(3e-4, 0.1, log=True),
+    }
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ from learners.kernels.factorization import (
     sum_vectors,
 )
 from learners.registry import register
+from learners.tunable import Scale, Tunable
 from memory.arrays import Arrays
 from memory.jit import njit
 from streams.batch import Batch, Feedback, Floats
@@ -83,6 +84,12 @@ class FactorizationMachine(Ranker):
     checks_parameters: ClassVar[dict[str, object]] = {"bits": 12}
     state_version: ClassVar[int | str] = 3
     """Version 1 had one sum of squares per weight, and no scales. Version 2 clipped rewards."""
+    tunable: ClassVar[Tunable] = {
+        "factors": Scale(4, 64, log=True),
+        "learning_rate": Scale(0.05, 5.0, log=True),
+        "factor_learning_rate": Scale(0.02, 3.0, log=True),
+        "init": Scale(0.01, 0.5, log=True),
+    }
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ from learners.kernels.factorization import (
     sum_vectors,
 )
 from learners.registry import register
+from learners.tunable import Scale, Tunable
 from memory.arrays import Arrays
 from memory.jit import njit
 from streams.batch import Batch, Feedback, Floats
@@ -96,6 +97,13 @@ class FactorizationMachineMixture(Ranker):
     """
 
     checks_parameters: ClassVar[dict[str, object]] = {"bits": 12}
+    tunable: ClassVar[Tunable] = {
+        "factors": Scale(4, 64, log=True),
+        "learning_rates": Scale(0.1, 3.5, log=True, times=True),
+        "factor_learning_rates": Scale(0.1, 3.5, log=True, times=True),
+        "linear_learning_rates": Scale(0.1, 3.5, log=True, times=True),
+        "mixing_rate": Scale(0.01, 1.0, log=True),
+    }
 
     def __init__(
         self,

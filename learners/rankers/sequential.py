@@ -24,6 +24,7 @@ from learners.kernels.logistic import probability, step
 from learners.networks.sequence import scoring
 from learners.networks.sequence.model import SequenceModel
 from learners.registry import register
+from learners.tunable import Scale, Tunable
 from memory.arrays import Arrays
 from memory.jit import njit
 from memory.keyed.table import Column, Table
@@ -63,6 +64,10 @@ class Sequential(Ranker):
 
     needs_retriever: ClassVar[str] = "next_item"
     checks_parameters: ClassVar[dict[str, object]] = {"users": 16, "items": 20}
+    tunable: ClassVar[Tunable] = {
+        "learning_rate": Scale(0.05, 5.0, log=True),
+        "l2": Scale(0.001, 1.0, log=True),
+    }
 
     def __init__(
         self,

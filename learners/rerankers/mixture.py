@@ -11,7 +11,7 @@ choice among alternatives.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -21,6 +21,7 @@ from learners.bounds import bounded
 from learners.lookups import Catalogues, UserHistory
 from learners.registry import register
 from learners.schema import Schema
+from learners.tunable import Options, Scale, Tunable
 from memory.arrays import Arrays
 from memory.jit import njit
 from streams.batch import Batch, Bools, Floats, Ids
@@ -84,6 +85,11 @@ class Mixture(Reranker):
     """
 
     needs_evidence = True
+    tunable: ClassVar[Tunable] = {
+        "prior_strength": Scale(1.0, 100.0, log=True),
+        "keep": Options((0.99, 0.997, 0.999, 0.9997, 1.0)),
+        "rescue": Scale(0.0, 0.5),
+    }
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from learners.kernels.flags import set_all
 from learners.kernels.top_k import top_k
 from learners.registry import register
 from learners.schema import EvidenceColumn
+from learners.tunable import Scale, Tunable
 from memory.arrays import Arrays
 from memory.jit import njit
 from memory.keyed.table import Column, Table
@@ -78,6 +79,10 @@ class ClickRate(Retriever):
     """
 
     checks_parameters: ClassVar[dict[str, object]] = {"capacity": 24}
+    tunable: ClassVar[Tunable] = {
+        "prior": Scale(0.1, 100.0, log=True),
+        "half_lives": Scale(0.1, 10.0, log=True, times=True),
+    }
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ from learners.kernels.pairs import (
 from learners.kernels.top_k import top_k
 from learners.registry import register
 from learners.schema import EvidenceColumn
+from learners.tunable import Scale, Tunable
 from memory.arrays import Arrays
 from memory.jit import njit
 from memory.keyed.key_index import KeyIndex
@@ -104,6 +105,12 @@ class ItemKnn(Retriever):
     """
 
     checks_parameters: ClassVar[dict[str, object]] = {"capacity": 24, "neighbours": 16, "users": 16}
+    tunable: ClassVar[Tunable] = {
+        "last": Scale(1, 50, log=True),
+        "window": Scale(2, 100, log=True),
+        "shrink": Scale(0.5, 50.0, log=True),
+        "fading": Scale(0.0, 2.0),
+    }
 
     def __init__(
         self,

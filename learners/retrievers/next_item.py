@@ -18,6 +18,7 @@ from learners.networks.sequence.model import SequenceModel, SequenceSettings
 from learners.networks.sequence.transformer import SequenceShape
 from learners.registry import register
 from learners.schema import EvidenceColumn
+from learners.tunable import Options, Scale, Tunable
 from streams.batch import Batch, Feedback, Floats, Ids, Requests
 
 __all__ = ["NextItem"]
@@ -84,6 +85,12 @@ class NextItem(Retriever):
         "warm_up": 5,
         "learning_rate": 0.02,
         "dropout": 0.0,
+    }
+    tunable: ClassVar[Tunable] = {
+        "width": Options((16, 32, 64)),
+        "layers": Scale(1, 4),
+        "learning_rate": Scale(1e-4, 0.01, log=True),
+        "dropout": Scale(0.0, 0.5),
     }
 
     def __init__(

@@ -8,7 +8,7 @@ events get growing weights, instead of counts that shrink as time passes (sectio
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from learners.base import Candidates, Exclusion, Retriever
 from learners.kernels.top_k import top_k
 from learners.registry import register
 from learners.schema import EvidenceColumn
+from learners.tunable import Scale, Tunable
 from memory.arrays import Arrays
 from memory.jit import njit
 from memory.keyed.table import Column, Table
@@ -53,6 +54,10 @@ class Popularity(Retriever):
     ----------
     See the module.
     """
+
+    tunable: ClassVar[Tunable] = {
+        "half_life": Scale(600.0, 1e8, log=True),
+    }
 
     def __init__(
         self, capacity: Annotated[int, Field(gt=0)] = 100_000, half_life: Annotated[float, Field(ge=0)] = 604_800.0

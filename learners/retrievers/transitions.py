@@ -40,6 +40,7 @@ from learners.kernels.pairs import (
 from learners.kernels.top_k import top_k
 from learners.registry import register
 from learners.schema import EvidenceColumn
+from learners.tunable import Scale, Tunable
 from memory.arrays import Arrays
 from memory.jit import njit
 from memory.keyed.key_index import KeyIndex
@@ -103,6 +104,9 @@ class Transitions(Retriever):
         "neighbours": 16,
         "next_neighbours": 8,
         "users": 16,
+    }
+    tunable: ClassVar[Tunable] = {
+        "window": Scale(2, 100, log=True),
     }
 
     def __init__(

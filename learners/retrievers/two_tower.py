@@ -19,6 +19,7 @@ from learners.networks.columns import TowerColumns
 from learners.networks.towers import Towers, TowerShape
 from learners.registry import register
 from learners.schema import Schema
+from learners.tunable import Scale, Tunable
 from memory.keyed.key_index import KeyIndex
 from streams.batch import Batch, Feedback, Floats, Ids, Requests
 
@@ -57,6 +58,12 @@ class TwoTower(Retriever):
     state_version: ClassVar[int | str] = 2
     """1 had towers with an optimizer of their own."""
     checks_parameters: ClassVar[dict[str, object]] = {"items": 24, "dim": 8, "hidden": 4, "bits": 8}
+    tunable: ClassVar[Tunable] = {
+        "dim": Scale(8, 128, log=True),
+        "hidden": Scale(8, 128, log=True),
+        "learning_rate": Scale(0.01, 1.0, log=True),
+        "temperature": Scale(0.02, 2.0, log=True),
+    }
 
     def __init__(
         self,

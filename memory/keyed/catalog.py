@@ -38,6 +38,8 @@ class Catalog(KeyedStore):
         Columns that are standardized by the values of all items so far.
     """
 
+    state_version = 2
+
     def __init__(self, capacity: int, columns: int, numbers: Sequence[int] = ()) -> None:
         if columns < 0:
             raise ValueError(f"columns: {columns}; give 0 or more")
@@ -46,6 +48,7 @@ class Catalog(KeyedStore):
             features=np.zeros((capacity, columns), np.int64),
             values=np.zeros((capacity, columns), np.float32),
             dead=np.zeros(capacity, np.bool_),
+            listed=np.zeros(capacity, np.bool_),
         )
         self.texts = _Texts(capacity)
         self.moments = Moments(numbers)
@@ -78,7 +81,9 @@ class Catalog(KeyedStore):
             document = msgspec.json.encode(attributes, order="deterministic")
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"attributes: {error}; give values that JSON can hold") from error
-        self._write(self._touch(key), name, document, features, values)
+        slot = self._touch(key)
+        self._write(slot, name, document, features, values)
+        self.rows["listed"][slot] = True
         self.moments.add(features[None], values[None])
 
     def ensure(self, keys: Ids, names: Sequence[str] | npt.NDArray[np.object_]) -> None:
@@ -87,6 +92,7 @@ class Catalog(KeyedStore):
         if fresh.any():
             for row in np.flatnonzero(fresh).tolist():
                 self._write(int(slots[row]), names[row], BLANK[1], 0, 0)
+                self.rows["listed"][slots[row]] = False
 
     def delete(self, key: int) -> bool:
         """Replace an item by a tombstone, so that a late interaction does not bring it back. Return False if it was not alive.
@@ -104,6 +110,7 @@ class Catalog(KeyedStore):
         slot = int(self.index.delete(np.array([key]))[0])
         if slot >= 0:
             self._write(slot, *BLANK, 0, 0)
+            self.rows["listed"][slot] = False
         return slot >= 0
 
     def find(self, keys: Ids) -> Ids:
@@ -119,6 +126,16 @@ class Catalog(KeyedStore):
         """Whether `keys` (N,) are in the catalogue and may be shown, (N,) bool."""
         slots = self.index.find(keys)
         return (slots >= 0) & ~self.rows["dead"][slots]  # type: ignore[no-any-return]
+
+    def listed(self, keys: Ids) -> Bools:
+        """Whether `keys` (N,) were `put` and may be shown, (N,) bool. Those that only `ensure` added are not listed."""
+        slots = self.index.find(keys)
+        return (slots >= 0) & self.rows["listed"][slots] & ~self.rows["dead"][slots]  # type: ignore[no-any-return]
+
+    @property
+    def lists(self) -> bool:
+        """Whether any item in it was `put`, even if it is deleted now."""
+        return bool(self.rows["listed"].any())
 
     def names(self, keys: Ids) -> list[str | None]:
         """Original ids of `keys` (N,), as `name` returns them."""
@@ -142,9 +159,10 @@ class Catalog(KeyedStore):
         keys: Ids = self.index.keys[slots[~self.rows["dead"][slots]]]
         return keys
 
-    def newest(self, count: int) -> Ids:
-        """Hashed ids of up to `count` most recently touched alive items, newest first."""
-        return self.index.newest(count, self.rows["dead"])
+    def newest(self, count: int, *, listed: bool = False) -> Ids:
+        """Hashed ids of up to `count` most recently touched alive items, newest first. `listed`: only of those `put`."""
+        skip = self.rows["dead"] | ~self.rows["listed"] if listed else self.rows["dead"]
+        return self.index.newest(count, skip)
 
     @property
     def encoded(self) -> tuple[Ids, Floats]:

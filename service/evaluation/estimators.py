@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +75,14 @@ class Decisions:
         """Importance weight of each row, and of the positions above it; see `importance_weights`."""
         ratio = self.target / self.propensity
         return importance_weights(ratio, self.start) if self.chain else (ratio, np.ones_like(ratio))
+
+    def head(self, impressions: int | None) -> Decisions:
+        """Return the decisions of the first impressions; None: of all."""
+        if impressions is None or impressions >= self.start.size:
+            return self
+        rows = slice(0, int(self.start[impressions]))
+        parts = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name not in ("start", "chain")}
+        return Decisions(start=self.start[:impressions], chain=self.chain, **parts)
 
     def per_impression(self, values: Values) -> Values:
         """Sums over the rows of each impression, weighted by `importance`, (m,) float64."""

@@ -87,6 +87,7 @@ def evaluate(
     confidence: float = 0.95,
     floor: float = 100.0,
     ledger: Path | None = None,
+    limit: int | None = None,
     seed: int = 0,
 ) -> EvaluatedPolicy:
     """Estimate the mean reward that a policy would have got on a log.
@@ -104,6 +105,8 @@ def evaluate(
         See `service.evaluation.verdict.judge`.
     ledger : Path or None
         See `service.evaluation.replay.replay`.
+    limit : int or None
+        Estimate from this many impressions, the first whose outcome is known; None: from all.
 
     Raises
     ------
@@ -148,7 +151,7 @@ def evaluate(
         found = counterfactual.decisions()
         if found is None:
             raise NotEvaluable(_no_decisions(config.stream.url, counterfactual, window))
-        ids, decisions = found[0], calibrated(found[1])
+        ids, decisions = found[0][:limit], calibrated(found[1].head(limit))
         return EvaluatedPolicy(
             policy=config.name,
             log=config.stream.url,
@@ -181,7 +184,7 @@ def _from_events(recording: Recording, config: Config, pipeline: Pipeline) -> It
     for event in recording.events():
         assert not isinstance(event, Block)
         pipeline.apply(event)
-        yield from joiner.push(next(offset), event.timestamp, event)
+        yield from joiner.push(next(offset), 0.0, event)
     yield from joiner.finish()
 
 

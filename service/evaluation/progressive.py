@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from learners.base import Exclusion
+from service.evaluation.event_clock import EventClock
 from service.monitoring.measure import Scored
 from service.monitoring.quality import auc, gain, grouped_auc, impression_auc, losses, top_reward
 from service.ranking.pipeline import Pipeline
@@ -27,10 +28,11 @@ SERVED = "recommend"
 
 @dataclass(slots=True)
 class Curve:
-    """A sliding-window metric: `value[i]` after `row[i]` rows."""
+    """A sliding-window metric: `value[i]` after `row[i]` rows, at event time `time[i]` in Unix seconds."""
 
     row: list[int] = field(default_factory=list)
     value: list[float] = field(default_factory=list)
+    time: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,6 +127,8 @@ class Evaluation:
         self._starts: list[int] = []
         self._gain: dict[str, list[Floats]] = {}
         self._tested = [np.empty(0, np.float32)]
+        self._tests = self._learned = 0
+        self._row_clock, self._test_clock = EventClock(), EventClock()
         self.rows = 0
         self.unexplained = 0
 
@@ -139,8 +143,14 @@ class Evaluation:
     def before_learning(self, feedback: Feedback) -> None:
         """Measure hit rate and NDCG on the batch."""
         self.unexplained += int(np.count_nonzero((feedback.reward > 0) & (feedback.position < 0)))
+        if not feedback.rows:
+            return
+        now = float(feedback.outcome_time.max())
+        self._learned += feedback.rows
+        self._row_clock.add(self._learned, now)
         if self._k:
             self._measure_top_n(feedback)
+            self._test_clock.add(self._tests, now)
 
     def add(self, scored: Scored) -> int:
         """Add predicted rows with their outcomes; see `service.monitoring.measure.Measure`."""
@@ -212,8 +222,10 @@ class Evaluation:
             top_reward=top_reward(impression, score, reward),
             gain=mean,
             margin=margin,
-            auc_curve=self._curve(score.size, lambda part: auc(score[part], positive[part])),
-            log_loss_curve=self._curve(score.size, lambda part: float(np.average(loss[part], weights=weight[part]))),
+            auc_curve=self._curve(score.size, self._row_clock, lambda part: auc(score[part], positive[part])),
+            log_loss_curve=self._curve(
+                score.size, self._row_clock, lambda part: float(np.average(loss[part], weights=weight[part]))
+            ),
         )
 
     def _top_n(self, gain: Floats, reward: Floats) -> TopN:
@@ -223,16 +235,17 @@ class Evaluation:
             hit_rate=float(hit.mean()) if gain.size else math.nan,
             ndcg=float(gain.mean()) if gain.size else math.nan,
             reward=float((hit * reward).mean(dtype=np.float64)) if gain.size else math.nan,
-            hit_rate_curve=self._curve(gain.size, lambda part: float(hit[part].mean())),
-            ndcg_curve=self._curve(gain.size, lambda part: float(gain[part].mean())),
+            hit_rate_curve=self._curve(gain.size, self._test_clock, lambda part: float(hit[part].mean())),
+            ndcg_curve=self._curve(gain.size, self._test_clock, lambda part: float(gain[part].mean())),
         )
 
-    def _curve(self, rows: int, metric: Any) -> Curve:
+    def _curve(self, rows: int, clock: EventClock, metric: Any) -> Curve:
         curve = Curve()
         window = max(min(self._window, rows), 1)
         for end in range(window, rows + 1, max(window // POINTS_PER_WINDOW, 1)):
             curve.row.append(end)
             curve.value.append(metric(slice(end - window, end)))
+        curve.time = clock.at(curve.row).tolist()
         return curve
 
     def _measure_top_n(self, feedback: Feedback) -> None:
@@ -241,6 +254,7 @@ class Evaluation:
         tests = tests[~self._pipeline.seen.has(user[tests], feedback.item[tests])]
         if tests.size:
             self._tested.append(feedback.reward[tests])
+            self._tests += tests.size
             self._rank(feedback, tests, Exclusion(*self._pipeline.seen.of(user[tests])))
 
     def _rank(self, feedback: Feedback, tests: Ids, exclude: Exclusion) -> None:

@@ -35,7 +35,16 @@ from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 from streams.recorded import ColumnMap, Recording, open_recording
 
-__all__ = ["Replay", "builder_for_log", "open_stream", "open_trainer", "remaining_batches", "replay"]
+__all__ = [
+    "Replay",
+    "builder_for_log",
+    "check_kind",
+    "fold_events",
+    "open_stream",
+    "open_trainer",
+    "remaining_batches",
+    "replay",
+]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +55,10 @@ class Replay:
     ----------
     name : str
         Name of the configuration.
+    stream : str
+        The url of the stream.
+    batch_rows : int
+        Most rows of a micro-batch.
     rows : int
         Predicted and measured rows, to the end of the stream.
     open_rows : int
@@ -78,6 +91,8 @@ class Replay:
     """
 
     name: str
+    stream: str
+    batch_rows: int
     rows: int
     open_rows: int
     recomputed: int
@@ -127,7 +142,7 @@ def replay(
         scheme = urlsplit(stream).scheme
         if scheme == "file":
             recording = open_stream(config)
-            _check_kind(config)
+            check_kind(config)
             builder, dead, total = FeedbackBuilder(pipeline, config.reward), recording.dead, recording.rows
             trainer = None
             # In a file, the offset is the number of the row: the last of the batch.
@@ -146,7 +161,7 @@ def replay(
             wall, cpu = time.perf_counter(), time.process_time()
             fingerprint, open_rows = "", 0
             if trainer is None:
-                for _ in _fold_recording(recording, pipeline, fold, config):
+                for _ in fold_events(recording.events(), pipeline, fold, config):
                     bar.advance()
             else:
                 trainer.restore()
@@ -161,6 +176,8 @@ def replay(
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return Replay(
         name=config.name,
+        stream=stream,
+        batch_rows=config.stream.batch_rows,
         rows=evaluation.rows,
         open_rows=open_rows,
         recomputed=builder.recomputed,
@@ -243,7 +260,14 @@ def open_stream(config: Config) -> Recording:
     )
 
 
-def _check_kind(config: Config) -> None:
+def check_kind(config: Config) -> None:
+    """Refuse a recorded file whose interactions have no reward.
+
+    Raises
+    ------
+    ConfigError
+        Names the kind.
+    """
     stream = config.stream
     if (stream.columns is None or stream.columns.kind is None) and stream.kind not in config.reward:
         raise ConfigError(
@@ -252,22 +276,25 @@ def _check_kind(config: Config) -> None:
         )
 
 
-def _fold_recording(recording: Recording, pipeline: Pipeline, fold: Fold, config: Config) -> Iterator[None]:
-    """Learn the micro-batches of a recorded file, with the same bounds as in a log of the same events."""
+def fold_events(recorded: Iterable[Event | Block], pipeline: Pipeline, fold: Fold, config: Config) -> Iterator[None]:
+    """Predict and learn what a recorded file has, in micro-batches with the same bounds as in a log of the same events.
+
+    Yields after each of them.
+    """
     joiner, rows = joiners(config, 1)(), config.stream.batch_rows
     offset = count()
 
     def one_by_one(events: Iterable[Event]) -> Iterator[None]:
         for event in events:
             pipeline.apply(event)
-            yield from fold_all(joiner.push(next(offset), event.timestamp, event))
+            yield from fold_all(joiner.push(next(offset), 0.0, event))
 
     def fold_all(batches: Iterable[JoinedBatch]) -> Iterator[None]:
         for joined in batches:
             fold.joined(joined)
             yield
 
-    for event in recording.events():
+    for event in recorded:
         if not isinstance(event, Block):
             yield from one_by_one([event])
             continue

@@ -19,6 +19,8 @@ from starlette.requests import ClientDisconnect
 from service.http.guard import Guard, Hosts
 from service.http.ingest import Ingest
 from service.http.live import Live
+from service.http.paths import by_path, dispatched
+from service.http.request_ids import RequestIds
 from service.http.routes import openapi
 from service.http.routes.events import EventRoutes
 from service.http.routes.operations import OperationRoutes
@@ -59,7 +61,10 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
             runtime.log, runtime.engine.wake, runtime.dead, retry=retry, buffer=stream.buffer, trims=stream.retain is not None
         )
         runtime.monitor.watch(ingest.gauges)
-        routes += [*RankingRoutes(runtime, handler, ingest).routes(), *EventRoutes(runtime, handler, ingest).routes()]
+        ids = RequestIds(stream.max_impressions, runtime.updater.has_request)
+        runtime.monitor.watch(ids.gauges)
+        routes += RankingRoutes(runtime, handler, ingest, ids).routes()
+        routes += EventRoutes(runtime, handler, ingest, ids).routes()
     routes += OperationRoutes(runtime, handler, live).routes()
 
     @asynccontextmanager
@@ -74,15 +79,15 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
                 await ingest.close()
             await asyncio.to_thread(runtime.stop)
 
-    app = FastAPI(title="Freshet", lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title="Freshet", lifespan=lifespan, redoc_url=None, redirect_slashes=False)
     description = openapi.document(routes, _version(), limits.max_body)
     app.openapi = lambda: description  # type: ignore[method-assign]
     app.state.live = live
     failed = partial(_failed, runtime.monitor)
     for failure, answer in ((Failure, failed), (HTTPException, _no_route), (ClientDisconnect, _gone), (Exception, _broken)):
         app.add_exception_handler(failure, answer)
-    for route in routes:
-        app.add_route(route.path, route.handler, methods=[route.method])
+    for path, handlers in by_path((route.path, route.method, route.handler) for route in routes).items():
+        app.add_route(path, dispatched(handlers), methods=list(handlers))
     app.add_route("/", _page, methods=["GET"])
     if limits.origins:
         methods = ["GET", "POST", "PUT", "DELETE"]

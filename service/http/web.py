@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from fastapi import Request, Response
@@ -19,10 +20,13 @@ from service.ranking.pipeline import Refused
 from service.sections import Server
 from streams.codec import BadEvent, decode_as
 
-__all__ = ["Failure", "Request", "RequestHandler", "Response", "decoded", "json", "streamed"]
+__all__ = ["Failure", "Request", "RequestHandler", "Response", "decoded", "json", "path_id", "streamed"]
 
 MAX_PENDING = 1000
 """Most requests of all kinds that may wait at once."""
+
+REPLACEMENT = "\ufffd"
+"""What servers decode bytes to that are not UTF-8."""
 
 _ENCODER = msgspec.json.Encoder()
 _log = logging.getLogger(__name__)
@@ -97,6 +101,25 @@ def decoded(document: type[_Document], body: bytes) -> _Document:
         return decode_as(document, body)
     except BadEvent as error:
         raise Failure(400 if error.kind == "not_json" else 422, str(error), error.field or None) from error
+
+
+def path_id(request: Request) -> str:
+    """Id in the path of a request.
+
+    Raises
+    ------
+    Failure
+        400: it is not UTF-8, percent-encoded. The server would otherwise take all such ids for the same one.
+    """
+    name: str = request.path_params["id"]
+    if REPLACEMENT in name:
+        try:
+            unquote_to_bytes(request.scope["raw_path"]).decode()
+        except UnicodeDecodeError as error:
+            raise Failure(
+                400, f"id: {name!r} was no UTF-8 in the path; encode it as UTF-8, then with percent signs", "id"
+            ) from error
+    return name
 
 
 def json(document: Any, status: int = 200) -> Response:

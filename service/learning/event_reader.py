@@ -14,6 +14,7 @@ from streams.dead_letters import DeadLetters
 from streams.events import Event, Interaction
 from streams.join import Joiner
 from streams.joined import JoinedBatch, Position
+from streams.joining.record_times import RecordTimes, is_tick
 from streams.log import DamagedRecord, Log, Offsets, Record
 
 __all__ = ["POLL", "EventReader"]
@@ -44,6 +45,9 @@ class EventReader:
         Called with every event, in the order of processing.
     source : str
         Name of the log in its dead letters.
+    waits : bool
+        Whether a tick will be appended where one is needed to judge the time of a record; see `held`. Otherwise it is judged by
+        the present time.
     skips_damage : bool
         Whether a damaged record becomes a dead letter; otherwise the error of the log is raised.
 
@@ -56,6 +60,8 @@ class EventReader:
         Offset of the next record to process, by partition.
     appended : list of float
         Append times of the interactions since the last batch. The caller empties it with each batch.
+    held : int or None
+        Partition whose next record waits for a tick: its own time is ahead of this machine's. No other is read meanwhile.
     """
 
     def __init__(
@@ -68,9 +74,11 @@ class EventReader:
         apply: Callable[[Event], None],
         *,
         source: str = "log",
+        waits: bool = True,
         skips_damage: bool = False,
     ) -> None:
         self.order = order
+        self.held: int | None = None
         self.joiners: dict[int, Joiner] = {}
         self.ready: deque[JoinedBatch] = deque()
         self.next: Offsets = {}
@@ -78,9 +86,11 @@ class EventReader:
         self._complete_until: dict[int, float] = {}
         self._open_since: dict[int, float] = {}
         self._log, self._dead, self._validator, self._make_joiner, self._apply = log, dead, validator, make_joiner, apply
-        self._source, self._skips_damage = source, skips_damage
+        self._source, self._waits, self._times = source, waits, RecordTimes(log, validator.max_skew)
+        self._skips_damage = skips_damage
         self._buffer: deque[Record] = deque()
         self._in_progress: Iterator[None] | None = None
+        self._judged: float | None = None
         self._exhausted: dict[int, float] = {}
         self._read_at = 0.0
         self._reported: Offsets = {}
@@ -122,6 +132,10 @@ class EventReader:
         """Approximate memory of the joiners."""
         return sum(joiner.nbytes for joiner in self.joiners.values())
 
+    def has_request(self, request_id: str) -> bool:
+        """Whether a joiner remembers an impression with this id. Called from any thread."""
+        return any(request_id in joiner.requests for joiner in list(self.joiners.values()))
+
     def positions(self) -> dict[int, Position]:
         """Position in each partition; valid when `at_boundary`."""
         # A joiner does not see records that cannot be learned from, so its own `next` may lag.
@@ -131,9 +145,8 @@ class EventReader:
         """Continue with these partitions from the given positions, which another process may have saved."""
         self._reported = self._dead.reported(self._source)
         for partition, position in positions.items():
-            joiner = self._make_joiner()
+            joiner = self.joiners[partition] = self._make_joiner()
             joiner.restore(position, self._reread(partition, position.rewind, position.next))
-            self.joiners[partition] = joiner
             self.next[partition] = position.next
             self._complete_until[partition] = 0.0
             if joiner.pending:
@@ -143,6 +156,7 @@ class EventReader:
         """Release all partitions and drop the records that were read but not processed."""
         self._closed_counts = self.counts
         self.joiners.clear()
+        self.held = None
         for by_partition in (self.next, self._complete_until, self._open_since, self._exhausted):
             by_partition.clear()
         self.ready.clear()
@@ -162,11 +176,14 @@ class EventReader:
             return True
         if self._in_progress is None and not self._buffer:
             self._read_next()
-        progressed = self._in_progress is not None or bool(self._buffer)
+        progressed = self._in_progress is not None
         until = time.perf_counter() + FOLD_SECONDS
         while not self.ready and (self._in_progress is not None or self._buffer):
             if self._in_progress is None:
+                if not self._judge(self._buffer[0]):
+                    break
                 self._in_progress = self._fold(self._buffer.popleft())
+            progressed = True
             if next(self._in_progress, _DONE) is _DONE:
                 self._in_progress = None
             if time.perf_counter() > until:
@@ -221,6 +238,26 @@ class EventReader:
         end = self._log.end()
         self._exhausted = {partition: known[partition] for partition, offset in last.items() if offset >= end[partition]}
 
+    def _judge(self, record: Record) -> bool:
+        """Find the time by which to judge a record's own time, if need be. Return False if there is none yet."""
+        self.held = self._judged = None
+        if not self._leads(record):
+            return True
+        self._judged = self._times.after(record, self._buffer)
+        if self._judged is None:
+            now = time.time()
+            # A tick that comes later cannot be earlier than now.
+            if record.timestamp > now and self._waits:
+                self.held = record.partition
+                return False
+            self._judged = min(record.timestamp, now)
+        return True
+
+    def _leads(self, record: Record) -> bool:
+        """Whether a record's own time is so far ahead of its partition's clock that it must be judged."""
+        lead = record.timestamp - self.joiners[record.partition].clock.time
+        return lead > self._validator.max_skew and not is_tick(record)
+
     def _skip(self, error: DamagedRecord) -> None:
         """Keep a damaged record as a dead letter, so that what follows it is learned."""
         if not self._skips_damage:
@@ -262,6 +299,8 @@ class EventReader:
     def _decode(self, record: Record, *, report: bool) -> Event | None:
         """Decode a record, or send it to the dead letters. A restart does not report it again."""
         try:
+            if self._judged is not None:
+                self._check_time(record, self._judged)
             event = decode(record.value)
             self._validator.check(event, record.timestamp)
         except BadEvent as error:
@@ -269,6 +308,19 @@ class EventReader:
                 self._send_dead_letter(error.kind, str(error), record)
             return None
         return event
+
+    def _check_time(self, record: Record, now: float) -> None:
+        """Set the partition's clock to a record that leads it, or raise `BadEvent` if the record is too far ahead of `now`."""
+        ahead = record.timestamp - now
+        if ahead > self._validator.max_skew:
+            raise BadEvent(
+                "",
+                f"its own time, {record.timestamp}, is {ahead:.0f} s in the future; at most {self._validator.max_skew:.0f} s "
+                "are allowed: correct the clock of its producer, or let the broker date records (LogAppendTime)",
+                kind="future",
+                what="record",
+            )
+        self.joiners[record.partition].clock.tick(min(record.timestamp, now))
 
     def _send_dead_letter(self, kind: str, reason: str, record: Record) -> None:
         self._dead.put(kind, reason, record.value, source=self._source, partition=record.partition, offset=record.offset)
@@ -286,7 +338,13 @@ class EventReader:
                 return
             for record in records:
                 # Some offsets have no record, so a read of this many records may go past `stop`.
-                event = self._decode(record, report=False) if record.offset < stop else None
+                if record.offset >= stop:
+                    break
+                self._judged = None
+                if self._leads(record):
+                    # The log did not say when it was read first: then its time had passed.
+                    self._judged = self._times.after(record, ()) or record.timestamp
+                event = self._decode(record, report=False)
                 if event is not None:
                     yield record.offset, record.timestamp, event
             start = records[-1].offset + 1 if records else start

@@ -13,7 +13,7 @@ from service.learning.recorded_columns import BlockReader
 from service.learning.rewards import Rewards
 from service.ranking.pipeline import Pipeline
 from service.ranking.signing import Verifier, trust_none
-from service.row_sections import RewardRule
+from service.tables.rows import RewardRule
 from streams.batch import (
     Batch,
     Feedback,

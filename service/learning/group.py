@@ -153,6 +153,10 @@ class Member:
         """See `service.learning.trainer.Trainer.idle`."""
         return min(self.trainer.idle(hurry=hurry), POLL_SECONDS)
 
+    def has_request(self, request_id: str) -> bool:
+        """See `service.learning.event_reader.EventReader.has_request`."""
+        return self.trainer.has_request(request_id)
+
     def save(self) -> None:
         """Commit what was learned and leave the group."""
         if self._group is not None:

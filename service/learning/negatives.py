@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from memory.jit import njit
 from service.ranking.pipeline import Pipeline
-from service.row_sections import Negatives
+from service.tables.rows import Negatives
 from streams.batch import Feedback, Floats, Ids, Requests
 
 __all__ = ["NegativeSampler"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from service.row_sections import RewardRule
+from service.tables.rows import RewardRule
 from streams.batch import Floats
 
 __all__ = ["Rewards"]

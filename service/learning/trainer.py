@@ -136,13 +136,15 @@ class Trainer:
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
         self.caught_up = False
-        replays, order = order is not None, order or PollOrder(log, poll, ledger)
+        self._live, self._poll, self._flush = order is None, poll, flush
+        order = order or PollOrder(log, poll, ledger)
+        live, source = self._live, remote or "log"
         self.reader = EventReader(
-            log, order, dead, validator, make_joiner, pipeline.apply, source=remote or "log", skips_damage=not replays
+            log, order, dead, validator, make_joiner, pipeline.apply, source=source, waits=live, skips_damage=live
         )
+        self.has_request = self.reader.has_request
         pipeline.isolation.reports += [self.reader.report_poison, self.notice]
         self.ticks = TickWriter(log, self.reader, self.failed, remote=remote is not None)
-        self._poll, self._flush = poll, flush
         self._ledger, self._publisher, self._epoch = ledger, publisher, 0
         self._folder, self._every, self._keep = folder, every, keep
         self._saved, self._saved_at = -1, time.monotonic()
@@ -200,6 +202,7 @@ class Trainer:
             self._publish_if_due()
             self._make_room_if_due()
             self._save_if_due()
+            self._keep_time()
         return more
 
     def idle(self, *, hurry: bool = False) -> float:
@@ -208,6 +211,7 @@ class Trainer:
         With `hurry`, an open batch is due at once.
         """
         now = time.time()
+        self._keep_time()
         due = self.ticks.due(now, 0.0 if hurry else self._flush)
         if due:
             self.ticks.tick(due, now)
@@ -278,13 +282,12 @@ class Trainer:
 
     def gauges(self) -> dict[str, Any]:
         """Metrics for the monitor."""
-        failures = dict(self.failures)
-        if self._publisher is not None:
-            failures["weights"] = self._publisher.failures
+        weights = {} if self._publisher is None else {"weights": self._publisher.failures}
         return {
             "lag": self.lag(),
             "joiner": dict(self.reader.counts) | {"recomputed": self.builder.recomputed},
-            "failures": failures,
+            "failures": dict(self.failures) | weights,
+            **self.ticks.gauges(time.time()),
         }
 
     @property
@@ -298,6 +301,10 @@ class Trainer:
             sources = ["" if row.shown is None else row.shown.impression.source or "client" for row in joined.rows]
             self.monitor.learned(feedback, sources, self.reader.appended)
         self.reader.appended = []
+
+    def _keep_time(self) -> None:
+        for text in self.ticks.keep_time(time.time()) if self._live else ():
+            self.notice(text)
 
     def _publish_if_due(self) -> None:
         """Copy the changes, between two batches. Another thread writes them."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from service.row_sections import RewardRule
+from service.tables.rows import RewardRule
 from streams.codec import BadEvent
 from streams.events import Attribute, Event, Impression, Interaction, ItemUpdate, UserUpdate
 
@@ -24,10 +24,15 @@ class EventValidator:
         The ``[reward]`` section.
     max_skew : float
         Seconds by which a timestamp may lie in the future.
+
+    Attributes
+    ----------
+    max_skew : float
+        See the parameter.
     """
 
     def __init__(self, rewards: Mapping[str, float | RewardRule], max_skew: float) -> None:
-        self._rewards, self._max_skew = dict(rewards), max_skew
+        self._rewards, self.max_skew = dict(rewards), max_skew
 
     def check(self, event: Event, now: float) -> None:
         """Raise `BadEvent` if an event cannot be learned from.
@@ -44,10 +49,10 @@ class EventValidator:
             Of kind ``future``, ``kind`` or ``not_an_event``, naming the field and the remedy.
         """
         ahead = event.timestamp - now
-        if ahead > self._max_skew:
+        if ahead > self.max_skew:
             raise BadEvent(
                 "timestamp",
-                f"{event.timestamp} is {ahead:.0f} s in the future; at most {self._max_skew:.0f} s are allowed: "
+                f"{event.timestamp} is {ahead:.0f} s in the future; at most {self.max_skew:.0f} s are allowed: "
                 "check the clock, or send seconds, not milliseconds",
                 kind="future",
             )

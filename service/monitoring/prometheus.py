@@ -79,6 +79,8 @@ GAUGES = {
     "lag": "Records of the log not learned yet",
     "lag_seconds": "Age of the oldest record not learned yet",
     "waiting": "Requests waiting to be scored",
+    "clock_stuck_seconds": "Time for which a partition's clock has stood still although impressions are open",
+    "clock_lead_seconds": "Time by which a partition's clock, which follows the records, is ahead of this machine's",
 }
 LABELLED = {
     "engine_seconds": ("work", "Time of the engine thread by work: serve, learn"),

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from msgspec import structs
+
 from memory.pickled_object import trusting
 from memory.stateful import digest
 from service.config import Config
@@ -14,7 +16,7 @@ from service.monitoring.monitor import Monitor
 from service.process.updater import Updater
 from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RankRequest, RecommendRequest
-from service.row_sections import FieldType, RewardRule
+from service.tables.rows import FieldType, RewardRule
 from streams.codec import encode, partition_key
 from streams.events import Attribute, Event, Forget, Interaction, ItemUpdate, Tick, UserUpdate
 from streams.log import Log
@@ -26,6 +28,8 @@ USERS, ITEMS = 90, 80
 
 SHOWN = 6
 """Items in a ranking."""
+
+DAY = 86_400.0
 
 _Request = RankRequest | RecommendRequest
 
@@ -51,6 +55,8 @@ class Rehearsal:
     def __init__(self, config: Config, pipeline: Pipeline, trainer: Updater, log: Log, monitor: Monitor) -> None:
         self._config, self._pipeline, self._trainer, self._log, self._monitor = config, pipeline, trainer, log, monitor
         self._interactions_made = 0
+        # Event time of a past day, which can advance at will: it does not go beyond the append times of the log.
+        self._now = time.time() - DAY
 
     def steps(self) -> Iterator[tuple[str, Callable[[], object]]]:
         """Names and functions, to be called in this order. Call the next one even if one fails."""
@@ -76,8 +82,9 @@ class Rehearsal:
 
     def _fold(self, events: Sequence[Event], *, later: float = 0.0) -> None:
         """Append events and a tick that closes their batch; let the trainer learn them."""
-        tick = Tick(timestamp=time.time() + later)
-        self._log.append([(partition_key(event), encode(event)) for event in (*events, tick)])
+        self._now += 1e-3 + later
+        dated = [structs.replace(event, timestamp=self._now) for event in (*events, Tick())]
+        self._log.append([(partition_key(event), encode(event)) for event in dated])
         while self._trainer.turn():
             pass
 
@@ -97,9 +104,7 @@ class Rehearsal:
             kind, rule = kinds[n % len(kinds)]
             value = 1.0 if not isinstance(rule, RewardRule) else rule.at_least - (n % 3 == 0)
             user, item = f"u{n % 7 * n % (USERS + 5)}", f"i{n * n % (ITEMS + 5)}"
-            made.append(
-                Interaction(user=user, item=item, id=f"r{n}", kind=kind, value=value, context=self._context(n), timestamp=0.0)
-            )
+            made.append(Interaction(user=user, item=item, id=f"r{n}", kind=kind, value=value, context=self._context(n)))
         self._interactions_made += count
         return made
 

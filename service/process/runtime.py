@@ -107,6 +107,7 @@ def build_pipeline(config: Config) -> Pipeline:
         rerankers=bound(Reranker, "rerankers", rerankers, schema),
         policy=policy,
         recent=config.history.recent,
+        recommend=config.items.recommend,
     )
     check_changes(pipeline.adapters.named, *ranker)
     return pipeline

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from service.config import Config, ConfigError
 from service.process.logs import TIMEOUT, servers_and_topic
-from service.section import Keywords
+from service.tables.section import Keywords
 from streams.kafka.topics import TopicDescription, Topics
 
 __all__ = ["Report", "TopicSpec", "create", "required_topics", "table"]

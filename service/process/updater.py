@@ -58,6 +58,9 @@ class Updater(Protocol):
         With `hurry`, a batch with room is learned now, because a request waits for it.
         """
 
+    def has_request(self, request_id: str) -> bool:
+        """Whether it remembers an impression with this id; a replica does not. Called from any thread."""
+
     def save(self) -> Any:
         """Save the state."""
 

@@ -173,7 +173,7 @@ def _in_memory(config: Config) -> Config:
         "checkpoint": Checkpoint(),
         "dead_letters": DeadLetterLog(),
         "users": Capacity(capacity=min(config.users.capacity, CAPACITY)),
-        "items": Capacity(capacity=min(config.items.capacity, CAPACITY)),
+        "items": config.items.model_copy(update={"capacity": min(config.items.capacity, CAPACITY)}),
         "history": config.history.model_copy(update={"capacity": min(config.history.capacity, CAPACITY)}),
     }
     return config.model_copy(update=common)

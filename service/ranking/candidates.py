@@ -25,11 +25,12 @@ _Found = tuple[Ids, Floats | None]
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request, of either route. `names` has the item ids that the request gave, by hash."""
+    """One request, of either route. `names` has the item ids that it gave, by hash, `deleted` the deleted ones of them."""
 
     request: RankRequest | RecommendRequest
     request_id: str
     names: dict[int, str] = field(default_factory=dict)
+    deleted: list[str] = field(default_factory=list)
 
 
 class CandidateGenerator:
@@ -43,10 +44,20 @@ class CandidateGenerator:
         What users have touched in this moment.
     touched : callable
         Items that users (B,) have touched: items (M,) and start (B + 1,), as `memory.keyed.seen_items.SeenItems.of`.
+    recommend : {"auto", "listed", "all"}
+        Items that may be recommended; see `service.sections.Items`.
     """
 
-    def __init__(self, retrievers: Mapping[str, Retriever], items: Catalog, pending: PendingTouches, touched: Touched) -> None:
+    def __init__(
+        self,
+        retrievers: Mapping[str, Retriever],
+        items: Catalog,
+        pending: PendingTouches,
+        touched: Touched,
+        recommend: str = "auto",
+    ) -> None:
         self._retrievers, self._items, self._pending, self._touched = retrievers, items, pending, touched
+        self._recommend = recommend
 
     def generate(self, requests: Requests, contexts: Sequence[RequestContext]) -> Candidates:
         """Return the candidates of each request, without deleted items.
@@ -61,11 +72,10 @@ class CandidateGenerator:
                 context.names = dict(zip(keys.tolist(), context.request.items, strict=True))
                 keys, errors = np.fromiter(context.names, np.int64, len(context.names)), None
                 alive = self._items.alive(keys)
+                context.deleted = [context.names[key] for key in keys[~alive].tolist()]
+                found.append((keys[alive], errors))
             else:
-                keys, errors = retrieved[n]
-                # An item that the catalogue has evicted has no name any more.
-                alive = self._items.known(keys)
-            found.append((keys[alive], None if errors is None else errors[alive]))
+                found.append(retrieved[n])
         sizes = [keys.size for keys, _ in found]
         return Candidates(
             np.concatenate([keys for keys, _ in found]),
@@ -94,8 +104,14 @@ class CandidateGenerator:
                     rows = slice(ends[at], min(ends[at] + request.found, ends[at + 1]))
                     errors = candidates.uncertainty
                     found[at].append((candidates.item[rows], None if errors is None else errors[rows]))
+        listed = self._recommend == "listed" or (self._recommend == "auto" and self._items.lists)
         return {
-            n: self._fill_up(request, _distinct(found[at]), exclude.item[exclude.start[at] : exclude.start[at + 1]])
+            n: self._fill_up(
+                request,
+                self._recommendable(_distinct(found[at]), listed),
+                listed,
+                exclude.item[exclude.start[at] : exclude.start[at + 1]],
+            )
             for at, (n, request) in enumerate(wanted)
         }
 
@@ -111,13 +127,19 @@ class CandidateGenerator:
             ends.append(ends[-1] + sum(part.size for part in own))
         return Exclusion(np.concatenate(parts) if parts else np.empty(0, np.int64), np.array(ends))
 
-    def _fill_up(self, request: RecommendRequest, found: _Found, exclude: Ids) -> _Found:
+    def _recommendable(self, found: _Found, listed: bool) -> _Found:
+        """Drop the items that may not be recommended. One that the catalogue has evicted has no name any more."""
+        keys, errors = found
+        usable = self._items.listed(keys) if listed else self._items.known(keys)
+        return keys[usable], None if errors is None else errors[usable]
+
+    def _fill_up(self, request: RecommendRequest, found: _Found, listed: bool, exclude: Ids) -> _Found:
         """Add the catalogue's most recently updated items where the retrievers found too few: new items get a chance."""
         keys, errors = found
         missing = request.found - keys.size
         if missing <= 0:
             return found
-        newest = self._items.newest(request.found + exclude.size)
+        newest = self._items.newest(request.found + exclude.size, listed=listed)
         added = newest[~np.isin(newest, np.concatenate((keys, exclude)))][:missing]
         if errors is not None:
             errors = np.append(errors, _unknown(added))

@@ -13,7 +13,7 @@ from memory.keyed.catalog import Catalog
 from memory.keyed.click_statistics import ClickStatistics
 from memory.moments import Moments
 from memory.stateful import Stateful
-from service.row_sections import Statistics
+from service.tables.rows import Statistics
 from streams.batch import Batch, Bools, Feedback, Floats, Ids, Requests, Times, pack_rows, unpack_rows
 
 __all__ = ["DenseColumns", "FeatureRows"]

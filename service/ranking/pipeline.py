@@ -28,7 +28,7 @@ from service.ranking.responses import ResponseBuilder
 from service.ranking.stages import Stages
 from service.ranking.uncertainty import fill_uncertainty
 from service.ranking.updates import Updates
-from service.row_sections import Negatives
+from service.tables.rows import Negatives
 from streams.batch import Batch, Bools, Feedback, Floats, Ids, Requests, Times
 from streams.events import Event, Impression
 
@@ -70,6 +70,8 @@ class Pipeline(Stateful):
     policy : (str, Policy)
     recent : int
         Maximum length of the history that the learners see.
+    recommend : {"auto", "listed", "all"}
+        Items that may be recommended; see `service.sections.Items`.
 
     Attributes
     ----------
@@ -111,6 +113,7 @@ class Pipeline(Stateful):
         rerankers: Mapping[str, Reranker],
         policy: tuple[str, Policy],
         recent: int,
+        recommend: str = "auto",
     ) -> None:
         self.featurizer = featurizer
         self.users, self.items, self.history, self.seen = users, items, history, seen
@@ -130,7 +133,7 @@ class Pipeline(Stateful):
         self._choosers = [(name, reranker) for name, reranker in rerankers.items() if reranker.needs_evidence]
         self.chooses = bool(self._choosers)
         self._touched = seen.of if retrievers else history.seen
-        self._candidate_generator = CandidateGenerator(retrievers, items, self.pending, self._touched)
+        self._candidate_generator = CandidateGenerator(retrievers, items, self.pending, self._touched, recommend)
         self._response_builder = ResponseBuilder(self.rows, items, list(retrievers), ranker, rerankers, policy)
         stores = (history, seen, dense)
         self._updates = Updates(featurizer, users, items, self.contexts, stores, dense.remove, self._notify)

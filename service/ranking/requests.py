@@ -27,7 +27,8 @@ class _Request(Struct, kw_only=True, forbid_unknown_fields=True):
     context : dict
         Request context: device, page, ...
     request_id : str or None
-        Id of the impression, which interactions refer to. The service makes one when it is absent.
+        Id of the impression, which interactions refer to. The service makes one when it is absent. An id that was used for
+        another impression is refused with 409, also in a retry: omit it there.
     by : str or None
         Name of a retriever whose order is used instead of the ranker's (a baseline).
     seed : int or None
@@ -68,9 +69,9 @@ class RecommendRequest(_Request):
     Attributes
     ----------
     n : int
-        Number of items to return.
+        Number of items to return. There are fewer only if the catalogue has no more that may be recommended to the user.
     candidates : int
-        Number of items that each retriever finds for the ranker; at least `n`.
+        Number of items that each retriever finds for the ranker; `n` if that is larger.
     exclude : list of str
         Items that must not be recommended.
     repeat : bool
@@ -164,7 +165,7 @@ class RankingResponse(Struct, kw_only=True):
     items : list of RankedItem
         In order of position.
     skipped : list of str
-        Stages that failed and were skipped for this response.
+        Stages that failed and were skipped for this response, and ids among the given items that are deleted.
     """
 
     request_id: str

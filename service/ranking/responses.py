@@ -81,7 +81,7 @@ class ResponseBuilder:
             source=request.by or self._ranker_name,
             policy=self._policy_name,
             items=items,
-            skipped=skipped,
+            skipped=skipped + context.deleted,
         )
         if chosen is None or not (request.log and shown):
             return response, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,7 @@ def show(
     """Print a config with all its values as TOML, and mark those that are defaults."""
     from service.reference.resolved import as_toml
 
-    contents = {} if config is None else configs.read(config)
+    contents = {} if config is None else tomllib.loads(configs.read(config))
     typer.echo(as_toml(configs.parse(contents, config.stem if config else "default"), contents, only_given=given), nl=False)
 
 

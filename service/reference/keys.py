@@ -9,8 +9,8 @@ from learners.keywords import REQUIRED, keywords
 from learners.plain_types import in_words
 from learners.registry import FOLDERS, available, find
 from service.reference.docstrings import docstring_of
-from service.section import Section
 from service.sections import Tables
+from service.tables.section import Section
 
 __all__ = ["ROLES", "Key", "all_learners", "learner_keys", "role_of", "section_keys", "tables"]
 

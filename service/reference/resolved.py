@@ -42,6 +42,8 @@ def _sections(config: Config) -> Iterator[tuple[tuple[str, ...], list[Key] | Non
         if _at(config.model_dump(), path := tuple(name.split("."))) is not None:
             yield path, section_keys(name)
     yield ("reward",), None
+    if config.tune:
+        yield ("tune",), None
     for section in ROLES:
         named = getattr(config, section)
         if not named:

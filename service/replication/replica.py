@@ -126,6 +126,10 @@ class Replica:
         """Seconds to sleep until the next turn. A replica cannot hurry: the trainer sets its pace."""
         return WAIT if self._loading or self._log is None else IDLE
 
+    def has_request(self, request_id: str) -> bool:
+        """Return False: a replica does not read the event log."""
+        return False
+
     def save(self) -> None:
         """Do nothing: the trainer saves the state."""
 

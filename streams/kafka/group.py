@@ -41,7 +41,7 @@ _NOT_A_MEMBER = (
     failures.RebalanceInProgressError,
     failures.UnknownMemberIdError,
 )
-_METADATA = msgspec.json.Decoder(tuple[int, float, int, int, dict[str, int]])
+_METADATA = msgspec.json.Decoder(tuple[int, float, int, int, float, float, dict[str, int]])
 
 
 class Fenced(Exception):
@@ -326,13 +326,13 @@ class GroupMember:
         if found is None:
             return None
         try:
-            rewind, watermark, rows, shown, members = _METADATA.decode(found.metadata or "")
+            rewind, watermark, rows, shown, clock, shift, members = _METADATA.decode(found.metadata or "")
         except msgspec.DecodeError as error:
             problem = f"the metadata {found.metadata!r} that the broker has for partition {tp.partition} is not Freshet's"
             cause = "another program has committed or reset offsets, or this broker does not keep metadata (Tansu does not)"
             remedy = "use a group that nothing else uses, on a broker that keeps metadata"
             raise ValueError(f"group {self.group!r} of {self.name}: {problem}: {cause}; {remedy}") from error
-        return Commit(Position(found.offset, rewind, watermark, rows, shown), members)
+        return Commit(Position(found.offset, rewind, watermark, rows, shown, clock, shift), members)
 
     # ---- errors
 
@@ -366,7 +366,8 @@ class GroupMember:
 
 def _encode_metadata(partition: int, commit: Commit) -> str:
     position = commit.position
-    metadata = msgspec.json.encode((position.rewind, position.watermark, position.rows, position.shown, commit.members))
+    at = position
+    metadata = msgspec.json.encode((at.rewind, at.watermark, at.rows, at.shown, at.clock, at.shift, commit.members))
     if len(metadata) > MAX_METADATA_BYTES:
         problem = f"metadata for partition {partition} takes {len(metadata)} bytes, over Kafka's limit of {MAX_METADATA_BYTES}"
         remedy = f"{len(commit.members)} members have committed for it: give members shorter names, and use a new group"

@@ -253,7 +253,8 @@ async def test_what_is_watched_is_measured() -> None:
 def labels() -> dict[str, set[str]]:
     """Labels of each metric, when everything has happened."""
     gauges: dict[str, Any] = {name: {"x": 1} for name in LABELLED}
-    monitor = Monitor(lambda: gauges | {"version": 1, "lag": 1, "lag_seconds": 1.0})
+    clocks = {"clock_stuck_seconds": 0.0, "clock_lead_seconds": 0.0}
+    monitor = Monitor(lambda: gauges | clocks | {"version": 1, "lag": 1, "lag_seconds": 1.0})
     found = {"learner": {"freshet_auc", "freshet_logloss", "freshet_drift_alarms_total"}, "source": {"freshet_click_through"}}
     by_metric = {name: {label} for label, names in found.items() for name in names}
     for family in text_string_to_metric_families(monitor.metrics().decode()):

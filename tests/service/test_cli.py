@@ -35,7 +35,7 @@ def test_replay_prints_a_table_and_puts_configs_side_by_side(ratings: Path, tmp_
     assert done.returncode == 0, done.stderr
     for words in ("one", "two", "popularity", "bias", "AUC", "hit rate@10"):
         assert words in done.stdout
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {"replay.json", "replay.png"}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"replay.html", "replay.json", "replay.png"}
 
 
 def test_replay_prints_json(ratings: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from service.config import ConfigError, load, parse
 from service.process.runtime import build_pipeline
-from service.row_sections import FieldType, RewardRule
+from service.tables.rows import FieldType, RewardRule
 from tests.service.broken_configs import WRONG_KEYWORDS, WRONG_TABLES, WRONG_TOGETHER
 
 

@@ -56,6 +56,8 @@ def test_an_interaction_past_lateness_or_with_an_item_not_shown_has_no_impressio
     batches = fold(joiner, shown("r", 100, "a"), click("z", 101, "r"), click("a", 121, "r"))
     rows = [row for joined in batches for row in joined.rows]
     assert [(row.item, row.shown is None) for row in rows] == [("z", True), ("a", False), ("a", True)]
+    assert joiner.counts["unjoined"] == 1, "the impression of the last one may still come"
+    joiner.push(3, 0.0, Tick(timestamp=131))
     assert joiner.counts["unjoined"] == 2
 
 
@@ -158,7 +160,7 @@ def test_one_record_that_ends_everything_is_taken_in_small_steps() -> None:
     assert len(rows) == count and max(rows) <= 64, "an impression a step"
     left = joiner.nbytes
     for _ in joiner.steps(2 * count + 1, 0.0, Tick(timestamp=121)):
-        assert left - joiner.nbytes <= STEP * 300, "an impression, or some ids, a step"
+        assert left - joiner.nbytes <= STEP * 350, "an impression, or some ids, a step"
         left = joiner.nbytes
     assert left == joiner.nbytes == 0
     for at in range(count):
@@ -185,6 +187,44 @@ def test_an_interaction_of_another_user_has_no_impression() -> None:
     batches = fold(joiner, shown("r", 100, "a", user="u"), click("a", 101, "r", user="thief"), Tick(timestamp=111))
     rows = [row for joined in batches for row in joined.rows]
     assert [(row.user, row.shown is None) for row in rows] == [("thief", True), ("u", False)]
+    assert (joiner.counts["other_user"], joiner.counts["unjoined"]) == (1, 0)
+
+
+def test_an_interaction_joins_an_impression_that_comes_up_to_one_window_later() -> None:
+    joiner = Joiner(window=10, lateness=10, batch_rows=1)
+    early = [click("a", 100, "r"), click("b", 101, "r", kind="buy"), click("z", 101, "r"), click("c", 102, "r", user="thief")]
+    batches = fold(joiner, *early)
+    assert [(row.item, row.shown) for joined in batches for row in joined.rows] == [(one.item, None) for one in early]
+    batches = fold(joiner, shown("r", 109.9, "a", "b", "c"), Tick(timestamp=119.9), start=4)
+    assert outcomes(batches) == [("a", "click", False), ("b", "buy", False), ("c", "", False)]
+    assert [row.timestamp for joined in batches for row in joined.rows] == [100, 101, 119.9]
+    assert all(row.shown is not None for joined in batches for row in joined.rows)
+    counted = {name: joiner.counts[name] for name in ("early", "unjoined", "other_user", "interactions")}
+    assert counted == {"early": 2, "unjoined": 1, "other_user": 1, "interactions": 4}
+
+
+def test_an_interaction_whose_impression_comes_after_a_window_is_not_joined() -> None:
+    joiner = Joiner(window=10, lateness=10, batch_rows=1)
+    batches = fold(joiner, click("a", 100, "r"), shown("r", 110, "a"), Tick(timestamp=120))
+    assert outcomes(batches) == [("a", "click", False), ("a", "", False)]
+    assert (joiner.counts["early"], joiner.counts["unjoined"]) == (0, 1)
+
+
+def test_interactions_without_their_impression_are_remembered_within_bounds() -> None:
+    joiner = Joiner(window=10, lateness=10, batch_rows=1, capacity=3)
+    batches = fold(joiner, *(click("a", 100, f"r{n}") for n in range(5)), shown("r0", 101, "a"), shown("r4", 101, "a"))
+    assert joiner.counts["unjoined"] == 2 and joiner.counts["early"] == 1
+    assert len(outcomes(batches)) == 6
+    for n in range(2000):
+        joiner.push(7 + n, 0.0, click("a", 102, "same"))
+    assert joiner.nbytes < 20_000
+    assert len(joiner._early._by_request["same"]) <= 64, "what was dropped is not kept"
+
+
+def test_a_forgotten_user_has_no_early_interactions() -> None:
+    joiner = Joiner(window=10, lateness=10, batch_rows=1)
+    batches = fold(joiner, click("a", 100, "r"), Forget(user="u"), shown("r", 101, "a"), Tick(timestamp=111))
+    assert outcomes(batches) == [("a", "click", False), ("a", "", False)]
 
 
 def as_values(joined: JoinedBatch) -> tuple[list[str], list[tuple[object, ...]]]:
@@ -200,7 +240,7 @@ FIELDS = [name for name in Outcome.__struct_fields__ if name != "shown"]
 
 
 def random_stream(seed: int, length: int) -> Iterator[Event]:
-    """Impressions, clicks in and out of time, duplicates of both, events out of order, forgets and ticks."""
+    """Impressions, clicks in and out of time, also early, duplicates of both, events out of order, forgets and ticks."""
     rng = random.Random(seed)
     now, requests, sent = 1000.0, [], []
     for n in range(length):
@@ -216,6 +256,8 @@ def random_stream(seed: int, length: int) -> Iterator[Event]:
             item = rng.choice([*request.items, "z"])
             event = click(item, time, rng.choice([request.request_id, None]), rng.choice([f"i{n}", ""]), user=request.user)
             sent.append(event)
+        elif draw < 0.8:
+            event = click(rng.choice("abcdef"), time, f"r{n + rng.randint(1, 9)}", user=rng.choice("uvw"))
         elif draw < 0.9 and sent:
             event = rng.choice(sent[-25:])
         elif draw < 0.92:

@@ -26,6 +26,7 @@ from learners.rerankers.losse_ftl.models import FourierModel, SparseModel, World
 from learners.rerankers.losse_ftl.progress import Progress
 from learners.rerankers.losse_ftl.states import Step, UserStates, input_width, state_width
 from learners.schema import Schema
+from learners.tunable import Scale, Tunable
 from memory.arrays import Arrays
 from streams.batch import Batch, Feedback, Floats, Ids
 
@@ -126,6 +127,13 @@ class LosseFtl(Reranker):
         {**checks_parameters, "horizon": 3},
         {**checks_parameters, "beta": "learned"},
     )
+    tunable: ClassVar[Tunable] = {
+        "horizon": Scale(1, 3),
+        "groups": Scale(4, 32, log=True),
+        "discount": Scale(0.5, 1.0),
+        "interest_share": Scale(0.02, 0.5, log=True),
+        "satiation_keep": Scale(0.3, 0.95),
+    }
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from learners.bounds import bounded, graded
 from learners.kernels.learned_weight import LearnedWeight
 from learners.registry import register
 from learners.rerankers.reloop2.compensation import attention, estimate_error
+from learners.tunable import Options, Scale, Tunable
 from memory.arrays import Arrays
 from memory.error_memory import ErrorMemory, ErrorSketch, Evidence
 from streams.batch import Batch, Bools, Feedback, Floats, Ids
@@ -114,6 +115,12 @@ class ReLoop2(Reranker):
     checks_parameters: ClassVar[dict[str, object]] = {"width": 8, "capacity": 100, "lists": 4, "neighbours": 10}
     # A memory larger than the processor's cache stores vectors of another type, which needs other compiled functions.
     rehearsals: ClassVar[tuple[dict[str, object], ...]] = (checks_parameters, {"lists": 4})
+    tunable: ClassVar[Tunable] = {
+        "memory": Options(("neighbours", "sketch")),
+        "half_life": Scale(300, 30_000, log=True),
+        "neighbours": Scale(10, 300, log=True),
+        "temperature": Scale(0.01, 1.0, log=True),
+    }
 
     def __init__(
         self,

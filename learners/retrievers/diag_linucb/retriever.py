@@ -27,6 +27,7 @@ from learners.networks.towers import FrozenTowers, Towers, TowerShape
 from learners.registry import register
 from learners.retrievers.diag_linucb.contexts import Contexts, contexts, pack_contexts, unpack_contexts
 from learners.schema import Schema
+from learners.tunable import Scale, Tunable
 from memory.arrays import Arrays
 from memory.graph.cluster_graph import ClusterGraph
 from memory.vectors.centroids import Centroids
@@ -115,17 +116,15 @@ class DiagLinUcb(Retriever):
     # Requests are answered from the frozen towers, the centroids and the graph.
     private: ClassVar[frozenset[str]] = frozenset({"towers", "sample", "counts"})
     checks_parameters: ClassVar[dict[str, object]] = {
-        "clusters": 4,
-        "width": 12,
-        "items": 24,
-        "first": 60,
-        "epoch": 150,
-        "refresh": 50,
-        "sample": 64,
-        "dim": 8,
-        "hidden": 4,
-        "bits": 8,
-        "w_min": 0.05,
+        "clusters": 4, "width": 12, "items": 24, "first": 60, "epoch": 150, "refresh": 50, "sample": 64, "dim": 8, "hidden": 4,
+        "bits": 8, "w_min": 0.05,
+    }  # fmt: skip
+    tunable: ClassVar[Tunable] = {
+        "nearest": Scale(1, 16, log=True),
+        "temperature": Scale(0.005, 0.5, log=True),
+        "alpha": Scale(0.05, 4.0, log=True),
+        "prior": Scale(0.1, 10.0, log=True),
+        "learning_rate": Scale(0.01, 1.0, log=True),
     }
 
     def __init__(

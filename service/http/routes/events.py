@@ -15,13 +15,14 @@ import msgspec
 from learners.features import hash_id
 from memory.keyed.catalog import Catalog
 from service.http.ingest import Entry, Ingest, LogBusy, entry
-from service.http.routes.route import Answer, Route, problems
+from service.http.request_ids import RequestIds
+from service.http.routes.route import Answer, Link, Route, problems
 from service.http.schemas import EventResult, EventResults, ItemDocument, UserDocument, Written
-from service.http.web import Failure, Request, RequestHandler, Response, decoded, json
+from service.http.web import Failure, Request, RequestHandler, Response, decoded, json, path_id
 from service.learning.validation import EventValidator
 from service.process.runtime import Runtime
 from streams.codec import BadEvent, decode, encode
-from streams.events import Event, Forget, Interaction, ItemUpdate, Tick, UserUpdate
+from streams.events import Event, Forget, Id, Impression, Interaction, ItemUpdate, Tick, UserUpdate
 from streams.log import InDoubt, LogFull, Offsets, RecordTooLarge
 
 __all__ = ["EventRoutes"]
@@ -32,11 +33,14 @@ VISIBLE_SECONDS = 5.0
 TURN = 64
 """Events decoded in a row before the event loop serves others."""
 
-_ID = {"id": "Id, percent-encoded"}
+Posted = Impression | Interaction | ItemUpdate | UserUpdate | Forget
+"""Events that clients may post: all but the service's own ticks."""
+
+_ID = {"id": ("Id, percent-encoded UTF-8", Id)}
 _WRITTEN = {
     200: Answer("Done; rankings use it", Written),
     202: Answer("In the log; rankings will use it", Written),
-    **problems(422, 503, 507),
+    **problems(413, 422, 503, 507),
 }
 _ACCEPTED = EventResult(status="accepted")
 _RAW = msgspec.json.Decoder(list[msgspec.Raw])
@@ -79,10 +83,12 @@ class EventRoutes:
     runtime : Runtime
     handler : RequestHandler
     ingest : Ingest
+    ids : RequestIds
+        Learns the ids of accepted impressions. One whose id was used before is accepted and dropped later: it may be a retry.
     """
 
-    def __init__(self, runtime: Runtime, handler: RequestHandler, ingest: Ingest) -> None:
-        self._runtime, self._handler, self._ingest = runtime, handler, ingest
+    def __init__(self, runtime: Runtime, handler: RequestHandler, ingest: Ingest, ids: RequestIds) -> None:
+        self._runtime, self._handler, self._ingest, self._ids = runtime, handler, ingest, ids
         self._queued = runtime.config.stream.ack == "queued"
         self._validator = EventValidator(runtime.config.reward, runtime.config.stream.max_skew)
 
@@ -100,7 +106,8 @@ class EventRoutes:
                 'accepted event is in the log when the response comes, or in the buffer in memory with `ack = "queued"`. '
                 "`tick` events are reserved for the service."
             ),
-            body=Event | Annotated[list[Event], msgspec.Meta(max_length=max_events)],
+            body=Posted | Annotated[list[Posted], msgspec.Meta(max_length=max_events)],
+            narrowed={"Interaction.kind": {"enum": sorted(self._runtime.config.reward)}},
             answers={
                 202: Answer("All accepted: they will be learned", EventResults),
                 207: Answer("Some accepted", EventResults),
@@ -110,19 +117,33 @@ class EventRoutes:
         )
         yield Route(
             "POST",
-            "/v1/users/{id:path}/forget",
+            "/v1/users/{id:id}/forget",
             self.forget,
             scope="write",
             summary="Delete all data of a user",
-            description="The body is empty, but needs `Content-Type: application/json`.",
+            description=(
+                "The body is ignored and may be empty, but needs `Content-Type: application/json`. A user whose id ends in "
+                "`/forget` can be changed by `POST /v1/events` only."
+            ),
             parameters=_ID,
-            answers=_WRITTEN | problems(415),
+            body=Any,
+            answers=_WRITTEN | problems(400, 415),
         )
-        yield from self._entry("/v1/items/{id:path}", _Items(self._runtime))
-        yield from self._entry("/v1/users/{id:path}", _Users(self._runtime))
+        yield from self._entry("/v1/items/{id:id}", _Items(self._runtime))
+        yield from self._entry("/v1/users/{id:user}", _Users(self._runtime))
 
     def _entry(self, path: str, entries: _Items | _Users) -> Iterable[Route]:
         noun, document = entries.noun, entries.document
+        by_id = {"id": "$request.path.id"}
+        named = f"/v1/{noun}s/{{id}}"
+        written = Answer(
+            "Done; rankings use it",
+            Written,
+            links={
+                "read": Link(f"GET {named}", f"Attributes of the {noun}", by_id),
+                "delete": Link(f"DELETE {named}", f"Delete the {noun}", by_id),
+            },
+        )
         yield Route(
             "PUT",
             path,
@@ -131,7 +152,7 @@ class EventRoutes:
             summary=f"Add or replace the {noun}",
             parameters=_ID,
             body=document,
-            answers=_WRITTEN | problems(400, 413, 415),
+            answers=_WRITTEN | {200: written} | problems(400, 415),
         )
         yield Route(
             "GET",
@@ -180,6 +201,9 @@ class EventRoutes:
         elif good:
             await self._append(good)
         self._runtime.pipeline.pending.add(accepted)
+        for event in accepted:
+            if isinstance(event, Impression):
+                self._ids.claim(event.request_id)
         if bad:
             await asyncio.to_thread(self._keep_letters, bad)
         status = 202 if not bad else 207 if good else 422
@@ -187,7 +211,7 @@ class EventRoutes:
 
     async def put(self, entries: _Items | _Users, request: Request) -> Response:
         """Add or replace an item or user."""
-        name = request.path_params["id"]
+        name = path_id(request)
         document: Any = decoded(entries.document, await self._handler.body(request))
         named = getattr(document, entries.noun)
         if named not in (None, name):
@@ -196,11 +220,11 @@ class EventRoutes:
 
     async def delete(self, entries: _Items | _Users, request: Request) -> Response:
         """Delete an item or the attributes of a user."""
-        return await self._change(entries.event(request.path_params["id"], None))
+        return await self._change(entries.event(path_id(request), None))
 
     async def get(self, entries: _Items | _Users, request: Request) -> Response:
         """Attributes of an item or user."""
-        name = request.path_params["id"]
+        name = path_id(request)
         engine = self._runtime.engine
         attributes = await self._handler.answer(lambda: engine.call(lambda: entries.catalog.get(hash_id(name))))
         if attributes is None:
@@ -209,9 +233,10 @@ class EventRoutes:
 
     async def forget(self, request: Request) -> Response:
         """Delete all data of a user. The body is ignored, but must be declared as JSON like any other."""
+        user = path_id(request)
         await self._handler.body(request)
-        self._runtime.pipeline.pending.forget(request.path_params["id"])
-        return await self._change(Forget(user=request.path_params["id"]))
+        self._runtime.pipeline.pending.forget(user)
+        return await self._change(Forget(user=user))
 
     def _elements(self, body: bytes) -> list[msgspec.Raw]:
         try:

@@ -11,10 +11,32 @@ import msgspec
 from service.http.schemas import Problem
 from service.http.web import Request, Response
 
-__all__ = ["Answer", "Route", "Scope", "problems"]
+__all__ = ["Answer", "Link", "Route", "Scope", "everywhere", "problems"]
 
 Scope = Literal["probe", "read", "write"]
 """What a request may do: probe the process under any host name, read, or change something (`service.http.guard`)."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A request that may follow a response, with the values that it takes from the response.
+
+    Attributes
+    ----------
+    route : str
+        Method and path of the following request, as ``POST /v1/events``.
+    text : str
+        What it does.
+    parameters : mapping of str to str
+        Runtime expressions of OpenAPI, by parameter, as ``$request.path.id``.
+    body : mapping or None
+        Body of the request, with runtime expressions as values.
+    """
+
+    route: str
+    text: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -26,11 +48,20 @@ class Answer:
     text : str
         When it is sent.
     body : type of msgspec.Struct or None
-        Type of its body; None: no schema.
+        Type of its body; None: text.
+    media : str
+        Content type of the body.
+    headers : mapping of str to str
+        Meaning of its headers, by name. They need not be there.
+    links : mapping of str to Link
+        Requests that may follow, by name.
     """
 
     text: str
     body: type[msgspec.Struct] | None = None
+    media: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, Link] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,12 +78,14 @@ class Route:
         What a request may do. ``GET`` never changes anything; every other method may.
     summary, description : str
         Texts of the OpenAPI page.
-    parameters : mapping of str to str
-        Description of each path and query parameter, by name.
+    parameters : mapping of str to (str, type)
+        Description and type of each path and query parameter, by name.
     body : type or None
         Type of the request body; None: no body.
     answers : mapping of int to Answer
-        All responses, by status.
+        Responses by status, without those of `everywhere`.
+    narrowed : mapping of str to mapping
+        JSON Schema of fields whose values depend on the config, by struct and field, as ``Interaction.kind``.
 
     Raises
     ------
@@ -68,7 +101,8 @@ class Route:
     answers: Mapping[int, Answer]
     body: Any = None
     description: str = ""
-    parameters: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+    narrowed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.method == "GET") == (self.scope == "write"):
@@ -84,15 +118,38 @@ def problems(*codes: int) -> dict[int, Answer]:
     *codes : int
         Their statuses.
     """
-    return {code: Answer(_PROBLEMS[code], Problem) for code in codes}
+    return {code: Answer(_PROBLEMS[code], Problem, headers=_HEADERS.get(code, {})) for code in codes}
+
+
+def everywhere(route: Route) -> dict[int, Answer]:
+    """Error responses that a request to any route of this kind may get, before it reaches the route.
+
+    Parameters
+    ----------
+    route : Route
+    """
+    codes = [] if route.scope == "probe" else [421]
+    if route.method != "GET":
+        codes.append(403)
+    if any(f"{{{name}" in route.path for name in route.parameters):
+        codes.append(400)
+    return problems(*codes)
 
 
 _PROBLEMS = {
-    400: "The body is not JSON",
+    400: "The body is not JSON, or cannot be decompressed; or the path is not percent-encoded UTF-8",
+    403: "A page of another origin sent a change; list it in `[server] origins`",
     404: "There is no such item or user",
+    409: "The request id was used for another ranking",
     413: "The decompressed body is too large, or has too many events",
     415: "The body is not declared as `application/json`, or its compression is neither gzip nor deflate",
+    421: "The `Host` is no name of this service; list it in `[server] hosts`",
     422: "A field is wrong; the error names it and the remedy",
     503: "The engine does not answer, or the log cannot be written; try again later",
     507: "The log or its disk is full",
+}
+
+_HEADERS = {
+    415: {"Accept-Encoding": "Compressions that are accepted, if the compression is the reason"},
+    503: {"Retry-After": "Seconds after which the same request may succeed"},
 }

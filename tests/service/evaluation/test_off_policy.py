@@ -14,9 +14,9 @@ import pytest
 
 from learners.features import hash_id
 from service.config import ConfigError, parse
-from service.evaluation import off_policy_report
 from service.evaluation.estimators import NotEvaluable
 from service.evaluation.off_policy import evaluate, policy_of_log
+from service.evaluation.reports import off_policy_report
 from streams.codec import encode
 from streams.events import Event, Impression, Interaction, ItemUpdate
 from streams.kafka.log import KafkaLog
@@ -251,7 +251,7 @@ def test_the_true_value_of_a_policy_lies_in_the_intervals_from_the_other_policys
 def test_the_report_is_complete(dsjson: Path, tmp_path: Path) -> None:
     found = evaluate(parse(HUE | {"stream": {"url": f"file:{dsjson}", "batch_rows": 16}}, "hue"))
     written = off_policy_report.write(found, tmp_path / "report")
-    assert [path.name for path in written] == ["evaluate.json", "impressions.csv", "evaluate.png"]
+    assert [path.name for path in written] == ["evaluate.json", "impressions.csv", "evaluate.png", "evaluate.html"]
     told = json.loads(written[0].read_text())
     assert told["estimates"]["snips"]["value"] == found.result.estimates["snips"].value
     assert told["estimates"]["snips"]["bernstein_low"] is None

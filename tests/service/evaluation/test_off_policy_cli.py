@@ -67,7 +67,8 @@ def test_it_prints_a_table_and_writes_json_and_a_picture(freshet: Freshet, confi
         "300 impressions",
     ):
         assert words in done.stdout
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"evaluate.json", "evaluate.png", "impressions.csv"}
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"evaluate.json", "evaluate.png", "evaluate.html", "impressions.csv"}
 
 
 def test_it_prints_json(freshet: Freshet, config: Path, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from service.config import Config, ConfigError, parse
-from service.evaluation import replay_report
 from service.evaluation.progressive import Evaluation
 from service.evaluation.replay import open_stream, replay
+from service.evaluation.reports import replay_report
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
 from service.monitoring.measure import Scored
@@ -158,7 +158,7 @@ def test_a_kind_without_a_reward_is_refused(clicks: Path) -> None:
 
 def test_a_report_is_json_and_a_picture(clicks: Path, tmp_path: Path) -> None:
     done = [replay(config_for(clicks)), replay(config_for(clicks, batch_rows=1))]
-    data, picture = replay_report.write(done, tmp_path / "report", 10)
+    data, picture, _ = replay_report.write(done, tmp_path / "report", 10)
     read = json.loads(data.read_text())
     assert [one["rows"] for one in read] == [997, 997]
     assert read[0]["quality"]["fm"]["auc"] == done[0].quality["fm"].auc

@@ -9,7 +9,7 @@ import pytest
 
 from service.config import Config
 from service.evaluation.replay import replay
-from service.evaluation.replay_report import remarks
+from service.evaluation.reports.replay_report import remarks
 from service.learning.trainer import Trainer
 from service.process.runtime import open_runtime
 from streams.events import Impression, Interaction

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from service.evaluation.progressive import Curve, Quality, TopN
 from service.evaluation.replay import Replay
-from service.evaluation.replay_report import remarks, table
+from service.evaluation.reports.replay_report import remarks, table
 
 
 def quality(auc: float, log_loss: float) -> Quality:
@@ -25,6 +25,8 @@ def top(hit_rate: float) -> TopN:
 def replay(served: float, part: float, untrained: int = 0) -> Replay:
     return Replay(
         name="shop",
+        stream="file:shop.csv",
+        batch_rows=64,
         rows=9,
         open_rows=0,
         recomputed=0,
@@ -57,6 +59,7 @@ def test_what_is_served_comes_first_and_the_best_is_bold() -> None:
     assert rows[2][4] == "[bold]0.8000[/bold]" and rows[2][6] == "0.4000"
     assert rows[3][6] == "[bold]0.3000[/bold]", "of losses the smallest"
     Console(record=True).print(table([replay(0.2, 0.3)], 10))
+    assert "Micro-batches of up to 64 rows" in str(table([replay(0.2, 0.3)], 10).caption)
 
 
 def test_it_says_when_a_part_alone_would_do_better() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from service.config import parse
 from service.evaluation.replay import Replay, replay
-from service.evaluation.replay_report import as_json
+from service.evaluation.reports.replay_report import as_json
 
 
 def replayed(tmp_path: Path, events: list[dict[str, Any]], k: int, **sections: Any) -> Replay:

@@ -9,7 +9,7 @@ import pytest
 
 from service.config import Config, ConfigError, parse
 from service.learning.validation import EventValidator
-from service.row_sections import RewardRule
+from service.tables.rows import RewardRule
 from streams.codec import BadEvent
 from streams.events import Event, Impression, Interaction, ItemUpdate, UserUpdate
 from tests.service.running import serving

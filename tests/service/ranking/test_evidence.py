@@ -21,7 +21,7 @@ from service.ranking.evidence import evidence_columns
 from service.ranking.feature_rows import DenseColumns
 from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RankRequest, RecommendRequest
-from service.row_sections import Negatives
+from service.tables.rows import Negatives
 from streams.batch import Batch, Feedback, Floats, Requests
 from streams.events import Impression, ItemUpdate
 from streams.joined import JoinedBatch, Outcome, TrackedImpression

@@ -17,7 +17,7 @@ from service.process.runtime import build_pipeline
 from service.ranking.feature_rows import DenseColumns
 from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
-from service.row_sections import Negatives
+from service.tables.rows import Negatives
 from streams.batch import Batch, Floats, Requests
 from streams.events import ItemUpdate
 from streams.joined import Outcome

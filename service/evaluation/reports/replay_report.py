@@ -1,4 +1,4 @@
-"""Reports of replays: a table, JSON, and a plot of the sliding-window metrics."""
+"""Reports of replays: a table, JSON, a picture, and a page that holds them all."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
-from service.evaluation.progressive import SERVED, Curve
+from service.evaluation.progressive import SERVED
 from service.evaluation.replay import Replay
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from service.evaluation.reports.page import write_page
+from service.evaluation.reports.replay_figure import draw
 
 __all__ = ["as_json", "finite", "remarks", "table", "write"]
 
@@ -28,6 +27,11 @@ def table(replays: Sequence[Replay], k: int) -> Table:
     rows = [(one, name) for one in replays for name in _learners(one)]
     columns = _columns(rows, k)
     shown = Table(title="Progressive validation: every row is predicted when it is ranked, before its outcome is learned")
+    most = max((one.batch_rows for one in replays), default=1)
+    if most > 1:
+        shown.caption = (
+            f"Micro-batches of up to {most} rows: none is predicted by what was learned from its own; --batch-rows 1 is strict"
+        )
     shown.add_column("config")
     shown.add_column("learner")
     for name in (*columns, "rows/s"):
@@ -129,45 +133,36 @@ def as_json(replays: Sequence[Replay]) -> str:
     return json.dumps([finite(asdict(one)) for one in replays], indent=1, allow_nan=False)
 
 
-def write(replays: Sequence[Replay], folder: Path, k: int) -> list[Path]:
-    """Write ``replay.json`` and ``replay.png`` into a folder; return their paths."""
-    import matplotlib as mpl  # Takes a second to import: only a report pays it.
+def write(
+    replays: Sequence[Replay], folder: Path, k: int, configs: Sequence[str] = (), command: str = "", *, by_rows: bool = False
+) -> list[Path]:
+    """Write ``replay.json``, ``replay.png`` and ``replay.html`` into a folder; return their paths.
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
+    Parameters
+    ----------
+    replays : sequence of Replay
+    folder : Path
+    k : int
+        Length of the lists.
+    configs : sequence of str
+        TOML of each replay's config with all its values, for the page.
+    command : str
+        What made the report, for the page.
+    by_rows : bool
+        Whether the horizontal axes have rows even where the stream has dates.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    data, picture = folder / "replay.json", folder / "replay.png"
+    data, picture, page = (folder / f"replay.{suffix}" for suffix in ("json", "png", "html"))
     data.write_text(as_json(replays), encoding="utf-8")
-    with_lists = any(one.top_n for one in replays)
-    figure, axes = plt.subplots(2 + with_lists, 1, figsize=(9, 3 * (2 + with_lists)), layout="constrained", squeeze=False)
-    auc_axes, loss_axes, *hit_axes = axes[:, 0]
-    colours: dict[str, str] = {}
-
-    def plot(axis: Axes, config: str, learner: str, curve: Curve) -> None:
-        label = f"{config}: {learner}"
-        axis.plot(curve.row, curve.value, label=label, color=colours.setdefault(label, f"C{len(colours)}"))
-
-    for one in replays:
-        for learner, quality in one.quality.items():
-            plot(auc_axes, one.name, learner, quality.auc_curve)
-            if not math.isnan(quality.log_loss):
-                plot(loss_axes, one.name, learner, quality.log_loss_curve)
-        for learner, top in one.top_n.items():
-            plot(hit_axes[0], one.name, learner, top.hit_rate_curve)
-    auc_axes.set_ylabel("AUC")
-    loss_axes.set_ylabel("log loss")
-    loss_axes.set_xlabel("rows")
-    for axis in hit_axes:
-        axis.set_ylabel(f"hit rate@{k}")
-        axis.set_xlabel("tests")
-    for axis in axes[:, 0]:
-        axis.grid(visible=True, alpha=0.3)
-        if axis.lines:
-            axis.legend(fontsize="small")
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
-    return [data, picture]
+    draw(replays, k, picture, by_rows=by_rows)
+    drawing = folder / "replay.svg"
+    draw(replays, k, drawing, by_rows=by_rows)
+    lines = [line for one in replays for line in remarks(one)]
+    write_page(
+        page, table(replays, k), drawing, lines, dict(zip([one.name for one in replays], configs, strict=False)), command
+    )
+    drawing.unlink()
+    return [data, picture, page]
 
 
 def _text(value: float) -> str:

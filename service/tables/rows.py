@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from service.section import Count, Positive, Section, Single
+from service.tables.section import Count, Positive, Section, Single
 
 __all__ = ["Features", "FieldSpec", "FieldType", "Negatives", "Reward", "RewardRule", "Statistics"]
 

@@ -1,4 +1,4 @@
-"""Reports of an off-policy evaluation: a table, JSON, the terms of each impression, and a plot."""
+"""Reports of an off-policy evaluation: a table, JSON, the terms of each impression, a picture, and a page."""
 
 from __future__ import annotations
 
@@ -12,22 +12,12 @@ from rich.table import Table
 
 from service.evaluation import estimators
 from service.evaluation.off_policy import EvaluatedPolicy
-from service.evaluation.replay_report import finite
+from service.evaluation.reports.off_policy_figure import LABELS, draw
+from service.evaluation.reports.page import write_page
+from service.evaluation.reports.replay_report import finite
 from service.evaluation.verdict import OffPolicyResult
 
 __all__ = ["as_json", "summary", "table", "write"]
-
-LABELS = {
-    "logged": "logged: what was shown",
-    "replay": "replay (rejection)",
-    "ips": "IPS",
-    "clipped": "IPS, clipped",
-    "snips": "SNIPS",
-    "dm": "direct method",
-    "dr": "doubly robust",
-}
-DRAWN = ("snips", "dr")
-"""Estimates in the plot. The other ones, or their wide intervals, would hide these."""
 
 
 def table(evaluated: EvaluatedPolicy) -> Table:
@@ -66,37 +56,28 @@ def as_json(evaluated: EvaluatedPolicy) -> str:
     return json.dumps(finite(found | asdict(evaluated.result)), indent=1, allow_nan=False)
 
 
-def write(evaluated: EvaluatedPolicy, folder: Path) -> list[Path]:
-    """Write ``evaluate.json``, ``evaluate.png`` and ``impressions.csv`` into a folder; return their paths."""
-    import matplotlib as mpl  # Takes a second to import: only a report pays it.
+def write(evaluated: EvaluatedPolicy, folder: Path, config: str = "", command: str = "") -> list[Path]:
+    """Write ``evaluate.json``, ``evaluate.png``, ``evaluate.html`` and ``impressions.csv`` into a folder; return their paths.
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
+    Parameters
+    ----------
+    evaluated : EvaluatedPolicy
+    folder : Path
+    config : str
+        TOML of the policy's config with all its values, for the page.
+    command : str
+        What made the report, for the page.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    data, rows, picture = (folder / name for name in ("evaluate.json", "impressions.csv", "evaluate.png"))
+    data, picture, page = (folder / f"evaluate.{suffix}" for suffix in ("json", "png", "html"))
+    rows, drawing = folder / "impressions.csv", folder / "evaluate.svg"
     data.write_text(as_json(evaluated), encoding="utf-8")
     _write_impressions(evaluated, rows)
-    figure, axis = plt.subplots(figsize=(9, 4.5), layout="constrained")
-    estimates = evaluated.result.estimates
-    for colour, name in enumerate(DRAWN):
-        running = estimates[name].running
-        axis.plot(running.value.row, running.value.value, label=LABELS[name], color=f"C{colour}")
-        axis.fill_between(running.value.row, running.low, running.high, color=f"C{colour}", alpha=0.15, linewidth=0)
-    running = estimates["logged"].running
-    axis.plot(running.value.row, running.value.value, label=LABELS["logged"], color="black", linestyle="--")
-    # Intervals of the first impressions are wide and would flatten the rest.
-    settled = [one for name in DRAWN for one in _settled(estimates[name].running.low, estimates[name].running.high)]
-    if settled:
-        axis.set_ylim(min(settled), max(settled))
-    axis.set_xlabel("impressions")
-    axis.set_ylabel("mean reward per position")
-    axis.set_title(f"{evaluated.policy}: {evaluated.result.verdict}")
-    axis.grid(visible=True, alpha=0.3)
-    axis.legend(fontsize="small")
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
-    return [data, rows, picture]
+    draw(evaluated, picture)
+    draw(evaluated, drawing)
+    write_page(page, table(evaluated), drawing, summary(evaluated), {evaluated.policy: config} if config else {}, command)
+    drawing.unlink()
+    return [data, rows, picture, page]
 
 
 def _write_impressions(evaluated: EvaluatedPolicy, path: Path) -> None:
@@ -117,11 +98,6 @@ def _write_impressions(evaluated: EvaluatedPolicy, path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
-
-
-def _settled(low: list[float], high: list[float]) -> list[float]:
-    start = len(low) // 5
-    return [one for one in (*low[start:], *high[start:]) if math.isfinite(one)]
 
 
 def _verdict(result: OffPolicyResult) -> str:

@@ -1,0 +1,1 @@
+"""Reports of replays and evaluations: tables, JSON, pictures, and one HTML page."""

@@ -1,0 +1,1 @@
+"""Tables of a config file that other modules need, too; `service.sections` has the rest."""
