@@ -31,7 +31,7 @@ from service.monitoring.monitor import Monitor
 from service.ranking.pipeline import Pipeline
 from service.recovery.ledger import Ledger
 from service.recovery.recovery import recover
-from service.recovery.retention import Retention
+from service.recovery.retention import WORTH_SAVING, Retention
 from service.recovery.snapshots import WaitingSnapshots, collect_snapshots, restore_snapshots, with_snapshots
 from service.replication.weights import Change, Publisher
 from streams.dead_letters import DeadLetters
@@ -45,12 +45,6 @@ _log = logging.getLogger(__name__)
 
 IDLE = 0.05
 """Seconds between reads of a log that has nothing new."""
-
-ROOM_CHECK = 0.5
-"""Seconds between two looks at whether the log is nearly full."""
-
-WORTH_SAVING = 0.1
-"""Share of a nearly full log that must become free for a checkpoint to be saved before it is due."""
 
 
 class Trainer:
@@ -150,7 +144,6 @@ class Trainer:
         self._copying: Steps[tuple[Checkpoint, WaitingSnapshots]] | None = None
         self._saving: tuple[Checkpoint, Future[Path]] | None = None
         self._retention = Retention(log, folder, keep, retain, publisher, ledger)
-        self._room_checked = 0.0
         self._saver = ThreadPoolExecutor(1, "checkpoint")
         self._end_at_start: Offsets = {}
         self._disconnected = False
@@ -354,11 +347,7 @@ class Trainer:
 
     def _make_room_if_due(self) -> None:
         """Trim a log that is nearly full to the newest checkpoint, and save another one if that frees much more."""
-        now = time.monotonic()
-        if now < self._room_checked + ROOM_CHECK:
-            return
-        self._room_checked = now
-        if not self._retention.nearly_full:
+        if not self._retention.needs_room():
             return
         if deleted := self._retention.make_room(self.next):
             self.notice(f"the log is nearly full: {deleted} records before the newest checkpoint were deleted")
