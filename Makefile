@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test benchmark-test chaos check docs format benchmark clean
+.PHONY: demo test benchmark-test chaos soak check docs format benchmark clean
 
 demo: $(READY)
 	$(BIN)/freshet demo
@@ -18,6 +18,10 @@ benchmark-test: $(READY)
 # Trainer and replicas killed again and again, a broker disturbed; FRESHET_CHAOS_SEED repeats the acts of a run.
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos --kills 100
+
+# Good visitors among hostile clients, for half an hour, with restarts; FRESHET_SOAK_SEED repeats the inputs of a run.
+soak: $(READY)
+	$(BIN)/python -m tests.soak --minutes 30
 
 check: $(READY)
 	$(BIN)/ruff check .

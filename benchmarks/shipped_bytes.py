@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks import measure, stream
 from service.config import Config, parse
-from service.evaluation.replay import open_stream
+from service.evaluation.recordings import open_stream
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
 from service.process.runtime import build_pipeline

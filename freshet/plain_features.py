@@ -15,7 +15,6 @@ from learners.registry import ConfigError, build
 from learners.schema import FeatureColumn, Schema
 from memory.keyed.catalog import Catalog
 from memory.keyed.history import History
-from memory.pickled_object import trusting
 from streams.batch import Batch, Feedback, Floats, Ids
 
 __all__ = ["RANKERS", "FeatureRanker"]
@@ -280,9 +279,7 @@ class FeatureRanker:
             self._bind()
         vars(self).update(state)
         if learned:
-            # Whoever unpickles this trusts it already.
-            with trusting():
-                self._ranker.load_state_dict(learned)
+            self._ranker.load_state_dict(learned)
 
 
 def _is_number(value: object) -> bool:

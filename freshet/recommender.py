@@ -22,7 +22,7 @@ from freshet.rankings import Ranked
 from freshet.replays import stream_of
 from freshet.saving import Saved, check_saved, read_saved, write_saved
 from service.config import Config
-from service.evaluation.replay import open_stream
+from service.evaluation.recordings import open_stream
 from service.learning.feedback import FeedbackBuilder
 from service.learning.trainer import Trainer
 from service.learning.validation import EventValidator, check_numbers

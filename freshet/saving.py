@@ -106,7 +106,7 @@ def check_saved(folder: Path, pipeline: Pipeline) -> None:
     found, _ = checkpoints.latest(folder, set_aside=False)
     assert found is not None
     try:
-        check(found, pipeline, None, folder)
+        check(found, pipeline, None)
     except ValueError as error:
         raise ConfigError(str(folder), f"{error}. Learn the events again, or use the version that saved it") from error
 

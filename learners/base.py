@@ -148,7 +148,7 @@ class Learner(Stateful, ABC):
     """Base class of everything that learns from feedback."""
 
     digest_stable: ClassVar[bool] = True
-    """Whether equal learners have equal state bytes. If False, as for pickled models, tests compare outputs instead."""
+    """Whether equal learners have equal state bytes. If False, as for River models, tests compare outputs instead."""
 
     tolerance: ClassVar[float] = 0.0
     """How far states and answers of two learners that were taught the same may differ where a store is on a GPU, which adds up

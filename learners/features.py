@@ -24,12 +24,15 @@ from streams.batch import Floats, Ids, Requests
 __all__ = ["Featurizer", "Field", "Side", "hash_id", "hash_ids", "hash_kind"]
 
 Side = Literal["user", "item", "context"]
-Value = str | float | bool | list[str]
+Value = str | int | float | bool | list[str]
 
 LARGEST = 1e6
 """Magnitude to which a number with a configured mean or scale is clipped. Its square still fits float32."""
 
 _FLOAT32 = float(np.finfo(np.float32).max)
+
+MAX_CACHED = 64
+"""Most fields, and characters of each, of a context whose encoding is cached: so the cache has a size."""
 
 
 def hash_id(text: str) -> int:
@@ -201,6 +204,9 @@ class Featurizer:
         if self._context:
             for row, context in enumerate(contexts):
                 if context:
+                    if len(context) > MAX_CACHED or any(len(v) > MAX_CACHED for v in context.values() if isinstance(v, str)):
+                        keys[row], values[row] = _encode(self._context, context)
+                        continue
                     types = tuple(map(type, context.values()))
                     keys[row], values[row] = self._encode_context(tuple(context.items()), types)
         return keys, values

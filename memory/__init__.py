@@ -6,7 +6,7 @@ from memory.keyed.catalog import Catalog
 from memory.keyed.history import History
 from memory.keyed.key_index import KeyIndex
 from memory.keyed.table import Column, Table
-from memory.pickled_object import PickledObject, UntrustedPickle, trusting
+from memory.python_object import PythonObject
 from memory.stateful import State, Stateful, digest
 
 __all__ = [
@@ -17,13 +17,11 @@ __all__ = [
     "CorruptCheckpoint",
     "History",
     "KeyIndex",
-    "PickledObject",
+    "PythonObject",
     "State",
     "Stateful",
     "Table",
     "UnfitCheckpoint",
-    "UntrustedPickle",
     "UnusableCheckpoint",
     "digest",
-    "trusting",
 ]

@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +18,6 @@ import numpy as np
 import xxhash
 from safetensors import SafetensorError, safe_open
 
-from memory.pickled_object import trusting
 from memory.stateful import State, digest
 
 __all__ = [
@@ -34,8 +31,6 @@ __all__ = [
     "path_of",
     "prune",
     "save",
-    "trust",
-    "trusted",
 ]
 
 PATTERN = "checkpoint-*.safetensors"
@@ -141,7 +136,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
     path = path_of(folder, checkpoint.version)
     temporary = folder / f".{path.name}.tmp"
     try:
-        # The modes are explicit here and above, because under a lax umask the folder would not be trusted.
+        # The modes are explicit here and above: under a lax umask, others could change the state.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with os.fdopen(descriptor, "wb") as file:
             file.writelines(pieces)
@@ -251,16 +246,6 @@ def prune(folder: Path, keep: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def trusted(folder: Path) -> bool:
-    """Whether only this user (or root) can write to the folder and its checkpoints."""
-    return all(_is_trusted(path) for path in (folder, *_paths(folder)))
-
-
-def trust(folder: Path) -> AbstractContextManager[None]:
-    """Allow `PickledObject` to unpickle within this block if the folder is `trusted`. Load the state of a checkpoint in it."""
-    return trusting() if trusted(folder) else nullcontext()
-
-
 def _checked(path: Path, check: Callable[[Checkpoint], None] | None) -> Checkpoint:
     checkpoint = load(path)
     try:
@@ -321,8 +306,3 @@ def _flush(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _is_trusted(path: Path) -> bool:
-    status = path.stat()
-    return status.st_uid in (os.geteuid(), 0) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -1,4 +1,4 @@
-"""The command line: ``freshet serve | train | warmup | replay | evaluate | tune | validate | topics | demo``."""
+"""The command line: ``freshet serve``, ``train``, ``replay``, ``tune``, ``evaluate``, ``config``, ``log``, ``key`` and more."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ import typer
 from memory import jit
 from service import config as configs
 from service.config import Config, ConfigError, Role
-from service.console import err, out
+from service.console import err, finish, out, print_anything, print_json, require_finite
 from service.evaluation.estimators import NotEvaluable
+from service.http.security import keys
 from service.log_tools.commands import app as log_commands
 from service.process.data_folder import FolderBusy
 from service.reference.commands import app as config_commands
 from service.tune_command import tune
+from service.urls import url_of_recording
 from streams.recorded import BadRecording
 
 __all__ = ["ExitCode", "main"]
@@ -46,11 +48,14 @@ app.add_typer(topics, name="topics")
 app.add_typer(config_commands, name="config")
 app.command()(tune)
 app.add_typer(log_commands, name="log")
+key = typer.Typer(help="The API keys of a service.", no_args_is_help=True)
+app.add_typer(key, name="key")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; the default is the built-in config.")]
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on; overrides server.host.")]
-Port = Annotated[int | None, typer.Option(help="Port; overrides server.port. 0 picks a free one.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Serve without keys on an address that other machines reach, too.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; overrides server.port. 0 picks a free one.")]
 
 
 class Prefix(StrEnum):
@@ -105,9 +110,10 @@ def serve(
     replica: Annotated[
         bool, typer.Option("--replica", help="Do not learn: follow the `freshet train` process of this config.")
     ] = False,
+    insecure: Insecure = False,
 ) -> None:
     """Serve rankings over HTTP. Learn from incoming events in the same process, or follow a trainer with --replica."""
-    _run(config, host, port, "replica" if replica else "embedded")
+    _run(config, host, port, "replica" if replica else "embedded", insecure=insecure)
 
 
 @app.command()
@@ -118,9 +124,10 @@ def train(
     folder: Annotated[
         str | None, typer.Option(help="Overrides checkpoint.folder. Each member of a consumer group needs its own folder.")
     ] = None,
+    insecure: Insecure = False,
 ) -> None:
     """Learn from incoming events and publish the changes to replicas. Serves status, health and metrics over HTTP."""
-    _run(config, host, port, "trainer", folder)
+    _run(config, host, port, "trainer", folder, insecure=insecure)
 
 
 @app.command()
@@ -148,8 +155,8 @@ def replay(
     config: Annotated[
         list[Path] | None, typer.Option("--config", "-c", help="TOML file; repeat the option to compare several.")
     ] = None,
-    top: Annotated[int, typer.Option(min=0, help="List length k of hit rate@k and NDCG@k; 0 skips both.")] = 10,
-    window: Annotated[int, typer.Option(min=1, help="Rows in a sliding window.")] = 10_000,
+    top: Annotated[int, typer.Option(min=0, max=10_000, help="List length k of hit rate@k and NDCG@k; 0 skips both.")] = 10,
+    window: Annotated[int, typer.Option(min=1, max=100_000_000, help="Rows in a sliding window.")] = 10_000,
     batch_rows: Annotated[int | None, typer.Option(min=1, help="Rows in a micro-batch; 1 is strict test-then-train.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of skipping it.")] = False,
     ledger: Annotated[
@@ -171,14 +178,15 @@ def replay(
         replays.replay(settings, k=top, window=window, ledger=ledger, console=None if as_json else err) for settings in configs
     ]
     if as_json:
-        out.print_json(reports.as_json(results))
+        print_json(reports.as_json(results))
     else:
         out.print(reports.table(results, top))
     for result in results:
         for line in reports.remarks(result):
             err.print(line, markup=False, highlight=False)
         for reason, count in result.dead.items():
-            err.print(f"{result.name}: {count} bad rows skipped ({reason}); `freshet validate` lists them")
+            text = f"{result.name}: {count} bad rows skipped ({reason}); `freshet validate` lists them"
+            err.print(text, markup=False, highlight=False)
     if report is not None:
         shown = [as_toml(settings, settings.model_dump(exclude_defaults=True)) for settings in configs]
         for path in reports.write(results, report, top, shown, _command(), by_rows=by_rows):
@@ -218,6 +226,7 @@ def evaluate(
     from service.evaluation.reports import off_policy_report as reports
     from service.reference.resolved import as_toml
 
+    require_finite(clip=clip, confidence=confidence, floor=floor)
     _say_if_nothing_is_cached()
     is_config = policy.suffix == ".toml"
     settings = _with_stream(_load(policy if is_config else None), log, None, strict)
@@ -237,7 +246,7 @@ def evaluate(
         ledger=ledger,
     )
     if as_json:
-        out.print_json(reports.as_json(result))
+        print_json(reports.as_json(result))
     else:
         out.print(reports.table(result))
         for line in reports.summary(result):
@@ -258,11 +267,10 @@ def validate(
     config: ConfigFile = None,
 ) -> None:
     """Check a recorded file as a replay would read it: print statistics of its contents, and list its bad rows."""
-    from service.evaluation.replay import open_stream
-    from streams.recorded import validate as examine
+    from service.evaluation.recordings import examine
 
-    found = examine(open_stream(_with_stream(_load(config), recording)))
-    out.print_json(json.dumps(found.as_dict()))
+    found = examine(_with_stream(_load(config), recording))
+    print_json(json.dumps(found.as_dict()))
     if found.bad:
         raise typer.Exit(ExitCode.DATA)
 
@@ -270,7 +278,7 @@ def validate(
 @app.command()
 def demo(
     seconds: Annotated[float | None, typer.Option(min=1.0, help="Stop after this many seconds.")] = None,
-    port: Annotated[int, typer.Option(help="Port on localhost; 0 picks a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on localhost; 0 picks a free one.")] = 8000,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file instead of examples/demo.toml.")] = None,
 ) -> None:
     """Watch a service learn: simulated visitors whose tastes shift, and a live page."""
@@ -278,11 +286,14 @@ def demo(
 
     from service.demo.demonstration import run_demo
 
+    require_finite(seconds=seconds)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     run_demo(seconds=seconds, port=port, config=None if config is None else _load(config))
 
 
-def _run(config: Path | None, host: str | None, port: int | None, role: Role, folder: str | None = None) -> None:
+def _run(
+    config: Path | None, host: str | None, port: int | None, role: Role, folder: str | None = None, *, insecure: bool
+) -> None:
     from service.serving import run  # Imported late: uvicorn and fastapi are slow to import.
 
     def started(address: str) -> None:
@@ -292,7 +303,7 @@ def _run(config: Path | None, host: str | None, port: int | None, role: Role, fo
     settings = _load(config)
     if folder is not None:
         settings = settings.model_copy(update={"checkpoint": settings.checkpoint.model_copy(update={"folder": folder})})
-    failure = run(settings, host, port, started, role)
+    failure = run(settings, host, port, started, role, insecure)
     if isinstance(failure, OSError):
         raise failure  # a log or a disk, whose error has the remedy
     if failure is not None:
@@ -318,6 +329,7 @@ def create_topics(
     """
     from service.process import topics as kafka_topics  # Imported late: the Kafka client is slow to import.
 
+    require_finite(retention=retention)
     seconds = None if retention is None else retention * kafka_topics.DAY
     needed = kafka_topics.required_topics(_load(config), partitions, seconds)
     reports = kafka_topics.create(needed, replication, dry_run=dry_run)
@@ -328,6 +340,29 @@ def create_topics(
             err.print(f"{report.topic.name}: {word}: {difference.text}", markup=False, highlight=False)
     if not all(report.usable for report in reports):
         raise typer.Exit(ExitCode.CONFIG)
+
+
+@key.command("new")
+def new_key(
+    scope: Annotated[
+        list[str], typer.Option(help="What the key allows: read, write, metrics or admin; repeat the option for several.")
+    ],
+    name: Annotated[str, typer.Option(help="Names the key in messages and in the file.")],
+    file: Annotated[
+        Path | None, typer.Option(help="File of keys to add the entry to, which only its owner may read; it need not exist.")
+    ] = None,
+) -> None:
+    """Print a new API key, once, and its entry for the file of [server] keys or for FRESHET_API_KEYS, or add it to a file.
+
+    The entry has a hash of the key. Nothing can restore the key from it.
+    """
+    made, entry = keys.new_key(name, scope)
+    if file is not None:
+        keys.add_line(file, entry)
+        err.print(f"{file}: added {name}", markup=False, highlight=False)
+    typer.echo(made)
+    if file is None:
+        typer.echo(entry)
 
 
 def _command() -> str:
@@ -354,7 +389,7 @@ def _load(path: Path | None) -> Config:
 def _with_stream(config: Config, recording: str | None, batch_rows: int | None = None, strict: bool = False) -> Config:
     changes: dict[str, object] = {}
     if recording is not None:
-        changes["url"] = recording if "://" in recording or recording.startswith("file:") else f"file:{recording}"
+        changes["url"] = url_of_recording(recording)
     if strict:
         changes["strict"] = True
     if batch_rows is not None:
@@ -365,8 +400,12 @@ def _with_stream(config: Config, recording: str | None, batch_rows: int | None =
 @contextmanager
 def _reported_errors() -> Iterator[None]:
     """Print an error in one paragraph and exit with its code, instead of printing a traceback."""
+    print_anything()
     try:
-        yield
+        try:
+            yield
+        finally:
+            finish()
     except ConfigError as error:
         _exit(ExitCode.CONFIG, "config", error)
     except (BadRecording, NotEvaluable) as error:
@@ -375,6 +414,8 @@ def _reported_errors() -> Iterator[None]:
         _exit(ExitCode.BUSY, "busy", error)
     except OSError as error:
         _exit(ExitCode.SYSTEM, "system", error)
+    except MemoryError as error:
+        _exit(ExitCode.SYSTEM, "system", MemoryError(f"not enough memory: {error}; choose smaller sizes"))
 
 
 def _exit(code: ExitCode, category: str, error: Exception) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -22,6 +21,8 @@ from service.fingerprint import fingerprint_of
 from service.refusals import explain
 from service.sections import Tables
 from service.tables.rows import FieldSpec
+from service.urls import path_of, scheme_of
+from streams.admission.limits import TextLimits
 
 __all__ = ["Config", "ConfigError", "Role", "load", "parse", "read"]
 
@@ -30,7 +31,7 @@ Role = Literal["embedded", "trainer", "replica"]
 
 _STREAM_SOURCE_KEYS = (
     *("url", "options", "retain", "ack", "buffer", "group"),
-    *("format", "columns", "kind", "sorted", "strict", "users", "items"),
+    *("format", "columns", "kind", "sorted", "strict", "users", "items", "header", "encoding"),
 )
 """Keys of ``[stream]`` that do not change the learned state: they only say where events are and how they get there."""
 
@@ -69,8 +70,7 @@ class Config(Tables):
     @property
     def folder(self) -> Path | None:
         """Folder of the embedded log; None without one."""
-        parts = urlsplit(self.stream.url)
-        return Path(parts.netloc + parts.path) if parts.scheme == "lmdb" else None
+        return path_of(self.stream.url) if scheme_of(self.stream.url) == "lmdb" else None
 
     @property
     def checkpoints(self) -> Path | None:
@@ -81,6 +81,11 @@ class Config(Tables):
         if self.checkpoint.folder is not None:
             return Path(self.checkpoint.folder) / self.fingerprint
         return self.folder / "checkpoints" / self.fingerprint if self.folder else None
+
+    @property
+    def texts(self) -> TextLimits:
+        """The limits of ``[limits]``."""
+        return TextLimits(**self.limits.model_dump())
 
     def featurizer(self) -> Featurizer:
         """Build the featurizer that ``[features]`` describes.
@@ -152,6 +157,6 @@ def read(path: Path) -> str:
         tomllib.loads(text)
     except OSError as error:
         raise ConfigError(str(path), f"cannot be read ({error.strerror}); give the path of a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(str(path), f"is not TOML: {error}") from error
     return text

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from service.tables.ranges import Ranges
 from service.tables.rows import Features, Negatives, Reward, RewardRule, Statistics
 from service.tables.section import Count, Keywords, Positive, Section
+from streams.events import MAX_ID
 
 __all__ = [
     "Capacity",
     "Checkpoint",
     "DeadLetterLog",
     "Items",
+    "Limits",
     "Server",
     "Tables",
     "Weights",
@@ -32,9 +35,11 @@ class Columns(Section):
     ----------
     user, item : str
     timestamp : str or None
-        None: the file has no times.
+        None, written ``false`` or ``""``: the file has no times, and its rows are in time order.
     timestamp_unit : {"s", "ms", "us", "ns"}
         Unit of times that are numbers.
+    timestamp_format : str or None
+        Format of times that are neither numbers, dates nor ISO 8601, as for ``strptime``: ``"%y%m%d%H"`` for 14102100.
     value : str or None
         Column of the interactions' values, such as ratings; None: each value is 1.
     kind : str or None
@@ -45,13 +50,24 @@ class Columns(Section):
 
     user: str = "user"
     item: str = "item"
-    timestamp: str | None = "timestamp"
+    timestamp: str | Literal[False] | None = "timestamp"
     timestamp_unit: Literal["s", "ms", "us", "ns"] = "s"
+    timestamp_format: str | None = None
     value: str | None = None
     kind: str | None = None
     context: tuple[str, ...] = Field(default=(), strict=False)
     user_attributes: tuple[str, ...] = Field(default=(), strict=False)
     item_attributes: tuple[str, ...] = Field(default=(), strict=False)
+
+    @field_validator("timestamp", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        """TOML has no null: `false` and empty text mean that the table has no times."""
+        if value is None or value is False or value == "":
+            return None
+        if not isinstance(value, str):
+            raise ValueError("give the name of a column, or false if there is none")
+        return value
 
 
 class Stream(Section):
@@ -79,6 +95,8 @@ class Stream(Section):
     max_impressions : int
         Most impressions kept for joining; beyond it the window of the oldest one ends early. An impression takes about
         1 KB, 12 bytes per feature and item, and 8 bytes per candidate that was not shown.
+    impression_bytes : int
+        Most bytes of the impressions kept for joining, with the same effect.
     max_interaction_ids : int
         Most interaction ids kept for dropping duplicates.
     group : str or None
@@ -95,7 +113,7 @@ class Stream(Section):
         Bytes of events that may wait to be appended; beyond it requests are refused.
     options : dict
         Passed to the log unchanged; see `streams.lmdb_log.LmdbLog` and `streams.kafka.log.KafkaLog`.
-    format, columns, kind, sorted, strict, users, items
+    format, columns, kind, sorted, strict, users, items, header, encoding
         How to read a recorded file; see `streams.recorded.open_recording`.
     """
 
@@ -107,6 +125,7 @@ class Stream(Section):
     lateness: Annotated[float, Field(ge=0)] = 600.0
     batch_rows: Count = 64
     max_impressions: Count = 100_000
+    impression_bytes: Count = 1 << 30
     max_interaction_ids: Count = 200_000
     group: str | None = None
     max_skew: Positive = 300.0
@@ -121,6 +140,25 @@ class Stream(Section):
     strict: bool = False
     users: str | None = None
     items: str | None = None
+    header: bool | tuple[str, ...] = True
+    encoding: str | None = None
+
+    @field_validator("header", mode="plain")
+    @classmethod
+    def _header(cls, value: object) -> object:
+        if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
+            return tuple(value)
+        if not isinstance(value, bool):
+            raise ValueError("give true, false, or a list of the names of all columns")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        try:
+            return value if value is None else codecs.lookup(value).name
+        except LookupError:
+            raise ValueError("no such encoding; give one such as latin-1, cp1252, utf-16 or shift_jis") from None
 
 
 class Capacity(Section):
@@ -130,9 +168,12 @@ class Capacity(Section):
     ----------
     capacity : int
         Most users or items. Beyond it the least recently used one is evicted.
+    bytes : int
+        Most bytes of their ids and attributes, in the same way.
     """
 
     capacity: Count = 100_000
+    bytes: Count = 256 << 20
 
 
 class Items(Capacity):
@@ -188,6 +229,27 @@ class Seen(Section):
     items: Annotated[int, Field(ge=8)] = 1_000_000
     per_user: Annotated[int, Field(ge=8, le=1_000_000)] = 1000
     kinds: list[str] | None = None
+
+
+class Limits(Section):
+    """Longest texts in events and requests; longer ones are refused, at every door. See docs/limits.md.
+
+    Attributes
+    ----------
+    id : int
+        Characters of an id, at most 256.
+    text : int
+        Bytes, in UTF-8, of an attribute's or a context's name or text, and of each tag.
+    attributes : int
+        Bytes of all attributes of an item or a user, as JSON.
+    context : int
+        Bytes of a context, as JSON.
+    """
+
+    id: Annotated[int, Field(gt=0, le=MAX_ID)] = MAX_ID
+    text: Annotated[int, Field(gt=0, le=1 << 16)] = 1024
+    attributes: Annotated[int, Field(gt=0, le=1 << 20)] = 16_384
+    context: Annotated[int, Field(gt=0, le=1 << 16)] = 4096
 
 
 class Checkpoint(Section):
@@ -249,7 +311,10 @@ class Server(Section):
     Attributes
     ----------
     host, port
-        Address to listen on. The service has no authentication: use a proxy with authentication before you open it to others.
+        Address to listen on. Other addresses than those of this machine alone need keys.
+    keys : str or None
+        File of API keys, made with `freshet key new`; see docs/security.md. Only its owner may read it. Keys of the environment
+        variable ``FRESHET_API_KEYS`` count, too. Without any, everyone who reaches the address may do everything.
     hosts : tuple of str
         Host names, without a port, that requests may name in their ``Host`` header, in addition to `host`, ``localhost``,
         ``127.0.0.1`` and ``::1``. Behind a proxy, list the name that the proxy sends. ``*.example.com`` allows every name
@@ -259,6 +324,18 @@ class Server(Section):
         Origins, such as ``https://shop.example``, whose pages may send requests from a browser (CORS); ``*``: all.
     max_body : int
         Most bytes of a request body.
+    max_bodies : int
+        Most bytes of memory for the bodies of all requests: those that arrive count once, those that are processed eight times.
+        Beyond it, bodies of more than 16 KiB are answered 503 with ``Retry-After``.
+    max_connections : int
+        Most connections at once; further ones are answered 503 with ``Retry-After`` and closed.
+    max_head : int
+        Most bytes of a request's target (else 414), and of it and the headers together (else 431).
+    receive : float
+        Seconds in which a request has to arrive, from its first byte on (else 408), and a response has to be taken.
+    idle : float
+        Seconds for which a connection stays open after a response: longer than at proxies (60 s), which could otherwise use one
+        that has just been closed.
     max_events : int
         Most events of one ``POST /v1/events``.
     flush : float
@@ -281,9 +358,15 @@ class Server(Section):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    keys: str | None = None
     hosts: tuple[HostName, ...] = Field(default=(), strict=False)
     origins: tuple[Origin, ...] = Field(default=(), strict=False)
     max_body: Count = 4 << 20
+    max_bodies: Count = 256 << 20
+    max_connections: Count = 1000
+    max_head: Annotated[int, Field(ge=1024)] = 16 << 10
+    receive: Positive = 30.0
+    idle: Positive = 75.0
     max_events: Count = 10_000
     flush: Positive = 0.02
     batch_requests: Count = 16
@@ -318,6 +401,7 @@ class Tables(Section):
     seen: Seen = Seen()
     statistics: Statistics | None = None
     negatives: Negatives = Negatives()
+    limits: Limits = Limits()
     checkpoint: Checkpoint = Checkpoint()
     weights: Weights = Weights()
     dead_letters: DeadLetterLog = DeadLetterLog()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 from collections.abc import Callable
@@ -9,11 +10,19 @@ from functools import partial
 
 from service.config import Config, ConfigError, Role
 from service.http.app import create_app
-from service.http.server import Server, bind
+from service.http.security.keys import Keys
+from service.http.server import Server, bind, is_loopback
 from service.process.runtime import open_replica, open_runtime
 from service.process.warmup import warm_up
 
 __all__ = ["run"]
+
+MMAP_THRESHOLD = -3
+"""``M_MMAP_THRESHOLD`` of glibc's mallopt."""
+
+LARGE = 1 << 20
+"""Bytes from which on a block has pages of its own, which are returned to the system when it is freed."""
+_log = logging.getLogger(__name__)
 
 NICE = 10
 """Niceness of a trainer: serving processes on the same machine go first."""
@@ -25,6 +34,7 @@ def run(
     port: int | None = None,
     started: Callable[[str], None] | None = None,
     role: Role = "embedded",
+    insecure: bool = False,
 ) -> BaseException | None:
     """Run a service until a signal ends it.
 
@@ -38,6 +48,9 @@ def run(
     role : str
         ``embedded``: learn and serve; ``trainer``: learn, with status and metrics; ``replica``: serve, and follow a trainer.
 
+    insecure : bool
+        Whether to serve without keys on an address that other machines reach.
+
     Returns
     -------
     BaseException or None
@@ -45,11 +58,20 @@ def run(
 
     Raises
     ------
+    ConfigError
+        For a config that does not fit the role, keys that cannot be used, or an address that needs keys.
     OSError
         When the address cannot be used, or the data folder cannot be written.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _return_large_blocks()
     host = config.server.host if host is None else host
+    keys = Keys.given(config.server.keys)
+    if keys is None and not is_loopback(host):
+        if not insecure:
+            problem = f"host = {host!r}: other machines reach this address, and there are no keys"
+            raise ConfigError("server", f"{problem}; make one with `freshet key new`, or serve everyone with --insecure")
+        _log.warning("there are no keys: everyone who reaches %s may read, write and erase everything", host)
     listening = bind(host, config.server.port if port is None else port)
     with listening:
         if role == "trainer":
@@ -64,7 +86,7 @@ def run(
         runtime = open_replica(config) if role == "replica" else open_runtime(config)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         server = Server(
-            create_app(runtime, serves=role != "trainer", host=host),
+            create_app(runtime, serves=role != "trainer", host=host, keys=keys),
             listening,
             None if started is None else lambda: started(address),
         )
@@ -76,3 +98,14 @@ def run(
         runtime.engine.prepare = partial(warm_up, config)
         server.run()
     return runtime.engine.failure
+
+
+def _return_large_blocks() -> None:
+    """Let large blocks have pages of their own, where the C library is glibc.
+
+    glibc raises the threshold to 32 MiB as soon as blocks of that size are freed, which checkpoints and bodies do. From then on
+    such blocks share the heap with small ones, and most of what is freed there stays with the process.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MMAP_THRESHOLD, LARGE)

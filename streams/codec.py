@@ -12,7 +12,7 @@ import msgspec
 
 from streams.events import Event, ItemUpdate, Tick
 
-__all__ = ["BadEvent", "decode", "decode_as", "encode", "partition_key"]
+__all__ = ["BadEvent", "decode", "decode_as", "encode", "partition_key", "preview"]
 
 _Document = TypeVar("_Document", bound=msgspec.Struct)
 
@@ -39,14 +39,15 @@ class BadEvent(ValueError):
     Attributes
     ----------
     field : str
-        The wrong field, such as ``context.device`` or ``items[3]``; empty when the data is not a JSON object.
+        The wrong field, such as ``context.device`` or ``items[3]``; empty when the data is not a JSON object. A long name is
+        shortened.
     kind : str
-        Short reason for counters: ``not_json`` or ``not_an_event``.
+        Short reason for counters: ``not_json``, ``not_an_event``, ``too_long``, ...
     """
 
     def __init__(self, field: str, problem: str, *, kind: str = "not_an_event", what: str = "event") -> None:
-        super().__init__(f"{field or what}: {problem}")
-        self.field = field
+        self.field = preview(field, quote=False)
+        super().__init__(f"{self.field or what}: {problem}")
         self.kind = kind
 
 
@@ -122,9 +123,9 @@ def partition_key(event: Event) -> bytes:
 
 def _not_json(data: bytes | str, error: Exception, what: str) -> BadEvent:
     text = data if isinstance(data, str) else data.decode("utf-8", "replace")
-    problem = f"{_preview(text, quote=False) or 'nothing'} is not JSON ({error}); send one JSON object in UTF-8"
+    problem = f"{preview(text, quote=False) or 'nothing'} is not JSON ({error}); send one JSON object in UTF-8"
     if re.search(r"[:,\[]\s*-?(NaN|Inf)", text):
-        problem = f"JSON has no NaN and no Infinity ({_preview(text, quote=False)}); send finite numbers"
+        problem = f"JSON has no NaN and no Infinity ({preview(text, quote=False)}); send finite numbers"
     return BadEvent("", problem, kind="not_json", what=what)
 
 
@@ -144,26 +145,28 @@ def _explain(data: bytes | str, error: msgspec.ValidationError, document: type[m
             return BadEvent("type", f"missing; send one of {', '.join(_STRUCTS)}")
         return BadEvent(named[1], f"missing; every {subject} needs it")
     if problem.startswith("Object contains unknown field"):
-        name = problem.split("`")[1]
+        name = preview(problem.split("`")[1], quote=False)
         fields = struct.__struct_fields__ if struct else ()
         return BadEvent(name, f"not a field of {kind if document is None else subject}; {_suggestion(name, fields)}")
     expected = _EXPECTED.fullmatch(problem)
     what = "event" if document is None else "body"
     field, value = _locate(raw, path, expected["got"] if expected else None)
-    got = "unusable" if value is _UNKNOWN else f"got {_preview(value)}"
+    got = "unusable" if value is _UNKNOWN else f"got {preview(value)}"
     if field == "type" and document is None:
-        return BadEvent(field, f"{got}; {_suggestion(str(value), tuple(_STRUCTS))}")
+        return BadEvent(field, f"{got}; {_suggestion(preview(value, quote=False), tuple(_STRUCTS))}")
     if problem == "Number out of range":
         return BadEvent(field, "out of range; send a finite number")
     if problem.startswith("Invalid base64"):
         return BadEvent(field, f"{got}; send base64, or leave the field out")
     if expected is None:
         return BadEvent(field, f"{got} ({problem}); correct it", what=what)
-    wanted = " or ".join(_TYPES.get(name, name) for name in expected["types"].split(" | "))
+    types = expected["types"].split(" | ")
+    wanted = " or ".join(_TYPES.get(name, name) for name in types if name != "int" or "float" not in types)
     bound = (expected["bound"] or "").strip()
-    if bound and expected["types"] in ("str", "array"):
+    if bound and expected["types"] in ("str", "array", "object", "bytes"):
         limit = "at least" if bound.startswith(">=") else "at most"
-        singular, plural = ("character", "characters") if expected["types"] == "str" else ("entry", "entries")
+        units = {"str": ("character", "characters"), "bytes": ("byte", "bytes")}
+        singular, plural = units.get(expected["types"], ("entry", "entries"))
         return BadEvent(field, f"{got}; send {limit} {bound[3:]} {singular if bound[3:] == '1' else plural}")
     if field == "timestamp":
         wanted = "Unix seconds as a number"
@@ -206,6 +209,7 @@ def _json_type(value: object) -> str:
     return next((name for kind, name in kinds if isinstance(value, kind)), "null")
 
 
-def _preview(value: object, *, quote: bool = True) -> str:
+def preview(value: object, *, quote: bool = True) -> str:
+    """Return a value as JSON, or with `quote` false as text; what is longer than 80 characters is shortened."""
     text = json.dumps(value, ensure_ascii=False) if quote else str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

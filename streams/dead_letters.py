@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 
 from streams.forwarding import Forwarder
-from streams.log import DamagedRecord, Log, LogFull, Offsets, Record
+from streams.log import DamagedRecord, Log, LogFull, MemoryLog, Offsets, Record
 
 __all__ = ["DeadLetter", "DeadLetters"]
 
 _MAX_VALUE_BYTES, _MAX_REASON_BYTES = 65_536, 1_024
 _SHARE = 10
 """One of this many letters is deleted when there is no room for another."""
-_MAX_IN_MEMORY = 1_000
+_MAX_IN_MEMORY, _MAX_BYTES_IN_MEMORY = 1_000, 16 << 20
 _READ_ROWS = 500  # about 50 MB of letters of the largest size
 
 
@@ -74,7 +74,8 @@ class DeadLetters:
     Parameters
     ----------
     log : Log or None
-        Log that stores them. When it is full, the oldest tenth is deleted. None: the last 1,000 are kept in memory.
+        Log that stores them. When it is full, the oldest tenth is deleted. None: the last 1,000, or 16 MiB of them, are kept in
+        memory.
     forwarder : Forwarder or None
         Copies that log to a shared log of dead letters.
 
@@ -99,7 +100,8 @@ class DeadLetters:
         self.notify: Callable[[str], None] | None = None
         self._count_lock, self._rotating = threading.Lock(), threading.Lock()
         self._log, self._forwarder = log, forwarder
-        self._recent: deque[DeadLetter] = deque(maxlen=_MAX_IN_MEMORY)
+        self._recent: deque[DeadLetter] = deque()
+        self._recent_bytes = 0
 
     def put(
         self, kind: str, reason: str, value: bytes | str, *, source: str = "", partition: int = -1, offset: int = -1
@@ -118,7 +120,7 @@ class DeadLetters:
             timestamp=time.time(),
         )
         if self._log is None:
-            self._recent.append(letter)
+            self._keep(letter)
             return
         try:
             self._append(self._log, [(b"", _ENCODER.encode(letter))])
@@ -133,6 +135,7 @@ class DeadLetters:
         """Reset the counts and the letters in memory. A log keeps its letters."""
         self.counts.clear()
         self._recent.clear()
+        self._recent_bytes = 0
         self.lost = self.rotated = 0
 
     def read(self, limit: int = 100) -> list[DeadLetter]:
@@ -166,12 +169,24 @@ class DeadLetters:
             failures["dead_letter_copy"] = self._forwarder.failures
         return {"dead": dict(self.counts), "failures": failures, "evictions": {"dead_letters": self.rotated}}
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the letters that are kept in memory."""
+        return self._recent_bytes + (self._log.nbytes if isinstance(self._log, MemoryLog) else 0)
+
     def close(self) -> None:
         """Close the log after its letters were copied or the copy failed."""
         if self._forwarder is not None:
             self._forwarder.close()
         if self._log is not None:
             self._log.close()
+
+    def _keep(self, letter: DeadLetter) -> None:
+        with self._count_lock:
+            self._recent.append(letter)
+            self._recent_bytes += _size(letter)
+            while len(self._recent) > _MAX_IN_MEMORY or self._recent_bytes > _MAX_BYTES_IN_MEMORY:
+                self._recent_bytes -= _size(self._recent.popleft())
 
     def _append(self, log: Log, entry: list[tuple[bytes, bytes]]) -> None:
         """Append a letter, and delete the oldest ones if there is no room for it."""
@@ -215,3 +230,7 @@ def _delete_oldest(log: Log) -> int:
     counts = {partition: -(-(end[partition] - first) // _SHARE) for partition, first in begin.items()}
     log.trim({partition: first + counts[partition] for partition, first in begin.items()})
     return sum(counts.values())
+
+
+def _size(letter: DeadLetter) -> int:
+    return 400 + len(letter.value) + len(letter.reason)

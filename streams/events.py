@@ -10,6 +10,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 __all__ = [
+    "MAX_ID",
     "Attribute",
     "Event",
     "Forget",
@@ -24,11 +25,27 @@ __all__ = [
     "UserUpdate",
 ]
 
-Id = Annotated[str, Meta(min_length=1, max_length=256)]
+_LARGEST = 3.4028234663852886e38
+"""Of float32."""
+
+MAX_ID = 256
+"""Most characters of an id. A config may allow fewer, but no event can hold longer ones: hash them."""
+
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 Kind = Annotated[str, Meta(min_length=1, max_length=64)]
 Timestamp = Annotated[float, Meta(ge=0.0, le=1e11)]
-Scalar = str | float | bool
-Attribute = str | float | bool | list[str]
+Number = Annotated[float, Meta(extra_json_schema={"minimum": -_LARGEST, "maximum": _LARGEST})]
+"""A number that learners can calculate with. What is read is checked later: see `service.learning.validation`."""
+Probability = Annotated[float, Meta(extra_json_schema={"minimum": 0.0, "maximum": 1.0})]
+Bytes = Annotated[bytes, Meta(extra_json_schema={"pattern": r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"})]
+Hashes = Annotated[
+    bytes, Meta(extra_json_schema={"pattern": r"^([A-Za-z0-9+/]{32})*([A-Za-z0-9+/]{11}=|[A-Za-z0-9+/]{22}==)?$"})
+]
+"""Hashed ids, 8 bytes each."""
+Whole = Annotated[int, Meta(extra_json_schema={"minimum": -_LARGEST, "maximum": _LARGEST})]
+"""A whole number, which stays whole: an article number of 19 digits is not the float next to it."""
+Scalar = str | Whole | Number | bool
+Attribute = str | Whole | Number | bool | list[str]
 
 
 class _Event(
@@ -86,18 +103,18 @@ class Impression(_Event, frozen=True, tag="impression"):
     request_id: Id
     user: Id
     items: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=1000)]
-    features: bytes = b""
-    scores: tuple[float, ...] = ()
-    propensities: tuple[float, ...] = ()
-    unshown: bytes = b""
-    source: str = ""
+    features: Bytes = b""
+    scores: Annotated[tuple[Number, ...], Meta(max_length=1000)] = ()
+    propensities: Annotated[tuple[Probability, ...], Meta(max_length=1000)] = ()
+    unshown: Hashes = b""
+    source: Annotated[str, Meta(max_length=MAX_ID)] = ""
     version: int = 0
     context: dict[str, Scalar] = field(default_factory=dict)
-    history: bytes = b""
-    carried: dict[str, bytes] = field(default_factory=dict)
-    base: bytes = b""
-    config: str = ""
-    signature: bytes = b""
+    history: Bytes = b""
+    carried: Annotated[dict[Kind, Bytes], Meta(max_length=64)] = field(default_factory=dict)
+    base: Bytes = b""
+    config: Annotated[str, Meta(max_length=MAX_ID)] = ""
+    signature: Annotated[Bytes, Meta(max_length=MAX_ID)] = b""
 
 
 class Interaction(_Event, frozen=True, tag="interaction"):
@@ -121,10 +138,10 @@ class Interaction(_Event, frozen=True, tag="interaction"):
 
     user: Id
     item: Id
-    id: Annotated[str, Meta(max_length=256)] = ""
+    id: Annotated[str, Meta(max_length=MAX_ID)] = ""
     request_id: Id | None = None
     kind: Kind = "click"
-    value: float = 1.0
+    value: Number = 1.0
     context: dict[str, Scalar] = field(default_factory=dict)
 
 

@@ -39,6 +39,8 @@ class Joiner:
     capacity : int
         Largest number of impressions that are remembered. Beyond it the oldest is evicted: its rows without an interaction
         are emitted early, and it is counted.
+    memory : int
+        Most bytes of the remembered impressions, as `streams.joined.bytes_of` estimates them. Beyond it the oldest are evicted.
     ids : int
         Largest number of interaction ids that are remembered. Beyond it, duplicates of the oldest are not recognised.
     closing : Closing
@@ -52,7 +54,7 @@ class Joiner:
         ``unjoined`` (learned without its impression, which is forgotten, did not show the item or never came),
         ``other_user`` (learned without its impression, which was shown to another user), ``early`` (learned without its
         impression, and again when that came), ``ahead`` (dated after its append by more than the clock's limit),
-        ``evicted`` (closed early because `capacity` was reached).
+        ``evicted`` (closed early because `capacity` or `memory` was reached).
     clock : LogClock
         Clock of the partition.
     requests : RememberedIds
@@ -72,11 +74,13 @@ class Joiner:
         lateness: float = 600.0,
         batch_rows: int = 64,
         capacity: int = 100_000,
+        memory: int = 1 << 30,
         ids: int = 200_000,
         closing: Closing = _WINDOW_ONLY,
     ) -> None:
         self._window, self._lateness, self._batch_rows = window, lateness, batch_rows
         self._capacity, self._ids, self._closing = capacity, ids, closing
+        self._memory = memory
         self.counts: Counter[str] = Counter()
         self.clock = LogClock(window)
         self._reset((0, 0.0, 0.0, 0.0))
@@ -226,7 +230,7 @@ class Joiner:
             seen = self._mark_seen(offset)
             if self._is_new(self.requests, event.request_id, seen):
                 yield from self._join_early(self._add_impression(event, timestamp, seen))
-                if (surplus := self.requests.drop_surplus()) is not None:
+                while (surplus := self.requests.drop_surplus(more=self._bytes > self._memory)) is not None:
                     self._evict(surplus)
         elif isinstance(event, Forget):
             yield from self._forget(event.user)

@@ -107,9 +107,8 @@ class TrackedImpression(Struct, gc=False, eq=False, kw_only=True):
 
     @property
     def nbytes(self) -> int:
-        """Approximate bytes: those of its rows, and one text and two numbers per item."""
-        shown = self.impression
-        return 1000 + len(shown.features) + len(shown.unshown) + 150 * len(shown.items)
+        """Approximate bytes, with its snapshot."""
+        return bytes_of(self.impression)
 
 
 class Outcome(Struct, gc=False, kw_only=True):
@@ -193,3 +192,16 @@ class Position:
     shown: int = 0
     clock: float = 0.0
     shift: float = 0.0
+
+
+def bytes_of(impression: Impression) -> int:
+    """Approximate memory of an impression that the joiner remembers, with its snapshot. It depends on the impression alone."""
+    items, context = len(impression.items), impression.context
+    texts = sum(map(len, impression.items)) + 150 * len(context)
+    if context:
+        texts += sum(map(len, context)) + sum(len(value) for value in context.values() if isinstance(value, str))
+    packed = len(impression.unshown) + len(impression.history) + len(impression.base)
+    if impression.carried:
+        packed += 150 * len(impression.carried) + sum(map(len, impression.carried.values()))
+    # Where the log has no feature rows, they are computed; then there are about as many columns as here.
+    return 1000 + max(len(impression.features), 400 * items) + packed + 150 * items + texts

@@ -7,10 +7,11 @@ import os
 import struct
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
@@ -27,7 +28,9 @@ _COUNT = struct.Struct(">H")
 _FORMAT = 2  # records have checksums
 _MAX_PARTITIONS = 1024
 _TRIM_ROWS = 10_000
-_LARGE_APPEND = 8 << 20
+_LARGE_APPEND, _RESERVE = 8 << 20, 1 << 20
+_READ_BYTES, _READ_ROWS = 16 << 20, 16
+"""Bytes after which a read ends, and the records after which it looks."""
 
 
 class LmdbLog:
@@ -117,8 +120,21 @@ class LmdbLog:
                 ends[partition] = end + len(added)
         return ends
 
+    def append_to_full(self, records: Sequence[tuple[bytes, bytes]]) -> Offsets:
+        """Append a few small records even if the log is full: there is a reserve for what lets it be trimmed."""
+        try:
+            return self.append(records)
+        except LogFull as full:
+            if not isinstance(full.__cause__, lmdb.MapFullError):
+                raise
+        self._env.remap(self.max_bytes + _RESERVE)
+        try:
+            return self.append(records)
+        finally:
+            self._env.remap(self.max_bytes)
+
     def read(self, offsets: Offsets, limit: int) -> Sequence[Record]:
-        """See `Log.read`."""
+        """See `Log.read`. At about 16 MiB of a partition it ends, also below the limit."""
         return self._env.look(lambda transaction: self._read(transaction, offsets, limit))
 
     def begin(self) -> Offsets:
@@ -196,7 +212,7 @@ class LmdbLog:
                 continue
             with transaction.cursor(db=self._partitions[partition]) as cursor:
                 there = cursor.set_key(_OFFSET.pack(start))
-                values = list(islice(cursor.iternext(keys=False, values=True), stop - start)) if there else []
+                values = _some(islice(cursor.iternext(keys=False, values=True), stop - start)) if there else []
             right = checksums.intact(values, partition, start)
             if not right:
                 raise DamagedRecord(partition, start, str(self.path / DATA))
@@ -288,3 +304,13 @@ class LmdbLog:
 
 def _begin_key(partition: int) -> bytes:
     return b"begin-%d" % partition
+
+
+def _some(values: Iterator[Any]) -> list[bytes]:
+    """Values of up to about `_READ_BYTES` bytes: records may be large, and a reader holds all that it has read."""
+    found: list[bytes] = []
+    size = 0
+    while size < _READ_BYTES and (part := list(islice(values, _READ_ROWS))):
+        found += part
+        size += sum(map(len, part))
+    return found

@@ -106,9 +106,10 @@ class Log(Protocol):
         """
 
     def read(self, offsets: Offsets, limit: int) -> Sequence[Record]:
-        """Read at max_records `limit` records from `offsets` on, partition by partition, in offset order within each.
+        """Read up to `limit` records from `offsets` on, partition by partition, in offset order within each.
 
-        The limit is divided evenly, so no partition starves another. A partition gets more only where others need less.
+        Fewer are read where they are large. The limit is divided evenly, so no partition starves another. A partition gets more
+        only where others need less.
 
         Raises
         ------
@@ -137,22 +138,34 @@ class Log(Protocol):
         """Close files and connections."""
 
 
+_RECORD_BYTES = 250
+"""Memory of a record in addition to its key and value."""
+
+
 class MemoryLog:
     """A log in memory, for tests, experiments and the library.
 
     Parameters
     ----------
     partitions : int
-    max_records : int or None
-        Records that it holds at most.
+    max_records, max_bytes : int or None
+        Most records, and bytes of memory, that it holds; None: any number.
     begin : int
         Offset of the first record of each partition: those before it were trimmed.
+
+    Attributes
+    ----------
+    nbytes : int
+        Approximate memory of the records.
     """
 
     identity: str | None = None
 
-    def __init__(self, partitions: int = 1, max_records: int | None = None, begin: int = 0) -> None:
-        self._most = max_records
+    def __init__(
+        self, partitions: int = 1, max_records: int | None = None, max_bytes: int | None = None, begin: int = 0
+    ) -> None:
+        self._most, self._most_bytes = max_records, max_bytes
+        self.nbytes = 0
         self._records: list[list[Record]] = [[] for _ in range(partitions)]
         self._begin = [begin] * partitions
         self._changing = threading.Lock()
@@ -163,6 +176,10 @@ class MemoryLog:
         with self._changing:
             if self._most is not None and sum(map(len, self._records)) + len(records) > self._most:
                 raise LogFull(f"the log has reached its {self._most} records; trim it", "memory")
+            size = sum(_RECORD_BYTES + len(key) + len(value) for key, value in records)
+            if self._most_bytes is not None and self.nbytes + size > self._most_bytes:
+                raise LogFull(f"the log has reached its {self._most_bytes} bytes; trim it", "memory")
+            self.nbytes += size
             for key, value in records:
                 partition = partition_of(key, len(self._records))
                 kept = self._records[partition]
@@ -196,6 +213,7 @@ class MemoryLog:
             for partition, offset in offsets.items():
                 kept = self._records[partition]
                 dropped = min(max(offset - self._begin[partition], 0), len(kept))
+                self.nbytes -= sum(_RECORD_BYTES + len(record.key) + len(record.value) for record in kept[:dropped])
                 del kept[:dropped]
                 self._begin[partition] += dropped
 

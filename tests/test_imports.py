@@ -38,12 +38,13 @@ DOORS = {
     "optuna": {"service.evaluation.tuning.study"},
     # Frames for who has it; the library itself speaks Arrow.
     "pandas": {"freshet.frames"},
-    "pickle": {"memory.pickled_object"},
+    # Loading a pickle can run any code of its writer.
+    "pickle": set(),
     "prometheus_client": {"service.monitoring.monitor", "service.monitoring.prometheus", "service.monitoring.timing"},
     "river": {"freshet.river_adapter", "learners.rankers.river_model", "service.monitoring.live_quality"},
     "safetensors": {"memory.checkpoint"},
     "sklearn": {"freshet.sklearn_adapter"},
-    "starlette": {"service.http.app"},
+    "starlette": {"service.http.app", "service.http.paths"},
     # Pairs the centroids of two epochs.
     "scipy": {"memory.vectors.centroids"},
     # Optuna's storage.
@@ -77,7 +78,8 @@ DOORS = {
         "service.reference.commands",
         "service.tune_command",
     },
-    "uvicorn": {"service.http.server"},
+    # The server, and its connections with limits.
+    "uvicorn": {"service.http.connections", "service.http.server"},
 }
 
 

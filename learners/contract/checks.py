@@ -25,7 +25,6 @@ from learners.contract.grading import check_prefers_higher_rewards
 from learners.contract.learning import check_learns
 from learners.contract.small import bound
 from learners.contract.worlds import batch_of, choices_of, cut, world
-from memory.pickled_object import trusting
 from memory.stateful import Stateful, digest
 from streams.batch import Batch, Feedback, Requests
 
@@ -115,8 +114,7 @@ def check_save_and_load(make: Make) -> None:
     state = learner.state_dict()
     written = digest(state)
     other.learn(world(9, first=40))  # loading must replace all of this
-    with trusting():
-        other.load_state_dict(state)
+    other.load_state_dict(state)
     same_learner(learner, other, "a loaded learner differs from the saved one; is there state outside of memory's stores?")
     teach(learner, world(6))
     teach(other, world(6))
@@ -139,8 +137,7 @@ def check_followers_keep_up(make: Make) -> None:
     ]
     for step in steps:
         step()
-        with trusting():
-            follower.apply_changes(leader.take_changes())
+        follower.apply_changes(leader.take_changes())
         complaint = "a replica differs from its original; is a changed row not marked, or do answers read private state?"
         same_follower(leader, follower, complaint, strangers)
 

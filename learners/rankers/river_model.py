@@ -20,7 +20,7 @@ from river import base
 from learners.base import Ranker, WeightDelta
 from learners.bounds import bounded, finite, graded
 from learners.registry import register
-from memory.pickled_object import PickledObject
+from memory.python_object import PythonObject
 from streams.batch import Batch, Feedback
 
 __all__ = ["RiverModel"]
@@ -62,9 +62,9 @@ class RiverModel(Ranker):
     See the module.
     """
 
-    # A pickled model keeps the defaults of its River version. Another version may have other defaults, or fail to read it.
-    # Version 1 of this learner took all positive rewards of a classifier for alike.
-    state_version: ClassVar[int | str] = f"2, river {metadata.version('river')}"
+    # A saved model keeps the defaults of its River version. Another version may have other defaults, or fail to read it.
+    # Version 1 of this learner took all positive rewards of a classifier for alike, version 2 pickled the model.
+    state_version: ClassVar[int | str] = f"3, river {metadata.version('river')}"
     digest_stable: ClassVar[bool] = False
     checks_exempt: ClassVar[dict[str, str]] = {"check_memory_is_bounded": "River models may grow with the stream."}
 
@@ -82,7 +82,10 @@ class RiverModel(Ranker):
             raise ValueError(f"model: {model!r} is neither a classifier nor a regressor; give the path of one")
         self.encoding, self.numbers, self.mask = encoding, frozenset(numbers), (1 << bits) - 1
         self._weighted = "w" in inspect.signature(built.learn_one).parameters
-        self.model = PickledObject(built)
+        try:
+            self.model = PythonObject(built, ["river"])
+        except ValueError as error:
+            raise ValueError(f"model: {error}") from error
         self._capped = 0
 
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:

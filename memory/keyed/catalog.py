@@ -36,11 +36,13 @@ class Catalog(KeyedStore):
         Number of feature columns.
     numbers : sequence of int
         Columns that are standardized by the values of all items so far.
+    text_bytes : int
+        Most bytes of all names and attributes. Beyond it, least recently touched items are evicted, a sixteenth at a time.
     """
 
     state_version = 2
 
-    def __init__(self, capacity: int, columns: int, numbers: Sequence[int] = ()) -> None:
+    def __init__(self, capacity: int, columns: int, numbers: Sequence[int] = (), text_bytes: int = 256 << 20) -> None:
         if columns < 0:
             raise ValueError(f"columns: {columns}; give 0 or more")
         super().__init__(capacity)
@@ -51,6 +53,7 @@ class Catalog(KeyedStore):
             listed=np.zeros(capacity, np.bool_),
         )
         self.texts = _Texts(capacity)
+        self._text_bytes, self._evicted = text_bytes, 0
         self.moments = Moments(numbers)
 
     def put(self, key: int, name: str, attributes: Mapping[str, Any], features: Ids, values: Floats) -> None:
@@ -85,6 +88,12 @@ class Catalog(KeyedStore):
         self._write(slot, name, document, features, values)
         self.rows["listed"][slot] = True
         self.moments.add(features[None], values[None])
+        self._make_room()
+
+    @property
+    def evictions(self) -> int:
+        """Items evicted since construction. It is not part of the state."""
+        return super().evictions + self._evicted
 
     def ensure(self, keys: Ids, names: Sequence[str] | npt.NDArray[np.object_]) -> None:
         """Add unknown `keys` (N,) as alive items without attributes. Known ones count as touched."""
@@ -93,6 +102,7 @@ class Catalog(KeyedStore):
             for row in np.flatnonzero(fresh).tolist():
                 self._write(int(slots[row]), names[row], BLANK[1], 0, 0)
                 self.rows["listed"][slots[row]] = False
+            self._make_room()
 
     def delete(self, key: int) -> bool:
         """Replace an item by a tombstone, so that a late interaction does not bring it back. Return False if it was not alive.
@@ -187,6 +197,18 @@ class Catalog(KeyedStore):
             raise ValueError("key: 0 means no item; hash the id")
         return int(self.index.insert(np.array([key]))[0][0])
 
+    def _make_room(self) -> None:
+        """Evict the least recently touched items, but not the newest one, while there are too many bytes of texts."""
+        if self.texts.used <= self._text_bytes:
+            return
+        left = self._text_bytes - self._text_bytes // 16
+        for slot in self.index.slots()[:-1].tolist():
+            if self.texts.used <= left:
+                return
+            self.index.delete(self.index.keys[slot : slot + 1].copy())
+            self._write(slot, *BLANK, 0, 0)
+            self._evicted += 1
+
     def _write(
         self, slot: int, name: str, document: bytes, features: Ids | int, values: Floats | int, dead: bool = False
     ) -> None:
@@ -210,9 +232,12 @@ class _Texts(Stateful):
         return self._entries.get(slot, BLANK)
 
     def set(self, slot: int, name: str, document: bytes) -> None:
-        self._used += _size(name, document) - _size(*self._entries.pop(slot, BLANK))
+        before = self._entries.pop(slot, None)
+        if before is not None:
+            self._used -= _size(*before)
         if (name, document) != BLANK:
             self._entries[slot] = name, document
+            self._used += _size(name, document)
         self._dirty.add(slot)
 
     def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
@@ -245,6 +270,11 @@ class _Texts(Stateful):
             self._write(self._unpack(changes))
 
     @property
+    def used(self) -> int:
+        """Bytes of all names and documents."""
+        return self._used
+
+    @property
     def nbytes(self) -> int:
         return max(ENTRY_BYTES * self._capacity, self._used)
 
@@ -268,4 +298,5 @@ class _Texts(Stateful):
 
 
 def _size(name: str, document: bytes) -> int:
-    return len(name) + len(document) + 200  # Python's overhead: a tuple, a string, a bytes object, a list entry
+    characters = len(name) if name.isascii() else 4 * len(name)
+    return characters + len(document) + 240  # Python's overhead: a tuple, a string, a bytes object, an entry of the dictionary

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import chain as chained
 from itertools import count
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -23,12 +22,14 @@ from service.evaluation.counterfactual import (
     UndefinedDistribution,
 )
 from service.evaluation.estimators import Decisions, NotEvaluable
-from service.evaluation.replay import builder_for_log, open_stream, open_trainer, remaining_batches
+from service.evaluation.recordings import RecordedAdmission, open_stream
+from service.evaluation.replay import builder_for_log, open_trainer, remaining_batches
 from service.evaluation.verdict import OffPolicyResult, judge
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
 from service.process.runtime import build_pipeline, joiners
 from service.ranking.pipeline import Pipeline
+from service.urls import path_of, scheme_of
 from streams.block import Block
 from streams.dead_letters import DeadLetters
 from streams.events import Impression
@@ -120,7 +121,7 @@ def evaluate(
     with ExitStack() as opened:
         pipeline = build_pipeline(config)
         rewards = {"reward": 1.0, "click": 1.0} | config.reward
-        is_log, is_events = urlsplit(config.stream.url).scheme in ("lmdb", "kafka"), config.stream.format == "events"
+        is_log, is_events = scheme_of(config.stream.url) in ("lmdb", "kafka"), config.stream.format == "events"
         window = config.stream.window if is_log or is_events else 0.0
         chooser = PipelinePolicy(pipeline.policy) if chooser is None else chooser
         counterfactual = Counterfactual(pipeline, chooser, positions=positions, chain=chain, window=window, seed=seed)
@@ -132,7 +133,7 @@ def evaluate(
             trainer.restore()
             batches: Iterator[JoinedBatch] = chained(trainer.reader.batches(), remaining_batches(trainer))
         elif is_events:
-            recording = open_stream(config)
+            recording = open_stream(config, rewards)
             batches, dead = _from_events(recording, config, pipeline), recording.dead
         else:
             batches, dead = _from_decisions(config, pipeline, counterfactual, importance)
@@ -196,11 +197,15 @@ def _from_decisions(
     The importance of each decision is put into `importance` before its batch is yielded. As in a log, a second decision with
     the same id is dropped.
     """
-    parts = urlsplit(config.stream.url)
-    if parts.scheme != "file":
+    if scheme_of(config.stream.url) != "file":
         problem = f"url = {config.stream.url!r}: an evaluation needs lmdb:///folder, kafka://host:port/topic or file:PATH"
         raise ConfigError("stream", problem)
-    log = open_decisions(Path(parts.netloc + parts.path), format=config.stream.format, strict=config.stream.strict)
+    log = open_decisions(
+        path_of(config.stream.url),
+        format=config.stream.format,
+        strict=config.stream.strict,
+        admission=RecordedAdmission(config.reward, config.stream.max_skew, config.texts),
+    )
 
     def batches() -> Iterator[JoinedBatch]:
         batch, seen = JoinedBatch([], [], []), set[str]()

@@ -188,6 +188,10 @@ class Evaluation:
         loss, weight = losses(scores, rewards)
         return {"auc": auc(scores, rewards > 0), "logloss": float(np.average(loss, weights=weight)) if rows else math.nan}
 
+    def positives(self) -> int:
+        """Number of rows with a positive reward."""
+        return sum(int((chunk.reward > 0).sum()) for chunk in self._chunks)
+
     def graded(self) -> bool:
         """Whether any reward is neither 0 nor 1. If not, a reward is a click."""
         return any(bool(((chunk.reward != 0) & (chunk.reward != 1)).any()) for chunk in self._chunks)

@@ -8,7 +8,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -17,6 +16,7 @@ from memory.stateful import digest
 from service.config import Config, ConfigError
 from service.evaluation.predictions import Predictions
 from service.evaluation.progressive import Evaluation, Quality, TopN
+from service.evaluation.recordings import check_kind, label_warnings, open_stream
 from service.learning.event_reader import POLL
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
@@ -28,20 +28,18 @@ from service.process.runtime import build_pipeline, joiners
 from service.ranking.pipeline import Pipeline
 from service.ranking.signing import Signer
 from service.recovery.ledger import Ledger
+from service.urls import scheme_of
 from streams.block import Block
 from streams.dead_letters import DeadLetters
 from streams.events import Event
 from streams.joined import JoinedBatch
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
-from streams.recorded import ColumnMap, Recording, open_recording
 
 __all__ = [
     "Replay",
     "builder_for_log",
-    "check_kind",
     "fold_events",
-    "open_stream",
     "open_trainer",
     "remaining_batches",
     "replay",
@@ -85,6 +83,8 @@ class Replay:
         Positive rows without an impression, if nothing learned from them what users choose from the whole catalogue.
     dead : dict
         Number of bad rows or records by reason.
+    warnings : list of str
+        What was suspicious in the stream, with the remedy.
     digest : str
         Fingerprint of the state at the end. For a log: of the state of a service that has read it.
     memory_bytes : dict
@@ -108,6 +108,7 @@ class Replay:
     capped: dict[str, int]
     untrained: int
     dead: dict[str, int]
+    warnings: list[str]
     digest: str
     memory_bytes: dict[str, int]
     predictions: Predictions | None = None
@@ -151,10 +152,10 @@ def replay(
         pipeline = build_pipeline(config)
         evaluation = Evaluation(pipeline, k, window, keep_rows)
         stream = config.stream.url
-        scheme = urlsplit(stream).scheme
+        scheme = scheme_of(stream)
         if scheme == "file":
             recording = open_stream(config)
-            check_kind(config)
+            check_kind(config, recording)
             builder, dead, total = FeedbackBuilder(pipeline, config.reward), recording.dead, recording.rows
             trainer = None
             # In a file, the offset is the number of the row: the last of the batch.
@@ -171,10 +172,11 @@ def replay(
         fold = Fold(pipeline, builder, evaluation)
         with _ProgressBar(console, config.name, total, evaluation) as bar:
             wall, cpu = time.perf_counter(), time.process_time()
-            fingerprint, open_rows = "", 0
+            fingerprint, open_rows, suspicious = "", 0, list[str]()
             if trainer is None:
                 for _ in fold_events(recording.events(), pipeline, fold, config):
                     bar.advance()
+                suspicious.extend(recording.warnings)
             else:
                 trainer.restore()
                 for joined in trainer.reader.batches():
@@ -202,6 +204,7 @@ def replay(
         capped={name: int(told["capped"]) for name, one in pipeline.learners() if "capped" in (told := one.metrics())},
         untrained=0 if config.negatives.n or pipeline.chooses else evaluation.unexplained,
         dead=dict(dead.counts),
+        warnings=[*suspicious, *label_warnings(config, evaluation.rows, evaluation.positives())],
         digest=fingerprint or digest(pipeline.state_dict()),
         memory_bytes={name: store.nbytes for name, store in pipeline.stores()},
         predictions=evaluation.predictions() if keep_rows else None,
@@ -237,7 +240,7 @@ def open_trainer(
         If the log cannot be opened or reached.
     """
     log = opened.enter_context(closing(open_log(config, readonly=True)))
-    validator = EventValidator(config.reward, config.stream.max_skew)
+    validator = EventValidator(config.reward, config.stream.max_skew, config.texts)
     order = TimeOrder(log, POLL) if ledger is None else _ledger_order(opened, log, ledger)
     return Trainer(pipeline, builder, joiners(config, len(log.end())), log, dead, validator, order=order)
 
@@ -249,44 +252,6 @@ def _ledger_order(opened: ExitStack, log: Log, folder: Path) -> Order:
         problem = f"{folder}: it begins at {first}, but the log at {begin}, so one of them lacks records"
         raise ConfigError("ledger", f"{problem}. Replay without the ledger, or restore the deleted records")
     return LedgerOrder(log, POLL, ledger.runs(), None)
-
-
-def open_stream(config: Config) -> Recording:
-    """Open the recorded file that ``[stream]`` names.
-
-    Raises
-    ------
-    streams.recorded.BadRecording
-        For a file that cannot be read in its format.
-    """
-    stream = config.stream
-    parts = urlsplit(stream.url)
-    return open_recording(
-        Path(parts.netloc + parts.path),
-        format=stream.format,
-        columns=ColumnMap(**stream.columns.model_dump()) if stream.columns else None,
-        kind=stream.kind,
-        sorted=stream.sorted,
-        strict=stream.strict,
-        users=None if stream.users is None else Path(stream.users),
-        items=None if stream.items is None else Path(stream.items),
-    )
-
-
-def check_kind(config: Config) -> None:
-    """Refuse a recorded file whose interactions have no reward.
-
-    Raises
-    ------
-    ConfigError
-        Names the kind.
-    """
-    stream = config.stream
-    if (stream.columns is None or stream.columns.kind is None) and stream.kind not in config.reward:
-        raise ConfigError(
-            "reward",
-            f"{stream.kind!r}, the kind of [stream], has no reward; known are {sorted(config.reward)}: add it, or change kind",
-        )
 
 
 def fold_events(recorded: Iterable[Event | Block], pipeline: Pipeline, fold: Fold, config: Config) -> Iterator[None]:

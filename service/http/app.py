@@ -7,37 +7,43 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
+from service.http.bodies import Bodies, ReleaseBodies
+from service.http.connections import Connections
 from service.http.guard import Guard, Hosts
 from service.http.ingest import Ingest
 from service.http.live import Live
+from service.http.paths import by_path, dispatched
 from service.http.request_ids import RequestIds
 from service.http.routes import openapi
 from service.http.routes.events import EventRoutes
 from service.http.routes.operations import OperationRoutes
+from service.http.routes.pages import STATIC, PageRoutes
 from service.http.routes.ranking import RankingRoutes
 from service.http.routes.route import Route
 from service.http.schemas import Problem
+from service.http.security.access import Access
+from service.http.security.headers import ANSWER, PAGE, REFERENCE, Headers
+from service.http.security.keys import Keys
 from service.http.web import Failure, RequestHandler, json
 from service.monitoring.monitor import Monitor
 from service.process.runtime import Runtime
 
 __all__ = ["create_app"]
 
-STATIC = Path(__file__).parent / "static"
+_FILES = "/static"
 
-SECURITY = {"Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'", "X-Content-Type-Options": "nosniff"}
+_SENT = ["authorization", "content-type", "x-api-key"]
+"""Headers that pages of listed origins may send."""
 
 
-def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None) -> FastAPI:
+def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None, keys: Keys | None = None) -> FastAPI:
     """Build the application of a runtime, which it starts and stops.
 
     Parameters
@@ -48,9 +54,13 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
         False: only the routes for operators exist; nothing is ranked or appended here.
     host : str or None
         Name or address that the server listens on; None: the config's.
+    keys : Keys or None
+        Keys that requests need; None: none, everyone may do everything.
     """
     limits = runtime.config.server
     live, handler = Live(runtime.monitor.snapshot), RequestHandler(limits)
+    access = Access(keys, runtime.monitor.refuse)
+    runtime.monitor.watch(access.gauges)
     routes: list[Route] = []
     ingest = None
     if serves:
@@ -64,37 +74,52 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
         runtime.monitor.watch(ids.gauges)
         routes += RankingRoutes(runtime, handler, ingest, ids).routes()
         routes += EventRoutes(runtime, handler, ingest, ids).routes()
+        runtime.watch_memory(ingest.memory)
     routes += OperationRoutes(runtime, handler, live).routes()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         runtime.start()
         live.start()
+        watching = asyncio.create_task(access.watch(live.disconnect))
         try:
             yield
         finally:
+            watching.cancel()
             live.close()
             if ingest is not None:  # waiting events are appended before the log is closed
                 await ingest.close()
             await asyncio.to_thread(runtime.stop)
 
-    app = FastAPI(title="Freshet", lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title="Freshet", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     description = openapi.document(routes, _version(), limits.max_body)
     app.openapi = lambda: description  # type: ignore[method-assign]
     app.state.live = live
+    app.state.idle = limits.idle
+    bodies = Bodies(limits.max_bodies)
+    app.state.connections = Connections(limits.max_connections, limits.max_head, limits.receive, runtime.monitor.refuse)
     failed = partial(_failed, runtime.monitor)
     for failure, answer in ((Failure, failed), (HTTPException, _no_route), (ClientDisconnect, _gone), (Exception, _broken)):
         app.add_exception_handler(failure, answer)
-    for route in routes:
-        app.add_route(route.path, route.handler, methods=[route.method])
-    app.add_route("/", _page, methods=["GET"])
+    pages = list(PageRoutes(description).routes())
+    guarded = (
+        (route.path, route.method, access.guarded(route.method, route.scope, route.handler)) for route in [*routes, *pages]
+    )
+    for path, handlers in by_path(guarded).items():
+        app.add_route(path, dispatched(handlers), methods=list(handlers))
     if limits.origins:
         methods = ["GET", "POST", "PUT", "DELETE"]
-        app.add_middleware(CORSMiddleware, allow_origins=limits.origins, allow_methods=methods, allow_headers=["content-type"])
+        app.add_middleware(CORSMiddleware, allow_origins=limits.origins, allow_methods=methods, allow_headers=_SENT)
     hosts = Hosts(limits.host if host is None else host, limits.hosts)
-    probes = [route.path for route in routes if route.scope == "probe"]
+    probes = [route.path for route in routes if route.scope in ("open", "metrics")]
     app.add_middleware(Guard, hosts=hosts, origins=limits.origins, probes=probes, refused=runtime.monitor.refuse)
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    connections = app.state.connections
+    runtime.watch_memory(lambda: {"bodies": bodies.nbytes, "connections": connections.nbytes, "live": live.nbytes})
+    app.add_middleware(ReleaseBodies, bodies=bodies)
+    app.add_middleware(Headers, pages={"/": PAGE, "/docs": REFERENCE}, files=_FILES)
+    # Swagger UI comes from a package: its files would otherwise be fetched from a CDN.
+    app.mount(f"{_FILES}/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]), name="swagger")
+    app.mount(_FILES, StaticFiles(directory=STATIC), name="static")
     return app
 
 
@@ -103,10 +128,6 @@ def _version() -> str:
         return metadata.version("freshet")
     except metadata.PackageNotFoundError:
         return "0 (not installed)"
-
-
-async def _page(request: Request) -> Response:
-    return FileResponse(STATIC / "index.html", headers=SECURITY)
 
 
 async def _failed(monitor: Monitor, request: Request, error: Exception) -> Response:
@@ -129,4 +150,7 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    return json(Problem(error=f"internal error ({type(error).__name__}); see the log of the service"), 500)
+    # This handler answers outside of the middleware.
+    response = json(Problem(error=f"internal error ({type(error).__name__}); see the log of the service"), 500)
+    response.headers.update(ANSWER)
+    return response

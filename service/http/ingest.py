@@ -27,6 +27,8 @@ GROUP_BYTES = 1 << 19
 
 ROOM_SECONDS, ROOM_POLL = 3.0, 0.05
 """Seconds that an append waits for a log that trims itself, and between two attempts."""
+ENTRY_BYTES = 130
+"""Memory of an entry in addition to its key and value."""
 
 PAUSE, MAX_PAUSE = 0.1, 2.0
 """Seconds until a failed append is retried: at first, and at most. The pause doubles each time."""
@@ -59,7 +61,7 @@ class _Waiting:
 
     def __init__(self, entries: Sequence[Entry], done: asyncio.Future[Offsets] | None) -> None:
         self.entries, self.done = entries, done
-        self.size = sum(len(key) + len(value) for key, value in entries)
+        self.size = sum(ENTRY_BYTES + len(key) + len(value) for key, value in entries)
 
 
 class Ingest:
@@ -149,7 +151,11 @@ class Ingest:
 
     def gauges(self) -> dict[str, Any]:
         """Numbers for `service.monitoring.monitor.Monitor`."""
-        return {"failures": {"append": self.failures}, "memory_bytes": {"buffer": self._bytes}}
+        return {"failures": {"append": self.failures}}
+
+    def memory(self) -> dict[str, int]:
+        """Memory of the events that wait to be appended."""
+        return {"buffer": self._bytes}
 
     def _enqueue(self, request: _Waiting) -> None:
         if self._bytes and self._bytes + request.size > self._max_bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -17,6 +17,12 @@ PERIOD = 1.0
 
 MAX_SAMPLES = 300
 """Latest samples to keep; a page gets them when it connects."""
+
+MAX_BYTES = 4 << 20
+"""Most bytes of the kept samples: they have as many numbers as there are learners."""
+
+PIECE = 65_536
+"""Bytes of history sent at a time, so that a page that does not read holds no copy of all of it."""
 
 MAX_LISTENERS = 100
 
@@ -32,14 +38,21 @@ class Live:
         Makes a sample that JSON can encode. Called on a worker thread.
     period : float
         Seconds between samples.
+
+    Attributes
+    ----------
+    nbytes : int
+        Bytes of the kept samples.
     """
 
     def __init__(self, sample: Callable[[], dict[str, Any]], period: float = PERIOD) -> None:
         self._sample, self._period = sample, period
-        self._kept: deque[bytes] = deque(maxlen=MAX_SAMPLES)
+        self._kept: deque[bytes] = deque()
+        self.nbytes = 0
         self._next: asyncio.Future[bytes | None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._listeners = 0
+        self._generation = 0
 
     @property
     def full(self) -> bool:
@@ -59,12 +72,21 @@ class Live:
         if self._next is not None and not self._next.done():
             self._next.set_result(None)
 
+    def disconnect(self) -> None:
+        """End every stream. Pages connect again, and are asked for their key again."""
+        self._generation += 1
+        if self._next is not None and not self._next.done():
+            waiting, self._next = self._next, asyncio.get_running_loop().create_future()
+            waiting.set_result(None)
+
     async def stream(self) -> AsyncIterator[bytes]:
-        """Server-sent events: ``history`` (the list of kept samples), then a ``sample`` each second until `close`."""
+        """Server-sent events: ``history`` (the list of kept samples), then a ``sample`` each second until the end."""
         self._listeners += 1
+        generation = self._generation
         try:
-            yield b"retry: 2000\nevent: history\ndata: [" + b",".join(self._kept) + b"]\n\n"
-            while self._next is not None:
+            for piece in _pieces([b"retry: 2000\nevent: history\ndata: [", *_separated(self._kept), b"]\n\n"]):
+                yield piece
+            while self._next is not None and generation == self._generation:
                 # Shielded: a listener that goes away must not cancel the future of the others.
                 sample = await asyncio.shield(self._next)
                 if sample is None:
@@ -73,6 +95,14 @@ class Live:
         finally:
             self._listeners -= 1
 
+    def _keep(self, sample: bytes) -> None:
+        if len(self._kept) == MAX_SAMPLES:
+            self.nbytes -= len(self._kept.popleft())
+        self._kept.append(sample)
+        self.nbytes += len(sample)
+        while self.nbytes > MAX_BYTES:
+            self.nbytes -= len(self._kept.popleft())
+
     async def _run(self) -> None:
         while True:
             try:
@@ -80,8 +110,24 @@ class Live:
             except Exception:
                 _log.exception("a sample for the live page failed")
             else:
-                self._kept.append(sample)
+                self._keep(sample)
                 assert self._next is not None
                 waiting, self._next = self._next, asyncio.get_running_loop().create_future()
                 waiting.set_result(sample)
             await asyncio.sleep(self._period)
+
+
+def _separated(samples: Iterable[bytes]) -> list[bytes]:
+    return [(b"," if n else b"") + sample for n, sample in enumerate(samples)]
+
+
+def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Join parts to pieces of about `PIECE` bytes."""
+    piece = bytearray()
+    for part in parts:
+        piece += part
+        if len(piece) >= PIECE:
+            yield bytes(piece)
+            piece.clear()
+    if piece:
+        yield bytes(piece)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 
-from streams.events import Attribute, Timestamp
+from streams.events import Attribute, Id, Timestamp
 
-__all__ = ["EventResult", "EventResults", "ItemDocument", "Problem", "UserDocument", "Written"]
+__all__ = ["EventResult", "EventResults", "Health", "ItemDocument", "LiveEvent", "Problem", "Status", "UserDocument", "Written"]
 
 
 class EventResult(Struct, kw_only=True, omit_defaults=True):
@@ -32,7 +32,7 @@ class ItemDocument(Struct, kw_only=True, forbid_unknown_fields=True):
     """An item of the catalogue."""
 
     attributes: dict[str, Attribute] = field(default_factory=dict)
-    item: str | None = None
+    item: Id | None = None
     timestamp: Timestamp = 0.0
 
 
@@ -40,7 +40,7 @@ class UserDocument(Struct, kw_only=True, forbid_unknown_fields=True):
     """A user and the known attributes."""
 
     attributes: dict[str, Attribute] = field(default_factory=dict)
-    user: str | None = None
+    user: Id | None = None
     timestamp: Timestamp = 0.0
 
 
@@ -55,3 +55,69 @@ class Problem(Struct, kw_only=True, omit_defaults=True):
 
     error: str
     field: str | None = None
+
+
+class Health(Struct, kw_only=True):
+    """Response of a process that is well: ``alive`` or ``ready``."""
+
+    status: str
+
+
+class LiveEvent(Struct, kw_only=True):
+    """A server-sent event of the live page: ``history``, a list of samples, or ``sample``. Its data are JSON."""
+
+    event: str
+    data: str
+    retry: int | UnsetType = UNSET
+
+
+class Status(Struct, kw_only=True):
+    """Status of a process: what every role has. A trainer and a replica add what they know of their logs.
+
+    Attributes
+    ----------
+    name, role : str
+        Of the config; ``trainer`` or ``replica``.
+    version : int
+        Number of micro-batches that the state has learned.
+    lag_seconds : float or None
+        Seconds that the state may be behind the event log; None while that is not known.
+    caught_up : bool
+        Whether everything that was in the log at the start has been learned.
+    next : dict of str to int
+        Offset of the next record of each partition.
+    lag : int
+        Records of the log that have not been read.
+    users, items : int
+        How many have attributes.
+    retrievers, adapters, rerankers : list of str
+    ranker, policy : str
+    fingerprint : str
+        Of the config.
+    memory_bytes : dict of str to int
+        Memory by store.
+    notices : list of str
+        Last messages for the operator.
+    digest, shared_digest : str
+        Of the whole state, and of what a replica has of it, if they were asked for.
+    """
+
+    name: str
+    role: str
+    version: int
+    lag_seconds: float | None
+    caught_up: bool
+    next: dict[str, int]
+    lag: int
+    users: int
+    items: int
+    retrievers: list[str]
+    ranker: str
+    adapters: list[str]
+    rerankers: list[str]
+    policy: str
+    fingerprint: str
+    memory_bytes: dict[str, int]
+    notices: list[str]
+    digest: str | UnsetType = UNSET
+    shared_digest: str | UnsetType = UNSET

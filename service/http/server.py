@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import uvicorn
 
-__all__ = ["Server", "bind"]
+from service.http.connections import Connection
 
-KEEP_ALIVE = 75
-"""Seconds that an idle connection stays open: longer than at proxies (60 s), which could otherwise reuse a closed one."""
+__all__ = ["Server", "bind", "is_loopback"]
 
 GRACE = 10
 """Seconds for requests in progress to finish at shutdown."""
@@ -45,6 +46,22 @@ def bind(host: str, port: int) -> socket.socket:
         raise OSError(error.errno, f"cannot listen on {host} port {port}: {remedy}") from error
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address to listen on.
+
+    Parameters
+    ----------
+    host : str
+        An address or a name. A name does if all its addresses do; ``""``, as all addresses of the machine, does not.
+    """
+    try:
+        found = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        return False  # `bind` says what is wrong with it
+    addresses = [ipaddress.ip_address(str(entry[4][0])) for entry in found]
+    return all((getattr(address, "ipv4_mapped", None) or address).is_loopback for address in addresses)
+
+
 class Server(uvicorn.Server):
     """Serves an app on a bound socket until a signal comes or ``should_exit`` is set.
 
@@ -70,13 +87,15 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=partial(Connection, app.state.connections),  # type: ignore[arg-type]
             lifespan="on",
             access_log=False,
+            server_header=False,
             log_level="warning",
-            timeout_keep_alive=KEEP_ALIVE,
+            timeout_keep_alive=app.state.idle,
             timeout_graceful_shutdown=GRACE,
         )
+        app.state.connections.allow_files()
         super().__init__(config)
         self._app, self._listening, self._started, self._stopping = app, listening, started, stopping
 

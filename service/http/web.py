@@ -6,11 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import FileResponse, StreamingResponse
 
 from service.http import bodies
 from service.http.failures import Failure
@@ -19,10 +21,13 @@ from service.ranking.pipeline import Refused
 from service.sections import Server
 from streams.codec import BadEvent, decode_as
 
-__all__ = ["Failure", "Request", "RequestHandler", "Response", "decoded", "json", "streamed"]
+__all__ = ["Failure", "Request", "RequestHandler", "Response", "decoded", "file", "json", "path_id", "streamed"]
 
 MAX_PENDING = 1000
 """Most requests of all kinds that may wait at once."""
+
+REPLACEMENT = "\ufffd"
+"""What servers decode bytes to that are not UTF-8."""
 
 _ENCODER = msgspec.json.Encoder()
 _log = logging.getLogger(__name__)
@@ -45,7 +50,7 @@ class RequestHandler:
 
     async def body(self, request: Request) -> bytes:
         """Read the JSON body of a request, up to `max_body` bytes; see `service.http.bodies.read`."""
-        return await bodies.read(request.headers, request.stream(), self._limits.max_body)
+        return await bodies.read(request.headers, request.stream(), self._limits.max_body, request.scope[bodies.ACCOUNT])
 
     async def answer(self, submit: Callable[[], Future[_Result]]) -> _Result:
         """Result of a request to the engine.
@@ -99,6 +104,25 @@ def decoded(document: type[_Document], body: bytes) -> _Document:
         raise Failure(400 if error.kind == "not_json" else 422, str(error), error.field or None) from error
 
 
+def path_id(request: Request) -> str:
+    """Id in the path of a request.
+
+    Raises
+    ------
+    Failure
+        400: it is not UTF-8, percent-encoded. The server would otherwise take all such ids for the same one.
+    """
+    name: str = request.path_params["id"]
+    if REPLACEMENT in name:
+        try:
+            unquote_to_bytes(request.scope["raw_path"]).decode()
+        except UnicodeDecodeError as error:
+            raise Failure(
+                400, f"id: {name!r} was no UTF-8 in the path; encode it as UTF-8, then with percent signs", "id"
+            ) from error
+    return name
+
+
 def json(document: Any, status: int = 200) -> Response:
     """JSON response with a document."""
     return Response(_ENCODER.encode(document), status, media_type="application/json")
@@ -106,5 +130,9 @@ def json(document: Any, status: int = 200) -> Response:
 
 def streamed(lines: AsyncIterator[bytes]) -> Response:
     """Response with a stream of server-sent events."""
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+    return StreamingResponse(lines, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+def file(path: Path) -> Response:
+    """Response with a file."""
+    return FileResponse(path)

@@ -25,6 +25,9 @@ POLL = 512
 FOLD_SECONDS = 0.005
 """Time limit of one `advance`, in seconds: some records cost milliseconds. Results do not depend on it."""
 
+MAX_APPENDED = 10_000
+"""Most append times kept for one batch."""
+
 _DONE = object()
 
 
@@ -89,6 +92,7 @@ class EventReader:
         self._source, self._waits, self._times = source, waits, RecordTimes(log, validator.max_skew)
         self._skips_damage = skips_damage
         self._buffer: deque[Record] = deque()
+        self._buffer_bytes = 0
         self._in_progress: Iterator[None] | None = None
         self._judged: float | None = None
         self._exhausted: dict[int, float] = {}
@@ -135,6 +139,11 @@ class EventReader:
     def has_request(self, request_id: str) -> bool:
         """Whether a joiner remembers an impression with this id. Called from any thread."""
         return any(request_id in joiner.requests for joiner in list(self.joiners.values()))
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Memory of the records that were read and not processed."""
+        return self._buffer_bytes if self._buffer else 0
 
     def positions(self) -> dict[int, Position]:
         """Position in each partition; valid when `at_boundary`."""
@@ -233,6 +242,7 @@ class EventReader:
             except DamagedRecord as error:
                 self._skip(error)
         self._buffer.extend(records)
+        self._buffer_bytes = sum(250 + len(record.value) for record in records)
         last = self.next | {record.partition: record.offset + 1 for record in records}
         known = {partition: self._log.end_known_at(partition) for partition in last}
         end = self._log.end()
@@ -257,6 +267,7 @@ class EventReader:
         """Whether a record's own time is so far ahead of its partition's clock that it must be judged."""
         lead = record.timestamp - self.joiners[record.partition].clock.time
         return lead > self._validator.max_skew and not is_tick(record)
+
     def _skip(self, error: DamagedRecord) -> None:
         """Keep a damaged record as a dead letter, so that what follows it is learned."""
         if not self._skips_damage:
@@ -278,6 +289,8 @@ class EventReader:
             return
         if isinstance(event, Interaction):
             self.appended.append(record.timestamp)
+            if len(self.appended) > MAX_APPENDED:  # repeated events make no batch
+                del self.appended[: MAX_APPENDED // 2]
         self._apply(event)
         joiner = self.joiners[partition]
         was_pending, emitted = joiner.pending, False
@@ -301,7 +314,7 @@ class EventReader:
             if self._judged is not None:
                 self._check_time(record, self._judged)
             event = decode(record.value)
-            self._validator.check(event, record.timestamp)
+            self._validator.check(event, record.timestamp, len(record.value))
         except BadEvent as error:
             if report:
                 self._send_dead_letter(error.kind, str(error), record)

@@ -153,6 +153,10 @@ class Member:
         """See `service.learning.trainer.Trainer.idle`."""
         return min(self.trainer.idle(hurry=hurry), POLL_SECONDS)
 
+    def keep_time(self) -> None:
+        """See `service.learning.trainer.Trainer.keep_time`."""
+        self.trainer.keep_time()
+
     def has_request(self, request_id: str) -> bool:
         """See `service.learning.event_reader.EventReader.has_request`."""
         return self.trainer.has_request(request_id)
@@ -235,8 +239,7 @@ class Member:
         found = checkpoints.load(self._path(number))
         self._path(number + 1).unlink(missing_ok=True)
         pipeline = self.trainer.pipeline
-        with checkpoints.trust(self._folder):
-            pipeline.load_state_dict(found.state)
+        pipeline.load_state_dict(found.state)
         pipeline.version, self.number = found.meta["version"], number
         self._has_state = True
 

@@ -10,6 +10,7 @@ from service.learning.event_reader import EventReader
 from streams.codec import encode
 from streams.events import Tick
 from streams.join import Joiner
+from streams.lmdb_log import LmdbLog
 from streams.log import Log, key_for_partition
 
 __all__ = ["RETRY", "TickWriter"]
@@ -110,7 +111,9 @@ class TickWriter:
         tick = encode(Tick(timestamp=now))
         count = len(self._log.end())
         try:
-            self._log.append([(key_for_partition(partition, count), tick) for partition in partitions])
+            ticks = [(key_for_partition(partition, count), tick) for partition in partitions]
+            # A full log is trimmed once its windows have ended, and they end with ticks.
+            self._log.append_to_full(ticks) if isinstance(self._log, LmdbLog) else self._log.append(ticks)
         except OSError as error:
             self._failed("tick", error)
 

@@ -31,7 +31,7 @@ from service.monitoring.monitor import Monitor
 from service.ranking.pipeline import Pipeline
 from service.recovery.ledger import Ledger
 from service.recovery.recovery import recover
-from service.recovery.retention import Retention
+from service.recovery.retention import WORTH_SAVING, Retention
 from service.recovery.snapshots import WaitingSnapshots, collect_snapshots, restore_snapshots, with_snapshots
 from service.replication.weights import Change, Publisher
 from streams.dead_letters import DeadLetters
@@ -45,12 +45,6 @@ _log = logging.getLogger(__name__)
 
 IDLE = 0.05
 """Seconds between reads of a log that has nothing new."""
-
-ROOM_CHECK = 0.25
-"""Seconds between two looks at whether the log is nearly full."""
-
-WORTH_SAVING = 0.1
-"""Share of a nearly full log that must become free for a checkpoint to be saved before it is due."""
 
 
 class Trainer:
@@ -136,9 +130,8 @@ class Trainer:
         self.notices: deque[str] = deque(maxlen=50)
         self.failures: Counter[str] = Counter()
         self.caught_up = False
-        self._live, self._poll, self._flush = order is None, poll, flush
-        order = order or PollOrder(log, poll, ledger)
-        live, source = self._live, remote or "log"
+        self._poll, self._flush = poll, flush
+        live, order, source = order is None, order or PollOrder(log, poll, ledger), remote or "log"
         self.reader = EventReader(
             log, order, dead, validator, make_joiner, pipeline.apply, source=source, waits=live, skips_damage=live
         )
@@ -151,7 +144,6 @@ class Trainer:
         self._copying: Steps[tuple[Checkpoint, WaitingSnapshots]] | None = None
         self._saving: tuple[Checkpoint, Future[Path]] | None = None
         self._retention = Retention(log, folder, keep, retain, publisher, ledger)
-        self._room_checked = 0.0
         self._saver = ThreadPoolExecutor(1, "checkpoint")
         self._end_at_start: Offsets = {}
         self._disconnected = False
@@ -202,7 +194,6 @@ class Trainer:
             self._publish_if_due()
             self._make_room_if_due()
             self._save_if_due()
-            self._keep_time()
         return more
 
     def idle(self, *, hurry: bool = False) -> float:
@@ -211,12 +202,17 @@ class Trainer:
         With `hurry`, an open batch is due at once.
         """
         now = time.time()
-        self._keep_time()
+        self.keep_time()
         due = self.ticks.due(now, 0.0 if hurry else self._flush)
         if due:
             self.ticks.tick(due, now)
             return 0.0
         return self._flush / 2 if self.reader.pending else IDLE
+
+    def keep_time(self) -> None:
+        """Append the ticks that cannot wait until there is nothing to learn, and report clocks that are wrong."""
+        for text in self.ticks.keep_time(time.time()):
+            self.notice(text)
 
     def drain(self) -> None:
         """Learn everything that the log holds now."""
@@ -293,7 +289,10 @@ class Trainer:
     @property
     def nbytes(self) -> dict[str, int]:
         """Memory in addition to the pipeline's."""
-        return {"joiner": self.reader.nbytes}
+        # A checkpoint is a copy of the state until it is written.
+        copying = self._copying is not None or (self._saving is not None and not self._saving[1].done())
+        copied = self.pipeline.nbytes if copying else 0
+        return {"joiner": self.reader.nbytes, "reader": self.reader.waiting_bytes, "checkpoint": copied}
 
     def _learn(self, joined: JoinedBatch) -> None:
         feedback = self._fold.joined(joined)
@@ -301,10 +300,6 @@ class Trainer:
             sources = ["" if row.shown is None else row.shown.impression.source or "client" for row in joined.rows]
             self.monitor.learned(feedback, sources, self.reader.appended)
         self.reader.appended = []
-
-    def _keep_time(self) -> None:
-        for text in self.ticks.keep_time(time.time()) if self._live else ():
-            self.notice(text)
 
     def _publish_if_due(self) -> None:
         """Copy the changes, between two batches. Another thread writes them."""
@@ -352,17 +347,15 @@ class Trainer:
 
     def _make_room_if_due(self) -> None:
         """Trim a log that is nearly full to the newest checkpoint, and save another one if that frees much more."""
-        now = time.monotonic()
-        if now < self._room_checked + ROOM_CHECK:
-            return
-        self._room_checked = now
-        if not self._retention.nearly_full:
+        if not self._retention.needs_room():
             return
         if deleted := self._retention.make_room(self.next):
             self.notice(f"the log is nearly full: {deleted} records before the newest checkpoint were deleted")
         rewinds = {partition: position.rewind for partition, position in self.reader.positions().items()}
         if self._retention.excess(rewinds, self.next) > WORTH_SAVING:
             self._saved_at = float("-inf")
+        elif not deleted and not self.lag():
+            self.ticks.tick(list(self.next), time.time())  # time has to pass, so that less is needed
 
     def _flush_ledger(self) -> bool:
         """Write the order of records before their results leave the process. Return False if that failed; it is retried."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from service.tables.rows import RewardRule
+from streams.admission.limits import DEFAULT_LIMITS, TextLimits
 from streams.codec import BadEvent
 from streams.events import Attribute, Event, Impression, Interaction, ItemUpdate, UserUpdate
 
@@ -24,6 +25,8 @@ class EventValidator:
         The ``[reward]`` section.
     max_skew : float
         Seconds by which a timestamp may lie in the future.
+    limits : TextLimits
+        How long texts may be.
 
     Attributes
     ----------
@@ -31,10 +34,10 @@ class EventValidator:
         See the parameter.
     """
 
-    def __init__(self, rewards: Mapping[str, float | RewardRule], max_skew: float) -> None:
-        self._rewards, self.max_skew = dict(rewards), max_skew
+    def __init__(self, rewards: Mapping[str, float | RewardRule], max_skew: float, limits: TextLimits = DEFAULT_LIMITS) -> None:
+        self._rewards, self.max_skew, self._limits = dict(rewards), max_skew, limits
 
-    def check(self, event: Event, now: float) -> None:
+    def check(self, event: Event, now: float, size: int | None = None) -> None:
         """Raise `BadEvent` if an event cannot be learned from.
 
         Parameters
@@ -42,12 +45,15 @@ class EventValidator:
         event : Event
         now : float
             Time of the append, Unix seconds.
+        size : int or None
+            Bytes of the event as JSON, if known: short events hold no long texts.
 
         Raises
         ------
         BadEvent
-            Of kind ``future``, ``kind`` or ``not_an_event``, naming the field and the remedy.
+            Of kind ``too_long``, ``future``, ``kind`` or ``not_an_event``, naming the field and the remedy.
         """
+        self._limits.check(event, size)
         ahead = event.timestamp - now
         if ahead > self.max_skew:
             raise BadEvent(
@@ -94,7 +100,7 @@ def check_numbers(where: str, values: Mapping[str, Attribute]) -> None:
         Naming the field, as in ``context.price``.
     """
     for name, value in values.items():
-        if isinstance(value, float) and not abs(value) <= _MAX:
+        if isinstance(value, int | float) and not abs(value) <= _MAX:
             raise BadEvent(f"{where}.{name}", _too_large(value))
 
 

@@ -14,10 +14,23 @@ SHOWN_ROWS = 2000
 """Rows per source in the sliding window: few enough to see a change within seconds."""
 
 
-class ClickThrough:
-    """Share of the last shown rows with a positive reward, by source. Not thread-safe; the monitor's lock guards it."""
+OTHER, MAX_OTHERS = "other", 32
+"""Name for all further sources, and how many sources that the service does not know have metrics of their own: clients may send
+any text as the source of their own rankings."""
 
-    def __init__(self) -> None:
+
+class ClickThrough:
+    """Share of the last shown rows with a positive reward, by source. Not thread-safe; the monitor's lock guards it.
+
+    Parameters
+    ----------
+    known : iterable of str
+        Sources that always have metrics of their own.
+    """
+
+    def __init__(self, known: Iterable[str] = ()) -> None:
+        self._known = frozenset(known)
+        self._others = 0
         self._clicked: dict[str, deque[bool]] = {}
         self._rows: Counter[str] = Counter()
 
@@ -27,8 +40,22 @@ class ClickThrough:
             sources, (feedback.reward > 0).tolist(), feedback.correction.tolist(), strict=True
         ):
             if source and not correction:
-                self._clicked.setdefault(source, deque(maxlen=SHOWN_ROWS)).append(positive)
-                self._rows[source] += 1
+                name = self._named(source)
+                self._clicked.setdefault(name, deque(maxlen=SHOWN_ROWS)).append(positive)
+                self._rows[name] += 1
+
+    def _named(self, source: str) -> str:
+        if source in self._clicked or source in self._known:
+            return source
+        if self._others >= MAX_OTHERS:
+            return OTHER
+        self._others += 1
+        return source
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the windows."""
+        return sum(8 * len(rows) + 1024 for rows in self._clicked.values())
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
         """Click-through and number of rows shown since the start, by source."""

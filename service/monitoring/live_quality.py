@@ -108,6 +108,11 @@ class LiveQuality:
             for quality in self._by_learner.values():
                 quality.window.revise(number, reward)
 
+    @property
+    def nbytes(self) -> int:
+        """Approximate memory of the windows."""
+        return len(self._by_learner) * WINDOW_ROWS * 40
+
     def snapshot(self, bases: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         """Current quality by learner, ready for JSON (undefined numbers are None).
 

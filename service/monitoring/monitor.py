@@ -29,6 +29,8 @@ class Monitor:
     gauges : callable returning a mapping
         Metrics of other components (``lag``, ``memory_bytes``, ``skipped``, ``dead``, ``joiner``, ...), called for each
         snapshot. ``bases`` names, for each reranker, the ranker that its gain is measured against.
+    sources : iterable of str
+        Sources of rankings that always have metrics of their own; of others, only the first ones have.
 
     Attributes
     ----------
@@ -36,7 +38,7 @@ class Monitor:
         Receives predictions and outcomes.
     """
 
-    def __init__(self, gauges: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(self, gauges: Callable[[], Mapping[str, Any]], sources: Iterable[str] = ()) -> None:
         self._gauges = [gauges]
         self._lock = threading.Lock()
         self.quality = LiveQuality()
@@ -45,7 +47,7 @@ class Monitor:
         self.events = 0
         self.corrections = 0
         self._registry = CollectorRegistry()
-        self._click_through, self._freshness, self._latency = ClickThrough(), Freshness(), Latency(self._registry)
+        self._click_through, self._freshness, self._latency = ClickThrough(sources), Freshness(), Latency(self._registry)
         self._registry.register(Families(self.snapshot, self.freshness))
 
     def learned(self, feedback: Feedback, sources: Iterable[str], appended: Iterable[float]) -> None:
@@ -77,6 +79,12 @@ class Monitor:
         """Count a refused request, by HTTP status."""
         with self._lock:
             self._refused[str(status)] += 1
+
+    @property
+    def nbytes(self) -> int:
+        """Approximate memory of the windows and samples."""
+        with self._lock:
+            return self._click_through.nbytes + self._freshness.nbytes + self._latency.nbytes + self.quality.nbytes
 
     def watch(self, gauges: Callable[[], Mapping[str, Any]]) -> None:
         """Add a source of metrics to those given to the constructor."""

@@ -194,7 +194,9 @@ class Engine:
             gc.freeze()
             while not self._stopping:
                 self._serve()
-                if not self._share.learn(self._turn):
+                if self._share.learn(self._turn):
+                    self._updater.keep_time()
+                else:
                     self._rest(self._updater.idle(hurry=len(self._held) > 0))
         except BaseException as error:
             _log.exception("the engine stops after a failure")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from service.config import Config, ConfigError
+from service.urls import path_of, scheme_of
 from streams.dead_letters import DeadLetters
 from streams.forwarding import Forwarder
 from streams.lmdb_log import LmdbLog
@@ -26,8 +27,8 @@ TIMEOUT = 10.0
 READ_TIMEOUT = 0.01
 """Seconds that a read waits for records from a broker. The engine has requests to answer meanwhile."""
 
-MAX_DEAD_BYTES, MAX_DEAD_IN_MEMORY = 256 << 20, 10_000
-"""Limits of the dead letters: bytes of the log on disk, and letters in memory that wait for a topic."""
+MAX_DEAD_BYTES, MAX_DEAD_IN_MEMORY, MAX_DEAD_BYTES_IN_MEMORY = 256 << 20, 10_000, 32 << 20
+"""Limits of the dead letters: bytes of the log on disk; letters in memory that wait for a topic, and their bytes."""
 
 
 def data_folder(config: Config, *, needed: bool = True) -> Path | None:
@@ -44,7 +45,7 @@ def data_folder(config: Config, *, needed: bool = True) -> Path | None:
     ConfigError
         For a url that the service cannot use, or a Kafka topic without a folder.
     """
-    scheme = urlsplit(config.stream.url).scheme
+    scheme = scheme_of(config.stream.url)
     if scheme == "memory":
         return None
     if scheme == "lmdb":
@@ -100,10 +101,9 @@ def open_weights(config: Config, *, readonly: bool = False) -> Log:
     """
     url, options = config.weights.url, config.weights.options
     assert url is not None
-    parts = urlsplit(url)
-    if parts.scheme == "lmdb":
-        return _open_folder("weights", Path(parts.netloc + parts.path) / "weights", options, readonly)
-    if parts.scheme != "kafka":
+    if scheme_of(url) == "lmdb":
+        return _open_folder("weights", path_of(url) / "weights", options, readonly)
+    if scheme_of(url) != "kafka":
         raise ConfigError("weights", f"url = {url!r}: give lmdb:///folder or kafka://host:port/topic")
     log = _open_topic("weights", url, options, readonly, READ_TIMEOUT)
     if (count := len(log.end())) > 1:
@@ -160,16 +160,17 @@ def open_dead_letters(config: Config, folder: Path | None) -> DeadLetters:
         When a log on disk cannot be opened, or the topic does not exist. An unreachable broker is no error.
     """
     url, options = config.dead_letters.url, config.dead_letters.options
-    parts = urlsplit(url or "")
-    if url is not None and parts.scheme == "lmdb":
+    if url is not None and scheme_of(url) == "lmdb":
         options = {"max_bytes": MAX_DEAD_BYTES} | options
-        return DeadLetters(_open_folder("dead_letters", Path(parts.netloc + parts.path) / "dead", options, False))
-    if url is not None and parts.scheme != "kafka":
+        return DeadLetters(_open_folder("dead_letters", path_of(url) / "dead", options, False))
+    if url is not None and scheme_of(url) != "kafka":
         raise ConfigError("dead_letters", f"url = {url!r}: give lmdb:///folder or kafka://host:port/topic, or remove the key")
     if folder is None and url is None:
         return DeadLetters()
     local: Log = (
-        MemoryLog(max_records=MAX_DEAD_IN_MEMORY) if folder is None else LmdbLog(folder / "dead", max_bytes=MAX_DEAD_BYTES)
+        MemoryLog(max_records=MAX_DEAD_IN_MEMORY, max_bytes=MAX_DEAD_BYTES_IN_MEMORY)
+        if folder is None
+        else LmdbLog(folder / "dead", max_bytes=MAX_DEAD_BYTES)
     )
     if url is None:
         return DeadLetters(local)
@@ -191,14 +192,18 @@ def servers_and_topic(url: str, section: str) -> tuple[str, str]:
     ConfigError
         For a url that is not of this form, or holds credentials.
     """
-    parts = urlsplit(url)
+    remedy = "write kafka://host:port/topic, several hosts separated by commas"
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(section, f"url = {url!r}: {error}; {remedy}") from error
     topic = parts.path.strip("/")
     if "@" in parts.netloc:
         where = f"[{section}.options]"
         problem = f"url: credentials do not belong in it; see sasl_plain_username and sasl_plain_password in {where}"
         raise ConfigError(section, problem)
     if not parts.netloc or not topic or "/" in topic or parts.query or parts.fragment:
-        raise ConfigError(section, f"url = {url!r}: write kafka://host:port/topic, several hosts separated by commas")
+        raise ConfigError(section, f"url = {url!r}: {remedy}")
     return parts.netloc, topic
 
 

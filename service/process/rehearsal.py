@@ -9,7 +9,6 @@ from typing import Any
 
 from msgspec import structs
 
-from memory.pickled_object import trusting
 from memory.stateful import digest
 from service.config import Config
 from service.monitoring.monitor import Monitor
@@ -158,12 +157,10 @@ class Rehearsal:
         self._pipeline.pending.forget("u1")
 
     def _load(self) -> None:
-        with trusting():  # the state comes from this process
-            self._pipeline.load_state_dict(self._pipeline.state_dict())
+        self._pipeline.load_state_dict(self._pipeline.state_dict())
 
     def _ship(self) -> None:
-        with trusting():
-            self._pipeline.apply_changes(self._pipeline.take_changes())
+        self._pipeline.apply_changes(self._pipeline.take_changes())
 
     def _forget(self) -> None:
         self._fold([Forget(user="u1"), UserUpdate(user="u2", deleted=True), ItemUpdate(item="i1", deleted=True)])

@@ -7,7 +7,6 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from learners import registry
 from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
@@ -34,6 +33,7 @@ from service.ranking.signing import Signer
 from service.recovery.ledger import Ledger
 from service.replication.replica import Replica
 from service.replication.weights import Publisher
+from service.urls import scheme_of
 from streams.dead_letters import DeadLetters
 from streams.join import Joiner
 from streams.joined import Closing
@@ -58,8 +58,8 @@ def build_pipeline(config: Config) -> Pipeline:
         For an unknown learner, an unknown keyword, or learners that do not fit each other.
     """
     featurizer = config.featurizer()
-    users = Catalog(config.users.capacity, featurizer.user_columns, featurizer.user_numbers)
-    items = Catalog(config.items.capacity, featurizer.item_columns, featurizer.item_numbers)
+    users = Catalog(config.users.capacity, featurizer.user_columns, featurizer.user_numbers, config.users.bytes)
+    items = Catalog(config.items.capacity, featurizer.item_columns, featurizer.item_numbers, config.items.bytes)
     history = History(config.history.capacity, config.history.length)
     schema = schema_of(featurizer, config.history.recent)
     dense = DenseColumns(config.statistics, list(config.retrievers) if config.features.retrieval else [])
@@ -128,6 +128,7 @@ def joiners(config: Config, partitions: int) -> Callable[[], Joiner]:
         lateness=stream.lateness,
         batch_rows=stream.batch_rows,
         capacity=-(-stream.max_impressions // partitions),
+        memory=-(-stream.impression_bytes // partitions),
         ids=-(-stream.max_interaction_ids // partitions),
         closing=Closing(after_click=stream.close_after_click, click=stream.closing_click, below_clicks=stream.below_clicks),
     )
@@ -167,6 +168,7 @@ class Runtime:
         self.config, self.pipeline, self.updater, self.log, self.dead = config, pipeline, updater, log, dead
         self.monitor, self._held, self._fingerprint = monitor, held, config.fingerprint
         self.signer = signer
+        self._held_elsewhere: list[Callable[[], Mapping[str, int]]] = []
         monitor.watch(dead.gauges)
         dead.notify = updater.notices.append
         server = config.server
@@ -253,8 +255,18 @@ class Runtime:
             "memory_bytes": self._memory(),
         }
 
+    def watch_memory(self, nbytes: Callable[[], Mapping[str, int]]) -> None:
+        """Add a source of ``memory_bytes``: bytes by name, of what this runtime does not know."""
+        self._held_elsewhere.append(nbytes)
+
     def _memory(self) -> dict[str, int]:
-        return {name: store.nbytes for name, store in self.pipeline.stores()} | self.updater.nbytes
+        memory = {name: store.nbytes for name, store in self.pipeline.stores()} | self.updater.nbytes
+        memory |= {"pending": self.pipeline.pending.nbytes, "monitor": self.monitor.nbytes, "dead_letters": self.dead.nbytes}
+        if isinstance(self.log, MemoryLog):
+            memory["log"] = self.log.nbytes
+        for nbytes in self._held_elsewhere:
+            memory |= nbytes()
+        return memory
 
 
 def open_runtime(config: Config) -> Runtime:
@@ -286,14 +298,15 @@ def open_runtime(config: Config) -> Runtime:
             ledger = Ledger(LmdbLog(config.checkpoints / LEDGER, max_bytes=LEDGER_BYTES, sync=True))
         if config.weights.url is not None:
             publisher = Publisher(open_weights(config), config.weights.every, config.fingerprint)
-        monitor, signer = Monitor(lambda: runtime.gauges()), Signer.for_writer(folder)
+        monitor = Monitor(lambda: runtime.gauges(), sources=_sources(pipeline))
+        signer = Signer.for_writer(folder)
         trainer = Trainer(
             pipeline,
             FeedbackBuilder(pipeline, config.reward, signer.verify, config.fingerprint),
             joiners(config, partitions),
             log,
             dead,
-            EventValidator(config.reward, config.stream.max_skew),
+            EventValidator(config.reward, config.stream.max_skew, config.texts),
             monitor=monitor,
             folder=None if grouped else config.checkpoints,
             every=config.checkpoint.every,
@@ -309,10 +322,15 @@ def open_runtime(config: Config) -> Runtime:
     return runtime
 
 
+def _sources(pipeline: Pipeline) -> list[str]:
+    """Names that this process gives to the sources of rankings; ``client``: the client made the ranking and named none."""
+    return ["client", *(name for name, _ in pipeline.learners())]
+
+
 def _as_member(config: Config, trainer: Trainer, log: Log) -> Updater:
     """Make a trainer a member of its consumer group."""
     group, folder = config.stream.group, config.checkpoints
-    if urlsplit(config.stream.url).scheme != "kafka" or group is None or folder is None:
+    if scheme_of(config.stream.url) != "kafka" or group is None or folder is None:
         raise ConfigError("stream", f"group = {group!r}: only a Kafka topic has consumer groups; remove the key")
     if config.weights.url is not None:
         problem = "url: replicas follow one trainer, but each member of a [stream] group has its own state; remove one of them"
@@ -345,7 +363,7 @@ def open_replica(config: Config) -> Runtime:
     with ExitStack() as opened:
         log = opened.enter_context(closing(open_log(config)))
         dead = opened.enter_context(closing(open_dead_letters(config, None)))
-        monitor = Monitor(lambda: runtime.gauges())
+        monitor = Monitor(lambda: runtime.gauges(), sources=_sources(pipeline))
         replica = Replica(
             pipeline, lambda: open_weights(config, readonly=True), config.checkpoints, log.identity, config.fingerprint
         )

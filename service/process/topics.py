@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
-from urllib.parse import urlsplit
 
 from rich.table import Table
 
 from service.config import Config, ConfigError
 from service.process.logs import TIMEOUT, servers_and_topic
 from service.tables.section import Keywords
+from service.urls import scheme_of
 from streams.kafka.topics import TopicDescription, Topics
 
 __all__ = ["Report", "TopicSpec", "create", "required_topics", "table"]
@@ -132,7 +132,7 @@ def required_topics(config: Config, partitions: int | None = None, retention: fl
         ("weights", "weights", weights.url, weights.options, (1, 1, 1, max(HOUR, CHECKPOINTS_COVERED * every), 2 * every)),
         ("dead_letters", "dead letters", letters.url, letters.options, (1, 1, 0, LETTERS_RETENTION, 0.0)),
     ):
-        if url is None or urlsplit(url).scheme != "kafka":
+        if url is None or scheme_of(url) != "kafka":
             continue
         servers, name = servers_and_topic(url, section)
         twin = next((spec for spec in specs if (spec.servers, spec.name) == (servers, name)), None)

@@ -58,6 +58,9 @@ class Updater(Protocol):
         With `hurry`, a batch with room is learned now, because a request waits for it.
         """
 
+    def keep_time(self) -> None:
+        """Write the passing of time into the log, where that cannot wait for `idle`. It is called after each step."""
+
     def has_request(self, request_id: str) -> bool:
         """Whether it remembers an impression with this id; a replica does not. Called from any thread."""
 

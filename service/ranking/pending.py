@@ -72,6 +72,11 @@ class PendingTouches:
         with self._lock:
             self._items.pop(hash_id(user), None)
 
+    @property
+    def nbytes(self) -> int:
+        """Approximate memory."""
+        return 130 * len(self._entries) + 800 * len(self._items)
+
     def _drop_oldest(self) -> None:
         _, user = self._entries.popleft()
         items = self._items.get(user)

@@ -111,7 +111,7 @@ def read_metadata(found: Checkpoint) -> CheckpointMetadata:
         raise ValueError(f"metadata: {error}; another program wrote this checkpoint") from error
 
 
-def check(found: Checkpoint, pipeline: Pipeline, identity: str | None, folder: Path) -> None:
+def check(found: Checkpoint, pipeline: Pipeline, identity: str | None) -> None:
     """Raise if a checkpoint does not belong to this log or this program.
 
     Parameters
@@ -121,15 +121,11 @@ def check(found: Checkpoint, pipeline: Pipeline, identity: str | None, folder: P
         Will load the checkpoint.
     identity : str or None
         `Log.identity` of the events log.
-    folder : Path
-        Folder of the checkpoint.
 
     Raises
     ------
     ValueError
         If log, versions or state differ; the message says which.
-    memory.pickled_object.UntrustedPickle
-        If the state contains pickled objects and other users can write to the folder.
     """
     metadata = read_metadata(found)
     if metadata.log != identity:
@@ -141,8 +137,7 @@ def check(found: Checkpoint, pipeline: Pipeline, identity: str | None, folder: P
         _, state = split_snapshots(found.state)
     except msgspec.MsgspecError as error:
         raise ValueError(f"snapshots of waiting impressions: {error}; another program wrote them") from error
-    with checkpoints.trust(folder):
-        pipeline.check_state_dict(state)
+    pipeline.check_state_dict(state)
 
 
 def recover(
@@ -189,7 +184,7 @@ def _newest(folder: Path, log: Log, end: Offsets, pipeline: Pipeline, start: Sta
     """Load the newest usable checkpoint into the pipeline; report the others."""
 
     def check_fits(found: Checkpoint) -> None:
-        check(found, pipeline, log.identity, folder)
+        check(found, pipeline, log.identity)
         for partition, position in read_metadata(found).positions.items():
             if partition not in end:
                 raise ValueError(f"positions: the checkpoint has partition {partition}, but the log has {sorted(end)}")
@@ -203,8 +198,7 @@ def _newest(folder: Path, log: Log, end: Offsets, pipeline: Pipeline, start: Sta
         start.notices.append(f"{error}. It is skipped and kept as {error.path.name}{error.suffix}")
     if found is not None:
         start.snapshots, state = split_snapshots(found.state)
-        with checkpoints.trust(folder):
-            pipeline.load_state_dict(state)
+        pipeline.load_state_dict(state)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,13 @@ from service.recovery.ledger import Ledger
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, Offsets
 
-__all__ = ["Retention"]
+__all__ = ["WORTH_SAVING", "Retention"]
+
+ROOM_CHECK = 0.5
+"""Seconds between two looks at whether the log is nearly full."""
+
+WORTH_SAVING = 0.1
+"""Share of a nearly full log that must become free for a checkpoint to be saved before it is due."""
 
 
 class ChangeLog(Protocol):
@@ -51,6 +58,7 @@ class Retention:
         self._log, self._folder, self._keep, self._retain = log, folder, keep, retain
         self._publisher, self._ledger = publisher, ledger
         self._kept = deque[dict[str, Any]](maxlen=keep)
+        self._checked = 0.0
 
     def load(self) -> None:
         """Learn from the files in the folder what they need, so that nothing has to be saved anew before a trim."""
@@ -73,10 +81,13 @@ class Retention:
         if self._ledger is not None:
             self._ledger.needed = oldest["ledger"]
 
-    @property
-    def nearly_full(self) -> bool:
-        """Whether records should be deleted before the log refuses events, and may be."""
-        return self._retain is not None and isinstance(self._log, LmdbLog) and self._log.nearly_full
+    def needs_room(self) -> bool:
+        """Whether records should be deleted before the log refuses events, and may be; looked at twice a second."""
+        now = time.monotonic()
+        if self._retain is None or now < self._checked + ROOM_CHECK:
+            return False
+        self._checked = now
+        return isinstance(self._log, LmdbLog) and self._log.nearly_full
 
     def make_room(self, next: Offsets) -> int:
         """Delete what the newest checkpoint does not need, even if older ones do. Return the number of deleted records.

@@ -126,6 +126,9 @@ class Replica:
         """Seconds to sleep until the next turn. A replica cannot hurry: the trainer sets its pace."""
         return WAIT if self._loading or self._log is None else IDLE
 
+    def keep_time(self) -> None:
+        """Do nothing: the trainer writes ticks."""
+
     def has_request(self, request_id: str) -> bool:
         """Return False: a replica does not read the event log."""
         return False
@@ -163,9 +166,7 @@ class Replica:
 
     def _load(self) -> bool:
         """Load the newest checkpoint. Return False if none is usable, or none is newer than the state."""
-        found, unusable = checkpoints.latest(
-            self._folder, lambda one: check(one, self.pipeline, self._events, self._folder), set_aside=False
-        )
+        found, unusable = checkpoints.latest(self._folder, lambda one: check(one, self.pipeline, self._events), set_aside=False)
         for text in map(str, unusable):
             if text not in self._passed_over:
                 self._passed_over.append(text)
@@ -180,8 +181,7 @@ class Replica:
         if metadata.epoch < self._wanted or (metadata.epoch, metadata.position) < (self._epoch, position):
             self._once("waiting for a newer checkpoint")
             return False
-        with checkpoints.trust(self._folder):
-            self.pipeline.load_state_dict(split_snapshots(found.state)[1])
+        self.pipeline.load_state_dict(split_snapshots(found.state)[1])
         self.pipeline.version, self.pipeline.as_of = found.version, metadata.as_of
         self._epoch, self._position, self._wanted_position = metadata.epoch, metadata.position, -1
         self.next = {partition: position.next for partition, position in metadata.positions.items()}

@@ -47,9 +47,9 @@ class RememberedIds:
         self._seen[key] = seen
         return new
 
-    def drop_surplus(self) -> str | None:
-        """Drop the oldest id, if there are more than `capacity`, and return it."""
-        return self._seen.popitem(last=False)[0] if len(self._seen) > self.capacity else None
+    def drop_surplus(self, *, more: bool = False) -> str | None:
+        """Drop the oldest id, if there are more than `capacity`, and return it. With `more`, also below, but not the newest."""
+        return self._seen.popitem(last=False)[0] if len(self._seen) > (1 if more else self.capacity) else None
 
     def expire(self, before: float, step: int) -> Iterator[None]:
         """Drop the ids last seen at `before` or earlier, in elapsed time. Yield after each `step` of them."""

@@ -6,7 +6,10 @@ from msgspec import Struct
 
 from streams.events import Impression
 
-__all__ = ["Decision"]
+__all__ = ["LARGEST", "Decision"]
+
+LARGEST = 3.4e38
+"""Largest reward, in magnitude: learners calculate with float32."""
 
 
 class Decision(Struct, frozen=True, kw_only=True, gc=False):

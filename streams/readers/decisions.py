@@ -9,16 +9,18 @@ from pathlib import Path
 
 from streams.dead_letters import DeadLetters
 from streams.events import ItemUpdate
+from streams.readers.beside import suffix
 from streams.readers.decision import Decision
 from streams.readers.dsjson import dsjson
-from streams.readers.layout import suffix
-from streams.readers.mapping import BadRecording, BadRows
+from streams.readers.files import first_line
+from streams.readers.mapping import Admission, BadRecording, BadRows
 from streams.readers.open_bandit import open_bandit
-from streams.readers.text import first_line
 
 __all__ = ["DECISION_FORMATS", "Decision", "DecisionLog", "open_decisions"]
 
 DECISION_FORMATS = ("open_bandit", "dsjson")
+
+_LETTERS = 1_000
 
 _Reader = Callable[[Path, BadRows], Iterator[ItemUpdate | Decision]]
 _READERS: dict[str, _Reader] = {"open_bandit": open_bandit, "dsjson": dsjson}
@@ -36,6 +38,8 @@ class DecisionLog:
         One of `DECISION_FORMATS`.
     strict : bool
         Whether an invalid line raises an error.
+    admission : Admission or None
+        Decides which decisions and items may be learned from. None: all.
     dead : DeadLetters
         Lines that the latest pass skipped: counts by reason, and the last 1,000 with their line numbers.
     """
@@ -43,6 +47,7 @@ class DecisionLog:
     path: Path
     format: str
     strict: bool
+    admission: Admission | None
     dead: DeadLetters
 
     def read(self) -> Iterator[ItemUpdate | Decision]:
@@ -54,7 +59,7 @@ class DecisionLog:
             The file has no decision; with `strict`, also for the first invalid line.
         """
         self.dead.clear()
-        found = _READERS[self.format](self.path, BadRows(self.dead, self.strict))
+        found = _READERS[self.format](self.path, BadRows(self.dead, self.strict, admission=self.admission))
         start: list[ItemUpdate | Decision] = []
         for entry in found:
             start.append(entry)
@@ -62,10 +67,14 @@ class DecisionLog:
                 yield from chain(start, found)
                 return
         counts = ", ".join(f"{count} x {kind}" for kind, count in self.dead.counts.items())
-        raise BadRecording(self.path, f"not one decision ({counts or 'no lines'})", "check that the format fits the file")
+        first = next((f": {letter.reason}" for letter in self.dead.read(_LETTERS)), "")
+        problem = f"not one decision ({counts or 'no lines'}){first}"
+        raise BadRecording(self.path, problem, "check that the format fits the file")
 
 
-def open_decisions(path: str | Path, *, format: str | None = None, strict: bool = False) -> DecisionLog:
+def open_decisions(
+    path: str | Path, *, format: str | None = None, strict: bool = False, admission: Admission | None = None
+) -> DecisionLog:
     """Open a file of recorded decisions.
 
     Parameters
@@ -77,6 +86,8 @@ def open_decisions(path: str | Path, *, format: str | None = None, strict: bool 
         name.
     strict : bool
         True: the first invalid line raises an error. False: invalid lines are skipped and counted in ``dead``.
+    admission : Admission or None
+        Decides which decisions and items may be learned from. None: all.
 
     Raises
     ------
@@ -94,4 +105,4 @@ def open_decisions(path: str | Path, *, format: str | None = None, strict: bool 
         raise BadRecording(path, problem, f"set format to one of {formats}, or give the url of a log of the service")
     if not first_line(path):
         raise BadRecording(path, "empty file", "give a file with decisions")
-    return DecisionLog(path, chosen, strict, DeadLetters())
+    return DecisionLog(path, chosen, strict, admission, DeadLetters())

@@ -21,8 +21,8 @@ import msgspec
 import xxhash
 
 from streams.events import Attribute, Impression, ItemUpdate, Scalar
-from streams.readers.decision import Decision
-from streams.readers.lines import lines
+from streams.readers.decision import LARGEST, Decision
+from streams.readers.lines import lines, not_json_hint
 from streams.readers.mapping import BadRows
 
 __all__ = ["dsjson"]
@@ -64,8 +64,10 @@ def dsjson(path: Path, bad: BadRows) -> Iterator[ItemUpdate | Decision]:
             else:
                 bad.put(path, number, error.kind, str(error), partial(line.decode, "utf-8", "replace"))
             continue
-        yield from actions.changed(features)
-        yield decision
+        text = partial(line.decode, "utf-8", "replace")
+        if bad.admits(path, decision.impression, number, text):
+            yield from (update for update in actions.changed(features) if bad.admits(path, update, number, text))
+            yield decision
 
 
 class _Actions:
@@ -90,8 +92,8 @@ def _document(line: bytes) -> dict[str, Any]:
         raise _Unusable("checkpoint", "a note of the service", known=True)
     try:
         document = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _Unusable("not_json", str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _Unusable("not_json", f"{error}{not_json_hint(line)}") from error
     if not isinstance(document, dict):
         raise _Unusable("not_a_decision", "not a JSON object")
     if "c" not in document and ("RewardValue" in document or "ActionTaken" in document):
@@ -188,8 +190,8 @@ def _probability(document: dict[str, Any], name: str) -> float:
 
 def _cost(document: dict[str, Any]) -> float:
     cost: Any = document.get("_label_cost")
-    if not _is_number(cost):
-        raise _Unusable("bad_cost", f"_label_cost: {cost!r} is not a number")
+    if not _is_number(cost) or not abs(cost) <= LARGEST:
+        raise _Unusable("bad_cost", f"_label_cost: {cost!r} is not a number, or beyond {LARGEST:.3g}")
     return float(cost)
 
 

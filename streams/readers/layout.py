@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from streams.events import ItemUpdate, UserUpdate
+from streams.readers.beside import suffix
 from streams.readers.cleaning import Types
 from streams.readers.lines import JsonReader
 from streams.readers.mapping import BadRecording, BadRows, ColumnMap, Reader
@@ -14,7 +15,7 @@ from streams.readers.parquet import ParquetReader
 from streams.readers.text import TextReader
 from streams.readers.updates import side_updates
 
-__all__ = ["Layout", "Side", "SideFile", "suffix", "table", "table_side"]
+__all__ = ["Layout", "Options", "Side", "SideFile", "table", "table_side"]
 
 Side = Callable[[BadRows, float], Iterator[UserUpdate | ItemUpdate]]
 """Reads a side file: takes the collector of bad rows and the time of the updates."""
@@ -22,7 +23,35 @@ Side = Callable[[BadRows, float], Iterator[UserUpdate | ItemUpdate]]
 SideFile = Path | bool | None
 """A side file (of users or items): its path, None for the one next to the recording if it exists, False for none."""
 
-_COMPRESSED = {".gz", ".bz2", ".zst", ".lz4"}
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a config says of a file besides its columns.
+
+    Attributes
+    ----------
+    header : bool or tuple of str
+        Whether the first row of a csv or tsv file has the names of the columns. False: they are named 1, 2, ... A tuple: the
+        file has no header, and these are the names of all columns.
+    encoding : str or None
+        Encoding of the text; None: UTF-8.
+    text : mapping of str to set of str
+        Names of the attributes and context fields that are text even if they look like numbers, by side: ``user``, ``item``
+        and ``context``.
+    """
+
+    header: bool | tuple[str, ...] = True
+    encoding: str | None = None
+    text: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def side(self, side: str) -> frozenset[str]:
+        """Return the names of one side that are text."""
+        return self.text.get(side, frozenset())
+
+    def of(self, columns: ColumnMap) -> set[str]:
+        """Return the mapped columns that are text."""
+        named = {"user": columns.user_attributes, "item": columns.item_attributes, "context": columns.context}
+        return {name for side, names in named.items() for name in names if name in self.side(side)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +77,21 @@ class Layout:
     items: Side | None = None
 
 
-def suffix(path: Path) -> str:
-    """Return the file's suffix, without that of a compression."""
-    return (path.with_suffix("") if path.suffix in _COMPRESSED else path).suffix.lower()
-
-
-def table(path: Path, format: str) -> Reader:
+def table(path: Path, format: str, options: Options | None = None) -> Reader:
     """Return a reader of a table with named columns: ``csv``, ``tsv``, ``parquet`` or ``jsonl``."""
+    options = options or Options()
     if format == "parquet":
         return ParquetReader(path)
     if format == "jsonl":
-        return JsonReader(path)
-    return TextReader(path, "\t") if format == "tsv" else TextReader(path, ",", quote='"')
+        return JsonReader(path, options.encoding)
+    header, encoding = options.header, options.encoding
+    names = None if isinstance(header, bool) else header
+    if format == "tsv":
+        return TextReader(path, "\t", names=names, header=header is True, encoding=encoding)
+    return TextReader(path, ",", quote='"', names=names, header=header is True, encoding=encoding)
 
 
-def table_side(side: str, path: SideFile, identity: str) -> Side | None:
+def table_side(side: str, path: SideFile, identity: str, options: Options) -> Side | None:
     """Return a reader of a table of users or items. Ids are in column `identity`, or else the first; the others are attributes.
 
     Raises
@@ -79,6 +108,7 @@ def table_side(side: str, path: SideFile, identity: str) -> Side | None:
             f"cannot tell the format of a file of {side}s from its name",
             f"end it in one of {', '.join(formats)}",
         )
-    reader = table(path, formats[suffix(path)])
-    found = identity if identity in reader.names else next(name for name in reader.names if name)
-    return lambda bad, timestamp: side_updates(side, reader, found, Types(), bad, timestamp)
+    reader = table(path, formats[suffix(path)], Options(encoding=options.encoding))
+    types = Types().with_text(options.side(side))
+    found = identity if identity in reader.names else next((name for name in reader.names if name), identity)
+    return lambda bad, timestamp: side_updates(side, reader, found, types, bad, timestamp)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 import pyarrow as pa
 
+from streams.admission.limits import DEFAULT_LIMITS, TextLimits
+from streams.block import Block, Codes
+from streams.codec import BadEvent
 from streams.dead_letters import DeadLetters
+from streams.events import Event
 
-__all__ = ["BadRecording", "BadRows", "ColumnMap", "Reader"]
+__all__ = ["Admission", "AdmitAll", "BadRecording", "BadRows", "ColumnMap", "Reader"]
 
 _MAX_VALUES = 100
+_MAX_LETTERS = 1_000
+_MAX_NAMES, _MAX_NAME = 30, 40
 
 
 class BadRecording(ValueError):
@@ -34,12 +40,19 @@ class BadRecording(ValueError):
         self.column = column
 
     @classmethod
-    def missing_column(cls, path: Path, column: str, names: Sequence[str]) -> BadRecording:
-        """Return the error for a mapped column that the file does not have."""
+    def missing_column(cls, path: Path, column: str, names: Sequence[str], remedy: str = "") -> BadRecording:
+        """Return the error for a mapped column that the file does not have; `remedy` is added to its names."""
+        names = [name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}..." for name in names]
         close = difflib.get_close_matches(column, names, 1, 0.5)
         lowered = [name for name in names if name.lower() == column.lower()] or close
         hint = f"did you mean {lowered[0]!r}? " if lowered else ""
-        return cls(path, f"no column {column!r}", f"{hint}it has {', '.join(map(repr, names))}", column=column)
+        more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+        return cls(
+            path,
+            f"no column {column!r}",
+            f"{hint}it has {', '.join(map(repr, names[:_MAX_NAMES])) or 'none'}{more}{remedy and '; '}{remedy}",
+            column=column,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +64,9 @@ class ColumnMap:
     user, item : str
         Columns of the ids.
     timestamp : str or None
-        Column of the time: numbers, dates, or text such as ``2019-11-24 00:03:13+00:00`` (UTC without a time zone). None: the
-        rows are in time order, and the time of a row is its number.
+        Column of the time: numbers, dates, or text such as ``2019-11-24 00:03:13+00:00``, ``2019-11-24 00:03:13 UTC`` or
+        ``2019-11-24T00:03:13.5Z`` (UTC without a time zone). None: the rows are in time order, and the time of a row is its
+        number.
     value : str or None
         Column of the strength. None: 1 for all rows.
     kind : str or None
@@ -63,6 +77,9 @@ class ColumnMap:
         Columns that describe the user or the item of the row.
     timestamp_unit : {"s", "ms", "us", "ns"}
         Unit of numeric times.
+    timestamp_format : str or None
+        Format of times that are none of the above, as for ``strptime``: ``%y%m%d%H`` for 14102100, ``%m/%d/%Y %I:%M:%S %p``
+        for 11/11/2019 9:05:58 AM. They are taken as UTC.
     """
 
     user: str = "user"
@@ -74,6 +91,7 @@ class ColumnMap:
     user_attributes: tuple[str, ...] = ()
     item_attributes: tuple[str, ...] = ()
     timestamp_unit: Literal["s", "ms", "us", "ns"] = "s"
+    timestamp_format: str | None = None
 
     def __post_init__(self) -> None:
         if self.timestamp_unit not in ("s", "ms", "us", "ns"):
@@ -87,30 +105,81 @@ class ColumnMap:
         return list(dict.fromkeys(name for name in (*single, *groups) if name is not None))
 
 
+class Admission(Protocol):
+    """Decides which events and rows may be learned from, as the service decides for what is posted to it."""
+
+    def check(self, event: Event) -> None:
+        """Raise `BadEvent` if an event may not be learned from."""
+
+    def refused(self, block: Block) -> Iterable[tuple[Codes, BadEvent]]:
+        """Return the rows of a block that may not be learned from, as indices, with the reason for each group of them."""
+
+
+class AdmitAll:
+    """Admits everything that is well-formed."""
+
+    def check(self, event: Event) -> None:
+        """See `Admission.check`."""
+
+    def refused(self, block: Block) -> Iterable[tuple[Codes, BadEvent]]:
+        """See `Admission.refused`."""
+        return ()
+
+
 class BadRows:
-    """Collects the rows that readers skip.
+    """Collects the rows that readers skip, and what they warn of.
 
     Parameters
     ----------
     dead : DeadLetters
-        Stores the rows.
+        Stores the rows: the first 1,000 of each kind. All are counted.
     strict : bool
         Whether the first bad row raises an error.
+    limits : TextLimits
+        How long texts may be; a row with a longer one is bad.
+    admission : Admission
+        Decides which of the well-formed rows are good.
+
+    Attributes
+    ----------
+    warnings : dict of str to None
+        What is suspicious but no error, each once, in the order in which it was found.
     """
 
-    def __init__(self, dead: DeadLetters, strict: bool) -> None:
+    def __init__(
+        self, dead: DeadLetters, strict: bool, limits: TextLimits = DEFAULT_LIMITS, admission: Admission | None = None
+    ) -> None:
         self.dead = dead
-        self.strict = strict
+        self.strict, self.limits = strict, limits
+        self.admission: Admission = AdmitAll() if admission is None else admission
+        self.warnings: dict[str, None] = {}
 
-    def put(self, path: Path, row: int, kind: str, reason: str, value: Callable[[], str]) -> None:
+    def admits(self, path: Path, event: Event, row: int | None = None, value: Callable[[], str] = str) -> bool:
+        """Return whether an event may be learned from; if not, it is a bad row. See `put`."""
+        try:
+            self.admission.check(event)
+        except BadEvent as error:
+            self.put(path, row, error.kind, str(error), value)
+            return False
+        return True
+
+    def more(self, kind: str) -> bool:
+        """Return whether further bad rows of a kind are stored, not only counted."""
+        return self.strict or self.dead.counts[kind] < _MAX_LETTERS
+
+    def count(self, kind: str, rows: int) -> None:
+        """Count further bad rows of a kind without storing them; see `more`."""
+        self.dead.counts[kind] += rows
+
+    def put(self, path: Path, row: int | None, kind: str, reason: str, value: Callable[[], str]) -> None:
         """Report a bad row.
 
         Parameters
         ----------
         path : Path
             The file.
-        row : int
-            Number of the row in the file, counted from 1, including a header.
+        row : int or None
+            Number of the row in the file, counted from 1, including a header; None if it is not known.
         kind : str
             Short reason, for counters.
         reason : str
@@ -123,10 +192,11 @@ class BadRows:
         BadRecording
             With `strict`.
         """
+        reason = reason if row is None else f"row {row}: {reason}"
         if self.strict:
-            raise BadRecording(path, f"row {row}: {reason}", "correct it, or skip bad rows (strict = false)")
+            raise BadRecording(path, reason, "correct it, or skip bad rows (strict = false)")
         kept = self.dead.counts[kind] < _MAX_VALUES
-        self.dead.put(kind, f"row {row}: {reason}", value() if kept else "", source=str(path), offset=row)
+        self.dead.put(kind, reason, value() if kept else "", source=str(path), offset=-1 if row is None else row)
 
 
 class Reader(Protocol):

@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from streams.events import Attribute, ItemUpdate, UserUpdate
-from streams.readers.layout import Layout, Side, SideFile
+from streams.readers.beside import beside, plain_name, stems
+from streams.readers.files import first_line, read_text
+from streams.readers.layout import Layout, Options, Side, SideFile
 from streams.readers.mapping import BadRecording, BadRows, ColumnMap
-from streams.readers.text import TextReader, first_line, read_text
+from streams.readers.text import TextReader
 from streams.readers.updates import make_update
 
 __all__ = ["CSV_HEADER", "movielens"]
@@ -44,7 +46,7 @@ _TITLE = re.compile(r"(?P<title>.*?)\s*\((?P<year>\d{4})\)\s*")
 Attributes = dict[str, Attribute]
 
 
-def movielens(path: Path, columns: ColumnMap | None, users: SideFile, items: SideFile) -> Layout:
+def movielens(path: Path, columns: ColumnMap | None, users: SideFile, items: SideFile, options: Options) -> Layout:
     """Return the layout of a file of ratings, with its side files. The first line tells the format.
 
     Raises
@@ -54,6 +56,8 @@ def movielens(path: Path, columns: ColumnMap | None, users: SideFile, items: Sid
     """
     if columns is not None:
         raise BadRecording(path, "columns are given, but those of MovieLens are fixed", "leave them out, or set format = csv")
+    if options.encoding is not None or options.header is not True:
+        raise BadRecording(path, "header or encoding is given, but those of MovieLens are fixed", "leave them out")
     line = first_line(path)
     if not line:
         raise BadRecording(path, "empty file", "give a file with rows")
@@ -61,23 +65,22 @@ def movielens(path: Path, columns: ColumnMap | None, users: SideFile, items: Sid
         # Arrow splits at a single character, so every second field is empty.
         names = ["user", "", "item", " ", "rating", "  ", "timestamp"]
         reader = TextReader(path, ":", names=names, header=False)
-        rest = path.name.removeprefix("ratings")
         return Layout(
             reader,
             _COLUMNS,
-            users=_side("user", path.with_name(f"users{rest}"), users, _split("::"), _user_dat),
-            items=_side("item", path.with_name(f"movies{rest}"), items, _split("::"), _film),
+            users=_side("user", _named(path, "users", ".dat"), users, _split("::"), _user_dat),
+            items=_side("item", _named(path, "movies", ".dat"), items, _split("::"), _film),
         )
     if line.split(",") == CSV_HEADER:
         reader = TextReader(path, ",", quote='"')
-        film = _side("item", path.with_name("movies.csv"), items, lambda line: next(csv.reader([line])), _film)
+        film = _side("item", _named(path, "movies", ".csv"), items, lambda line: next(csv.reader([line])), _film)
         return Layout(reader, ColumnMap("userId", "movieId", "timestamp", "rating"), items=film)
     if line.count("\t") == 3:
         return Layout(
             TextReader(path, "\t", names=["user", "item", "rating", "timestamp"], header=False),
             _COLUMNS,
-            users=_side("user", path.with_name("u.user"), users, _split("|"), _user_pipe),
-            items=_side("item", path.with_name("u.item"), items, _split("|"), _film_pipe),
+            users=_side("user", beside(path, "u.user"), users, _split("|"), _user_pipe),
+            items=_side("item", beside(path, "u.item"), items, _split("|"), _film_pipe),
         )
     raise BadRecording(path, f"not a MovieLens file (it starts with {line[:60]!r})", "set its format and its columns")
 
@@ -86,16 +89,22 @@ def _split(separator: str) -> Callable[[str], list[str]]:
     return lambda line: line.split(separator)
 
 
+def _named(path: Path, name: str, ending: str) -> Path | None:
+    """Return the side file of a file ratings*: with the rest of its name, or without that of its split, or the usual one."""
+    rests = [stem.removeprefix("ratings") for stem in stems(path) if stem.startswith("ratings")]
+    return beside(path, *(f"{name}{rest}{plain_name(path).suffix}" for rest in rests), f"{name}{ending}")
+
+
 def _side(
     side: str,
-    default: Path,
+    default: Path | None,
     given: SideFile,
     split: Callable[[str], list[str]],
     attributes: Callable[[Sequence[str]], Attributes | None],
 ) -> Side | None:
-    if given is False or (given is None and not default.exists()):
-        return None
     path = given if isinstance(given, Path) else default
+    if given is False or path is None:
+        return None
     if not path.exists():
         raise BadRecording(path, "no such file", f"give the path of a file of {side}s, or leave it out")
     return lambda bad, timestamp: _updates(side, path, split, attributes, bad, timestamp)

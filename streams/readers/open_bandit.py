@@ -18,10 +18,12 @@ import pyarrow as pa
 from streams.batch import Bools
 from streams.dead_letters import DeadLetters
 from streams.events import Attribute, Impression, ItemUpdate, Scalar
-from streams.readers.cells import numbers, texts, times
+from streams.readers.beside import beside
+from streams.readers.cells import numbers, texts
 from streams.readers.cleaning import Types
-from streams.readers.decision import Decision
+from streams.readers.decision import LARGEST, Decision
 from streams.readers.mapping import BadRecording, BadRows
+from streams.readers.moments import times
 from streams.readers.text import TextReader
 from streams.readers.updates import side_updates
 
@@ -52,8 +54,8 @@ def open_bandit(path: Path, bad: BadRows) -> Iterator[ItemUpdate | Decision]:
         if name not in reader.names:
             raise BadRecording.missing_column(path, name, reader.names)
     features = [name for name in reader.names if name.startswith("user_feature_")]
-    item_file = path.with_name("item_context.csv")
-    updates = list(_items(item_file, bad)) if item_file.exists() else []
+    item_file = beside(path, "item_context.csv")
+    updates = list(_items(item_file, bad)) if item_file is not None else []
     yield from updates
     items = [update.item for update in updates] or _items_in_log(path)
     others: dict[str | None, tuple[str, ...]] = {item: tuple(items[:n] + items[n + 1 :]) for n, item in enumerate(items)}
@@ -82,23 +84,27 @@ class _Rows:
         self._drop("item_id", "unknown_item", ~known, "not an item of item_context.csv")
         self._drop("timestamp", "bad_timestamp", ~((timestamp >= 0) & (timestamp <= 1e11)), "not a time")
         self._drop("position", "bad_position", np.isnan(position), "not a number")
-        self._drop("click", "bad_reward", np.isnan(click), "not a finite number")
+        self._drop("click", "bad_reward", ~(np.abs(click) <= LARGEST), "not a finite number")
         self._drop(propensity, "bad_propensity", ~((probability > 0) & (probability <= 1)), "not a probability above 0")
         users = [texts(table[name]).texts() for name in features]
         for row in np.flatnonzero(self._good).tolist():
+            number = self._number(row)
             values = [column[row] or "" for column in users]
             context: dict[str, Scalar] = {"position": float(position[row]), **dict(zip(features, values, strict=True))}
             shown = item[row]
             assert shown is not None
+            impression = Impression(
+                request_id=str(number),
+                user=":".join(value[:16] for value in values) or "-",
+                items=(shown,),
+                propensities=(float(probability[row]),),
+                context=context,
+                timestamp=float(timestamp[row]),
+            )
+            if not self._bad.admits(self._reader.path, impression, number, partial(_text, table, row)):
+                continue
             yield Decision(
-                impression=Impression(
-                    request_id=str(self._number(row)),
-                    user=":".join(value[:16] for value in values) or "-",
-                    items=(shown,),
-                    propensities=(float(probability[row]),),
-                    context=context,
-                    timestamp=float(timestamp[row]),
-                ),
+                impression=impression,
                 others=others[shown],
                 kind="click",
                 rewards=(float(click[row]),),
@@ -122,7 +128,9 @@ def _items(path: Path, bad: BadRows) -> Iterator[ItemUpdate]:
     for update in side_updates("item", reader, "item_id", Types(), bad, 0.0):
         assert isinstance(update, ItemUpdate)
         kept: dict[str, Attribute] = {name: value for name, value in update.attributes.items() if name}
-        yield ItemUpdate(item=update.item, attributes=kept)
+        found = ItemUpdate(item=update.item, attributes=kept)
+        if bad.admits(path, found):
+            yield found
 
 
 def _items_in_log(path: Path) -> list[str]:

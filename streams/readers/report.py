@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ class Report:
         Rows with a time before that of the previous row in the file.
     bad : dict
         Skipped rows, by reason.
+    warnings : list of str
+        What is suspicious, but no error.
     examples : dict
         Messages of a few skipped rows, by reason.
     unknown_users, unknown_items : int or None
@@ -57,6 +60,7 @@ class Report:
     end: float | None
     out_of_order: int
     bad: dict[str, int]
+    warnings: list[str]
     examples: dict[str, list[str]]
     unknown_users: int | None
     unknown_items: int | None
@@ -96,8 +100,17 @@ class Tally:
                 case Impression():
                     self._users.add(event.user, rows=0)
 
-    def report(self, path: Path, format: str, dead: DeadLetters, out_of_order: int, has_users: bool, has_items: bool) -> Report:
-        """Return the report on all that was counted, with the rows that the reader skipped."""
+    def report(
+        self,
+        path: Path,
+        format: str,
+        dead: DeadLetters,
+        warnings: Iterable[str],
+        out_of_order: int,
+        has_users: bool,
+        has_items: bool,
+    ) -> Report:
+        """Return the report on all that was counted, with the rows that the reader skipped and what it warned of."""
         examples: dict[str, list[str]] = {}
         for letter in dead.read(1_000):
             if len(examples.setdefault(letter.kind, [])) < _EXAMPLES:
@@ -114,6 +127,7 @@ class Tally:
             end=self._end if self._rows else None,
             out_of_order=out_of_order,
             bad=dict(dead.counts),
+            warnings=list(warnings),
             examples=examples,
             unknown_users=self._users.unknown() if has_users else None,
             unknown_items=self._items.unknown() if has_items else None,

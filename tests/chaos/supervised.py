@@ -38,6 +38,8 @@ class Supervised:
     trouble : callable returning int
         How often something began or ended that was done to the broker, so that it is odd meanwhile. A process may fail to
         start because of it.
+    port : int
+        Where it listens in all its lives; 0: somewhere else in each.
 
     Attributes
     ----------
@@ -49,11 +51,15 @@ class Supervised:
         What it has died of by itself.
     """
 
-    def __init__(self, name: str, role: list[str], config: Path, folder: Path, trouble: Callable[[], int]) -> None:
+    def __init__(
+        self, name: str, role: list[str], config: Path, folder: Path, trouble: Callable[[], int], port: int = 0
+    ) -> None:
         self.name, self._role, self._config, self._folder, self._trouble = name, role, config, folder, trouble
+        self._port = port
         self._changing = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._closing = self._doomed = False
+        self._closing = False
+        self._doomed: tuple[int, ...] = ()  # the statuses that it is made to end with
         self.url: str | None = None
         self.lives = self.kills = self.stops = self.gave_up = 0
         self.problems: list[str] = []
@@ -64,9 +70,22 @@ class Supervised:
         """Kill it with SIGKILL, as soon as it lives."""
         with self._alive() as process:
             # In this order: who has seen the address and gets no answer finds that it was killed meanwhile.
-            self.url, self._doomed = None, True
+            self.url, self._doomed = None, (-signal.SIGKILL,)
             self.kills += 1
             process.kill()
+
+    def terminate(self) -> None:
+        """End it in good order, as soon as it lives; it is started again. Return when it has ended."""
+        with self._alive() as process:
+            self.url, self._doomed = None, (0, -signal.SIGTERM)
+            process.terminate()
+            process.wait(DEADLINE)
+
+    @property
+    def pid(self) -> int:
+        """Its process id, as soon as it lives."""
+        with self._alive() as process:
+            return process.pid
 
     def stop(self, seconds: float) -> None:
         """Take its processor away for so long."""
@@ -139,10 +158,10 @@ class Supervised:
                 if self._closing:
                     return
                 self.lives += 1
-                self._doomed, trouble = False, self._trouble()
+                self._doomed, trouble = (), self._trouble()
                 with self._errors.open("wb") as file:
                     self._process = process = subprocess.Popen(
-                        command(*self._role, "--config", str(self._config), "--port", "0"),
+                        command(*self._role, "--config", str(self._config), "--port", str(self._port)),
                         env=environment() | {"PYTHONFAULTHANDLER": "1"},
                         stderr=file,
                     )
@@ -157,7 +176,7 @@ class Supervised:
                 now = self._trouble()
                 if process.returncode == ExitCode.SYSTEM and (now % 2 or now != trouble):
                     self.gave_up += 1
-                elif not (self._doomed and process.returncode == -signal.SIGKILL):
+                elif process.returncode not in self._doomed:
                     self.problems.append(f"{self.name} ended with {process.returncode}: {self.said()}")
             time.sleep(PAUSE)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from typer.main import get_command
 from service import cli
 from service import config as configs
 from service.http.app import create_app
+from service.http.security.keys import Keys
 from service.monitoring.monitor import Monitor
 from service.monitoring.prometheus import LABELLED
 from service.process.runtime import build_pipeline, open_runtime
@@ -122,6 +124,37 @@ def test_ports_are_open_to_this_machine_only() -> None:
     published = [port.split(":")[1] for port in ports]
     assert len(published) == len(set(published))
     assert {"8001", "8002"} <= set(published)
+
+
+def test_every_process_has_the_keys_that_the_script_makes(tmp_path: Path) -> None:
+    script = shutil.copy(DEPLOY / "keys.sh", tmp_path)
+    printed = subprocess.run(["sh", script], capture_output=True, text=True, check=True).stdout
+    made = tmp_path / ".env"
+    assert made.stat().st_mode & 0o777 == 0o600
+    variables = dict(line.split("=", 1) for line in made.read_text().splitlines())
+    keys = Keys(variables["FRESHET_API_KEYS"])
+    shop, operator = re.findall(r"freshet_[\w-]{43}", printed)
+    for key, scopes in (
+        (shop, {"read", "write"}),
+        (operator, {"read", "write", "admin", "metrics"}),
+        (variables["PROMETHEUS_KEY"], {"metrics"}),
+    ):
+        found = keys.find(key.encode())
+        assert found is not None and found.scopes == scopes
+    assert shop not in made.read_text() and operator not in made.read_text()
+    assert subprocess.run(["sh", script], capture_output=True, check=False).returncode == 1, (
+        "keys are never replaced in silence"
+    )
+    for service in FRESHET.values():
+        assert service["environment"]["FRESHET_API_KEYS"].startswith("${FRESHET_API_KEYS:?")
+    assert ".env" in (ROOT / ".gitignore").read_text()
+
+
+def test_prometheus_shows_its_key() -> None:
+    (job,) = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
+    (secret,) = SERVICES["prometheus"]["secrets"]
+    assert job["authorization"] == {"credentials_file": f"/run/secrets/{secret}"}
+    assert COMPOSE["secrets"][secret] == {"environment": "PROMETHEUS_KEY"}
 
 
 def test_nobody_can_change_what_grafana_shows() -> None:
@@ -341,5 +374,6 @@ def test_panels_do_not_overlap() -> None:
 def test_the_tools_agree(tool: str, arguments: list[str]) -> None:
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed")
-    done = subprocess.run([tool, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    variables = os.environ | {"FRESHET_API_KEYS": "made by keys.sh", "PROMETHEUS_KEY": "made by keys.sh"}
+    done = subprocess.run([tool, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

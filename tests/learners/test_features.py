@@ -125,3 +125,13 @@ def test_another_set_of_fields_has_another_schema() -> None:
 def test_a_cross_of_unknown_fields_is_refused_by_name(cross: str) -> None:
     with pytest.raises(ValueError, match=r"crosses: .*user.id"):
         Featurizer(FIELDS, [cross])
+
+
+def test_long_contexts_are_encoded_alike_and_not_cached() -> None:
+    featurizer = Featurizer([Field(side="context", name="page", type="category")])
+    short, long = {"page": "x" * 64}, {"page": "x" * 65}
+    for context in (short, long, {"page": "x", **{f"n{n}": "y" for n in range(64)}}):
+        keys, _ = featurizer.encode_context([context])
+        again, _ = featurizer.encode_context([context])
+        assert keys.tolist() == again.tolist() == [[hash_id(f"context.page={context['page']}")]]
+    assert featurizer._encode_context.cache_info().currsize == 1

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
-from memory import Arrays, Catalog, Column, History, KeyIndex, PickledObject, Stateful, Table, digest, trusting
+from memory import Arrays, Catalog, Column, History, KeyIndex, PythonObject, Stateful, Table, digest
 from memory.error_memory import ErrorMemory, ErrorSketch
 from memory.keyed.click_statistics import ClickStatistics
 from memory.keyed.seen_items import SeenItems
@@ -107,7 +107,7 @@ def change_moments(store: Moments, rng: np.random.Generator) -> None:
     store.add(keys_of(rng)[1:].reshape(-1, 2), rng.normal(5.0, 2.0, (ROWS // 2, 2)).astype(np.float32))
 
 
-def change_blob(store: PickledObject, rng: np.random.Generator) -> None:
+def change_blob(store: PythonObject, rng: np.random.Generator) -> None:
     store.value.update(f"word {key}" for key in keys_of(rng))
 
 
@@ -238,7 +238,7 @@ CASES = {
     ),
     "moments": Case(lambda: Moments([1, 0]), change_moments, lambda store: store.known, "rows.mean", True),
     "numbers in a catalog": Case(lambda: Catalog(5, 2, [1]), change_catalog, read_catalog, "moments.rows.mean", True),
-    "blob": Case(lambda: PickledObject(Counter()), change_blob, lambda store: store.value.most_common(2), "pickle"),
+    "blob": Case(lambda: PythonObject(Counter(), ()), change_blob, lambda store: store.value.most_common(2), "object"),
     "composite": Case(Composite, change_composite, read_composite, "inner.history.rings.item"),
 }
 
@@ -246,12 +246,6 @@ CASES = {
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
-
-
-@pytest.fixture(autouse=True)
-def trusted() -> Iterator[None]:
-    with trusting():
-        yield
 
 
 def changed(case: Case, seed: int = 0, times: int = 10) -> Stateful:
@@ -355,7 +349,7 @@ def test_memory_is_bounded(case: Case) -> None:
         for _, leaf in store.stores():
             if hasattr(leaf, "capacity"):
                 assert len(leaf) <= leaf.capacity  # type: ignore[arg-type]
-    if not isinstance(store, PickledObject):  # a pickle is as large as its object
+    if not isinstance(store, PythonObject):  # an encoding is as large as its object
         assert store.nbytes == nbytes
         saved = sum(array.nbytes for name, array in store.state_dict().items() if not name.endswith("rows"))
         assert saved <= nbytes, "the saved state is not larger than the memory"

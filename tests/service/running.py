@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from service.config import Config
 from service.http.app import create_app
+from service.http.security.keys import Keys
 from service.process.runtime import Runtime, open_runtime
 from streams.codec import decode
 from streams.events import Event, Impression, Tick
@@ -63,10 +64,10 @@ class Service:
 
 @asynccontextmanager
 async def serving(
-    config: Config, raise_errors: bool = True, serves: bool = True, host: str | None = None
+    config: Config, raise_errors: bool = True, serves: bool = True, host: str | None = None, keys: Keys | None = None
 ) -> AsyncIterator[Service]:
     runtime = open_runtime(config)
-    app = create_app(runtime, serves=serves, host=host)
+    app = create_app(runtime, serves=serves, host=host, keys=keys)
     transport = httpx.ASGITransport(app, raise_app_exceptions=raise_errors)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield Service(app, runtime, client)

@@ -291,6 +291,7 @@ class TestValidate:
             "end": 9.0,
             "out_of_order": 1,
             "bad": {"bad_timestamp": 1},
+            "warnings": [],
             "examples": {"bad_timestamp": ["t.csv row 4: timestamp: 'bad' is not a time"]},
             "unknown_users": 1,
             "unknown_items": None,

@@ -103,6 +103,8 @@ def remarks(one: Replay) -> Iterator[str]:
                 f"{one.name}: the served ranking ({SERVED}) has a hit rate of {served.hit_rate:.4f}, below {best} alone with "
                 f"{parts[best].hit_rate:.4f}; add [rerankers.mixture], which learns to order what all retrievers find"
             )
+    for warning in one.warnings:
+        yield f"{one.name}: {warning}"
     if one.graded and not math.isnan(one.logged_reward):
         yield f"{one.name}: the first item of an impression, as the log has them, has a mean reward of {one.logged_reward:.4f}"
     for name, rows in one.capped.items():

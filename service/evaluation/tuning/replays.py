@@ -8,19 +8,20 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from learners import registry
 from learners.base import Policy, Ranker, Reranker
 from service.config import Config, ConfigError
 from service.evaluation.estimators import NotEvaluable
-from service.evaluation.replay import builder_for_log, check_kind, fold_events, open_stream, open_trainer, remaining_batches
+from service.evaluation.recordings import check_kind, open_stream
+from service.evaluation.replay import builder_for_log, fold_events, open_trainer, remaining_batches
 from service.evaluation.tuning.recorder import Recorder
 from service.evaluation.tuning.samples import ROWS, Objective, Sample
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold
 from service.process.runtime import build_pipeline
 from service.ranking.pipeline import Pipeline
+from service.urls import scheme_of
 from streams.block import Block
 from streams.dead_letters import DeadLetters
 from streams.events import Event
@@ -139,12 +140,12 @@ class Stream:
         """Pipeline and recorder of a config, and its micro-batches, each predicted and learned when it is asked for."""
         # Earlier pipelines have references in circles, and the collector does not know how large their arrays are.
         gc.collect()
-        scheme = urlsplit(config.stream.url).scheme
+        scheme = scheme_of(config.stream.url)
         if scheme not in ("file", "lmdb", "kafka"):
             problem = f"url = {config.stream.url!r}: tuning needs file:PATH, lmdb:///folder or kafka://host:port/topic"
             raise ConfigError("stream", problem)
         if scheme == "file":
-            check_kind(config)
+            check_kind(config, open_stream(config))
             config = needed(config, self._objective)
         pipeline = build_pipeline(config)
         recorder = Recorder(pipeline, self._objective, self._k)

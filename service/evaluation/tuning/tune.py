@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from learners import registry
 from learners.base import Ranker
 from service import config as configs
 from service.config import Config, ConfigError
 from service.evaluation.estimators import NotEvaluable
-from service.evaluation.replay import open_stream
+from service.evaluation.recordings import open_stream
 from service.evaluation.tuning.confirm import Confirmation, confirmed
 from service.evaluation.tuning.declared import space_of
 from service.evaluation.tuning.documents import Document, changed
@@ -26,6 +25,7 @@ from service.evaluation.tuning.space import Space
 from service.evaluation.tuning.study import Asked, Pruner, Study, Tried
 from service.evaluation.tuning.workers import Processes
 from service.process.runtime import build_pipeline
+from service.urls import scheme_of
 from streams.recorded import BadRecording
 
 __all__ = ["Plan", "Tuned", "tune"]
@@ -140,7 +140,7 @@ def tune(plan: Plan, on_change: Callable[[Sequence[Tried]], None] = lambda tried
     """
     base = configs.parse(plan.document, plan.name)
     _check(plan)
-    if urlsplit(base.stream.url).scheme == "file" and plan.objective is not Objective.OFF_POLICY:
+    if scheme_of(base.stream.url) == "file" and plan.objective is not Objective.OFF_POLICY:
         # Errors of the config and of the file are found before anything is started.
         open_stream(base)
     build_pipeline(base)
@@ -270,7 +270,7 @@ def _check(plan: Plan) -> None:
 
 def _learners(base: Config, objective: Objective) -> list[tuple[str, str]]:
     """Sections and names of the learners that change the objective, for a search without ranges."""
-    config = needed(base, objective) if urlsplit(base.stream.url).scheme == "file" else base
+    config = needed(base, objective) if scheme_of(base.stream.url) == "file" else base
     retrievers = list(config.retrievers)
     if objective not in (*LISTS, Objective.REWARD) and not base.features.retrieval:
         rankers = [registry.find(Ranker, name) for name in config.ranker]

@@ -16,13 +16,14 @@ from learners.features import hash_id
 from memory.keyed.catalog import Catalog
 from service.http.ingest import Entry, Ingest, LogBusy, entry
 from service.http.request_ids import RequestIds
-from service.http.routes.route import Answer, Route, problems
+from service.http.routes.route import Answer, Link, Route, problems
 from service.http.schemas import EventResult, EventResults, ItemDocument, UserDocument, Written
-from service.http.web import Failure, Request, RequestHandler, Response, decoded, json
+from service.http.security.access import may
+from service.http.web import Failure, Request, RequestHandler, Response, decoded, json, path_id
 from service.learning.validation import EventValidator
 from service.process.runtime import Runtime
 from streams.codec import BadEvent, decode, encode
-from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, Tick, UserUpdate
+from streams.events import Event, Forget, Id, Impression, Interaction, ItemUpdate, Tick, UserUpdate
 from streams.log import InDoubt, LogFull, Offsets, RecordTooLarge
 
 __all__ = ["EventRoutes"]
@@ -33,12 +34,16 @@ VISIBLE_SECONDS = 5.0
 TURN = 64
 """Events decoded in a row before the event loop serves others."""
 
-_ID = {"id": "Id, percent-encoded"}
+Posted = Impression | Interaction | ItemUpdate | UserUpdate | Forget
+"""Events that clients may post: all but the service's own ticks."""
+
+_ID = {"id": ("Id, percent-encoded UTF-8", Id)}
 _WRITTEN = {
     200: Answer("Done; rankings use it", Written),
     202: Answer("In the log; rankings will use it", Written),
-    **problems(422, 503, 507),
+    **problems(413, 422, 503, 507),
 }
+_ERASES = "'forget' needs a key with the scope 'admin'; send it with such a key"
 _ACCEPTED = EventResult(status="accepted")
 _RAW = msgspec.json.Decoder(list[msgspec.Raw])
 _log = logging.getLogger(__name__)
@@ -87,7 +92,8 @@ class EventRoutes:
     def __init__(self, runtime: Runtime, handler: RequestHandler, ingest: Ingest, ids: RequestIds) -> None:
         self._runtime, self._handler, self._ingest, self._ids = runtime, handler, ingest, ids
         self._queued = runtime.config.stream.ack == "queued"
-        self._validator = EventValidator(runtime.config.reward, runtime.config.stream.max_skew)
+        self._limits = runtime.config.texts
+        self._validator = EventValidator(runtime.config.reward, runtime.config.stream.max_skew, self._limits)
 
     def routes(self) -> Iterable[Route]:
         """All routes of this class."""
@@ -101,9 +107,10 @@ class EventRoutes:
             description=(
                 "Each event is checked separately: a bad one is kept as a dead letter and does not affect the others. An "
                 'accepted event is in the log when the response comes, or in the buffer in memory with `ack = "queued"`. '
-                "`tick` events are reserved for the service."
+                "`forget` events need a key with the scope `admin`; `tick` events are reserved for the service."
             ),
-            body=Event | Annotated[list[Event], msgspec.Meta(max_length=max_events)],
+            body=Posted | Annotated[list[Posted], msgspec.Meta(max_length=max_events)],
+            narrowed={"Interaction.kind": {"enum": sorted(self._runtime.config.reward)}},
             answers={
                 202: Answer("All accepted: they will be learned", EventResults),
                 207: Answer("Some accepted", EventResults),
@@ -113,19 +120,33 @@ class EventRoutes:
         )
         yield Route(
             "POST",
-            "/v1/users/{id:path}/forget",
+            "/v1/users/{id:id}/forget",
             self.forget,
-            scope="write",
+            scope="admin",
             summary="Delete all data of a user",
-            description="The body is empty, but needs `Content-Type: application/json`.",
+            description=(
+                "The body is ignored and may be empty, but needs `Content-Type: application/json`. A user whose id ends in "
+                "`/forget` can be changed by `POST /v1/events` only."
+            ),
             parameters=_ID,
-            answers=_WRITTEN | problems(415),
+            body=Any,
+            answers=_WRITTEN | problems(400, 415),
         )
-        yield from self._entry("/v1/items/{id:path}", _Items(self._runtime))
-        yield from self._entry("/v1/users/{id:path}", _Users(self._runtime))
+        yield from self._entry("/v1/items/{id:id}", _Items(self._runtime))
+        yield from self._entry("/v1/users/{id:user}", _Users(self._runtime))
 
     def _entry(self, path: str, entries: _Items | _Users) -> Iterable[Route]:
         noun, document = entries.noun, entries.document
+        by_id = {"id": "$request.path.id"}
+        named = f"/v1/{noun}s/{{id}}"
+        written = Answer(
+            "Done; rankings use it",
+            Written,
+            links={
+                "read": Link(f"GET {named}", f"Attributes of the {noun}", by_id),
+                "delete": Link(f"DELETE {named}", f"Delete the {noun}", by_id),
+            },
+        )
         yield Route(
             "PUT",
             path,
@@ -134,7 +155,7 @@ class EventRoutes:
             summary=f"Add or replace the {noun}",
             parameters=_ID,
             body=document,
-            answers=_WRITTEN | problems(400, 413, 415),
+            answers=_WRITTEN | {200: written} | problems(400, 415),
         )
         yield Route(
             "GET",
@@ -143,7 +164,7 @@ class EventRoutes:
             scope="read",
             summary=f"Attributes of the {noun}",
             parameters=_ID,
-            answers={200: Answer("The attributes", document), **problems(404, 503)},
+            answers={200: Answer("The attributes", document), **problems(404, 422, 503)},
         )
         yield Route(
             "DELETE",
@@ -160,7 +181,7 @@ class EventRoutes:
         body = await self._handler.body(request)
         single = body.lstrip()[:1] != b"["
         raws: Sequence[bytes | msgspec.Raw] = [body] if single else self._elements(body)
-        now = time.time()
+        now, erases = time.time(), may(request, "admin")
         good: list[Entry] = []
         accepted: list[Event] = []
         bad: list[tuple[BadEvent, bytes]] = []
@@ -168,6 +189,10 @@ class EventRoutes:
         for n, raw in enumerate(raws, 1):
             try:
                 event = self._checked(bytes(raw), now)
+                if isinstance(event, Forget) and not erases:
+                    if single:
+                        raise Failure(403, f"type: {_ERASES}", "type")
+                    raise BadEvent("type", _ERASES)
                 good.append(entry(event))
                 accepted.append(event)
                 results.append(_ACCEPTED)
@@ -193,7 +218,7 @@ class EventRoutes:
 
     async def put(self, entries: _Items | _Users, request: Request) -> Response:
         """Add or replace an item or user."""
-        name = request.path_params["id"]
+        name = self._name(entries.noun, request)
         document: Any = decoded(entries.document, await self._handler.body(request))
         named = getattr(document, entries.noun)
         if named not in (None, name):
@@ -202,11 +227,11 @@ class EventRoutes:
 
     async def delete(self, entries: _Items | _Users, request: Request) -> Response:
         """Delete an item or the attributes of a user."""
-        return await self._change(entries.event(request.path_params["id"], None))
+        return await self._change(entries.event(self._name(entries.noun, request), None))
 
     async def get(self, entries: _Items | _Users, request: Request) -> Response:
         """Attributes of an item or user."""
-        name = request.path_params["id"]
+        name = self._name(entries.noun, request)
         engine = self._runtime.engine
         attributes = await self._handler.answer(lambda: engine.call(lambda: entries.catalog.get(hash_id(name))))
         if attributes is None:
@@ -215,9 +240,19 @@ class EventRoutes:
 
     async def forget(self, request: Request) -> Response:
         """Delete all data of a user. The body is ignored, but must be declared as JSON like any other."""
+        user = self._name("user", request)
         await self._handler.body(request)
-        self._runtime.pipeline.pending.forget(request.path_params["id"])
-        return await self._change(Forget(user=request.path_params["id"]))
+        self._runtime.pipeline.pending.forget(user)
+        return await self._change(Forget(user=user))
+
+    def _name(self, noun: str, request: Request) -> str:
+        """Id in the path of a request."""
+        name = path_id(request)
+        try:
+            self._limits.check_ids(**{noun: name})
+        except BadEvent as error:
+            raise Failure(422, str(error), noun) from error
+        return name
 
     def _elements(self, body: bytes) -> list[msgspec.Raw]:
         try:
@@ -233,7 +268,7 @@ class EventRoutes:
         event = decode(data)
         if isinstance(event, Tick):
             raise BadEvent("type", "'tick' is reserved for the service; remove the event")
-        self._validator.check(event, now)
+        self._validator.check(event, now, len(data))
         missing: dict[str, Any] = {} if event.timestamp else {"timestamp": now}
         if self._queued and isinstance(event, Interaction) and not event.id:
             # A retry may append it twice; the id lets the trainer drop the duplicate.

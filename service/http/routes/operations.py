@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import Literal
 
 from service.http.live import Live
 from service.http.routes.route import Answer, Route, problems
-from service.http.schemas import Problem
+from service.http.schemas import Health, LiveEvent, Status
 from service.http.web import Failure, Request, RequestHandler, Response, json, streamed
 from service.process.digests import Digests
 from service.process.runtime import Runtime
@@ -35,47 +36,52 @@ class OperationRoutes:
             "GET",
             "/v1/status",
             self.status,
-            scope="read",
+            scope="admin",
             summary="Status of this process",
-            parameters={"digest": "1: add the digests of the whole state (not at a replica) and of its shared part"},
-            answers={200: Answer("Status"), **problems(503)},
+            parameters={
+                "digest": ("1: add the digests of the whole state (not at a replica) and of its shared part", Literal["0", "1"])
+            },
+            answers={200: Answer("Status", Status), **problems(422, 503)},
         )
         yield Route(
             "GET",
             "/v1/live",
             self.stream,
-            scope="read",
+            scope="admin",
             summary="Server-sent events with the data of the live page",
-            answers={200: Answer("Stream"), 503: Answer("Too many live pages are open", Problem)},
+            answers={200: Answer("Stream", LiveEvent, media="text/event-stream"), **problems(503)},
         )
         yield Route(
             "GET",
             "/healthz",
             self.alive,
-            scope="probe",
+            scope="open",
             summary="Whether the process is alive",
-            answers={200: Answer("It is alive")},
+            answers={200: Answer("It is alive", Health)},
         )
         yield Route(
             "GET",
             "/readyz",
             self.ready,
-            scope="probe",
+            scope="open",
             summary="Whether the service is ready: everything is compiled, and it has caught up with the log",
-            answers={200: Answer("It is ready"), **problems(503)},
+            answers={200: Answer("It is ready", Health), **problems(503)},
         )
         yield Route(
             "GET",
             "/metrics",
             self.metrics,
-            scope="probe",
+            scope="metrics",
             summary="Metrics in the Prometheus text format",
-            answers={200: Answer("Metrics")},
+            answers={200: Answer("Metrics", media="text/plain")},
         )
 
     async def status(self, request: Request) -> Response:
         """Status of this process."""
-        if request.query_params.get("digest") == "1":
+        asked = request.query_params.get("digest", "0")
+        if asked not in ("0", "1"):
+            raise Failure(422, f"digest: {asked!r}; send 1, or leave it out", "digest")
+        if asked == "1":
             return json(await self._handler.wait(lambda: asyncio.shield(self._digests.ask())))
         return json(await self._handler.answer(lambda: self._runtime.engine.call(self._runtime.status)))
 
@@ -87,7 +93,7 @@ class OperationRoutes:
 
     async def alive(self, request: Request) -> Response:
         """Answer that the process is alive."""
-        return json({"status": "alive"})
+        return json(Health(status="alive"))
 
     async def ready(self, request: Request) -> Response:
         """Answer 200 once everything is compiled and the engine has caught up, else 503 with the reason."""
@@ -102,7 +108,7 @@ class OperationRoutes:
             raise Failure(
                 503, "the trainer has another config or version, so this state gets no newer; restart with its config"
             )
-        return json({"status": "ready"})
+        return json(Health(status="ready"))
 
     async def metrics(self, request: Request) -> Response:
         """Metrics for Prometheus."""

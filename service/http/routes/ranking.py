@@ -11,7 +11,7 @@ import msgspec
 
 from service.http.ingest import Ingest, LogBusy
 from service.http.request_ids import RequestIds
-from service.http.routes.route import Answer, Route, problems
+from service.http.routes.route import Answer, Link, Route, problems
 from service.http.web import Failure, Request, RequestHandler, Response, decoded, json
 from service.learning.validation import check_numbers
 from service.process.runtime import Runtime
@@ -20,6 +20,17 @@ from streams.codec import BadEvent, partition_key
 from streams.events import Impression
 
 __all__ = ["RankingRoutes"]
+
+_INTERACTION = Link(
+    "POST /v1/events",
+    "The user did something with the first item",
+    body={
+        "type": "interaction",
+        "request_id": "$response.body#/request_id",
+        "user": "$request.body#/user",
+        "item": "$response.body#/items/0/item",
+    },
+)
 
 
 class RankingRoutes:
@@ -36,7 +47,7 @@ class RankingRoutes:
 
     def __init__(self, runtime: Runtime, handler: RequestHandler, ingest: Ingest, ids: RequestIds) -> None:
         self._runtime, self._handler, self._ingest, self._ids = runtime, handler, ingest, ids
-        self._fingerprint = runtime.config.fingerprint
+        self._fingerprint, self._limits = runtime.config.fingerprint, runtime.config.texts
 
     def routes(self) -> Iterable[Route]:
         """All routes of this class."""
@@ -48,10 +59,14 @@ class RankingRoutes:
             "POST",
             path,
             partial(self.rank, document),
-            scope="write",
+            scope="read",
             summary=summary,
             body=document,
-            answers={200: Answer("The ranking", RankingResponse), **problems(400, 409, 413, 415, 422, 503)},
+            answers={
+                200: Answer("The ranking", RankingResponse, links={"interaction": _INTERACTION}),
+                **problems(400, 409, 413, 415, 422, 503),
+            },
+            narrowed={f"{document.__name__}.by": {"enum": [*self._runtime.pipeline.retrievers.named, None]}},
         )
 
     async def rank(self, document: type[RankRequest | RecommendRequest], request: Request) -> Response:
@@ -59,7 +74,7 @@ class RankingRoutes:
         arrived = time.perf_counter()
         ranking_request = decoded(document, await self._handler.body(request))
         try:
-            check_numbers("context", ranking_request.context)
+            self._check(ranking_request)
         except BadEvent as error:
             raise Failure(422, str(error), error.field) from error
         response, impression = await self._ranked(ranking_request)
@@ -84,6 +99,16 @@ class RankingRoutes:
         if given is None and impression is not None:
             self._ids.claim(impression.request_id)
         return response, impression
+
+    def _check(self, request: RankRequest | RecommendRequest) -> None:
+        limits = self._limits
+        limits.check_context(request.context)
+        check_numbers("context", request.context)
+        limits.check_ids(user=request.user, request_id=request.request_id or "")
+        if isinstance(request, RankRequest):
+            limits.check_listed("items", request.items)
+        else:
+            limits.check_listed("exclude", request.exclude)
 
     async def _log(self, impression: Impression) -> None:
         """Queue an impression for the log; if the buffer is full, keep it as a dead letter."""

@@ -9,7 +9,6 @@ from learners.contract.checks import check_learner, outputs
 from learners.contract.worlds import feedback_of, world
 from learners.rankers.river_model import RiverModel
 from learners.registry import ConfigError, build
-from memory.pickled_object import UntrustedPickle
 
 SGD = {"optimizer": {"class": "river.optim.SGD", "lr": 0.2}}
 SCALED = {"arguments": [{"class": "river.preprocessing.MaxAbsScaler"}, {"class": "river.linear_model.LinearRegression"}]}
@@ -95,7 +94,9 @@ def test_refusals_name_the_remedy(keywords, problem):
         build(Ranker, "river_model", keywords, "ranker.river_model")
 
 
-def test_untrusted_pickles_are_refused():
-    ranker = RiverModel()
-    with pytest.raises(UntrustedPickle):
-        ranker.load_state_dict(ranker.state_dict())
+def test_a_state_loads_without_trust_in_its_folder():
+    learner, other = RiverModel(**MODELS["tree"]), RiverModel(**MODELS["tree"])
+    learner.learn(world(1))
+    other.load_state_dict(learner.state_dict())
+    batch = world(2)
+    assert np.array_equal(outputs(learner, batch)["score"], outputs(other, batch)["score"])

@@ -152,3 +152,30 @@ def test_damaged_texts_are_refused() -> None:
     for text, problem in ((b"[[0,", "json"), (b'[[2,"n",{}]]', "slots beyond 2")):
         with pytest.raises(ValueError, match=problem):
             catalog.load_state_dict(state | {"texts.json": np.frombuffer(text, np.uint8)})
+
+
+def test_beyond_its_bytes_the_least_recently_touched_items_are_evicted() -> None:
+    catalog = Catalog(100, 2, text_bytes=40_000)
+    for key in range(1, 40):
+        put(catalog, key, text="x" * 700)  # about 950 bytes each
+    assert len(catalog) == 39 and catalog.evictions == 0
+    ensure(catalog, 1)  # touched again
+    for key in range(40, 45):
+        put(catalog, key, text="x" * 700)
+    assert catalog.evictions == 44 - len(catalog) > 0
+    assert catalog.known(np.array([1, 2, 3, 44])).tolist() == [True, False, False, True]
+    assert catalog.name(2) is None and catalog.get(44) == {"text": "x" * 700}
+    assert catalog.texts.used <= 40_000
+    put(catalog, 50, text="x" * 100_000)
+    assert catalog.known(np.array([50, 44])).tolist() == [True, False], "one that is too large alone stays"
+
+
+def test_a_follower_evicts_what_its_leader_evicted() -> None:
+    leader, follower = Catalog(100, 2, text_bytes=20_000), Catalog(100, 2, text_bytes=20_000)
+    for key in range(1, 60):
+        put(leader, key, text="x" * 700)
+        if key % 7 == 0:
+            follower.apply_changes(leader.take_changes())
+    follower.apply_changes(leader.take_changes())
+    assert leader.evictions > 30
+    assert digest(follower.state_dict()) == digest(leader.state_dict())

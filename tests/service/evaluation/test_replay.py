@@ -14,7 +14,8 @@ import pytest
 
 from service.config import Config, ConfigError, parse
 from service.evaluation.progressive import Evaluation
-from service.evaluation.replay import open_stream, replay
+from service.evaluation.recordings import open_stream
+from service.evaluation.replay import replay
 from service.evaluation.reports import replay_report
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import Fold

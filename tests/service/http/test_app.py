@@ -20,7 +20,12 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_every_error_has_one_shape(service: Service) -> None:
-    for method, path, status in (("GET", "/nowhere", 404), ("GET", "/v1/events", 405), ("PUT", "/v1/rank", 405)):
+    for method, path, status in (
+        ("GET", "/nowhere", 404),
+        ("POST", "/v1/rank/", 404),
+        ("GET", "/v1/events", 405),
+        ("PUT", "/v1/rank", 405),
+    ):
         answer = await service.send(method, path)
         assert answer.status_code == status
         assert set(answer.json()) <= {"error", "field"} and path in answer.json()["error"]
@@ -28,14 +33,33 @@ async def test_every_error_has_one_shape(service: Service) -> None:
     assert broken.status_code == 400 and "JSON" in broken.json()["error"]
 
 
+async def test_a_wrong_method_is_told_all_that_there_are(service: Service) -> None:
+    for path, methods in (("/v1/items/a", {"DELETE", "GET", "PUT"}), ("/v1/rank", {"POST"}), ("/v1/status", {"GET"})):
+        answer = await service.send("PATCH", path)
+        assert answer.status_code == 405
+        assert set(answer.headers["allow"].split(", ")) - {"HEAD"} == methods
+
+
+async def test_the_openapi_page_describes_what_the_config_allows(make_config: MakeConfig) -> None:
+    async with serving(make_config(reward={"click": 1.0, "buy": 5.0})) as service:
+        schemas = service.app.openapi()["components"]["schemas"]
+        assert schemas["Interaction"]["properties"]["kind"]["enum"] == ["buy", "click"]
+        assert schemas["RankRequest"]["properties"]["by"]["enum"] == ["popularity", "diag_linucb", None]
+        for operations in service.app.openapi()["paths"].values():
+            for operation in operations.values():
+                for status, answer in operation["responses"].items():
+                    assert answer["content"], "every answer has a schema"
+                    assert ("Retry-After" in answer.get("headers", {})) == (status == "503")
+
+
 async def test_the_openapi_page_describes_every_route_and_nothing_else(make_config: MakeConfig) -> None:
-    undescribed = {"/", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+    undescribed = {"/", "/docs", "/openapi.json"}
     for serves in (True, False):
         async with serving(make_config(), serves=serves) as service:
             paths = service.app.openapi()["paths"]
             described = {(method.upper(), path) for path, operations in paths.items() for method in operations}
             routes = [route for route in service.app.routes if isinstance(route, Route)]
-            answered = {(method, re.sub(":path}", "}", route.path)) for route in routes for method in route.methods or ()}
+            answered = {(method, re.sub(r":\w+}", "}", route.path)) for route in routes for method in route.methods or ()}
             assert described == {(method, path) for method, path in answered if path not in undescribed and method != "HEAD"}
             assert ("GET", "/healthz") in described and (("POST", "/v1/events") in described) == serves
             assert undescribed < {path for _, path in answered}
@@ -50,13 +74,15 @@ async def test_the_openapi_page_describes_bodies_by_the_structs_that_decode(serv
     posted = document["paths"]["/v1/events"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     listed, single = sorted(posted["anyOf"], key=lambda schema: "items" not in schema)
     assert listed == {"type": "array", "items": single, "maxItems": service.runtime.config.server.max_events}
-    events = {"Impression", "Interaction", "ItemUpdate", "UserUpdate", "Forget", "Tick"}
+    events = {"Impression", "Interaction", "ItemUpdate", "UserUpdate", "Forget"}
     assert {schema["$ref"].rsplit("/", 1)[1] for schema in single["anyOf"]} == events <= schemas.keys()
     assert single["discriminator"]["mapping"]["item"] == "#/components/schemas/ItemUpdate"
     removing = document["paths"]["/v1/users/{id}"]["delete"]
     (parameter,) = removing["parameters"]
     assert (parameter["name"], parameter["in"], parameter["required"]) == ("id", "path", True)
-    assert "requestBody" not in removing and removing["responses"].keys() == {"200", "202", "422", "503", "507"}
+    assert "requestBody" not in removing and removing["responses"].keys() == {
+        *("200", "202", "400", "401", "403", "413", "421", "422", "503", "507")
+    }
 
     def references(node: Any) -> Iterable[str]:
         for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
@@ -72,7 +98,7 @@ async def test_the_openapi_page_describes_bodies_by_the_structs_that_decode(serv
     assert (await service.send("GET", "/docs")).status_code == 200
 
 
-@pytest.mark.parametrize(("method", "scope"), [("GET", "write"), ("POST", "read"), ("DELETE", "probe")])
+@pytest.mark.parametrize(("method", "scope"), [("GET", "write"), ("POST", "metrics"), ("DELETE", "open")])
 def test_a_route_whose_scope_contradicts_its_method_is_refused(method: str, scope: Scope) -> None:
     async def nothing(request: Any) -> Any: ...
 
@@ -85,7 +111,7 @@ async def test_a_process_that_does_not_serve_has_only_the_operator_routes(make_c
         document = (await service.send("GET", "/openapi.json")).json()
         shown = {"/healthz", "/readyz", "/metrics", "/v1/status", "/v1/live"}
         assert document["paths"].keys() == shown
-        assert document["components"]["schemas"].keys() == {"Problem"}
+        assert document["components"]["schemas"].keys() == {"Health", "LiveEvent", "Problem", "Status"}
         for path in [*sorted(shown - {"/v1/live"}), "/"]:
             while (answer := await service.send("GET", path)).status_code == 503:
                 await asyncio.sleep(0.01)

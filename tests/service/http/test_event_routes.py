@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from urllib.parse import quote
 
 import pytest
 
@@ -129,6 +131,35 @@ async def test_users_are_written_read_and_forgotten(service: Service) -> None:
     assert (await service.send("DELETE", "/v1/users/bob")).status_code == 200
     too_long = await service.send("PUT", "/v1/users/" + "x" * 300, {})
     assert too_long.status_code == 422 and too_long.json()["field"] == "user"
+
+
+async def test_an_id_in_a_path_is_taken_as_it_is(service: Service) -> None:
+    """A line break at its end is a part of it, too."""
+    names = ["a\nb", "a\n", "\n", "/", "a//b/", "?", "#", "%25", " ", "\u2028", "\ufffd", "forget"]
+    for noun, name in itertools.product(["item", "user"], names):
+        path = f"/v1/{noun}s/{quote(name, safe='')}"
+        assert (await service.send("PUT", path, {"attributes": {"colour": "red"}})).json() == {"visible": True}, (noun, name)
+        assert getattr(service.logged()[-1], noun) == name
+        assert (await service.send("GET", path)).json() == {noun: name, "attributes": {"colour": "red"}}
+        assert (await service.send("DELETE", path)).json() == {"visible": True}
+        assert (await service.send("GET", path)).status_code == 404
+
+
+async def test_an_id_that_is_no_utf8_is_refused(service: Service) -> None:
+    """Servers replace such bytes by one character: all these ids would be the same."""
+    for method, path in (("PUT", "items/%FF"), ("GET", "users/%C3%28"), ("DELETE", "items/a%80"), ("POST", "users/%FE/forget")):
+        answer = await service.send(method, f"/v1/{path}", {})
+        assert (answer.status_code, answer.json()["field"]) == (400, "id"), path
+        assert "UTF-8" in answer.json()["error"]
+    assert service.logged() == []
+
+
+async def test_forgetting_a_user_is_no_user(service: Service) -> None:
+    """Who deletes it by mistake is told so, and does not believe that the user was forgotten."""
+    for method in ("GET", "PUT", "DELETE"):
+        answer = await service.send(method, "/v1/users/ann/forget", {})
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST"), method
+    assert service.logged() == []
 
 
 class FullLog(MemoryLog):

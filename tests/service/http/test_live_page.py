@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from service.http.security.keys import new_key
 from tests.service.processes import DEADLINE, Process, command, environment, serving
 
 if TYPE_CHECKING:
@@ -105,6 +106,36 @@ def wait_until(page: Page, script: str) -> None:
     while not page.evaluate(script):
         assert time.monotonic() < until, script
         page.wait_for_timeout(100)
+
+
+def test_the_pages_work_with_a_key_as_the_browsers_password(browser: Browser, tmp_path: Path) -> None:
+    key, entry = new_key("page", ["read", "admin"])
+    config, file = tmp_path / "keys.toml", tmp_path / "keys"
+    file.write_text(entry)
+    file.chmod(0o600)
+    config.write_text(f'{CONFIG}[server]\nkeys = "{file}"\n')
+    with serving(config, tmp_path) as process:
+        context = browser.new_context(http_credentials={"username": "", "password": key})
+        page = context.new_page()
+        page.set_default_timeout(MILLISECONDS)
+        problems: list[str] = []
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda asked: None if asked.url.startswith(process.url) else problems.append(f"asked {asked.url}"))
+        page.goto(process.url)
+        page.wait_for_selector("#connection.live")
+        wait_until(page, "samples.length > 1 && learners.length > 0")
+        page.get_by_label("User").fill("u1")
+        page.get_by_role("button", name="Recommend").click()
+        wait_until(page, "document.getElementById('message').textContent.includes('Nothing to recommend yet')")
+        page.goto(f"{process.url}/docs")
+        page.get_by_text("Find and rank items for a user").click()
+        page.get_by_role("button", name="Try it out").click()
+        with page.expect_response("**/v1/recommend") as answer:
+            page.get_by_role("button", name="Execute").click()
+        assert answer.value.status in (200, 422)
+        page.wait_for_selector(".responses-table.live-responses-table")
+        context.close()
+        assert [text for text in problems if not re.search("401|422", text)] == [], "only refusals that are part of the test"
 
 
 def test_numbers_and_charts_are_alive(page: Page) -> None:

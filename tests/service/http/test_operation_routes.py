@@ -45,3 +45,6 @@ async def test_status_health_and_the_digest(service: Service) -> None:
     await service.post("/v1/events", click("u", "a"))
     await service.learned()
     assert (await service.send("GET", "/v1/status?digest=1")).json()["digest"] != before
+    assert (await service.send("GET", "/v1/status?digest=0")).json().keys() == status.keys()
+    wrong = await service.send("GET", "/v1/status?digest=yes")
+    assert (wrong.status_code, wrong.json()["field"]) == (422, "digest")

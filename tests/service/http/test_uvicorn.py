@@ -65,6 +65,17 @@ def test_a_large_body_is_answered_and_the_connection_goes_on(client: httpx.Clien
     assert client.get("/healthz").status_code == 200
 
 
+def test_a_head_of_more_than_16_kib_is_refused_and_others_are_served(client: httpx.Client) -> None:
+    with httpx.Client(base_url=client.base_url, timeout=DEADLINE) as greedy:
+        assert greedy.get("/healthz", headers={"X-Filler": "x" * 15_000}).status_code == 200
+        answer = greedy.get("/healthz", headers={"X-Filler": "x" * 16_384})
+        assert answer.status_code == 431 and "max_head = 16384" in answer.json()["error"]
+        assert greedy.get("/v1/items/" + "x" * 16_384).status_code == 414
+    assert client.get("/healthz").status_code == 200
+    refused = client.get("/metrics").text
+    assert 'freshet_refused_total{status="431"} 1.0' in refused and 'freshet_refused_total{status="414"} 1.0' in refused
+
+
 def test_the_live_stream_sends_the_history_and_then_each_second(client: httpx.Client) -> None:
     received = []
     with client.stream("GET", "/v1/live") as stream:

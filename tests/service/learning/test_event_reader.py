@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from service.config import parse
-from service.learning.event_reader import EventReader
+from service.learning.event_reader import MAX_APPENDED, EventReader
 from service.learning.order import PollOrder
 from service.learning.validation import EventValidator
 from streams.codec import encode
@@ -110,3 +110,13 @@ def test_an_open_batch_of_a_former_life_waits_too() -> None:
     append(log, 0, Tick(timestamp=time.time()))
     fold(again)
     assert again.as_of > 0
+
+
+def test_repeated_events_do_not_collect_append_times() -> None:
+    log = MemoryLog()
+    log.append([(b"", encode(Interaction(user="u", item="i", id="same", timestamp=time.time())))] * (2 * MAX_APPENDED))
+    reader = reader_of(log)
+    reader.open(dict.fromkeys(log.begin(), Joiner().position()))
+    fold(reader)
+    assert reader.counts["duplicates"] == 2 * MAX_APPENDED - 1
+    assert len(reader.appended) <= MAX_APPENDED

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from service.config import Config, parse
-from service.evaluation.replay import open_stream, replay
+from service.evaluation.recordings import open_stream
+from service.evaluation.replay import replay
 from service.learning.feedback import FeedbackBuilder
 from service.process.runtime import build_pipeline, joiners
 from service.ranking.requests import RankRequest

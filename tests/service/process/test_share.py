@@ -124,6 +124,9 @@ class Updater:
     def idle(self, *, hurry: bool = False) -> float:
         return 0.001
 
+    def keep_time(self) -> None:
+        pass
+
     def turn(self) -> bool:
         self.time.spend(0.004)
         self.turns += 1

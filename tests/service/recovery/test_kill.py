@@ -47,7 +47,7 @@ every = 0.05
 """
 
 
-KILLS = int(os.environ.get("FRESHET_KILLS", "5"))
+KILLS = int(os.environ.get("FRESHET_KILLS", "3"))
 
 
 def test_kill_9_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:

@@ -105,6 +105,27 @@ def test_it_has_the_trainers_state_at_every_change(world: World) -> None:
     assert 0 < replica.pipeline.as_of <= trainer.pipeline.as_of
 
 
+@pytest.mark.parametrize("model", ["river.linear_model.LogisticRegression", "river.tree.HoeffdingTreeClassifier"])
+def test_it_follows_a_model_of_another_library_from_a_folder_that_others_may_write(
+    make_config: MakeConfig, tmp_path: Path, model: str
+) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    world = World(make_config(ranker={"river_model": {"model": model, "bits": 10}}, rerankers={}), folder)
+    trainer, replica = world.trainer(), world.replica()
+    for _ in range(40):
+        trainer.turn()
+    follow(replica)
+    trainer.save()
+    late = world.replica()
+    trainer.drain()
+    for one in (replica, late):
+        follow(one)
+        whole, followed = states(trainer, one)
+        assert whole == followed and one.pipeline.version > 10 and not one.failures
+
+
 def test_one_that_comes_late_begins_with_a_checkpoint_and_needs_nothing_from_before(world: World) -> None:
     trainer = world.trainer()
     for _ in range(40):

@@ -238,7 +238,7 @@ def test_a_commit_is_for_all_partitions_and_never_for_an_older_version(broker: B
 
 def test_metadata_over_the_limit_is_not_sent(broker: Broker, keeper: Keeper, join: Join) -> None:
     topic = broker.topic(1)
-    fits = MAX_METADATA_BYTES - len('[0,0.0,0,0,{"":1}]')
+    fits = MAX_METADATA_BYTES - len('[0,0.0,0,0,0.0,0.0,{"":1}]')
     member = join(keeper.servers, topic, 1, "m" * fits)
     settle(member, partitions=1)
     member.group.commit(1, {0: Position()})

@@ -1,0 +1,1 @@
+"""Admission: what events may hold, whichever door they come by."""
