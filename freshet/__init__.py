@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from freshet.replays import Report, replay
     from freshet.river_adapter import RiverClassifier
     from freshet.sklearn_adapter import SklearnClassifier
+    from freshet.tuning import TuneReport, tune
     from learners.base import Adapter, Policy, Ranker, Ranking, Reranker, Retriever
     from learners.registry import ConfigError, register
     from learners.schema import Schema
@@ -65,12 +66,14 @@ __all__ = [
     "SklearnClassifier",
     "Stateful",
     "Table",
+    "TuneReport",
     "UserUpdate",
     "decode",
     "encode",
     "evaluate",
     "register",
     "replay",
+    "tune",
 ]
 
 _NAMES = {
@@ -80,6 +83,7 @@ _NAMES = {
     "freshet.replays": ("Report", "replay"),
     "freshet.river_adapter": ("RiverClassifier",),
     "freshet.sklearn_adapter": ("SklearnClassifier",),
+    "freshet.tuning": ("TuneReport", "tune"),
     "learners.base": ("Adapter", "Policy", "Ranker", "Ranking", "Reranker", "Retriever"),
     "learners.registry": ("ConfigError", "register"),
     "learners.schema": ("Schema",),

@@ -73,6 +73,7 @@ class Recommender:
     >>> shop = Recommender({"ranker": {"bias": {}}, "retrievers": {"popularity": {}}})
     >>> shop = shop.learn([
     ...     {"type": "item", "item": "kettle", "attributes": {"brand": "Acme"}},
+    ...     {"type": "item", "item": "tea"},
     ...     {"type": "interaction", "user": "ann", "item": "tea"},
     ...     {"type": "interaction", "user": "bob", "item": "tea"},
     ... ])

@@ -16,14 +16,15 @@ import typer
 
 from memory import jit
 from service import config as configs
+from service.commands.keys import app as key
+from service.commands.topics import app as topics
+from service.commands.tune import tune
 from service.config import Config, ConfigError, Role
 from service.console import err, finish, out, print_anything, print_json, require_finite
 from service.evaluation.estimators import NotEvaluable
-from service.http.security import keys
 from service.log_tools.commands import app as log_commands
 from service.process.data_folder import FolderBusy
 from service.reference.commands import app as config_commands
-from service.tune_command import tune
 from service.urls import url_of_recording
 from streams.recorded import BadRecording
 
@@ -43,12 +44,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"auto_envvar_prefix": "FRESHET"},
 )
-topics = typer.Typer(help="The Kafka topics that a config names.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
 app.add_typer(config_commands, name="config")
 app.command()(tune)
 app.add_typer(log_commands, name="log")
-key = typer.Typer(help="The API keys of a service.", no_args_is_help=True)
 app.add_typer(key, name="key")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file; the default is the built-in config.")]
@@ -309,60 +308,6 @@ def _run(
     if failure is not None:
         err.print(f"[bold red]engine stopped:[/] {failure!r}; a restart continues from the last checkpoint", markup=True)
         raise typer.Exit(ExitCode.ENGINE)
-
-
-@topics.command("create")
-def create_topics(
-    config: Annotated[Path, typer.Option("--config", "-c", help="TOML file.")],
-    partitions: Annotated[int | None, typer.Option(min=1, help="Partitions of the events topic; 4 for a new topic.")] = None,
-    replication: Annotated[
-        int | None,
-        typer.Option(min=1, help="Replicas of each partition; a new topic gets 3, or one per broker if there are fewer."),
-    ] = None,
-    retention: Annotated[float | None, typer.Option(min=0.0, help="Days to keep events; 7 for a new topic.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the topics, but create none.")] = False,
-) -> None:
-    """Create the topics that a config names, and check existing ones. Nothing is altered or deleted.
-
-    The events topic gets the partitions you ask for; weights and dead letters get one. No topic is compacted: compaction
-    keeps only the last record of a key, and every record counts here.
-    """
-    from service.process import topics as kafka_topics  # Imported late: the Kafka client is slow to import.
-
-    require_finite(retention=retention)
-    seconds = None if retention is None else retention * kafka_topics.DAY
-    needed = kafka_topics.required_topics(_load(config), partitions, seconds)
-    reports = kafka_topics.create(needed, replication, dry_run=dry_run)
-    out.print(kafka_topics.table(reports))
-    for report in reports:
-        for difference in report.differences:
-            word = "not usable" if difference.essential else "differs"
-            err.print(f"{report.topic.name}: {word}: {difference.text}", markup=False, highlight=False)
-    if not all(report.usable for report in reports):
-        raise typer.Exit(ExitCode.CONFIG)
-
-
-@key.command("new")
-def new_key(
-    scope: Annotated[
-        list[str], typer.Option(help="What the key allows: read, write, metrics or admin; repeat the option for several.")
-    ],
-    name: Annotated[str, typer.Option(help="Names the key in messages and in the file.")],
-    file: Annotated[
-        Path | None, typer.Option(help="File of keys to add the entry to, which only its owner may read; it need not exist.")
-    ] = None,
-) -> None:
-    """Print a new API key, once, and its entry for the file of [server] keys or for FRESHET_API_KEYS, or add it to a file.
-
-    The entry has a hash of the key. Nothing can restore the key from it.
-    """
-    made, entry = keys.new_key(name, scope)
-    if file is not None:
-        keys.add_line(file, entry)
-        err.print(f"{file}: added {name}", markup=False, highlight=False)
-    typer.echo(made)
-    if file is None:
-        typer.echo(entry)
 
 
 def _command() -> str:

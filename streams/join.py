@@ -108,8 +108,8 @@ class Joiner:
     @property
     def nbytes(self) -> int:
         """Approximate bytes of the remembered ids and impressions."""
-        clicked = _CLICKED_BYTES * len(self._clicked)
-        return self.requests.nbytes + self._seen_ids.nbytes + self._early.nbytes + clicked + self._bytes
+        closing = 150 * len(self._clicked)
+        return self.requests.nbytes + self._seen_ids.nbytes + self._early.nbytes + closing + self._bytes
 
     @property
     def room(self) -> int:
@@ -397,7 +397,4 @@ class Joiner:
             self._batch_rewind = self._rewind_mark() or (self._next - 1, *self._now())
 
 
-STEP = 500
-"""Remembered records that one step looks at."""
-
-_CLICKED_BYTES = 150  # approximately, of the time at which a click closes an impression
+STEP = 500  # remembered records that one step looks at

@@ -73,10 +73,12 @@ DOORS = {
     },
     "typer": {
         "service.cli",
+        "service.commands.keys",
+        "service.commands.topics",
+        "service.commands.tune",
         "service.log_tools.commands",
         "service.manual",
         "service.reference.commands",
-        "service.tune_command",
     },
     # The server, and its connections with limits.
     "uvicorn": {"service.http.connections", "service.http.server"},

@@ -220,3 +220,15 @@ def test_a_past_learned_in_parts_is_learned_whole() -> None:
     assert recommender.skipped == {}
     assert recommender._trainer.reader.counts["interactions"] == 61
     assert recommender._log.end()[0] - recommender._log.begin()[0] <= 2
+
+
+def test_windows_follow_the_time_of_the_events_and_not_of_today() -> None:
+    """Learning a past in many parts takes seconds; its windows have their own minutes."""
+    recommender = freshet.Recommender(SMALL | {"stream": {"window": 100.0, "lateness": 10.0}})
+    recommender.learn(freshet.Impression(request_id="r", user="ann", items=("tea", "cup"), timestamp=1e9))
+    for n in range(90):
+        recommender.learn(Interaction(user="bob", item="jug", timestamp=1e9 + n))
+    assert recommender._trainer.reader.open_impressions == 1
+    for n in range(90, 130, 5):
+        recommender.learn(Interaction(user="bob", item="jug", timestamp=1e9 + n))
+    assert recommender._trainer.reader.open_impressions == 0
