@@ -50,6 +50,8 @@ class Items(Capacity):
     ----------
     capacity : int
         Most items whose attributes are kept; beyond it the least recently used one is evicted.
+    bytes : int
+        Most bytes of their ids and attributes, in the same way.
     recommend : {"auto", "listed", "all"}
         Items that may be recommended: ``listed`` are those with an item update; ``all`` are also ids that only interactions
         have named, misspelt ones too; ``auto`` means all until the first item update comes, and those listed from then on.

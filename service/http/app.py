@@ -71,7 +71,7 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
         )
         runtime.monitor.watch(ingest.gauges)
         ids = RequestIds(stream.max_impressions, runtime.updater.has_request)
-        runtime.monitor.watch(ids.gauges)
+        runtime.watch_memory(ids.memory)
         routes += RankingRoutes(runtime, handler, ingest, ids).routes()
         routes += EventRoutes(runtime, handler, ingest, ids).routes()
         runtime.watch_memory(ingest.memory)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
 
 from learners.features import hash_id
 
@@ -40,9 +39,9 @@ class RequestIds:
         """Remove an id that was claimed for an impression that was not made."""
         self._ids.pop(hash_id(request_id), None)
 
-    def gauges(self) -> dict[str, Any]:
-        """Numbers for `service.monitoring.monitor.Monitor`."""
-        return {"memory_bytes": {"request_ids": _ID_BYTES * len(self._ids)}}
+    def memory(self) -> dict[str, int]:
+        """Approximate bytes, for `service.process.runtime.Runtime.watch_memory`."""
+        return {"request_ids": _ID_BYTES * len(self._ids)}
 
 
 _ID_BYTES = 150

@@ -7,7 +7,7 @@ from itertools import islice
 
 from streams.codec import BadEvent, decode
 from streams.events import Tick
-from streams.log import Log, Record
+from streams.log import DamagedRecord, Log, Record
 
 __all__ = ["FOLLOWING", "RecordTimes", "is_tick"]
 
@@ -70,7 +70,11 @@ class RecordTimes:
                 yield one
                 at = one.offset + 1
         while True:
-            records = self._log.read({record.partition: at}, FOLLOWING)
+            try:
+                records = self._log.read({record.partition: at}, FOLLOWING)
+            except DamagedRecord as error:
+                at = error.offset + 1  # It is no tick that can be read. Its own reader reports it.
+                continue
             if not records and self._log.end()[record.partition] <= at:
                 return
             yield from records

@@ -8,7 +8,7 @@ import pytest
 
 from streams import dead_letters
 from streams.dead_letters import DeadLetters
-from streams.events import Impression, Interaction
+from streams.events import Impression, Interaction, Tick
 from streams.join import Joiner
 from streams.joined import bytes_of
 from streams.lmdb_log import LmdbLog
@@ -29,6 +29,8 @@ def test_beyond_its_bytes_the_joiner_evicts_the_oldest_impressions() -> None:
     assert joiner.counts["evicted"] == 1 and joiner.open_impressions == 3
     joiner.push(4, 1.0, Interaction(user="u", item="a", request_id="r0"))
     joiner.push(5, 1.0, Interaction(user="u", item="a", request_id="r1"))
+    for n in range(15):
+        joiner.push(6 + n, 11.0 + 10.0 * n, Tick(timestamp=11.0 + 10.0 * n))
     assert joiner.counts["unjoined"] == 1, "r0 is forgotten, r1 is not"
     joiner.push(6, 1.0, shown(6, 100_000))
     assert joiner.open_impressions == 1, "one that is larger than the memory stays alone"

@@ -39,6 +39,7 @@ def replay(served: float, part: float, untrained: int = 0) -> Replay:
         capped={"fm": 0},
         untrained=untrained,
         dead={},
+        warnings=[],
         digest="",
         memory_bytes={},
     )

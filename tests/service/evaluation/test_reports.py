@@ -36,7 +36,7 @@ def replay(name: str, learner: str, value: float, time: float = APRIL) -> Replay
     return Replay(
         name=name, stream="file:shop.csv", batch_rows=64, rows=30, open_rows=0, recomputed=0, seconds=1.0, cpu_seconds=1.0,
         quality={learner: quality}, top_n={"recommend": top}, graded=False, logged_reward=math.nan, capped={}, untrained=0,
-        dead={}, digest="", memory_bytes={},
+        dead={}, warnings=[], digest="", memory_bytes={},
     )  # fmt: skip
 
 

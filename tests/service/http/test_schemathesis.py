@@ -11,17 +11,32 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from service.http.security.keys import new_key
 from tests.service.processes import ROOT, environment, serving
 
 SECONDS = 60
 SEED = 18
 
 
-def test_every_answer_is_the_one_that_the_openapi_document_promises(tmp_path: Path) -> None:
+def test_every_answer_is_the_one_that_the_openapi_document_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, entry = new_key("schemathesis", ["read", "write", "admin"])
+    monkeypatch.setenv("FRESHET_API_KEYS", entry)
     config, report = tmp_path / "shop.toml", tmp_path / "report.json"
     config.write_text((ROOT / "examples/shop.toml").read_text().replace("lmdb:///tmp/freshet-shop", f"lmdb://{tmp_path}/data"))
     with serving(config, tmp_path) as service:
-        options = ["--max-time", str(SECONDS), "--seed", str(SEED), "--report-json-path", str(report), "--no-color"]
+        options = [
+            "--max-time",
+            str(SECONDS),
+            "--seed",
+            str(SEED),
+            "-H",
+            f"X-API-Key: {key}",
+            "--report-json-path",
+            str(report),
+            "--no-color",
+        ]
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(Path(__file__).parent / "schemathesis.toml")),

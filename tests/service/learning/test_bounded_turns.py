@@ -57,7 +57,7 @@ def test_a_checkpoint_is_copied_over_many_turns_in_which_nothing_changes(make_co
         turns += 1
     assert turns > 50
     assert trainer._saving is not None
-    saved = checkpoints.load(trainer._saving.result())
+    saved = checkpoints.load(trainer._saving[1].result())
     assert digest(split_snapshots(saved.state)[1]) == digest_at_start and saved.version == version
     assert saved.meta["positions"]["0"]["next"] == offsets[0]
     while trainer._copying is None:

@@ -56,7 +56,7 @@ def served(config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
     for at, event in enumerate(open_stream(config).events()):
         pipeline.apply(event)
-        fold(joiner.push(at, event.timestamp, event))
+        fold(joiner.push(at, 0.0, event))
     fold(joiner.finish())
     scores, labels = np.array([score[key] for key in score], np.float32), np.array([label[key] for key in score])
     return {name: (scores[:, n], labels) for n, name in enumerate((pipeline.last_name, pipeline.ranker_name))}

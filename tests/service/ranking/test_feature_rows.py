@@ -49,7 +49,7 @@ class World:
 
     def push(self, event: Event) -> list[Feedback]:
         self.pipeline.apply(event)
-        batches = self.joiner.push(self.offset, event.timestamp, event)
+        batches = self.joiner.push(self.offset, 0.0, event)
         self.offset += 1
         return [feedback for joined in batches if (feedback := self.fold.joined(joined)) is not None]
 

@@ -18,7 +18,7 @@ STRANGER = 12_345
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder that everybody may read."""
-    for parent in (tmp_path, *tmp_path.parents[:2]):
+    for parent in (tmp_path, *tmp_path.parents[:3]):
         parent.chmod(parent.stat().st_mode | 0o055)
     yield tmp_path / "log"
 
