@@ -17,7 +17,7 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,10 @@ class Client:
         response = self._connection.getresponse()
         return response.status, json.loads(response.read())
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     def post(self, events: Iterator[Event]) -> None:
         """Post events in lists, and wait until they are learned."""
         while some := list(islice(events, EVENTS_PER_POST)):
@@ -117,6 +121,10 @@ class Watch(threading.Thread):
         """End the thread."""
         self._stopped.set()
         self.join()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
 
     @property
     def worst(self) -> dict[str, float]:
@@ -230,11 +238,13 @@ def _measured(part: Callable[[Client, Namespace], None], options: Namespace) -> 
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "service.toml"
         config.write_text(CONFIG.format(folder=folder))
-        with running(Path(folder), config, "serve") as (address, pid):
-            client = Client(address)
+        with (
+            running(Path(folder), config, "serve") as (address, pid),
+            closing(Client(address)) as client,
+            closing(Watch(address, pid)) as watch,
+        ):
             while client.ask("GET", "/readyz")[0] != 200:
                 time.sleep(0.1)
-            watch = Watch(address, pid)
             start = watch.sample()
             watch.start()
             part(client, options)

@@ -25,8 +25,8 @@ __all__ = [
     "UserUpdate",
 ]
 
-_LARGEST = 3.4028234663852886e38
-"""Of float32."""
+_LARGEST = 340282346638528859811704183484516925440
+"""Of float32, to the last digit."""
 
 MAX_ID = 256
 """Most characters of an id. A config may allow fewer, but no event can hold longer ones: hash them."""
