@@ -140,8 +140,9 @@ async def test_rankings_go_on_while_the_broker_hangs(
             # The second of these is the same event, sent again.
             assert (await client.post("/v1/events", json=click | {"id": "c2"})).status_code == 202
         await until(lambda: runtime.updater.reader.counts["duplicates"] >= 1 and runtime.pipeline.version > version)
-        large = await client.post("/v1/events", json={"type": "item", "item": "i1", "attributes": {"text": "x" * 2_000_000}})
-        assert large.status_code == 422
+        ranked = {"type": "impression", "request_id": "r", "user": "u1", "items": ["i1"], "features": "AAAA" * 500_000}
+        large = await client.post("/v1/events", json=ranked)
+        assert large.status_code == 413
         assert "max_request_size" in large.text
         digest = await learned(runtime)
     assert replay(config).digest == digest
