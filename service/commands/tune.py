@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from service import config as configs
 from service.console import err, out
+from service.evaluation.tuning_goals import Objective, Pruner
 
 if TYPE_CHECKING:
     from service.evaluation.tuning.study import Tried
@@ -24,27 +24,6 @@ INTERRUPTED = 130
 """Exit code after an interrupt from the keyboard, as in a shell."""
 
 
-class Goal(StrEnum):
-    """What is tuned for; see `service.evaluation.tuning.samples.Objective`."""
-
-    LOG_LOSS = "log_loss"
-    AUC = "auc"
-    GAUC = "gauc"
-    HIT_RATE = "hit_rate"
-    NDCG = "ndcg"
-    REWARD = "reward"
-    OFF_POLICY = "off_policy"
-    CPU = "cpu"
-
-
-class Stop(StrEnum):
-    """When a bad trial is stopped early; see `service.evaluation.tuning.study.Pruner`."""
-
-    MEDIAN = "median"
-    HALVING = "halving"
-    NONE = "none"
-
-
 def tune(
     recording: Annotated[
         str | None, typer.Argument(help="File, lmdb:///folder or kafka://host:port/topic; overrides stream.url of the config.")
@@ -53,14 +32,14 @@ def tune(
         Path | None, typer.Option("--config", "-c", help="TOML file of the base; its table tune has ranges.")
     ] = None,
     objective: Annotated[
-        list[Goal] | None,
+        list[Objective] | None,
         typer.Option("--objective", help="What is tuned for; the default is log_loss. With cpu as a second one: a front."),
     ] = None,
     trials: Annotated[int, typer.Option(min=2, help="Trials of the study in all, the base among them.")] = 40,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, each with one thread.")] = 1,
     first: Annotated[float, typer.Option(min=0.05, max=0.95, help="Share of the stream for trials; the rest confirms.")] = 0.6,
     confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Confidence level of the gain on the rest.")] = 0.99,
-    pruner: Annotated[Stop, typer.Option(help="When a bad trial is stopped early.")] = Stop.MEDIAN,
+    pruner: Annotated[Pruner, typer.Option(help="When a bad trial is stopped early.")] = Pruner.MEDIAN,
     top: Annotated[int, typer.Option(min=1, help="List length k of hit_rate, ndcg and reward.")] = 10,
     batch_rows: Annotated[int | None, typer.Option(min=1, help="Rows in a micro-batch; 1 is strict test-then-train.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of skipping it.")] = False,
@@ -81,26 +60,26 @@ def tune(
     # Imported late: Optuna is slow to import.
     from service.evaluation.tuning import report as reports
     from service.evaluation.tuning.documents import rewritten
-    from service.evaluation.tuning.samples import Objective
-    from service.evaluation.tuning.study import Pruner
     from service.evaluation.tuning.tune import Plan
     from service.evaluation.tuning.tune import tune as search
 
     text = "" if config is None else configs.read(config)
     name = "default" if config is None else config.stem
-    objectives = objective or [Goal.LOG_LOSS]
+    objectives = objective or [Objective.LOG_LOSS]
     plan = Plan(
-        document=_with_stream(tomllib.loads(text), recording, batch_rows, strict, of_decisions=Goal.OFF_POLICY in objectives),
+        document=_with_stream(
+            tomllib.loads(text), recording, batch_rows, strict, of_decisions=Objective.OFF_POLICY in objectives
+        ),
         name=name,
         study=study or Path(f"{name}.tune.sqlite"),
-        objectives=tuple(Objective(one) for one in objectives),
+        objectives=tuple(objectives),
         trials=trials,
         jobs=jobs,
         share=first,
         k=top,
         confidence=confidence,
         seed=seed,
-        pruner=Pruner(pruner),
+        pruner=pruner,
     )
     bar = _Bar(None if as_json else err, trials, lower_is_better=plan.lower_is_better)
     try:

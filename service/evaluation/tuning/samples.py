@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
@@ -12,23 +11,11 @@ import numpy.typing as npt
 
 from learners.bounds import graded
 from service.evaluation.intervals import Values
+from service.evaluation.tuning_goals import Objective
 from service.monitoring.quality import auc, grouped_auc, log_loss, top_reward
 from streams.batch import Bools, Floats, Ids
 
 __all__ = ["LISTS", "LOWER_IS_BETTER", "ROWS", "Objective", "Sample", "of_lists", "of_rows", "of_terms"]
-
-
-class Objective(StrEnum):
-    """What is tuned for."""
-
-    LOG_LOSS = "log_loss"
-    AUC = "auc"
-    GAUC = "gauc"
-    HIT_RATE = "hit_rate"
-    NDCG = "ndcg"
-    REWARD = "reward"
-    OFF_POLICY = "off_policy"
-    CPU = "cpu"
 
 
 LOWER_IS_BETTER = frozenset({Objective.LOG_LOSS, Objective.CPU})

@@ -19,7 +19,6 @@ import sqlite3
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +31,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.config import ConfigError
 from service.evaluation.tuning.replays import CHECKPOINTS, Result
 from service.evaluation.tuning.space import Key, Param, Params, Space
+from service.evaluation.tuning_goals import Pruner
 from service.process.data_folder import FolderBusy
 
 __all__ = ["Asked", "Pruner", "Study", "Tried"]
@@ -40,14 +40,6 @@ STARTUP = 8
 """Trials that are drawn at random before earlier ones are taken into account."""
 
 NAME = "tune"
-
-
-class Pruner(StrEnum):
-    """When a trial is stopped at a checkpoint: it is worse than the median, or not in the better half of a rung, or never."""
-
-    MEDIAN = "median"
-    HALVING = "halving"
-    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
