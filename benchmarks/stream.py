@@ -7,7 +7,7 @@ and drift from 70 % on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-__all__ = ["CONTEXT", "Clicks", "make", "read", "take", "write_table", "write_vw"]
+__all__ = ["CONTEXT", "Clicks", "head", "make", "read", "take", "write_table", "write_vw"]
 
 Doubles = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -102,6 +102,11 @@ def read(path: Path, rows: int | None = None) -> Clicks:
 def take(npz: Path | None, rows: int, seed: int = 20262) -> Clicks:
     """Return the first `rows` of a file, or make a stream if there is no file."""
     return make(rows, seed=seed) if npz is None else read(npz, rows)
+
+
+def head(clicks: Clicks, rows: int) -> Clicks:
+    """Return the first `rows` of a stream."""
+    return Clicks(**{field.name: getattr(clicks, field.name)[:rows] for field in fields(Clicks)})
 
 
 def write_table(clicks: Clicks, path: Path) -> None:

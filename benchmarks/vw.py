@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from benchmarks.measure import Cost
 
-__all__ = ["MODELS", "cached", "predictions", "program", "start_up", "train"]
+__all__ = ["MODELS", "cached", "predicted", "predictions", "program", "start_up", "train"]
 
-COMMON = ["-b", "22", "-q", "sc", "-q", "uc", "-q", "si", "--loss_function", "logistic", "--link", "logistic"]
+LOGISTIC = ["-b", "22", "--loss_function", "logistic", "--link", "logistic"]
+CROSSES = ["-q", "sc", "-q", "uc", "-q", "si"]
 MODELS = {"vw sgd": ["--sgd", "--power_t", "0", "-l", ".1"], "vw adaptive": []}
 """Crosses of segment, category, user and item. Constant learning rate (best of 19 settings here), and VW's default."""
 
@@ -46,7 +47,7 @@ def train(model: str, source: list[str], rows: int, idle: Cost) -> Cost:
     idle : Cost
         Cost of starting up; see `start_up`.
     """
-    return _run([*COMMON, *MODELS[model], *source], rows).without(idle)
+    return _run([*LOGISTIC, *CROSSES, *MODELS[model], *source], rows).without(idle)
 
 
 def start_up() -> Cost:
@@ -57,15 +58,19 @@ def start_up() -> Cost:
 def cached(text: Path) -> list[str]:
     """Convert text to VW's binary cache, so that parsing is not measured; return the source for `train`."""
     cache = text.with_suffix(".cache")
-    _run([*COMMON, "-d", str(text), "--cache_file", str(cache), "-k"])
+    _run([*LOGISTIC, "-d", str(text), "--cache_file", str(cache), "-k"])
     # The Python package runs its file loop only with -d; VW then reads the cache.
     return ["-d", str(text), "--cache_file", str(cache)]
 
 
 def predictions(model: str, text: Path) -> npt.NDArray[np.float32]:
-    """Return VW's predicted probability of each row before it learns the row."""
-    output = text.with_suffix(".predictions")
-    _run([*COMMON, *MODELS[model], "-d", str(text), "-p", str(output)])
+    """Return a model's predicted probability of each row before it learns the row."""
+    return predicted([*CROSSES, *MODELS[model]], ["-d", str(text)], text.with_suffix(".predictions"))
+
+
+def predicted(options: list[str], source: list[str], output: Path) -> npt.NDArray[np.float32]:
+    """Return the predicted probability of each row before it is learned, of VW with these options; `output` is overwritten."""
+    _run([*LOGISTIC, *options, *source, "-p", str(output)])
     return np.loadtxt(output, np.float32)
 
 

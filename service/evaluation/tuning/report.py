@@ -1,4 +1,4 @@
-"""Reports of tuning: tables, JSON, and a picture of history, importance and slices."""
+"""Reports of tuning: tables, JSON, and a picture of history, importance, whole trials and each key."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.table import Table
 
 from service.evaluation.reports.replay_report import finite
@@ -76,6 +77,8 @@ def remarks(tuned: Tuned) -> Iterator[str]:
         yield f"No trial of {len(tuned.tried)} is better than the base on the first part. Keep the base"
     else:
         yield tuned.confirmation.verdict
+    if tuned.left_out:
+        yield f"Not tuned, because {_NAMES[tuned.plan.objective]} does not depend on it: {', '.join(tuned.left_out)}"
     stopped = sum(one.state == "stopped" for one in tuned.tried)
     if stopped:
         yield f"{stopped} of {len(tuned.tried)} trials were stopped early"
@@ -121,15 +124,16 @@ def write(tuned: Tuned, folder: Path) -> list[Path]:
     data, picture = folder / "tune.json", folder / "tune.png"
     data.write_text(as_json(tuned), encoding="utf-8")
     paths = sorted({path for one in tuned.tried for path in one.params}, key=lambda path: -tuned.importance.get(path, 0.0))
-    rows = 1 + math.ceil(len(paths) / 3)
+    rows = 2 + math.ceil(len(paths) / 3)
     figure = plt.figure(figsize=(13, 3.4 * rows), layout="constrained")
     grid = figure.add_gridspec(rows, 3)
     name = _NAMES[tuned.plan.objective]
     figure.suptitle(f"{tuned.plan.name}: {name} on the first {tuned.first:,} of {tuned.total:,}")
     _history(figure.add_subplot(grid[0, :2]), tuned, name)
     _importance(figure.add_subplot(grid[0, 2]), tuned)
+    _parallel(figure.add_subplot(grid[1, :]), tuned, paths)
     for n, path in enumerate(paths):
-        _slice(figure.add_subplot(grid[1 + n // 3, n % 3]), tuned, path, name)
+        _slice(figure.add_subplot(grid[2 + n // 3, n % 3]), tuned, path, name)
     figure.savefig(picture, dpi=120)
     plt.close(figure)
     return [data, picture]
@@ -155,6 +159,47 @@ def _importance(axis: Axes, tuned: Tuned) -> None:
     axis.set(title="Importance" if found else "Importance: too few complete trials")
 
 
+def _parallel(axis: Axes, tuned: Tuned, paths: Sequence[str]) -> None:
+    """Draw a line for each complete trial through its values; each key reaches from its lowest to its highest value."""
+    from matplotlib import colormaps
+
+    trials = _best_first(tuned)[::-1]
+    for x, path in enumerate(paths):
+        ends = _ordered([one.params[path] for one in trials if path in one.params])
+        for value, y, side in zip(ends[:1] + ends[-1:], (-0.04, 1.04), ("top", "bottom"), strict=False):
+            axis.text(x, y, _number(value), ha="center", va=side, fontsize="x-small")
+    columns = [_positions([one.params.get(path) for one in trials]) for path in paths]
+    # Coloured by rank: by value, a few bad trials would leave the others with one colour.
+    colours = colormaps["viridis_r"](np.linspace(0.0, 1.0, len(trials)))
+    for heights, colour, one in zip(zip(*columns, strict=True), colours, trials, strict=False):
+        best = one is trials[-1]
+        axis.plot(heights, color="C1" if best else colour, linewidth=2.5 if best else 0.9, marker="o", markersize=3)
+    axis.set(title="Values of the complete trials: the darker the better, the best in orange", ylim=(-0.15, 1.15), yticks=[])
+    axis.set_xticks(range(len(paths)), [_short(path) for path in paths], rotation=10, ha="right", fontsize="small")
+    axis.grid(visible=True, axis="x", alpha=0.5)
+
+
+def _ordered(values: Sequence[Any]) -> list[Any]:
+    """Different values in ascending order; texts and booleans by name."""
+    return sorted(set(values), key=str if any(isinstance(value, bool | str) for value in values) else float)
+
+
+def _positions(values: Sequence[Any]) -> list[float]:
+    """Place each value between 0 (the lowest) and 1 (the highest); NaN where a trial has none."""
+    ordered = _ordered([value for value in values if value is not None])
+    if any(isinstance(value, bool | str) for value in ordered):
+        numbers = {value: float(n) for n, value in enumerate(ordered)}
+    else:
+        numbers = {value: math.log(value) if _spans_decades(ordered) else float(value) for value in ordered}
+    low, high = (numbers[ordered[0]], numbers[ordered[-1]]) if ordered else (0.0, 0.0)
+    return [math.nan if value is None else (numbers[value] - low) / (high - low) if high > low else 0.5 for value in values]
+
+
+def _spans_decades(values: Sequence[Any]) -> bool:
+    """Whether numbers are better shown on a logarithmic axis."""
+    return bool(values) and min(values) > 0 and max(values) > 20 * min(values)
+
+
 def _slice(axis: Axes, tuned: Tuned, path: str, name: str) -> None:
     drawn = [one for one in tuned.tried if path in one.params and one.state != "failed"]
     values: Sequence[Any] = [one.params[path] for one in drawn]
@@ -163,7 +208,7 @@ def _slice(axis: Axes, tuned: Tuned, path: str, name: str) -> None:
         of_state = [n for n, one in enumerate(drawn) if one.state == state]
         x = [str(values[n]) if texts else values[n] for n in of_state]
         axis.plot(x, [drawn[n].value for n in of_state], marker, color=colour)
-    if values and not texts and min(values) > 0 and max(values) > 20 * min(values):
+    if not texts and _spans_decades(values):
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")

@@ -20,11 +20,12 @@ from service.evaluation.tuning.declared import space_of
 from service.evaluation.tuning.documents import Document, changed
 from service.evaluation.tuning.policies import LoggedDecisions
 from service.evaluation.tuning.replays import Result, Source, Stopped, Stream, needed
-from service.evaluation.tuning.samples import LISTS, LOWER_IS_BETTER, Objective, Sample
+from service.evaluation.tuning.samples import LISTS, LOWER_IS_BETTER, ROWS, Objective, Sample
 from service.evaluation.tuning.space import Space
 from service.evaluation.tuning.study import Asked, Pruner, Study, Tried
 from service.evaluation.tuning.workers import Processes
 from service.process.runtime import build_pipeline
+from service.tables.ranges import parts
 from service.urls import scheme_of
 from streams.recorded import BadRecording
 
@@ -104,6 +105,8 @@ class Tuned:
         Values of the config to use, by path: those of the best trial if its gain holds, otherwise none.
     best_values : dict of str to value
         Values of the best trial, by path.
+    left_out : list of str
+        Keys of ``[tune]`` that were not tuned, because the objective does not depend on them.
     """
 
     plan: Plan
@@ -116,6 +119,7 @@ class Tuned:
     confirmation: Confirmation | None
     values: dict[str, Any]
     best_values: dict[str, Any]
+    left_out: list[str]
 
 
 def tune(plan: Plan, on_change: Callable[[Sequence[Tried]], None] = lambda tried: None) -> Tuned:
@@ -145,6 +149,11 @@ def tune(plan: Plan, on_change: Callable[[Sequence[Tried]], None] = lambda tried
         open_stream(base)
     build_pipeline(base)
     space = space_of(plan.document, base.tune, _learners(base, plan.objective))
+    left_out = _without_effect(base, plan.objective, space)
+    if len(left_out) == len(space.keys):
+        remedy = "tune other keys, or for another objective"
+        raise ConfigError("tune", f"{', '.join(left_out)}: {plan.objective} does not depend on these; {remedy}")
+    space = Space([key for path, key in space.keys.items() if path not in left_out])
     make = functools.partial(_source, plan.objective, plan.k, plan.share)
     minimize, with_cpu = plan.lower_is_better, Objective.CPU in plan.objectives
     with Study(
@@ -180,6 +189,7 @@ def tune(plan: Plan, on_change: Callable[[Sequence[Tried]], None] = lambda tried
             confirmation=confirmation,
             values=values if confirmation is not None and confirmation.holds else {},
             best_values=values if best.number else {},
+            left_out=left_out,
         )
 
 
@@ -279,6 +289,24 @@ def _learners(base: Config, objective: Objective) -> list[tuple[str, str]]:
     if objective is Objective.OFF_POLICY:
         named["policy"] = config.policy
     return [(section, name) for section, names in named.items() for name in names]
+
+
+def _without_effect(base: Config, objective: Objective, space: Space) -> list[str]:
+    """Paths of keys of learners that the trials leave out, and of the policy where no list is chosen."""
+    if scheme_of(base.stream.url) != "file":
+        return []
+    config = needed(base, objective)
+    kept = {"retrievers": config.retrievers, "rerankers": config.rerankers}
+    unread = [
+        path
+        for path in space.keys
+        for section, *rest in [parts(path)]
+        if (section == "policy" and objective in ROWS)
+        or (section in kept and rest and rest[0] in getattr(base, section) and rest[0] not in kept[section])
+    ]
+    # What another key waits for stays.
+    awaited = {path for name, key in space.keys.items() if name not in unread for path, _ in key.conditions}
+    return [path for path in unread if path not in awaited]
 
 
 def _settings(plan: Plan, base: Config, space: Space) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from service import config as configs
 from service.config import ConfigError
 from service.evaluation.replay import replay
 from service.evaluation.tuning.replays import Stream, needed
+from service.evaluation.tuning.report import remarks
 from service.evaluation.tuning.samples import Objective
 from service.evaluation.tuning.study import Pruner, Tried
 from service.evaluation.tuning.tune import Plan, Tuned, tune
@@ -44,6 +45,19 @@ def test_the_base_comes_first_then_the_defaults_and_the_best_is_confirmed(bad: P
     assert tuned.confirmation.holds
     assert tuned.confirmation.units == 1200
     assert tuned.values == tuned.best_values
+
+
+def test_keys_that_the_objective_does_not_depend_on_are_not_tuned_and_named(bad: Path, clicks: Path) -> None:
+    lists = '[tune]\n"retrievers.popularity.half_life" = { low = 60.0, high = 6000.0 }\n'
+    with bad.open("a") as file:
+        file.write("[retrievers.popularity]\n" + lists + '"ranker.fm.learning_rate" = {}\n')
+    tuned = tune(plan(bad, clicks, trials=2))
+    assert {path for one in tuned.tried for path in one.params} == {"ranker.fm.learning_rate"}
+    assert tuned.left_out == ["retrievers.popularity.half_life"]
+    assert "log loss does not depend on it: retrievers.popularity.half_life" in " ".join(remarks(tuned))
+    bad.write_text(bad.read_text().replace('"ranker.fm.learning_rate" = {}\n', ""))
+    with pytest.raises(ConfigError, match="half_life: log_loss does not depend on these; tune other keys"):
+        tune(plan(bad, clicks, "other.sqlite", trials=2))
 
 
 def head(path: Path, rows: int) -> Path:
