@@ -115,23 +115,32 @@ def forward(  # type: ignore[no-untyped-def]
     """
     width, mask = rows.shape[1] - 1, rows.shape[0] - 1
     x, total = np.empty(features.shape[1], np.float32), np.empty(width, np.float32)
+    unused = np.zeros(width, np.float32)
     vectors, weights = _read(features, values, columns, sizes, pools, settings, narrow, width)
+    # The log-odds as in `_log_odds`, and the fields in the same pass.
     for n in range(features.shape[0]):
         _normalize(features[n], values[n], pooled, scales, x)
-        odds[n] = _log_odds(features[n], x, pooled, vectors[n], weights[n], intercept[0], rows, total)
+        linear, pairs = intercept[0], np.float32(0.0)
+        total[:] = np.float32(0.0)
         fields[n] = np.float32(0.0)
         for c in range(field.size):
-            if field[c] < 0 or x[c] == np.float32(0.0):
+            if x[c] == np.float32(0.0):
                 continue
-            of_field = fields[n, field[c]]
+            of_field = fields[n, field[c]] if field[c] >= 0 else unused
             if pooled[c] >= 0:
-                vector = vectors[n, pooled[c]]
-                for k in range(width):
-                    of_field[k] += vector[k] * x[c]
+                vector, weight = vectors[n, pooled[c]], weights[n, pooled[c]]
             else:
                 at = features[n, c] & mask
-                for k in range(width):
-                    of_field[k] += rows[at, k + 1] * x[c]
+                vector, weight = rows[at, 1:], rows[at, 0]
+            linear += weight * x[c]
+            for k in range(width):
+                vx = vector[k] * x[c]
+                total[k] += vx
+                of_field[k] += vx
+                pairs -= vx * vx
+        for k in range(width):
+            pairs += total[k] * total[k]
+        odds[n] = min(max(linear + np.float32(0.5) * pairs, np.float32(-30.0)), np.float32(30.0))
 
 
 class Side(NamedTuple):
