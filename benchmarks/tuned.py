@@ -82,7 +82,8 @@ def _ours(clicks: stream.Clicks, folder: Path, options: Namespace) -> Tuned:
         },
         "reward": {"click": 1.0},
         "retrievers": {},
-        "ranker": {options.rankers[0]: {}},
+        # Too few to be the best: the winner is confirmed on the rest only if it is not the base.
+        "ranker": {options.rankers[0]: {"factors": 2}},
     }
     if len(options.rankers) > 1:
         document["tune"] = {"ranker": {"choices": options.rankers}} | {f"ranker.{name}": {} for name in options.rankers}

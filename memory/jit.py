@@ -10,13 +10,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numba
 from numba.core import event
 
-__all__ = ["cache_folder", "compilations", "njit"]
+__all__ = ["cache_folder", "compilations", "njit", "specializations"]
 
+_made: list[Any] = []
+"""All functions that `njit` returned, which live as long as their modules."""
 
 if TYPE_CHECKING:
     from numba import njit
@@ -35,11 +37,13 @@ else:
 
         def decorate(function):
             try:
-                return numba.njit(cache=cache, **options)(function)
+                made = numba.njit(cache=cache, **options)(function)
             except RuntimeError:  # numba looks for a cache folder here, and raises if there is none.
                 if not cache:
                     raise
-                return numba.njit(**options)(function)
+                made = numba.njit(**options)(function)
+            _made.append(made)
+            return made
 
         return decorate
 
@@ -53,6 +57,15 @@ def cache_folder() -> Path | None:
     """Folder in which numba caches the compiled functions of this package; None if it caches nothing."""
     path = _probe.stats.cache_path
     return None if path is None else Path(path)
+
+
+def specializations() -> int:
+    """Number of specialisations, each for some types of arguments, that this process has compiled or loaded from the cache.
+
+    A function that only compiled ones call may be counted or not, depending on which of them were loaded. The number grows
+    whenever a call has to wait for a specialisation.
+    """
+    return sum(len(function.overloads) for function in _made)
 
 
 @contextmanager

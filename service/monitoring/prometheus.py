@@ -79,6 +79,7 @@ GAUGES = {
     "lag": "Records of the log not learned yet",
     "lag_seconds": "Age of the oldest record not learned yet",
     "waiting": "Requests waiting to be scored",
+    "compiled_functions": "Functions compiled or loaded, by types of arguments; a request that adds one has waited for it",
     "clock_stuck_seconds": "Time for which a partition's clock has stood still although impressions are open",
     "clock_lead_seconds": "Time by which a partition's clock, which follows the records, is ahead of this machine's",
 }

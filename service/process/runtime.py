@@ -12,6 +12,7 @@ from learners import registry
 from learners.base import Adapter, Policy, Ranker, Reranker, Retriever
 from learners.lookups import Catalogues, UserHistory
 from learners.schema import Schema, schema_of
+from memory import jit
 from memory.keyed.catalog import Catalog
 from memory.keyed.history import History
 from memory.keyed.seen_items import SeenItems
@@ -253,6 +254,7 @@ class Runtime:
                 "seen": pipeline.seen.evictions,
             },
             "memory_bytes": self._memory(),
+            "compiled_functions": jit.specializations(),
         }
 
     def watch_memory(self, nbytes: Callable[[], Mapping[str, int]]) -> None:

@@ -32,6 +32,7 @@ from benchmarks import (
     sparse_layers,
     sparse_tables,
     stream,
+    tuned,
 )
 from benchmarks.client import arrivals
 from benchmarks.context_models import MODELS
@@ -123,6 +124,12 @@ def test_vw_learns_the_same_rows(capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_peers_none_is_run(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = metrics_of(learn_throughput.main, "--no-peers --rounds 1 --rows 500 --batches 256 --factors 4", capsys)
     assert not any(name.startswith(("vw", "river")) for name in metrics["rates"])
+
+
+def test_tuned(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = metrics_of(tuned.main, "--rows 6000 --trials 3 --rankers fm", capsys)
+    assert metrics["found"]["freshet"]["trials"] == 3
+    assert all(0.1 < found["rest"] < metrics["guess"] + 0.1 for found in metrics["found"].values())
 
 
 def test_memory_read(capsys: pytest.CaptureFixture[str]) -> None:
