@@ -19,6 +19,8 @@ import numpy as np
 import optuna
 
 from benchmarks import measure, stream, vw
+from service.config import parse
+from service.evaluation.tuning.replays import Stream
 from service.evaluation.tuning.tune import Plan, Tuned, tune
 from service.monitoring.quality import log_loss
 
@@ -82,8 +84,7 @@ def _ours(clicks: stream.Clicks, folder: Path, options: Namespace) -> Tuned:
         },
         "reward": {"click": 1.0},
         "retrievers": {},
-        # Too few to be the best: the winner is confirmed on the rest only if it is not the base.
-        "ranker": {options.rankers[0]: {"factors": 2}},
+        "ranker": {options.rankers[0]: {}},
     }
     if len(options.rankers) > 1:
         document["tune"] = {"ranker": {"choices": options.rankers}} | {f"ranker.{name}": {} for name in options.rankers}
@@ -96,15 +97,14 @@ def _ours(clicks: stream.Clicks, folder: Path, options: Namespace) -> Tuned:
 def _summary(tuned: Tuned) -> dict[str, Any]:
     confirmation = tuned.confirmation
     if confirmation is None:
-        raise SystemExit("no trial is better than the base, so its log loss on the rest was not measured; give more --trials")
-    return {
-        "trials": len(tuned.tried),
-        "first": tuned.best.value,
-        "rest": confirmation.winner,
-        "base_rest": confirmation.base,
-        "margin": confirmation.margin,
-        "values": {path: str(value) for path, value in tuned.best_values.items()},
-    }
+        # The base is the best, and then nothing is confirmed.
+        plan = tuned.plan
+        sample = Stream(plan.objective, plan.k, plan.share).whole(parse(plan.document, plan.name))
+        rest = sample.value(sample.at >= tuned.first)
+    else:
+        rest = confirmation.winner
+    values = {path: str(value) for path, value in tuned.best_values.items()}
+    return {"trials": len(tuned.tried), "first": tuned.best.value, "rest": rest, "values": values}
 
 
 def _vw(clicks: stream.Clicks, folder: Path, budget: float, seed: int) -> dict[str, Any]:
