@@ -44,6 +44,9 @@ class Tally:
         How often each event with an id is there, of the ids that this test made.
     clicks : Counter of (user, item, timestamp)
         What was done, each event once.
+    early : Counter of (user, item, timestamp)
+        Those that came before their impression: requests overtake each other where one is sent again. Such a click is learned
+        once more, joined, if its impression comes within the window.
     problems : list of str
         Repetitions that nobody can be asked to recognise.
     """
@@ -58,6 +61,8 @@ class Tally:
         self.bad: set[tuple[int, int]] = set()
         self.ids: Counter[str] = Counter()
         self.clicks: Counter[tuple[str, str, float]] = Counter()
+        self.early: Counter[tuple[str, str, float]] = Counter()
+        self._waiting: dict[tuple[int, str], list[tuple[str, str, float]]] = {}
         self.problems: list[str] = []
 
     def add(self, record: Record) -> None:
@@ -82,9 +87,17 @@ class Tally:
             if self._is_new(record.partition, f"{kind} {name}"):
                 self.kinds[f"{kind}s"] += 1
                 if kind == "interaction":
-                    self.clicks[event["user"], event["item"], now] += 1
+                    self._add_click(record.partition, event, (event["user"], event["item"], now))
+                else:
+                    self.early.update(self._waiting.pop((record.partition, name), ()))
             else:
                 self.kinds["duplicates"] += 1
+
+    def _add_click(self, partition: int, event: dict[str, Any], click: tuple[str, str, float]) -> None:
+        self.clicks[click] += 1
+        request = event.get("request_id")
+        if request is not None and (partition, f"impression {request}") not in self._seen:
+            self._waiting.setdefault((partition, request), []).append(click)
 
     def _is_new(self, partition: int, name: str) -> bool:
         now = self._reached[partition]

@@ -9,6 +9,7 @@ import pytest
 
 from streams.codec import encode
 from streams.events import Event, Impression, Interaction, ItemUpdate, Tick
+from streams.join import Joiner
 from streams.log import MemoryLog, Record
 from tests.chaos.fold import Folded
 from tests.chaos.producer import BAD, Producer, ids_of
@@ -62,13 +63,27 @@ def test_what_agrees_is_no_problem() -> None:
     [
         ({"clicks": Counter()}, "never learned: {('u', 'i1', 2.0): 1}"),
         ({"clicks": Counter({("u", "i1", 2.0): 2})}, "twice: {('u', 'i1', 2.0): 1}"),
+        ({"kinds": Counter(impressions=1, interactions=1, duplicates=1, early=1)}, "early: 1 were joined later, and 0 clicks"),
         ({"kinds": Counter(impressions=1, interactions=2)}, "interactions: the log has 1, and 2 were folded"),
         ({"dead": Counter()}, "dead: the log has"),
     ],
-    ids=["lost", "twice", "counted twice", "not refused"],
+    ids=["lost", "twice", "joined and not learned", "counted twice", "not refused"],
 )
 def test_a_fold_that_differs_is_named(changes: dict[str, object], said: str) -> None:
     assert said in "; ".join(compare(tally(LOG), folded(**changes), producer(SHOWN, CLICK)))
+
+
+def test_a_click_before_its_impression_may_be_learned_again_joined() -> None:
+    log = (CLICK, SHOWN, CLICK)
+    joiner = Joiner(window=10.0)
+    rows = [row for offset, event in enumerate(log) for batch in joiner.push(offset, 0.0, event) for row in batch.rows]
+    rows += [row for batch in joiner.finish() for row in batch.rows]
+    clicks = Counter((row.user, row.item, row.timestamp) for row in rows if row.kind)
+    assert clicks == {("u", "i1", 2.0): 2}
+    whole = folded(clicks=clicks, kinds=joiner.counts)
+    assert compare(tally(log), whole, producer(CLICK, SHOWN)) == []
+    (problem,) = compare(tally(log), whole._replace(kinds=joiner.counts - Counter(early=1)), producer(CLICK, SHOWN))
+    assert problem == "early: 0 were joined later, and 1 clicks were learned again"
 
 
 def test_an_accepted_event_that_is_not_in_the_log_is_named() -> None:

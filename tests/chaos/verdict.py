@@ -41,6 +41,7 @@ def judge(
         "accepted": producer.accepted,
         "appended": producer.bad + producer.repeated,
         "retries": producer.retries,
+        "early": tally.early.total(),
         **tally.kinds,
         "dead": tally.dead.total(),
     }
@@ -73,9 +74,13 @@ def compare(tally: Tally, folded: Folded, producer: Producer) -> list[str]:
     ]
     if folded.dead != tally.dead:
         problems.append(f"dead: the log has {tally.dead}, and {folded.dead} were refused")
-    if folded.clicks != tally.clicks:
-        missing, extra = tally.clicks - folded.clicks, folded.clicks - tally.clicks
-        problems.append(f"clicks: never learned: {dict(missing)}; learned without being there, or twice: {dict(extra)}")
+    missing, extra = tally.clicks - folded.clicks, folded.clicks - tally.clicks
+    if missing or extra - tally.early:
+        problems.append(
+            f"clicks: never learned: {dict(missing)}; learned without being there, or twice: {dict(extra - tally.early)}"
+        )
+    if folded.kinds["early"] != extra.total():
+        problems.append(f"early: {folded.kinds['early']} were joined later, and {extra.total()} clicks were learned again")
     if lost := producer.ids - tally.ids.keys():
         problems.append(f"accepted and not in the log: {sorted(lost)}")
     if invented := tally.ids.keys() - producer.ids:
