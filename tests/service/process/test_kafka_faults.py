@@ -190,7 +190,7 @@ def test_a_service_that_cannot_start_says_why(
     monkeypatch.setattr("service.process.logs.TIMEOUT", 2.0)
     config = tmp_path / "service.toml"
     url = f"kafka://{servers.format(broker=broker.servers)}/evnets"
-    config.write_text(f'[stream]\nurl = "{url}"\n[checkpoint]\nfolder = "{tmp_path}"\n')
+    config.write_text(f'[stream]\nurl = "{url}"\nbroker_wait = 0\n[checkpoint]\nfolder = "{tmp_path}"\n')
     monkeypatch.setattr("sys.argv", ["freshet", "serve", "--config", str(config), "--port", "0"])
     started = time.monotonic()
     with pytest.raises(SystemExit) as left:
