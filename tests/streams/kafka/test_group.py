@@ -86,6 +86,25 @@ def test_members_share_the_partitions_and_hand_them_over_with_what_is_committed(
             call()
 
 
+def test_a_member_joins_when_it_knows_the_partitions_so_that_it_does_not_own_nothing_first(
+    broker: Broker, keeper: Keeper, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first member assigns the partitions. A broker that answers quickly lets it join before it has heard of the topic."""
+    topic = broker.topic(2)
+    member = join(keeper.servers, topic, 2, "member")
+    cluster = member.group._coordinator._cluster
+    known, calls = cluster.partitions_for_topic, 0
+
+    def late(name: str) -> set[int] | None:
+        nonlocal calls
+        calls += 1
+        return known(name) if calls > 20 else None
+
+    monkeypatch.setattr(cluster, "partitions_for_topic", late)
+    settle(member, partitions=2)
+    assert member.events == [("owns", frozenset({0, 1}))]
+
+
 def test_a_member_that_returns_finds_its_versions_in_partitions_of_others(broker: Broker, keeper: Keeper, join: Join) -> None:
     topic = broker.topic(2)
     one = join(keeper.servers, topic, 2, "one")
@@ -307,7 +326,7 @@ def test_no_broker(own_broker: Broker, join: Join) -> None:
     [
         ({"group_instance_id": "a"}, "group_instance_id: cannot be set, because a member that restarts is a new one"),
         ({"partition_assignment_strategy": "range"}, "partition_assignment_strategy: cannot be set, because a partition must"),
-        ({"heartbeat_interval_ms": 5000}, "the client refuses the options .*Heartbeat interval must be lower"),
+        ({"heartbeat_interval_ms": SESSION}, "the client refuses the options .*Heartbeat interval must be lower"),
         ({"session_timeout_ms": "10 s"}, "the client refuses the options"),
     ],
 )
