@@ -31,7 +31,9 @@ _log = logging.getLogger(__name__)
 
 
 def open_when_reachable(open_it: Callable[[], Runtime], config: Config, listening: socket.socket) -> Runtime | None:
-    """Open a runtime. While its brokers are away, answer ``/readyz`` with 503, and try again for ``[stream] broker_wait`` seconds.
+    """Open a runtime. While its brokers are away, answer ``/readyz`` with 503, and try again.
+
+    It does so for ``[stream] broker_wait`` seconds.
 
     Parameters
     ----------

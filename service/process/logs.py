@@ -14,7 +14,15 @@ from streams.forwarding import Forwarder
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 
-__all__ = ["ask_brokers", "data_folder", "open_dead_letters", "open_log", "open_membership", "open_weights", "servers_and_topic"]
+__all__ = [
+    "ask_brokers",
+    "data_folder",
+    "open_dead_letters",
+    "open_log",
+    "open_membership",
+    "open_weights",
+    "servers_and_topic",
+]
 
 if TYPE_CHECKING:
     from streams.kafka.group import GroupMember

@@ -6,7 +6,7 @@ import errno
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from math import inf
 from typing import Any
 
@@ -16,9 +16,10 @@ from kafka import errors as failures
 
 from streams.kafka.buffer import FetchBuffer
 from streams.kafka.clients import ResponseTracker, poll, start_client
-from streams.kafka.errors import NoBroker, NotAllowed, NoTopic, describe, explain, is_rejected
+from streams.kafka.errors import NoBroker, NotAllowed, NoTopic, explain
 from streams.kafka.options import Settings
-from streams.log import InDoubt, Offsets, Record, RecordTooLarge, partition_of, read_ranges
+from streams.kafka.sender import BATCH_OVERHEAD, Sender
+from streams.log import Offsets, PartlyRefused, Record, read_ranges
 
 __all__ = ["KafkaLog", "NoBroker", "NoTopic", "NotAllowed"]
 
@@ -29,7 +30,6 @@ END_TTL = 1.0
 """Seconds after a read in which `KafkaLog.end` uses the ends known from it."""
 
 OPENING = "opening"
-_BATCH_OVERHEAD, _RECORD_OVERHEAD = 100, 40  # bytes of a batch and of a record besides keys and values, rounded up
 
 
 class KafkaLog:
@@ -38,7 +38,8 @@ class KafkaLog:
     **Append** returns when all in-sync replicas have every record of the call. The records are sent in batches of at most
     `batch_size` bytes (an option; 900,000 by default). A partition gets its next batch after the one before was acknowledged.
     A broker writes a batch whole or not at all. So a call that fits into one batch of one partition is written whole or not at
-    all. When a larger call fails, the first batches of each partition can be written.
+    all. When a larger call fails, the first batches of each partition can be written. If the broker refuses a record for good
+    when others are written, the rest is written too, and `PartlyRefused` says which are not.
 
     `InDoubt` means that some records may be written: the broker did not answer in time, or a later batch failed. A broker that
     hung may write its batch later. A record that the client retries by itself is written once (idempotent producer). A record
@@ -96,7 +97,6 @@ class KafkaLog:
         self._stalled_since: float | None = None
         self._responses = ResponseTracker(timeout / 10)
         self._reading, self._appending = threading.Lock(), threading.Lock()
-        self._producer: KafkaProducer | None = None
         self._last_read = -END_TTL
         clients = {"consumer": KafkaConsumer, "producer": KafkaProducer, "admin": KafkaAdminClient}
         defaults = {name: client.DEFAULT_CONFIG for name, client in clients.items()}
@@ -112,8 +112,9 @@ class KafkaLog:
                 self._buffers = {partition: FetchBuffer(begin) for partition, begin in self._ask_begin().items()}
                 for partition, buffer in self._buffers.items():
                     self._consumer.seek(self._topic_partitions[partition], buffer.position)
+                self._sender = Sender(servers, topic, self.partitions, self._settings, timeout, self._acknowledge)
                 if not readonly:
-                    self._producer = start_client(KafkaProducer, self._settings.producer)
+                    self._sender.open()
         except BaseException:
             self._consumer.close(timeout_ms=0)
             raise
@@ -127,26 +128,28 @@ class KafkaLog:
             A record is over `max_request_size` or the broker's limit; nothing was written.
         NoBroker
             Nothing was written.
+        PartlyRefused
+            The broker refuses some for good, most likely for their size, and has written the others.
         InDoubt
             Some may have been written.
         """
         if self._readonly:
             raise PermissionError(errno.EACCES, "the log was opened with readonly; open it without, to append", self.name)
-        now, pending = int(time.time() * 1000), list(records)
+        pending = list(records)
         for key, value in pending:
-            if len(key) + len(value) + _BATCH_OVERHEAD > self._settings.max_request_bytes:
-                raise self._too_large(len(key) + len(value))
+            if len(key) + len(value) + BATCH_OVERHEAD > self._settings.max_request_bytes:
+                raise self._sender.too_large(len(key) + len(value))
         if not self._appending.acquire(timeout=self.timeout):
             raise NoBroker(errno.ETIMEDOUT, "other appends still wait for the broker; append more slowly", self.name)
         try:
             self._check_open()
-            for sent, chunk in enumerate(self._chunks(pending)):
-                self._send(chunk, now, in_part=sent > 0)
+            refused = self._sender.append(pending)
         finally:
             self._appending.release()
-        if not pending:
-            return self.end()
-        return {partition: buffer.known_end for partition, buffer in self._buffers.items()}
+        end = {partition: buffer.known_end for partition, buffer in self._buffers.items()} if pending else self.end()
+        if refused:
+            raise PartlyRefused("; ".join(sorted(set(refused.values()))), self.name, frozenset(refused), end)
+        return end
 
     def read(self, offsets: Offsets, limit: int) -> Sequence[Record]:
         """See `Log.read`."""
@@ -198,7 +201,7 @@ class KafkaLog:
                 return
             self._closed = True
             self._consumer.close(autocommit=False, timeout_ms=1000)
-            self._drop_producer()
+            self._sender.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -319,73 +322,17 @@ class KafkaLog:
             if drained and sent >= buffer.polled_since:
                 buffer.complete_as_of = answered
 
-    # ---- appending
-
-    def _chunks(self, records: list[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
-        start, size = 0, _BATCH_OVERHEAD
-        for at, (key, value) in enumerate(records):
-            added = len(key) + len(value) + _RECORD_OVERHEAD
-            if at > start and size + added > self._settings.max_batch_bytes:
-                yield records[start:at]
-                start, size = at, _BATCH_OVERHEAD
-            size += added
-        if start < len(records):
-            yield records[start:]
-
-    def _send(self, records: Sequence[tuple[bytes, bytes]], now: int, *, in_part: bool) -> None:
-        """Send records that make one batch for each partition, and wait until they are acknowledged."""
-        sent = []
-        try:
-            if self._producer is None:
-                self._producer = start_client(KafkaProducer, self._settings.producer)
-            for key, value in records:
-                tp = self.partitions[partition_of(key, len(self.partitions))]
-                # In Kafka, None stands for a missing key.
-                sent.append(self._producer.send(self.topic, value, key or None, partition=tp, timestamp_ms=now))
-            self._flush(self._producer, sent)
-            results = [future.get(0) for future in sent]
-            for done in results:
-                buffer = self._buffers[done.partition]
-                buffer.acknowledged = max(buffer.acknowledged, done.offset + 1)
-            if any(done.offset < 0 for done in results):
-                # The broker had the batch already: its first acknowledgement was lost. This one may lack the offset.
-                with self._reading:
-                    self._ask_ends()
-        except failures.KafkaError as error:
-            # A producer that dropped a batch must not continue its sequence numbers: the next append creates a new one.
-            self._drop_producer()
-            done = sum(future.succeeded() for future in sent)
-            if in_part or done or (sent and not is_rejected(error)):
-                problem = (
-                    f"the broker acknowledged {done} of {len(records)} records within {self.timeout:g} s ({describe(error)}): "
-                    "the others may be in the topic or not; append them again: events with an id are learned only once"
-                )
-                raise InDoubt(problem, self.name) from error
-            if isinstance(error, failures.MessageSizeTooLargeError | failures.RecordListTooLargeError):
-                raise self._too_large(max(len(key) + len(value) for key, value in records)) from error
-            explain(error, "appending", self.servers, self.topic, self.timeout)
-
-    def _flush(self, producer: KafkaProducer, sent: Sequence[Any]) -> None:
-        """Send now, and wait until the result of every record is known."""
-        until = time.monotonic() + self.timeout
-        while not all(future.is_done for future in sent):
-            # The client splits a batch that is too large for the broker, and raises this. The halves are sent next.
-            with suppress(failures.UnknownError):
-                producer.flush(max(until - time.monotonic(), 0.0))
-
-    def _drop_producer(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            with suppress(failures.KafkaError):
-                producer.close(timeout=0)
-            producer.__dict__["_sender"].force_close()
+    def _acknowledge(self, results: Sequence[Any]) -> None:
+        """Note what the broker answered to an append."""
+        for done in results:
+            buffer = self._buffers[done.partition]
+            buffer.acknowledged = max(buffer.acknowledged, done.offset + 1)
+        if any(done.offset < 0 for done in results):
+            # The broker had the batch already: its first acknowledgement was lost. This one may lack the offset.
+            with self._reading:
+                self._ask_ends()
 
     # ---- errors
-
-    def _too_large(self, size: int) -> RecordTooLarge:
-        problem = f"a record of {size} bytes is over the limit of {self._settings.max_request_bytes} here, or over the broker's"
-        remedy = "raise max_request_size in the options and max.message.bytes of the topic, or send less in one event"
-        return RecordTooLarge(f"{problem}; {remedy}", self.name)
 
     @contextmanager
     def _explain_errors(self, operation: str) -> Iterator[None]:
