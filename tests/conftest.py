@@ -6,8 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.broker import GIVEN, Broker, proxied, running
+from tests.broker import GIVEN, Broker, proxied, running, which
 from tests.proxy import Proxy
+
+
+def pytest_report_header() -> str:
+    return f"kafka: {which()}"
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +26,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 @pytest.fixture
 def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker that the test may stop."""
+    """A broker that the test may stop; with a given one, as if."""
+    if GIVEN in os.environ:
+        with proxied(tmp_path_factory.mktemp("own-broker")) as (given, _):
+            yield given
+        return
     with running(tmp_path_factory.mktemp("own-broker")) as started:
         yield started
 

@@ -51,7 +51,7 @@ def main() -> int:
 
 def _table(report: Report) -> Table:
     table = Table(title=f"{report.plan.kills} kills, seed {report.plan.seed}, {report.seconds:.0f} s", show_header=False)
-    rows = {**report.done, **report.counted}
+    rows: dict[str, object] = {"log": report.broker or report.plan.log, **report.done, **report.counted}
     for name, seen in report.replicas.items():
         rows |= {f"{name}: {what}": number for what, number in seen.items()}
     rows |= {f"digest: {name}": digest for name, digest in report.digests.items()}

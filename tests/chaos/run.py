@@ -18,6 +18,7 @@ import httpx
 from service import config as configs
 from service.process.logs import open_log
 from streams.log import Log
+from tests.broker import which
 from tests.chaos.config import WINDOW, on_broker, on_disk
 from tests.chaos.faults import Faults, faulty
 from tests.chaos.producer import Producer
@@ -50,6 +51,7 @@ class Report:
     """What happened, and what must not have."""
 
     plan: Plan
+    broker: str = ""
     seconds: float = 0.0
     done: dict[str, int] = field(default_factory=dict)
     counted: dict[str, Any] = field(default_factory=dict)
@@ -185,7 +187,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda _: None) -
     say : callable
         Told now and then how far it has come.
     """
-    report, began = Report(plan=plan), time.monotonic()
+    report, began = Report(plan=plan, broker=which() if plan.log == "kafka" else ""), time.monotonic()
     with ExitStack() as opened:
         faults = opened.enter_context(faulty(folder) if plan.log == "kafka" else nullcontext())
         file = on_disk(folder, plan.partitions) if faults is None else on_broker(folder, faults.broker, plan.partitions)
