@@ -6,7 +6,7 @@ import errno
 import socket
 from typing import NoReturn
 
-__all__ = ["NoBroker", "NoTopic", "NotAllowed", "describe", "explain", "is_rejected", "is_too_large"]
+__all__ = ["NoBroker", "NoTopic", "NotAllowed", "describe", "explain", "is_rejected", "is_too_large", "is_unknown_topic"]
 
 
 class NoBroker(ConnectionError):
@@ -39,6 +39,11 @@ _REFUSED = _RECORDS | _TOO_LARGE | {"AuthorizationError"}
 def is_rejected(error: Exception) -> bool:
     """Return whether the error means that the broker did not write the batch."""
     return _is(error, _REFUSED)
+
+
+def is_unknown_topic(error: Exception) -> bool:
+    """Return whether there is no such topic."""
+    return _is(error, _UNKNOWN)
 
 
 def is_too_large(error: Exception) -> bool:

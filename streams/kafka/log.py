@@ -17,6 +17,7 @@ from kafka import errors as failures
 from streams.kafka.buffer import FetchBuffer
 from streams.kafka.clients import ResponseTracker, poll, start_client
 from streams.kafka.errors import NoBroker, NotAllowed, NoTopic, explain
+from streams.kafka.identity import IdentityCheck
 from streams.kafka.options import Settings
 from streams.kafka.sender import BATCH_OVERHEAD, Sender
 from streams.log import Offsets, PartlyRefused, Record, read_ranges
@@ -46,7 +47,8 @@ class KafkaLog:
     that the caller appends again after `InDoubt` can be in the topic twice. Events with an id are still learned once.
 
     **Read** waits at most `patience` for records that are known to exist, otherwise not at all. After `timeout` without any, it
-    raises `NoBroker`, then at once in each call until the broker answers again. Offsets without a record (end of a transaction,
+    raises `NoBroker`, then at once in each call until the broker answers again. If the topic was deleted meanwhile, it raises
+    `NoTopic`, and if it was also created again, `LookupError`. Offsets without a record (end of a transaction,
     compaction) are skipped. Timestamps are the producer's, or the broker's with ``message.timestamp.type=LogAppendTime``.
 
     Parameters
@@ -101,10 +103,13 @@ class KafkaLog:
         clients = {"consumer": KafkaConsumer, "producer": KafkaProducer, "admin": KafkaAdminClient}
         defaults = {name: client.DEFAULT_CONFIG for name, client in clients.items()}
         self._settings = Settings(servers, options or {}, timeout, **defaults)
+        self._has_id = False  # whether the broker has ids of topics
         with self._explain_errors(OPENING):
             self.partitions, self.identity = self._describe_topic()
+            self._identity_check = IdentityCheck(self.name, self.identity, lambda: self._describe_topic()[1], timeout)
             self._topic_partitions = {partition: TopicPartition(topic, partition) for partition in self.partitions}
             self._consumer = start_client(KafkaConsumer, self._settings.consumer, self._responses.on_response)
+            self._cluster, self._topic_id = vars(self._consumer)["_cluster"], None
         try:
             with self._explain_errors(OPENING):
                 self._consumer.assign(list(self._topic_partitions.values()))
@@ -155,6 +160,7 @@ class KafkaLog:
         """See `Log.read`."""
         with self._reading, self._explain_errors("reading"):
             self._check_open()
+            self._identity_check.raise_error()
             for partition, offset in offsets.items():
                 self._seek(partition, offset)
             try:
@@ -162,6 +168,9 @@ class KafkaLog:
                     self._fill(offsets, limit)
             finally:
                 self._last_read = time.monotonic()
+            if self._identity_check.doubtful:
+                self._identity_check.start()
+                return []
             counts = {partition: len(self._buffers[partition].records) for partition in offsets}
             none = dict.fromkeys(offsets, 0)
             found: list[Record] = []
@@ -219,6 +228,7 @@ class KafkaLog:
             raise failures.for_code(found["error_code"])(self.topic)
         if not found["partitions"]:
             raise failures.LeaderNotAvailableError(self.topic)
+        self._has_id = bool(found["topic_id"])
         return tuple(sorted(p["partition_index"] for p in found["partitions"])), f"{self.topic} {found['topic_id'] or cluster}"
 
     # ---- reading
@@ -252,12 +262,18 @@ class KafkaLog:
                 if time.monotonic() > until:
                     raise failures.KafkaTimeoutError("no response to a fetch")
             end = self._consumer.highwater(tp)
+            self._note_stable(partition)
         finally:
             # Also without an answer: a read takes the next records for those after its own position.
             self._consumer.pause(tp)
             self._consumer.seek(tp, buffer.position)
             buffer.polled_since = inf
-        return near if end is None else int(end)
+        return near if end is None else int(min(end, buffer.stable))
+
+    def _note_stable(self, partition: int) -> None:
+        """Note how far a partition can be read where a transaction is not over yet."""
+        if self._settings.consumer.get("isolation_level") == "read_committed":
+            self._buffers[partition].stable = self._responses.stable.get(partition, inf)
 
     def _position(self, tp: TopicPartition) -> int:
         return int(self._consumer.position(tp, timeout_ms=100) or 0)
@@ -296,10 +312,12 @@ class KafkaLog:
         if all_arrived or any_records:
             self._stalled_since = None
             if not any_records and self._responses.silent_seconds >= self.timeout:
+                self._identity_check.start()
                 raise failures.KafkaTimeoutError("no response to requests for records")
             return
         self._stalled_since = since
         if time.monotonic() - since >= self.timeout:
+            self._identity_check.start()
             raise failures.KafkaTimeoutError("records that exist do not arrive")
 
     def _poll(self, wanted: Sequence[int], seconds: float) -> None:
@@ -311,6 +329,7 @@ class KafkaLog:
         sent, answered = self._responses.last_response
         polled = poll(self._consumer, seconds)
         self._responses.on_poll(received=bool(polled))
+        self._check_identity()
         drained = sum(map(len, polled.values())) < self._settings.consumer["max_poll_records"]
         for tp, messages in polled.items():
             self._buffers[tp.partition].add(tp.partition, messages)
@@ -319,8 +338,20 @@ class KafkaLog:
             if tp not in polled:
                 buffer.position = max(buffer.position, self._position(tp))
             buffer.highwater = max(self._consumer.highwater(tp) or 0, buffer.position)
+            self._note_stable(partition)
             if drained and sent >= buffer.polled_since:
                 buffer.complete_as_of = answered
+
+    def _check_identity(self) -> None:
+        """Notice that the topic was deleted, and perhaps created again, before records of another one are returned."""
+        if self._responses.unknown:
+            self._responses.unknown = False
+            self._identity_check.start(doubtful=True)
+        known = self._cluster.topic_id(self.topic)
+        if known is not self._topic_id:
+            self._topic_id = known
+            if known is not None and self._has_id:
+                self._identity_check.compare(f"{self.topic} {known}")
 
     def _acknowledge(self, results: Sequence[Any]) -> None:
         """Note what the broker answered to an append."""
