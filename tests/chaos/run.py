@@ -57,6 +57,7 @@ class Report:
     counted: dict[str, Any] = field(default_factory=dict)
     replicas: dict[str, dict[str, int]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    gave_up: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def as_json(self) -> str:
@@ -225,6 +226,7 @@ def _fill(report: Report, one: _Run) -> None:
         "lives": sum(process.lives for process in one.processes),
         "gave_up": sum(process.gave_up for process in one.processes),
     }
+    report.gave_up = [reason for process in one.processes for reason in process.reasons]
     if one.faults is not None:
         report.done |= {f"broker: {deed.value}": times for deed, times in one.faults.done.items()}
     for seen in one.versions:
