@@ -105,9 +105,12 @@ def which() -> str:
     """Say which broker the tests use."""
     if GIVEN not in os.environ:
         return "the small broker of the tests, in memory"
-    from kafka import KafkaAdminClient
+    from kafka import KafkaAdminClient, errors
 
-    admin = KafkaAdminClient(bootstrap_servers=os.environ[GIVEN])
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=os.environ[GIVEN])
+    except errors.KafkaError as error:
+        return f"{os.environ[GIVEN]} ({GIVEN}), which does not answer ({error})"
     try:
         cluster = admin.describe_cluster()["cluster_id"]
         version = admin.describe_features().get("metadata.version", {}).get("finalized", ("none",))[-1]

@@ -10,8 +10,9 @@ from tests.broker import GIVEN, Broker, proxied, running, which
 from tests.proxy import Proxy
 
 
-def pytest_report_header() -> str:
-    return f"kafka: {which()}"
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which broker it was; a header would not be shown with ``-q``."""
+    terminalreporter.write_line(f"kafka: {which()}")
 
 
 @pytest.fixture(scope="session")

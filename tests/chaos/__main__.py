@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.broker import which
 from tests.chaos.run import Plan, Report, run
 
 EVERY = 5.0
@@ -37,7 +38,7 @@ def main() -> int:
             shown = now
             print(f"{now - began:6.0f} s  {line}", flush=True)
 
-    print(f"{plan}, in {folder}", flush=True)
+    print(f"{plan}, {which() if plan.log == 'kafka' else 'on disk'}, in {folder}", flush=True)
     report = run(plan, folder, say)
     Console(width=120).print(_table(report))
     print(report.as_json())
