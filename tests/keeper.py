@@ -78,7 +78,7 @@ class Keeper:
         with suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
-                self._sockets.append(client)
+                self._sockets = [one for one in self._sockets if one.fileno() >= 0] + [client]
                 try:
                     broker = socket.create_connection(self._broker)
                 except OSError:
@@ -86,8 +86,9 @@ class Keeper:
                     continue
                 self._sockets.append(broker)
                 asked: dict[int, Any] = {}
-                self._start(self._pass, client, broker, self._request, asked)
-                self._start(self._pass_back, broker, client, asked)
+                back = threading.Thread(target=self._pass_back, args=(broker, client, asked), daemon=True)
+                back.start()
+                self._start(self._pass_on, client, broker, asked, back)
 
     def _pass(self, source: socket.socket, sink: socket.socket, transform: Callable[..., bytes], asked: dict[int, Any]) -> None:
         with suppress(OSError), source.makefile("rb") as frames:
@@ -97,6 +98,12 @@ class Keeper:
         for one in (source, sink):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+    def _pass_on(self, client: socket.socket, broker: socket.socket, asked: dict[int, Any], back: threading.Thread) -> None:
+        self._pass(client, broker, self._request, asked)
+        back.join()
+        client.close()
+        broker.close()
 
     def _pass_back(self, broker: socket.socket, client: socket.socket, asked: dict[int, Any]) -> None:
         self._pass(broker, client, self._answer, asked)
