@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from streams.kafka.handshakes import bound_handshakes
+
 __all__ = ["ResponseTracker", "poll", "start_client"]
 
 # The client logs every attempt of every retry. What matters is raised here, so its log is silenced by default. To see it, set
@@ -31,7 +33,7 @@ class _ErrorCollector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if isinstance(record.args, tuple):
-            # By name: only three other modules may import the client.
+            # By name: only a few other modules may import the client.
             errors = [argument for argument in record.args if isinstance(argument, Exception)]
             errors = [error for error in errors if type(error).__module__ == "kafka.errors"]
             self.errors += [error for error in errors if type(error).__name__ != "KafkaTimeoutError"]
@@ -122,6 +124,7 @@ def start_client(
             _hook_responses(vars(opened[-1])["_manager"], on_response)
         return opened[-1]
 
+    bound_handshakes()
     collector = _ErrorCollector()
     _log.addHandler(collector)
     try:

@@ -174,6 +174,15 @@ def test_a_server_that_is_no_broker(open_log: OpenLog) -> None:
             open_log(servers, "events", timeout=1.0)
 
 
+def test_a_server_that_says_nothing_to_a_tls_handshake(open_log: OpenLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client would wait for ever, and a service could neither start nor say why."""
+    monkeypatch.setattr("streams.kafka.handshakes.HANDSHAKE_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        servers = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(NoBroker, match=r"takes connections but did not answer within 1 s.*security_protocol"):
+            open_log(servers, "events", timeout=1.0, options={"security_protocol": "SSL"})
+
+
 def test_an_unknown_topic_is_not_created(broker: Broker, open_log: OpenLog) -> None:
     for _ in range(2):
         with pytest.raises(
