@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 
-def until(true: Callable[[], object], seconds: float = 30.0) -> None:
+def until(true: Callable[[], object], seconds: float = 60.0) -> None:
     limit = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < limit
@@ -101,7 +101,7 @@ def test_added_partitions_are_read_after_a_restart(broker: Broker, tmp_path: Pat
 def test_a_topic_that_is_made_again_under_a_running_service_ends_it(
     broker: Broker, tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.process.logs.TIMEOUT", 2.0)
+    monkeypatch.setattr("service.process.logs.TIMEOUT", 5.0)
     topic = broker.topic()
     config = make_config(**on(broker, topic, tmp_path), server={"flush": 0.02})
     runtime = open_runtime(config)
