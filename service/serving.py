@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -14,6 +15,7 @@ from service.http.security.keys import Keys
 from service.http.server import Server, bind, is_loopback
 from service.process.runtime import open_replica, open_runtime
 from service.process.warmup import warm_up
+from service.waiting import open_when_reachable
 
 __all__ = ["run"]
 
@@ -61,7 +63,8 @@ def run(
     ConfigError
         For a config that does not fit the role, keys that cannot be used, or an address that needs keys.
     OSError
-        When the address cannot be used, or the data folder cannot be written.
+        When the address cannot be used, the data folder cannot be written, or the broker was away for ``[stream] broker_wait``
+        seconds.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _return_large_blocks()
@@ -72,32 +75,44 @@ def run(
             problem = f"host = {host!r}: other machines reach this address, and there are no keys"
             raise ConfigError("server", f"{problem}; make one with `freshet key new`, or serve everyone with --insecure")
         _log.warning("there are no keys: everyone who reaches %s may read, write and erase everything", host)
-    listening = bind(host, config.server.port if port is None else port)
-    with listening:
-        if role == "trainer":
-            if config.weights.url is None and config.stream.group is None:
-                raise ConfigError(
-                    "weights", "url: missing; name the log that replicas follow: lmdb:///folder or kafka://host:port/topic"
-                )
-            os.nice(NICE)
-        elif config.stream.group is not None:
-            problem = f"group = {config.stream.group!r}: a member of a group learns only from its partitions and cannot serve"
-            raise ConfigError("stream", f"{problem}; use `freshet train`, or remove the key")
-        runtime = open_replica(config) if role == "replica" else open_runtime(config)
-        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-        server = Server(
-            create_app(runtime, serves=role != "trainer", host=host, keys=keys),
-            listening,
-            None if started is None else lambda: started(address),
-        )
+    number = config.server.port if port is None else port
+    until = time.monotonic() + config.stream.broker_wait
+    opened = partial(open_replica if role == "replica" else open_runtime, config)
+    _prepare(config, role)
+    while True:
+        with bind(host, number) as listening:
+            number = listening.getsockname()[1]
+            address = f"http://{f'[{host}]' if ':' in host else host}:{number}"
+            runtime = open_when_reachable(opened, config, listening)
+            if runtime is None:
+                return None
+            app = create_app(runtime, serves=role != "trainer", host=host, keys=keys)
+            server = Server(app, listening, None if started is None else partial(started, address))
+            runtime.engine.on_failure = partial(_end, server)
+            runtime.engine.prepare = partial(warm_up, config)
+            server.run()
+        failure = runtime.engine.failure
+        # Once it learns, the engine waits for a broker by itself: this one went away while the state was restored.
+        if not isinstance(failure, ConnectionError) or time.monotonic() >= until:
+            return failure
+        _log.warning("the broker went away during the start; starting again: %s", failure)
 
-        def end(_: BaseException) -> None:
-            server.should_exit = True
 
-        runtime.engine.on_failure = end
-        runtime.engine.prepare = partial(warm_up, config)
-        server.run()
-    return runtime.engine.failure
+def _prepare(config: Config, role: Role) -> None:
+    """Check that a config fits a role, and give way to other processes where the role says so."""
+    if role == "trainer":
+        if config.weights.url is None and config.stream.group is None:
+            raise ConfigError(
+                "weights", "url: missing; name the log that replicas follow: lmdb:///folder or kafka://host:port/topic"
+            )
+        os.nice(NICE)
+    elif config.stream.group is not None:
+        problem = f"group = {config.stream.group!r}: a member of a group learns only from its partitions and cannot serve"
+        raise ConfigError("stream", f"{problem}; use `freshet train`, or remove the key")
+
+
+def _end(server: Server, failure: BaseException) -> None:
+    server.should_exit = True
 
 
 def _return_large_blocks() -> None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from streams.log import DamagedRecord, Log, Record, RecordTooLarge
+from streams.log import DamagedRecord, Log, PartlyRefused, Record, RecordTooLarge
 
 __all__ = ["Forwarder"]
 
@@ -123,6 +123,9 @@ class Forwarder:
                 return self._copy(1)
             self.failures += 1
             _log.error("%s: record %d is not copied: %s", self._name, self._next, error)
+        except PartlyRefused as error:
+            self.failures += len(error.refused)
+            _log.error("%s: %d records are not copied: %s", self._name, len(error.refused), error)
         self._next = records[-1].offset + 1
         if self._progress is not None:
             written = self._progress.with_suffix(".new")

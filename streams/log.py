@@ -18,6 +18,7 @@ __all__ = [
     "LogFull",
     "MemoryLog",
     "Offsets",
+    "PartlyRefused",
     "Record",
     "RecordTooLarge",
     "key_for_partition",
@@ -71,6 +72,25 @@ class InDoubt(OSError):
         super().__init__(errno.ETIMEDOUT, problem, path)
 
 
+class PartlyRefused(OSError):
+    """A remote log refuses some records of an append for good. The others are written: do not append them again.
+
+    ``errno`` is EMSGSIZE, ``filename`` the log.
+
+    Attributes
+    ----------
+    refused : frozenset of int
+        Which records of the append, by index.
+    end : Offsets
+        For each partition, an offset after the records that are written.
+    """
+
+    def __init__(self, reason: str, path: str, refused: frozenset[int], end: Offsets) -> None:
+        remedy = "what is refused will always be; the other records are in the log: do not append them again"
+        super().__init__(errno.EMSGSIZE, f"{reason} (refused for good: {len(refused)} of this append); {remedy}", path)
+        self.refused, self.end = refused, end
+
+
 class Record(NamedTuple):
     """One record of a log: partition, offset, the key that selects the partition, the value, and the time of the append."""
 
@@ -101,6 +121,8 @@ class Log(Protocol):
             The log has no room.
         RecordTooLarge
             A record is over the log's limit.
+        PartlyRefused
+            A remote log refuses some records for good, and has written the others.
         InDoubt
             A remote log did not answer in time: all, none or a part may have been written.
         """

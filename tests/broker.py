@@ -1,4 +1,8 @@
-"""A Kafka broker for the tests: a running one, or a small one from the Python package index."""
+"""A Kafka broker for the tests: a running one, such as Apache Kafka's, or a small one from the Python package index.
+
+FRESHET_TEST_KAFKA is the address of a running one, and FRESHET_TEST_KAFKA_OPTIONS what its clients need (see
+`tests.kafka_options`). It is never stopped: where a test stops a broker, a proxy in front of it does as if.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kafka_options import OPTIONS
+from tests.keeper import Keeper
 from tests.proxy import Proxy
 
 GIVEN = "FRESHET_TEST_KAFKA"
@@ -25,11 +31,11 @@ _UNIQUE = count()
 class Broker:
     """Address of a broker, and calls to create and delete topics.
 
-    `process` is None for a broker that was running before: it is never stopped.
+    `process` is None for a broker that was running before: it is never stopped. `proxy` is what it is reached through, if so.
     """
 
-    def __init__(self, servers: str, process: subprocess.Popen[bytes] | None = None) -> None:
-        self.servers, self.process = servers, process
+    def __init__(self, servers: str, process: subprocess.Popen[bytes] | None = None, proxy: Proxy | None = None) -> None:
+        self.servers, self.process, self._proxy = servers, process, proxy
 
     def topic(self, partitions: int = 1, name: str | None = None, **config: str) -> str:
         """Create a topic, with a unique name unless `name` is given."""
@@ -56,13 +62,62 @@ class Broker:
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Stop the process (SIGSTOP) inside the block, like a machine that swaps or a disk that hangs."""
-        assert self.process is not None
+        if self.process is None:
+            assert self._proxy is not None
+            self._proxy.stall()
+            try:
+                yield
+            finally:
+                self._proxy.heal()
+            return
         self.process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # takes a while on a busy machine
         try:
             yield
         finally:
             self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it for good, or as if."""
+        if self.process is None:
+            assert self._proxy is not None
+            self._proxy.refuse()
+            self._proxy.cut()
+            return
+        self.process.kill()
+        self.process.wait()
+
+
+ENCRYPTED = OPTIONS.get("security_protocol", "PLAINTEXT").endswith("SSL")
+"""Whether no proxy can read what the given broker is sent."""
+
+
+@contextmanager
+def keeping(broker: Broker) -> Iterator[Keeper]:
+    """Have an address of the broker under which it keeps the metadata of commits."""
+    with Keeper(broker.servers, keeps=GIVEN not in os.environ) as keeper:
+        if ENCRYPTED:
+            keeper.servers = broker.servers
+        yield keeper
+
+
+def which() -> str:
+    """Say which broker the tests use."""
+    if GIVEN not in os.environ:
+        return "the small broker of the tests, in memory"
+    from kafka import KafkaAdminClient, errors
+
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=os.environ[GIVEN])
+    except errors.KafkaError as error:
+        return f"{os.environ[GIVEN]} ({GIVEN}), which does not answer ({error})"
+    try:
+        cluster = admin.describe_cluster()["cluster_id"]
+        version = admin.describe_features().get("metadata.version", {}).get("finalized", ("none",))[-1]
+    finally:
+        admin.close()
+    how = OPTIONS.get("security_protocol", "PLAINTEXT")
+    return f"{os.environ[GIVEN]} ({GIVEN}), {how}, cluster {cluster}, metadata.version {version}"
 
 
 @contextmanager
@@ -118,7 +173,14 @@ def running(folder: Path, port: int = 0, advertised: str | None = None) -> Itera
 
 @contextmanager
 def proxied(folder: Path) -> Iterator[tuple[Broker, Proxy]]:
-    """Run a broker behind a proxy."""
+    """Run a broker behind a proxy, or put one in front of the given broker; skip the test if that is encrypted."""
+    if GIVEN in os.environ:
+        if ENCRYPTED:
+            pytest.skip("a proxy cannot read what is encrypted")
+        with Proxy() as proxy, Keeper(os.environ[GIVEN], proxy.servers, keeps=False) as relay:
+            proxy.target = relay.servers
+            yield Broker(proxy.servers, proxy=proxy), proxy
+        return
     with Proxy() as proxy, running(folder, advertised=proxy.servers) as behind:
         proxy.target = behind.servers
         yield Broker(proxy.servers, behind.process), proxy

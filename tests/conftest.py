@@ -6,8 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.broker import GIVEN, Broker, proxied, running
+from tests.broker import GIVEN, Broker, proxied, running, which
 from tests.proxy import Proxy
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which broker it was; a header would not be shown with ``-q``."""
+    terminalreporter.write_line(f"kafka: {which()}")
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +27,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 @pytest.fixture
 def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker that the test may stop."""
+    """A broker that the test may stop; with a given one, as if."""
+    if GIVEN in os.environ:
+        with proxied(tmp_path_factory.mktemp("own-broker")) as (given, _):
+            yield given
+        return
     with running(tmp_path_factory.mktemp("own-broker")) as started:
         yield started
 

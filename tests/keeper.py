@@ -1,4 +1,4 @@
-"""A proxy that keeps the metadata of commits, which the broker of the tests forgets."""
+"""A proxy that gives its own address for the broker's, and keeps the metadata of commits, which the small broker forgets."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ class Keeper:
 
     It passes everything else on, with its own address instead of the broker's. Use it as a context manager.
 
+    Parameters
+    ----------
+    servers : str
+        Address ``host:port`` of the broker.
+    advertised : str or None
+        Address to give instead of its own.
+    keeps : bool
+        False: the broker keeps metadata itself.
+
     Attributes
     ----------
     servers : str
@@ -37,12 +46,16 @@ class Keeper:
         The partitions of each commit request.
     """
 
-    def __init__(self, servers: str) -> None:
+    def __init__(self, servers: str, advertised: str | None = None, *, keeps: bool = True) -> None:
         host, _, port = servers.rpartition(":")
         self._broker = host, int(port)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._host, self._port = self._listening.getsockname()[:2]
         self.servers = f"{self._host}:{self._port}"
+        if advertised is not None:
+            host, _, given = advertised.rpartition(":")
+            self._host, self._port = host, int(given)
+        self._keeps = keeps
         self.commits: list[set[int]] = []
         self._kept: dict[GroupPartition, tuple[int, str]] = {}
         self._unanswered: dict[tuple[GroupPartition, int], str] = {}
@@ -65,7 +78,7 @@ class Keeper:
         with suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
-                self._sockets.append(client)
+                self._sockets = [one for one in self._sockets if one.fileno() >= 0] + [client]
                 try:
                     broker = socket.create_connection(self._broker)
                 except OSError:
@@ -73,8 +86,9 @@ class Keeper:
                     continue
                 self._sockets.append(broker)
                 asked: dict[int, Any] = {}
-                self._start(self._pass, client, broker, self._request, asked)
-                self._start(self._pass_back, broker, client, asked)
+                back = threading.Thread(target=self._pass_back, args=(broker, client, asked), daemon=True)
+                back.start()
+                self._start(self._pass_on, client, broker, asked, back)
 
     def _pass(self, source: socket.socket, sink: socket.socket, transform: Callable[..., bytes], asked: dict[int, Any]) -> None:
         with suppress(OSError), source.makefile("rb") as frames:
@@ -84,6 +98,12 @@ class Keeper:
         for one in (source, sink):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
+
+    def _pass_on(self, client: socket.socket, broker: socket.socket, asked: dict[int, Any], back: threading.Thread) -> None:
+        self._pass(client, broker, self._request, asked)
+        back.join()
+        client.close()
+        broker.close()
 
     def _pass_back(self, broker: socket.socket, client: socket.socket, asked: dict[int, Any]) -> None:
         self._pass(broker, client, self._answer, asked)
@@ -108,7 +128,7 @@ class Keeper:
                 one.host, one.port = self._host, self._port
         elif isinstance(request, OffsetCommitRequest):
             self._keep(request, answer)
-        else:
+        elif self._keeps:
             self._give_back(request, answer)
         return bytes(answer.encode(header=True))
 

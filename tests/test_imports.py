@@ -21,7 +21,13 @@ DOORS = {
     # The application, and requests and responses; routes use only `service.http.web`.
     "fastapi": {"service.http.app", "service.http.web"},
     # Records of a topic; topics of a cluster; owners of partitions. Each can be used without the others.
-    "kafka": {"streams.kafka.log", "streams.kafka.group", "streams.kafka.topics"},
+    "kafka": {
+        "streams.kafka.log",
+        "streams.kafka.sender",
+        "streams.kafka.group",
+        "streams.kafka.topics",
+        "streams.kafka.handshakes",
+    },
     # SIMD comparisons for numba's compiled functions.
     "docstring_parser": {"service.reference.docstrings"},
     "llvmlite": {"memory.simd"},

@@ -15,7 +15,7 @@ from typing import Any
 from streams.codec import encode, partition_key
 from streams.dead_letters import DeadLetters
 from streams.events import Event
-from streams.log import Log, LogFull, Offsets, RecordTooLarge
+from streams.log import Log, LogFull, Offsets, PartlyRefused, RecordTooLarge
 
 __all__ = ["Entry", "Ingest", "LogBusy", "entry"]
 
@@ -125,6 +125,8 @@ class Ingest:
             If the log has no space left.
         RecordTooLarge
             If an entry is larger than the log allows.
+        PartlyRefused
+            If the log refuses some entries for good and has taken the others.
         OSError
             If the log cannot be written, or too many bytes wait already.
         """
@@ -200,6 +202,10 @@ class Ingest:
         entries = [entry for request in group for entry in request.entries]
         try:
             end = await asyncio.get_running_loop().run_in_executor(self._thread, self._append_to_log, entries)
+        except PartlyRefused as error:
+            self._take_refusals(group, error)
+            self._wake()
+            return [], None
         except Exception as error:
             parts = _split(group) if isinstance(error, LogFull | RecordTooLarge) else []
             if len(parts) < 2:
@@ -213,11 +219,27 @@ class Ingest:
                     return kept + later, retry_error
             return [], None
         for request in group:
-            self._bytes -= request.size
-            if request.done is not None and not request.done.done():
-                request.done.set_result(end)
+            self._finish(request, end)
         self._wake()
         return [], None
+
+    def _take_refusals(self, group: Sequence[_Waiting], error: PartlyRefused) -> None:
+        """Report the entries that the log refuses for good to who sent them; the others are in it."""
+        at = 0
+        for request in group:
+            bad = [entry for n, entry in enumerate(request.entries, at) if n in error.refused]
+            at += len(request.entries)
+            if not bad:
+                self._finish(request, error.end)
+                continue
+            part = request if request.done is not None else _Waiting(bad, None)
+            self._bytes -= request.size - part.size
+            self._give_up(part, error)
+
+    def _finish(self, request: _Waiting, end: Offsets) -> None:
+        self._bytes -= request.size
+        if request.done is not None and not request.done.done():
+            request.done.set_result(end)
 
     def _append_to_log(self, entries: Sequence[Entry]) -> Offsets:
         """Append on the thread of this object. A log that has been full for long is not waited for."""

@@ -14,7 +14,15 @@ from streams.forwarding import Forwarder
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 
-__all__ = ["data_folder", "open_dead_letters", "open_log", "open_membership", "open_weights", "servers_and_topic"]
+__all__ = [
+    "ask_brokers",
+    "data_folder",
+    "open_dead_letters",
+    "open_log",
+    "open_membership",
+    "open_weights",
+    "servers_and_topic",
+]
 
 if TYPE_CHECKING:
     from streams.kafka.group import GroupMember
@@ -182,6 +190,28 @@ def open_dead_letters(config: Config, folder: Path | None) -> DeadLetters:
     except BaseException:
         local.close()
         raise
+
+
+def ask_brokers(config: Config) -> None:
+    """Ask for the topics of the events and of the weights, to find out whether their brokers answer.
+
+    Raises
+    ------
+    ConfigError
+        For an invalid url or option.
+    OSError
+        As `open_log`.
+    """
+    from streams.kafka.topics import Topics  # See `_open_topic`.
+
+    for section, url, options in (
+        ("stream", config.stream.url, config.stream.options),
+        ("weights", config.weights.url, config.weights.options),
+    ):
+        if url is not None and scheme_of(url) == "kafka":
+            servers, topic = servers_and_topic(url, section)
+            with Topics(servers, options, TIMEOUT) as topics:
+                topics.find([topic])
 
 
 def servers_and_topic(url: str, section: str) -> tuple[str, str]:

@@ -95,6 +95,9 @@ class Stream(Section):
         When ``POST /v1/events`` is answered: once the events are in the log, or once they are in the buffer in memory.
     buffer : int
         Bytes of events that may wait to be appended; beyond it requests are refused.
+    broker_wait : float
+        Seconds that a process waits at its start for a broker that does not answer. It answers ``/readyz`` with 503 meanwhile.
+        Then it ends with exit code 5. 0: it ends at once.
     options : dict
         Passed to the log unchanged; see `streams.lmdb_log.LmdbLog` and `streams.kafka.log.KafkaLog`.
     format, columns, kind, sorted, strict, users, items, header, encoding
@@ -116,6 +119,7 @@ class Stream(Section):
     retain: Annotated[int, Field(ge=0)] | None = None
     ack: Literal["broker", "queued"] = "broker"
     buffer: Count = 64 << 20
+    broker_wait: Annotated[float, Field(ge=0)] = 300.0
     options: Keywords = Field(default={})
     format: str | None = None
     columns: Columns | None = None

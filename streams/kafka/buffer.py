@@ -29,6 +29,8 @@ class FetchBuffer:
         Offset after the last record fetched.
     highwater, acknowledged : int
         End of the partition, from the last response to a fetch and to an append of this process; -1 before the first.
+    stable : float
+        Offset before which every transaction has ended, where only what is committed is read; else infinite.
     polled_since : float
         Time since which every fetch includes this partition, monotonic; infinite while it is excluded.
     complete_as_of : float
@@ -37,6 +39,7 @@ class FetchBuffer:
 
     def __init__(self, begin: int) -> None:
         self.highwater = self.acknowledged = -1
+        self.stable = inf
         self.reset(begin)
 
     def reset(self, offset: int) -> None:
@@ -62,7 +65,7 @@ class FetchBuffer:
 
     def needs_more(self, limit: int) -> bool:
         """Return whether the buffer has fewer than `limit` records although the partition has more."""
-        return len(self.records) < limit and self.position < self.known_end
+        return len(self.records) < limit and self.position < self.readable_end
 
     @property
     def known_end(self) -> int:
@@ -70,6 +73,11 @@ class FetchBuffer:
         return max(self.highwater, self.acknowledged)
 
     @property
+    def readable_end(self) -> int:
+        """End of what a reader can get now: nothing behind the begin of a transaction that has not ended."""
+        return int(min(self.known_end, self.stable))
+
+    @property
     def end(self) -> int:
         """Offset after the last record. It excludes transaction markers at the end, which take an offset but hold no record."""
-        return self.last if self.position >= self.known_end else self.known_end
+        return self.last if self.position >= self.readable_end else self.readable_end

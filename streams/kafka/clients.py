@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from streams.kafka.handshakes import bound_handshakes
+
 __all__ = ["ResponseTracker", "poll", "start_client"]
 
 # The client logs every attempt of every retry. What matters is raised here, so its log is silenced by default. To see it, set
@@ -18,6 +20,10 @@ if _log.level == logging.NOTSET:
     _log.propagate = False
 
 
+_UNKNOWN_TOPIC = 3, 100
+"""Kafka's error codes for a topic, and for an id of a topic, that a broker does not know."""
+
+
 class _ErrorCollector(logging.Handler):
     """Collects errors that the client logs and does not raise."""
 
@@ -27,7 +33,7 @@ class _ErrorCollector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if isinstance(record.args, tuple):
-            # By name: only three other modules may import the client.
+            # By name: only a few other modules may import the client.
             errors = [argument for argument in record.args if isinstance(argument, Exception)]
             errors = [error for error in errors if type(error).__module__ == "kafka.errors"]
             self.errors += [error for error in errors if type(error).__name__ != "KafkaTimeoutError"]
@@ -50,19 +56,27 @@ class ResponseTracker:
     last_response : (float, float)
         Of the last request for records that was answered: when it was sent (monotonic), and when it was answered (Unix
         seconds).
+    unknown : bool
+        Whether a broker answered that it does not know the topic. The caller resets it.
+    stable : dict of int to int
+        By partition, the offset before which every transaction has ended, from the last response that named it.
     """
 
     def __init__(self, max_gap: float) -> None:
         self.silent_seconds = 0.0
         self.last_response = float("-inf"), 0.0
+        self.unknown = False
+        self.stable: dict[int, int] = {}
         self._max_gap = max_gap
         self._heard, self._polled_at = True, 0.0
 
     def on_response(self, sent: float, response: Any) -> None:
         """Note a response to the client. Only responses to requests for records end the silence."""
         if type(response).__name__ == "FetchResponse" and not response.error_code:
-            codes = [partition.error_code for topic in response.responses for partition in topic.partitions]
-            if not any(codes):
+            partitions = [partition for topic in response.responses for partition in topic.partitions]
+            self.stable |= {one.partition_index: one.last_stable_offset for one in partitions if one.last_stable_offset >= 0}
+            self.unknown = self.unknown or any(partition.error_code in _UNKNOWN_TOPIC for partition in partitions)
+            if not any(partition.error_code for partition in partitions):
                 self._heard, self.last_response = True, (sent, time.time())
 
     def on_poll(self, *, received: bool) -> None:
@@ -110,6 +124,7 @@ def start_client(
             _hook_responses(vars(opened[-1])["_manager"], on_response)
         return opened[-1]
 
+    bound_handshakes()
     collector = _ErrorCollector()
     _log.addHandler(collector)
     try:

@@ -6,7 +6,7 @@ import errno
 import socket
 from typing import NoReturn
 
-__all__ = ["NoBroker", "NoTopic", "NotAllowed", "describe", "explain", "is_rejected"]
+__all__ = ["NoBroker", "NoTopic", "NotAllowed", "describe", "explain", "is_rejected", "is_too_large", "is_unknown_topic"]
 
 
 class NoBroker(ConnectionError):
@@ -32,12 +32,23 @@ _CREDENTIALS = {
 }
 _OPTIONS = {"KafkaConfigurationError", "TypeError", "ValueError", "AssertionError", "RuntimeError"}
 _RECORDS = {"InvalidRecordError", "InvalidTimestampError", "PolicyViolationError"}
-_REFUSED = _RECORDS | {"AuthorizationError", "MessageSizeTooLargeError", "RecordListTooLargeError"}
+_TOO_LARGE = {"MessageSizeTooLargeError", "RecordListTooLargeError"}
+_REFUSED = _RECORDS | _TOO_LARGE | {"AuthorizationError"}
 
 
 def is_rejected(error: Exception) -> bool:
     """Return whether the error means that the broker did not write the batch."""
     return _is(error, _REFUSED)
+
+
+def is_unknown_topic(error: Exception) -> bool:
+    """Return whether there is no such topic."""
+    return _is(error, _UNKNOWN)
+
+
+def is_too_large(error: Exception) -> bool:
+    """Return whether the broker refuses a batch for its size."""
+    return _is(error, _TOO_LARGE)
 
 
 def explain(

@@ -295,6 +295,10 @@ class GroupMember:
         self.owned = frozenset()
 
     async def _join(self) -> tuple[set[TopicPartition], dict[TopicPartition, OffsetAndMetadata]]:
+        # A leader that joins before it knows the topic's partitions gives nobody any, and corrects that in a second rebalance.
+        cluster = vars(self._coordinator)["_cluster"]
+        while not cluster.partitions_for_topic(self.topic):
+            await self._manager.wait_for(cluster.request_update(), self.timeout * 400)
         await self._coordinator.ensure_active_group_async()
         assigned = self._consumer.assignment()
         return assigned, await self._coordinator.fetch_committed_offsets_async(assigned)

@@ -6,7 +6,7 @@ import errno
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from math import inf
 from typing import Any
 
@@ -16,9 +16,11 @@ from kafka import errors as failures
 
 from streams.kafka.buffer import FetchBuffer
 from streams.kafka.clients import ResponseTracker, poll, start_client
-from streams.kafka.errors import NoBroker, NotAllowed, NoTopic, describe, explain, is_rejected
+from streams.kafka.errors import NoBroker, NotAllowed, NoTopic, explain
+from streams.kafka.identity import IdentityCheck
 from streams.kafka.options import Settings
-from streams.log import InDoubt, Offsets, Record, RecordTooLarge, partition_of, read_ranges
+from streams.kafka.sender import BATCH_OVERHEAD, Sender
+from streams.log import Offsets, PartlyRefused, Record, read_ranges
 
 __all__ = ["KafkaLog", "NoBroker", "NoTopic", "NotAllowed"]
 
@@ -29,7 +31,6 @@ END_TTL = 1.0
 """Seconds after a read in which `KafkaLog.end` uses the ends known from it."""
 
 OPENING = "opening"
-_BATCH_OVERHEAD, _RECORD_OVERHEAD = 100, 40  # bytes of a batch and of a record besides keys and values, rounded up
 
 
 class KafkaLog:
@@ -38,14 +39,16 @@ class KafkaLog:
     **Append** returns when all in-sync replicas have every record of the call. The records are sent in batches of at most
     `batch_size` bytes (an option; 900,000 by default). A partition gets its next batch after the one before was acknowledged.
     A broker writes a batch whole or not at all. So a call that fits into one batch of one partition is written whole or not at
-    all. When a larger call fails, the first batches of each partition can be written.
+    all. When a larger call fails, the first batches of each partition can be written. If the broker refuses a record for good
+    when others are written, the rest is written too, and `PartlyRefused` says which are not.
 
     `InDoubt` means that some records may be written: the broker did not answer in time, or a later batch failed. A broker that
     hung may write its batch later. A record that the client retries by itself is written once (idempotent producer). A record
     that the caller appends again after `InDoubt` can be in the topic twice. Events with an id are still learned once.
 
     **Read** waits at most `patience` for records that are known to exist, otherwise not at all. After `timeout` without any, it
-    raises `NoBroker`, then at once in each call until the broker answers again. Offsets without a record (end of a transaction,
+    raises `NoBroker`, then at once in each call until the broker answers again. If the topic was deleted meanwhile, it raises
+    `NoTopic`, and if it was also created again, `LookupError`. Offsets without a record (end of a transaction,
     compaction) are skipped. Timestamps are the producer's, or the broker's with ``message.timestamp.type=LogAppendTime``.
 
     Parameters
@@ -96,15 +99,17 @@ class KafkaLog:
         self._stalled_since: float | None = None
         self._responses = ResponseTracker(timeout / 10)
         self._reading, self._appending = threading.Lock(), threading.Lock()
-        self._producer: KafkaProducer | None = None
         self._last_read = -END_TTL
         clients = {"consumer": KafkaConsumer, "producer": KafkaProducer, "admin": KafkaAdminClient}
         defaults = {name: client.DEFAULT_CONFIG for name, client in clients.items()}
         self._settings = Settings(servers, options or {}, timeout, **defaults)
+        self._has_id = False  # whether the broker has ids of topics
         with self._explain_errors(OPENING):
             self.partitions, self.identity = self._describe_topic()
+            self._identity_check = IdentityCheck(self.name, self.identity, lambda: self._describe_topic()[1], timeout)
             self._topic_partitions = {partition: TopicPartition(topic, partition) for partition in self.partitions}
             self._consumer = start_client(KafkaConsumer, self._settings.consumer, self._responses.on_response)
+            self._cluster, self._topic_id = vars(self._consumer)["_cluster"], None
         try:
             with self._explain_errors(OPENING):
                 self._consumer.assign(list(self._topic_partitions.values()))
@@ -112,8 +117,9 @@ class KafkaLog:
                 self._buffers = {partition: FetchBuffer(begin) for partition, begin in self._ask_begin().items()}
                 for partition, buffer in self._buffers.items():
                     self._consumer.seek(self._topic_partitions[partition], buffer.position)
+                self._sender = Sender(servers, topic, self.partitions, self._settings, timeout, self._acknowledge)
                 if not readonly:
-                    self._producer = start_client(KafkaProducer, self._settings.producer)
+                    self._sender.open()
         except BaseException:
             self._consumer.close(timeout_ms=0)
             raise
@@ -127,31 +133,34 @@ class KafkaLog:
             A record is over `max_request_size` or the broker's limit; nothing was written.
         NoBroker
             Nothing was written.
+        PartlyRefused
+            The broker refuses some for good, most likely for their size, and has written the others.
         InDoubt
             Some may have been written.
         """
         if self._readonly:
             raise PermissionError(errno.EACCES, "the log was opened with readonly; open it without, to append", self.name)
-        now, pending = int(time.time() * 1000), list(records)
+        pending = list(records)
         for key, value in pending:
-            if len(key) + len(value) + _BATCH_OVERHEAD > self._settings.max_request_bytes:
-                raise self._too_large(len(key) + len(value))
+            if len(key) + len(value) + BATCH_OVERHEAD > self._settings.max_request_bytes:
+                raise self._sender.too_large(len(key) + len(value))
         if not self._appending.acquire(timeout=self.timeout):
             raise NoBroker(errno.ETIMEDOUT, "other appends still wait for the broker; append more slowly", self.name)
         try:
             self._check_open()
-            for sent, chunk in enumerate(self._chunks(pending)):
-                self._send(chunk, now, in_part=sent > 0)
+            refused = self._sender.append(pending)
         finally:
             self._appending.release()
-        if not pending:
-            return self.end()
-        return {partition: buffer.known_end for partition, buffer in self._buffers.items()}
+        end = {partition: buffer.known_end for partition, buffer in self._buffers.items()} if pending else self.end()
+        if refused:
+            raise PartlyRefused("; ".join(sorted(set(refused.values()))), self.name, frozenset(refused), end)
+        return end
 
     def read(self, offsets: Offsets, limit: int) -> Sequence[Record]:
         """See `Log.read`."""
         with self._reading, self._explain_errors("reading"):
             self._check_open()
+            self._identity_check.raise_error()
             for partition, offset in offsets.items():
                 self._seek(partition, offset)
             try:
@@ -159,6 +168,9 @@ class KafkaLog:
                     self._fill(offsets, limit)
             finally:
                 self._last_read = time.monotonic()
+            if self._identity_check.doubtful:
+                self._identity_check.start()
+                return []
             counts = {partition: len(self._buffers[partition].records) for partition in offsets}
             none = dict.fromkeys(offsets, 0)
             found: list[Record] = []
@@ -198,7 +210,7 @@ class KafkaLog:
                 return
             self._closed = True
             self._consumer.close(autocommit=False, timeout_ms=1000)
-            self._drop_producer()
+            self._sender.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -216,6 +228,7 @@ class KafkaLog:
             raise failures.for_code(found["error_code"])(self.topic)
         if not found["partitions"]:
             raise failures.LeaderNotAvailableError(self.topic)
+        self._has_id = bool(found["topic_id"])
         return tuple(sorted(p["partition_index"] for p in found["partitions"])), f"{self.topic} {found['topic_id'] or cluster}"
 
     # ---- reading
@@ -249,12 +262,18 @@ class KafkaLog:
                 if time.monotonic() > until:
                     raise failures.KafkaTimeoutError("no response to a fetch")
             end = self._consumer.highwater(tp)
+            self._note_stable(partition)
         finally:
             # Also without an answer: a read takes the next records for those after its own position.
             self._consumer.pause(tp)
             self._consumer.seek(tp, buffer.position)
             buffer.polled_since = inf
-        return near if end is None else int(end)
+        return near if end is None else int(min(end, buffer.stable))
+
+    def _note_stable(self, partition: int) -> None:
+        """Note how far a partition can be read where a transaction is not over yet."""
+        if self._settings.consumer.get("isolation_level") == "read_committed":
+            self._buffers[partition].stable = self._responses.stable.get(partition, inf)
 
     def _position(self, tp: TopicPartition) -> int:
         return int(self._consumer.position(tp, timeout_ms=100) or 0)
@@ -293,10 +312,12 @@ class KafkaLog:
         if all_arrived or any_records:
             self._stalled_since = None
             if not any_records and self._responses.silent_seconds >= self.timeout:
+                self._identity_check.start()
                 raise failures.KafkaTimeoutError("no response to requests for records")
             return
         self._stalled_since = since
         if time.monotonic() - since >= self.timeout:
+            self._identity_check.start()
             raise failures.KafkaTimeoutError("records that exist do not arrive")
 
     def _poll(self, wanted: Sequence[int], seconds: float) -> None:
@@ -308,6 +329,7 @@ class KafkaLog:
         sent, answered = self._responses.last_response
         polled = poll(self._consumer, seconds)
         self._responses.on_poll(received=bool(polled))
+        self._check_identity()
         drained = sum(map(len, polled.values())) < self._settings.consumer["max_poll_records"]
         for tp, messages in polled.items():
             self._buffers[tp.partition].add(tp.partition, messages)
@@ -316,76 +338,32 @@ class KafkaLog:
             if tp not in polled:
                 buffer.position = max(buffer.position, self._position(tp))
             buffer.highwater = max(self._consumer.highwater(tp) or 0, buffer.position)
+            self._note_stable(partition)
             if drained and sent >= buffer.polled_since:
                 buffer.complete_as_of = answered
 
-    # ---- appending
+    def _check_identity(self) -> None:
+        """Notice that the topic was deleted, and perhaps created again, before records of another one are returned."""
+        if self._responses.unknown:
+            self._responses.unknown = False
+            self._identity_check.start(doubtful=True)
+        known = self._cluster.topic_id(self.topic)
+        if known is not self._topic_id:
+            self._topic_id = known
+            if known is not None and self._has_id:
+                self._identity_check.compare(f"{self.topic} {known}")
 
-    def _chunks(self, records: list[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
-        start, size = 0, _BATCH_OVERHEAD
-        for at, (key, value) in enumerate(records):
-            added = len(key) + len(value) + _RECORD_OVERHEAD
-            if at > start and size + added > self._settings.max_batch_bytes:
-                yield records[start:at]
-                start, size = at, _BATCH_OVERHEAD
-            size += added
-        if start < len(records):
-            yield records[start:]
-
-    def _send(self, records: Sequence[tuple[bytes, bytes]], now: int, *, in_part: bool) -> None:
-        """Send records that make one batch for each partition, and wait until they are acknowledged."""
-        sent = []
-        try:
-            if self._producer is None:
-                self._producer = start_client(KafkaProducer, self._settings.producer)
-            for key, value in records:
-                tp = self.partitions[partition_of(key, len(self.partitions))]
-                # In Kafka, None stands for a missing key.
-                sent.append(self._producer.send(self.topic, value, key or None, partition=tp, timestamp_ms=now))
-            self._flush(self._producer, sent)
-            results = [future.get(0) for future in sent]
-            for done in results:
-                buffer = self._buffers[done.partition]
-                buffer.acknowledged = max(buffer.acknowledged, done.offset + 1)
-            if any(done.offset < 0 for done in results):
-                # The broker had the batch already: its first acknowledgement was lost. This one may lack the offset.
-                with self._reading:
-                    self._ask_ends()
-        except failures.KafkaError as error:
-            # A producer that dropped a batch must not continue its sequence numbers: the next append creates a new one.
-            self._drop_producer()
-            done = sum(future.succeeded() for future in sent)
-            if in_part or done or (sent and not is_rejected(error)):
-                problem = (
-                    f"the broker acknowledged {done} of {len(records)} records within {self.timeout:g} s ({describe(error)}): "
-                    "the others may be in the topic or not; append them again: events with an id are learned only once"
-                )
-                raise InDoubt(problem, self.name) from error
-            if isinstance(error, failures.MessageSizeTooLargeError | failures.RecordListTooLargeError):
-                raise self._too_large(max(len(key) + len(value) for key, value in records)) from error
-            explain(error, "appending", self.servers, self.topic, self.timeout)
-
-    def _flush(self, producer: KafkaProducer, sent: Sequence[Any]) -> None:
-        """Send now, and wait until the result of every record is known."""
-        until = time.monotonic() + self.timeout
-        while not all(future.is_done for future in sent):
-            # The client splits a batch that is too large for the broker, and raises this. The halves are sent next.
-            with suppress(failures.UnknownError):
-                producer.flush(max(until - time.monotonic(), 0.0))
-
-    def _drop_producer(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            with suppress(failures.KafkaError):
-                producer.close(timeout=0)
-            producer.__dict__["_sender"].force_close()
+    def _acknowledge(self, results: Sequence[Any]) -> None:
+        """Note what the broker answered to an append."""
+        for done in results:
+            buffer = self._buffers[done.partition]
+            buffer.acknowledged = max(buffer.acknowledged, done.offset + 1)
+        if any(done.offset < 0 for done in results):
+            # The broker had the batch already: its first acknowledgement was lost. This one may lack the offset.
+            with self._reading:
+                self._ask_ends()
 
     # ---- errors
-
-    def _too_large(self, size: int) -> RecordTooLarge:
-        problem = f"a record of {size} bytes is over the limit of {self._settings.max_request_bytes} here, or over the broker's"
-        remedy = "raise max_request_size in the options and max.message.bytes of the topic, or send less in one event"
-        return RecordTooLarge(f"{problem}; {remedy}", self.name)
 
     @contextmanager
     def _explain_errors(self, operation: str) -> Iterator[None]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.broker import which
 from tests.chaos.run import Plan, Report, run
 
 EVERY = 5.0
@@ -37,7 +38,7 @@ def main() -> int:
             shown = now
             print(f"{now - began:6.0f} s  {line}", flush=True)
 
-    print(f"{plan}, in {folder}", flush=True)
+    print(f"{plan}, {which() if plan.log == 'kafka' else 'on disk'}, in {folder}", flush=True)
     report = run(plan, folder, say)
     Console(width=120).print(_table(report))
     print(report.as_json())
@@ -51,7 +52,7 @@ def main() -> int:
 
 def _table(report: Report) -> Table:
     table = Table(title=f"{report.plan.kills} kills, seed {report.plan.seed}, {report.seconds:.0f} s", show_header=False)
-    rows = {**report.done, **report.counted}
+    rows: dict[str, object] = {"log": report.broker or report.plan.log, **report.done, **report.counted}
     for name, seen in report.replicas.items():
         rows |= {f"{name}: {what}": number for what, number in seen.items()}
     rows |= {f"digest: {name}": digest for name, digest in report.digests.items()}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.broker import GIVEN, Broker, proxied
+from tests.broker import ENCRYPTED, GIVEN, Broker, proxied
 from tests.chaos.schedule import Act, Deed
 from tests.proxy import PRODUCE, TO_CLIENT, Proxy
 
@@ -43,14 +43,14 @@ class Faults:
         self.done: Counter[Deed] = Counter()
         self.trouble = 0
         self.deeds: tuple[Deed, ...] = () if proxy is None else (Deed.CUT, Deed.STOP, Deed.REFUSE, Deed.LOSE)
-        if proxy is None and RESTART in os.environ:
-            self.deeds = (Deed.RESTART,)
+        if GIVEN in os.environ and RESTART in os.environ:
+            self.deeds = (Deed.RESTART, *self.deeds)
 
     def do(self, act: Act) -> None:
         """Do it, and undo it after its time."""
         self.trouble += 1
         if act.deed is Deed.RESTART:
-            subprocess.run(os.environ[RESTART], shell=True, check=True)
+            subprocess.run(os.environ[RESTART], shell=True, check=True, stdout=subprocess.DEVNULL)
         elif act.deed is Deed.STOP:
             with self.broker.stopped():
                 time.sleep(act.lasts)
@@ -80,7 +80,7 @@ class Faults:
 @contextmanager
 def faulty(folder: Path) -> Iterator[Faults]:
     """Have a broker to disturb: the one that FRESHET_TEST_KAFKA names, else one of one's own."""
-    if GIVEN in os.environ:
+    if ENCRYPTED:
         yield Faults(Broker(os.environ[GIVEN]), None)
         return
     with proxied(folder) as (broker, proxy):

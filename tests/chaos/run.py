@@ -18,6 +18,7 @@ import httpx
 from service import config as configs
 from service.process.logs import open_log
 from streams.log import Log
+from tests.broker import which
 from tests.chaos.config import WINDOW, on_broker, on_disk
 from tests.chaos.faults import Faults, faulty
 from tests.chaos.producer import Producer
@@ -50,11 +51,13 @@ class Report:
     """What happened, and what must not have."""
 
     plan: Plan
+    broker: str = ""
     seconds: float = 0.0
     done: dict[str, int] = field(default_factory=dict)
     counted: dict[str, Any] = field(default_factory=dict)
     replicas: dict[str, dict[str, int]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    gave_up: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def as_json(self) -> str:
@@ -185,7 +188,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda _: None) -
     say : callable
         Told now and then how far it has come.
     """
-    report, began = Report(plan=plan), time.monotonic()
+    report, began = Report(plan=plan, broker=which() if plan.log == "kafka" else ""), time.monotonic()
     with ExitStack() as opened:
         faults = opened.enter_context(faulty(folder) if plan.log == "kafka" else nullcontext())
         file = on_disk(folder, plan.partitions) if faults is None else on_broker(folder, faults.broker, plan.partitions)
@@ -223,6 +226,7 @@ def _fill(report: Report, one: _Run) -> None:
         "lives": sum(process.lives for process in one.processes),
         "gave_up": sum(process.gave_up for process in one.processes),
     }
+    report.gave_up = [reason for process in one.processes for reason in process.reasons]
     if one.faults is not None:
         report.done |= {f"broker: {deed.value}": times for deed, times in one.faults.done.items()}
     for seen in one.versions:

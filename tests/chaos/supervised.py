@@ -47,6 +47,8 @@ class Supervised:
         Where it is; None while it is nowhere.
     lives, kills, stops, gave_up : int
         How often it was started, was killed, was stopped, and did not find its broker.
+    reasons : list of str
+        Why it gave up.
     problems : list of str
         What it has died of by itself.
     """
@@ -62,6 +64,7 @@ class Supervised:
         self._doomed: tuple[int, ...] = ()  # the statuses that it is made to end with
         self.url: str | None = None
         self.lives = self.kills = self.stops = self.gave_up = 0
+        self.reasons: list[str] = []
         self.problems: list[str] = []
         self._thread = threading.Thread(target=self._keep, name=name, daemon=True)
         self._thread.start()
@@ -176,6 +179,7 @@ class Supervised:
                 now = self._trouble()
                 if process.returncode == ExitCode.SYSTEM and (now % 2 or now != trouble):
                     self.gave_up += 1
+                    self.reasons.append(f"{self.name}: {self.said()[-300:]}")
                 elif process.returncode not in self._doomed:
                     self.problems.append(f"{self.name} ended with {process.returncode}: {self.said()}")
             time.sleep(PAUSE)

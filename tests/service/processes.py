@@ -12,6 +12,8 @@ from pathlib import Path
 
 import httpx
 
+from tests.kafka_options import OPTIONS
+
 ROOT = Path(__file__).parents[2]
 JSON = {"Content-Type": "application/json"}
 """Of a post whose body is bytes."""
@@ -21,7 +23,8 @@ DEADLINE = 120.0
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from service.cli import main; main()", *arguments]
+    options = "import tests.kafka_options; " if OPTIONS else ""
+    return [sys.executable, "-c", f"{options}from service.cli import main; main()", *arguments]
 
 
 def environment() -> dict[str, str]:

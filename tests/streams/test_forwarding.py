@@ -10,16 +10,17 @@ import pytest
 
 from streams.forwarding import Forwarder
 from streams.lmdb_log import LmdbLog
-from streams.log import InDoubt, Log, MemoryLog, Offsets, RecordTooLarge
+from streams.log import InDoubt, Log, MemoryLog, Offsets, PartlyRefused, RecordTooLarge
 
 
 class Target(MemoryLog):
-    """A log that can be unavailable or not confirm appends, and refuses values over 100 bytes."""
+    """A log that can be unavailable or not confirm appends. It refuses values over 100 bytes, and a certain one for good."""
 
     def __init__(self) -> None:
         super().__init__()
         self.away = self.silent = self.closed = False
         self.tried = 0
+        self.refusing: bytes | None = None
 
     def append(self, records: Iterable[tuple[bytes, bytes]]) -> Offsets:
         records = list(records)
@@ -28,7 +29,10 @@ class Target(MemoryLog):
             raise ConnectionError(errno.ETIMEDOUT, "nobody there")
         if any(len(value) > 100 for _, value in records):
             raise RecordTooLarge("too large; send less", "elsewhere")
-        end = super().append(records)
+        refused = frozenset(n for n, (_, value) in enumerate(records) if value == self.refusing)
+        end = super().append([one for n, one in enumerate(records) if n not in refused])
+        if refused:
+            raise PartlyRefused("no", "elsewhere", refused, end)
         if self.silent:
             raise InDoubt("no answer", "elsewhere")
         return end
@@ -113,6 +117,16 @@ def test_an_unconfirmed_record_is_copied_at_least_once() -> None:
 def test_a_record_that_is_too_large_stays_and_does_not_hold_up_the_others() -> None:
     source, target = MemoryLog(), Target()
     put(source, None, b"1", b"x" * 101, b"2")
+    with forwarding(source, target) as forwarder:
+        until(lambda: forwarder.waiting == 0)
+    assert target.values() == [b"1", b"2"]
+    assert forwarder.failures == 1
+
+
+def test_what_the_target_refuses_for_good_is_counted_and_the_others_are_there_once() -> None:
+    source, target = MemoryLog(), Target()
+    target.refusing = b"x"
+    put(source, None, b"1", b"x", b"2")
     with forwarding(source, target) as forwarder:
         until(lambda: forwarder.waiting == 0)
     assert target.values() == [b"1", b"2"]

@@ -24,7 +24,7 @@ from service.learning.validation import EventValidator
 from service.process.runtime import Runtime
 from streams.codec import BadEvent, decode, encode
 from streams.events import Event, Forget, Id, Impression, Interaction, ItemUpdate, Tick, UserUpdate
-from streams.log import InDoubt, LogFull, Offsets, RecordTooLarge
+from streams.log import InDoubt, LogFull, Offsets, PartlyRefused, RecordTooLarge
 
 __all__ = ["EventRoutes"]
 
@@ -292,6 +292,8 @@ class EventRoutes:
             raise Failure(507, f"{error.filename}: {error.strerror}; nothing of this request was kept") from error
         except RecordTooLarge as error:
             raise Failure(413, f"{error.strerror}; nothing of this request was kept") from error
+        except PartlyRefused as error:
+            raise Failure(413, str(error.strerror)) from error
         except InDoubt as error:
             raise Failure(503, str(error.strerror), retry=True) from error
         except OSError as error:

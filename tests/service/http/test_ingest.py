@@ -11,7 +11,7 @@ from service.http.ingest import GROUP_BYTES, Entry, Ingest, LogBusy, entry
 from streams.codec import decode
 from streams.dead_letters import DeadLetters
 from streams.events import Interaction
-from streams.log import InDoubt, LogFull, MemoryLog, Offsets, RecordTooLarge
+from streams.log import InDoubt, LogFull, MemoryLog, Offsets, PartlyRefused, RecordTooLarge
 
 
 class SlowLog(MemoryLog):
@@ -49,6 +49,18 @@ class BrokenLog(MemoryLog):
                 super().append(records)
             raise error
         return super().append(records)
+
+
+class PartsLog(MemoryLog):
+    """A log that takes what it can of an append, and refuses records of more than 1,000 bytes for good."""
+
+    def append(self, records: Iterable[tuple[bytes, bytes]]) -> Offsets:
+        records = list(records)
+        refused = frozenset(n for n, (_, value) in enumerate(records) if len(value) > 1_000)
+        end = super().append([one for n, one in enumerate(records) if n not in refused])
+        if refused:
+            raise PartlyRefused("a record is too large", "/somewhere", refused, end)
+        return end
 
 
 def away() -> OSError:
@@ -256,6 +268,29 @@ def test_a_record_that_is_too_large_is_lost_alone() -> None:
     dead = asyncio.run(run())
     assert users(log) == ["a", "c", "d"]
     assert lost(dead) == [("lost", "b")]
+
+
+@pytest.mark.parametrize("retry", [False, True], ids=["waited for", "queued"])
+def test_what_is_refused_for_good_is_told_to_its_sender_and_never_tried_again(retry: bool) -> None:
+    log = PartsLog()
+
+    async def run() -> DeadLetters:
+        ingest, dead = ingest_into(log, retry=retry)
+        mixed = [*clicks("a"), *clicks("b", padding=2_000), *clicks("c")]
+        sent = [asyncio.create_task(ingest.append(one)) for one in (clicks("x"), mixed, clicks("y"))]
+        ingest.post([*clicks("d", padding=2_000), *clicks("e")])
+        first, second, third = await asyncio.gather(*sent, return_exceptions=True)
+        assert (first, third) == ({0: 5}, {0: 5}), "who sent none of it knows nothing of it"
+        assert isinstance(second, PartlyRefused)
+        assert "do not append them again" in str(second)
+        await ingest.close()
+        assert ingest.memory() == {"buffer": 0}
+        assert ingest.failures == 0
+        return dead
+
+    dead = asyncio.run(run())
+    assert sorted(users(log)) == ["a", "c", "e", "x", "y"]
+    assert lost(dead) == [("lost", "d")]
 
 
 def test_nothing_overtakes_events_that_are_retried() -> None:

@@ -16,8 +16,7 @@ from streams.codec import encode, partition_key
 from streams.events import Interaction, Tick
 from streams.kafka.log import KafkaLog
 from streams.log import key_for_partition
-from tests.broker import Broker
-from tests.keeper import Keeper
+from tests.broker import Broker, keeping
 from tests.service.learning.test_group import count_in
 from tests.service.processes import DEADLINE, Process
 
@@ -98,7 +97,7 @@ class Trainers:
 
 @pytest.fixture
 def trainers(broker: Broker, tmp_path: Path) -> Iterator[Trainers]:
-    with Keeper(broker.servers) as keeper:
+    with keeping(broker) as keeper:
         config = tmp_path / "group.toml"
         topic = broker.topic(PARTITIONS)
         session = 2000 if broker.process is not None else 6000

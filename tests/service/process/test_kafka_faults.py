@@ -148,7 +148,7 @@ async def test_an_unreachable_broker_is_reported_in_status_and_metrics_without_a
 async def test_bad_records_are_counted_and_kept_with_their_offset_and_block_nothing(
     broker: Broker, tmp_path: Path, make_config: MakeConfig
 ) -> None:
-    topic = broker.topic()
+    topic = broker.topic(**{"max.message.bytes": "4000000"})
     log = KafkaLog(broker.servers, topic, options={"max_request_size": 4_000_000})
     good = [encode(msgspec.convert(click(n), Interaction)) for n in range(5)]
     bad = {
@@ -190,7 +190,7 @@ def test_a_service_that_cannot_start_says_why(
     monkeypatch.setattr("service.process.logs.TIMEOUT", 2.0)
     config = tmp_path / "service.toml"
     url = f"kafka://{servers.format(broker=broker.servers)}/evnets"
-    config.write_text(f'[stream]\nurl = "{url}"\n[checkpoint]\nfolder = "{tmp_path}"\n')
+    config.write_text(f'[stream]\nurl = "{url}"\nbroker_wait = 0\n[checkpoint]\nfolder = "{tmp_path}"\n')
     monkeypatch.setattr("sys.argv", ["freshet", "serve", "--config", str(config), "--port", "0"])
     started = time.monotonic()
     with pytest.raises(SystemExit) as left:

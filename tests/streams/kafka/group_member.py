@@ -9,6 +9,7 @@ from typing import TextIO
 
 from streams.joined import Position
 from streams.kafka.group import Fenced, GroupMember
+from tests import kafka_options  # noqa: F401  its import sets what the given broker needs
 
 
 def run(servers: str, topic: str, partitions: int, group: str, member: str, session: int, commands: TextIO) -> None:

@@ -82,7 +82,7 @@ class Process:
             text=True,
             bufsize=1,
             cwd=root,
-            env={"PYTHONPATH": str(root)},
+            env=os.environ | {"PYTHONPATH": str(root)},
         )
 
     def read_line(self) -> str:

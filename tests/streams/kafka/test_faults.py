@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from itertools import cycle
 import pytest
 
 from streams.kafka.log import KafkaLog, NoBroker, NotAllowed
-from streams.log import InDoubt, Record, RecordTooLarge
+from streams.log import InDoubt, PartlyRefused, Record, RecordTooLarge
 from tests.broker import Broker
 from tests.proxy import FETCH, MESSAGE_TOO_LARGE, NOT_LEADER, PRODUCE, REQUEST_TIMED_OUT, TO_BROKER, TO_CLIENT, Proxy, Way
 from tests.streams.kafka.topics import OpenLog, numbered, read_on
@@ -97,16 +98,32 @@ def test_a_broker_that_dies_under_an_append_leaves_it_in_doubt(faults: Faults, o
     assert end == 3 + len(again)
 
 
-def test_a_call_that_is_refused_in_part_is_in_doubt(faults: Faults, open_log: OpenLog) -> None:
-    """With an error that says "nothing was written", the caller's next attempt would write duplicates."""
+def test_a_call_that_is_refused_in_part_says_what_is_not_there_and_is_not_in_doubt(faults: Faults, open_log: OpenLog) -> None:
+    """The broker will refuse the same records each time: to append them again would only repeat the others."""
     broker, proxy = faults
     log = open_log(broker.servers, broker.topic())
     proxy.answer(MESSAGE_TOO_LARGE, larger_than=5_000, times=100)
-    with in_time(), pytest.raises(InDoubt, match=r"acknowledged [23] of 4 records .*MessageSizeTooLarge"):
-        log.append([(b"a", b"1"), (b"a", b"2"), (b"a", b"." * 10_000), (b"a", b"3")])
+    big = b"." * 10_000
+    says = r"a record of 1000[12] bytes is over the limit .*refused for good: 2 of this append.*do not append them again"
+    with in_time(), pytest.raises(PartlyRefused, match=says) as caught:
+        log.append([(b"a", b"1"), (b"a", b"2"), (b"a", big), (b"a", b"3"), (b"a", big + b"."), (b"a", b"4")])
+    assert caught.value.refused == {2, 4}
+    assert caught.value.end == {0: 4}
+    assert caught.value.errno == errno.EMSGSIZE
     proxy.heal()
     log.append(numbered(1))
-    assert numbers(read_on(log, {0: 0})) in ([1, 2, 0], [1, 2, 3, 0])
+    assert numbers(read_on(log, {0: 0})) == [1, 2, 3, 4, 0]
+
+
+def test_a_later_batch_that_is_refused_for_another_reason_is_refused_for_good(faults: Faults, open_log: OpenLog) -> None:
+    broker, proxy = faults
+    log = open_log(broker.servers, broker.topic(), options={"batch_size": 10_000})
+    proxy.answer(87, larger_than=5_000, times=100)
+    with in_time(), pytest.raises(PartlyRefused, match=r"InvalidRecord.*do not append them again") as caught:
+        log.append([(b"a", b"1"), (b"a", b"." * 9_900), (b"a", b"." * 9_900), (b"a", b"2")])
+    assert caught.value.refused == {1, 2}
+    proxy.heal()
+    assert numbers(read_on(log, {0: 0})) == [1, 2]
 
 
 # ---- a broker that refuses
@@ -279,7 +296,7 @@ def test_a_slow_network_is_no_error(faults: Faults, open_log: OpenLog) -> None:
 
 
 def test_a_record_over_the_readers_limits_does_not_block_later_ones(broker: Broker, open_log: OpenLog) -> None:
-    topic = broker.topic()
+    topic = broker.topic(**{"max.message.bytes": "4000000"})
     open_log(broker.servers, topic, options={"max_request_size": 4_000_000}).append(
         [(b"a", b"1"), (b"a", b"x" * 3_000_000), (b"a", b"2")]
     )

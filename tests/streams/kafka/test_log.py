@@ -68,12 +68,12 @@ def test_a_users_records_share_a_partition_and_keep_their_order(broker: Broker, 
 def test_a_call_is_one_batch_and_a_large_call_several_in_order(broker: Broker, open_log: OpenLog) -> None:
     topic = broker.topic()
     log = open_log(broker.servers, topic, options={"batch_size": 10_000})
-    batches = list(log._chunks(numbered(100, size=400)))
+    batches = list(log._sender.chunks(numbered(100, size=400)))
     assert [len(batch) for batch in batches] == [22, 22, 22, 22, 12]
     assert log.append(numbered(100, size=400)) == {0: 100}
     assert [int(record.value.rstrip(b".")) for record in read_on(log, {0: 0}, limit=33)] == list(range(100))
     many = open_log(broker.servers, topic)
-    assert len(list(many._chunks(numbered(800, size=1000)))) == 1
+    assert len(list(many._sender.chunks(numbered(800, size=1000)))) == 1
     assert many.append(numbered(10_000, size=1000)) == {0: 10_100}
     assert [int(record.value.rstrip(b".")) for record in read_on(many, {0: 100})] == list(range(10_000))
 
@@ -172,6 +172,15 @@ def test_a_server_that_is_no_broker(open_log: OpenLog) -> None:
         servers = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(NoBroker, match=r"takes connections but did not answer within 1 s.*security_protocol"):
             open_log(servers, "events", timeout=1.0)
+
+
+def test_a_server_that_says_nothing_to_a_tls_handshake(open_log: OpenLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client would wait for ever, and a service could neither start nor say why."""
+    monkeypatch.setattr("streams.kafka.handshakes.HANDSHAKE_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        servers = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(NoBroker, match=r"takes connections but did not answer within 1 s.*security_protocol"):
+            open_log(servers, "events", timeout=1.0, options={"security_protocol": "SSL"})
 
 
 def test_an_unknown_topic_is_not_created(broker: Broker, open_log: OpenLog) -> None:
