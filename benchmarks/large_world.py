@@ -25,10 +25,6 @@ batch_rows = 256
 max_impressions = 20_000
 [stream.options]
 max_bytes = 8_000_000_000
-[weights]
-url = "lmdb://{folder}/weights"
-[weights.options]
-max_bytes = 4_000_000_000
 [checkpoint]
 folder = "{folder}/state"
 every = {every}
@@ -56,6 +52,13 @@ factors = 16
 bits = {bits}
 """
 """What grows with the number of users and items has room for all of them; everything else has its default or is smaller."""
+
+WEIGHTS = """
+[weights]
+url = "lmdb://{folder}/weights"
+[weights.options]
+max_bytes = 4_000_000_000
+"""
 
 RETRIEVERS = {
     "item_knn": "capacity = {size}\nusers = {size}\nneighbours = 64\n",

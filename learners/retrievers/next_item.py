@@ -101,6 +101,7 @@ class NextItem(Retriever):
         "learning_rate": 0.02,
         "dropout": 0.0,
     }
+    rehearsals: ClassVar[tuple[dict[str, object], ...]] = (checks_parameters, checks_parameters | {"exhaustive": 0})
     tunable: ClassVar[Tunable] = {
         "width": Options((16, 32, 64)),
         "layers": Scale(1, 4),

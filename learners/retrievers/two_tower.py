@@ -77,6 +77,12 @@ class TwoTower(Retriever):
     """1 had towers with an optimizer of their own; 2 stored no vectors of items."""
     private: ClassVar[frozenset[str]] = frozenset({"turn"})
     checks_parameters: ClassVar[dict[str, object]] = {"items": 24, "dim": 8, "hidden": 4, "bits": 8}
+    # Without lists, with lists of float32, and with lists of 16 bits.
+    rehearsals: ClassVar[tuple[dict[str, object], ...]] = (
+        checks_parameters,
+        checks_parameters | {"exhaustive": 0},
+        checks_parameters | {"exhaustive": 0, "items": 40_000},
+    )
     tunable: ClassVar[Tunable] = {
         "dim": Scale(8, 128, log=True),
         "hidden": Scale(8, 128, log=True),
