@@ -1,21 +1,24 @@
-"""Worlds of up to millions of users and items: a config whose stores hold them all, and a trainer that has learned of each."""
+"""Worlds of up to millions of users and items: a config whose stores hold them all, and a state that has learned of each."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks import measure
+from learners.features import hash_ids
+from memory.arrays import Ids
 from service.config import load
+from service.learning.trainer import Trainer
 from service.process.runtime import Runtime, open_runtime
+from streams.block import Block, Column
 from streams.codec import encode, partition_key
-from streams.events import Event, Interaction, ItemUpdate, UserUpdate
+from streams.events import Interaction
 
-__all__ = ["CONFIG", "RETRIEVERS", "World", "made", "write_config"]
+__all__ = ["CONFIG", "RETRIEVERS", "WEIGHTS", "liked", "make", "write_config"]
 
 CONFIG = """
 [stream]
@@ -72,36 +75,17 @@ SEGMENTS = 200
 """Groups of users, who mostly like the items of their group."""
 
 DAY = 86_400.0
-EVENTS_AT_ONCE = 20_000
+AT_ONCE = 16_384
+MICRO_BATCH = 256
+BY_MICRO_BATCH = ("two_tower", "diag_linucb")
+"""Learners whose work grows with the square of a micro-batch. They learn some of the likes, and are told of all items."""
 
 
-class World(NamedTuple):
-    """A made world.
-
-    Attributes
-    ----------
-    config : Path
-    folder : Path
-        Log, checkpoints and weights log.
-    size : int
-        Number of users, and of items.
-    seconds : float
-        Time that it took to learn all events.
-    events : int
-    """
-
-    config: Path
-    folder: Path
-    size: int
-    seconds: float
-    events: int
-
-
-def write_config(folder: Path, size: int, retrievers: Sequence[str], every: float = 1e6) -> Path:
-    """Write the config of a world."""
+def write_config(folder: Path, size: int, retrievers: Sequence[str], every: float, *, replicas: bool = False) -> Path:
+    """Write the config of a world of `size` users and items, with a checkpoint every so many seconds."""
     numbers = {"size": size, "texts": 600 * size + (64 << 20), "seen": max(8 * size, 1000), "folder": folder, "every": every}
     numbers["bits"] = min(max((size - 1).bit_length(), 15), 20)
-    text = CONFIG.format(**numbers)
+    text = CONFIG.format(**numbers) + (WEIGHTS.format(**numbers) if replicas else "")
     for name in retrievers:
         text += f"[retrievers.{name}]\n" + RETRIEVERS[name].format(**numbers)
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,55 +94,69 @@ def write_config(folder: Path, size: int, retrievers: Sequence[str], every: floa
     return config
 
 
-def made(folder: Path, size: int, retrievers: Sequence[str], likes: int) -> World:
-    """Make a world of `size` users and items with so many likes a user, learn it, and save a checkpoint."""
-    config = write_config(folder, size, retrievers)
-    with open_runtime(load(config)) as runtime:
+def make(folder: Path, size: int, retrievers: Sequence[str], likes: int, taught: int) -> None:
+    """Make a world of `size` users and items with so many likes a user on average, and save a checkpoint.
+
+    The stores are filled directly: it would take hours to write and read millions of events. `taught` likes are learned by the
+    learners that `BY_MICRO_BATCH` names, all likes by the others.
+    """
+    with open_runtime(load(write_config(folder, size, retrievers, 1e6))) as runtime:
         runtime.engine.stop()
-        start, count = time.perf_counter(), 0
-        for events in _in_parts(_events(size, likes)):
-            count += len(events)
-            with measure.err.status(f"{size:,} users and items: {count:,} events learned"):
-                _fold(runtime, events)
-        seconds = time.perf_counter() - start
+        assert isinstance(runtime.updater, Trainer)
+        items, users = [f"i{n}" for n in range(size)], [f"u{n}" for n in range(size)]
+        with measure.err.status(f"{size:,} users and items: catalogues"):
+            _fill(runtime, items, users)
+        rng = np.random.default_rng(size)
+        user = np.concatenate([rng.permutation(size), rng.integers(size, size=(likes - 1) * size)])
+        item = np.concatenate([rng.permutation(size), liked(size, user[size:], rng)])
+        now = time.time() - DAY
+        when = now + DAY * np.arange(user.size) / user.size
+        block = Block(Column(user, users), Column(item, items), "click", np.ones(user.size), when)
+        with measure.err.status(f"{size:,} users and items: likes"):
+            _learn(runtime, runtime.updater, block, taught)
+        last = [Interaction(user=f"u{n}", item=f"i{n}", timestamp=time.time()) for n in range(MICRO_BATCH)]
+        runtime.log.append([(partition_key(event), encode(event)) for event in last])
+        runtime.updater.drain()
         runtime.updater.save()
-    return World(config, folder, size, seconds, count)
 
 
-def liked(size: int, users: np.ndarray[Any, np.dtype[np.int64]], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.int64]]:
+def liked(size: int, users: Ids, rng: np.random.Generator) -> Ids:
     """Draw an item for each of some users (n,): mostly of their segment, and popular ones more often."""
-    of_segment = max(size // SEGMENTS, 1)
-    place = (of_segment * rng.random(users.size) ** 2).astype(np.int64)
+    place = (max(size // SEGMENTS, 1) * rng.random(users.size) ** 2).astype(np.int64)
     segment = np.where(rng.random(users.size) < 0.8, users % SEGMENTS, rng.integers(SEGMENTS, size=users.size))
     return (place * SEGMENTS + segment) % size
 
 
-def _events(size: int, likes: int) -> Iterator[Event]:
-    """Updates of all items and users, a like of each item, then `likes` likes of each user on average."""
-    now = time.time() - DAY
-    for n in range(size):
-        yield ItemUpdate(item=f"i{n}", attributes={"brand": f"b{n % SEGMENTS}"}, timestamp=now)
-    for n in range(size):
-        yield UserUpdate(user=f"u{n}", attributes={"segment": f"s{n % SEGMENTS}"}, timestamp=now)
-    rng = np.random.default_rng(size)
-    users = np.concatenate([rng.permutation(size), rng.integers(size, size=(likes - 1) * size)])
-    items = np.concatenate([rng.permutation(size), liked(size, users[size:], rng)])
-    for n, (user, item) in enumerate(zip(users.tolist(), items.tolist(), strict=True)):
-        yield Interaction(user=f"u{user}", item=f"i{item}", timestamp=now + DAY * n / users.size)
+def _fill(runtime: Runtime, items: Sequence[str], users: Sequence[str]) -> None:
+    """Put all items and users into the catalogues."""
+    pipeline = runtime.pipeline
+    featurizer = pipeline.featurizer
+    for n, (item, key) in enumerate(zip(items, hash_ids(items).tolist(), strict=True)):
+        brand = {"brand": f"b{n % SEGMENTS}"}
+        pipeline.items.put(key, item, brand, *featurizer.encode_item(brand))
+    for n, (user, key) in enumerate(zip(users, hash_ids(users).tolist(), strict=True)):
+        segment = {"segment": f"s{n % SEGMENTS}"}
+        pipeline.users.put(key, user, segment, *featurizer.encode_user(segment))
 
 
-def _in_parts(events: Iterable[Event]) -> Iterator[list[Event]]:
-    part: list[Event] = []
-    for event in events:
-        part.append(event)
-        if len(part) == EVENTS_AT_ONCE:
-            yield part
-            part = []
-    if part:
-        yield part
-
-
-def _fold(runtime: Runtime, events: Sequence[Event]) -> None:
-    runtime.log.append([(partition_key(event), encode(event)) for event in events])
-    while runtime.updater.turn():
-        pass
+def _learn(runtime: Runtime, trainer: Trainer, block: Block, taught: int) -> None:
+    """Let the stores and the learners learn all likes, `BY_MICRO_BATCH` the first `taught` of them."""
+    pipeline = runtime.pipeline
+    for start in range(0, block.rows, AT_ONCE):
+        feedback = trainer.builder.from_block(block.slice(start, start + AT_ONCE))
+        pipeline.prepare(feedback)
+        for name, learner in pipeline.learners():
+            if name not in BY_MICRO_BATCH:
+                learner.learn(feedback)
+        seen = feedback.user, feedback.item
+        pipeline.history.append(*seen, feedback.outcome_time, feedback.kind, feedback.reward > 0)
+        pipeline.seen.add(*seen)
+    for start in range(0, min(taught, block.rows), MICRO_BATCH):
+        feedback = trainer.builder.from_block(block.slice(start, start + MICRO_BATCH))
+        for name in BY_MICRO_BATCH:
+            if name in pipeline.retrievers.named:
+                pipeline.retrievers.named[name].learn(feedback)
+    items = pipeline.items.items()
+    for start in range(0, items.size, AT_ONCE):
+        for retriever in pipeline.retrievers.named.values():
+            retriever.add(items[start : start + AT_ONCE])
