@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from streams.block import Block, Column
 from streams.codec import encode, partition_key
 from streams.events import Interaction
 
-__all__ = ["CONFIG", "RETRIEVERS", "WEIGHTS", "liked", "make", "write_config"]
+__all__ = ["CONFIG", "RETRIEVERS", "WEIGHTS", "blocks", "liked", "make", "write_config"]
 
 CONFIG = """
 [stream]
@@ -68,7 +68,7 @@ RETRIEVERS = {
     "popularity": "capacity = {size}\n",
     "two_tower": "items = {size}\nbits = {bits}\n",
     "diag_linucb": "items = {size}\nbits = {bits}\n",
-    "next_item": "items = {size}\nusers = {size}\nlength = 24\nevery = 1024\n",
+    "next_item": "items = {size}\nusers = {size}\nlength = 24\nevery = 8192\n",
 }
 
 SEGMENTS = 200
@@ -125,6 +125,14 @@ def liked(size: int, users: Ids, rng: np.random.Generator) -> Ids:
     place = (max(size // SEGMENTS, 1) * rng.random(users.size) ** 2).astype(np.int64)
     segment = np.where(rng.random(users.size) < 0.8, users % SEGMENTS, rng.integers(SEGMENTS, size=users.size))
     return (place * SEGMENTS + segment) % size
+
+
+def blocks(user: Ids, item: Ids, size: int, rows: int) -> Iterator[Block]:
+    """Yield likes (n,) of users and items of a world of this size, so many rows at a time."""
+    users, items = [f"u{n}" for n in range(size)], [f"i{n}" for n in range(size)]
+    likes = Block(Column(user, users), Column(item, items), "click", np.ones(user.size), np.full(user.size, time.time()))
+    for start in range(0, user.size, rows):
+        yield likes.slice(start, start + rows)
 
 
 def _fill(runtime: Runtime, items: Sequence[str], users: Sequence[str]) -> None:

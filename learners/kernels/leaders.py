@@ -17,7 +17,7 @@ __all__ = ["Leaders"]
 _Scores = npt.NDArray[np.floating[Any]]
 
 ROOM = 2048
-"""Slots, at least, that are kept after all scores were looked at. Twice as many are collected before the best are kept again."""
+"""Slots, at least, that are kept when all scores were looked at. Twice as many are collected until the best are kept again."""
 
 _SIZE, _SLOT = 0, 1
 
