@@ -125,7 +125,8 @@ class KeyIndex(Stateful):
         """Copy ``keys`` (capacity,) int64 and ``order`` (capacity,) int32: all slots, least recently touched first."""
         keys = yield from copied(self._keys)
         # The list jumps through memory: a step follows fewer links than it could copy numbers.
-        order, last = np.empty(self.capacity, np.int32), self.capacity
+        order = np.empty(self.capacity, np.int32)
+        last: Int = self.capacity
         for start in range(0, self.capacity, LINKS_PER_STEP):
             last = _follow(self._links, last, order[start : start + LINKS_PER_STEP])
             yield

@@ -240,7 +240,7 @@ class InvertedFile(Stateful):
     def _assign(self, vectors: npt.NDArray[Any], alive: Bools, budget: int, probes: int, k: int) -> Ids:
         """Assign some more slots to the new centroids, and take these into use after the last slot."""
         start, places = int(self.clock["cursor"][0]), self.places["next"]
-        unassigned = _unassigned(alive, places, start, budget)
+        unassigned: Ids = _unassigned(alive, places, start, budget)
         places[unassigned] = self._nearest(_vectors_of(vectors, unassigned), "next")
         self.places.mark(unassigned)
         self.clock["cursor"][0] = unassigned[-1] + 1 if unassigned.size else self._capacity
