@@ -97,8 +97,8 @@ class _Window:
         """Return the judged chunks of a lesson."""
         chunk, judged = self.size.chunk, self.size.judged
         first = -(judged + 1) * chunk
-        return Lesson(
-            lesson.events[:, first:], lesson.known[:, first:], lesson.target[:, -judged:], lesson.items, lesson.correction
+        return lesson._replace(
+            events=lesson.events[:, first:], known=lesson.known[:, first:], target=lesson.target[:, -judged:]
         )
 
     def states(self, lesson: Lesson) -> Tensor:

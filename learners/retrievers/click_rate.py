@@ -9,6 +9,7 @@ G. Cormode, V. Shkapenyuk, D. Srivastava, B. Xu, "Forward Decay: A Practical Tim
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
@@ -17,8 +18,7 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.bounds import bounded
-from learners.kernels.flags import set_all
-from learners.kernels.top_k import top_k
+from learners.kernels.leaders import Leaders
 from learners.registry import register
 from learners.schema import EvidenceColumn
 from learners.tunable import Scale, Tunable
@@ -102,7 +102,7 @@ class ClickRate(Retriever):
             lift=Column(None, np.float32),
         )
         self.clock = Arrays(totals=np.zeros((1, 2, speeds)), now=np.zeros((1, 1)))
-        self._slots = np.arange(capacity)
+        self._leaders = Leaders(self.items["lift"])
         self._state = _State(
             shows=self.items["shows"],
             clicks=self.items["clicks"],
@@ -125,14 +125,15 @@ class ClickRate(Retriever):
     def _count(self, item: Ids, weight: _Values, show: bool) -> None:
         for start in range(0, item.size, self.items.capacity):
             part = slice(start, start + self.items.capacity)
-            _count(self.items.insert(item[part]), weight[part], show, self._prior, self._state)
+            slots = self.items.insert(item[part])
+            _count(slots, weight[part], show, self._prior, self._state)
+            self._leaders.changed(slots)
         if item.size:
             self.clock.mark()
 
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
         """Return at most `k` items per request, by lift, from those that were shown. Ties are ordered by slot."""
-        excluded = self.items.find(exclude.item)
-        slot, request = _retrieve(self._state.lift, self._slots, excluded, exclude.start, k)
+        slot, request = self._leaders.without(self.items.find(exclude.item), exclude.start, k)
         return Candidates(self.items.keys[slot], request, self._state.lift[slot])
 
     def score(self, batch: Batch) -> Floats:
@@ -154,6 +155,17 @@ class ClickRate(Retriever):
     def remove(self, items: Ids) -> None:
         """Delete the counts of these items."""
         self.items.delete(items)
+
+    def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Replace all counts by those of `state`."""
+        super().load_state_dict(state)
+        self._leaders.reset()
+
+    def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Apply changes that another copy returned from `take_changes`."""
+        super().apply_changes(changes)
+        if "items.rows.rows" in changes:
+            self._leaders.changed(changes["items.rows.rows"].astype(np.int64))
 
 
 @njit(cache=True, nogil=True)
@@ -187,29 +199,6 @@ def _count(slots: Ids, weight: _Values, show: bool, prior: float, state: _State)
         for speed in range(state.half_life.size):
             total += _log_lift(slot, speed, prior, state)
         state.lift[slot] = np.exp(total / state.half_life.size)
-
-
-@njit(cache=True, nogil=True)
-def _retrieve(lift: Floats, slots: Ids, excluded: Ids, start: Ids, k: int) -> tuple[Ids, Ids]:
-    requests, longest = start.size - 1, 0
-    for b in range(requests):
-        longest = max(longest, start[b + 1] - start[b])
-    top = top_k(lift, slots, min(lift.size, k + longest) if k > 0 else 0)
-    hidden = np.zeros(lift.size, np.bool_)
-    slot, request = np.empty(requests * min(k, top.size), np.int64), np.empty(requests * min(k, top.size), np.int64)
-    rows = 0
-    for b in range(requests):
-        own = excluded[start[b] : start[b + 1]]
-        set_all(own, True, hidden)
-        end = rows + k
-        for s in top:
-            if rows == end:
-                break
-            if not hidden[s]:
-                slot[rows], request[rows] = s, b
-                rows += 1
-        set_all(own, False, hidden)
-    return slot[:rows], request[:rows]
 
 
 @njit(cache=True, nogil=True)

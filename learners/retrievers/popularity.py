@@ -8,6 +8,7 @@ events get growing weights, instead of counts that shrink as time passes (sectio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
-from learners.kernels.top_k import top_k
+from learners.kernels.leaders import Leaders
 from learners.registry import register
 from learners.schema import EvidenceColumn
 from learners.tunable import Scale, Tunable
@@ -66,7 +67,7 @@ class Popularity(Retriever):
         # Each reward counts 2 ** ((its time - reference) / half_life).
         self.items = Table(capacity, count=Column(None, np.float64))
         self.clock = Arrays(time=np.array([[-np.inf, -np.inf, 0.0]]))
-        self._slots = np.arange(capacity)
+        self._leaders = Leaders(self.items["count"])
 
     def learn(self, feedback: Feedback) -> None:
         """Count the rows with a positive reward, with their weights."""
@@ -85,11 +86,14 @@ class Popularity(Retriever):
             self.clock.mark()
             if rescaled:
                 self.items.dirty[:] = True
+                self._leaders.reset()
+            self._leaders.changed(slots)
 
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
         """Return at most `k` items per request, by count. Ties are ordered by slot."""
-        decay, excluded = self._decay(requests.timestamp), self.items.find(exclude.item)
-        slot, request, score = _retrieve(self.items["count"], self._slots, decay, excluded, exclude.start, k)
+        slot, request = self._leaders.without(self.items.find(exclude.item), exclude.start, k)
+        score = np.empty(slot.size, np.float32)
+        _score(self.items["count"], slot, request, self._decay(requests.timestamp), score)
         return Candidates(self.items.keys[slot], request, score)
 
     def score(self, batch: Batch) -> Floats:
@@ -112,6 +116,17 @@ class Popularity(Retriever):
     def remove(self, items: Ids) -> None:
         """Delete the counts of these items."""
         self.items.delete(items)
+
+    def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Replace all counts by those of `state`."""
+        super().load_state_dict(state)
+        self._leaders.reset()
+
+    def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Apply changes that another copy returned from `take_changes`."""
+        super().apply_changes(changes)
+        if "items.rows.rows" in changes:
+            self._leaders.changed(changes["items.rows.rows"].astype(np.int64))
 
     def _decay(self, timestamp: Times) -> _Values:
         """Return the factors, (B,), from scaled counts to counts at the latest event.
@@ -151,32 +166,6 @@ def _count(slots: Ids, timestamp: Times, weight: Floats, count: _Values, clock: 
         if slots[n] >= 0:
             count[slots[n]] += weight[n] * 2.0**age
     return rescaled
-
-
-@njit(cache=True, nogil=True)
-def _retrieve(count: _Values, slots: Ids, decay: _Values, excluded: Ids, start: Ids, k: int) -> tuple[Ids, Ids, Floats]:
-    requests = start.size - 1
-    longest = 0
-    for b in range(requests):
-        longest = max(longest, start[b + 1] - start[b])
-    top = top_k(count, slots, min(count.size, k + longest) if k > 0 else 0)
-    excluded_for = np.full(count.size, -1, np.int32)
-    slot, request = np.empty(requests * min(k, top.size), np.int64), np.empty(requests * min(k, top.size), np.int64)
-    score = np.empty(slot.size, np.float32)
-    rows = 0
-    for b in range(requests):
-        for at in range(start[b], start[b + 1]):
-            if excluded[at] >= 0:
-                excluded_for[excluded[at]] = b
-        end = rows + k
-        for s in top:
-            if rows == end:
-                break
-            if excluded_for[s] != b:
-                slot[rows], request[rows] = s, b
-                score[rows] = count[s] * decay[b] / (1.0 + count[s] * decay[b])
-                rows += 1
-    return slot[:rows], request[:rows], score[:rows]
 
 
 @njit(cache=True, nogil=True)

@@ -7,6 +7,7 @@ X. Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Rec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -14,16 +15,22 @@ from pydantic import Field
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.kernels.exhaustive import best_items
+from learners.kernels.nearest import in_order, nearest_items
 from learners.lookups import Catalogues, UserHistory
 from learners.networks.columns import TowerColumns
 from learners.networks.towers import Towers, TowerShape
 from learners.registry import register
 from learners.schema import Schema
 from learners.tunable import Scale, Tunable
+from memory.arrays import Arrays
 from memory.keyed.key_index import KeyIndex
+from memory.vectors.vector_index import VectorIndex
 from streams.batch import Batch, Feedback, Floats, Ids, Requests
 
 __all__ = ["TwoTower"]
+
+_NEIGHBOURS = 100
+"""Recall is estimated for this many items."""
 
 
 @register("two_tower")
@@ -31,12 +38,18 @@ class TwoTower(Retriever):
     """Scores items by cosine similarity, with vectors from two towers that learn online; see `learners.networks.towers`.
 
     The user tower reads the user's id and attributes, the context and the items liked last. The item tower reads the item's id
-    and attributes, so a new item can be retrieved at once. The search is exhaustive, with current vectors.
+    and attributes, so a new item can be retrieved at once.
+
+    With up to `exhaustive` items, a request is compared with the current vectors of all. With more, the vectors of items are
+    stored in lists, by nearness to centroids, and a request is compared with the `probes` lists nearest to it. Twice as many
+    items as asked for are taken from these and ordered by their current vectors. The stored vector of an item is computed when
+    the item is learned or changed, and for each row learned also that of one other item, in turn.
 
     Parameters
     ----------
     items : int
-        Maximum number of items to retrieve from. The least recently updated one is evicted.
+        Maximum number of items to retrieve from. The least recently updated one is evicted. With more than `exhaustive`, the
+        stored vectors take 4 * dim bytes an item, and 2 to 4 * dim in the lists.
     dim : int
         Length of a vector.
     hidden : int
@@ -47,6 +60,11 @@ class TwoTower(Retriever):
         Learning rate of AdaGrad.
     temperature : float
         Temperature of the softmax over cosine similarities.
+    exhaustive : int
+        Largest `items` for which all items are compared. This takes about 0.25 microseconds an item and request.
+    probes : int
+        Lists that a request is compared with, of two times the square root of `items`. More find more of the best items, and
+        take longer. See docs/scaling.md.
     seed : int
         Seed of the initial weights.
 
@@ -55,9 +73,16 @@ class TwoTower(Retriever):
     See the module.
     """
 
-    state_version: ClassVar[int | str] = 2
-    """1 had towers with an optimizer of their own."""
+    state_version: ClassVar[int | str] = 3
+    """1 had towers with an optimizer of their own; 2 stored no vectors of items."""
+    private: ClassVar[frozenset[str]] = frozenset({"turn"})
     checks_parameters: ClassVar[dict[str, object]] = {"items": 24, "dim": 8, "hidden": 4, "bits": 8}
+    # Without lists, with lists of float32, and with lists of 16 bits.
+    rehearsals: ClassVar[tuple[dict[str, object], ...]] = (
+        checks_parameters,
+        checks_parameters | {"exhaustive": 0},
+        checks_parameters | {"exhaustive": 0, "items": 40_000},
+    )
     tunable: ClassVar[Tunable] = {
         "dim": Scale(8, 128, log=True),
         "hidden": Scale(8, 128, log=True),
@@ -73,10 +98,15 @@ class TwoTower(Retriever):
         bits: Annotated[int, Field(ge=1, le=26)] = 15,
         learning_rate: Annotated[float, Field(gt=0)] = 0.1,
         temperature: Annotated[float, Field(gt=0)] = 0.2,
+        exhaustive: Annotated[int, Field(ge=0)] = 20_000,
+        probes: Annotated[int, Field(gt=0)] = 64,
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         self.towers = Towers(TowerShape(dim, hidden, bits, seed), learning_rate, temperature)
         self.items = KeyIndex(items)
+        if items > exhaustive:
+            self.index = VectorIndex(items, dim, kind="ivf", probes=probes)
+            self.turn = Arrays(slot=np.zeros(1, np.int64))
         self._columns = TowerColumns()
 
     def bind(self, schema: Schema, catalogues: Catalogues, history: UserHistory) -> None:
@@ -93,10 +123,16 @@ class TwoTower(Retriever):
 
     def retrieve(self, requests: Requests, k: int, exclude: Exclusion) -> Candidates:
         """Return at most `k` items per request, by cosine similarity. Ties are ordered by slot."""
-        slots = np.sort(self.items.slots())
-        keys = self.items.keys[slots]
-        cosine = self.users(requests) @ self.vectors(keys).T
-        slot, request, score = best_items(cosine, slots, k, self.items.find(exclude.item), exclude.start)
+        users, excluded = self.users(requests), self.items.find(exclude.item)
+        if self._index is None:
+            slots = np.sort(self.items.slots())
+            cosine = users @ self.vectors(self.items.keys[slots]).T
+            slot, request, score = best_items(cosine, slots, k, excluded, exclude.start)
+        else:
+            slot, request = nearest_items(self._index, users, 2 * k, excluded, exclude.start)
+            distinct, at = np.unique(slot, return_inverse=True)
+            vectors = self.vectors(self.items.keys[distinct])[at]
+            slot, request, score = in_order(slot, request, (users[request] * vectors).sum(axis=1), k)
         return Candidates(self.items.keys[slot], request, score)
 
     def score(self, batch: Batch) -> Floats:
@@ -108,15 +144,45 @@ class TwoTower(Retriever):
         """Train the towers on the batch, and add its items to the corpus."""
         if feedback.rows:
             self.towers.learn(feedback, self._columns)
-            self.add(feedback.item)
+            self._add(feedback.item, self._next(feedback.rows))
 
     def add(self, items: Ids) -> None:
-        """Add items to the corpus."""
-        self.items.insert(self._columns.alive(items))
+        """Add items to the corpus, or store their changed vectors."""
+        self._add(items, np.empty(0, np.int64))
 
     def remove(self, items: Ids) -> None:
         """Remove items from the corpus."""
-        self.items.delete(items)
+        slots = self.items.delete(items)
+        if self._index is not None:
+            self._index.delete(slots[slots >= 0])
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return the recall of the search, estimated with stored vectors as queries, where not all items are compared."""
+        return {} if self._index is None else {"recall": self._index.last_recall}
+
+    @property
+    def _index(self) -> VectorIndex | None:
+        return getattr(self, "index", None)
+
+    def _add(self, items: Ids, others: Ids) -> None:
+        """Add items to the corpus, and store their vectors and those of the items at `others`, which are slots."""
+        slots, _ = self.items.insert(self._columns.alive(items))
+        if self._index is not None:
+            slots = np.unique(np.concatenate((slots[slots >= 0], others)))
+            slots = slots[self.items.keys[slots] != 0]
+            if slots.size:
+                self._index.write(slots, self.vectors(self.items.keys[slots]))
+            self._index.maintain(_NEIGHBOURS, slots.size)
+
+    def _next(self, count: int) -> Ids:
+        """Return the slots whose turn it is to be computed anew."""
+        if self._index is None:
+            return np.empty(0, np.int64)
+        turn, capacity = self.turn["slot"], self.items.capacity
+        slots: Ids = (turn[0] + np.arange(min(count, capacity))) % capacity
+        turn[0] = (turn[0] + slots.size) % capacity
+        self.turn.mark()
+        return slots
 
     def forget(self, users: Ids) -> None:
         """Delete the embeddings that belong to these users only."""

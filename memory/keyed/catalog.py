@@ -24,6 +24,9 @@ BLANK = ("", b"{}")
 ENTRIES_PER_STEP = 2_000
 """Entries encoded as JSON in one step of a copy."""
 
+PARTS_PER_STEP = 32
+"""Encoded parts that are joined in one step of a copy: megabytes, where attributes are long."""
+
 
 class Catalog(KeyedStore):
     """Items by hashed id, with LRU eviction.
@@ -244,20 +247,29 @@ class _Texts(Stateful):
         yield prefix.rstrip("."), self
 
     def copy_in_steps(self) -> StateCopy:
-        slots, parts = sorted(self._entries), []
-        for start in range(0, len(slots), ENTRIES_PER_STEP):
-            parts.append(self._pack(slots[start : start + ENTRIES_PER_STEP])[1:-1])
+        parts: list[bytes] = []
+        for start in range(0, self._capacity, ENTRIES_PER_STEP):
+            slots = [slot for slot in range(start, min(start + ENTRIES_PER_STEP, self._capacity)) if slot in self._entries]
+            if slots:
+                parts += b"," if parts else b"[", self._pack(slots)[1:-1]
             yield
-        return {"json": np.frombuffer(b"[" + b",".join(parts) + b"]", np.uint8).copy()}
+        document = np.empty(sum(map(len, parts)) + 1 if parts else 2, np.uint8)
+        document[:1], document[-1:] = ord("["), ord("]")
+        end = 0
+        for n, part in enumerate(parts):
+            document[end : end + len(part)] = np.frombuffer(part, np.uint8)
+            end += len(part)
+            if n % PARTS_PER_STEP == 0:
+                yield
+        return {"json": document}
 
     def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         self._unpack(state)
 
     def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        entries = self._unpack(state)
-        self._entries.clear()
-        self._used = 0
-        self._write(entries)
+        # All at once: set by set, a million of them would take seconds.
+        self._entries = {slot: (name, bytes(document)) for slot, name, document in self._unpack(state)}
+        self._used = sum(_size(name, document) for name, document in self._entries.values())
         self._dirty.clear()
 
     def take_changes(self) -> State:

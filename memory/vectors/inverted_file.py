@@ -13,6 +13,7 @@ S. Lloyd, "Least Squares Quantization in PCM", IEEE Transactions on Information 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,7 @@ class InvertedFile(Stateful):
             imbalance=np.zeros(1, np.float64),
         )
         self._capacity, self._lists, self._width, self._angular = capacity, lists, width, angular
+        self._blocks: dict[str, npt.NDArray[np.float32]] = {}  # centroids as a search takes them, until they change
 
     @property
     def generation(self) -> int:
@@ -177,6 +179,16 @@ class InvertedFile(Stateful):
         best = similarity >= np.partition(similarity, -depth, axis=1)[:, -depth, None]
         return float(np.count_nonzero(best & probed[:, self.places["now"][sample]]) / np.count_nonzero(best))
 
+    def load_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Replace the whole state by a copy of `state`."""
+        super().load_state_dict(state)
+        self._blocks.clear()
+
+    def apply_changes(self, changes: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Apply changes that another copy returned from `take_changes`."""
+        super().apply_changes(changes)
+        self._blocks.clear()
+
     def imbalance(self) -> float:
         """Vectors that a search compares, relative to lists of equal size; NaN if the lists are empty."""
         places = self.places["now"]
@@ -199,6 +211,7 @@ class InvertedFile(Stateful):
             slots = np.flatnonzero(alive)
             first = slots[np.arange(self._lists) * slots.size // self._lists]
             self.centroids["next"][...] = vectors[first]
+            self._blocks.clear()
             self.centroids["total"][...] = 0
             self.centroids["count"][...] = 0
             self.centroids.mark()
@@ -211,12 +224,13 @@ class InvertedFile(Stateful):
         cursor = int(self.clock["cursor"][0])
         start = cursor % size
         stop = min(start + budget, size)
-        alive_slots = np.flatnonzero(alive)
-        if alive_slots.size:
-            sample = _vectors_of(vectors, alive_slots[np.arange(start, stop) * alive_slots.size // size])
+        sampled = np.empty(stop - start, np.int64)
+        if _even_part(alive, size, start, sampled):
+            sample = _vectors_of(vectors, sampled)
             _add(sample, self._nearest(sample, "next"), self.centroids["total"], self.centroids["count"])
         if stop == size:
             _move_centroids(self.centroids["next"], self.centroids["total"], self.centroids["count"], self._angular)
+            self._blocks.clear()
         self.centroids.mark()
         self.clock["cursor"][0] = cursor + stop - start
         if self.clock["cursor"][0] == PASSES * size:
@@ -226,7 +240,7 @@ class InvertedFile(Stateful):
     def _assign(self, vectors: npt.NDArray[Any], alive: Bools, budget: int, probes: int, k: int) -> Ids:
         """Assign some more slots to the new centroids, and take these into use after the last slot."""
         start, places = int(self.clock["cursor"][0]), self.places["next"]
-        unassigned = np.flatnonzero(alive[start:] & (places[start:] < 0))[:budget] + start
+        unassigned: Ids = _unassigned(alive, places, start, budget)
         places[unassigned] = self._nearest(_vectors_of(vectors, unassigned), "next")
         self.places.mark(unassigned)
         self.clock["cursor"][0] = unassigned[-1] + 1 if unassigned.size else self._capacity
@@ -234,6 +248,7 @@ class InvertedFile(Stateful):
             self.places["now"][...], self.places["next"][...] = places.copy(), -1
             self.places.mark()
             self.centroids["now"][...] = self.centroids["next"]
+            self._blocks.clear()
             self.centroids.mark()
             self.clock["generation"][0] += 1
             self.clock["phase"][0] = self.clock["cursor"][0] = self.clock["written"][0] = 0
@@ -244,7 +259,9 @@ class InvertedFile(Stateful):
 
     def _nearest(self, vectors: npt.NDArray[np.float32], side: str) -> ListNumbers:
         queries = np.ascontiguousarray(vectors, np.float32)
-        return nearest(queries, to_blocks(self.centroids[side]), self._lists, self._angular)
+        if side not in self._blocks:
+            self._blocks[side] = to_blocks(self.centroids[side])
+        return nearest(queries, self._blocks[side], self._lists, self._angular)
 
 
 def _even_sample(slots: Ids, size: int) -> Ids:
@@ -273,6 +290,36 @@ def similarity_of(some, row, others, n, angular):  # type: ignore[no-untyped-def
             difference = some[row, k] - others[n, k]
             total -= difference * difference
     return total
+
+
+@njit(cache=True, nogil=True)
+def _even_part(alive, size, start, slots):  # type: ignore[no-untyped-def]
+    """Write some of `size` evenly spaced used slots to `slots`, from the one with number `start` on. False if none is used.
+
+    A slot that is free stands for the next one that is used. Only slots near those written are looked at.
+    """
+    end = alive.size
+    while end > 0 and not alive[end - 1]:
+        end -= 1
+    for n in range(slots.size if end else 0):
+        slot = (start + n) * end // size
+        while not alive[slot]:  # it ends at the last one, which is used
+            slot += 1
+        slots[n] = slot
+    return end > 0
+
+
+@njit(cache=True, nogil=True)
+def _unassigned(alive, places, start, count):  # type: ignore[no-untyped-def]
+    """The first `count` used slots from `start` on that have no place. Slots after them are not looked at."""
+    found, rows = np.empty(count, np.int64), 0
+    for slot in range(start, alive.size):
+        if rows == count:
+            break
+        if alive[slot] and places[slot] < 0:
+            found[rows] = slot
+            rows += 1
+    return found[:rows]
 
 
 @njit(cache=True, nogil=True)

@@ -79,6 +79,8 @@ class Lesson(NamedTuple):
         Rows of the softmax's items.
     correction : (m,)
         See `SoftmaxItems`.
+    used : (u,) int64
+        Rows of the table of items that the step changes, ascending.
     """
 
     events: Tensor
@@ -86,6 +88,7 @@ class Lesson(NamedTuple):
     target: Tensor
     items: Tensor
     correction: Tensor
+    used: Ids
 
 
 Companion = Callable[[Lesson, np.random.Generator], Changes]
@@ -107,6 +110,8 @@ class SequenceModel(Stateful):
     ----------
     companion : callable or None
         Whoever adapts the model when it serves. The model then learns with these changes.
+    changed : callable or None
+        Called with slots (n,) whose rows of the table of items have changed, all different.
     """
 
     def __init__(self, settings: SequenceSettings) -> None:
@@ -128,8 +133,8 @@ class SequenceModel(Stateful):
 
         self.network = Parameters(lambda: Transformer(shape), optimize, tables=["items.weight"], seed=settings.seed)
         self.network.module.eval()
-        self.network.module.eval()
         self.companion: Companion | None = None
+        self.changed: Callable[[Ids], None] | None = None
         self._answered: tuple[object, Tensor] | None = None
 
     # Serving
@@ -155,6 +160,12 @@ class SequenceModel(Stateful):
         events, known = self.events(self.rows(slots), slots, time)
         states: Tensor = self.network.module(events, known, changes)[:, -1]
         return states * known.any(1)[:, None]
+
+    def served(self, requests: Requests) -> Floats:
+        """Return the users' states at requests, (B, D)."""
+        with torch.no_grad():
+            states: Floats = self.states(self.windows(requests)).numpy()
+        return states
 
     def every_logit(self, requests: Requests) -> tuple[Ids, Floats]:
         """Return the slots (V,) of all items, ascending, and their logits for requests, (B, V)."""
@@ -210,10 +221,12 @@ class SequenceModel(Stateful):
             if self.clock["likes"][0] % every == 0:
                 self._due_step()
 
-    def remove(self, items: Ids) -> None:
-        """Delete items."""
+    def remove(self, items: Ids) -> Ids:
+        """Delete items, and return the slots (n,) that are free now."""
         slots = self.items.delete(items)
-        self._clear(slots[slots >= 0])
+        slots = np.unique(slots[slots >= 0])
+        self._clear(slots)
+        return slots
 
     def forget(self, users: Ids) -> None:
         """Delete the events of users."""
@@ -224,7 +237,10 @@ class SequenceModel(Stateful):
 
     def _store(self, user: Ids, item: Ids, time: Times, kind: Kinds) -> None:
         slots, fresh = self.items.insert(item)
-        self._clear(np.unique(slots[fresh]))
+        new = np.unique(slots[fresh])
+        self._clear(new)
+        if self.changed is not None:
+            self.changed(new)
         np.add.at(self.counts["likes"], slots, 1)
         self.counts.mark(slots)
         self.sequences.append(user, item, time, kind, np.ones(user.size, np.bool_))
@@ -263,6 +279,8 @@ class SequenceModel(Stateful):
             loss = cross_entropy(lesson, self.states_of(lesson, changes))
         module.eval()
         self.network.step(loss)
+        if self.changed is not None:
+            self.changed(lesson.used)
 
     def lesson(self, rng: np.random.Generator, chunks: int) -> Lesson | None:
         """Draw sequences of `chunks` chunks, and items, to learn from; None if no stored sequence has a next event."""
@@ -303,7 +321,7 @@ class SequenceModel(Stateful):
         events, known = self.events(rows, slots, time)
         items = table[torch.from_numpy(used.searchsorted(softmax.item))]
         target = np.where(following >= 0, softmax.item.searchsorted(np.maximum(following, softmax.item[0])), -1)
-        return Lesson(events, known, torch.from_numpy(target), items, torch.from_numpy(softmax.correction))
+        return Lesson(events, known, torch.from_numpy(target), items, torch.from_numpy(softmax.correction), used)
 
     def windows_of(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
         """Return the events (n * M, 2 C, D) of each chunk and the one before, and whether they are known (n * M, 2 C)."""
