@@ -158,7 +158,6 @@ class CandidateGenerator:
             errors = np.append(errors, _unknown(added))
         return np.append(keys, added), errors
 
-
     def _short_of_catalogue(self, request: RecommendRequest, found: int, listed: bool, excluded: Ids) -> str:
         """Why fewer items were found than a recommend request asks for."""
         excluded = np.unique(excluded)

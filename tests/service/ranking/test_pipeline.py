@@ -93,7 +93,11 @@ def test_recommending_leaves_out_what_was_seen_excluded_or_deleted(pipeline: Pip
     ("request_", "count", "why"),
     [
         (RecommendRequest(user="stranger", n=10), 10, None),
-        (RecommendRequest(user="stranger", n=300), 10, "n = 300, and 10 items are left: 10 in the catalogue may be recommended"),
+        (
+            RecommendRequest(user="stranger", n=300),
+            10,
+            "n = 300, and 10 items are left: 10 in the catalogue may be recommended",
+        ),
         (
             RecommendRequest(user="u0", n=10, exclude=["i9", "i9", "i0", "unknown"]),
             4,

@@ -43,7 +43,13 @@ def test_a_service_that_cannot_save_at_its_end_says_so_and_learns_it_again(tmp_p
         assert service.stop() == ExitCode.SYSTEM
         last = service.said().splitlines()[-1]
     assert "Traceback" not in service.said(), service.said()
-    assert last.startswith("system: ") and "File too large" in last and "nothing is lost" in last and "Make room" in last and str(folder) in last
+    assert (
+        last.startswith("system: ")
+        and "File too large" in last
+        and "nothing is lost" in last
+        and "Make room" in last
+        and str(folder) in last
+    )
     assert not list((folder / "checkpoints").rglob("*.safetensors*")), "no half of a checkpoint stays"
     with serving(config, tmp_path) as again, httpx.Client(base_url=again.url) as client:
         after = settle(client)
