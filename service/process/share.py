@@ -141,10 +141,8 @@ class Lanes:
     def of(self, request: RankRequest | RecommendRequest) -> Lane:
         """Lane of a request."""
         if isinstance(request, RankRequest):
-            size = len(request.items)
-        else:
-            size = max(request.found, len(request.exclude) // 10)
-        return self._small if size < LARGE else self._large
+            return self._large if len(request.items) >= LARGE else self._small
+        return self._large if max(request.found, len(request.exclude) // 10) >= LARGE else self._small
 
     def next(self) -> Lane:
         """Lane whose turn it is."""

@@ -15,9 +15,9 @@ import msgspec
 
 from learners.features import hash_id
 from memory.keyed.catalog import Catalog
-from service.http.routes.elements import NotAList, TooMany, compile_scan, elements
 from service.http.ingest import Entry, Ingest, LogBusy, entry
 from service.http.request_ids import RequestIds
+from service.http.routes.elements import NotAList, TooMany, compile_scan, elements
 from service.http.routes.route import Answer, Link, Route, problems
 from service.http.schemas import EventResult, EventResults, ItemDocument, UserDocument, Written
 from service.http.security.access import may
@@ -37,7 +37,7 @@ TURN = 0.001
 """Seconds for which the events of a request are decoded before the event loop serves others."""
 
 LARGE = 65_536
-"""Bytes of a body from which on it is large: such bodies are decoded one after the other, so that together they take one turn."""
+"""Bytes from which on a body is large. Large ones are decoded one after the other, so that together they take one turn."""
 
 NOTED = 512
 """Accepted events that are noted before the event loop serves others."""
