@@ -19,6 +19,8 @@ _Document = TypeVar("_Document", bound=msgspec.Struct)
 _ENCODER = msgspec.json.Encoder()
 _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _UNKNOWN = object()
+_LOOKED_AT = 65_536
+"""Bytes at the start of what is not JSON that are searched for its cause."""
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, UnicodeEncodeError, RecursionError)
 _STRUCTS: dict[str, type[msgspec.Struct]] = {struct.__struct_config__.tag: struct for struct in get_args(Event)}
 _TYPES = {
@@ -122,7 +124,7 @@ def partition_key(event: Event) -> bytes:
 
 
 def _not_json(data: bytes | str, error: Exception, what: str) -> BadEvent:
-    text = data if isinstance(data, str) else data.decode("utf-8", "replace")
+    text = data[:_LOOKED_AT] if isinstance(data, str) else data[:_LOOKED_AT].decode("utf-8", "replace")
     problem = f"{preview(text, quote=False) or 'nothing'} is not JSON ({error}); send one JSON object in UTF-8"
     if re.search(r"[:,\[]\s*-?(NaN|Inf)", text):
         problem = f"JSON has no NaN and no Infinity ({preview(text, quote=False)}); send finite numbers"
@@ -211,5 +213,7 @@ def _json_type(value: object) -> str:
 
 def preview(value: object, *, quote: bool = True) -> str:
     """Return a value as JSON, or with `quote` false as text; what is longer than 80 characters is shortened."""
+    if isinstance(value, str):
+        value = value[:81]
     text = json.dumps(value, ensure_ascii=False) if quote else str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

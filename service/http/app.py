@@ -89,13 +89,17 @@ def create_app(runtime: Runtime, *, serves: bool = True, host: str | None = None
             live.close()
             if ingest is not None:  # waiting events are appended before the log is closed
                 await ingest.close()
-            await asyncio.to_thread(runtime.stop)
+            try:
+                await asyncio.to_thread(runtime.stop)
+            except OSError as error:  # uvicorn would print a traceback; the server raises it when everything has ended
+                app.state.unsaved = error
 
     app = FastAPI(title="Freshet", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     description = openapi.document(routes, _version(), limits.max_body)
     app.openapi = lambda: description  # type: ignore[method-assign]
     app.state.live = live
     app.state.idle = limits.idle
+    app.state.unsaved = None
     bodies = Bodies(limits.max_bodies)
     app.state.connections = Connections(limits.max_connections, limits.max_head, limits.receive, runtime.monitor.refuse)
     failed = partial(_failed, runtime.monitor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
@@ -20,7 +21,7 @@ EXPANSION = 8
 """Memory of a body that is processed, as a multiple of its bytes: of its parts, and of the events decoded from it."""
 
 STEP = 65_536
-"""Most bytes decompressed at a time."""
+"""Most bytes decompressed at a time; then the event loop serves others."""
 
 JSON = "application/json"
 
@@ -157,6 +158,8 @@ async def _decompressed(parts: AsyncIterator[bytes], step: int) -> AsyncIterator
                 if stream.eof:  # a gzip file may have several members
                     stream = zlib.decompressobj(_GZIP_OR_ZLIB)
                 yield stream.decompress(part, step)
+                if stream.unconsumed_tail:
+                    await asyncio.sleep(0)
                 part = stream.unconsumed_tail or stream.unused_data
     except zlib.error as error:
         raise Failure(400, f"body: cannot be decompressed ({error}); send the encoding that Content-Encoding names") from error

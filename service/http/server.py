@@ -100,7 +100,13 @@ class Server(uvicorn.Server):
         self._app, self._listening, self._started, self._stopping = app, listening, started, stopping
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until the server has stopped, also by Ctrl-C."""
+        """Serve until the server has stopped, also by Ctrl-C.
+
+        Raises
+        ------
+        OSError
+            When the state could not be saved at the end.
+        """
         # uvicorn raises the signal again after its shutdown. Nothing is left to interrupt then.
         with suppress(KeyboardInterrupt):
             super().run(sockets or [self._listening])
@@ -117,3 +123,5 @@ class Server(uvicorn.Server):
             await asyncio.to_thread(self._stopping)
         self._app.state.live.close()
         await super().shutdown(sockets)
+        if self._app.state.unsaved is not None:
+            raise self._app.state.unsaved

@@ -19,6 +19,7 @@ from service.http.failures import Failure
 from service.process.engine import Overloaded, Stopped
 from service.ranking.pipeline import Refused
 from service.sections import Server
+from streams.admission.limits import TextLimits
 from streams.codec import BadEvent, decode_as
 
 __all__ = ["Failure", "Request", "RequestHandler", "Response", "decoded", "file", "json", "path_id", "streamed"]
@@ -96,8 +97,15 @@ class RequestHandler:
             self._pending -= 1
 
 
-def decoded(document: type[_Document], body: bytes) -> _Document:
-    """Decode a body as a struct; `Failure` names the field and the remedy."""
+def decoded(document: type[_Document], body: bytes, limits: TextLimits) -> _Document:
+    """Decode a body as a struct; `Failure` names the field and the remedy.
+
+    One with more values than any request can have is refused before it is decoded.
+    """
+    try:
+        limits.check_values(body)
+    except BadEvent as error:
+        raise Failure(413, str(error)) from error
     try:
         return decode_as(document, body)
     except BadEvent as error:

@@ -13,8 +13,8 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from service.learning.steps import Steps
-from service.process.own_events import HeldRequests, Waiting
-from service.process.share import Share
+from service.process.own_events import HeldRequests
+from service.process.share import Lanes, Share
 from service.process.updater import Updater
 from service.ranking.pipeline import Pipeline
 from service.ranking.requests import RankingResponse, RankRequest, RecommendRequest
@@ -30,9 +30,6 @@ _Walk = Callable[[], Generator[None, None, Any]]
 
 SWITCH_INTERVAL = 0.0005
 """Seconds until Python switches to another waiting thread. The default of 5 ms is most of a request's time."""
-
-SMOOTHING = 0.2
-"""Weight of the latest batch in the exponential moving average of the time per request."""
 
 
 class Stopped(RuntimeError):
@@ -55,12 +52,12 @@ class Engine:
     pipeline : Pipeline
     updater : Updater
     batch_requests : int
-        Most requests that are scored in one batch.
+        Most requests that are scored in one batch; large ones are scored alone, see `service.process.share.Lanes`.
     queue : int
-        Most requests that wait to be scored; further ones are refused at once.
+        Most requests that wait to be scored, of the small and of the large ones; further ones are refused at once.
     max_wait : float
         Most seconds that a request may have to wait, estimated from the latest scoring times; otherwise it is refused at once.
-        At least `batch_requests` requests may always wait.
+        At least `batch_requests` small requests and a large one may always wait.
     learning_share : float
         Smallest share of the thread's busy time for learning while there is something to learn; see `Share`.
     own_events : float
@@ -95,11 +92,10 @@ class Engine:
         on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         self._pipeline, self._updater = pipeline, updater
-        self._batch_requests, self._queue, self.on_failure = batch_requests, queue, on_failure
+        self._queue, self.on_failure = queue, on_failure
         self._share, self._clock = Share(learning_share, clock), clock
-        self._max_wait, self._seconds_per_request = max_wait * (1.0 - learning_share), 0.0
-        self._waiting: deque[Waiting] = deque()
-        self._held, self._ready = HeldRequests(own_events, pipeline.is_behind, clock), deque[Waiting]()
+        self._max_wait, self._lanes = max_wait * (1.0 - learning_share), Lanes(batch_requests)
+        self._held = HeldRequests(own_events, pipeline.is_behind, clock)
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._walks: deque[tuple[_Walk, Future[Any]]] = deque()
         self._walking: tuple[Steps[Any], Future[Any]] | None = None
@@ -140,12 +136,13 @@ class Engine:
         """
         if not (self._updater.caught_up or self._updater.serves_while_behind):
             raise NotCaughtUp("this replica still catches up with the trainer; ask another replica, or try again shortly")
-        waiting = len(self._waiting) + len(self._held)
-        limit = self._queue if waiting * self._seconds_per_request <= self._max_wait else self._batch_requests
+        lane = self._lanes.of(request)
+        waiting = len(lane) + len(self._held)
+        limit = self._queue if self._lanes.wait(lane, len(self._held)) <= self._max_wait else lane.batch
         if waiting >= limit:
             raise Overloaded(f"{waiting} requests already wait to be ranked; send fewer at once, or add replicas")
         future: Future[Answer] = Future()
-        self._enqueue(self._waiting, (request, future))
+        self._enqueue(lane.waiting, (request, future))
         return future
 
     def call(self, function: Callable[[], _Result]) -> Future[_Result]:
@@ -166,7 +163,7 @@ class Engine:
     def gauges(self) -> dict[str, Any]:
         """Numbers for the monitor; called from any thread."""
         return {
-            "waiting": len(self._waiting) + len(self._held),
+            "waiting": len(self._lanes) + len(self._held),
             "held": dict(self._held.counts),
             "engine_seconds": {"serve": self._share.served, "learn": self._share.learned},
         }
@@ -212,8 +209,9 @@ class Engine:
             function, called = self._calls.popleft()
             if called.set_running_or_notify_cancel():
                 self._share.serve(lambda called=called, function=function: _resolve(called, function))  # type: ignore[misc]
-        self._ready.extend(self._held.release())
-        while (self._ready or self._waiting) and not self._share.due:
+        for waiting in self._held.release():
+            self._lanes.of(waiting[0]).ready.append(waiting)
+        while self._lanes and not self._share.due:
             self._share.serve(self._rank)
 
     def _turn(self) -> bool:
@@ -236,13 +234,8 @@ class Engine:
 
     def _rank(self) -> None:
         """Rank one batch of requests. Cancelled requests are dropped before scoring."""
-        batch: list[Waiting] = []
-        while self._ready and len(batch) < self._batch_requests:
-            batch.append(self._ready.popleft())
-        while self._waiting and len(batch) < self._batch_requests:
-            waiting = self._waiting.popleft()
-            if waiting[1].set_running_or_notify_cancel() and not self._held.hold(waiting):
-                batch.append(waiting)
+        lane = self._lanes.next()
+        batch = lane.take(self._held.hold)
         if not batch:
             return
         start = self._clock()
@@ -255,22 +248,22 @@ class Engine:
         else:
             for (_, future), answer in zip(batch, answers, strict=True):
                 future.set_result(answer)
-        seconds = (self._clock() - start) / len(batch)
-        self._seconds_per_request += SMOOTHING * (seconds - self._seconds_per_request)
+        lane.took(len(batch), self._clock() - start)
 
     def _rest(self, seconds: float) -> None:
         """Sleep until there is work, for at most `seconds`."""
         with self._changed:
-            if seconds > 0 and not (self._waiting or self._calls or self._walks or self._stopping or self._awake):
+            if seconds > 0 and not (self._lanes or self._calls or self._walks or self._stopping or self._awake):
                 self._changed.wait(seconds)
             self._awake = False
 
     def _refuse_waiting(self) -> None:
         stopped = Stopped("the engine stopped before it answered this request")
-        for _, future in (*self._held.clear(), *self._ready):
+        for _, future in (*self._held.clear(), *(one for lane in self._lanes for one in lane.ready)):
             future.set_exception(stopped)
-        self._ready.clear()
-        for queue in (self._waiting, self._calls, self._walks):
+        for lane in self._lanes:
+            lane.ready.clear()
+        for queue in (*(lane.waiting for lane in self._lanes), self._calls, self._walks):
             while queue:
                 _, future = queue.popleft()
                 if future.set_running_or_notify_cancel():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -190,7 +191,13 @@ class Runtime:
         self.engine.start()
 
     def stop(self) -> None:
-        """Stop the engine, save the state, and close the logs. A second call does nothing."""
+        """Stop the engine, save the state, and close the logs. A second call does nothing.
+
+        Raises
+        ------
+        OSError
+            When the state cannot be saved. Everything is closed then, too, and the log has what the state would have held.
+        """
         if self._stopped:
             return
         self._stopped = True
@@ -199,6 +206,8 @@ class Runtime:
             try:
                 if self.engine.failure is None:
                     self.updater.save()
+            except OSError as error:
+                raise _unsaved(error, self.config.checkpoints) from error
             finally:
                 self.updater.close()
 
@@ -322,6 +331,12 @@ def open_runtime(config: Config) -> Runtime:
         updater = _as_member(config, trainer, log) if grouped else trainer
         runtime = Runtime(config, pipeline, updater, log, dead, monitor, signer, opened.pop_all())
     return runtime
+
+
+def _unsaved(error: OSError, folder: Path | None) -> OSError:
+    problem = f"the state was not saved at the end ({error.strerror or error})"
+    remedy = "nothing is lost: the next start learns it again from the log. Make room, or let the folder be written"
+    return OSError(error.errno, f"{problem}; {remedy}", error.filename or str(folder))
 
 
 def _sources(pipeline: Pipeline) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from learners.base import Candidates, Exclusion, Retriever
 from learners.features import hash_ids
@@ -25,12 +26,25 @@ _Found = tuple[Ids, Floats | None]
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request, of either route. `names` has the item ids that it gave, by hash, `deleted` the deleted ones of them."""
+    """One request, of either route.
+
+    Attributes
+    ----------
+    request : RankRequest or RecommendRequest
+    request_id : str
+    names : dict of int to str
+        The item ids that it gave, by hash.
+    deleted : list of str
+        The deleted ones of them.
+    short : str or UnsetType
+        Why there are fewer candidates than items asked for.
+    """
 
     request: RankRequest | RecommendRequest
     request_id: str
     names: dict[int, str] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
+    short: str | UnsetType = UNSET
 
 
 class CandidateGenerator:
@@ -74,6 +88,7 @@ class CandidateGenerator:
                 alive = self._items.alive(keys)
                 context.deleted = [context.names[key] for key in keys[~alive].tolist()]
                 found.append((keys[alive], errors))
+                context.short = _short_of_given(context, context.request)
             else:
                 found.append(retrieved[n])
         sizes = [keys.size for keys, _ in found]
@@ -105,15 +120,13 @@ class CandidateGenerator:
                     errors = candidates.uncertainty
                     found[at].append((candidates.item[rows], None if errors is None else errors[rows]))
         listed = self._recommend == "listed" or (self._recommend == "auto" and self._items.lists)
-        return {
-            n: self._fill_up(
-                request,
-                self._recommendable(_distinct(found[at]), listed),
-                listed,
-                exclude.item[exclude.start[at] : exclude.start[at + 1]],
-            )
-            for at, (n, request) in enumerate(wanted)
-        }
+        filled = {}
+        for at, (n, request) in enumerate(wanted):
+            excluded = exclude.item[exclude.start[at] : exclude.start[at + 1]]
+            filled[n] = self._fill_up(request, self._recommendable(_distinct(found[at]), listed), listed, excluded)
+            if filled[n][0].size < request.n:
+                contexts[n].short = self._short_of_catalogue(request, filled[n][0].size, listed, excluded)
+        return filled
 
     def _exclusion(self, requests: Requests, wanted: Sequence[tuple[int, RecommendRequest]]) -> Exclusion:
         """Items that each request excludes, and those that its user has seen unless `repeat` is set."""
@@ -144,6 +157,32 @@ class CandidateGenerator:
         if errors is not None:
             errors = np.append(errors, _unknown(added))
         return np.append(keys, added), errors
+
+    def _short_of_catalogue(self, request: RecommendRequest, found: int, listed: bool, excluded: Ids) -> str:
+        """Why fewer items were found than a recommend request asks for."""
+        excluded = np.unique(excluded)
+        excluded = excluded[self._items.listed(excluded) if listed else self._items.known(excluded)]
+        by_request = int(np.isin(excluded, hash_ids(request.exclude)).sum()) if request.exclude else 0
+        text = f"n = {request.n}, and {found} items are left: {found + excluded.size} in the catalogue may be recommended"
+        if by_request:
+            text += f", {by_request} of them are in exclude"
+        if touched := excluded.size - by_request:
+            text += f", {touched} the user has interacted with (repeat = true returns them, too)"
+        return text
+
+
+def _short_of_given(context: RequestContext, request: RankRequest) -> str | UnsetType:
+    """Why fewer items are ranked than a rank request asks for; UNSET if there are enough."""
+    given, ranked = len(request.items), len(context.names) - len(context.deleted)
+    if ranked >= (given if request.n is None else request.n):
+        return UNSET
+    text = "" if request.n is None else f"n = {request.n}, and "
+    text += f"{ranked} items are ranked of {given} given"
+    if context.deleted:
+        text += f", {len(context.deleted)} are deleted (see skipped)"
+    if repeated := given - len(context.names):
+        text += f", {repeated} are repetitions"
+    return text
 
 
 def _distinct(parts: Sequence[_Found]) -> _Found:

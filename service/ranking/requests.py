@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from streams.events import Id, Kind, Scalar
 
@@ -56,7 +56,7 @@ class RankRequest(_Request):
     items : list of str
         Candidates.
     n : int or None
-        Number of positions; None: one for each candidate.
+        Number of positions; None: one for each candidate. There are fewer if there are fewer candidates; then `short` says why.
     """
 
     items: Annotated[list[Id], Meta(min_length=1, max_length=1000)]
@@ -69,7 +69,8 @@ class RecommendRequest(_Request):
     Attributes
     ----------
     n : int
-        Number of items to return. There are fewer only if the catalogue has no more that may be recommended to the user.
+        Number of items to return. There are fewer only if the catalogue has no more that may be recommended to the user; then
+        `short` says why.
     candidates : int
         Number of items that each retriever finds for the ranker; `n` if that is larger.
     exclude : list of str
@@ -166,6 +167,8 @@ class RankingResponse(Struct, kw_only=True):
         In order of position.
     skipped : list of str
         Stages that failed and were skipped for this response, and ids among the given items that are deleted.
+    short : str or UnsetType
+        Why there are fewer than `n` items; absent when there are not.
     """
 
     request_id: str
@@ -175,3 +178,4 @@ class RankingResponse(Struct, kw_only=True):
     policy: str
     items: list[RankedItem]
     skipped: list[str] = field(default_factory=list)
+    short: str | UnsetType = UNSET

@@ -82,6 +82,7 @@ class ResponseBuilder:
             policy=self._policy_name,
             items=items,
             skipped=skipped + context.deleted,
+            short=context.short,
         )
         if chosen is None or not (request.log and shown):
             return response, None

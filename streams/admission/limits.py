@@ -13,6 +13,9 @@ __all__ = ["DEFAULT_LIMITS", "TextLimits"]
 
 _ENCODER = msgspec.json.Encoder()
 
+_VALUES = 20_000
+"""Values that any single event or request may have, without its attributes and context: 10,000 excluded ids are the most."""
+
 _GROWTH = 8
 """A JSON text is at most this many times longer when it is written again: ``1e15`` becomes ``1000000000000000.0``."""
 
@@ -34,8 +37,29 @@ class TextLimits:
 
     def __init__(self, id: int = MAX_ID, text: int = 1024, attributes: int = 16_384, context: int = 4096) -> None:
         self.id, self.text, self.attributes, self.context = id, text, attributes, context
+        self._values = max(_VALUES, attributes, context)
         # An event that is no longer than this needs no check. Most interactions are.
         self._harmless = min(text, attributes // _GROWTH, context // _GROWTH, *([id] if id < MAX_ID else []))
+
+    def check_values(self, data: bytes) -> None:
+        """Raise `BadEvent` for JSON that has more values than any event or request can have, before it is decoded.
+
+        Each value but the first of a list or an object follows a comma.
+
+        Parameters
+        ----------
+        data : bytes
+            One event, or the body of a request.
+
+        Raises
+        ------
+        BadEvent
+            Of kind ``too_long``.
+        """
+        if len(data) > self._values and (count := data.count(b",")) > self._values:
+            start = preview(data[:400].decode("utf-8", "replace"), quote=False)
+            problem = f"{start} has {count} commas, more than the {self._values} that any can have: send less"
+            raise BadEvent("", problem, kind="too_long", what="body")
 
     def check(self, event: Event, size: int | None = None) -> None:
         """Raise `BadEvent` if an event holds too long a text.
@@ -95,6 +119,9 @@ class TextLimits:
             self._check("attributes", attributes, self.attributes)
 
     def _check(self, where: str, values: Mapping[str, Attribute], most: int) -> None:
+        for name, value in values.items():  # before the whole is written: it may have megabytes
+            if isinstance(value, str) and len(value) > self.text:
+                self._check_text(f"{where}.{preview(name, quote=False)}", value, "text")
         whole = _ENCODER.encode(values)
         # Escapes in JSON only make texts longer. So if the whole is short enough, so are its parts.
         if len(whole) > self.text:
@@ -106,7 +133,7 @@ class TextLimits:
                     for position, tag in enumerate(value):
                         self._check_text(f"{where}.{name}[{position}]", tag, "text")
         if len(whole) > most:
-            start = preview(whole.decode(), quote=False)
+            start = preview(whole[:400].decode("utf-8", "ignore"), quote=False)
             remedy = f"send less, or raise {where} in [limits]"
             raise BadEvent(where, f"got {start} of {len(whole)} bytes; [limits] {where} = {most}: {remedy}", kind="too_long")
 

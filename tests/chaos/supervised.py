@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +40,8 @@ class Supervised:
         start because of it.
     port : int
         Where it listens in all its lives; 0: somewhere else in each.
+    program : sequence of str
+        What is started, before the arguments; the service itself unless given.
 
     Attributes
     ----------
@@ -54,8 +56,16 @@ class Supervised:
     """
 
     def __init__(
-        self, name: str, role: list[str], config: Path, folder: Path, trouble: Callable[[], int], port: int = 0
+        self,
+        name: str,
+        role: list[str],
+        config: Path,
+        folder: Path,
+        trouble: Callable[[], int],
+        port: int = 0,
+        program: Sequence[str] = (),
     ) -> None:
+        self._program = list(program) or command()
         self.name, self._role, self._config, self._folder, self._trouble = name, role, config, folder, trouble
         self._port = port
         self._changing = threading.RLock()
@@ -164,7 +174,7 @@ class Supervised:
                 self._doomed, trouble = (), self._trouble()
                 with self._errors.open("wb") as file:
                     self._process = process = subprocess.Popen(
-                        command(*self._role, "--config", str(self._config), "--port", str(self._port)),
+                        [*self._program, *self._role, "--config", str(self._config), "--port", str(self._port)],
                         env=environment() | {"PYTHONFAULTHANDLER": "1"},
                         stderr=file,
                     )

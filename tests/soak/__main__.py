@@ -47,7 +47,7 @@ def _table(report: Report) -> Table:
     table = Table(title=f"{report.plan.minutes:g} minutes, seed {report.plan.seed}, {report.seconds:.0f} s", show_header=False)
     rows: dict[str, object] = {**report.done, **report.counted}
     rows |= {f"memory: {name}": f"{value:,.2f}" for name, value in report.memory.items()}
-    rows |= {f"latency: {name}": f"{value:,.1f}" for name, value in report.latency.items()}
+    rows |= {f"latency: {name}": f"{value:,.2f}" for name, value in report.latency.items()}
     rows |= {f"digest: {name}": digest for name, digest in report.digests.items()}
     rows |= {f"hostile: {name}": str(statuses) for name, statuses in sorted(report.hostile.items())}
     for name, value in rows.items():

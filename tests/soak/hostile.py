@@ -1,6 +1,7 @@
 """The hostile client, a process of its own: ``python -m tests.soak.hostile PORT RATE SEED`` until its input ends.
 
-Then it writes one line of JSON: how often each status answered each kind of input, and what was wrong.
+It sends while the last line of its input is ``go``, and not while it is ``pause``. At the end it writes one line of JSON: how
+often each status answered each kind of input, and what was wrong.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Hostile:
 
     Attributes
     ----------
+    going : asyncio.Event
+        Set while it may send.
     counts : dict of str to Counter
         Statuses of each kind of input.
     problems : list of str
@@ -45,6 +48,7 @@ class Hostile:
     def __init__(self, port: int, rate: float, seed: int) -> None:
         self._port, self._rate, self._rng = port, rate, random.Random(seed)
         self._open = asyncio.Semaphore(MOST)
+        self.going = asyncio.Event()
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.problems: list[str] = []
         self.unreachable: list[tuple[float, float]] = []
@@ -56,6 +60,9 @@ class Hostile:
             for one in all_inputs(self._rng):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(done.wait(), max(due - time.monotonic(), 0.001))
+                if not self.going.is_set():
+                    await self.going.wait()
+                    due = time.monotonic()
                 if done.is_set():
                     break
                 due += 1 / self._rate
@@ -116,10 +123,16 @@ class Hostile:
 
 async def main(port: int, rate: float, seed: int) -> None:
     """Run until the input ends."""
-    hostile, done = Hostile(port, rate, seed), asyncio.Event()
+    hostile, done, loop = Hostile(port, rate, seed), asyncio.Event(), asyncio.get_running_loop()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            loop.call_soon_threadsafe(hostile.going.set if line == "go\n" else hostile.going.clear)
+
     running = asyncio.create_task(hostile.run(done))
-    await asyncio.to_thread(sys.stdin.read)
+    await asyncio.to_thread(listen)
     done.set()
+    hostile.going.set()
     await running
     print(json.dumps({"counts": hostile.counts, "problems": hostile.problems, "unreachable": hostile.unreachable}))
 

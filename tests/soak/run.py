@@ -1,10 +1,11 @@
-"""One soak: good visitors and hostile clients together, restarts, a step of the clock; then the states are compared."""
+"""One soak: good visitors and hostile clients together, restarts, steps of clocks; then the states are compared."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import json
+import os
 import socket
 import sys
 import time
@@ -22,19 +23,27 @@ from tests.chaos.supervised import Supervised
 from tests.service.processes import environment, settle
 from tests.soak.config import write
 from tests.soak.memory import Memory, resident
-from tests.soak.verdict import judge, latency
+from tests.soak.stepped import set_clock
+from tests.soak.verdict import Turn, judge, latency
 from tests.soak.visitors import Visitors
 
 __all__ = ["Plan", "Report", "run"]
 
-CALM = 0.2
-"""Share of the time without hostile clients, at the beginning: what latency is compared with."""
+TURNS = 20
+"""Turns of the hostile clients."""
 
-KILL, STEP, TERMINATE = 0.4, 0.6, 0.75
-"""Shares of the time after which the service is killed, the clock of the visitors is stepped, and the service is terminated."""
+CALM = frozenset({0, 1, 5, 9, 14, 18})
+"""Turns without them, from the beginning to the end: what latency is compared with."""
+
+KILL, STEP, DAY_AHEAD, TERMINATE = 0.4, 0.6, 0.67, 0.77
+"""Shares of the time after which the service is killed, the clock of the visitors is stepped, the clock of the service is
+stepped, and the service is terminated."""
 
 AHEAD, LASTS = 250.0, 0.04
 """Seconds by which the clock of the visitors is ahead, less than `max_skew`, and for what share of the time."""
+
+DAY, DAY_LASTS = 86_400.0, 2.0
+"""Seconds by which the clock of the service is ahead, and for how many seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +80,13 @@ class _Soak:
 
     def __init__(self, plan: Plan, folder: Path, say: Callable[[str], None]) -> None:
         self._plan, self._say, self._seconds = plan, say, 60 * plan.minutes
-        self._port, self._ahead, self.config = _free_port(), 0.0, write(folder)
+        self._port, self._ahead, self.config, self._clock = _free_port(), 0.0, write(folder), folder / "clock"
         self.outages: list[tuple[float, float]] = []
-        self.attacked = 0.0
+        self.turns: list[Turn] = []
         self.memory = Memory()
-        self.service = Supervised("service", ["serve"], self.config, folder, lambda: 0, self._port)
+        set_clock(self._clock, 0.0)
+        program = [sys.executable, "-m", "tests.soak.stepped", str(self._clock)]
+        self.service = Supervised("service", ["serve"], self.config, folder, lambda: 0, self._port, program)
         url = f"http://127.0.0.1:{self._port}"
         self.visitors = Visitors(url, plan.visitors, plan.seed, lambda: self._ahead)
         self.found: dict[str, Any] = {}
@@ -89,14 +100,18 @@ class _Soak:
             group.create_task(self.memory.watch(self.service, done))
             group.create_task(self.visitors.run(done))
             began = time.monotonic()
-            await self._until(began, CALM)
             attack = await self._attack()
+            group.create_task(self._take_turns(began, attack))
             await self._until(began, KILL)
             await self._restart(self.service.kill)
             await self._until(began, STEP)
             self._ahead = AHEAD
             await self._until(began, STEP + LASTS)
             self._ahead = 0.0
+            await self._until(began, DAY_AHEAD)
+            set_clock(self._clock, DAY)
+            await asyncio.sleep(DAY_LASTS)
+            set_clock(self._clock, 0.0)
             await self._until(began, TERMINATE)
             await self._restart(self.service.terminate)
             await self._until(began, 1.0)
@@ -110,8 +125,24 @@ class _Soak:
         )
         await asyncio.sleep(max(began + share * self._seconds - time.monotonic(), 0.0))
 
+    async def _take_turns(self, began: float, attack: asyncio.subprocess.Process) -> None:
+        """Let the hostile clients send, and stop, `TURNS` times."""
+        assert attack.stdin is not None
+        for number in range(TURNS):
+            hostile, start, used = number not in CALM, time.time(), await asyncio.to_thread(self._cpu)
+            attack.stdin.write(b"go\n" if hostile else b"pause\n")
+            await asyncio.sleep(max(began + (number + 1) / TURNS * self._seconds - time.monotonic(), 0.0))
+            self.turns.append(Turn(hostile, start, time.time(), await asyncio.to_thread(self._cpu) - used))
+
+    def _cpu(self) -> float:
+        """Processor time that the service has used in this life, seconds; NaN if it is down."""
+        try:
+            fields = Path(f"/proc/{self.service.pid}/stat").read_text().rpartition(")")[2].split()
+        except FileNotFoundError:
+            return float("nan")
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     async def _attack(self) -> asyncio.subprocess.Process:
-        self.attacked = time.time()
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.soak.hostile", str(self._port), str(self._plan.hostile), str(self._plan.seed)),
             stdin=asyncio.subprocess.PIPE,
@@ -161,7 +192,7 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda _: None) -
     report.done = {"lives": service.lives, "kills": service.kills, "outages": len(soak.outages)}
     report.counted, report.hostile = dict(soak.visitors.counts), soak.found["counts"]
     report.memory = dataclasses.asdict(soak.memory)
-    report.latency = latency(soak.visitors.samples, soak.attacked, soak.outages)
+    report.latency = latency(soak.visitors.samples, soak.turns, soak.outages)
     report.problems += judge(settings, soak.visitors, soak.found, soak.outages, soak.memory, report.digests)
     report.seconds = time.monotonic() - began
     return report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from tests.soak.inputs import INPUTS
 from tests.soak.memory import BASE, SLACK, Memory
 from tests.soak.visitors import Sample, Visitors
 
-__all__ = ["judge", "latency"]
+__all__ = ["Turn", "judge", "latency"]
 
 AFTERWARDS = 5.0
 """Seconds after a restart that do not count for latency: those who waited all come at once."""
@@ -27,7 +28,20 @@ NEAR = 2.0
 WARM_UP = 2.0
 """Seconds until the clients have warmed up."""
 
+LINGER = 10.0
+"""Seconds at the beginning of a turn, at most a third of it, that do not count: requests of the turn before are in progress."""
+
 Spans = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A time with or without hostile requests, Unix seconds, and the processor time of the service, NaN across a restart."""
+
+    hostile: bool
+    start: float
+    end: float
+    cpu: float
 
 
 def judge(
@@ -72,14 +86,15 @@ def judge(
     return problems
 
 
-def latency(samples: Sequence[Sample], attacked: float, outages: Spans) -> dict[str, float]:
+def latency(samples: Sequence[Sample], turns: Sequence[Turn], outages: Spans) -> dict[str, float]:
     """Milliseconds of good requests without hostile ones and with them, those around a restart left out.
+
+    Also the share of a processor that the service used.
 
     Parameters
     ----------
     samples : sequence of Sample
-    attacked : float
-        Since when there were hostile requests, Unix seconds.
+    turns : sequence of Turn
     outages : sequence of (float, float)
     """
     began = min((sample.due for sample in samples), default=0.0) + WARM_UP
@@ -89,12 +104,19 @@ def latency(samples: Sequence[Sample], attacked: float, outages: Spans) -> dict[
         if sample.due > began
         and not any(sample.due < end + AFTERWARDS and sample.due + sample.seconds > start for start, end in outages)
     ]
-    calm = [1000 * sample.seconds for sample in kept if sample.due < attacked]
-    under = [1000 * sample.seconds for sample in kept if sample.due >= attacked]
-    figures = {"calm_requests": float(len(calm)), "hostile_requests": float(len(under))}
-    for name, seconds in (("calm", calm), ("hostile", under)):
-        for level in (50, 99):
+    figures = {}
+    for name, hostile in (("calm", False), ("hostile", True)):
+        of = [turn for turn in turns if turn.hostile is hostile]
+        seconds = [
+            1000 * sample.seconds
+            for sample in kept
+            if any(turn.start + min(LINGER, (turn.end - turn.start) / 3) < sample.due < turn.end for turn in of)
+        ]
+        figures[f"{name}_requests"] = float(len(seconds))
+        for level in (50, 90, 99):
             figures[f"{name}_p{level}"] = float(np.percentile(seconds, level)) if seconds else float("nan")
+        whole = [turn for turn in of if turn.cpu >= 0]
+        figures[f"{name}_cpu"] = sum(turn.cpu for turn in whole) / max(sum(turn.end - turn.start for turn in whole), 1e-9)
     return figures
 
 

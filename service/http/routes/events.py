@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from learners.features import hash_id
 from memory.keyed.catalog import Catalog
 from service.http.ingest import Entry, Ingest, LogBusy, entry
 from service.http.request_ids import RequestIds
+from service.http.routes.elements import NotAList, TooMany, compile_scan, elements
 from service.http.routes.route import Answer, Link, Route, problems
 from service.http.schemas import EventResult, EventResults, ItemDocument, UserDocument, Written
 from service.http.security.access import may
@@ -31,8 +33,17 @@ __all__ = ["EventRoutes"]
 VISIBLE_SECONDS = 5.0
 """Most seconds to wait until rankings use a change of an item or user; after that the status is 202."""
 
-TURN = 64
-"""Events decoded in a row before the event loop serves others."""
+TURN = 0.001
+"""Seconds for which the events of a request are decoded before the event loop serves others."""
+
+LARGE = 65_536
+"""Bytes from which on a body is large. Large ones are decoded one after the other, so that together they take one turn."""
+
+NOTED = 512
+"""Accepted events that are noted before the event loop serves others."""
+
+_Letter = tuple[str, str, bytes]
+"""Kind, reason and data of a rejected event."""
 
 Posted = Impression | Interaction | ItemUpdate | UserUpdate | Forget
 """Events that clients may post: all but the service's own ticks."""
@@ -45,7 +56,7 @@ _WRITTEN = {
 }
 _ERASES = "'forget' needs a key with the scope 'admin'; send it with such a key"
 _ACCEPTED = EventResult(status="accepted")
-_RAW = msgspec.json.Decoder(list[msgspec.Raw])
+_SYNTAX = msgspec.json.Decoder(msgspec.Raw)
 _log = logging.getLogger(__name__)
 
 
@@ -94,6 +105,8 @@ class EventRoutes:
         self._queued = runtime.config.stream.ack == "queued"
         self._limits = runtime.config.texts
         self._validator = EventValidator(runtime.config.reward, runtime.config.stream.max_skew, self._limits)
+        self._large = asyncio.Lock()
+        compile_scan()
 
     def routes(self) -> Iterable[Route]:
         """All routes of this class."""
@@ -179,35 +192,16 @@ class EventRoutes:
     async def events(self, request: Request) -> Response:
         """Append one event or a list of events, each checked separately."""
         body = await self._handler.body(request)
-        single = body.lstrip()[:1] != b"["
-        raws: Sequence[bytes | msgspec.Raw] = [body] if single else self._elements(body)
-        now, erases = time.time(), may(request, "admin")
-        good: list[Entry] = []
-        accepted: list[Event] = []
-        bad: list[tuple[BadEvent, bytes]] = []
-        results = []
-        for n, raw in enumerate(raws, 1):
-            try:
-                event = self._checked(bytes(raw), now)
-                if isinstance(event, Forget) and not erases:
-                    if single:
-                        raise Failure(403, f"type: {_ERASES}", "type")
-                    raise BadEvent("type", _ERASES)
-                good.append(entry(event))
-                accepted.append(event)
-                results.append(_ACCEPTED)
-            except BadEvent as error:
-                if single and error.kind == "not_json":
-                    raise Failure(400, str(error)) from error
-                bad.append((error, bytes(raw)))
-                results.append(EventResult(status="rejected", field=error.field or None, error=str(error)))
-            if n % TURN == 0:
-                await asyncio.sleep(0)
+        async with self._large if len(body) > LARGE else nullcontext():
+            good, accepted, bad, results = await self._sorted(body, may(request, "admin"))
         if good and self._queued:
             self._post(good)
         elif good:
             await self._append(good)
-        self._runtime.pipeline.pending.add(accepted)
+        for start in range(0, len(accepted), NOTED):
+            if start:
+                await asyncio.sleep(0)
+            self._runtime.pipeline.pending.add(accepted[start : start + NOTED])
         for event in accepted:
             if isinstance(event, Impression):
                 self._ids.claim(event.request_id)
@@ -216,10 +210,39 @@ class EventRoutes:
         status = 202 if not bad else 207 if good else 422
         return json(EventResults(accepted=len(good), rejected=len(bad), results=results), status)
 
+    async def _sorted(self, body: bytes, erases: bool) -> tuple[list[Entry], list[Event], list[_Letter], list[EventResult]]:
+        """Decode and check the events of a body, in turns: entries, events, rejected ones, and the result of each."""
+        single = body.lstrip()[:1] != b"["
+        good: list[Entry] = []
+        accepted: list[Event] = []
+        bad: list[_Letter] = []
+        results = []
+        now, resumed = time.time(), time.perf_counter()
+        for raw in [body] if single else await self._elements(body):
+            try:
+                event = self._checked(raw, now)
+                if isinstance(event, Forget) and not erases:
+                    if single:
+                        raise Failure(403, f"type: {_ERASES}", "type")
+                    raise BadEvent("type", _ERASES)
+                good.append(entry(event))
+                accepted.append(event)
+                results.append(_ACCEPTED)
+            except BadEvent as error:
+                if error.kind == "not_json" and (single or not _is_json(raw)):
+                    raise Failure(400, str(error)) from error
+                # Not the errors themselves: their tracebacks hold so many objects that a garbage collection stops everything.
+                bad.append((error.kind, str(error), raw))
+                results.append(EventResult(status="rejected", field=error.field or None, error=str(error)))
+            if time.perf_counter() - resumed > TURN:
+                await asyncio.sleep(0)
+                resumed = time.perf_counter()
+        return good, accepted, bad, results
+
     async def put(self, entries: _Items | _Users, request: Request) -> Response:
         """Add or replace an item or user."""
         name = self._name(entries.noun, request)
-        document: Any = decoded(entries.document, await self._handler.body(request))
+        document: Any = decoded(entries.document, await self._handler.body(request), self._limits)
         named = getattr(document, entries.noun)
         if named not in (None, name):
             raise Failure(422, f"{entries.noun}: {named!r} is not the {name!r} of the path; remove the field", entries.noun)
@@ -254,17 +277,17 @@ class EventRoutes:
             raise Failure(422, str(error), noun) from error
         return name
 
-    def _elements(self, body: bytes) -> list[msgspec.Raw]:
-        try:
-            raws = _RAW.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Failure(400, f"body: is not JSON ({error}); send one event or a list of events in UTF-8") from error
+    async def _elements(self, body: bytes) -> Iterator[bytes]:
         limit = self._runtime.config.server.max_events
-        if len(raws) > limit:
-            raise Failure(413, f"body: {len(raws)} events are more than max_events = {limit}; send them in parts")
-        return raws
+        try:
+            return await elements(body, limit)
+        except NotAList as error:
+            raise Failure(400, f"body: is not JSON ({error}); send one event or a list of events in UTF-8") from error
+        except TooMany as error:
+            raise Failure(413, f"body: more than max_events = {limit} events; send them in parts") from error
 
     def _checked(self, data: bytes, now: float) -> Event:
+        self._limits.check_values(data)
         event = decode(data)
         if isinstance(event, Tick):
             raise BadEvent("type", "'tick' is reserved for the service; remove the event")
@@ -318,6 +341,14 @@ class EventRoutes:
     def _has_learned(self, end: Offsets) -> bool:
         return all(self._runtime.updater.next.get(partition, 0) >= offset for partition, offset in end.items())
 
-    def _keep_letters(self, bad: Sequence[tuple[BadEvent, bytes]]) -> None:
-        for error, data in bad:
-            self._runtime.dead.put(error.kind, str(error), data, source="http")
+    def _keep_letters(self, bad: Sequence[_Letter]) -> None:
+        for kind, reason, data in bad:
+            self._runtime.dead.put(kind, reason, data, source="http")
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        _SYNTAX.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True

@@ -72,7 +72,7 @@ class RankingRoutes:
     async def rank(self, document: type[RankRequest | RecommendRequest], request: Request) -> Response:
         """Answer with a ranking. Its impression is queued for the log first, before any event that follows from it."""
         arrived = time.perf_counter()
-        ranking_request = decoded(document, await self._handler.body(request))
+        ranking_request = decoded(document, await self._handler.body(request), self._limits)
         try:
             self._check(ranking_request)
         except BadEvent as error:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gzip
 import itertools
+import json
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -232,3 +234,48 @@ async def test_queued_events_wait_in_memory_while_the_log_is_unreachable(
         while len(events := service.logged()) < accepted + 2:
             await asyncio.sleep(0.01)
         assert events[-1].id == "mine"
+
+
+async def test_others_are_served_while_a_large_body_is_read(make_config: Callable[..., Config]) -> None:
+    """Of good events, of bad ones, and compressed: the event loop comes round many times meanwhile."""
+    rounds = 0
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            await asyncio.sleep(0)
+            rounds += 1
+
+    async with serving(make_config(server={"max_events": 4000, "max_body": 1 << 22, "flush": 0.001})) as service:
+        counting = asyncio.create_task(count())
+        good, bad = json.dumps([click("u", "a")] * 4000).encode(), json.dumps([{"type": "impression", "x": 1}] * 4000).encode()
+        headers = {"Content-Type": "application/json"}
+        for body, more, status, least in (
+            (good, {}, 202, 20),
+            (bad, {}, 422, 20),
+            (gzip.compress(b" " * (1 << 23)), {"Content-Encoding": "gzip"}, 413, 40),
+        ):
+            before = rounds
+            answer = await service.send("POST", "/v1/events", content=body, headers=headers | more)
+            assert answer.status_code == status and rounds - before > least, f"{rounds - before} rounds"
+        counting.cancel()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/recommend", b'{"user":"u","context":{' + b",".join(b'"%d":1' % n for n in range(20_001)) + b"}}"),
+        ("POST", "/v1/rank", b'{"user":"u","items":["a"' + b',"a"' * 20_001 + b"]}"),
+        ("PUT", "/v1/items/a", b'{"attributes":{"t":["a"' + b',"a"' * 20_001 + b"]}}"),
+    ],
+)
+async def test_more_values_than_a_request_can_have_are_refused(
+    method: str, path: str, body: bytes, make_config: Callable[..., Config]
+) -> None:
+    async with serving(make_config(server={"flush": 0.001})) as service:
+        answer = await service.send(method, path, content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 413 and "more than the 20000 that any can have" in answer.json()["error"]
+        event = b'{"type":"impression","request_id":"r","user":"u","items":["a"' + b',"a"' * 20_001 + b"]}"
+        answer = await service.post("/v1/events", b"[" + event + b',{"type":"item","item":"a"}]')
+        assert answer.status_code == 207 and "commas" in answer.json()["results"][0]["error"]
+        assert [letter.kind for letter in service.letters()] == ["too_long"]

@@ -13,8 +13,8 @@ import pytest
 from service.config import Config
 from service.process.engine import Engine, Overloaded
 from service.process.runtime import Runtime, open_runtime
-from service.process.share import MAX_CREDIT, MAX_DEBT, Share
-from service.ranking.requests import RankRequest
+from service.process.share import MAX_CREDIT, MAX_DEBT, SMOOTHING, Lanes, Share
+from service.ranking.requests import RankRequest, RecommendRequest
 from tests.service.conftest import records
 from tests.worlds import two_tribes
 
@@ -239,3 +239,47 @@ def test_requests_beyond_the_queue_are_refused_and_cancelled_ones_are_never_rank
         assert future.result(PATIENCE)[0].items[0].item == "a"
     assert ranked == ["u60", "u61", "u62", "u63"]
     assert runtime.engine.gauges()["waiting"] == 0
+
+
+def request(name: str, size: int) -> RankRequest | RecommendRequest:
+    return RankRequest(user=name, items=[f"i{n}" for n in range(size)])
+
+
+def test_a_small_ranking_waits_for_one_large_one_at_most() -> None:
+    lanes, order = Lanes(2), list[str]()
+    asked = [request(f"L{n}", 1000) for n in range(4)]
+    asked += [RecommendRequest(user="L4", n=1000), RecommendRequest(user="L5", exclude=["x"] * 5000)]
+    asked += [request(f"s{n}", 10) for n in range(5)]
+    asked += [RecommendRequest(user="s5")]
+    for one in asked:
+        lanes.of(one).waiting.append((one, Future()))
+    while lanes:
+        order.append(" ".join(one.user for one, _ in lanes.next().take(lambda _: False)))
+    assert order == ["s0 s1", "L0", "s2 s3", "L1", "s4 s5", "L2", "L3", "L4", "L5"]
+
+
+def test_large_rankings_that_wait_do_not_use_up_the_places_of_small_ones() -> None:
+    time = Time()
+    updater = Updater(time, lambda: None)
+    engine = Engine(Pipeline(time), updater, batch_requests=4, queue=3, clock=time)  # type: ignore[arg-type]
+    for n in range(3):
+        engine.submit(request(f"L{n}", 1000))
+    with pytest.raises(Overloaded):
+        engine.submit(request("L3", 1000))
+    for n in range(3):
+        engine.submit(request(f"s{n}", 10))
+    with pytest.raises(Overloaded):
+        engine.submit(request("s3", 10))
+
+
+def test_a_large_ranking_counts_in_the_time_that_a_small_one_waits() -> None:
+    lanes = Lanes(4)
+    small, large = lanes
+    small.took(2, 0.002 / SMOOTHING)
+    large.took(1, 0.01 / SMOOTHING)
+    assert lanes.wait(small, 0) == 0.0 and lanes.wait(small, 3) == pytest.approx(3 * 0.001)
+    for n in range(3):
+        large.waiting.append((request(f"L{n}", 1000), Future()))
+    assert lanes.wait(small, 0) == pytest.approx(0.01), "one goes first"
+    assert lanes.wait(small, 5) == pytest.approx(5 * 0.001 + 2 * 0.01)
+    assert lanes.wait(large, 0) == pytest.approx(3 * 0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -86,6 +87,43 @@ def test_recommending_leaves_out_what_was_seen_excluded_or_deleted(pipeline: Pip
     pipeline.apply(ItemUpdate(item="i0", deleted=True))
     assert "i0" not in items(answer(pipeline, RecommendRequest(user="stranger", n=10))[0])
     assert items(answer(pipeline, RankRequest(user="u1", items=["i0", "i1"]))[0]) == ["i1"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "count", "why"),
+    [
+        (RecommendRequest(user="stranger", n=10), 10, None),
+        (
+            RecommendRequest(user="stranger", n=300),
+            10,
+            "n = 300, and 10 items are left: 10 in the catalogue may be recommended",
+        ),
+        (
+            RecommendRequest(user="u0", n=10, exclude=["i9", "i9", "i0", "unknown"]),
+            4,
+            "n = 10, and 4 items are left: 10 in the catalogue may be recommended, 2 of them are in exclude, 4 the user has "
+            "interacted with (repeat = true returns them, too)",
+        ),
+        (RecommendRequest(user="u0", n=10, repeat=True), 10, None),
+        (RankRequest(user="u0", items=["i1", "new"]), 2, None),
+        (RankRequest(user="u0", items=["i1", "i2"], n=1), 1, None),
+        (
+            RankRequest(user="u0", items=["i1", "gone", "i1", "i2"]),
+            2,
+            "2 items are ranked of 4 given, 1 are deleted (see skipped), 1 are repetitions",
+        ),
+        (RankRequest(user="u0", items=["i1", "gone", "i1", "i2"], n=2), 2, None),
+        (RankRequest(user="u0", items=["i1", "i2"], n=9), 2, "n = 9, and 2 items are ranked of 2 given"),
+    ],
+)
+def test_fewer_items_than_asked_for_are_explained(
+    pipeline: Pipeline, request_: RankRequest | RecommendRequest, count: int, why: str | None
+) -> None:
+    pipeline.apply(ItemUpdate(item="gone"))
+    pipeline.apply(ItemUpdate(item="gone", deleted=True))
+    for response, _ in pipeline.rank([request_, RecommendRequest(user="u7", n=1), request_])[::2]:
+        assert (len(response.items), response.short or None) == (count, why)
+        assert (b"short" in msgspec.json.encode(response)) == (why is not None)
 
 
 def test_requests_in_one_batch_get_what_they_get_alone(pipeline: Pipeline) -> None:
