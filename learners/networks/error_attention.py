@@ -62,9 +62,7 @@ class GpuEvidence(NamedTuple):
         """
         return self._errors(score, gamma, temperature, horizons).cpu().numpy()
 
-    def correction(
-        self, score: Values, gamma: float, temperature: float, horizons: Sequence[int], weights: Values
-    ) -> Values:
+    def correction(self, score: Values, gamma: float, temperature: float, horizons: Sequence[int], weights: Values) -> Values:
         """Return the sum of a row's `errors` with these weights (1 + h,): one number per row, (q,) float64."""
         shares = torch.from_numpy(np.ascontiguousarray(weights, np.float64)).to(self.age.device)
         return (shares @ self._errors(score, gamma, temperature, horizons)).cpu().numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +21,14 @@ SIMILARITY_BYTES = 1 << 30
 FAISS_BYTES = 256 << 20
 """Working memory that faiss takes once. Its own default is 1.5 GB."""
 
-DEAD = 1e18
-"""What the last column of a dead slot has: it puts the slot behind all others. Its square is a float32, too."""
+MANY_QUERIES, MANY_VECTORS = 500, 20_000
+"""From these numbers on, faiss is faster than torch; see decision 0049 for what was measured."""
+
+
+PART = 4096
+"""Most queries searched at once."""
+
+_Find = Callable[[Tensor, int, int, bool], tuple[Tensor, Tensor]]
 
 
 class Nearest(NamedTuple):
@@ -49,9 +55,10 @@ class Nearest(NamedTuple):
 class GpuVectors:
     """Vectors in slots, overwritten in place, and other values beside them.
 
-    faiss searches the tensor where it lies, so it finds what was just written. Its own indexes for GPUs can neither overwrite
-    nor remove a vector. It selects the best while it compares, torch only after it has written all similarities; but torch uses
-    the whole GPU for few queries, too. See `FEW` and `MANY`.
+    Both ways of searching read the tensor where it lies, so they find what was just written. (faiss' own indexes for GPUs can
+    neither overwrite nor remove a vector.) torch writes all similarities and then selects the best. faiss selects while it
+    compares: it is faster for many queries, slower for few. faiss cannot leave out slots, so torch searches while any are dead.
+    For Euclidean distances, both find candidates by norms and inner products.
 
     Parameters
     ----------
@@ -71,11 +78,12 @@ class GpuVectors:
     def __init__(self, capacity: int, width: int, values: int = 0, device: str = "cuda") -> None:
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError('device: "cuda", and torch sees no GPU here; give "cpu", or install torch with CUDA')
-        # One more column than dimensions, for dead slots; and more of them, so that rows begin at multiples of 16 bytes.
-        self._rows = torch.zeros((capacity, (width // 4 + 1) * 4), device=device)
-        self._rows[:, -1] = DEAD
+        self._vectors = torch.zeros((capacity, width), device=device)
+        # What is added to inner products: 0, or half the negative squared length for distances; -inf for dead slots.
+        self._angular_offset = torch.full((capacity,), -torch.inf, device=device)
+        self._distance_offset = torch.full((capacity,), -torch.inf, device=device)
         self._values = torch.zeros((capacity, values), device=device)
-        self._width, self._device = width, device
+        self._device = device
         self._faiss = _resources() if device == "cuda" else None
 
     def write(self, slots: Ids, vectors: npt.NDArray[Any], alive: Bools, values: Floats | None = None) -> None:
@@ -83,76 +91,76 @@ class GpuVectors:
 
         A search does not find slots that are not `alive` (n,).
         """
-        rows = np.zeros((slots.size, self._rows.shape[1]), np.float32)
-        rows[:, : self._width], rows[:, -1] = vectors, np.where(alive, 0.0, DEAD)
-        at = torch.from_numpy(slots).to(self._device)
-        self._rows[at] = torch.from_numpy(rows).to(self._device)
+        at, rows = torch.from_numpy(slots).to(self._device), torch.from_numpy(vectors.astype(np.float32, copy=False))
+        dead = torch.from_numpy(~alive).to(self._device)
+        self._vectors[at] = rows = rows.to(self._device)
+        offset = torch.zeros(len(rows), device=self._device).masked_fill(dead, -torch.inf)
+        self._angular_offset[at], self._distance_offset[at] = offset, offset - rows.square().sum(1) / 2
         if values is not None:
             self._values[at] = torch.from_numpy(values).to(self._device)
 
-    def search(self, queries: Floats, k: int, end: int, angular: bool) -> tuple[Floats, Ids]:
+    def search(self, queries: Floats, k: int, end: int, angular: bool, full: bool) -> tuple[Floats, Ids]:
         """Find the `k` most similar of the first `end` slots for each query.
+
+        Parameters
+        ----------
+        queries : (q, width) float32
+        k, end : int
+        angular : bool
+            Whether the similarity is the inner product; else the nearest by Euclidean distance are found.
+        full : bool
+            Whether none of these slots is dead.
 
         Returns
         -------
         similarity : (q, k) float32
-            In descending order; -inf where there are no more.
+            A number that falls with the similarity; -inf where there are no more.
         slots : (q, k) int64
             -1 where there are no more.
         """
-        parts = [self._candidates(part, k, end, angular) for part in self._in_parts(queries, end, angular)]
-        similarity, slots = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+        find, parts = self._plan(queries, end, full)
+        found = [find(part, k, end, angular) for part in parts]
+        similarity, slots = (torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
         return similarity, slots
 
-    def nearest(self, queries: Floats, k: int, slack: int, end: int, angular: bool) -> Nearest:
-        """Find the `k` most similar of the first `end` slots, from ``k + slack`` candidates compared once more in float64.
+    def nearest(self, queries: Floats, k: int, slack: int, end: int, angular: bool, full: bool) -> Nearest:
+        """Find what `search` finds among ``k + slack`` candidates, compared once more in float64.
 
         Nothing is copied from the device.
         """
-        parts = [self._nearest(part, k, slack, end, angular) for part in self._in_parts(queries, end, angular)]
-        return Nearest(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        find, parts = self._plan(queries, end, full)
+        found = [self._again(part, k, end, angular, *find(part, min(k + slack, end), end, angular)) for part in parts]
+        return Nearest(*(torch.cat(column) for column in zip(*found, strict=True)))
 
-    def _nearest(self, queries: Tensor, k: int, slack: int, end: int, angular: bool) -> Nearest:
-        count = min(k + slack, end)
-        rough, slots = self._candidates(queries, count, end, angular)
+    def _again(self, queries: Tensor, k: int, end: int, angular: bool, rough: Tensor, slots: Tensor) -> Nearest:
+        """Compare candidates once more, and keep the `k` best."""
+        count = slots.shape[1]
         tied = (rough[:, -1] == rough[:, min(k, count) - 1]) & (slots[:, -1] >= 0) & (count < end)
         slots = slots.sort(dim=1).values
-        one, other = queries[:, None, : self._width].double(), self._rows[slots.clamp(min=0), : self._width].double()
+        one, other = queries[:, None].double(), self._vectors[slots.clamp(min=0)].double()
         similarity = ((one * other).sum(2) if angular else -(one - other).square().sum(2)).float()
         similarity = similarity.masked_fill(slots < 0, -torch.inf)
         best, order = torch.sort(similarity, dim=1, descending=True, stable=True)
         slots = slots.gather(1, order)[:, :k]
         return Nearest(slots, best[:, :k], self._values[slots.clamp(min=0)], tied)
 
-    def _in_parts(self, queries: Floats, end: int, angular: bool) -> Iterator[Tensor]:
-        """Copy queries to the device, as rows of which the last column counts against dead slots."""
-        wide = np.zeros((len(queries), self._rows.shape[1]), np.float32)
-        wide[:, : self._width], wide[:, -1] = queries, -1.0 if angular else 0.0
-        size = max(SIMILARITY_BYTES // (4 * end), 1)
-        yield from torch.split(torch.from_numpy(wide).to(self._device), size)
+    def _plan(self, queries: Floats, end: int, full: bool) -> tuple[_Find, tuple[Tensor, ...]]:
+        """Choose how to search, and copy the queries to the device, in parts."""
+        if self._faiss is not None and full and len(queries) >= MANY_QUERIES and end >= MANY_VECTORS:
+            return self._by_faiss, torch.split(torch.from_numpy(queries).to(self._device), PART)
+        size = min(max(SIMILARITY_BYTES // (4 * end), 1), PART)
+        return self._by_torch, torch.split(torch.from_numpy(queries).to(self._device), size)
 
-    def _candidates(self, queries: Tensor, count: int, end: int, angular: bool) -> tuple[Tensor, Tensor]:
-        """Similarity and slots (q, count), best first."""
-        rows = self._rows[:end]
-        if self._faiss is not None and angular and _faiss_is_faster(len(queries), end):
-            similarity, slots = faiss.knn_gpu(self._faiss, queries, rows, count, metric=faiss.METRIC_INNER_PRODUCT)
-        else:
-            similarity, slots = torch.topk(
-                queries @ rows.T
-                if angular
-                else -torch.cdist(queries, rows, compute_mode="donot_use_mm_for_euclid_dist"),
-                count,
-            )
-        dead = self._rows[slots, -1] > 0
-        return similarity.masked_fill(dead, -torch.inf), slots.masked_fill(dead, -1)
+    def _by_faiss(self, queries: Tensor, count: int, end: int, angular: bool) -> tuple[Tensor, Tensor]:
+        """Similarity and slots (q, count), best first. None of the slots may be dead."""
+        metric = faiss.METRIC_INNER_PRODUCT if angular else faiss.METRIC_L2
+        similarity, slots = faiss.knn_gpu(self._faiss, queries, self._vectors[:end], count, metric=metric)
+        return similarity if angular else -similarity, slots
 
-
-FEW, MANY = 16, 200_000
-"""With fewer queries than `FEW` among more vectors than `MANY`, torch is faster than faiss. See decision 0049."""
-
-
-def _faiss_is_faster(queries: int, vectors: int) -> bool:
-    return queries >= FEW or vectors <= MANY
+    def _by_torch(self, queries: Tensor, count: int, end: int, angular: bool) -> tuple[Tensor, Tensor]:
+        offset = (self._angular_offset if angular else self._distance_offset)[:end]
+        similarity, slots = torch.topk(torch.addmm(offset, queries, self._vectors[:end].T), count)
+        return similarity, slots.masked_fill(similarity == -torch.inf, -1)
 
 
 def _resources() -> Any:

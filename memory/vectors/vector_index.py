@@ -190,7 +190,7 @@ class VectorIndex(Stateful):
         if self._gpu_copy is None or not len(self):
             return None
         queries = self._normalized(queries).astype(np.float32, copy=False)
-        found = self._gpu_copy.nearest(queries, k, SLACK, self._end, self.similarity != "l2")
+        found = self._gpu_copy.nearest(queries, k, SLACK, self._end, self.similarity != "l2", self._count == self._end)
         return None if bool(found.tied.any()) else found
 
     def maintain(self, k: int, rows: int) -> None:
@@ -293,7 +293,7 @@ class VectorIndex(Stateful):
     def _candidates(self, queries: Floats, count: int) -> tuple[Floats, Ids]:
         """Similarity and slots (q, count) of candidates from all vectors, best first; slot -1 where there are no more."""
         if self._gpu_copy is not None:
-            return self._gpu_copy.search(queries, count, self._end, self.similarity != "l2")
+            return self._gpu_copy.search(queries, count, self._end, self.similarity != "l2", self._count == self._end)
         vectors = self.rows["vector"][: self._end].astype(np.float32, copy=False)
         similarities, found = np.empty((len(queries), count), np.float32), np.empty((len(queries), count), np.int64)
         alive = np.packbits(self.rows["alive"][: self._end], bitorder="little")

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from learners.contract.checks import check_learner
 from learners.contract.worlds import world
 from learners.rerankers.reloop2.reranker import ReLoop2
 from memory import digest
 from memory.error_memory import ErrorMemory
 from memory.vectors import gpu_vectors, vector_index
 from memory.vectors.gpu_vectors import GpuVectors
+from memory.vectors.vector_index import VectorIndex
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 
@@ -59,6 +61,12 @@ def test_it_answers_and_learns_as_on_the_cpu(keywords: dict[str, Any], monkeypat
 
 
 @pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("name", ["fixed weight", "learned weight", "l2"])
+def test_contract(name: str) -> None:
+    check_learner(lambda: ReLoop2(8, capacity=100, neighbours=10, index="flat", device="cuda", **VARIANTS[name]))
+
+
+@pytest.mark.usefixtures("device")
 def test_a_row_without_neighbours_keeps_its_score_and_is_no_hit() -> None:
     there, _ = pair(weight=0.9)
     feedback = world(1)
@@ -97,22 +105,59 @@ def test_more_equal_keys_than_candidates_are_read_from_the_exact_search() -> Non
     assert there._read(feedback.hidden).slots.tolist() == here._read(feedback.hidden).slots.tolist()  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("angular", [True, False])
+@pytest.mark.parametrize("similarity", ["cosine", "inner_product", "l2"])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
-def test_dead_slots_are_never_found(angular: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where every live vector is far less similar than a dead slot's zeros, and with each way of searching."""
-    vectors = -1e6 * np.abs(np.random.default_rng(0).normal(1.0, 0.1, (300, 8)).astype(np.float32))
-    alive = np.arange(300) % 3 == 0
-    copy = GpuVectors(300, 8, device=device)
-    copy.write(np.arange(300), np.where(alive[:, None], vectors, 0), alive)
+def test_dead_slots_are_never_found(similarity: Any, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where every live vector is far less similar than a dead slot's zeros. With none dead, faiss may search."""
+    monkeypatch.setattr(vector_index, "_gpu_vectors", lambda *sizes: GpuVectors(*sizes, device=device))
+    monkeypatch.setattr(gpu_vectors, "MANY_QUERIES", 20)
+    monkeypatch.setattr(gpu_vectors, "MANY_VECTORS", 1)
+    there, here = (VectorIndex(300, 8, similarity=similarity, device=where) for where in ("cuda", "cpu"))
+    vectors = -100 * np.abs(np.random.default_rng(0).normal(1.0, 0.1, (300, 8)).astype(np.float32))
     queries = np.abs(np.random.default_rng(1).normal(1.0, 0.1, (40, 8)).astype(np.float32))
-    for few in (1, 1000):
-        monkeypatch.setattr(gpu_vectors, "FEW", few)
-        monkeypatch.setattr(gpu_vectors, "MANY", 0)
-        for k in (20, 100, 300):
-            similarity, slots = copy.search(queries, k, 300, angular)
-            live = min(k, 100)
-            assert alive[slots[:, :live]].all()
-            assert (slots[:, live:] == -1).all()
-            assert np.isneginf(similarity[:, live:]).all()
-            assert np.isfinite(similarity[:, :live]).all()
+    dead = np.flatnonzero(np.arange(300) % 3)
+    for step in ("full", "some dead", "full again"):
+        for index in (there, here):
+            if step == "some dead":
+                index.delete(dead)
+            else:
+                index.write(np.arange(300), vectors)
+        for some in (queries[:3], queries):
+            for k in (5, 20, 100, 300):
+                slots, similarities = there.search(some, k)
+                want_slots, want = here.search(some, k)
+                assert np.array_equal(slots, want_slots)
+                assert np.array_equal(similarities, want)
+                found = there.nearest(some, k)
+                assert found is not None
+                close, columns = found.similarity.cpu().numpy(), min(k, there._end)
+                np.testing.assert_allclose(close, want[:, :columns], rtol=1e-5, atol=1e-6)
+                assert np.array_equal(found.slots.cpu().numpy() < 0, want_slots[:, :columns] < 0)
+                assert not np.isin(found.slots.cpu().numpy(), dead).any() or step != "some dead"
+    assert len(there) == 300
+
+
+def test_faiss_searches_for_many_queries_among_many_vectors_and_only_while_no_slot_is_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stand-in for faiss, whose `knn_gpu` cannot leave out slots either."""
+    searched: list[int] = []
+
+    def knn_gpu(resources: Any, queries: Any, vectors: Any, k: int, metric: int) -> tuple[Any, Any]:
+        searched.append(len(queries))
+        assert metric == gpu_vectors.faiss.METRIC_L2
+        distances, slots = torch.topk(torch.cdist(queries, vectors).square(), k, largest=False)
+        return distances, slots
+
+    monkeypatch.setattr(gpu_vectors.faiss, "knn_gpu", knn_gpu, raising=False)
+    copy = GpuVectors(gpu_vectors.MANY_VECTORS, 4, device="cpu")
+    copy._faiss = object()
+    rng = np.random.default_rng(0)
+    stored, queries = (rng.normal(size=(rows, 4)).astype(np.float32) for rows in (gpu_vectors.MANY_VECTORS, 600))
+    copy.write(np.arange(len(stored)), stored, np.ones(len(stored), np.bool_))
+    found = {}
+    for rows, end, full in ((600, len(stored), True), (600, len(stored), False), (600, 100, True), (5, len(stored), True)):
+        found[rows, end, full] = copy.search(queries[:rows], 3, end, angular=False, full=full)[1]
+    assert searched == [600]
+    assert np.array_equal(found[600, len(stored), True], found[600, len(stored), False])
+    assert np.array_equal(found[5, len(stored), True], found[600, len(stored), True][:5])
