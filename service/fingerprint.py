@@ -30,8 +30,8 @@ def fingerprint_of(sections: Mapping[str, Any], learners: Mapping[type, Mapping[
         The config's sections that determine the state, without the learners.
     learners : mapping of role to mapping of name to keywords
         The stateful learners, in the order in which they learn. Missing keywords are filled in from the constructors: a
-        changed default changes the fingerprint. `device` counts as its default: it says where a learner computes, not what it learns. So
-        a replica on a CPU can follow a trainer on a GPU.
+        changed default changes the fingerprint. `device` counts as its default: it says where a learner computes, not what it
+        learns. So a replica on a CPU can follow a trainer on a GPU.
 
     Returns
     -------

@@ -84,7 +84,7 @@ class GpuVectors:
         self._distance_offset = torch.full((capacity,), -torch.inf, device=device)
         self._values = torch.zeros((capacity, values), device=device)
         self._device = device
-        self._faiss = _resources() if device == "cuda" else None
+        self._faiss: Any = _resources() if device == "cuda" else None
 
     def write(self, slots: Ids, vectors: npt.NDArray[Any], alive: Bools, values: Floats | None = None) -> None:
         """Write `vectors` (n, width) and `values` (n, values) into `slots` (n,).

@@ -91,8 +91,8 @@ class ReLoop2(Reranker):
     lists, probes : int
         For ``ivf``: number of lists (default: twice the square root of `capacity`), and number of lists searched.
     device : {"cpu", "cuda"}
-        Device of ``flat``. ``cuda`` keeps keys, labels, base scores and weights there, too, and computes the attention there:
-        one number per row comes back.
+        ``cuda`` needs ``neighbours`` and ``flat``. Keys, labels, base scores and weights are on the GPU then, and the attention
+        is computed there: one number per row comes back.
     min_error : float
         Threshold sigma: rows with |label - base score| of at most this are not stored. Values above 0 ruin the calibration if
         gamma = 1, because mostly rows with surprising labels remain.
@@ -154,6 +154,8 @@ class ReLoop2(Reranker):
         reading: Literal["count", "softmax"] = "count",
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
+        if device == "cuda" and (memory, index) != ("neighbours", "flat"):
+            raise ValueError(f'device: "cuda" with memory "{memory}", index "{index}"; give "neighbours" and "flat"')
         self.memory: ErrorMemory | ErrorSketch
         if memory == "sketch":
             self.memory = ErrorSketch(width, arrays=arrays, bits=bits, centred=centred, decay=decay, seed=seed)

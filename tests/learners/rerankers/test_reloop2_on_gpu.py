@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from learners.base import Reranker
 from learners.contract.checks import check_learner
 from learners.contract.worlds import world
+from learners.registry import ConfigError, build
 from learners.rerankers.reloop2.reranker import ReLoop2
 from memory import digest
 from memory.error_memory import ErrorMemory
@@ -76,6 +78,12 @@ def test_a_row_without_neighbours_keeps_its_score_and_is_no_hit() -> None:
     there.memory.clear()
     assert np.array_equal(there.rerank(feedback), feedback.score)
     assert there.metrics()["hit_rate"] == 0
+
+
+@pytest.mark.parametrize("keywords", [{}, {"memory": "sketch", "index": "flat"}])
+def test_what_cannot_be_on_a_gpu_is_refused_by_name(keywords: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r'device: "cuda" with memory .* index .*; give "neighbours" and "flat"'):
+        build(Reranker, "reloop2", {"width": 8, "device": "cuda"} | keywords)
 
 
 @pytest.mark.usefixtures("device")
