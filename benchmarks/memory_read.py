@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ WRITE = 256
 CANDIDATES = 100
 """Candidates of a request."""
 
+ESTIMATED = "cuda, one estimate a query"
+"""Searched and estimated on the GPU, as ReLoop2 does it."""
+
 COMPARED = 1000
 """Maximum number of queries for recall."""
 
@@ -40,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--queries", type=int, nargs="+", default=[1, 100, 1000], help="queries of one read")
     parser.add_argument("--neighbours", type=int, default=70)
     parser.add_argument("--factors", type=int, default=32, help="width of the keys")
+    parser.add_argument("--memories", nargs="+", help="names in the table that begin so (default: all)")
     parser.add_argument("--probes", type=int, nargs="+", default=[48, 80], help="lists searched")
     parser.add_argument("--npz", type=Path, help="read the stream from this file instead of making it")
     options = parser.parse_args(arguments)
@@ -86,9 +91,11 @@ def _measured(stored: Floats, queries: Floats, options: Namespace) -> dict[str, 
         "sketch": (ErrorSketch(width), 0),
     }
     if torch.cuda.is_available():
-        memories["cuda"] = ErrorMemory(entries, width, device="cuda"), 0
+        memories["cuda"] = memories[ESTIMATED] = ErrorMemory(entries, width, device="cuda"), 0
     lists = ErrorMemory(entries, width, kind="ivf")
     memories |= {f"ivf, {probes} probes": (lists, probes) for probes in options.probes}
+    if options.memories:
+        memories = {name: made for name, made in memories.items() if name.startswith(tuple(options.memories))}
     writes: dict[int, float] = {}
     true: Ids | None = None
     found: dict[str, dict[str, Any]] = {}
@@ -101,15 +108,27 @@ def _measured(stored: Floats, queries: Floats, options: Namespace) -> dict[str, 
             def read(some: Floats, memory: ErrorMemory | ErrorSketch = memory) -> Ids:
                 return (memory.read(some) if isinstance(memory, ErrorSketch) else memory.read(some, k)).slots
 
-            milliseconds = {f"{n}": _fastest(read, queries[:n], options.rounds) for n in options.queries}
+            timed = partial(_estimate, memory, k) if name == ESTIMATED and isinstance(memory, ErrorMemory) else read
+            milliseconds = {f"{n}": _fastest(timed, queries[:n], options.rounds) for n in options.queries}
             recall = None
-            if isinstance(memory, ErrorMemory):
+            if isinstance(memory, ErrorMemory) and name != ESTIMATED:
                 some = (queries[n : n + CANDIDATES] for n in range(0, COMPARED, CANDIDATES))
                 slots = np.concatenate([read(one) for one in some])
                 true = slots if true is None else true
                 recall = float(np.mean([np.isin(mine, theirs).mean() for mine, theirs in zip(slots, true, strict=True)]))
             found[name] = {"read_ms": milliseconds, "recall": recall, "writes_per_second": rate, "bytes": memory.nbytes}
     return found
+
+
+def _estimate(memory: ErrorMemory, k: int, queries: Floats) -> Floats:
+    """Sums of the error estimates of ReLoop2 with its default settings."""
+    from learners.networks.error_attention import GpuEvidence
+
+    nearest = memory.nearest(queries, k)
+    assert nearest is not None
+    evidence = GpuEvidence.of_rows(nearest, int(memory.clock["place"][0]), memory.capacity)
+    horizons = [memory.capacity >> age for age in range(1, 4)]
+    return evidence.correction(np.zeros(len(queries)), 1.0, 0.1, horizons, np.full(4, 0.1))
 
 
 def _fill(memory: ErrorMemory | ErrorSketch, keys: Floats, k: int) -> float:
@@ -130,7 +149,7 @@ def _fill(memory: ErrorMemory | ErrorSketch, keys: Floats, k: int) -> float:
     return rate
 
 
-def _fastest(read: Callable[[Floats], Ids], queries: Floats, rounds: int) -> float:
+def _fastest(read: Callable[[Floats], Any], queries: Floats, rounds: int) -> float:
     seconds = []
     for _ in range(max(rounds, 1) + 1):  # one more round to warm up
         start = time.perf_counter()

@@ -12,7 +12,7 @@ M. Charikar, "Similarity Estimation Techniques from Rounding Algorithms", STOC 2
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from memory.arrays import Arrays, Floats, Ids
 from memory.jit import njit
 from memory.stateful import Stateful
 from memory.vectors.vector_index import Device, Kind, Similarity, VectorIndex, Vectors
+
+if TYPE_CHECKING:
+    from memory.vectors.gpu_vectors import Nearest
 
 __all__ = ["ErrorMemory", "ErrorSketch", "Evidence"]
 
@@ -92,9 +95,6 @@ class ErrorMemory(Stateful):
         probes: int = 24,
         dtype: type[np.floating[Any]] = np.float32,
     ) -> None:
-        self.index = VectorIndex(
-            capacity, width, similarity=similarity, kind=kind, device=device, lists=lists, probes=probes, dtype=dtype
-        )
         self.rows = Arrays.from_factory(
             lambda: {
                 "label": np.zeros(capacity, dtype),
@@ -107,6 +107,18 @@ class ErrorMemory(Stateful):
             },
             # Only `forget` reads the users. They are shipped because a follower must be able to erase them, too.
             private=["version"],
+        )
+        # After the rows, so that changes of the rows are applied before the index copies them to a GPU.
+        self.index = VectorIndex(
+            capacity,
+            width,
+            similarity=similarity,
+            kind=kind,
+            device=device,
+            lists=lists,
+            probes=probes,
+            dtype=dtype,
+            values=self._outcomes,
         )
         self.clock = Arrays(place=np.zeros(1, np.int64), version=np.zeros(1, np.int64), private=["version"])
 
@@ -169,6 +181,13 @@ class ErrorMemory(Stateful):
         _read_rows(slots, rows, self.clock["place"][0], label, base_score, weight, age)
         return Evidence(slots, similarity, label, base_score, age, weight)
 
+    def nearest(self, queries: Vectors, k: int) -> Nearest | None:
+        """Find what `read` finds, with label, base score and weight as values, and leave it on the GPU.
+
+        None without a GPU, for an empty memory, and if only `read` is exact for these queries.
+        """
+        return self.index.nearest(queries, k)
+
     def forget(self, users: Ids) -> None:
         """Erase the rows of `users` (n,)."""
         self._erase(np.isin(self.rows["user"], users[users != 0]))
@@ -180,6 +199,10 @@ class ErrorMemory(Stateful):
     def clear(self) -> None:
         """Erase everything."""
         self._erase(self.index.rows["alive"])
+
+    def _outcomes(self, slots: Ids) -> Floats:
+        """Label, base score and weight of slots, (n, 3) float32."""
+        return np.stack([self.rows[name][slots] for name in ("label", "base_score", "weight")], 1).astype(np.float32)
 
     def _erase(self, mask: npt.NDArray[np.bool_]) -> None:
         slots = np.flatnonzero(mask & self.index.rows["alive"])

@@ -30,7 +30,8 @@ def fingerprint_of(sections: Mapping[str, Any], learners: Mapping[type, Mapping[
         The config's sections that determine the state, without the learners.
     learners : mapping of role to mapping of name to keywords
         The stateful learners, in the order in which they learn. Missing keywords are filled in from the constructors: a
-        changed default changes the fingerprint.
+        changed default changes the fingerprint. `device` counts as its default: it says where a learner computes, not what it
+        learns. So a replica on a CPU can follow a trainer on a GPU.
 
     Returns
     -------
@@ -47,7 +48,9 @@ def fingerprint_of(sections: Mapping[str, Any], learners: Mapping[type, Mapping[
         for name, keywords in named.items():
             cls = registry.find(role, name)
             assert issubclass(cls, Learner)
-            described.append([role.__name__, name, cls.state_version, registry.defaults(cls) | dict(keywords)])
+            defaults = registry.defaults(cls)
+            anywhere = {"device": defaults["device"]} if "device" in defaults else {}
+            described.append([role.__name__, name, cls.state_version, defaults | dict(keywords) | anywhere])
     stores = {store.__name__: store.state_version for store in (Pipeline, Catalog, History, SeenItems)}
     text = json.dumps(_canonical([sections, described, stores]), sort_keys=True)
     return str(xxhash.xxh3_64_hexdigest(text.encode()))

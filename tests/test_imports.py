@@ -17,7 +17,8 @@ PACKAGES = ("streams", "memory", "learners", "service", "freshet")
 DOORS = {
     # Checksums of the embedded log, and those that the Kafka client computes.
     "crc32c": {"streams.disk.checksums", "streams.kafka.log"},
-    "faiss": {"memory.vectors.centroids", "memory.vectors.vector_index"},
+    # Its package for CPUs or for GPUs, and tensors for it.
+    "faiss": {"memory.vectors.faiss_package", "memory.vectors.gpu_vectors"},
     # The application, and requests and responses; routes use only `service.http.web`.
     "fastapi": {"service.http.app", "service.http.web"},
     # Records of a topic; topics of a cluster; owners of partitions. Each can be used without the others.
@@ -64,6 +65,7 @@ DOORS = {
         "learners.networks.adaptation.slates",
         "learners.networks.changes",
         "learners.networks.click_network",
+        "learners.networks.error_attention",
         "learners.networks.graphs",
         "learners.networks.ranker",
         "learners.networks.sequence.absorbing",

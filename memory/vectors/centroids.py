@@ -5,13 +5,13 @@ This is the only module that uses faiss' k-means.
 
 from __future__ import annotations
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from memory.arrays import Arrays, Bools, Floats, Ids
 from memory.stateful import Stateful
+from memory.vectors.faiss_package import faiss
 
 __all__ = ["Centroids"]
 

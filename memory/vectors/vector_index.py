@@ -5,8 +5,6 @@ a search first collects a few more candidates than asked for: from faiss, from t
 computes their similarities again one by one (lists in float32 need no second pass), and ties go to the lower slot. If the last
 candidates of faiss or the GPU are tied, all vectors are compared.
 
-Only this module and `memory.vectors.centroids` import faiss.
-
 References
 ----------
 J. Johnson, M. Douze, H. Jegou, "Billion-Scale Similarity Search with GPUs", IEEE Transactions on Big Data 2021.
@@ -16,21 +14,21 @@ M. Douze et al., "The Faiss library", arXiv 2401.08281.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
 from memory.arrays import Arrays, Floats, Ids
 from memory.jit import njit
 from memory.stateful import Stateful
+from memory.vectors.faiss_package import faiss
 from memory.vectors.inverted_file import InvertedFile, similarity_of
 from memory.vectors.inverted_lists import InvertedLists
 
 if TYPE_CHECKING:
-    from memory.vectors.gpu_vectors import GpuVectors
+    from memory.vectors.gpu_vectors import GpuVectors, Nearest
 
 __all__ = ["Device", "Kind", "Similarity", "VectorIndex"]
 
@@ -71,9 +69,13 @@ class VectorIndex(Stateful):
         Lists that a search looks at.
     dtype : numpy type
         float32 or float64. Candidates are found in float32 in either case.
+    values : callable, optional
+        For ``cuda``: returns the numbers (n, values) to keep on the GPU beside the vectors of slots (n,), when these change.
 
     Attributes
     ----------
+    device : str
+        Where it searches.
     rows : Arrays
         ``vector`` (capacity, width), of length 1 if the similarity is cosine, and ``alive`` (capacity,) bool. Read-only.
 
@@ -94,16 +96,21 @@ class VectorIndex(Stateful):
         lists: int | None = None,
         probes: int = 24,
         dtype: type[np.floating[Any]] = np.float32,
+        values: Callable[[Ids], Floats] | None = None,
     ) -> None:
         for name, value in (("capacity", capacity), ("width", width), ("probes", probes)):
             if value < 1:
                 raise ValueError(f"{name}: {value}; give at least 1")
         self.capacity, self.width, self.similarity, self.probes = capacity, width, similarity, probes
+        self.device, self._values = device, values
         self.rows = Arrays.from_factory(
             lambda: {"vector": np.zeros((capacity, width), dtype), "alive": np.zeros(capacity, np.bool_)}
         )
         self._end = self._count = 0
-        self._gpu_copy = _gpu_vectors(capacity, width) if device == "cuda" else None
+        self._gpu_copy: GpuVectors | None = None
+        if device == "cuda":
+            beside = 0 if values is None else values(np.empty(0, np.int64)).shape[1]
+            self._gpu_copy = _gpu_vectors(capacity, width, beside)
         self._lists: dict[str, InvertedLists] = {}
         if kind == "ivf":
             if device == "cuda":
@@ -169,6 +176,22 @@ class VectorIndex(Stateful):
                     similarities, found = self._lists["now"].search(queries32, count, self.probes)
                 self._rescore(queries, found, slots, similarity)
         return slots, similarity
+
+    def nearest(self, queries: Vectors, k: int) -> Nearest | None:
+        """Search like `search`, but leave the results on the GPU; None if they are not exact, and only `search` can tell.
+
+        Parameters
+        ----------
+        queries : (q, width) array
+            Finite; at least one.
+        k : int
+            At least 1. With fewer vectors, there are fewer columns.
+        """
+        if self._gpu_copy is None or not len(self):
+            return None
+        queries = self._normalized(queries).astype(np.float32, copy=False)
+        found = self._gpu_copy.nearest(queries, k, SLACK, self._end, self.similarity != "l2", self._count == self._end)
+        return None if bool(found.tied.any()) else found
 
     def maintain(self, k: int, rows: int) -> None:
         """Do a bounded step of what keeps search fast and accurate. Call it after every write. It changes the state.
@@ -270,7 +293,7 @@ class VectorIndex(Stateful):
     def _candidates(self, queries: Floats, count: int) -> tuple[Floats, Ids]:
         """Similarity and slots (q, count) of candidates from all vectors, best first; slot -1 where there are no more."""
         if self._gpu_copy is not None:
-            return self._gpu_copy.search(queries, count, self._end, self.similarity != "l2")
+            return self._gpu_copy.search(queries, count, self._end, self.similarity != "l2", self._count == self._end)
         vectors = self.rows["vector"][: self._end].astype(np.float32, copy=False)
         similarities, found = np.empty((len(queries), count), np.float32), np.empty((len(queries), count), np.int64)
         alive = np.packbits(self.rows["alive"][: self._end], bitorder="little")
@@ -288,7 +311,8 @@ class VectorIndex(Stateful):
     def _update_copies(self, slots: Ids) -> None:
         """Update the GPU copy and the lists from the rows of `slots` (n,)."""
         if self._gpu_copy is not None and slots.size:
-            self._gpu_copy.write(slots, self.rows["vector"][slots], self.rows["alive"][slots])
+            values = None if self._values is None else self._values(slots)
+            self._gpu_copy.write(slots, self.rows["vector"][slots], self.rows["alive"][slots], values)
         for side in ("now", "next"):
             self._update_lists(side, slots)
 
@@ -315,11 +339,11 @@ class VectorIndex(Stateful):
         self._count, self._end = alive.size, int(alive[-1]) + 1 if alive.size else 0
 
 
-def _gpu_vectors(capacity: int, width: int) -> GpuVectors:
+def _gpu_vectors(capacity: int, width: int, values: int) -> GpuVectors:
     # torch is slow to load, so it is imported only if a GPU is asked for.
     from memory.vectors.gpu_vectors import GpuVectors
 
-    return GpuVectors(capacity, width)
+    return GpuVectors(capacity, width, values)
 
 
 # Compiled part.

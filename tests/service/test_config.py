@@ -55,6 +55,8 @@ def test_the_fingerprint_depends_only_on_what_determines_the_state() -> None:
     assert parse({"server": {"port": 1}, "policy": {"epsilon_greedy": {}}, "checkpoint": {"every": 1.0}}).fingerprint == base
     assert parse({"stream": {"url": "lmdb:///elsewhere", "ack": "queued", "buffer": 1}}).fingerprint == base
     assert parse({"weights": {"url": "kafka://b:9092/w"}, "dead_letters": {"url": "kafka://b:9092/d"}}).fingerprint == base
+    on_cpu, on_gpu = ({"ranker": {"deep": {"device": device}}} for device in ("cpu", "cuda"))
+    assert parse(on_gpu).fingerprint == parse(on_cpu).fingerprint == parse({"ranker": {"deep": {}}}).fingerprint
     assert parse({"ranker": {"fm": {"factors": 8}}}).fingerprint != base
     assert parse({"stream": {"batch_rows": 8}}).fingerprint != base
     assert parse({"stream": {"below_clicks": "skip"}}).fingerprint != base

@@ -8,9 +8,10 @@ arXiv 2306.08808.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,9 @@ from learners.tunable import Options, Scale, Tunable
 from memory.arrays import Arrays
 from memory.error_memory import ErrorMemory, ErrorSketch, Evidence
 from streams.batch import Batch, Bools, Feedback, Floats, Ids
+
+if TYPE_CHECKING:
+    from learners.networks.error_attention import GpuEvidence
 
 __all__ = ["ReLoop2"]
 
@@ -87,7 +91,8 @@ class ReLoop2(Reranker):
     lists, probes : int
         For ``ivf``: number of lists (default: twice the square root of `capacity`), and number of lists searched.
     device : {"cpu", "cuda"}
-        Device on which ``flat`` searches.
+        ``cuda`` needs ``neighbours`` and ``flat``. Keys, labels, base scores and weights are on the GPU then, and the attention
+        is computed there: one number per row comes back.
     min_error : float
         Threshold sigma: rows with |label - base score| of at most this are not stored. Values above 0 ruin the calibration if
         gamma = 1, because mostly rows with surprising labels remain.
@@ -110,6 +115,7 @@ class ReLoop2(Reranker):
     """
 
     needs_hidden: ClassVar[bool] = True
+    tolerance: ClassVar[float] = 1e-5
     state_version: ClassVar[int | str] = 2
     """Version 1 had no weights of rows."""
     checks_parameters: ClassVar[dict[str, object]] = {"width": 8, "capacity": 100, "lists": 4, "neighbours": 10}
@@ -148,6 +154,8 @@ class ReLoop2(Reranker):
         reading: Literal["count", "softmax"] = "count",
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
+        if device == "cuda" and (memory, index) != ("neighbours", "flat"):
+            raise ValueError(f'device: "cuda" with memory "{memory}", index "{index}"; give "neighbours" and "flat"')
         self.memory: ErrorMemory | ErrorSketch
         if memory == "sketch":
             self.memory = ErrorSketch(width, arrays=arrays, bits=bits, centred=centred, decay=decay, seed=seed)
@@ -155,6 +163,7 @@ class ReLoop2(Reranker):
             self.memory = ErrorMemory(
                 capacity, width, similarity=similarity, kind=index, device=device, lists=lists, probes=probes
             )
+        self._on_gpu = memory == "neighbours" and device == "cuda"
         self.clock = Arrays(learned=np.zeros(1, np.int64), private=["learned"])
         self._horizons = [capacity >> age for age in range(1 if memory == "sketch" or weight != "learned" else ages)]
         self.learned = LearnedWeight(len(self._horizons), half_life, sample) if weight == "learned" else None
@@ -164,7 +173,7 @@ class ReLoop2(Reranker):
         self._min_error, self._clear_every = min_error, clear_every
         self._reads = self._hits = self._left_out = self._capped = 0
         self._moved = 0.0
-        self._last: tuple[weakref.ref[Floats], Evidence] | None = None
+        self._last: tuple[weakref.ref[Floats], Evidence | GpuEvidence] | None = None
 
     @property
     def weight(self) -> float:
@@ -185,8 +194,13 @@ class ReLoop2(Reranker):
         hidden = bounded(_finite(_hidden(batch)), LONGEST)
         evidence = self._read(hidden)
         self._last = weakref.ref(hidden), evidence
-        errors, hit = self._estimate(score, evidence)
-        score[hit] = np.clip(score + (weights[:, None] * errors).sum(axis=0), 0.0, 1.0)[hit]
+        if isinstance(evidence, Evidence):
+            errors, hit = self._estimate(score, evidence)
+            correction = (weights[:, None] * errors).sum(axis=0)
+        else:
+            correction = evidence.correction(score, *self._attention_over, weights)
+            hit = ~np.isnan(correction)
+        score[hit] = np.clip(score + correction, 0.0, 1.0)[hit]
         self._hits += int(np.count_nonzero(hit))
         self._moved += float(np.abs(score - batch.score).sum())
         return score
@@ -228,7 +242,7 @@ class ReLoop2(Reranker):
         """Return the rows whose outcomes changed each score; None for a sketch, which has sums only."""
         if isinstance(self.memory, ErrorSketch):
             return None
-        evidence = self._read(bounded(_finite(_hidden(batch)), LONGEST))
+        evidence = self._read_here(bounded(_finite(_hidden(batch)), LONGEST))
         rows, none = self.memory.rows, evidence.slots < 0
         age = batch.timestamp[batch.request][:, None] - rows["timestamp"][evidence.slots]
         return Neighbours(
@@ -292,11 +306,30 @@ class ReLoop2(Reranker):
         if rows.size:
             known = self._last[1] if self._last is not None and self._last[0]() is hidden else None
             evidence = self._read(hidden[rows]) if known is None else known.of(rows)
-            errors, _ = self._estimate(base[rows], evidence)
+            if isinstance(evidence, Evidence):
+                errors, _ = self._estimate(base[rows], evidence)
+            else:
+                errors = np.nan_to_num(evidence.errors(base[rows], *self._attention_over))
         learned.charge(base[rows], errors, label[rows], times * relative[rows], label.size)
 
-    def _read(self, hidden: Floats) -> Evidence:
+    def _read(self, hidden: Floats) -> Evidence | GpuEvidence:
+        """Find earlier outcomes. On a GPU they stay there, if it is certain of them."""
+        if self._on_gpu and isinstance(self.memory, ErrorMemory) and len(hidden):
+            nearest = self.memory.nearest(hidden, self._neighbours)
+            if nearest is not None:
+                # torch is slow to load, so it is imported only if a GPU is asked for.
+                from learners.networks.error_attention import GpuEvidence
+
+                return GpuEvidence.of_rows(nearest, int(self.memory.clock["place"][0]), self.memory.capacity)
+        return self._read_here(hidden)
+
+    def _read_here(self, hidden: Floats) -> Evidence:
         return self.memory.read(hidden) if isinstance(self.memory, ErrorSketch) else self.memory.read(hidden, self._neighbours)
+
+    @property
+    def _attention_over(self) -> tuple[float, float, list[int]]:
+        """Numbers that the attention on a GPU needs, which a sketch never uses."""
+        return self._gamma, math.nan if self._temperature is None else self._temperature, self._horizons[1:]
 
     def _estimate(self, score: Floats, evidence: Evidence) -> tuple[Values, Bools]:
         return estimate_error(score, evidence, self._gamma, self._temperature, self._horizons[1:])

@@ -20,7 +20,7 @@ th { text-align: left; font-weight: 600 } td.right, th.right { text-align: right
 pre { background: #f5f5f5; padding: 1rem; overflow-x: auto } figure { margin: 1rem 0 } svg { max-width: 100%; height: auto }
 """
 
-_PACKAGES = ("freshet", "numpy", "numba", "torch", "faiss-cpu", "river", "pyarrow")
+_PACKAGES = ("freshet", "numpy", "numba", "torch", "faiss-cpu", "faiss-gpu", "river", "pyarrow")
 
 
 def versions() -> dict[str, str]:

@@ -304,10 +304,10 @@ def test_the_gpu_code_finds_the_true_neighbours(angular: bool, monkeypatch: pyte
     want = expected("inner_product" if angular else "l2", stored[alive], queries, 10)[0]
     for part in (1 << 30, CAPACITY * 4 * 3):
         monkeypatch.setattr("memory.vectors.gpu_vectors.SIMILARITY_BYTES", part)
-        similarities, slots = copy.search(queries, 10, CAPACITY, angular)
+        similarities, slots = copy.search(queries, 10, CAPACITY, angular, False)
         assert np.array_equal(slots, np.flatnonzero(alive)[want])
         assert (np.diff(similarities) <= 0).all()
-    similarities, slots = copy.search(queries, CAPACITY, CAPACITY, angular)
+    similarities, slots = copy.search(queries, CAPACITY, CAPACITY, angular, False)
     assert (slots[:, alive.sum() :] == -1).all()
 
 
