@@ -86,7 +86,7 @@ class Keeper:
                     continue
                 self._sockets.append(broker)
                 asked: dict[int, Any] = {}
-                back = threading.Thread(target=self._pass_back, args=(broker, client, asked), daemon=True)
+                back = threading.Thread(target=self._pass, args=(broker, client, self._answer, asked), daemon=True)
                 back.start()
                 self._start(self._pass_on, client, broker, asked, back)
 
@@ -105,16 +105,13 @@ class Keeper:
         client.close()
         broker.close()
 
-    def _pass_back(self, broker: socket.socket, client: socket.socket, asked: dict[int, Any]) -> None:
-        self._pass(broker, client, self._answer, asked)
-        for request in asked.values():
-            if isinstance(request, OffsetCommitRequest):
-                self._unanswered |= {(partition, offset): metadata for partition, offset, metadata in _contents(request)}
-
     def _request(self, body: bytes, asked: dict[int, Any]) -> bytes:
         key, version, correlation = struct.unpack_from(">hhi", body)
         if key in REQUESTS:
-            asked[correlation] = REQUESTS[key].decode(body, version=version, header=True)
+            asked[correlation] = request = REQUESTS[key].decode(body, version=version, header=True)
+            if isinstance(request, OffsetCommitRequest):
+                # The broker may carry it out before this proxy, or the client, hears of it.
+                self._unanswered |= {(partition, offset): metadata for partition, offset, metadata in _contents(request)}
         return body
 
     def _answer(self, body: bytes, asked: dict[int, Any]) -> bytes:

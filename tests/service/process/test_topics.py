@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -15,7 +16,12 @@ from service.config import Config, ConfigError
 from service.process.topics import DAY, HOUR, TopicSpec, compare, create, required_topics, table
 from streams.kafka.topics import TopicDescription, Topics
 from tests.broker import Broker
-from tests.service.test_cli import freshet
+from tests.service.processes import command
+
+
+def freshet(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*map(str, arguments)), capture_output=True, text=True, timeout=120, check=False)
+
 
 MakeConfig = Callable[..., Config]
 
