@@ -12,8 +12,9 @@ from service.config import Config, ConfigError, Role
 from service.http.app import create_app
 from service.http.security.keys import Keys
 from service.http.server import Server, bind, is_loopback
-from service.process.runtime import open_replica, open_runtime
+from service.process.runtime import Runtime, open_replica, open_runtime
 from service.process.warmup import warm_up
+from service.sharding.world import rank, world_size
 
 __all__ = ["run"]
 
@@ -47,7 +48,7 @@ def run(
         Called with the address once the service answers.
     role : str
         ``embedded``: learn and serve; ``trainer``: learn, with status and metrics; ``replica``: serve, and follow a trainer.
-
+        A trainer that torchrun started trains together with the others, and its port is the given one plus its number.
     insecure : bool
         Whether to serve without keys on an address that other machines reach.
 
@@ -72,10 +73,11 @@ def run(
             problem = f"host = {host!r}: other machines reach this address, and there are no keys"
             raise ConfigError("server", f"{problem}; make one with `freshet key new`, or serve everyone with --insecure")
         _log.warning("there are no keys: everyone who reaches %s may read, write and erase everything", host)
-    listening = bind(host, config.server.port if port is None else port)
+    port, ranks = config.server.port if port is None else port, world_size() if role == "trainer" else 0
+    listening = bind(host, port + rank() if ranks and port else port)
     with listening:
         if role == "trainer":
-            if config.weights.url is None and config.stream.group is None:
+            if config.weights.url is None and config.stream.group is None and not ranks:
                 raise ConfigError(
                     "weights", "url: missing; name the log that replicas follow: lmdb:///folder or kafka://host:port/topic"
                 )
@@ -83,7 +85,7 @@ def run(
         elif config.stream.group is not None:
             problem = f"group = {config.stream.group!r}: a member of a group learns only from its partitions and cannot serve"
             raise ConfigError("stream", f"{problem}; use `freshet train`, or remove the key")
-        runtime = open_replica(config) if role == "replica" else open_runtime(config)
+        runtime = open_replica(config) if role == "replica" else _open_sharded(config) if ranks else open_runtime(config)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         server = Server(
             create_app(runtime, serves=role != "trainer", host=host, keys=keys),
@@ -98,6 +100,12 @@ def run(
         runtime.engine.prepare = partial(warm_up, config)
         server.run()
     return runtime.engine.failure
+
+
+def _open_sharded(config: Config) -> Runtime:
+    from service.sharding.opening import open_sharded  # Imported late: torch is slow to import.
+
+    return open_sharded(config)
 
 
 def _return_large_blocks() -> None:
