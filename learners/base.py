@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -153,10 +153,6 @@ class Learner(Stateful, ABC):
     tolerance: ClassVar[float] = 0.0
     """How far states and answers of two learners that were taught the same may differ where a store is on a GPU, which adds up
     in no fixed order: absolutely, and relative to the number. On the CPU they are equal to the bit."""
-
-    merging: Mapping[str, Literal["sum", "mean", "max"]] | None = None
-    """How sharded training merges what the processes learned, each from its own rows; see `memory.merging.Merger`. None: each
-    process learns the rows of all, in the same order, so all have exactly what a single one has."""
 
     name: str = ""
     """Name of this learner in the config, set before any method is called. It is the learner's key in ``Requests.carried``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -81,8 +81,6 @@ class Pipeline(Stateful):
         Interactions that this process accepted in the last seconds; not part of the state.
     contexts : Moments
         Mean and variance that standardise the numbers of request contexts.
-    apart : collection of str
-        Learners that somebody else lets learn; `learn` leaves them out.
     version : int
         Number of micro-batches learned.
     as_of : float
@@ -139,7 +137,6 @@ class Pipeline(Stateful):
         self._response_builder = ResponseBuilder(self.rows, items, list(retrievers), ranker, rerankers, policy)
         stores = (history, seen, dense)
         self._updates = Updates(featurizer, users, items, self.contexts, stores, dense.remove, self._notify)
-        self.apart: Collection[str] = ()
         self.version = 0
         self.as_of = 0.0
         self.isolation = Isolation()
@@ -250,7 +247,7 @@ class Pipeline(Stateful):
         for choices in (one for one in (found, listed) if one is not None):
             for name, reranker in self._choosers:
                 self.isolation.run(name, "learn from the choices of", reranker.choose, choices)
-        for name, learner in ((name, one) for name, one in self.learners() if name not in self.apart):
+        for name, learner in self.learners():
             rows = feedback if extended is None or isinstance(learner, Retriever) else extended
             if rows.base is not None or isinstance(learner, Retriever):
                 self.isolation.run(name, "learn from", learner.learn, rows)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from learners.networks.gradients import SharesGradients
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import choices_of_lists, with_negatives
 from service.learning.negatives import NegativeSampler
 from service.ranking.pipeline import Pipeline
 from service.ranking.updates import has_context
 from service.sharding.messages import Contexts, Entry, Met, Rows, Update
-from streams.batch import Floats, Ids
+from streams.batch import Feedback, Floats, Ids
 from streams.codec import encode
 from streams.events import Event, Forget, ItemUpdate, UserUpdate
 from streams.joined import JoinedBatch
@@ -21,20 +22,32 @@ Noted = Update | Contexts | JoinedBatch
 
 
 class Journal:
-    """Collects what the records of one partition change.
+    """Collects what the records of a process change.
 
     Parameters
     ----------
     pipeline : Pipeline
+
+    Attributes
+    ----------
+    partition : int
+        Where the next event comes from.
+    attributes : dict of int to list of bytes
+        Encoded updates of attributes, by partition. They are applied before the rows of the round are made, wherever they are in it: the first
+        rows of a new item follow its attributes closely.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._entries: list[Noted] = []
+        self.partition = 0
+        self.attributes: dict[int, list[bytes]] = {}
 
     def add_event(self, event: Event) -> None:
         """Note what an event changes apart from its outcome; see `service.ranking.updates`."""
-        if isinstance(event, ItemUpdate | UserUpdate | Forget):
+        if isinstance(event, ItemUpdate | UserUpdate) and not event.deleted:
+            self.attributes.setdefault(self.partition, []).append(encode(event))
+        elif isinstance(event, ItemUpdate | UserUpdate | Forget):
             self._entries.append(Update(encode(event)))
         elif self._pipeline.contexts.columns.size and has_context(event):
             self._entries.append(Contexts(*self._pipeline.featurizer.encode_context([event.context])))
@@ -108,4 +121,15 @@ class RowBuilder:
             listed = choices_of_lists(pipeline, builder, joined.rows, feedback)
             pipeline.prepare(feedback)
             extended = with_negatives(pipeline, self._negatives, feedback)
+            self._add_gradients(feedback if extended is None else extended)
         return Rows(shown, *self._effects.take(), feedback, extended, listed)
+
+    def _add_gradients(self, rows: Feedback) -> None:
+        """Compute what all processes would otherwise compute. If a learner fails here, it fails in all of them, too."""
+        for name, learner in self._pipeline.learners():
+            if isinstance(learner, SharesGradients) and learner.shares_gradients and rows.base is not None:
+                self._pipeline.isolation.run(name, "compute the gradients of", _fill, rows, name, learner)
+
+
+def _fill(rows: Feedback, name: str, learner: SharesGradients) -> None:
+    rows.gradients[name] = learner.gradients_of(rows)

@@ -23,7 +23,7 @@ from service.sharding.messages import Beginning, Saved
 from streams.joined import Position
 from streams.log import Log, Offsets
 
-__all__ = ["Keeper"]
+__all__ = ["Keeper", "recorded_rounds"]
 
 
 class Keeper:
@@ -93,7 +93,7 @@ class Keeper:
         self.failures += start.failures
         self.epoch = start.epoch
         next = {partition: position.next for partition, position in start.positions.items()}
-        rounds = list(_rounds(start.runs or ()))
+        rounds = list(recorded_rounds(start.runs or ()))
         self._marks.extend(mark for _, mark in rounds)
         if self._ledger is not None and not rounds:
             self._ledger.start(next)
@@ -227,7 +227,7 @@ class Keeper:
         return True
 
 
-def _rounds(runs: Iterable[Run]) -> Iterator[tuple[Offsets, int]]:
+def recorded_rounds(runs: Iterable[Run]) -> Iterator[tuple[Offsets, int]]:
     """Yield the offsets after each round and the mark of its first run. A round lists all partitions in ascending order."""
     stops: Offsets = {}
     mark, last = 0, -1

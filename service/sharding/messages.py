@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 
 
 class Update(msgspec.Struct, tag="update"):
-    """An event that changes a catalogue or erases a user, encoded."""
+    """An event that deletes an item or erases a user, encoded."""
 
     event: bytes
 
@@ -136,7 +136,7 @@ class Beginning(msgspec.Struct):
     rounds: list[dict[int, int]]
 
 
-def encode(message: msgspec.Struct | dict[str, Any]) -> bytes:
+def encode(message: msgspec.Struct | dict[Any, Any]) -> bytes:
     """Encode a message; its arrays go in as they are in memory."""
     return _ENCODER.encode(message)
 

@@ -62,23 +62,20 @@ def open_sharded(config: Config) -> Runtime:
             dead.since = bind_to_log(own, log.identity)
         monitor = Monitor(lambda: runtime.gauges(), sources=sources_of(pipeline))
         effects = Deferred()
-        try:
-            trainer = ShardedTrainer(
-                pipeline,
-                FeedbackBuilder(pipeline, config.reward, signer.verify, config.fingerprint, effects),
-                effects,
-                joiners(config, partitions),
-                log,
-                dead,
-                EventValidator(config.reward, config.stream.max_skew, config.texts),
-                ranks,
-                _keeper(config, pipeline, log) if ranks.rank == 0 else None,
-                monitor=monitor,
-                flush=config.server.flush,
-                remote=getattr(log, "name", None),
-            )
-        except ValueError as error:
-            raise ConfigError("sharding", str(error)) from error
+        trainer = ShardedTrainer(
+            pipeline,
+            FeedbackBuilder(pipeline, config.reward, signer.verify, config.fingerprint, effects),
+            effects,
+            joiners(config, partitions),
+            log,
+            dead,
+            EventValidator(config.reward, config.stream.max_skew, config.texts),
+            ranks,
+            _keeper(config, pipeline, log) if ranks.rank == 0 else None,
+            monitor=monitor,
+            flush=config.server.flush,
+            remote=getattr(log, "name", None),
+        )
         runtime = Runtime(config, pipeline, trainer, log, dead, monitor, signer, opened.pop_all())
     return runtime
 

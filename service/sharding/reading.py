@@ -94,6 +94,7 @@ class RoundReader:
         """
         reader, order = self._reader, self._order
         order.begin(partition, stop)
+        self._journal.partition = partition
         asked = False
         while True:
             progressed = self._advance()

@@ -1,8 +1,8 @@
 """One of several processes that train together: it reads its partitions, and learns what all of them read.
 
-The processes go through the log in rounds. In a round, each 1. reads some records of each of its partitions, joins them and
-makes rows of them, while the state stays as it was; 2. tells the others; 3. changes its state by all rows, in the order of the
-partitions. So the states are equal after each round. They depend on the offsets after each round, and not on time or on the
+The processes go through the log in rounds. In a round, each 1. reads some records of each of its partitions and joins them;
+2. tells the others the attributes of users and items, and applies those of all; 3. makes rows, while the state stays as it is;
+4. tells the others; 5. changes its state by all rows, in the order of the partitions. So the states are equal after each round. They depend on the offsets after each round, and not on time or on the
 number of processes. Process 0 writes the checkpoints, publishes to replicas, and records the offsets after each round.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from memory.stateful import digest, run_to_end
@@ -23,12 +23,13 @@ from service.learning.validation import EventValidator
 from service.monitoring.monitor import Monitor
 from service.ranking.pipeline import Pipeline
 from service.recovery.snapshots import collect_snapshots, restore_snapshots
-from service.sharding.building import Deferred, Journal, RowBuilder
+from service.sharding.building import Deferred, Journal, Noted, RowBuilder
 from service.sharding.keeping import Keeper
-from service.sharding.learning import RoundLearner
-from service.sharding.messages import Array, Beginning, Progress, Rows, Saved, Turn, decode, encode
+from service.sharding.learning import learn
+from service.sharding.messages import Array, Beginning, Entry, Progress, Rows, Saved, Turn, decode, encode
 from service.sharding.reading import PartOrder, RoundReader
 from service.sharding.world import Peers
+from streams.codec import decode as decode_event
 from streams.dead_letters import DeadLetters
 from streams.join import Joiner
 from streams.log import Log, Offsets
@@ -69,11 +70,6 @@ class ShardedTrainer:
     ----------
     next : Offsets
         Offset of the next record, of all partitions.
-
-    Raises
-    ------
-    ValueError
-        If a learner cannot be merged.
     """
 
     role = "trainer"
@@ -116,7 +112,6 @@ class ShardedTrainer:
             lambda partition: self.ticks.tick([partition], time.time()),
             lambda error: self.failed("read", error),
         )
-        self._learner = RoundLearner(pipeline, ranks)
         pipeline.isolation.reports.append(self.notice)
         self._rounds: deque[Offsets] = deque()
         self._end_at_start: Offsets = {}
@@ -129,12 +124,11 @@ class ShardedTrainer:
         if self._keeper is None:
             self.pipeline.load_state_dict(start.state)
             self.pipeline.version = start.version
-        self._learner.start()
         mine = {p: position for p, position in start.positions.items() if p % self._ranks.size == self._ranks.rank}
         self.reader.open(mine)
         restore_snapshots(start.snapshots, self.reader.joiners)
         self.next = {p: position.next for p, position in start.positions.items()}
-        self._rounds.extend(start.rounds)
+        self.follow(start.rounds)
         self._end_at_start = self.log.end()
         if start.publishes:
             self._checkpoint(at_once=True)
@@ -150,6 +144,10 @@ class ShardedTrainer:
         if self._finished:
             raise ConnectionError("another process was stopped, and the state is saved: start all of them again")
         return self._round(stops=False)
+
+    def follow(self, rounds: Iterable[Offsets]) -> None:
+        """Let the next rounds end where recorded ones ended: at these offsets of all partitions."""
+        self._rounds.extend(rounds)
 
     def idle(self, *, hurry: bool = False) -> float:
         """Append the ticks that are due while there is nothing to learn. Return the seconds to sleep."""
@@ -219,7 +217,6 @@ class ShardedTrainer:
         return {
             "joiner": self.reader.nbytes,
             "reader": self.reader.waiting_bytes,
-            "merging": self._learner.nbytes,
             "checkpoint": self.pipeline.nbytes if copied else 0,
         }
 
@@ -236,13 +233,18 @@ class ShardedTrainer:
     def _round(self, *, stops: bool) -> bool:
         """Read, exchange and learn; with `stops`, read nothing, and save."""
         before = self.next
-        mine = {} if stops else self._read()
+        read = {} if stops else self._read()
+        self._update()
+        mine = {partition: self._rows.build(entries) for partition, entries in read.items()}
         turns = [decode(message, Turn) for message in self._ranks.gather(encode(self._turn(mine, stops)))]
         entries = {partition: entry for one in turns for partition, entry in one.entries.items()}
-        own = [entry for partition in mine for entry in entries[partition] if isinstance(entry, Rows)]
-        self._learner.learn(entries, own)
-        self._note_learned(own)
+        for partition in sorted(entries):
+            for entry in entries[partition]:
+                learn(self.pipeline, entry)
+                if partition in mine and isinstance(entry, Rows):
+                    self._note_learned(entry)
         self.next = {partition: offset for one in turns for partition, offset in one.progress.next.items()}
+        self.next = dict(sorted(self.next.items()))
         self.pipeline.as_of = min(one.progress.as_of for one in turns)
         self.caught_up = self.caught_up or all(self.next[partition] >= end for partition, end in self._end_at_start.items())
         if self._keeper is not None:
@@ -256,30 +258,35 @@ class ShardedTrainer:
             self._checkpoint(at_once=False)
         return any(one.progress.behind for one in turns)
 
-    def _turn(self, mine: dict[int, list[Any]], stops: bool) -> Turn:
+    def _turn(self, mine: dict[int, list[Entry]], stops: bool) -> Turn:
         reader, end = self.reader, self.log.end()
         behind = any(offset < end[partition] for partition, offset in reader.next.items())
         saves = self._keeper is not None and self._keeper.due(self.next)
         return Turn(Progress(dict(reader.next), reader.as_of, behind, stops, saves), mine)
 
-    def _read(self) -> dict[int, list[Any]]:
-        """Read this process's part of the round, and make rows of it."""
+    def _read(self) -> dict[int, list[Noted]]:
+        """Read this process's part of the round."""
         recorded = self._rounds.popleft() if self._rounds else None
         end, most = self.log.end(), max(ROUND // len(self.next), 1)
-        built: dict[int, list[Any]] = {}
+        found: dict[int, list[Noted]] = {}
         for partition, offset in sorted(self.reader.next.items()):
             stop = min(offset + most, end[partition]) if recorded is None else recorded[partition]
-            entries = self._parts.read(partition, stop, whole=recorded is not None) if stop > offset else []
-            if entries:
-                built[partition] = self._rows.build(entries)
-        return built
+            if stop > offset:
+                found[partition] = self._parts.read(partition, stop, whole=recorded is not None)
+        return found
 
-    def _note_learned(self, own: list[Rows]) -> None:
-        if self.monitor is not None:
-            for entry in own:
-                if entry.feedback is not None:
-                    self.monitor.learned(entry.feedback, [""] * entry.feedback.rows, self.reader.appended)
-                    self.reader.appended = []
+    def _update(self) -> None:
+        """Tell the others the attributes of users and items in this part of the round, and apply those of all."""
+        mine, self._journal.attributes = self._journal.attributes, {}
+        of_all = [decode(message, dict[int, list[bytes]]) for message in self._ranks.gather(encode(mine))]
+        for _, events in sorted((partition, events) for one in of_all for partition, events in one.items()):
+            for event in events:
+                self.pipeline.apply(decode_event(event))
+
+    def _note_learned(self, rows: Rows) -> None:
+        if self.monitor is not None and rows.feedback is not None:
+            self.monitor.learned(rows.feedback, [""] * rows.feedback.rows, self.reader.appended)
+            self.reader.appended = []
 
     def _checkpoint(self, *, at_once: bool) -> None:
         """Collect what only single processes know, check that the states are equal, and let process 0 save."""
@@ -294,6 +301,5 @@ class ShardedTrainer:
             taken = decode(self._ranks.broadcast(encode(state)), dict[str, Array])
             if mine.digest != parts[0].digest:
                 self.pipeline.load_state_dict(taken)
-            self._learner.start()
         if self._keeper is not None:
             self._keeper.save(state, parts, self.next, at_once=at_once)
