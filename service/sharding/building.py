@@ -33,8 +33,8 @@ class Journal:
     partition : int
         Where the next event comes from.
     attributes : dict of int to list of bytes
-        Encoded updates of attributes, by partition. They are applied before the rows of the round are made, wherever they are in it: the first
-        rows of a new item follow its attributes closely.
+        Encoded updates of attributes, by partition. They are applied before the rows of the round are made, wherever they are
+        in it: the first rows of a new item follow its attributes closely.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:

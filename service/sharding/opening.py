@@ -19,6 +19,7 @@ from service.sharding.building import Deferred
 from service.sharding.keeping import Keeper
 from service.sharding.ranks import Ranks
 from service.sharding.trainer import ShardedTrainer
+from service.sharding.world import rank, world_size
 from streams.lmdb_log import LmdbLog
 from streams.log import Log
 
@@ -47,15 +48,17 @@ def open_sharded(config: Config) -> Runtime:
         raise ConfigError("stream", problem)
     pipeline = build_pipeline(config)
     with ExitStack() as opened:
-        ranks = Ranks()
-        opened.callback(ranks.close)
-        own = folder if ranks.rank == 0 else folder / f"rank-{ranks.rank}"
+        own = folder if rank() == 0 else folder / f"rank-{rank()}"
         opened.enter_context(become_writer(own))
         log = opened.enter_context(closing(open_log(config)))
         partitions = len(log.end())
-        if partitions < ranks.size:
-            problem = f"url = {config.stream.url!r}: {partitions} partitions for {ranks.size} processes"
-            raise ConfigError("stream", f"{problem}; start fewer, or give a new log [stream.options] partitions = {ranks.size}")
+        if partitions < world_size():
+            problem = f"url = {config.stream.url!r}: {partitions} partitions for {world_size()} processes"
+            raise ConfigError(
+                "stream", f"{problem}; start fewer, or give a new log [stream.options] partitions = {world_size()}"
+            )
+        ranks = Ranks()
+        opened.callback(ranks.close)
         signer = Signer.for_writer(folder) if ranks.rank == 0 else Signer.for_reader(folder)
         dead = opened.enter_context(closing(open_dead_letters(config, own)))
         if log.identity is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -40,7 +41,9 @@ class Ranks:
         self._room = 1 << 16
         if self.size > 1:
             try:
-                torch_distributed.init_process_group("gloo", timeout=PATIENCE)
+                torch_distributed.init_process_group(
+                    "gloo", store=_store(), rank=self.rank, world_size=self.size, timeout=PATIENCE
+                )
             except RuntimeError as error:
                 raise ConnectionError(
                     f"torchrun: the processes did not meet: {error}; start all with the same rendezvous"
@@ -94,3 +97,17 @@ def _tensor(message: bytes, size: int) -> torch.Tensor:
     if message:
         tensor[: len(message)] = torch.frombuffer(bytearray(message), dtype=torch.uint8)
     return tensor
+
+
+def _store() -> torch_distributed.Store:
+    """The store in which the processes find each other: torchrun's, or process 0's.
+
+    torchrun may keep its store when it restarts the processes, with the addresses of those that have ended. So each attempt has
+    names of its own.
+    """
+    environment, of_torchrun = os.environ, os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    host, port = environment.get("MASTER_ADDR", "127.0.0.1"), int(environment.get("MASTER_PORT", "29500"))
+    store = torch_distributed.TCPStore(
+        host, port, world_size(), is_master=rank() == 0 and not of_torchrun, timeout=PATIENCE, multi_tenant=True
+    )
+    return torch_distributed.PrefixStore(environment.get("TORCHELASTIC_RESTART_COUNT", "0"), store)

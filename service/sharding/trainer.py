@@ -2,8 +2,9 @@
 
 The processes go through the log in rounds. In a round, each 1. reads some records of each of its partitions and joins them;
 2. tells the others the attributes of users and items, and applies those of all; 3. makes rows, while the state stays as it is;
-4. tells the others; 5. changes its state by all rows, in the order of the partitions. So the states are equal after each round. They depend on the offsets after each round, and not on time or on the
-number of processes. Process 0 writes the checkpoints, publishes to replicas, and records the offsets after each round.
+4. tells the others; 5. changes its state by all rows, in the order of the partitions.
+So the states are equal after each round. They depend on the offsets after each round, and not on time or on the number of
+processes. Process 0 writes the checkpoints, publishes to replicas, and records the offsets after each round.
 """
 
 from __future__ import annotations

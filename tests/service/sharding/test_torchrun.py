@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from memory import checkpoint as checkpoints
 from memory.stateful import digest
@@ -21,6 +22,7 @@ from service.process.runtime import LEDGER
 from service.recovery.ledger import Ledger
 from service.recovery.snapshots import split_snapshots
 from service.sharding.keeping import recorded_rounds
+from service.sharding.opening import open_sharded
 from streams.lmdb_log import LmdbLog
 from tests.service.conftest import records
 from tests.service.processes import DEADLINE, environment, settle
@@ -113,22 +115,28 @@ def test_one_of_two_is_killed_and_all_restart(tmp_path: Path) -> None:
     log.close()
 
 
-def test_more_processes_than_partitions_are_refused(tmp_path: Path) -> None:
+def test_more_processes_than_partitions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "0")
     file = tmp_path / "service.toml"
-    file.write_text(CONFIG.format(folder=tmp_path / "data").replace("partitions = 3", "partitions = 1"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    said = []
-    for rank in range(2):
-        own = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        command = [sys.executable, "-m", "service", "train", f"--config={file}", "--port=0"]
-        said.append(subprocess.Popen(command, env=environment() | own, stderr=subprocess.PIPE, text=True))
-    first = said[0].communicate(timeout=DEADLINE)[1]
-    said[1].communicate(timeout=DEADLINE)
-    assert "1 partitions for 2 processes; start fewer, or give a new log [stream.options] partitions = 2" in " ".join(
-        first.split()
+    file.write_text(CONFIG.format(folder=tmp_path / "data"))
+    with pytest.raises(configs.ConfigError, match=r"3 partitions for 4 processes; start fewer, or .* partitions = 4"):
+        open_sharded(configs.load(file))
+
+
+@pytest.mark.parametrize(
+    ("url", "more", "remedy"), [("memory://", "", "give lmdb"), ("kafka://b:1/t", 'group = "g"', "remove the key")]
+)
+def test_what_cannot_be_shared_is_refused(url: str, more: str, remedy: str, tmp_path: Path) -> None:
+    text = (
+        CONFIG.replace("lmdb://{folder}", url + f'"\n{more}\n#')
+        .replace("{folder}", "")
+        .replace("every = 0.05", f'folder = "{tmp_path}"')
     )
+    file = tmp_path / "service.toml"
+    file.write_text(text)
+    with pytest.raises(configs.ConfigError, match=remedy):
+        open_sharded(configs.load(file))
 
 
 def _answers(url: str) -> bool:
