@@ -38,7 +38,7 @@ from service.sharding.trainer import ShardedTrainer
 from streams.batch import Feedback
 from streams.codec import encode
 from streams.dead_letters import DeadLetters
-from streams.events import Event, Interaction, ItemUpdate, UserUpdate
+from streams.events import Event, Interaction, ItemUpdate, Scalar, UserUpdate
 from streams.lmdb_log import LmdbLog
 
 __all__ = ["main"]
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
         quality = {name: _quality(name, options, Path(folder)) for name in options.learners if options.auc_rows}
     for name, found in rates.items():
         columns = ["contender", "rows per second", "of one", "CPU us a row, busiest process", "of one"]
-        measure.table(f"{name}: {options.rows:,} rows, best of {options.rounds} rounds", columns, _rows(found))
+        measure.table(f"{name}: {options.rows:,} rows, best of {options.rounds} rounds", columns, list(_rows(found)))
     for name, of_ranks in quality.items():
         measure.table(
             f"{name}: AUC over {options.seeds} streams of {options.auc_rows:,} rows",
@@ -126,7 +126,7 @@ def _spread(ratios: list[float]) -> str:
 def _rates(name: str, options: Namespace, folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Costs of all contenders in interleaved rounds."""
     config = _fill(folder / "rates", name, stream.make(options.rows), options.partitions)
-    found: dict[str, list[dict[str, Any]]] = {"trainer": []} | {_processes(ranks): [] for ranks in options.ranks}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("trainer", *map(_processes, options.ranks))}
     for turn in range(options.rounds):
         with measure.err.status(f"{name}: round {turn + 1} of {options.rounds}"):
             found["trainer"].append(_run(config, folder, 0)[0])
@@ -198,7 +198,8 @@ def _events(clicks: stream.Clicks) -> Iterator[tuple[bytes, Event]]:
         if item not in known:
             yield item.encode(), ItemUpdate(item=item, attributes={"icat": str(clicks.icat[n])}, timestamp=at)
         known |= {user, item}
-        kind, context = ("click" if clicks.label[n] else "view"), {"ctx": str(clicks.ctx[n])}
+        kind = "click" if clicks.label[n] else "view"
+        context: dict[str, Scalar] = {"ctx": str(clicks.ctx[n])}
         event = Interaction(id=f"e{n}", user=user, item=item, kind=kind, value=1.0, context=context, timestamp=at)
         yield user.encode(), event
 

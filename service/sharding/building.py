@@ -56,10 +56,11 @@ class Journal:
         """Add a batch of the joiner. It is joined to the one before, if nothing came between: one large batch costs less."""
         last = self._entries[-1] if self._entries else None
         if isinstance(last, JoinedBatch):
-            for mine, more in zip(last, joined, strict=True):
-                mine += more
+            last.shown.extend(joined.shown)
+            last.rows.extend(joined.rows)
+            last.closed.extend(joined.closed)
         else:
-            self._entries.append(JoinedBatch(*map(list, joined)))
+            self._entries.append(JoinedBatch(list(joined.shown), list(joined.rows), list(joined.closed)))
 
     def take(self) -> list[Noted]:
         """Return what was collected since the last call."""

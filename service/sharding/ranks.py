@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as torch_distributed
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from service.sharding.world import rank, world_size
 
@@ -99,7 +101,7 @@ def _tensor(message: bytes, size: int) -> torch.Tensor:
     return tensor
 
 
-def _store() -> torch_distributed.Store:
+def _store() -> Any:
     """The store in which the processes find each other: torchrun's, or process 0's.
 
     torchrun may keep its store when it restarts the processes, with the addresses of those that have ended. So each attempt has
@@ -107,7 +109,5 @@ def _store() -> torch_distributed.Store:
     """
     environment, of_torchrun = os.environ, os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     host, port = environment.get("MASTER_ADDR", "127.0.0.1"), int(environment.get("MASTER_PORT", "29500"))
-    store = torch_distributed.TCPStore(
-        host, port, world_size(), is_master=rank() == 0 and not of_torchrun, timeout=PATIENCE, multi_tenant=True
-    )
-    return torch_distributed.PrefixStore(environment.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    store = TCPStore(host, port, world_size(), is_master=rank() == 0 and not of_torchrun, timeout=PATIENCE, multi_tenant=True)
+    return PrefixStore(environment.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
