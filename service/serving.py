@@ -13,8 +13,9 @@ from service.config import Config, ConfigError, Role
 from service.http.app import create_app
 from service.http.security.keys import Keys
 from service.http.server import Server, bind, is_loopback
-from service.process.runtime import open_replica, open_runtime
+from service.process.runtime import Runtime, open_replica, open_runtime
 from service.process.warmup import warm_up
+from service.sharding.world import rank, world_size
 from service.waiting import open_when_reachable
 
 __all__ = ["run"]
@@ -49,7 +50,7 @@ def run(
         Called with the address once the service answers.
     role : str
         ``embedded``: learn and serve; ``trainer``: learn, with status and metrics; ``replica``: serve, and follow a trainer.
-
+        A trainer that torchrun started trains together with the others, and its port is the given one plus its number.
     insecure : bool
         Whether to serve without keys on an address that other machines reach.
 
@@ -75,10 +76,12 @@ def run(
             problem = f"host = {host!r}: other machines reach this address, and there are no keys"
             raise ConfigError("server", f"{problem}; make one with `freshet key new`, or serve everyone with --insecure")
         _log.warning("there are no keys: everyone who reaches %s may read, write and erase everything", host)
-    number = config.server.port if port is None else port
+    number, ranks = config.server.port if port is None else port, world_size() if role == "trainer" else 0
+    if ranks and number:
+        number += rank()
     until = time.monotonic() + config.stream.broker_wait
-    opened = partial(open_replica if role == "replica" else open_runtime, config)
-    _prepare(config, role)
+    opened = partial(open_replica if role == "replica" else _open_sharded if ranks else open_runtime, config)
+    _prepare(config, role, alone=not ranks)
     while True:
         with bind(host, number) as listening:
             number = listening.getsockname()[1]
@@ -92,16 +95,17 @@ def run(
             runtime.engine.prepare = partial(warm_up, config)
             server.run()
         failure = runtime.engine.failure
-        # Once it learns, the engine waits for a broker by itself: this one went away while the state was restored.
-        if not isinstance(failure, ConnectionError) or time.monotonic() >= until:
+        # Once it learns, the engine waits for a broker by itself: this one went away while the state was restored. Processes that
+        # train together are all started again by torchrun.
+        if ranks or not isinstance(failure, ConnectionError) or time.monotonic() >= until:
             return failure
         _log.warning("the broker went away during the start; starting again: %s", failure)
 
 
-def _prepare(config: Config, role: Role) -> None:
+def _prepare(config: Config, role: Role, *, alone: bool) -> None:
     """Check that a config fits a role, and give way to other processes where the role says so."""
     if role == "trainer":
-        if config.weights.url is None and config.stream.group is None:
+        if config.weights.url is None and config.stream.group is None and alone:
             raise ConfigError(
                 "weights", "url: missing; name the log that replicas follow: lmdb:///folder or kafka://host:port/topic"
             )
@@ -113,6 +117,12 @@ def _prepare(config: Config, role: Role) -> None:
 
 def _end(server: Server, failure: BaseException) -> None:
     server.should_exit = True
+
+
+def _open_sharded(config: Config) -> Runtime:
+    from service.sharding.opening import open_sharded  # Imported late: torch is slow to import.
+
+    return open_sharded(config)
 
 
 def _return_large_blocks() -> None:

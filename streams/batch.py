@@ -185,6 +185,8 @@ class Feedback(Batch):
         Time of the outcome, Unix seconds: the interaction's time, or the end of the window.
     correction : (N,) bool
         Whether this row corrects an outcome that was already learned (a late or a second interaction).
+    gradients : dict of str to dict of str to array
+        By learner name: what another process computed of these rows; see `learners.networks.gradients`. Default: nothing.
     """
 
     reward: Floats
@@ -193,6 +195,7 @@ class Feedback(Batch):
     kind: Kinds
     outcome_time: Times
     correction: Bools
+    gradients: dict[str, dict[str, npt.NDArray[Any]]] = field(default_factory=dict)
 
     @property
     def touched(self) -> Bools:

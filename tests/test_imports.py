@@ -58,7 +58,7 @@ DOORS = {
     "sqlalchemy": {"service.evaluation.tuning.study"},
     "threadpoolctl": {"learners.threads"},
     "tomlkit": {"service.evaluation.tuning.documents"},
-    # Networks, modules as stores, and the GPU's index of vectors.
+    # Networks, modules as stores, the GPU's index of vectors, and the processes that torchrun started.
     "torch": {
         "learners.networks.adaptation.affine",
         "learners.networks.adaptation.minimizer",
@@ -78,6 +78,7 @@ DOORS = {
         "learners.networks.towers",
         "memory.parameters",
         "memory.vectors.gpu_vectors",
+        "service.sharding.ranks",
     },
     "typer": {
         "service.cli",

@@ -21,6 +21,7 @@ from learners.contract.answers import PLACES, Make, Outputs, check_answers, outp
 from learners.contract.carried import check_carried
 from learners.contract.equality import array_fields, digest_of, same_answers, same_follower, same_learner, tolerance_of
 from learners.contract.extremes import check_extremes
+from learners.contract.gradients import check_gradients
 from learners.contract.grading import check_prefers_higher_rewards
 from learners.contract.learning import check_learns
 from learners.contract.small import bound
@@ -279,6 +280,7 @@ _EVERY: list[Callable[[Make], None]] = [
     check_forgetting_and_removing,
     check_extremes,
     check_carried,
+    check_gradients,
     check_documented,
 ]
 

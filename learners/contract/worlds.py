@@ -157,7 +157,7 @@ def cut(feedback: Feedback, start: int, stop: int) -> Feedback:
     held = np.unique(feedback.request[start:stop])
     parts: dict[str, Any] = feedback.columns(held)
     for field in fields(Feedback):
-        if field.name not in parts:
+        if field.name not in (*parts, "gradients"):
             value = getattr(feedback, field.name)
             parts[field.name] = None if value is None else value[start:stop].copy()
     parts["request"] = np.searchsorted(held, feedback.request[start:stop])

@@ -20,6 +20,7 @@ from learners.lookups import Catalogues, UserHistory
 from learners.networks.changes import Changes
 from learners.networks.click_network import ClickNetwork, NetworkShape
 from learners.networks.field_embedding import LARGEST_NUMBER, Embedded, FieldEmbedding, Fields
+from learners.networks.gradients import SharesGradients
 from learners.networks.graphs import Function, Padded
 from learners.schema import Schema
 from memory.arrays import Arrays
@@ -32,7 +33,14 @@ __all__ = ["NetworkRanker"]
 BETAS = (0.9, 0.99)
 
 
-class NetworkRanker(Ranker):
+ODDS, FIELDS = "log-odds", "gradients of fields"
+"""Names in `NetworkRanker.gradients_of`, beside those of the parameters."""
+
+_Gradients = tuple[Floats, Floats, list[Tensor]]
+"""Of the n rows of a piece: the network's log-odds (n,), gradients by the fields (n, fields, k), and by each parameter."""
+
+
+class NetworkRanker(Ranker, SharesGradients):
     """A ranker whose log-odds are those of a factorization machine plus those of a network on the machine's vectors.
 
     The network's gradients change the vectors, too, except those of the user in rows of impressions.
@@ -141,9 +149,15 @@ class NetworkRanker(Ranker):
         """Learn from rows in order, with the labels and weights of `learners.bounds.graded`. A weight multiplies the loss."""
         label, weight, capped = graded(feedback.reward, feedback.weight)
         self._capped += capped
-        for start in range(0, feedback.rows, self.piece):
+        given = feedback.gradients.get(self.name)
+        for n, start in enumerate(range(0, feedback.rows, self.piece)):
             rows = slice(start, start + self.piece)
-            self._learn_piece(feedback, rows, label[rows], weight[rows])
+            if given is None:
+                gradients = self._gradients_of_piece(feedback, rows, label[rows], weight[rows])
+            else:
+                by_parameter = (given[name][n] for name in self._names())
+                gradients = given[ODDS][rows], given[FIELDS][rows], [self._tensor(array) for array in by_parameter]
+            self._learn_piece(feedback, rows, label[rows], weight[rows], gradients)
         if self._publish_every:
             self._publish_if_due(feedback.rows)
 
@@ -172,18 +186,37 @@ class NetworkRanker(Ranker):
         """What learns: what answers, or the copy that is ahead of it."""
         return (self.ahead.embedding, self.ahead.network) if self._publish_every else (self.embedding, self.network)
 
-    def _learn_piece(self, feedback: Feedback, rows: slice, label: Floats, weight: Floats) -> None:
-        embedding, network = self._learning
-        embedded = embedding.read(feedback, self.fields, rows)
+    def gradients_of(self, feedback: Feedback) -> State:
+        """Return the network's log-odds, and its gradients by the fields of each row and by the parameters in each piece."""
+        label, weight, _ = graded(feedback.reward, feedback.weight)
+        pieces = [slice(start, start + self.piece) for start in range(0, feedback.rows, self.piece)]
+        if not pieces:
+            return {}
+        parts = [self._gradients_of_piece(feedback, rows, label[rows], weight[rows]) for rows in pieces]
+        odds, fields, by_parameter = zip(*parts, strict=True)
+        stacked = {
+            name: torch.stack(of_pieces).cpu().numpy() for name, *of_pieces in zip(self._names(), *by_parameter, strict=True)
+        }
+        return {ODDS: np.concatenate(odds), FIELDS: np.concatenate(fields), **stacked}
+
+    def _names(self) -> list[str]:
+        return [name for name, _ in self._learning[1].module.named_parameters()]
+
+    def _gradients_of_piece(self, feedback: Feedback, rows: slice, label: Floats, weight: Floats) -> _Gradients:
+        embedded = self._learning[0].read(feedback, self.fields, rows)
         known = (self._tensor(array) for array in (embedded.odds, label, weight))
         odds, of_fields, *of_parameters = self.gradients(*self._inputs(feedback, embedded, rows), *known)
-        names = (name for name, _ in network.module.named_parameters())
-        network.apply(dict(zip(names, of_parameters, strict=True)))
         others, gradient = (tensor[: label.size].cpu().numpy() for tensor in (odds, of_fields))
         # Outcomes of one impression come one after the other: clicks, then the rest when its window ends. A network that wrote
         # into the user's vectors at a click would find its mark when it learns the rest, but never in a new impression.
         shown = np.flatnonzero(feedback.position[rows] >= 0)
         gradient[shown[:, None], self.fields.users] = 0.0
+        return others, gradient, of_parameters
+
+    def _learn_piece(self, feedback: Feedback, rows: slice, label: Floats, weight: Floats, gradients: _Gradients) -> None:
+        others, gradient, of_parameters = gradients
+        embedding, network = self._learning
+        network.apply(dict(zip(self._names(), of_parameters, strict=True)))
         embedding.learn(feedback, self.fields, rows, label, weight, others, gradient)
 
     def _predict(self, fields: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:

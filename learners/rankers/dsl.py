@@ -117,6 +117,9 @@ class DynamicSparse(NetworkRanker):
         "map_learning_rate": Scale(3e-4, 0.1, log=True),
     }
 
+    shares_gradients: ClassVar[bool] = False
+    """What grows is decided by the gradients that a process computes itself."""
+
     def __init__(
         self,
         budget: Annotated[float, Field(gt=0, le=1)] = 0.25,

@@ -113,9 +113,20 @@ class ClickStatistics(Stateful):
         """`describe` rows that will be added as shows: each as if those before it had been added, and not itself."""
         described = np.empty((key.size, 2 * self._half_life.size + 1), np.float32)
         if key.size:
-            slots = self.counts.insert(key)
-            _describe_in_order(slots, timestamp, clicked, self._half_life, self._rows, self._total, described)
+            slots, rows = self.counts.find(key), self._rows
+            if ((slots < 0) & (key != 0)).any():
+                slots, rows = self._with_unknown(key)
+            _describe_in_order(slots, timestamp, clicked, self._half_life, rows, self._total, described)
         return described
+
+    def _with_unknown(self, key: Ids) -> tuple[Ids, _State]:
+        """Slots of keys (N,) in rows of their own, where unknown keys have one, too. Describing must not add them."""
+        keys, slots = np.unique(key, return_inverse=True)
+        known = self.counts.find(keys)
+        shows, clicks, times = (array[known] for array in self._rows)
+        shows[known < 0] = clicks[known < 0] = 0.0
+        times[known < 0] = -np.inf
+        return np.where(key == 0, -1, slots), (shows, clicks, times)
 
     def forget(self, keys: Ids) -> None:
         """Erase what is known of `keys` (N,). The totals stay: they are nobody's in particular."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -28,7 +29,34 @@ from streams.batch import (
 from streams.block import Block
 from streams.joined import Outcome, Snapshot, TrackedImpression
 
-__all__ = ["FeedbackBuilder"]
+__all__ = ["Effects", "FeedbackBuilder"]
+
+
+class Effects(Protocol):
+    """What building rows changes in the state: the catalogues, and the means of dense numbers."""
+
+    def meet(self, user: Ids, users: Sequence[str], item: Ids, items: Sequence[str]) -> None:
+        """Add users and items with an interaction to the catalogues: their keys, and their ids."""
+
+    def follow(self, features: Ids, dense: Floats | None) -> None:
+        """Let the means of dense numbers follow rows; see `FeatureRows.learn`."""
+
+
+class _AtOnce:
+    """Changes the state of a pipeline at once."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def meet(self, user: Ids, users: Sequence[str], item: Ids, items: Sequence[str]) -> None:
+        """See `Effects`."""
+        self._pipeline.users.ensure(user, users)
+        if item.size:
+            self._pipeline.items.ensure(item, items)
+
+    def follow(self, features: Ids, dense: Floats | None) -> None:
+        """See `Effects`."""
+        self._pipeline.rows.learn(features, dense)
 
 
 class FeedbackBuilder:
@@ -48,6 +76,8 @@ class FeedbackBuilder:
         Tells whether the service made an impression; see `service.ranking.signing`.
     config : str
         Fingerprint of the pipeline's configuration. Impressions with this fingerprint hold scores of this configuration.
+    effects : Effects or None
+        Receives what building changes in the state. None: the pipeline is changed at once.
 
     Attributes
     ----------
@@ -62,8 +92,10 @@ class FeedbackBuilder:
         rewards: Mapping[str, float | RewardRule],
         verify: Verifier = trust_none,
         config: str = "",
+        effects: Effects | None = None,
     ) -> None:
         self._pipeline, self._verify, self.config = pipeline, verify, config
+        self._effects = _AtOnce(pipeline) if effects is None else effects
         self._rewards = Rewards(rewards)
         self._blocks = BlockReader(pipeline.featurizer, self._rewards)
         self.recomputed = 0
@@ -94,7 +126,7 @@ class FeedbackBuilder:
         if self._pipeline.dense.columns:
             for one in shown:
                 features, _, dense = self._rows_of_snapshot(one)
-                self._pipeline.rows.learn(features, np.array(dense))
+                self._effects.follow(features, np.array(dense))
 
     def from_shown(self, shown: Sequence[TrackedImpression]) -> Batch:
         """Return the rows of impressions whose outcome is not known yet, one request per impression.
@@ -166,10 +198,8 @@ class FeedbackBuilder:
 
     def _add_to_catalogues(self, user: Ids, users: Sequence[str], item: Ids, items: Sequence[str], kind: Kinds) -> None:
         """Add users and items with an interaction to the catalogues. An id that was only ranked may be a typing mistake."""
-        self._pipeline.users.ensure(user, users)
         with_interaction = np.flatnonzero(kind)
-        if with_interaction.size:
-            self._pipeline.items.ensure(item[with_interaction], [items[n] for n in with_interaction.tolist()])
+        self._effects.meet(user, users, item[with_interaction], [items[n] for n in with_interaction.tolist()])
 
     def _complete_snapshots(self, shown: Sequence[TrackedImpression]) -> None:
         """Fill in, from the current state, what the log lacks or cannot be trusted for."""
@@ -276,7 +306,9 @@ class FeedbackBuilder:
 
     def _learned_rows(self, requests: Requests, request: Ids, item: Ids, reward: Floats) -> tuple[Ids, Floats]:
         """Feature rows of interactions without an impression, which are learned together."""
-        return self._pipeline.rows.learned(requests, request, item, reward > 0)
+        features, values, dense = self._pipeline.rows.learned(requests, request, item, reward > 0)
+        self._effects.follow(features, dense)
+        return features, values
 
     def _features_of(self, shown: Sequence[TrackedImpression]) -> tuple[Ids, Floats]:
         """Concatenated feature rows of impressions with a snapshot."""

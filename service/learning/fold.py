@@ -18,7 +18,7 @@ from streams.batch import Feedback, Floats, Ids
 from streams.block import Block
 from streams.joined import JoinedBatch, Outcome, TrackedImpression
 
-__all__ = ["Fold"]
+__all__ = ["Fold", "choices_of_lists", "with_negatives"]
 
 
 class _Measured(Struct, gc=False, eq=False):
@@ -64,7 +64,7 @@ class Fold:
         if joined.rows:
             feedback = self._builder.from_rows(joined.rows)
             free = np.array([n for n, row in enumerate(joined.rows) if row.shown is None], np.int64)
-            self._learn(feedback, joined.rows, free, self._listed(joined.rows, feedback))
+            self._learn(feedback, joined.rows, free, choices_of_lists(self._pipeline, self._builder, joined.rows, feedback))
             if self._measure is not None:
                 self._note_outcomes(self._measure, joined.rows, feedback.reward)
         if self._measure is not None:
@@ -124,41 +124,23 @@ class Fold:
         else:
             shown.measured.predictions |= said
 
-    def _listed(self, rows: Sequence[Outcome], feedback: Feedback) -> Choices | None:
-        """What users chose of lists, each among all items of its list; None where nothing was, or nobody learns from it."""
-        chosen = EvidenceCollector.listed(feedback) if self._pipeline.chooses else np.empty(0, np.int64)
-        shown = [one for one in (rows[n].shown for n in chosen.tolist()) if one is not None]
-        if not shown:
-            return None
-        batch = self._builder.from_shown(shown)
-        start = np.searchsorted(batch.request, np.arange(chosen.size))
-        return Choices(batch, start + feedback.position[chosen], feedback.reward[chosen])
-
     def _learn(self, feedback: Feedback, source: Source, free: Ids | None, listed: Choices | None = None) -> None:
         """Predict the rows at `free`, (n,) int64 or None for all. Then let all learners learn all rows."""
         measure, pipeline = self._measure, self._pipeline
         if measure is None:
             pipeline.prepare(feedback)
-            pipeline.learn(feedback, self._with_negatives(feedback), listed)
+            pipeline.learn(feedback, with_negatives(pipeline, self._negatives, feedback), listed)
             return
         chosen = measure.choose_rows(feedback.rows if free is None else free.size)
         rows = free if chosen is None else chosen if free is None else free[chosen]
         predictions = pipeline.predict(feedback, rows)
         measure.before_learning(feedback)
-        pipeline.learn(feedback, self._with_negatives(feedback), listed)
+        pipeline.learn(feedback, with_negatives(pipeline, self._negatives, feedback), listed)
         if predictions:
             user, reward = feedback.user[feedback.request], feedback.reward
             if rows is not None:
                 user, reward = user[rows], reward[rows]
             measure.add(Scored(user, reward, None, predictions, source, rows))
-
-    def _with_negatives(self, feedback: Feedback) -> Feedback | None:
-        """Prepared rows with their negatives; None if there are none, or if the ranker cannot score these."""
-        extended = feedback if feedback.base is None else self._negatives.extended(feedback)
-        if extended is feedback:
-            return None
-        self._pipeline.prepare(extended)
-        return None if extended.base is None else extended
 
     def _note_outcomes(self, measure: Measure, rows: Sequence[Outcome], reward: Floats) -> None:
         """Store the rewards of interactions. If a position has several, the highest reward counts, even if it is negative."""
@@ -194,3 +176,25 @@ class Fold:
             for one, size in zip(some, sizes, strict=True):
                 one.measured.first = first
                 first += size
+
+
+def choices_of_lists(
+    pipeline: Pipeline, builder: FeedbackBuilder, rows: Sequence[Outcome], feedback: Feedback
+) -> Choices | None:
+    """What users chose of lists, each among all items of its list; None where nothing was, or nobody learns from it."""
+    chosen = EvidenceCollector.listed(feedback) if pipeline.chooses else np.empty(0, np.int64)
+    shown = [one for one in (rows[n].shown for n in chosen.tolist()) if one is not None]
+    if not shown:
+        return None
+    batch = builder.from_shown(shown)
+    start = np.searchsorted(batch.request, np.arange(chosen.size))
+    return Choices(batch, start + feedback.position[chosen], feedback.reward[chosen])
+
+
+def with_negatives(pipeline: Pipeline, negatives: NegativeSampler, feedback: Feedback) -> Feedback | None:
+    """Prepared rows with their negatives; None if there are none, or if the ranker cannot score these."""
+    extended = feedback if feedback.base is None else negatives.extended(feedback)
+    if extended is feedback:
+        return None
+    pipeline.prepare(extended)
+    return None if extended.base is None else extended

@@ -42,7 +42,7 @@ from streams.joined import Closing
 from streams.lmdb_log import LmdbLog
 from streams.log import Log, MemoryLog
 
-__all__ = ["LEDGER", "Runtime", "build_pipeline", "joiners", "open_replica", "open_runtime"]
+__all__ = ["LEDGER", "Runtime", "build_pipeline", "joiners", "open_replica", "open_runtime", "sources_of"]
 
 LEDGER = "ledger"
 """Folder of the ledger, beside the checkpoints."""
@@ -309,7 +309,7 @@ def open_runtime(config: Config) -> Runtime:
             ledger = Ledger(LmdbLog(config.checkpoints / LEDGER, max_bytes=LEDGER_BYTES, sync=True))
         if config.weights.url is not None:
             publisher = Publisher(open_weights(config), config.weights.every, config.fingerprint)
-        monitor = Monitor(lambda: runtime.gauges(), sources=_sources(pipeline))
+        monitor = Monitor(lambda: runtime.gauges(), sources=sources_of(pipeline))
         signer = Signer.for_writer(folder)
         trainer = Trainer(
             pipeline,
@@ -339,7 +339,7 @@ def _unsaved(error: OSError, folder: Path | None) -> OSError:
     return OSError(error.errno, f"{problem}; {remedy}", error.filename or str(folder))
 
 
-def _sources(pipeline: Pipeline) -> list[str]:
+def sources_of(pipeline: Pipeline) -> list[str]:
     """Names that this process gives to the sources of rankings; ``client``: the client made the ranking and named none."""
     return ["client", *(name for name, _ in pipeline.learners())]
 
@@ -380,7 +380,7 @@ def open_replica(config: Config) -> Runtime:
     with ExitStack() as opened:
         log = opened.enter_context(closing(open_log(config)))
         dead = opened.enter_context(closing(open_dead_letters(config, None)))
-        monitor = Monitor(lambda: runtime.gauges(), sources=_sources(pipeline))
+        monitor = Monitor(lambda: runtime.gauges(), sources=sources_of(pipeline))
         replica = Replica(
             pipeline, lambda: open_weights(config, readonly=True), config.checkpoints, log.identity, config.fingerprint
         )

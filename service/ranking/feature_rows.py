@@ -176,14 +176,13 @@ class FeatureRows:
             values[:, self._featurizer.columns :] = dense.standardized(keys, batch.dense)
         return batch
 
-    def learned(self, requests: Requests, request: Ids, item: Ids, clicked: Bools) -> tuple[Ids, Floats]:
-        """Features and values of rows that will be learned together; see `batch`. The dense columns' means follow them."""
+    def learned(self, requests: Requests, request: Ids, item: Ids, clicked: Bools) -> tuple[Ids, Floats, Floats | None]:
+        """Features, values and dense numbers of rows that will be learned together; see `batch`. They still go to `learn`."""
         if not self._dense.columns:
             # One row at a time, a batch costs as much as its features.
-            return self._featurizer.rows(requests, request, item, self._users, self._items)
+            return *self._featurizer.rows(requests, request, item, self._users, self._items), None
         batch = self.batch(requests, request, item, clicked)
-        self.learn(batch.features, batch.dense)
-        return batch.features, batch.values
+        return batch.features, batch.values, batch.dense
 
     def retrieval(self, batch: Batch, skipped: list[str]) -> Floats:
         """Return the score of each retriever for each row, (N, R) float32. The first call fills ``batch.retrieval``.

@@ -14,7 +14,7 @@ from memory.moments import Moments
 from streams.batch import Ids
 from streams.events import Event, Forget, Impression, Interaction, ItemUpdate, UserUpdate
 
-__all__ = ["Updates"]
+__all__ = ["Updates", "has_context"]
 
 Notify = Callable[[str, Callable[[Learner], None]], None]
 """Calls all learners; the text says what they do, for the report of a failure."""
@@ -71,7 +71,7 @@ class Updates:
             for store in self._forgetful:
                 store.forget(np.array([key]))
             self._notify("forget", lambda learner: learner.forget(np.array([key])))
-        elif self._contexts.columns.size and _has_context(event):
+        elif self._contexts.columns.size and has_context(event):
             self._contexts.add(*self._featurizer.encode_context([event.context]))
 
     def _update_item(self, event: ItemUpdate) -> None:
@@ -86,6 +86,6 @@ class Updates:
             self._notify("add", lambda learner: learner.add(np.array([key])))
 
 
-def _has_context(event: Event) -> TypeGuard[Impression | Interaction]:
+def has_context(event: Event) -> TypeGuard[Impression | Interaction]:
     """Whether an event has its own request context; an interaction with a ranking uses the context of the ranking."""
     return isinstance(event, Impression) or (isinstance(event, Interaction) and event.request_id is None)

@@ -83,6 +83,14 @@ class Ledger:
         if len(runs) > 2 * _MAX_BUFFERED_RUNS:
             self.flush()
 
+    def note_round(self, next: Offsets) -> None:
+        """Record that all partitions are read up to these offsets, in the order of their numbers, as one round."""
+        for partition in sorted(next):
+            self._runs += (partition, next[partition] - self._now[partition])
+        self._now = dict(next)
+        if len(self._runs) > 2 * _MAX_BUFFERED_RUNS:
+            self.flush()
+
     def flush(self) -> None:
         """Write the buffered runs.
 

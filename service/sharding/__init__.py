@@ -1,0 +1,1 @@
+"""Training on several processes: each reads its partitions, and all have the same state."""
