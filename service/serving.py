@@ -95,8 +95,8 @@ def run(
             runtime.engine.prepare = partial(warm_up, config)
             server.run()
         failure = runtime.engine.failure
-        # Once it learns, the engine waits for a broker by itself: this one went away while the state was restored. Processes that
-        # train together are all started again by torchrun.
+        # Once it learns, the engine waits for a broker by itself: this one went away while the state was restored.
+        # Processes that train together are all started again by torchrun.
         if ranks or not isinstance(failure, ConnectionError) or time.monotonic() >= until:
             return failure
         _log.warning("the broker went away during the start; starting again: %s", failure)
