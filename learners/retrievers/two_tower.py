@@ -29,6 +29,9 @@ from streams.batch import Batch, Feedback, Floats, Ids, Requests
 
 __all__ = ["TwoTower"]
 
+_FOUND = 4
+"""Items found by stored vectors for each one asked for: a step of the towers changes the order of items that are alike."""
+
 _NEIGHBOURS = 100
 """Recall is estimated for this many items."""
 
@@ -41,9 +44,9 @@ class TwoTower(Retriever):
     and attributes, so a new item can be retrieved at once.
 
     With up to `exhaustive` items, a request is compared with the current vectors of all. With more, the vectors of items are
-    stored in lists, by nearness to centroids, and a request is compared with the `probes` lists nearest to it. Twice as many
-    items as asked for are taken from these and ordered by their current vectors. The stored vector of an item is computed when
-    the item is learned or changed, and for each row learned also that of one other item, in turn.
+    stored in lists, by nearness to centroids, and a request is compared with the `probes` lists nearest to it. Four times as
+    many items as asked for are taken from these and ordered by their current vectors. The stored vector of an item is computed
+    when the item is learned or changed, and for each row learned also that of one other item, in turn.
 
     Parameters
     ----------
@@ -99,7 +102,7 @@ class TwoTower(Retriever):
         learning_rate: Annotated[float, Field(gt=0)] = 0.1,
         temperature: Annotated[float, Field(gt=0)] = 0.2,
         exhaustive: Annotated[int, Field(ge=0)] = 20_000,
-        probes: Annotated[int, Field(gt=0)] = 64,
+        probes: Annotated[int, Field(gt=0)] = 32,
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         self.towers = Towers(TowerShape(dim, hidden, bits, seed), learning_rate, temperature)
@@ -129,7 +132,7 @@ class TwoTower(Retriever):
             cosine = users @ self.vectors(self.items.keys[slots]).T
             slot, request, score = best_items(cosine, slots, k, excluded, exclude.start)
         else:
-            slot, request = nearest_items(self._index, users, 2 * k, excluded, exclude.start)
+            slot, request = nearest_items(self._index, users, _FOUND * k, excluded, exclude.start)
             distinct, at = np.unique(slot, return_inverse=True)
             vectors = self.vectors(self.items.keys[distinct])[at]
             slot, request, score = in_order(slot, request, (users[request] * vectors).sum(axis=1), k)

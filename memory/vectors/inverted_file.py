@@ -172,6 +172,8 @@ class InvertedFile(Stateful):
         depth = min(max(round(k * sample.size / slots.size), 1), sample.size - 1)
         q = _vectors_of(vectors, queries)
         centroid_similarity = similarities(q, to_blocks(self.centroids["now"]), self._angular)[:, : self._lists]
+        places = self.places["now"]
+        centroid_similarity[:, np.bincount(places[places >= 0], minlength=self._lists) == 0] = -np.inf
         last = max(self._lists - probes, 0)
         probed = centroid_similarity >= np.partition(centroid_similarity, last, axis=1)[:, last, None]
         similarity = similarities(q, to_blocks(_vectors_of(vectors, sample)), self._angular)[:, : sample.size]

@@ -174,7 +174,7 @@ def _search(  # type: ignore[no-untyped-def]
 ):
     """Write the best of each query, in order, to `similarity` and `slots`. Return False if the buffer was too small."""
     size = np.zeros(queries.shape[0], np.int64)
-    start, probing = _probes(queries, centroids, tail.size, angular, probes, scratch, list_similarity)
+    start, probing = _probes(queries, centroids, count, angular, probes, scratch, list_similarity)
     if not _scan(
         queries,
         start,
@@ -201,8 +201,8 @@ def _search(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _probes(queries, centroids, lists, angular, probes, scratch, list_similarity):  # type: ignore[no-untyped-def]
-    """Find the queries that probe each list.
+def _probes(queries, centroids, count, angular, probes, scratch, list_similarity):  # type: ignore[no-untyped-def]
+    """Find the queries that probe each list. Empty lists are the last to be probed: where vectors are alike, many are empty.
 
     Returns
     -------
@@ -211,13 +211,19 @@ def _probes(queries, centroids, lists, angular, probes, scratch, list_similarity
         that probe list ``n - lists`` as another list.
     probing : (pairs,) int64
     """
-    rows, blocks = queries.shape[0], centroids.shape[0]
+    rows, blocks, lists = queries.shape[0], centroids.shape[0], count.size
     row_of, group_of = np.empty(rows * lists, np.int32), np.empty(rows * lists, np.int32)
     start, pairs = np.zeros(2 * lists + 1, np.int64), 0
     for row in range(rows):
         if row % QUERIES_AT_ONCE == 0:
             compare_all(queries[row : row + QUERIES_AT_ONCE], centroids, angular, scratch, list_similarity)
         values = list_similarity[row % QUERIES_AT_ONCE]
+        lowest = values[0]
+        for n in range(lists):
+            lowest = min(lowest, values[n])
+        for n in range(lists):
+            if count[n] == 0:
+                values[n] = lowest
         threshold = find_threshold(values, lists, probes, 0, EXACT)
         near = threshold + (maximum(values, lists) - threshold) * np.float32(NEAR_FRACTION)
         for block in range(blocks):

@@ -39,7 +39,9 @@ class World:
 
     def check(self, queries: np.ndarray, k: int, probes: int) -> None:
         similarity, found = self.lists.search(queries, k, probes)
-        probed = np.argsort(-self.similarity(queries, self.centroids), axis=1)[:, :probes]
+        nearness = self.similarity(queries, self.centroids)
+        nearness[:, ~np.isin(np.arange(LISTS), self.list_numbers)] = -np.inf  # empty lists are probed last
+        probed = np.argsort(-nearness, axis=1)[:, :probes]
         for row, slots in enumerate(found):
             within = np.flatnonzero(np.isin(self.list_numbers, probed[row]))
             expected = self.similarity(queries[row : row + 1], self.held(within))[0]
