@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,8 @@ from service.config import Config, ConfigError
 from service.console import err, out
 from service.log_tools import changes
 from service.log_tools.summary import Summary, find_logs, summarize
+from streams.disk.child import survives
+from streams.disk.file import DATA
 
 __all__ = ["app"]
 
@@ -40,6 +43,8 @@ def info(
 ) -> None:
     """Show offsets, times, bytes, retention and checksums of a log, or of every log of a service. A service may run."""
     folder, settings = _folder(log, config)
+    for path in find_logs(folder):
+        survives(partial(summarize, path, verify=verify), path / DATA)
     found = [summarize(path, verify=verify) for path in find_logs(folder)]
     if not found:
         raise FileNotFoundError(2, "no log here; give the folder of a log or of a service", str(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,10 @@ def summarize(path: Path, *, verify: bool) -> Summary:
     OSError
         The log cannot be read.
     """
-    log = LmdbLog(path, readonly=True)
+    try:
+        log = LmdbLog(path, readonly=True)
+    except ValueError as error:  # of something else, or damaged so that it looks like that
+        raise OSError(errno.EINVAL, str(error)) from error
     try:
         begin, end = log.begin(), log.end()
         partitions = {p: PartitionSummary(begin[p], end[p]) for p in begin}

@@ -263,7 +263,8 @@ class Engine:
             future.set_exception(stopped)
         for lane in self._lanes:
             lane.ready.clear()
-        for queue in (*(lane.waiting for lane in self._lanes), self._calls, self._walks):
+        queues: list[deque[Any]] = [*(lane.waiting for lane in self._lanes), self._calls, self._walks]
+        for queue in queues:
             while queue:
                 _, future = queue.popleft()
                 if future.set_running_or_notify_cancel():

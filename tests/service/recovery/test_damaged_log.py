@@ -14,6 +14,9 @@ from streams.events import Interaction
 from streams.lmdb_log import LmdbLog
 from tests.service.processes import DEADLINE, command, environment, serving
 
+LEAF = 2
+"""Flag of LMDB's pages that hold records."""
+
 CONFIG = '[stream]\nurl = "lmdb://{folder}"\n'
 
 
@@ -71,3 +74,20 @@ def test_a_damaged_index_is_one_sentence_and_exit_code_5(config: Path, cut: str)
         assert done.returncode == ExitCode.SYSTEM
         assert done.stderr.count("\n") == 1
         assert done.stderr.startswith("system: [Errno 5] the ") and "restore" in done.stderr and str(file) in done.stderr
+
+
+def test_info_names_a_page_that_ends_the_process_that_reads_it(tmp_path: Path) -> None:
+    """LMDB aborts at a page that is no leaf in the place of one."""
+    log = LmdbLog(tmp_path / "events")
+    log.append([(b"u", encode(Interaction(id=f"event-{n:03}", user="u", item="i", timestamp=1e9 + n))) for n in range(400)])
+    log.close()
+    file = tmp_path / "events" / "data.mdb"
+    data, page = bytearray(file.read_bytes()), 4096
+    flags = data.index(b"event-200") // page * page + 10
+    assert data[flags] == LEAF, "the page is a leaf"
+    data[flags] = 0
+    file.write_bytes(data)
+    done = freshet("log", "info", str(tmp_path))
+    assert done.returncode == ExitCode.SYSTEM, done.stderr
+    assert done.stderr.startswith("system: [Errno 5] the file is damaged: reading its pages ends a process by SIGABRT; restore")
+    assert done.stderr.count("\n") == 1 and str(file) in done.stderr
