@@ -115,7 +115,8 @@ class Keeper:
         return body
 
     def _answer(self, body: bytes, asked: dict[int, Any]) -> bytes:
-        request = asked.pop(*struct.unpack_from(">i", body), None)
+        (correlation,) = struct.unpack_from(">i", body)
+        request = asked.pop(correlation, None)
         if request is None:
             return body
         answer = ANSWERS[request.API_KEY].decode(body, version=request.API_VERSION, header=True)
