@@ -29,7 +29,7 @@ from streams.batch import Batch, Feedback, Floats, Ids, Requests
 
 __all__ = ["TwoTower"]
 
-_FOUND = 4
+_FOUND = 10
 """Items found by stored vectors for each one asked for: a step of the towers changes the order of items that are alike."""
 
 _NEIGHBOURS = 100
@@ -44,7 +44,7 @@ class TwoTower(Retriever):
     and attributes, so a new item can be retrieved at once.
 
     With up to `exhaustive` items, a request is compared with the current vectors of all. With more, the vectors of items are
-    stored in lists, by nearness to centroids, and a request is compared with the `probes` lists nearest to it. Four times as
+    stored in lists, by nearness to centroids, and a request is compared with the `probes` lists nearest to it. Ten times as
     many items as asked for are taken from these and ordered by their current vectors. The stored vector of an item is computed
     when the item is learned or changed, and for each row learned also that of one other item, in turn.
 
