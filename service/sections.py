@@ -212,8 +212,8 @@ class Server(Section):
     batch_requests : int
         Most requests that are scored in one batch.
     queue : int
-        Most requests that may wait to be scored; further ones are answered 503 with ``Retry-After`` at once. Large rankings wait
-        apart from small ones, and the number holds for each of the two.
+        Most requests that may wait to be scored; further ones are answered 503 with ``Retry-After`` at once. Large rankings
+        wait apart from small ones, and the number holds for each of the two.
     max_wait : float
         Most seconds that a request may have to wait, estimated from the latest scoring times. If the estimate is longer, the
         request is answered 503 with ``Retry-After`` at once. At least `batch_requests` requests may always wait.
