@@ -111,7 +111,8 @@ class _NotReady:
     def __init__(self, config: Config) -> None:
         server = config.server
         connections = Connections(server.max_connections, server.max_head, server.receive, lambda status: None)
-        self.state = SimpleNamespace(idle=server.idle, connections=connections, live=SimpleNamespace(close=lambda: None))
+        live = SimpleNamespace(close=lambda: None)
+        self.state = SimpleNamespace(idle=server.idle, connections=connections, live=live, unsaved=None)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request."""

@@ -24,7 +24,7 @@ class App:
     """Answers 200 after the whole body has come, with the bytes that `answer` has."""
 
     def __init__(self, connections: Connections, answer: bytes) -> None:
-        self.state = SimpleNamespace(connections=connections, idle=0.3, live=SimpleNamespace(close=lambda: None))
+        self.state = SimpleNamespace(connections=connections, idle=0.3, live=SimpleNamespace(close=lambda: None), unsaved=None)
         self.answer, self.gone = answer, 0
         self.goes_on = asyncio.Event()
         self.goes_on.set()
