@@ -100,7 +100,7 @@ def test_with_retain_a_log_takes_many_times_its_size(make_trainer: MakeTrainer, 
     assert log.end() == {0: 8_000}
     assert 0 < log.begin()[0] <= trainer.next[0] - 20
     assert trainer.next == {0: 8_000}
-    assert log.nbytes <= 2**20
+    assert log.nbytes <= 2**20 + 2**16, "the trim of a log that is full to the last page takes a few pages more"
     assert any("the log is nearly full" in notice for notice in trainer.notices)
     trainer.close()
     log.close()
