@@ -22,6 +22,10 @@ __all__ = ["Together", "in_threads", "train", "trainer"]
 
 _Result = TypeVar("_Result")
 
+_COMPUTING = threading.Lock()
+"""Held by the thread that computes: real ones are processes, and torch and numba see one thread at a time there."""
+_own = threading.local()
+
 
 class Together:
     """What threads share to exchange messages; see `service.sharding.world.Peers`."""
@@ -44,7 +48,9 @@ class Peer:
 
     def gather(self, message: bytes) -> list[bytes]:
         """See `Peers`."""
-        together = self._together
+        together, computing = self._together, getattr(_own, "computing", False)
+        if computing:
+            _COMPUTING.release()
         try:
             together.messages[self.rank] = message
             together.barrier.wait(60)
@@ -52,6 +58,9 @@ class Peer:
             together.barrier.wait(60)
         except threading.BrokenBarrierError as error:
             raise ConnectionError("another one has ended") from error
+        finally:
+            if computing:
+                _COMPUTING.acquire()
         return found
 
     def broadcast(self, message: bytes) -> bytes:
@@ -64,9 +73,15 @@ class Peer:
 
 
 def in_threads(calls: Sequence[Callable[[], _Result]]) -> list[_Result]:
-    """Call all at once."""
+    """Call all at once; one computes while the others wait for messages."""
+
+    def alone(call: Callable[[], _Result]) -> _Result:
+        with _COMPUTING:
+            _own.computing = True
+            return call()
+
     with ThreadPoolExecutor(len(calls)) as pool:
-        return [future.result(120) for future in [pool.submit(call) for call in calls]]
+        return [future.result(120) for future in [pool.submit(alone, call) for call in calls]]
 
 
 def trainer(config: Config, log: Log, peer: Peer, folder: Path | None = None, **keeping: Any) -> ShardedTrainer:
