@@ -15,6 +15,9 @@ from streams.log import Log, key_for_partition
 
 __all__ = ["RETRY", "TickWriter"]
 
+IDLE = 0.05
+"""Seconds between reads of a log that has nothing new."""
+
 
 class TickWriter:
     """Appends a `Tick` to each partition that needs one; see `due`.
@@ -64,6 +67,23 @@ class TickWriter:
             if waited or partition == self._reader.held or self._clock(partition).needs_tick(joiner, now):
                 due.append(partition)
         return due
+
+    def rest(self, flush: float, *, hurry: bool) -> float:
+        """Append the ticks that are due while there is nothing to learn. Return the seconds to sleep.
+
+        Parameters
+        ----------
+        flush : float
+            As for `due`.
+        hurry : bool
+            Whether an open batch is due at once.
+        """
+        now = time.time()
+        due = self.due(now, 0.0 if hurry else flush)
+        if due:
+            self.tick(due, now)
+            return 0.0
+        return flush / 2 if self._reader.pending else IDLE
 
     def keep_time(self, now: float) -> list[str]:
         """Append the ticks that cannot wait until there is nothing to learn. Return what is wrong with clocks, if anything.

@@ -43,9 +43,6 @@ __all__ = ["Trainer"]
 
 _log = logging.getLogger(__name__)
 
-IDLE = 0.05
-"""Seconds between reads of a log that has nothing new."""
-
 
 class Trainer:
     """Reads a log, joins, learns, publishes changes and saves checkpoints.
@@ -201,13 +198,8 @@ class Trainer:
 
         With `hurry`, an open batch is due at once.
         """
-        now = time.time()
         self.keep_time()
-        due = self.ticks.due(now, 0.0 if hurry else self._flush)
-        if due:
-            self.ticks.tick(due, now)
-            return 0.0
-        return self._flush / 2 if self.reader.pending else IDLE
+        return self.ticks.rest(self._flush, hurry=hurry)
 
     def keep_time(self) -> None:
         """Append the ticks that cannot wait until there is nothing to learn, and report clocks that are wrong."""

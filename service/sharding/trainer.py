@@ -19,7 +19,6 @@ from memory.stateful import digest, run_to_end
 from service.learning.event_reader import EventReader
 from service.learning.feedback import FeedbackBuilder
 from service.learning.ticks import TickWriter
-from service.learning.trainer import IDLE
 from service.learning.validation import EventValidator
 from service.monitoring.monitor import Monitor
 from service.ranking.pipeline import Pipeline
@@ -152,13 +151,8 @@ class ShardedTrainer:
 
     def idle(self, *, hurry: bool = False) -> float:
         """Append the ticks that are due while there is nothing to learn. Return the seconds to sleep."""
-        now = time.time()
         self.keep_time()
-        due = self.ticks.due(now, 0.0 if hurry else self._flush)
-        if due:
-            self.ticks.tick(due, now)
-            return 0.0
-        return self._flush / 2 if self.reader.pending else IDLE
+        return self.ticks.rest(self._flush, hurry=hurry)
 
     def keep_time(self) -> None:
         """Append the ticks that cannot wait until there is nothing to learn, and report clocks that are wrong."""
