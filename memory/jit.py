@@ -14,11 +14,33 @@ from typing import TYPE_CHECKING, Any
 
 import numba
 from numba.core import event
+from numba.core.caching import IndexDataCacheFile
 
 __all__ = ["cache_folder", "compilations", "njit", "specializations"]
 
 _made: list[Any] = []
 """All functions that `njit` returned, which live as long as their modules."""
+
+
+class _CacheFile(IndexDataCacheFile):
+    """Cached code of one function. Files that cannot be read count as absent, and the function is compiled again.
+
+    An earlier version of this package may have left them, with names that no longer exist, or a full disk half of them.
+    """
+
+    def load(self, key: object) -> Any:
+        try:
+            return super().load(key)  # type: ignore[no-untyped-call]
+        except Exception:
+            return None
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            found: dict[Any, str] = super()._load_index()  # type: ignore[no-untyped-call]
+        except Exception:
+            return {}
+        return found
+
 
 if TYPE_CHECKING:
     from numba import njit
@@ -38,6 +60,8 @@ else:
         def decorate(function):
             try:
                 made = numba.njit(cache=cache, **options)(function)
+                if cache:
+                    made._cache._cache_file.__class__ = _CacheFile
             except RuntimeError:  # numba looks for a cache folder here, and raises if there is none.
                 if not cache:
                     raise

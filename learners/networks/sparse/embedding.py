@@ -9,7 +9,7 @@ import numpy as np
 from learners.bounds import bounded
 from learners.kernels.factorization import FINITE, PRIOR
 from learners.networks.field_embedding import Embedded, FieldEmbedding, Fields
-from learners.networks.sparse.factorization import Side, backward, forward, rows_of
+from learners.networks.sparse.factorization import Beginning, Chains, Side, backward, forward, rows_of
 from learners.schema import Schema
 from memory.arrays import Arrays
 from memory.sparse.block_pool import BlockPool
@@ -108,8 +108,13 @@ class PooledEmbedding(FieldEmbedding):
             self._pooled,
             self._columns,
             self._sizes,
-            tuple(tuple(part.pool.pool) for part in self._parts),
-            tuple(tuple(part.pool.settings) for part in self._parts),
+            tuple(
+                (
+                    *(getattr(part.pool.pool, name) for name in Chains._fields),
+                    *(getattr(part.pool.settings, name) for name in Beginning._fields),
+                )
+                for part in self._parts
+            ),
             tuple(part.linear["weight"] for part in self._parts),
             self.intercept["weights"],
             self.rows["weights"],

@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from learners.kernels.factorization import probability
 from memory.arrays import Bools, Floats
 from memory.jit import njit
 from memory.sparse.chains import Pool, Settings, read_vector, step, step_size, touch
 
-__all__ = ["Side", "backward", "forward", "rows_of"]
+__all__ = ["Beginning", "Chains", "Side", "backward", "forward", "rows_of"]
 
 
 @njit(cache=True, nogil=True)  # no fastmath: it would multiply by 1 / scale, which overflows
@@ -82,15 +83,34 @@ def rows_of(features, values, columns, sizes):  # type: ignore[no-untyped-def]
     return found
 
 
+class Chains(NamedTuple):
+    """The arrays of a pool that reading needs; see `memory.sparse.chains.Pool`. A request passes no more than that."""
+
+    values: Floats
+    number: npt.NDArray[np.uint8]
+    following: npt.NDArray[np.int32]
+    first: npt.NDArray[np.int32]
+
+
+class Beginning(NamedTuple):
+    """How rows of a pool begin; see `memory.sparse.chains.Settings`."""
+
+    blocks: int
+    prefix: int
+    seed: int
+    init: float
+
+
 @njit(cache=True, nogil=True)
-def _read(features, values, columns, sizes, pools, settings, narrow, width):  # type: ignore[no-untyped-def]
+def _read(features, given, columns, sizes, pools, narrow, width):  # type: ignore[no-untyped-def]
     """Vectors (n, pools, k) and linear weights (n, pools) of the ids; anything where a row has no id."""
-    at = rows_of(features, values, columns, sizes)
+    at = rows_of(features, given, columns, sizes)
     vectors = np.empty((features.shape[0], columns.size, width), np.float32)
     weights = np.zeros((features.shape[0], columns.size), np.float32)
     # Pools are outside: taking one out of the tuple counts references to each of its arrays.
     for p in range(columns.size):
-        pool, setting, weight = Pool(*pools[p]), Settings(*settings[p]), narrow[p]
+        values, number, following, first, blocks, prefix, seed, init = pools[p]
+        pool, beginning, weight = Chains(values, number, following, first), Beginning(blocks, prefix, seed, init), narrow[p]
         for n in range(features.shape[0]):
             row = at[p, n] - 1
             if row < 0:
@@ -100,44 +120,53 @@ def _read(features, values, columns, sizes, pools, settings, narrow, width):  # 
             if n > 0 and at[p, n - 1] == at[p, n]:
                 vectors[n, p] = vectors[n - 1, p]
             else:
-                read_vector(pool, setting, row, vectors[n, p])
+                read_vector(pool, beginning, row, vectors[n, p])
     return vectors, weights
 
 
 @njit(cache=True, nogil=True, fastmath=True)
 def forward(  # type: ignore[no-untyped-def]
-    features, values, field, pooled, columns, sizes, pools, settings, narrow, intercept, rows, scales, odds, fields
+    features, values, field, pooled, columns, sizes, pools, narrow, intercept, rows, scales, odds, fields
 ):
     """Fill `odds` (n,) and `fields` (n, fields, k), see `learners.networks.factorization.forward`.
 
-    `pooled` (F,) is the pool of each column, or -1. `narrow` has the linear weights of each pool's rows. See `rows_of` for
-    `columns` and `sizes`.
+    `pooled` (F,) is the pool of each column, or -1. Of each pool, `pools` has the `Chains` and `beginnings` the `Beginning`, as
+    plain tuples, and `narrow` the linear weights of its rows. See `rows_of` for `columns` and `sizes`.
     """
-    width, mask = rows.shape[1] - 1, rows.shape[0] - 1
+    width, mask, zero = rows.shape[1] - 1, rows.shape[0] - 1, np.float32(0.0)
     x, total = np.empty(features.shape[1], np.float32), np.empty(width, np.float32)
-    unused = np.zeros(width, np.float32)
-    vectors, weights = _read(features, values, columns, sizes, pools, settings, narrow, width)
-    # The log-odds as in `_log_odds`, and the fields in the same pass.
+    vectors, weights = _read(features, values, columns, sizes, pools, narrow, width)
+    # The log-odds as in `_log_odds`, and the fields in the same pass. Numbers are addressed one by one: a slice of an array
+    # takes longer than what is done with it.
     for n in range(features.shape[0]):
         _normalize(features[n], values[n], pooled, scales, x)
-        linear, pairs = intercept[0], np.float32(0.0)
-        total[:] = np.float32(0.0)
-        fields[n] = np.float32(0.0)
+        linear, pairs = intercept[0], zero
+        total[:] = zero
+        fields[n] = zero
         for c in range(field.size):
-            if x[c] == np.float32(0.0):
+            if x[c] == zero:
                 continue
-            of_field = fields[n, field[c]] if field[c] >= 0 else unused
-            if pooled[c] >= 0:
-                vector, weight = vectors[n, pooled[c]], weights[n, pooled[c]]
+            f, p, at = field[c], pooled[c], features[n, c] & mask
+            if p >= 0:
+                linear += weights[n, p] * x[c]
+                for k in range(width):
+                    vx = vectors[n, p, k] * x[c]
+                    total[k] += vx
+                    fields[n, f, k] += vx
+                    pairs -= vx * vx
+            elif f >= 0:
+                linear += rows[at, 0] * x[c]
+                for k in range(width):
+                    vx = rows[at, k + 1] * x[c]
+                    total[k] += vx
+                    fields[n, f, k] += vx
+                    pairs -= vx * vx
             else:
-                at = features[n, c] & mask
-                vector, weight = rows[at, 1:], rows[at, 0]
-            linear += weight * x[c]
-            for k in range(width):
-                vx = vector[k] * x[c]
-                total[k] += vx
-                of_field[k] += vx
-                pairs -= vx * vx
+                linear += rows[at, 0] * x[c]
+                for k in range(width):
+                    vx = rows[at, k + 1] * x[c]
+                    total[k] += vx
+                    pairs -= vx * vx
         for k in range(width):
             pairs += total[k] * total[k]
         odds[n] = min(max(linear + np.float32(0.5) * pairs, np.float32(-30.0)), np.float32(30.0))
