@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from river.drift import ADWIN
 
 from service.monitoring.measure import SERVING, Scored
 from service.monitoring.quality import Window
@@ -33,6 +32,9 @@ class _Quality:
     """Quality of one learner over the last rows, and its drift alarm."""
 
     def __init__(self) -> None:
+        # Loaded here, because river loads scikit-learn where that is installed, and most commands have no use for it.
+        from river.drift import ADWIN
+
         self.window = Window(WINDOW_ROWS)
         self.detector = ADWIN()  # type: ignore[no-untyped-call]
         self.alarms = 0
