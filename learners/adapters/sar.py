@@ -19,7 +19,7 @@ from learners.base import Ranker
 from learners.lookups import Catalogues, UserHistory
 from learners.networks.adaptation.guarded import GuardedAdapter, Mode
 from learners.networks.adaptation.guards import ENOUGH, Limits
-from learners.networks.adaptation.minimizer import PAPER, EntropyMinimizer, Method
+from learners.networks.adaptation.minimizer import PAPER, Aim, Ascent, EntropyMinimizer, Logits, Method
 from learners.networks.adaptation.slates import Slates
 from learners.networks.adaptation.waiting import WaitingSlates
 from learners.registry import register
@@ -158,6 +158,13 @@ class SharpnessAwareReliable(GuardedAdapter):
     def bind(self, schema: Schema, catalogues: Catalogues, history: UserHistory) -> None:
         """Make room for waiting requests."""
         self.waiting = WaitingSlates(schema, self.requests, self.candidates)
+        halfway = {
+            "change": np.zeros((1, self.affine.size), np.float32),
+            "reliable": np.zeros((1, self.requests), np.bool_),
+            "aim": np.zeros((1, 3)),
+            "open": np.zeros(1, np.bool_),
+        }
+        self.halfway = Arrays(private=list(halfway), **halfway)
 
     @property
     def delta(self) -> Floats:
@@ -166,43 +173,74 @@ class SharpnessAwareReliable(GuardedAdapter):
         return live
 
     def clear(self) -> None:
-        """Set the change to zero, and forget momentum and average."""
+        """Set the change to zero, and forget momentum, average, and the step that is half done."""
         self.minimizer.clear()
+        if self.halfway["open"][0]:
+            self.waiting.take()
+            self._note_halfway(False)
 
     def forget(self, users: Ids) -> None:
         """Delete the waiting requests of these users (hashed ids)."""
+        before = len(self.waiting)
         self.waiting.forget(users)
+        if len(self.waiting) < before:
+            self._note_halfway(False)
 
     def learn_shown(self, batch: Batch, source: Floats, rows: Ids) -> None:
-        """Collect requests of at least two candidates, and do a step whenever there are enough."""
+        """Collect requests of at least two candidates, and begin a step whenever there are enough.
+
+        It is finished when more requests come, so that a ranking does not have to wait for both passes.
+        """
         size = np.bincount(batch.request[rows], minlength=batch.user.size)
         usable = np.flatnonzero(size > 1)
         while usable.size and not self.paused:
+            if self.halfway["open"][0]:
+                self._finish()
+                continue
             some, usable = np.split(usable, [self.requests - len(self.waiting)])
             self.waiting.add(batch, some, rows[np.isin(batch.request[rows], some)])
             if len(self.waiting) == self.requests:
-                self._step(self.waiting.take())
+                self._begin()
 
     def metrics(self) -> Mapping[str, float]:
         """Return those of `GuardedAdapter`, and ``kept_ratio``, the share of reliable requests in the last step."""
         return {**super().metrics(), "kept_ratio": float(self.kept["ratio"][0])}
 
-    def _step(self, batch: Batch) -> None:
+    def _begin(self) -> None:
         threshold, floor, temperature = PAPER_THRESHOLD, 0.0, 1.0
         if not self._paper:
             known = self.calibration
             if len(known.shares) * ENOUGH < known.shares.capacity:
+                self.waiting.take()
                 return
             threshold, floor, temperature = known.quantile(self._quantile), self._floor * known.mean, known.temperature
-        logits = self.affine.tracked(batch, temperature)
-        report = self.minimizer.step(
-            logits,
-            Slates.of(batch.request, batch.user.size, self.affine.ranker.device),
-            rate=self._rate * batch.user.size / REFERENCE_REQUESTS,
-            threshold=threshold,
-            floor=floor,
-            source=self.affine.tensor(batch, temperature) if self.minimizer.method.kl else None,
-        )
-        self.kept["ratio"][0] = report.second.mean()
+        batch = self.waiting.batch()
+        ascent = self.minimizer.ascend(*self._problem(batch, threshold, floor, temperature)).ascent
+        if ascent.finite and ascent.reliable.any():
+            self.halfway["change"][0], self.halfway["reliable"][0] = ascent.change, ascent.reliable
+            self.halfway["aim"][0] = threshold, floor, temperature
+            self._note_halfway(True)
+        else:
+            self._descend(ascent, self.waiting.take(), threshold, floor, temperature)
+
+    def _finish(self) -> None:
+        ascent = Ascent(self.halfway["change"][0], self.halfway["reliable"][0])
+        self._note_halfway(False)
+        self._descend(ascent, self.waiting.take(), *map(float, self.halfway["aim"][0]))
+
+    def _descend(self, ascent: Ascent, batch: Batch, threshold: float, floor: float, temperature: float) -> None:
+        rate = self._rate * batch.user.size / REFERENCE_REQUESTS
+        reliable, reset = self.minimizer.descend(ascent, *self._problem(batch, threshold, floor, temperature), rate)
+        self.kept["ratio"][0] = reliable.mean()
         self.kept.mark()
-        self.stepped(report.reset)
+        self.stepped(reset)
+
+    def _problem(self, batch: Batch, threshold: float, floor: float, temperature: float) -> tuple[Logits, Slates, Aim]:
+        """Return what both passes of a step need."""
+        source = self.affine.tensor(batch, temperature) if self.minimizer.method.kl else None
+        slates = Slates.of(batch.request, batch.user.size, self.affine.ranker.device)
+        return self.affine.tracked(batch, temperature), slates, Aim(threshold, floor, source)
+
+    def _note_halfway(self, is_open: bool) -> None:
+        self.halfway["open"][0] = is_open
+        self.halfway.mark()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from memory.arrays import Arrays
 from memory.stateful import Stateful
 from streams.batch import Bools
 
-__all__ = ["PAPER", "EntropyMinimizer", "Logits", "Method", "Report"]
+__all__ = ["PAPER", "Aim", "Ascent", "EntropyMinimizer", "FirstPass", "Logits", "Method", "Report"]
 
 Logits = Callable[[Tensor], Tensor]
 """Function from a change of the parameters (D,) to the logits of all rows (N,), with gradients."""
@@ -35,7 +36,7 @@ class Method(NamedTuple):
     momentum : float
         Of the gradient step.
     radius : float
-        Length rho of the step uphill before the second pass. 0: the first pass is the only one.
+        Length rho of the step uphill before the second pass. With 0 both are the same.
     kl : float
         Weight of KL(source || adapted) in the loss.
     ema_decay : float
@@ -68,6 +69,60 @@ PAPER = Method(
     min_entropy=0.2, in_nats=True, clear_ema=False, clear_momentum=False, skip_empty=False, check_finite=False
 )  # fmt: skip
 """The public code: a fixed bound of 0.2 nats, and none of the remedies."""
+
+
+class Aim(NamedTuple):
+    """What a step minimises.
+
+    Attributes
+    ----------
+    threshold : float
+        A slate is reliable if its entropy is below this share of ln C.
+    floor : float
+        Entropies are not lowered below this share of ln C. 0: no floor.
+    source : (N,) tensor or None
+        Logits without the change, for `Method.kl`.
+    """
+
+    threshold: float
+    floor: float = 0.0
+    source: Tensor | None = None
+
+
+class Ascent(NamedTuple):
+    """Where the second pass of a step is.
+
+    Attributes
+    ----------
+    change : (D,) float
+        `Method.radius` uphill.
+    reliable : (B,) bool
+        Slates that were reliable in the first pass.
+    finite : bool
+        Whether all numbers of the first pass are, or need not be.
+    """
+
+    change: npt.NDArray[np.floating]
+    reliable: Bools
+    finite: bool = True
+
+
+class FirstPass(NamedTuple):
+    """What the first pass of a step found.
+
+    Attributes
+    ----------
+    ascent : Ascent
+    logits : (N,) tensor
+    entropy : (B,) tensor
+        Of each slate, in nats.
+    gradient_norm : float
+    """
+
+    ascent: Ascent
+    logits: Tensor
+    entropy: Tensor
+    gradient_norm: float
 
 
 class Report(NamedTuple):
@@ -155,50 +210,42 @@ class EntropyMinimizer(Stateful):
             Those of the N rows.
         rate : float
             Learning rate of this step. It should be proportional to the number of slates.
-        threshold : float
-            A slate is reliable if its entropy is below this share of ln C.
-        floor : float
-            Entropies are not lowered below this share of ln C. 0: no floor.
-        source : (N,) tensor or None
-            Logits without the change, for `Method.kl`.
+        threshold, floor, source
+            See `Aim`.
 
         Returns
         -------
         Report
         """
-        method, largest = self.method, slates.largest
-        at = torch.from_numpy(self.delta.copy()).to(slates.request.device).requires_grad_()
-        anchor = None if source is None or not method.kl else slates.log_shares(source)
+        aim = Aim(threshold, floor, source)
+        first = self.ascend(logits, slates, aim)
+        second, reset = self.descend(first.ascent, logits, slates, aim, rate)
+        return Report(first.logits, first.entropy, first.ascent.reliable, second, first.gradient_norm, reset)
 
-        def pass_at(change: Tensor, among: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            """Return logits, entropies, which slates are reliable, and the gradient of their mean loss."""
-            scored = logits(change)
-            shares = slates.log_shares(scored)
-            entropy = slates.entropy(shares)
-            kept = entropy.detach() < threshold * largest
-            kept = kept if among is None else kept & among
-            if not kept.any():
-                return scored.detach(), entropy.detach(), kept, torch.zeros_like(change)
-            loss = torch.relu(entropy - floor * largest) if floor else entropy
-            if anchor is not None:
-                loss = loss + method.kl * slates.divergence(anchor, shares)
-            (gradient,) = torch.autograd.grad(loss[kept].mean(), change)
-            return scored.detach(), entropy.detach(), kept, gradient
-
-        scored, entropy, first, gradient = pass_at(at, None)
+    def ascend(self, logits: Logits, slates: Slates, aim: Aim) -> FirstPass:
+        """Do the first half of `step`: it changes nothing."""
+        at = torch.from_numpy(self.delta.copy()).to(slates.request.device)
+        scored, entropy, reliable, gradient = self._pass(at, logits, slates, aim)
         norm = gradient.norm()
-        up = (at.detach() + method.radius * gradient / (norm + 1e-12)).requires_grad_()
-        if method.skip_empty and not first.any():
-            reset = "" if self._finite(scored) else self._reset("non_finite")
-            return Report(scored, entropy, first.cpu().numpy(), first.cpu().numpy(), 0.0, reset)
-        again, after, second, gradient = pass_at(up, first) if method.radius else (scored, entropy, first, gradient)
-        reset = ""
-        if not self._finite(scored, again, gradient):
-            reset = self._reset("non_finite")
-        elif second.any() or not method.skip_empty:
-            mean = (after / (1.0 if method.in_nats else largest))[second].mean().item()
-            reset = self._descend(gradient, rate, mean)
-        return Report(scored, entropy, first.cpu().numpy(), second.cpu().numpy(), norm.item(), reset)
+        up = at + self.method.radius * gradient / (norm + 1e-12)
+        ascent = Ascent(up.cpu().numpy(), reliable.cpu().numpy(), self._finite(scored, gradient))
+        return FirstPass(ascent, scored, entropy, norm.item())
+
+    def descend(self, ascent: Ascent, logits: Logits, slates: Slates, aim: Aim, rate: float) -> tuple[Bools, str]:
+        """Do the second half of `step`; return `Report.second` and `Report.reset`."""
+        if not ascent.finite:
+            return ascent.reliable, self._reset("non_finite")
+        if self.method.skip_empty and not ascent.reliable.any():
+            return ascent.reliable, ""
+        change, among = (torch.from_numpy(array).to(slates.request.device) for array in (ascent.change, ascent.reliable))
+        scored, entropy, reliable, gradient = self._pass(change, logits, slates, aim, among)
+        second: Bools = reliable.cpu().numpy()
+        if not self._finite(scored, gradient):
+            return second, self._reset("non_finite")
+        if self.method.skip_empty and not second.any():
+            return second, ""
+        mean = (entropy / (1.0 if self.method.in_nats else slates.largest))[reliable].mean().item()
+        return second, self._descend(gradient, rate, mean)
 
     def clear(self) -> None:
         """Go back to no change at all, as if there had been no step."""
@@ -206,6 +253,24 @@ class EntropyMinimizer(Stateful):
         self.progress["momentum"][:] = 0
         self.progress["ema"][:] = np.nan
         self._mark()
+
+    def _pass(
+        self, change: Tensor, logits: Logits, slates: Slates, aim: Aim, among: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return logits, entropies, which slates are reliable, and the gradient of their mean loss."""
+        largest, at = slates.largest, change.detach().requires_grad_()
+        scored = logits(at)
+        shares = slates.log_shares(scored)
+        entropy = slates.entropy(shares)
+        kept = entropy.detach() < aim.threshold * largest
+        kept = kept if among is None else kept & among
+        if not kept.any():
+            return scored.detach(), entropy.detach(), kept, torch.zeros_like(change)
+        loss = torch.relu(entropy - aim.floor * largest) if aim.floor else entropy
+        if aim.source is not None and self.method.kl:
+            loss = loss + self.method.kl * slates.divergence(slates.log_shares(aim.source), shares)
+        (gradient,) = torch.autograd.grad(loss[kept].mean(), at)
+        return scored.detach(), entropy.detach(), kept, gradient
 
     def _descend(self, gradient: Tensor, rate: float, entropy: float) -> str:
         ema, momentum = self.progress["ema"], self.progress["momentum"][0]

@@ -76,15 +76,16 @@ class WaitingSlates(Stateful):
             self.rows[name][of] = getattr(batch, name)[rows]
         self._count(into.stop, of.stop)
 
-    def take(self) -> Batch:
-        """Return the collected requests with their rows, and begin anew."""
+    def batch(self) -> Batch:
+        """Return the collected requests with their rows."""
         requests, rows = slice(len(self)), slice(int(self.counts["filled"][0]))
         columns: dict[str, Any] = {name: self.requests[name][requests].copy() for name in _OF_REQUESTS}
         columns |= {name: self.rows[name][rows].copy() for name in _OF_ROWS}
-        taken = Batch(
-            **columns,
-            request=np.repeat(np.arange(len(self)), self.requests["size"][requests]),
-        )
+        return Batch(**columns, request=np.repeat(np.arange(len(self)), self.requests["size"][requests]))
+
+    def take(self) -> Batch:
+        """Return the collected requests with their rows, and begin anew."""
+        taken = self.batch()
         self._count(0, 0)
         return taken
 
