@@ -40,8 +40,8 @@ class Options:
     values: tuple[str | int | float | bool | tuple[str, ...], ...]
 
 
-CROSSES = Options(((), ("user * item",), ("user * item", "user * context", "item * context")))
-"""Crosses of sides for a ranker's keyword `crosses`; see `learners.schema.Schema.pairs`."""
+CROSSES = Options(((), ("user * item",)))
+"""Without and with crosses of the two sides, for a ranker's keyword `crosses`; see `learners.schema.Schema.pairs`."""
 
 
 Tunable = Mapping[str, Scale | Options]

@@ -1,6 +1,6 @@
 """Weights of pairs of columns, by hash, for one or more models: their log-odds, and one step of AdaGrad.
 
-The value of a pair is the product of its columns' values. The pairs of a row are divided by their Euclidean length, as
+The value of a pair is the product of its columns' values. The pairs of a row are scaled to one Euclidean length, as
 `learners.kernels.factorization.normalize` does with the columns.
 
 References
@@ -44,12 +44,16 @@ class Crosses(NamedTuple):
     weights, squares : (2**bits, M) float32
         Weights of the M models, and their sums of squared gradients.
     dirty : (2**bits,) bool
+    scale : float
+        Length of the vector of a row's pairs. AdaGrad's initial sum of squares does not change with it, so weights learn more
+        slowly with a smaller one.
     """
 
     pairs: Ids
     weights: Floats
     squares: Floats
     dirty: Bools
+    scale: float
 
 
 def new_crosses(bits: int, models: int) -> Arrays:
@@ -64,12 +68,12 @@ def new_crosses(bits: int, models: int) -> Arrays:
 
 def no_crosses(models: int) -> Crosses:
     """Return arrays without pairs."""
-    return live_crosses(new_crosses(0, models), np.zeros((0, 2), np.int64))
+    return live_crosses(new_crosses(0, models), np.zeros((0, 2), np.int64), 1.0)
 
 
-def live_crosses(store: Arrays, pairs: Ids) -> Crosses:
+def live_crosses(store: Arrays, pairs: Ids, scale: float) -> Crosses:
     """Return the arrays of a store."""
-    return Crosses(pairs, store["weights"], store["squares"], store.dirty)
+    return Crosses(pairs, store["weights"], store["squares"], store.dirty, scale)
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -85,10 +89,10 @@ def find_pairs(keys, x, crosses, at, z, odds):  # type: ignore[no-untyped-def]
         z[p] = x[one] * x[other]
         length += z[p] * z[p]
         at[p] = mix(min(keys[one], keys[other]), max(keys[one], keys[other]) * np.int64(3)) & mask
-    shrink = np.float32(1.0) / np.sqrt(length) if length > np.float32(0.0) else np.float32(0.0)
+    factor = np.float32(crosses.scale) / np.sqrt(length) if length > np.float32(0.0) else np.float32(0.0)
     odds[:] = np.float32(0.0)
     for p in range(at.size):
-        z[p] *= shrink
+        z[p] *= factor
         for m in range(odds.size):
             odds[m] += weights[at[p], m] * z[p]
 

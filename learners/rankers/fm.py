@@ -90,8 +90,11 @@ class FactorizationMachine(Ranker):
         Seed of the initial vectors.
     crosses : tuple of str
         Pairs of columns that have a weight of their own, such as ``"user.id * item.genres"``. ``user``, ``item`` and
-        ``context`` stand for all columns of the side but its numbers: ``"user * item"``. The pairs of a row are normalised as
-        the row is, and their weights learn at `learning_rate`.
+        ``context`` stand for all columns of the side but its numbers: ``"user * item"``. Their weights learn at
+        `learning_rate`.
+    cross_scale : float
+        Euclidean length of the vector of a row's pairs. Smaller learns them more slowly, which is better if they come back
+        seldom.
     cross_bits : int
         Pairs are hashed to 2**cross_bits rows of weights. Memory is 9 * 2**cross_bits bytes if there are crosses.
 
@@ -114,6 +117,7 @@ class FactorizationMachine(Ranker):
         "factor_learning_rate": Scale(0.02, 3.0, log=True),
         "init": Scale(0.01, 0.5, log=True),
         "crosses": CROSSES,
+        "cross_scale": Scale(0.1, 2.0, log=True),
     }
 
     def __init__(
@@ -126,6 +130,7 @@ class FactorizationMachine(Ranker):
         init: Annotated[float, Field(ge=0, le=1)] = 0.1,
         seed: Annotated[int, Field(ge=0)] = 0,
         crosses: tuple[str, ...] = (),
+        cross_scale: Annotated[float, Field(gt=0, le=10)] = 0.5,
         cross_bits: Annotated[int, Field(ge=1, le=28)] = 20,
     ) -> None:
         self.learning_rate, self.factor_learning_rate, self.l2 = learning_rate, factor_learning_rate, l2
@@ -141,7 +146,7 @@ class FactorizationMachine(Ranker):
             }
 
         self._capped = 0
-        self._pairs, self.fixed_columns = crosses, bool(crosses)
+        self._pairs, self._cross_scale, self.fixed_columns = crosses, cross_scale, bool(crosses)
         self.crosses = new_crosses(cross_bits, 1) if crosses else None
         self._crosses = no_crosses(1)
         self.rows = Arrays.from_factory(first, private=["squares"])
@@ -150,7 +155,7 @@ class FactorizationMachine(Ranker):
     def bind(self, schema: Schema, catalogues: Catalogues, history: UserHistory) -> None:
         """Receive the columns; see `Learner.bind`."""
         if self.crosses is not None:
-            self._crosses = live_crosses(self.crosses, schema.pairs(self._pairs))
+            self._crosses = live_crosses(self.crosses, schema.pairs(self._pairs), self._cross_scale)
 
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
         """Fill ``score`` and ``hidden``.
@@ -208,8 +213,10 @@ class FactorizationMachine(Ranker):
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _score(features, values, intercept, weights, scales, pairs, cross_weights, cross_squares, cross_dirty, score, hidden):  # type: ignore[no-untyped-def]
-    crosses = Crosses(pairs, cross_weights, cross_squares, cross_dirty)
+def _score(
+    features, values, intercept, weights, scales, pairs, cross_weights, cross_squares, cross_dirty, cross_scale, score, hidden
+):  # type: ignore[no-untyped-def]
+    crosses = Crosses(pairs, cross_weights, cross_squares, cross_dirty, cross_scale)
     width, mask = weights.shape[1] - 1, weights.shape[0] - 1
     total, squared, x = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(features.shape[1], np.float32)
     at, z, crossed = np.empty(pairs.shape[0], np.int64), np.empty(pairs.shape[0], np.float32), np.zeros(1, np.float32)
@@ -228,9 +235,9 @@ def _score(features, values, intercept, weights, scales, pairs, cross_weights, c
 @njit(cache=True, nogil=True, fastmath=True)
 def _learn(  # type: ignore[no-untyped-def]
     features, values, label, weight, intercept, intercept_squares, rows, scales, squares, dirty, rate_w, rate_v, l2,
-    pairs, cross_weights, cross_squares, cross_dirty,
+    pairs, cross_weights, cross_squares, cross_dirty, cross_scale,
 ):  # fmt: skip
-    crosses = Crosses(pairs, cross_weights, cross_squares, cross_dirty)
+    crosses = Crosses(pairs, cross_weights, cross_squares, cross_dirty, cross_scale)
     width, mask, columns = rows.shape[1] - 1, rows.shape[0] - 1, features.shape[1]
     rate_w, rate_v, l2 = np.float32(rate_w), np.float32(rate_v), np.float32(l2)
     one, quarter, share = np.float32(1.0), np.float32(0.25), np.float32(1.0 / width)
@@ -282,9 +289,9 @@ def _learn(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, fastmath=True)
 def _explain(  # type: ignore[no-untyped-def]
-    features, values, weights, scales, pairs, cross_weights, cross_squares, cross_dirty, contributions,
+    features, values, weights, scales, pairs, cross_weights, cross_squares, cross_dirty, cross_scale, contributions,
 ):  # fmt: skip
-    crosses = Crosses(pairs, cross_weights, cross_squares, cross_dirty)
+    crosses = Crosses(pairs, cross_weights, cross_squares, cross_dirty, cross_scale)
     width, mask = weights.shape[1] - 1, weights.shape[0] - 1
     total, squared, x = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(features.shape[1], np.float32)
     at, z, crossed = np.empty(pairs.shape[0], np.int64), np.empty(pairs.shape[0], np.float32), np.zeros(1, np.float32)

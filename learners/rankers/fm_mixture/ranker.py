@@ -76,6 +76,8 @@ class FactorizationMachineMixture(Ranker):
         Seed of the initial vectors.
     crosses : tuple of str
         Pairs of columns that have a weight of their own in each model, such as ``"user.id * item.genres"``; as in `fm`.
+    cross_scale : float
+        Euclidean length of the vector of a row's pairs; as in `fm`.
     cross_bits : int
         Pairs are hashed to 2**cross_bits rows of weights. Memory is (8 * (M + L) + 1) * 2**cross_bits bytes if there are
         crosses.
@@ -98,6 +100,7 @@ class FactorizationMachineMixture(Ranker):
         "linear_learning_rates": Scale(0.1, 3.5, log=True, times=True),
         "mixing_rate": Scale(0.01, 1.0, log=True),
         "crosses": CROSSES,
+        "cross_scale": Scale(0.1, 2.0, log=True),
     }
 
     def __init__(
@@ -114,6 +117,7 @@ class FactorizationMachineMixture(Ranker):
         init: Annotated[float, Field(ge=0, le=1)] = 0.1,
         seed: Annotated[int, Field(ge=0)] = 0,
         crosses: tuple[str, ...] = (),
+        cross_scale: Annotated[float, Field(gt=0, le=10)] = 0.5,
         cross_bits: Annotated[int, Field(ge=1, le=28)] = 20,
     ) -> None:
         machines, lines, rows = len(learning_rates), len(linear_learning_rates), 1 << bits
@@ -125,7 +129,7 @@ class FactorizationMachineMixture(Ranker):
         models = machines + lines
         self._names = [f"machine_{m}" for m in range(machines)] + [f"linear_{m}" for m in range(lines)]
         self._capped = 0
-        self._pairs, self.fixed_columns = crosses, bool(crosses)
+        self._pairs, self._cross_scale, self.fixed_columns = crosses, cross_scale, bool(crosses)
         self.crosses = new_crosses(cross_bits, models) if crosses else None
         self.hidden_width = machines * factors
 
@@ -164,7 +168,7 @@ class FactorizationMachineMixture(Ranker):
     def bind(self, schema: Schema, catalogues: Catalogues, history: UserHistory) -> None:
         """Receive the columns; see `Learner.bind`."""
         if self.crosses is not None:
-            self._state = self._state._replace(crosses=live_crosses(self.crosses, schema.pairs(self._pairs)))
+            self._state = self._state._replace(crosses=live_crosses(self.crosses, schema.pairs(self._pairs), self._cross_scale))
 
     def score(self, batch: Batch, delta: WeightDelta | None = None) -> None:
         """Fill ``score`` and ``hidden``.

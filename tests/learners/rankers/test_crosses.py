@@ -35,7 +35,7 @@ def test_a_ranker_with_crosses_keeps_the_contract(make: Callable[[], Model]) -> 
 
 def test_weights_of_pairs_are_learned_as_the_formulas_say() -> None:
     feedback, pairs = world(2, rows=120), SCHEMA.pairs(SIDES)
-    model = bind_to_world(fm(init=0.0))  # Its vectors stay zero.
+    model = bind_to_world(fm(init=0.0, cross_scale=0.8))  # Its vectors stay zero.
     rate, weights, squares = model.learning_rate, np.zeros(4096), np.full(4096, 0.15)
     linear, sums, w0, s0 = np.zeros(4096), np.full(4096, 0.15), 0.0, 0.15
     feedback.weight[::3] = 2.0
@@ -47,7 +47,7 @@ def test_weights_of_pairs_are_learned_as_the_formulas_say() -> None:
         x = np.where(scale > 0, feedback.values[n] / np.where(scale > 0, scale, 1), 0.0)
         x /= np.sqrt((x**2).sum())
         z = x[pairs[:, 0]] * x[pairs[:, 1]]
-        z /= np.sqrt((z**2).sum())
+        z *= 0.8 / np.sqrt((z**2).sum())
         low, high = np.minimum(*keys[pairs].T), np.maximum(*keys[pairs].T)
         at = np.array([mix(one, other) & 4095 for one, other in zip(low, high * 3, strict=True)])
         chance = 1 / (1 + np.exp(-(w0 + linear[keys & 4095] @ x + weights[at] @ z)))
