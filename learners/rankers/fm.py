@@ -213,9 +213,9 @@ class FactorizationMachine(Ranker):
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _score(
-    features, values, intercept, weights, scales, pairs, cross_weights, cross_squares, cross_dirty, cross_scale, score, hidden
-):  # type: ignore[no-untyped-def]
+def _score(  # type: ignore[no-untyped-def]
+    features, values, intercept, weights, scales, pairs, cross_weights, cross_squares, cross_dirty, cross_scale, score, hidden,
+):  # fmt: skip
     crosses = Crosses(pairs, cross_weights, cross_squares, cross_dirty, cross_scale)
     width, mask = weights.shape[1] - 1, weights.shape[0] - 1
     total, squared, x = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(features.shape[1], np.float32)
