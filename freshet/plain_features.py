@@ -59,8 +59,8 @@ class FeatureRanker:
             raise ConfigError("ranker", f"{ranker!r} is no ranker for plain features; choose one of {', '.join(RANKERS)}")
         self._name, self._keywords = ranker, dict(keywords or {})
         self._ranker: Ranker = build(Ranker, ranker, self._keywords)
-        # Only a ranker with parameters for each column is told of the columns.
-        self._fixed = type(self._ranker).bind is not Learner.bind
+        # Only a ranker that computes with certain columns is told of them.
+        self._fixed = type(self._ranker).bind is not Learner.bind and self._ranker.fixed_columns
         self._columns: dict[Any, int] = {}
         self._numeric: list[bool] = []
         self._bound: tuple[Any, ...] | None = None

@@ -254,12 +254,15 @@ class Ranker(Learner):
     ----------
     hidden_width : int
         Width H of the ``hidden`` vectors that it fills; 0 if it has none.
+    fixed_columns : bool
+        Whether a column must have the same feature in all rows, as `bind` was told.
     needs_retriever : str
         Name of the retriever whose model it ranks with; empty: none. If not empty, its constructor receives the bound retriever
         as the keyword ``retriever``. The retriever saves the model, and has learned from a batch before the ranker does.
     """
 
     hidden_width: int = 0
+    fixed_columns: bool = True
     needs_retriever: ClassVar[str] = ""
 
     @abstractmethod

@@ -21,7 +21,7 @@ from memory.moments import Values as Moment
 from memory.moments import standardized
 from streams.batch import Floats, Ids, Requests
 
-__all__ = ["Featurizer", "Field", "Side", "hash_id", "hash_ids", "hash_kind"]
+__all__ = ["Featurizer", "Field", "Side", "hash_id", "hash_ids", "hash_kind", "mix"]
 
 Side = Literal["user", "item", "context"]
 Value = str | int | float | bool | list[str]
@@ -330,7 +330,7 @@ def _cross(names: Sequence[str], cross: str) -> list[tuple[int, int]]:
 
 
 @njit(cache=True, nogil=True)
-def _mix(key, salt):  # type: ignore[no-untyped-def]
+def mix(key, salt):  # type: ignore[no-untyped-def]
     """Hash key + salt with Murmur3's 64-bit finaliser. The result is never 0."""
     x = np.uint64(key) + np.uint64(salt)
     x ^= x >> np.uint64(33)
@@ -351,11 +351,11 @@ def _assemble(  # type: ignore[no-untyped-def]
         b = request[n]
         at = 0
         if has_user_id:
-            features[n, at] = _mix(user[b], salts[0])
+            features[n, at] = mix(user[b], salts[0])
             values[n, at] = 1.0
             at += 1
         if has_item_id:
-            features[n, at] = _mix(item[n], salts[1])
+            features[n, at] = mix(item[n], salts[1])
             values[n, at] = 1.0
             at += 1
         if users:
@@ -380,6 +380,6 @@ def _assemble(  # type: ignore[no-untyped-def]
         for p in range(pairs.shape[0]):
             left, right = pairs[p, 0], pairs[p, 1]
             value = values[n, left] * values[n, right]
-            features[n, at] = _mix(features[n, left], features[n, right] * np.int64(3)) if value != 0.0 else 0
+            features[n, at] = mix(features[n, left], features[n, right] * np.int64(3)) if value != 0.0 else 0
             values[n, at] = value
             at += 1

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
+import numpy as np
+
 from learners.features import Featurizer, Side
+from streams.batch import Ids
 
 __all__ = ["EvidenceColumn", "FeatureColumn", "Schema", "schema_of"]
+
+_SIDES = ("user", "item", "context")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,44 @@ class Schema:
     context: tuple[FeatureColumn, ...]
     history: int
     evidence: tuple[EvidenceColumn, ...] = ()
+
+    def pairs(self, crosses: Sequence[str]) -> Ids:
+        """Return the pairs of feature columns that crosses stand for.
+
+        Parameters
+        ----------
+        crosses : sequence of str
+            Such as ``"user.id * item.genres"``. ``user``, ``item`` and ``context`` stand for all columns of the side but its
+            numbers, and may have none.
+
+        Returns
+        -------
+        (P, 2) int64
+            Each pair once, the lower column first; no column with itself.
+
+        Raises
+        ------
+        ValueError
+            When a cross has other than two parts, or there is no column of a name.
+        """
+        found = {pair for cross in crosses for pair in self._cross(cross)}
+        return np.array(sorted(found), np.int64).reshape(-1, 2)
+
+    def _cross(self, cross: str) -> list[tuple[int, int]]:
+        parts = [part.strip() for part in cross.split("*")]
+        names = sorted({column.name for column in self.features if column.type != "cross"})
+        unknown = [part for part in parts if part not in (*_SIDES, *names)]
+        if len(parts) != 2 or unknown:
+            remedy = f'write "one * other", each of them one of {", ".join((*_SIDES, *names))}'
+            raise ValueError(f"crosses: {cross!r} is no cross{f' (unknown: {unknown[0]!r})' if unknown else ''}; {remedy}")
+        left, right = map(self._columns, parts)
+        return [(min(pair), max(pair)) for pair in product(left, right) if pair[0] != pair[1]]
+
+    def _columns(self, part: str) -> list[int]:
+        """Columns of a name, or of a side, whose numbers are left out."""
+        if part in _SIDES:
+            return [at for at, column in enumerate(self.features) if column.side == part and column.type != "number"]
+        return [at for at, column in enumerate(self.features) if column.name == part]
 
 
 def schema_of(featurizer: Featurizer, history: int) -> Schema:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Options", "Scale", "Tunable", "tunable"]
+__all__ = ["CROSSES", "Options", "Scale", "Tunable", "tunable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,14 @@ class Options:
 
     Attributes
     ----------
-    values : tuple of str, int, float or bool
+    values : tuple of str, int, float, bool or tuple of str
     """
 
-    values: tuple[str | int | float | bool, ...]
+    values: tuple[str | int | float | bool | tuple[str, ...], ...]
+
+
+CROSSES = Options(((), ("user * item",)))
+"""Without and with crosses of the two sides, for a ranker's keyword `crosses`; see `learners.schema.Schema.pairs`."""
 
 
 Tunable = Mapping[str, Scale | Options]

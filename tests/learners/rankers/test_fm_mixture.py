@@ -8,7 +8,7 @@ import pytest
 from learners.contract.checks import outputs
 from learners.contract.worlds import cut, feedback_of, world
 from learners.rankers.fm import FactorizationMachine
-from learners.rankers.fm_mixture import FactorizationMachineMixture
+from learners.rankers.fm_mixture.ranker import FactorizationMachineMixture
 from memory.stateful import digest
 from streams.batch import Feedback
 

@@ -1,0 +1,1 @@
+"""Mixture of factorization machines and linear models that learn at different speeds."""
