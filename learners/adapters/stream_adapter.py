@@ -14,8 +14,9 @@ import numpy as np
 from pydantic import Field
 
 from learners.base import Adapter, Ranker, WeightDelta
-from learners.networks.sequence.absorbing import ContextMap, context_shape
-from learners.networks.sequence.model import SequenceModel
+from learners.networks.changes import Changes
+from learners.networks.sequence.absorbing import ContextMap, ContextStates, context_shape
+from learners.networks.sequence.model import Companion, Lesson, SequenceModel
 from learners.networks.sequence.scoring import targets
 from learners.networks.sequence.slab import ContextSlab
 from learners.networks.sequence.windows import Windows
@@ -32,8 +33,8 @@ _LENGTHS = np.array([32, 64, 128])
 _COMPARED = 256
 """Items, at most, with which a like is compared for the gate."""
 
-_JUDGED = 32
-"""Likes of a micro-batch, at most, that the gate looks at."""
+_WAITING = 32
+"""Likes, at most, that wait for the gate to look at them, all at once."""
 
 
 @register("stream_adapter")
@@ -50,8 +51,8 @@ class StreamAdapter(Adapter):
     model as it is. With `joint`, the model in its own steps learns with these changes, too, for three quarters of its
     sequences.
 
-    The gate: the cross-entropy of each like is computed with and without the change, before the map learns from it, against
-    256 items. A user gets the change only while the running mean with it is below the one without, for users with histories
+    The gate: the cross-entropy of likes is computed with and without the change, before the map learns from them, against
+    256 items, for 32 likes at most from one step to the next. A user gets the change only while the running mean with it is below the one without, for users with histories
     of that length: fewer than 32 likes, 64, 128, or more.
 
     What is published of it is not at hand: the equations, and the choice of what to change, are from the abstract, from a
@@ -121,6 +122,7 @@ class StreamAdapter(Adapter):
         chunks: Annotated[int, Field(ge=3)] = 16,
         learning_rate: Annotated[float, Field(gt=0)] = 0.003,
         joint: bool = True,
+        earlier: Annotated[int, Field(ge=2)] = 8,
         age: Annotated[int, Field(gt=0)] = 200,
         evidence: Annotated[int, Field(ge=0)] = 200,
         keep: Annotated[float, Field(gt=0, lt=1)] = 0.999,
@@ -139,8 +141,20 @@ class StreamAdapter(Adapter):
         self.gate = Arrays(gain=np.zeros(lengths), weight=np.zeros(lengths))
         self.clock = Arrays(likes=np.zeros(1, np.int64), steps=np.zeros(1, np.int64), private=["likes", "steps"])
         self._anew = 0
+        size, window = shape.layers * shape.rank * shape.width, 2 * model.settings.shape.chunk
+        self.waiting = Arrays(
+            user=np.zeros(_WAITING, np.int64),
+            target=np.zeros(_WAITING, np.int64),
+            item=np.zeros((_WAITING, window), np.int64),
+            time=np.zeros((_WAITING, window + 1)),
+            number=np.zeros(_WAITING, np.int64),
+            vectors=np.zeros((_WAITING, size), np.float32),
+            fresh=np.zeros(_WAITING, np.float32),
+            private=["user", "target", "item", "time", "number", "vectors", "fresh"],
+        )
+        self._joint = joint
         if joint and alpha:
-            model.companion = self.context.changes_for
+            model.companion = Companion(earlier, self._changes_for, self.context.learned)
 
     @property
     def _model(self) -> SequenceModel:
@@ -169,10 +183,11 @@ class StreamAdapter(Adapter):
         rows = np.flatnonzero(liked)
         if not rows.size:
             return
-        self._judge(feedback, rows[:_JUDGED])
+        self._await(feedback, rows)
         before = int(self.clock["likes"][0])
         self.clock["likes"][0] += rows.size
-        for _ in range((before + rows.size) // self._every - before // self._every):
+        for _ in range(0 if self._joint else (before + rows.size) // self._every - before // self._every):
+            self._judge()
             lesson = self._model.lesson(self._draws(int(self.clock["steps"][0])), self._chunks)
             self.clock["steps"][0] += 1
             if lesson is not None:
@@ -183,6 +198,8 @@ class StreamAdapter(Adapter):
     def forget(self, users: Ids) -> None:
         """Delete the states of these users. What the map learned from them is in the weights of all, and stays."""
         self.slab.forget(users)
+        self.waiting["user"][np.isin(self.waiting["user"], users)] = 0
+        self.waiting.mark()
 
     def metrics(self) -> Mapping[str, float]:
         """Return the nats that a like gains by the change, by length of history, whether the gate is open, and ``anew``."""
@@ -193,23 +210,44 @@ class StreamAdapter(Adapter):
         found |= {f"open_{name}": float(value) for name, value in zip(names, opened, strict=True)}
         return found | {"anew": float(self._anew)}
 
-    def _judge(self, feedback: Feedback, rows: Ids) -> None:
-        model = self._model
-        windows = model.windows(feedback)
-        at = feedback.request[rows]
-        states, fits = self.slab.of(feedback.user[at], windows.number[at])
-        target = model.items.find(feedback.item[rows])
-        judged = fits & (target >= 0)
-        if not judged.any():
+    def _changes_for(self, lesson: Lesson, rng: np.random.Generator) -> Changes:
+        """Return the changes of a lesson of the model, after a look at the likes before it."""
+        self._judge()
+        self.clock["steps"][0] += 1
+        self.clock.mark()
+        return self.context.changes_for(lesson, rng)
+
+    def _await(self, feedback: Feedback, rows: Ids) -> None:
+        """Keep the windows and states of likes, for the gate to judge."""
+        free = np.flatnonzero(self.waiting["user"] == 0)
+        if not free.size:
             return
+        windows, at = self._model.windows(feedback), feedback.request[rows]
+        states, fits = self.slab.of(feedback.user[at], windows.number[at])
+        kept = np.flatnonzero(fits)[: free.size]
+        free, at = free[: kept.size], at[kept]
+        values = {"user": feedback.user[at], "target": feedback.item[rows[kept]]}
+        values |= {"item": windows.item[at], "time": windows.time[at], "number": windows.number[at]}
+        values |= {"vectors": states.vectors[kept], "fresh": states.fresh[kept]}
+        for name, value in values.items():
+            self.waiting[name][free] = value
+        self.waiting.mark(free)
+
+    def _judge(self) -> None:
+        """Compare the change with none, by the likes that wait."""
+        model, kept = self._model, self.waiting
+        slots = model.items.find(kept["target"])
+        rows = np.flatnonzero((kept["user"] != 0) & (slots >= 0))
         items = np.flatnonzero(model.counts["likes"])
-        if items.size > _COMPARED:
-            items = np.sort(self._draws(int(self.clock["likes"][0]), 1).choice(items, _COMPARED, replace=False))
-        at = at[judged]
-        own = Windows(windows.item[at], windows.time[at], windows.number[at])
-        parts = type(states)(states.vectors[judged], states.fresh[judged])
-        without, with_changes = self.context.losses(own, parts, target[judged], items)
-        self._count(_length(own.number), (without - with_changes).astype(np.float64))
+        if rows.size and items.size:
+            if items.size > _COMPARED:
+                items = np.sort(self._draws(int(self.clock["likes"][0]), 1).choice(items, _COMPARED, replace=False))
+            windows = Windows(kept["item"][rows], kept["time"][rows], kept["number"][rows])
+            states = ContextStates(kept["vectors"][rows], kept["fresh"][rows])
+            without, with_changes = self.context.losses(windows, states, slots[rows], items)
+            self._count(_length(windows.number), (without - with_changes).astype(np.float64))
+        kept["user"][:] = 0
+        kept.mark()
 
     def _count(self, length: Ids, gain: Floats) -> None:
         for n in np.unique(length):
