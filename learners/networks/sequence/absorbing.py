@@ -24,7 +24,7 @@ from memory.stateful import Stateful
 __all__ = ["ContextMap", "ContextStates", "context_shape", "states_before"]
 
 _WITH_CHANGES = 0.75
-"""Share of the sequences that a model learns with changes. With all of them it would be poor without: for new users."""
+"""Share of the steps in which a model learns with changes. With all of them it would be poor without: for new users."""
 
 
 class ContextStates(NamedTuple):
@@ -128,10 +128,8 @@ class ContextMap(Stateful):
             self.network.step(cross_entropy(lesson, self._model.states_of(lesson, changes)))
 
     def changes_for(self, lesson: Lesson, rng: np.random.Generator) -> Changes:
-        """Return changes for a lesson of the model, with gradients by the map. A quarter of the sequences get none."""
-        sequences, chunks = lesson.target.shape[:2]
-        on = torch.from_numpy(rng.random(sequences) < _WITH_CHANGES).repeat_interleave(chunks)[:, None, None]
-        return Changes(low_rank={name: (u * on, v) for name, (u, v) in self._changes(lesson).low_rank.items()})
+        """Return changes for a lesson of the model, with gradients by the map; in a quarter of the steps none."""
+        return self._changes(lesson) if rng.random() < _WITH_CHANGES else Changes()
 
     def learned(self) -> None:
         """Make a step by the gradients of the model's step."""
