@@ -14,13 +14,16 @@ import numpy as np
 from pydantic import Field
 
 from learners.base import Adapter, Ranker, WeightDelta
+from learners.lookups import Catalogues, UserHistory
 from learners.networks.changes import Changes
 from learners.networks.sequence.absorbing import ContextMap, ContextStates, context_shape
 from learners.networks.sequence.model import Companion, Lesson, SequenceModel
 from learners.networks.sequence.scoring import targets
-from learners.networks.sequence.slab import ContextSlab
+from learners.networks.sequence.segments import Segments
+from learners.networks.sequence.slab import ContextSlab, chunks_before
 from learners.networks.sequence.windows import Windows
 from learners.registry import register
+from learners.schema import Schema
 from learners.tunable import Scale, Tunable
 from memory.arrays import Arrays
 from streams.batch import Batch, Bools, Feedback, Floats, Ids
@@ -29,6 +32,12 @@ __all__ = ["StreamAdapter"]
 
 _LENGTHS = np.array([32, 64, 128])
 """The gate's running losses are kept for users with fewer than 32 likes, fewer than 64, fewer than 128, and more."""
+
+_SEGMENT = _LENGTHS.size + 1
+"""Number of the gate's running loss for users with the state of their segment."""
+
+_SEGMENTS = 256
+"""Segments, at most."""
 
 _COMPARED = 256
 """Items, at most, with which a like is compared for the gate."""
@@ -47,9 +56,9 @@ class StreamAdapter(Adapter):
     layer, of rank `rank`: ``alpha / rank * (state P)' U'``. U begins at 0, so the ranker begins unchanged. The window and the
     state together are the whole history, and nothing is in both. A request costs the same however long the history is.
 
-    Every `every` likes the map makes one step of Adam on sequences of `chunks` chunks that the retriever stores, with the
-    model as it is. With `joint`, the model in its own steps learns with these changes, too, for three quarters of its
-    sequences.
+    With `joint`, the model learns with these changes in three quarters of its own steps, and the map makes a step of Adam by
+    the same loss. Before the chunks of such a step, `earlier` chunks of each sequence are absorbed. Without, the map makes a
+    step every `every` likes, on sequences of `chunks` chunks, with a model that does not know of it.
 
     The gate: the cross-entropy of likes is computed with and without the change, before the map learns from them, against
     256 items, for 32 likes at most from one step to the next. A user gets the change only while the running mean with it is below the one without, for users with histories
@@ -79,6 +88,12 @@ class StreamAdapter(Adapter):
         Of Adam.
     joint : bool
         See above.
+    earlier : int
+        Chunks of a sequence that are absorbed before those of a joint step.
+    segment : str
+        Users without a state of their own, who have fewer than 2 * `chunk` + 1 likes, begin with the mean state of their segment:
+        of users with the same value of an attribute (``user.<attribute>``), of all (``all``), or with no change (``none``).
+        At most 256 segments.
     age : int
         Steps after which a state is computed anew from the stored likes.
     evidence : int
@@ -102,6 +117,7 @@ class StreamAdapter(Adapter):
         "learning_rate": 0.02,
         "evidence": 0,
         "joint": False,
+        "segment": "all",
     }
     tunable: ClassVar[Tunable] = {
         "rank": Scale(2, 32, log=True),
@@ -123,7 +139,8 @@ class StreamAdapter(Adapter):
         learning_rate: Annotated[float, Field(gt=0)] = 0.003,
         joint: bool = True,
         earlier: Annotated[int, Field(ge=2)] = 8,
-        age: Annotated[int, Field(gt=0)] = 200,
+        segment: Annotated[str, Field(pattern=r"^(all|none|user\..+)$")] = "none",
+        age: Annotated[int, Field(gt=0)] = 800,
         evidence: Annotated[int, Field(ge=0)] = 200,
         keep: Annotated[float, Field(gt=0, lt=1)] = 0.999,
         seed: Annotated[int, Field(ge=0)] = 0,
@@ -137,11 +154,12 @@ class StreamAdapter(Adapter):
         shape = context_shape(model, rank, alpha, tau, confidence=confidence)
         self.context = ContextMap(model, shape, learning_rate, seed)
         self.slab = ContextSlab(model, self.context, users, age)
-        lengths = _LENGTHS.size + 1
+        lengths = _SEGMENT + 1
         self.gate = Arrays(gain=np.zeros(lengths), weight=np.zeros(lengths))
         self.clock = Arrays(likes=np.zeros(1, np.int64), steps=np.zeros(1, np.int64), private=["likes", "steps"])
         self._anew = 0
         size, window = shape.layers * shape.rank * shape.width, 2 * model.settings.shape.chunk
+        self.segments = Segments(segment, _SEGMENTS, size)
         self.waiting = Arrays(
             user=np.zeros(_WAITING, np.int64),
             target=np.zeros(_WAITING, np.int64),
@@ -167,13 +185,16 @@ class StreamAdapter(Adapter):
         """The matrices on the output side of the feed-forward layers."""
         return targets(self._model)
 
+    def bind(self, schema: Schema, catalogues: Catalogues, history: UserHistory) -> None:
+        """Find the attribute that tells the segments apart; raises ValueError if there is none of that name."""
+        self.segments.bind(schema, catalogues)
+
     def adapt(self, batch: Batch) -> WeightDelta:
         """Return the users' changes; none if no user of the batch has a state for which the gate is open."""
         if not self._alpha or not batch.user.size:
             return {}
-        number = self._model.windows(batch).number
-        states, used = self.slab.of(batch.user, number)
-        used &= self._open()[_length(number)]
+        states, used, length = self._of(batch.user, self._model.windows(batch).number)
+        used &= self._open()[length]
         return self.context.delta(states, used) if used.any() else {}
 
     def learn(self, feedback: Feedback) -> None:
@@ -193,7 +214,9 @@ class StreamAdapter(Adapter):
             if lesson is not None:
                 self.context.learn(lesson)
         self.clock.mark()
-        self._anew += self.slab.absorb(np.unique(user[rows]), int(self.clock["steps"][0]))
+        changed, anew = self.slab.absorb(np.unique(user[rows]), int(self.clock["steps"][0]))
+        self.segments.learn(changed, self.slab.now(changed))
+        self._anew += anew
 
     def forget(self, users: Ids) -> None:
         """Delete the states of these users. What the map learned from them is in the weights of all, and stays."""
@@ -203,7 +226,7 @@ class StreamAdapter(Adapter):
 
     def metrics(self) -> Mapping[str, float]:
         """Return the nats that a like gains by the change, by length of history, whether the gate is open, and ``anew``."""
-        names = [f"below_{length}" for length in _LENGTHS] + [f"from_{_LENGTHS[-1]}"]
+        names = [f"below_{length}" for length in _LENGTHS] + [f"from_{_LENGTHS[-1]}", "segment"]
         gain = self.gate["gain"] / np.maximum(self.gate["weight"], 1e-9)
         opened = self._open()
         found = {f"gain_{name}": float(value) for name, value in zip(names, gain, strict=True)}
@@ -223,7 +246,7 @@ class StreamAdapter(Adapter):
         if not free.size:
             return
         windows, at = self._model.windows(feedback), feedback.request[rows]
-        states, fits = self.slab.of(feedback.user[at], windows.number[at])
+        states, fits, _ = self._of(feedback.user[at], windows.number[at])
         kept = np.flatnonzero(fits)[: free.size]
         free, at = free[: kept.size], at[kept]
         values = {"user": feedback.user[at], "target": feedback.item[rows[kept]]}
@@ -245,7 +268,7 @@ class StreamAdapter(Adapter):
             windows = Windows(kept["item"][rows], kept["time"][rows], kept["number"][rows])
             states = ContextStates(kept["vectors"][rows], kept["fresh"][rows])
             without, with_changes = self.context.losses(windows, states, slots[rows], items)
-            self._count(_length(windows.number), (without - with_changes).astype(np.float64))
+            self._count(self._length(windows.number), (without - with_changes).astype(np.float64))
         kept["user"][:] = 0
         kept.mark()
 
@@ -266,7 +289,18 @@ class StreamAdapter(Adapter):
     def _draws(self, number: int, purpose: int = 0) -> np.random.Generator:
         return np.random.default_rng([self._seed, purpose, number])
 
+    def _of(self, user: Ids, number: Ids) -> tuple[ContextStates, Bools, Ids]:
+        """Return the states of users (n,) with so many likes, or of their segments, which there are, and the gate's numbers."""
+        states, found = self.slab.of(user, number)
+        length = self._length(number)
+        young = length == _SEGMENT
+        if not young.any():
+            return states, found, length
+        shared, known = self.segments.of(user)
+        vectors = np.where(young[:, None], shared.vectors, states.vectors)
+        return ContextStates(vectors, np.where(young, shared.fresh, states.fresh)), np.where(young, known, found), length
 
-def _length(number: Ids) -> Ids:
-    """Number of the length of history, (n,)."""
-    return np.searchsorted(_LENGTHS, number, side="right")
+    def _length(self, number: Ids) -> Ids:
+        """Number of the gate's running loss for users with so many likes, (n,)."""
+        young = chunks_before(number, self._model.settings.shape.chunk) == 0
+        return np.where(young, _SEGMENT, np.searchsorted(_LENGTHS, number, side="right"))
