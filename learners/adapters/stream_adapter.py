@@ -56,13 +56,13 @@ class StreamAdapter(Adapter):
     layer, of rank `rank`: ``alpha / rank * (state P)' U'``. U begins at 0, so the ranker begins unchanged. The window and the
     state together are the whole history, and nothing is in both. A request costs the same however long the history is.
 
-    With `joint`, the model learns with these changes in three quarters of its own steps, and the map makes a step of Adam by
-    the same loss. Before the chunks of such a step, `earlier` chunks of each sequence are absorbed. Without, the map makes a
-    step every `every` likes, on sequences of `chunks` chunks, with a model that does not know of it.
+    With `joint`, the model learns with these changes, too, for three quarters of the sequences of its own steps, and the map
+    makes a step of Adam by the same loss. Before the chunks of such a step, `earlier` chunks of each sequence are absorbed.
+    Without, the map makes a step every `every` likes, on sequences of `chunks` chunks, with a model that does not know of it.
 
     The gate: the cross-entropy of likes is computed with and without the change, before the map learns from them, against
-    256 items, for 32 likes at most from one step to the next. A user gets the change only while the running mean with it is below the one without, for users with histories
-    of that length: fewer than 32 likes, 64, 128, or more.
+    256 items, for 32 likes at most from one step to the next. A user gets the change only while the running mean with it is
+    below the one without, for users with histories of that length: fewer than 32 likes, 64, 128, or more.
 
     What is published of it is not at hand: the equations, and the choice of what to change, are from the abstract, from a
     review, and from related code; see ``docs/learners/stream_adapter.md``.
@@ -91,9 +91,9 @@ class StreamAdapter(Adapter):
     earlier : int
         Chunks of a sequence that are absorbed before those of a joint step.
     segment : str
-        Users without a state of their own, who have fewer than 2 * `chunk` + 1 likes, begin with the mean state of their segment:
-        of users with the same value of an attribute (``user.<attribute>``), of all (``all``), or with no change (``none``).
-        At most 256 segments.
+        Users without a state of their own, who have fewer than 2 * `chunk` + 1 likes, begin with the mean state of their
+        segment: of users with the same value of an attribute (``user.<attribute>``), of all (``all``), or with no change
+        (``none``). At most 256 segments.
     age : int
         Steps after which a state is computed anew from the stored likes.
     evidence : int
@@ -249,11 +249,10 @@ class StreamAdapter(Adapter):
         states, fits, _ = self._of(feedback.user[at], windows.number[at])
         kept = np.flatnonzero(fits)[: free.size]
         free, at = free[: kept.size], at[kept]
-        values = {"user": feedback.user[at], "target": feedback.item[rows[kept]]}
-        values |= {"item": windows.item[at], "time": windows.time[at], "number": windows.number[at]}
-        values |= {"vectors": states.vectors[kept], "fresh": states.fresh[kept]}
-        for name, value in values.items():
-            self.waiting[name][free] = value
+        into = self.waiting
+        into["user"][free], into["target"][free] = feedback.user[at], feedback.item[rows[kept]]
+        into["item"][free], into["time"][free], into["number"][free] = windows.item[at], windows.time[at], windows.number[at]
+        into["vectors"][free], into["fresh"][free] = states.vectors[kept], states.fresh[kept]
         self.waiting.mark(free)
 
     def _judge(self) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import Module
 from torch.optim import Adam
 
@@ -24,7 +25,7 @@ from memory.stateful import Stateful
 __all__ = ["ContextMap", "ContextStates", "context_shape", "states_before"]
 
 _WITH_CHANGES = 0.75
-"""Share of the steps in which a model learns with changes. With all of them it would be poor without: for new users."""
+"""Share of the sequences that a model learns with changes. With all of them it would be poor without: for new users."""
 
 
 class ContextStates(NamedTuple):
@@ -128,8 +129,17 @@ class ContextMap(Stateful):
             self.network.step(cross_entropy(lesson, self._model.states_of(lesson, changes)))
 
     def changes_for(self, lesson: Lesson, rng: np.random.Generator) -> Changes:
-        """Return changes for a lesson of the model, with gradients by the map; in a quarter of the steps none."""
-        return self._changes(lesson) if rng.random() < _WITH_CHANGES else Changes()
+        """Return changes for a lesson of the model, with gradients by the map. A quarter of the sequences get none."""
+        sequences, chunks = lesson.target.shape[:2]
+        on = np.flatnonzero(rng.random(sequences) < _WITH_CHANGES)
+        if not on.size:
+            return Changes()
+        part = lesson._replace(slots=lesson.slots[on], time=lesson.time[on], target=lesson.target[torch.from_numpy(on)])
+        windows = torch.from_numpy((on[:, None] * chunks + np.arange(chunks)).flatten())
+        low_rank = {}
+        for name, (u, v) in self._changes(part).low_rank.items():
+            low_rank[name] = u.new_zeros(sequences * chunks, *u.shape[1:]).index_copy(0, windows, u), v
+        return Changes(low_rank=low_rank)
 
     def learned(self) -> None:
         """Make a step by the gradients of the model's step."""
@@ -190,11 +200,17 @@ def _written(context: Context, read: Sequence[Chunk], whole: Tensor, part: slice
     on = whole[:, part]
     if not on.shape[1]:
         return iter(())
-    chosen = [Chunk(*(x.unflatten(0, whole.shape)[:, part].flatten(0, 1) for x in chunk)) for chunk in read]
+    chosen = [Chunk(*(_by(whole, x)[:, part].flatten(0, 1) for x in chunk)) for chunk in read]
     gate, value = context.gated(context.summaries(chosen))
     on = on.flatten()[:, None, None, None]
     gate, value = torch.where(on, gate, 1.0), torch.where(on, value, 0.0)
-    return zip(*(x.unflatten(0, whole[:, part].shape).unbind(1) for x in (gate, value)), strict=True)
+    gates, values = (_by(whole[:, part], x).unbind(1) for x in (gate, value))
+    return zip(gates, values, strict=True)
+
+
+def _by(sequences: Tensor, x: Tensor) -> Tensor:
+    """Split the first axis of x by the first two axes of another tensor."""
+    return x.reshape(*sequences.shape, *x.shape[1:])
 
 
 @contextmanager

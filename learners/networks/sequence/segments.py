@@ -48,7 +48,9 @@ class Segments(Stateful):
         names = [column.name for column in schema.users]
         shared = [column.name for column in schema.users if column.type != "number"]
         if self._by not in shared:
-            raise ValueError(f'segment: "{self._by}", and the attributes of users to share are {shared}; give one, "all" or "none"')
+            raise ValueError(
+                f'segment: "{self._by}", and the attributes of users to share are {shared}; give one, "all" or "none"'
+            )
         self._column, self._users = names.index(self._by), [catalogues]
 
     def of(self, user: Ids) -> tuple[ContextStates, Bools]:

@@ -47,7 +47,9 @@ def likes(users, events, seed):
 def made(segment, users, **keywords):
     size = {"items": 32, "users": 256, "length": 40, "width": 16, "chunk": 2, "chunks": 4, "every": 8, "dropout": 0.0}
     retriever = NextItem(**size, learning_rate=0.01, warm_up=10)
-    adapter = StreamAdapter(Sequential(retriever), **{"users": 256, "rank": 4, "segment": segment, "learning_rate": 0.01} | keywords)
+    adapter = StreamAdapter(
+        Sequential(retriever), **{"users": 256, "rank": 4, "segment": segment, "learning_rate": 0.01} | keywords
+    )
     adapter.bind(SCHEMA, *known(users))
     return retriever, adapter
 

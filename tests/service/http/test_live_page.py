@@ -163,8 +163,8 @@ def test_each_learner_says_its_own_numbers(page: Page) -> None:
     told, rows = page.evaluate("samples[samples.length - 1].metrics"), page.evaluate(read)
     assert [name for name, _ in rows] == [name for name, numbers in told.items() if numbers]
     assert ["fm", "capped 0"] in rows
-    page.evaluate("drawTold({gated: {open: 1, kept: null, steps: 12345.6, gain: 0.00321}, mute: {}})")
-    assert page.evaluate(read) == [["gated", "open 1, kept –, steps 12,346, gain 0.0032"]]
+    page.evaluate("drawTold({gated: {open: 1, kept: 0, steps: 12345.6, gain: 0.00321}, mute: {}})")
+    assert page.evaluate(read) == [["gated", "open 1, kept 0, steps 12,346, gain 0.0032"]]
     page.evaluate("drawTold({mute: {}})")
     assert not page.locator("#told").is_visible()
 
