@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -16,7 +16,6 @@ from learners.base import LowRank, WeightDelta
 from learners.networks.changes import Changes
 from learners.networks.sequence.context import Context, ContextShape, State
 from learners.networks.sequence.model import BETAS, Lesson, SequenceModel, cross_entropy
-from learners.networks.sequence.transformer import Chunk
 from learners.networks.sequence.windows import Windows
 from memory.arrays import Bools, Floats, Ids
 from memory.parameters import Parameters
@@ -166,8 +165,7 @@ def states_before(model: SequenceModel, context: Context, events: Tensor, known:
     Parameters
     ----------
     model : SequenceModel
-        It reads the chunks without dropout. Gradients go through what it reads only if the events have gradients, and through
-        as many chunks as there are windows.
+        It reads the chunks without dropout. Gradients go through what it reads only if the events have gradients.
     context : Context
     events : (n, K C, D)
         Vectors of the events of K chunks.
@@ -182,35 +180,17 @@ def states_before(model: SequenceModel, context: Context, events: Tensor, known:
     with torch.set_grad_enabled(events.requires_grad):
         read = network.eval().chunks(events, known)
     network.train(training)
-    whole = known[:, chunk:].all(1).reshape(sequences, -1)
-    old = max(whole.shape[1] - windows, 0)
+    gate, value = context.gated(context.summaries(read))
+    whole = known[:, chunk:].all(1)[:, None, None, None]
+    gate, value = torch.where(whole, gate, 1.0), torch.where(whole, value, 0.0)
+    gates, values = (part.reshape(sequences, -1, *part.shape[1:]).unbind(1) for part in (gate, value))
     state = context.initial(sequences)
     states = [state, state]
-    for part in (slice(old), slice(old, None)):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and part.start is not None):
-            for gate, value in _written(context, read, whole, part):
-                state = context.absorb(state, gate, value)
-                states.append(state)
+    for written in zip(gates, values, strict=True):
+        state = context.absorb(state, *written)
+        states.append(state)
     stacked = [torch.stack(part, 1).flatten(0, 1) for part in zip(*states[-windows:], strict=True)]
     return State(*stacked)
-
-
-def _written(context: Context, read: Sequence[Chunk], whole: Tensor, part: slice) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return gates and values of some of the chunks of n sequences, one by one; those that are not whole write nothing."""
-    on = whole[:, part]
-    if not on.shape[1]:
-        return iter(())
-    chosen = [Chunk(*(_by(whole, x)[:, part].flatten(0, 1) for x in chunk)) for chunk in read]
-    gate, value = context.gated(context.summaries(chosen))
-    on = on.flatten()[:, None, None, None]
-    gate, value = torch.where(on, gate, 1.0), torch.where(on, value, 0.0)
-    gates, values = (_by(whole[:, part], x).unbind(1) for x in (gate, value))
-    return zip(gates, values, strict=True)
-
-
-def _by(sequences: Tensor, x: Tensor) -> Tensor:
-    """Split the first axis of x by the first two axes of another tensor."""
-    return x.reshape(*sequences.shape, *x.shape[1:])
 
 
 @contextmanager
