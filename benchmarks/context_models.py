@@ -13,10 +13,10 @@ from torch.nn import functional
 from torch.optim import Adam
 
 from learners.networks.changes import Changes
-from learners.networks.sequence.absorbing import ContextMap, context_shape, states_of_lesson
+from learners.networks.sequence.absorbing import ContextMap, context_shape, states_before
 from learners.networks.sequence.candidates import SoftmaxItems
-from learners.networks.sequence.context import Context, State
-from learners.networks.sequence.model import BETAS, Lesson, SequenceModel, SequenceSettings, cross_entropy
+from learners.networks.sequence.context import Context
+from learners.networks.sequence.model import BETAS, Companion, Lesson, SequenceModel, SequenceSettings, cross_entropy
 from learners.networks.sequence.transformer import SequenceShape, Transformer
 
 __all__ = ["MODELS", "Model", "Size"]
@@ -101,6 +101,11 @@ class _Window:
             events=lesson.events[:, first:], known=lesson.known[:, first:], target=lesson.target[:, -judged:]
         )
 
+    def windows(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
+        """Return the windows of the judged chunks, and whether their events are known."""
+        judged = self.judged(lesson)
+        return self.model.windows_of(judged.events, judged.known)
+
     def states(self, lesson: Lesson) -> Tensor:
         """Return the states (n, judged, C, D) after the events of the judged chunks."""
         return self.model.states_of(self.judged(lesson), Changes())
@@ -123,7 +128,7 @@ class _Adapted(_Window):
         super().__init__(size, seed)
         shape = context_shape(self.model, size.rank, float(size.rank), 1.0, confidence=True)
         self.context = ContextMap(self.model, shape, MEMORY_RATE, seed)
-        self.model.companion = self.context.changes_for
+        self.model.companion = Companion(0, self.context.changes_for, self.context.learned)
 
     def step(self, events: Events, share: float) -> None:
         self.model.step(self.lesson(events), self.rng, RATE * share)
@@ -133,7 +138,7 @@ class _Adapted(_Window):
 
     def states(self, lesson: Lesson) -> Tensor:
         module = self.context.network.module
-        changes = module.changes(states_of_lesson(self.model, module, lesson))
+        changes = module.changes(states_before(self.model, module, lesson.events, lesson.known, lesson.target.shape[1]))
         return self.model.states_of(lesson, changes)[:, -self.size.judged :]
 
 
@@ -184,7 +189,7 @@ class _Mean(_Joint):
         chunks = lesson.events.reshape(len(lesson.events), -1, size.chunk, size.width)[:, 1:-2].sum(2).cumsum(1)
         means = chunks / (size.chunk * torch.arange(1, chunks.shape[1] + 1)[:, None])
         added, after = self.memory(means[:, -size.judged :]).flatten(0, 1)[:, None].chunk(2, -1)
-        events, known = self.model.windows_of(self.judged(lesson))
+        events, known = self.windows(lesson)
         states: Tensor = self.transformer(events + added, known, Changes()) + after
         return states[:, size.chunk :].reshape(-1, size.judged, size.chunk, size.width)
 
@@ -205,10 +210,9 @@ class _Prefix(_Joint):
 
     def states(self, lesson: Lesson) -> Tensor:
         size = self.size
-        state = states_of_lesson(self.model, self.context, lesson)
-        vectors = _last(state.vectors, lesson, size.judged)
+        vectors = states_before(self.model, self.context, lesson.events, lesson.known, size.judged).vectors
         vectors = functional.rms_norm(vectors, (size.width,), eps=1e-6)
-        events, known = self.model.windows_of(self.judged(lesson))
+        events, known = self.windows(lesson)
         states = self._forward(events, known, vectors)
         return states[:, size.chunk :].reshape(-1, size.judged, size.chunk, size.width)
 
@@ -239,13 +243,8 @@ class _AdaptedAtOnce(_Joint):
 
     def states(self, lesson: Lesson) -> Tensor:
         judged = self.size.judged
-        state = State(*(_last(part, lesson, judged) for part in states_of_lesson(self.model, self.context, lesson)))
+        state = states_before(self.model, self.context, lesson.events, lesson.known, judged)
         return self.model.states_of(self.judged(lesson), self.context.changes(state))
-
-
-def _last(part: Tensor, lesson: Lesson, judged: int) -> Tensor:
-    """Return what (n * M, ...) holds for the judged chunks, (n * judged, ...)."""
-    return part.reshape(*lesson.target.shape[:2], *part.shape[1:])[:, -judged:].flatten(0, 1)
 
 
 MODELS: Mapping[str, Callable[[Size, int], Model]] = {

@@ -46,5 +46,7 @@ def linear(name: str, layer: torch.nn.Module, x: Tensor, changes: Changes) -> Te
         if x.ndim == 2:
             y = y + torch.einsum("nmr,nr->nm", u, torch.einsum("npr,np->nr", v, x))
         else:
-            y = y + (x @ v) @ u.transpose(1, 2)
+            # A factor that all rows share is not repeated for each.
+            inner = x @ (v[0] if len(v) == 1 else v)
+            y = y + inner @ (u[0].T if len(u) == 1 else u.transpose(1, 2))
     return y

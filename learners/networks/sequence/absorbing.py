@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import Module
 from torch.optim import Adam
 
@@ -20,13 +21,10 @@ from memory.arrays import Bools, Floats, Ids
 from memory.parameters import Parameters
 from memory.stateful import Stateful
 
-__all__ = ["ContextMap", "ContextStates", "context_shape", "states_of_lesson"]
+__all__ = ["ContextMap", "ContextStates", "context_shape", "states_before"]
 
 _WITH_CHANGES = 0.75
 """Share of the sequences that a model learns with changes. With all of them it would be poor without: for new users."""
-
-_LONGEST_GRADIENT = 16
-"""Chunks through which the gradient of a state goes back."""
 
 
 class ContextStates(NamedTuple):
@@ -50,7 +48,9 @@ def context_shape(model: SequenceModel, rank: int, alpha: float, tau: float, *, 
 
 
 class ContextMap(Stateful):
-    """A `Context` that learns beside a model, whose parameters it leaves as they are.
+    """A `Context` that learns beside a model or, as its companion, in the model's steps.
+
+    The chunks are always read by the model as it is: no gradient of its parameters goes through a state.
 
     Parameters
     ----------
@@ -79,7 +79,11 @@ class ContextMap(Stateful):
         with torch.no_grad():
             changes = self.network.module.changes(self._tensors(states))
             on = torch.from_numpy(used)[:, None, None]
-            return {name: LowRank((u * on).numpy(), v.contiguous().numpy()) for name, (u, v) in changes.low_rank.items()}
+            whole = used.size, -1, -1
+            return {
+                name: LowRank((u * on).numpy(), v.expand(whole).contiguous().numpy())
+                for name, (u, v) in changes.low_rank.items()
+            }
 
     def absorb(self, chunks: Windows, states: ContextStates) -> ContextStates:
         """Return the states of n users after one more whole chunk each: the second half of (n, 2 C) events."""
@@ -106,30 +110,46 @@ class ContextMap(Stateful):
         model = self._model
         with torch.no_grad():
             rows, own = model.rows(items), model.rows(target)
-            same = torch.from_numpy(items == target[:, None])
-            both = []
-            for changes in (Changes(), self.network.module.changes(self._tensors(states))):
-                state = model.states(windows, changes)
-                logits = torch.addmm(rows[:, -1], state, rows[:, :-1].T).masked_fill(same, -torch.inf)
-                logit = (state * own[:, :-1]).sum(1) + own[:, -1]
-                both.append((torch.logaddexp(logits.logsumexp(1), logit) - logit).numpy())
-        return both[0], both[1]
+            changes = self.network.module.changes(self._tensors(states))
+            # In one pass, the first half without.
+            twice = Windows(*(np.concatenate([part, part]) for part in windows))
+            low_rank = {name: (torch.cat([torch.zeros_like(u), u]), v) for name, (u, v) in changes.low_rank.items()}
+            state = model.states(twice, Changes(low_rank=low_rank))
+            same = torch.from_numpy(items == target[:, None]).repeat(2, 1)
+            logits = torch.addmm(rows[:, -1], state, rows[:, :-1].T).masked_fill(same, -torch.inf)
+            logit = (state * own[:, :-1].repeat(2, 1)).sum(1) + own[:, -1].repeat(2)
+            without, with_changes = (torch.logaddexp(logits.logsumexp(1), logit) - logit).numpy().reshape(2, -1)
+        return without, with_changes
 
     def learn(self, lesson: Lesson) -> None:
         """Make one step on a lesson, with the model as it is."""
         with _fixed(self._model.network.module):
-            states = states_of_lesson(self._model, self.network.module, lesson)
-            changes = self.network.module.changes(states)
+            changes = self._changes(lesson)
             self.network.step(cross_entropy(lesson, self._model.states_of(lesson, changes)))
 
     def changes_for(self, lesson: Lesson, rng: np.random.Generator) -> Changes:
-        """Return changes for a lesson of the model, with gradients by the model. A quarter of the sequences get none."""
-        with _fixed(self.network.module):
-            states = states_of_lesson(self._model, self.network.module, lesson)
-            changes = self.network.module.changes(states)
+        """Return changes for a lesson of the model, with gradients by the map. A quarter of the sequences get none."""
         sequences, chunks = lesson.target.shape[:2]
-        on = torch.from_numpy(rng.random(sequences) < _WITH_CHANGES).repeat_interleave(chunks)[:, None, None]
-        return Changes(low_rank={name: (u * on, v) for name, (u, v) in changes.low_rank.items()})
+        on = np.flatnonzero(rng.random(sequences) < _WITH_CHANGES)
+        if not on.size:
+            return Changes()
+        part = lesson._replace(slots=lesson.slots[on], time=lesson.time[on], target=lesson.target[torch.from_numpy(on)])
+        windows = torch.from_numpy((on[:, None] * chunks + np.arange(chunks)).flatten())
+        low_rank = {}
+        for name, (u, v) in self._changes(part).low_rank.items():
+            low_rank[name] = u.new_zeros(sequences * chunks, *u.shape[1:]).index_copy(0, windows, u), v
+        return Changes(low_rank=low_rank)
+
+    def learned(self) -> None:
+        """Make a step by the gradients of the model's step."""
+        parameters = self.network.module.named_parameters()
+        self.network.apply({name: value.grad for name, value in parameters if value.grad is not None})
+
+    def _changes(self, lesson: Lesson) -> Changes:
+        model, module = self._model, self.network.module
+        with torch.no_grad():
+            events, known = model.events(model.rows(lesson.slots), lesson.slots, lesson.time)
+        return module.changes(states_before(model, module, events, known, lesson.target.shape[1]))
 
     def _tensors(self, states: ContextStates) -> State:
         shape = self.shape
@@ -137,22 +157,39 @@ class ContextMap(Stateful):
         return State(vectors, torch.from_numpy(states.fresh))
 
 
-def states_of_lesson(model: SequenceModel, context: Context, lesson: Lesson) -> State:
-    """Return the state for each of n * M windows: of the chunks before the window's, from the first chunk of the lesson on."""
-    sequences, chunks = lesson.target.shape[:2]
-    events, known = model.windows_of(lesson)
-    gate, value = context.gated(context.summaries(model.network.module.chunks(events, known)))
-    whole = known[:, model.settings.shape.chunk :].all(1)[:, None, None, None]
+def states_before(model: SequenceModel, context: Context, events: Tensor, known: Tensor, windows: int) -> State:
+    """Return the state before each of the last windows of n sequences, of n * windows: of the chunks before each.
+
+    The first chunk is not in a state: the one before it, which it would have seen, is missing.
+
+    Parameters
+    ----------
+    model : SequenceModel
+        It reads the chunks without dropout. Gradients go through what it reads only if the events have gradients.
+    context : Context
+    events : (n, K C, D)
+        Vectors of the events of K chunks.
+    known : (n, K C) bool
+        Whether there is an event.
+    windows : int
+        At most K - 1.
+    """
+    chunk, sequences = model.settings.shape.chunk, len(events)
+    events, known = model.windows_of(events[:, : -2 * chunk], known[:, : -2 * chunk])
+    network, training = model.network.module, model.network.module.training
+    with torch.set_grad_enabled(events.requires_grad):
+        read = network.eval().chunks(events, known)
+    network.train(training)
+    gate, value = context.gated(context.summaries(read))
+    whole = known[:, chunk:].all(1)[:, None, None, None]
     gate, value = torch.where(whole, gate, 1.0), torch.where(whole, value, 0.0)
-    gate, value = (part.reshape(sequences, chunks, *part.shape[1:]) for part in (gate, value))
+    gates, values = (part.reshape(sequences, -1, *part.shape[1:]).unbind(1) for part in (gate, value))
     state = context.initial(sequences)
     states = [state, state]
-    for n in range(chunks - 2):
-        if n and n % _LONGEST_GRADIENT == 0:
-            state = State(state.vectors.detach(), state.fresh.detach())
-        state = context.absorb(state, gate[:, n], value[:, n])
+    for written in zip(gates, values, strict=True):
+        state = context.absorb(state, *written)
         states.append(state)
-    stacked = [torch.stack(part, 1).flatten(0, 1) for part in zip(*states[:chunks], strict=True)]
+    stacked = [torch.stack(part, 1).flatten(0, 1) for part in zip(*states[-windows:], strict=True)]
     return State(*stacked)
 
 

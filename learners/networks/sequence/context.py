@@ -85,10 +85,12 @@ class Absorption(torch.nn.Module):
     def forward(self, vectors: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         """Return u (n, outputs, r) and v (n, inputs, r) of the change u v' from normalised vectors (n, r, D).
 
+        The one that users share has an n of 1.
+
         Of outputs: the change is ``factor * (vectors P)' U'``. Of inputs: ``factor * U (vectors P)``. factor : (n, 1, 1).
         """
         own = ((vectors @ self.projection) * factor).transpose(1, 2)
-        shared = self.shared.expand(len(vectors), -1, -1)
+        shared = self.shared[None]
         return (own, shared) if self.of_outputs else (shared, own)
 
 

@@ -81,6 +81,10 @@ class Lesson(NamedTuple):
         See `SoftmaxItems`.
     used : (u,) int64
         Rows of the table of items that the step changes, ascending.
+    slots : (n, (E + M + 1) C) int64
+        Slots of the items of the events, and of E chunks before them; -1: none.
+    time : (n, (E + M + 1) C + 1) float64
+        Unix seconds of these events and of the next one; 0: unknown.
     """
 
     events: Tensor
@@ -89,10 +93,26 @@ class Lesson(NamedTuple):
     items: Tensor
     correction: Tensor
     used: Ids
+    slots: Ids
+    time: Times
 
 
-Companion = Callable[[Lesson, np.random.Generator], Changes]
-"""Returns changes for the windows of a lesson, with gradients by the model's parameters."""
+class Companion(NamedTuple):
+    """Whoever adapts a model when it serves, and learns in the model's steps.
+
+    Attributes
+    ----------
+    earlier : int
+        Chunks E that it wants to know of each sequence before those that are learned.
+    changes_for : callable of a lesson and a generator
+        Returns changes for the windows of a lesson. Called before the model learns it.
+    learned : callable
+        Makes a step by the gradients that the model's step has computed.
+    """
+
+    earlier: int
+    changes_for: Callable[[Lesson, np.random.Generator], Changes]
+    learned: Callable[[], None]
 
 
 class SequenceModel(Stateful):
@@ -108,8 +128,8 @@ class SequenceModel(Stateful):
 
     Attributes
     ----------
-    companion : callable or None
-        Whoever adapts the model when it serves. The model then learns with these changes.
+    companion : Companion or None
+        The model learns with its changes.
     changed : callable or None
         Called with slots (n,) whose rows of the table of items have changed, all different.
     """
@@ -158,7 +178,7 @@ class SequenceModel(Stateful):
 
     def _states(self, slots: Ids, time: Times, changes: Changes) -> Tensor:
         events, known = self.events(self.rows(slots), slots, time)
-        states: Tensor = self.network.module(events, known, changes)[:, -1]
+        states: Tensor = self.network.module(events, known, changes, last=1)[:, -1]
         return states * known.any(1)[:, None]
 
     def served(self, requests: Requests) -> Floats:
@@ -263,7 +283,7 @@ class SequenceModel(Stateful):
         rng = np.random.default_rng([self.settings.seed, step])
         self.clock["steps"][0] += 1
         self.clock.mark()
-        lesson = self.lesson(rng, self.settings.chunks)
+        lesson = self.lesson(rng, self.settings.chunks, 0 if self.companion is None else self.companion.earlier)
         if lesson is not None:
             rate = self.settings.learning_rate * min(1.0, (step + 1) / self.settings.warm_up)
             self.step(lesson, rng, rate)
@@ -275,15 +295,20 @@ class SequenceModel(Stateful):
                 group["lr"] = learning_rate
         module = self.network.module.train()
         with self.network.seeded():
-            changes = Changes() if self.companion is None else self.companion(lesson, rng)
+            changes = Changes() if self.companion is None else self.companion.changes_for(lesson, rng)
             loss = cross_entropy(lesson, self.states_of(lesson, changes))
         module.eval()
         self.network.step(loss)
+        if self.companion is not None:
+            self.companion.learned()
         if self.changed is not None:
             self.changed(lesson.used)
 
-    def lesson(self, rng: np.random.Generator, chunks: int) -> Lesson | None:
-        """Draw sequences of `chunks` chunks, and items, to learn from; None if no stored sequence has a next event."""
+    def lesson(self, rng: np.random.Generator, chunks: int, earlier: int = 0) -> Lesson | None:
+        """Draw sequences of `chunks` chunks, and items, to learn from; None if no stored sequence has a next event.
+
+        What is drawn does not depend on `earlier`, the number of chunks to look up before those.
+        """
         settings, chunk = self.settings, self.settings.shape.chunk
         slot = self._sequences(rng)
         if not slot.size:
@@ -291,11 +316,11 @@ class SequenceModel(Stateful):
         count = self.sequences.rings["count"][slot]
         # Half of the time the sequence ends earlier.
         first = np.maximum(count - self.sequences.length, 0) + 2
-        earlier = rng.random(slot.size) < 0.5
-        end = np.where(earlier, first + (rng.random(slot.size) * (count - first + 1)).astype(np.int64), count)
-        taken = stretches(self.sequences, slot, end, chunks, chunk)
+        sooner = rng.random(slot.size) < 0.5
+        end = np.where(sooner, first + (rng.random(slot.size) * (count - first + 1)).astype(np.int64), count)
+        taken = stretches(self.sequences, slot, end, earlier + chunks, chunk)
         slots = self.slots(taken.item)
-        following = np.where(slots[:, :-1] >= 0, slots[:, 1:], -1)[:, chunk:]
+        following = np.where(slots[:, :-1] >= 0, slots[:, 1:], -1)[:, -chunks * chunk :]
         targets = following[following >= 0]
         if not targets.size:
             return None
@@ -307,32 +332,38 @@ class SequenceModel(Stateful):
 
         Parameters
         ----------
-        slots : (n, (M + 1) C) int64
+        slots : (n, (E + M + 1) C) int64
             Slots of the items of the events, the oldest first; -1: none.
-        time : (n, (M + 1) C + 1) float64
+        time : (n, (E + M + 1) C + 1) float64
             Unix seconds of the events and of the next one; 0: unknown.
         following : (n, M, C) int64
             Slots of the next items after the events of the last M chunks; -1: not learned.
         softmax : SoftmaxItems
         """
-        used = distinct(self.settings.shape.items, softmax.item, slots[slots >= 0])
+        length = (following.shape[1] + 1) * following.shape[2]
+        own = slots[:, -length:]
+        used = distinct(self.settings.shape.items, softmax.item, own[own >= 0])
         table = functional.embedding(torch.from_numpy(used), self.network.module.items.weight, sparse=True)
-        rows = table[torch.from_numpy(used.searchsorted(np.maximum(slots, used[0])))]
-        events, known = self.events(rows, slots, time)
+        rows = table[torch.from_numpy(used.searchsorted(np.maximum(own, used[0])))]
+        events, known = self.events(rows, own, time[:, -length - 1 :])
         items = table[torch.from_numpy(used.searchsorted(softmax.item))]
         target = np.where(following >= 0, softmax.item.searchsorted(np.maximum(following, softmax.item[0])), -1)
-        return Lesson(events, known, torch.from_numpy(target), items, torch.from_numpy(softmax.correction), used)
+        return Lesson(events, known, torch.from_numpy(target), items, torch.from_numpy(softmax.correction), used, slots, time)
 
-    def windows_of(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
-        """Return the events (n * M, 2 C, D) of each chunk and the one before, and whether they are known (n * M, 2 C)."""
+    def windows_of(self, events: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Return windows (n * K, 2 C, D), each of a chunk and the one before, and whether their events are known (n * K, 2 C).
+
+        Of n sequences of K + 1 chunks.
+        """
         chunk = self.settings.shape.chunk
-        events = lesson.events.unfold(1, 2 * chunk, chunk).transpose(2, 3).flatten(0, 1)
-        return events, lesson.known.unfold(1, 2 * chunk, chunk).flatten(0, 1)
+        events = events.unfold(1, 2 * chunk, chunk).transpose(2, 3).flatten(0, 1)
+        return events, known.unfold(1, 2 * chunk, chunk).flatten(0, 1)
 
     def states_of(self, lesson: Lesson, changes: Changes) -> Tensor:
         """Return the states (n, M, C, D) after the events that have a target; one change for each of n * M windows."""
-        states: Tensor = self.network.module(*self.windows_of(lesson), changes)
-        return states[:, self.settings.shape.chunk :].reshape(*lesson.target.shape, self.settings.shape.width)
+        shape = self.settings.shape
+        states: Tensor = self.network.module(*self.windows_of(lesson.events, lesson.known), changes, last=shape.chunk)
+        return states.reshape(*lesson.target.shape, shape.width)
 
     def _sequences(self, rng: np.random.Generator) -> Ids:
         """Slots of sequences with a next event: of users who just liked something, and of any."""
@@ -350,7 +381,8 @@ def cross_entropy(lesson: Lesson, states: Tensor) -> Tensor:
     """Return the mean cross-entropy of the targets."""
     at = lesson.target >= 0
     state, target = states[at], lesson.target[at]
-    logits = state @ lesson.items[:, :-1].T + lesson.items[:, -1]
-    own = logits.gather(1, target[:, None])
-    logits = (logits + lesson.correction).scatter(1, target[:, None], own)
+    logits = torch.addmm(lesson.items[:, -1], state, lesson.items[:, :-1].T)
+    if lesson.correction.any():
+        own = logits.gather(1, target[:, None])
+        logits = (logits + lesson.correction).scatter(1, target[:, None], own)
     return functional.cross_entropy(logits, target)

@@ -57,8 +57,10 @@ class ContextSlab(Stateful):
         vectors = np.where(fits[:, None], self.states["vectors"][slots], np.float32(0))
         return ContextStates(vectors, np.where(fits, self.states["fresh"][slots], np.float32(1))), fits
 
-    def absorb(self, user: Ids, step: int) -> int:
-        """Bring the states of users (n,), all different, up to their stored events; return how many states began anew.
+    def absorb(self, user: Ids, step: int) -> tuple[Ids, int]:
+        """Bring the states of users (n,), all different, up to their stored events.
+
+        Returns the users whose states changed, and how many states began anew.
 
         Parameters
         ----------
@@ -75,7 +77,7 @@ class ContextSlab(Stateful):
         # At most `capacity` users, so that none of these is evicted before it is done.
         user, at, count, due = (part[behind][: self.states.capacity] for part in (user, at, count, due))
         if not user.size:
-            return 0
+            return user, 0
         known = self.states.find(user) >= 0
         slots = self.states.insert(user)
         states, first = self.states, -(-np.maximum(count - sequences.length, 0) // chunk)
@@ -85,7 +87,12 @@ class ContextSlab(Stateful):
         while (rows := np.flatnonzero(states["chunks"][slots] < due)).size:
             self._absorb(slots[rows], at[rows], count[rows])
         states.rows.mark(slots)
-        return int(anew.sum())
+        return user, int(anew.sum())
+
+    def now(self, user: Ids) -> ContextStates:
+        """Return the states of users (n,) who all have one."""
+        slots = self.states.find(user)
+        return ContextStates(self.states["vectors"][slots], self.states["fresh"][slots])
 
     def forget(self, users: Ids) -> None:
         """Delete the states of users."""

@@ -99,8 +99,8 @@ class Transformer(torch.nn.Module):
         """Names of the matrices on the output side of the feed-forward layers."""
         return (f"blocks.{n}.down.weight" for n in range(len(self.blocks)))
 
-    def forward(self, events: Tensor, known: Tensor, changes: Changes) -> Tensor:
-        """Compute the states (n, T, D) after each event of n windows.
+    def forward(self, events: Tensor, known: Tensor, changes: Changes, last: int | None = None) -> Tensor:
+        """Compute the states (n, T, D) after each event of n windows, or after the last ones, (n, last, D).
 
         Parameters
         ----------
@@ -110,25 +110,42 @@ class Transformer(torch.nn.Module):
             Whether there is an event.
         changes : Changes
             Low-rank changes are those of each window.
+        last : int, optional
+            States to compute, at most T. The others are those of events that the last layer only reads.
         """
-        return self._run(events, known, changes, [])
+        length, top = events.shape[1], len(self.blocks) - 1
+        x = _dropped(events, self.shape.dropout, self.training)
+        seen = self._seen(known)
+        for n in range(top + 1):
+            rows = length if last is None or n < top else last
+            x = self._block(n)(f"blocks.{n}", x, seen[n][:, :, -rows:], changes)
+        return normalized("norm", self.norm, x, changes)
 
     def chunks(self, events: Tensor, known: Tensor) -> list[Chunk]:
         """Return what each layer has of the second chunk of n windows (n, 2 C, D), without changes of parameters."""
         chunks: list[Chunk] = []
-        self._run(events, known, Changes(), chunks)
-        half = self.shape.chunk
-        return [Chunk(keys[:, :, half:], values[:, :, half:]) for keys, values in chunks]
+        half, top = self.shape.chunk, len(self.blocks) - 1
+        x, seen = _dropped(events, self.shape.dropout, self.training), self._seen(known)
+        for n in range(top + 1):
+            block = self._block(n)
+            chunks.append(block.chunk(f"blocks.{n}", x[:, -half:]))
+            if n < top:
+                # What the last layer is asked for are keys and values of the second chunk alone.
+                rows = half if n == top - 1 else 2 * half
+                x = block(f"blocks.{n}", x, seen[n][:, :, -rows:], Changes())
+        return chunks
 
-    def _run(self, events: Tensor, known: Tensor, changes: Changes, chunks: list[Chunk]) -> Tensor:
-        length = events.shape[1]
+    def _block(self, n: int) -> _Block:
+        block = self.blocks[n]
+        assert isinstance(block, _Block)
+        return block
+
+    def _seen(self, known: Tensor) -> list[Tensor]:
+        """Return the bias of each layer's attention, (n, heads, T, T)."""
+        length = known.shape[1]
         distance = self.distance[:length, :length]
         unseen = self.hidden[:length, :length] + torch.where(known, 0.0, _HIDDEN)[:, None, None]
-        x = functional.dropout(events, self.shape.dropout, self.training)
-        for n, block in enumerate(self.blocks):
-            assert isinstance(block, _Block)
-            x = block(f"blocks.{n}", x, block.bias[:, distance] + unseen, changes, chunks)
-        return normalized("norm", self.norm, x, changes)
+        return [self._block(n).bias[:, distance] + unseen for n in range(len(self.blocks))]
 
 
 class _Block(torch.nn.Module):
@@ -145,23 +162,39 @@ class _Block(torch.nn.Module):
         for layer in (self.output, self.down):
             torch.nn.init.normal_(layer.weight, std=0.02)
 
-    def forward(self, name: str, x: Tensor, bias: Tensor, changes: Changes, chunks: list[Chunk]) -> Tensor:
-        """Process vectors (n, T, D), with the bias (n, heads, T, T) of the attention; append keys and values to `chunks`."""
+    def forward(self, name: str, x: Tensor, bias: Tensor, changes: Changes) -> Tensor:
+        """Process the last of the vectors (n, T, D): as many as the bias (n, heads, rows, T) of the attention has rows."""
+        rows = bias.shape[2]
         read = normalized(f"{name}.attention_norm", self.attention_norm, x, changes)
-        query, key, value = (
-            self._split(linear(f"{name}.{part}.weight", layer, read, changes))
-            for part, layer in (("query", self.query), ("key", self.key), ("value", self.value))
-        )
-        chunks.append(Chunk(key, value))
+        key, value = self._keys_values(name, read, changes)
+        query = self._split(linear(f"{name}.query.weight", self.query, read[:, -rows:], changes))
         attended = functional.scaled_dot_product_attention(query, key, value, bias).transpose(1, 2).flatten(2)
-        x = x + self._dropped(linear(f"{name}.output.weight", self.output, attended, changes))
+        x = x[:, -rows:] + self._dropped(linear(f"{name}.output.weight", self.output, attended, changes))
         read = normalized(f"{name}.inner_norm", self.inner_norm, x, changes)
         inner = functional.gelu(linear(f"{name}.up.weight", self.up, read, changes))
         return x + self._dropped(linear(f"{name}.down.weight", self.down, inner, changes))
 
+    def chunk(self, name: str, x: Tensor) -> Chunk:
+        """Return the keys and values of vectors (n, C, D), without changes of parameters."""
+        read = normalized(f"{name}.attention_norm", self.attention_norm, x, Changes())
+        return Chunk(*self._keys_values(name, read, Changes()))
+
+    def _keys_values(self, name: str, read: Tensor, changes: Changes) -> tuple[Tensor, Tensor]:
+        key = linear(f"{name}.key.weight", self.key, read, changes)
+        return self._split(key), self._split(linear(f"{name}.value.weight", self.value, read, changes))
+
     def _dropped(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.dropout, self.training)
+        return _dropped(x, self.dropout, self.training)
 
     def _split(self, x: Tensor) -> Tensor:
         """Split vectors (n, T, D) into heads: (n, heads, T, D / heads)."""
         return x.reshape(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(1, 2)
+
+
+def _dropped(x: Tensor, share: float, training: bool) -> Tensor:
+    """Set a share of the numbers to 0 and scale the others up, in training. Four numbers are decided by one draw of 64 bits."""
+    if not training or not share:
+        return x
+    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    kept = draws.view(torch.int16)[: x.numel()].view_as(x) >= round(share * 2**16) - 2**15
+    return x * (kept * (1 / (1 - share)))

@@ -11,6 +11,7 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 const round = (value, digits) => (value == null ? "–" : value.toLocaleString("en", { maximumFractionDigits: digits }));
 const percent = (value) => (value == null ? "–" : (100 * value).toFixed(1) + " %");
 const signed = (value) => (value == null ? "–" : (value < 0 ? "−" : "+") + Math.abs(Math.round(100 * value)) + " %");
+const short = (value) => round(value, Math.abs(value) < 100 ? 4 : 0);
 const ms = (seconds) => (seconds == null ? null : 1000 * seconds);
 
 const CHARTS = {
@@ -192,6 +193,20 @@ function drawDemo(now) {
     `After the last change, click-through was back at 90 % of its earlier value within ${Math.round(demo.recovery)} s.`;
 }
 
+// A row for each learner that reports numbers of its own: gates, resets, recall.
+function drawTold(metrics) {
+  const told = Object.entries(metrics || {}).filter(([, numbers]) => Object.keys(numbers).length);
+  byId("told").hidden = !told.length;
+  byId("told").querySelector("tbody").replaceChildren(...told.map(([learner, numbers]) => {
+    const row = document.createElement("tr");
+    const name = row.appendChild(document.createElement("th"));
+    name.scope = "row";
+    name.textContent = learner;
+    cell(row, Object.entries(numbers).map(([metric, value]) => metric + " " + short(value)).join(", "));
+    return row;
+  }));
+}
+
 function draw() {
   if (!samples.length) return;
   const now = samples[samples.length - 1];
@@ -211,6 +226,7 @@ function draw() {
   byId("fresh").textContent = now.freshness.p99 == null ? "–" : round(ms(now.freshness.p99), 1) + " ms";
   byId("latency").textContent = now.latency?.p99 == null ? "–" : round(ms(now.latency.p99), 1) + " ms";
   byId("alarms").textContent = round(Object.values(now.learners).reduce((sum, of) => sum + of.alarms, 0), 0);
+  drawTold(now.metrics);
   const marks = allMarks();
   const named = marks.filter((mark) => !mark.alarm);
   byId("marked").hidden = !named.length;

@@ -10,7 +10,7 @@ from learners.adapters.stream_adapter import StreamAdapter
 from learners.base import LowRank
 from learners.contract.small import bind_to_world, small
 from learners.contract.worlds import batch_of, cut, feedback_of
-from learners.networks.sequence.absorbing import states_of_lesson
+from learners.networks.sequence.absorbing import states_before
 from learners.networks.sequence.candidates import SoftmaxItems
 from learners.networks.sequence.slab import chunks_before
 from learners.rankers.deep import Deep
@@ -89,7 +89,8 @@ def test_a_state_equals_the_one_that_lessons_learn_with():
     following = item[:, 1 : chunks * CHUNK + 1].reshape(3, chunks, CHUNK)
     softmax = SoftmaxItems(np.arange(20), np.zeros(20, np.float32))
     with torch.no_grad():
-        states = states_of_lesson(model, adapter.context.network.module, model.read(slots, time, following, softmax))
+        lesson = model.read(slots, time, following, softmax)
+        states = states_before(model, adapter.context.network.module, lesson.events, lesson.known, chunks)
     last = states.vectors.reshape(3, chunks, -1)[:, -1].numpy()
     # The last window of the lesson is of chunks 7 and 8: its state has the chunks up to 6.
     _, short = fed(likes(3 * 18), 3)

@@ -156,6 +156,19 @@ def test_numbers_and_charts_are_alive(page: Page) -> None:
     wait_until(page, f"samples[samples.length - 1].time > {first}")
 
 
+def test_each_learner_says_its_own_numbers(page: Page) -> None:
+    page.wait_for_selector("#connection.live")
+    wait_until(page, "document.querySelectorAll('#told tbody tr').length > 0")
+    read = "() => [...document.querySelectorAll('#told tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
+    told, rows = page.evaluate("samples[samples.length - 1].metrics"), page.evaluate(read)
+    assert [name for name, _ in rows] == [name for name, numbers in told.items() if numbers]
+    assert ["fm", "capped 0"] in rows
+    page.evaluate("drawTold({gated: {open: 1, kept: 0, steps: 12345.6, gain: 0.00321}, mute: {}})")
+    assert page.evaluate(read) == [["gated", "open 1, kept 0, steps 12,346, gain 0.0032"]]
+    page.evaluate("drawTold({mute: {}})")
+    assert not page.locator("#told").is_visible()
+
+
 def test_it_says_what_it_is_and_hides_the_texts_of_the_demonstration(page: Page) -> None:
     page.wait_for_selector("#connection.live")
     assert "recommends items and learns from every click" in page.locator(".about").first.inner_text()
