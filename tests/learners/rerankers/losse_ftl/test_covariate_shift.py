@@ -2,7 +2,7 @@
 
 The published figures are means of three streams, and depend on the draw: the widest inputs have the highest frequency, so one
 stream may be twenty times as hard as another. So two things are tested: that the sparse updates lose nothing against exact
-ridge regression on the same features and rows, and, with the cheap encoding, that the figure is one that three streams can give.
+ridge regression on the same features and rows, and, with one axis, that the figure is one that three streams can give.
 docs/learners/losse_ftl.md has the spread over twenty streams.
 """
 
