@@ -19,6 +19,7 @@ from learners.bounds import graded
 from learners.kernels.learned_weight import LearnedWeight
 from learners.lookups import Catalogues, UserHistory
 from learners.registry import register
+from learners.rerankers.losse_ftl.beta import LearnedBeta, limited
 from learners.rerankers.losse_ftl.calibration import Calibration
 from learners.rerankers.losse_ftl.groups import Groups
 from learners.rerankers.losse_ftl.lookahead import Search, look_ahead
@@ -40,10 +41,6 @@ Values = npt.NDArray[np.float64]
 _OUTCOMES = 2
 """Reward, and whether the session goes on."""
 
-_PROOF = 3.0
-"""A learned beta is 0 until the outcomes are exp(3) times as likely with the best beta as with 0, so that scores that the
-values do not improve stay as they are."""
-
 
 @register("losse_ftl")
 class LosseFtl(Reranker):
@@ -59,8 +56,8 @@ class LosseFtl(Reranker):
     `learners.rerankers.losse_ftl.lookahead`. A group whose inputs the model has hardly seen has its Q_1 instead.
 
     With a fixed beta, the result is clipped and calibrated by a logistic regression of the outcomes on it. A learned beta is
-    the one that makes the scores likely, so they are only clipped. Items without attributes have no group, and nothing is added
-    to their scores. With beta = 0 scores stay as they are, to the bit.
+    the one that makes the scores likely, so values are only limited to what leaves them between 0 and 1. Items without
+    attributes have no group, and nothing is added to their scores. With beta = 0 scores stay as they are, to the bit.
 
     Parameters
     ----------
@@ -70,8 +67,8 @@ class LosseFtl(Reranker):
     horizon : int
         Requests H ahead, 1 to 3.
     beta : float or "learned"
-        ``learned``: the mean of 17 values from 0 to 1, weighted by the recent likelihood of the outcomes under them; see
-        `learners.kernels.learned_weight.LearnedWeight`. It is 0 until the outcomes speak for another. It finds how much the
+        ``learned``: the mean of 17 values from 0 to 1, weighted by the likelihood of the outcomes under them; see
+        `learners.rerankers.losse_ftl.beta.LearnedBeta`. It is 0 until the outcomes speak for another. It finds how much the
         values tell about the next outcome, not about later ones: choose a number where a reward later is worth a loss now.
     groups, dim : int
         Number of groups, and length of the vectors of items.
@@ -109,7 +106,8 @@ class LosseFtl(Reranker):
     sample : float
         Share of the rows that beta and the calibration are learned from, because each costs a look ahead.
     half_life : int
-        Rows after which an outcome counts half for a learned beta.
+        Rows after which a learned beta is still the same with a probability of a half. With a fixed beta, rows after which a
+        row's weight counts half in the mean weight.
     seed : int
         Seed of the projections.
 
@@ -161,7 +159,7 @@ class LosseFtl(Reranker):
         ridge_mode: Literal["const", "count"] = "const",
         forgetting: Annotated[float, Field(gt=0.9, le=1)] = 1.0,
         sample: Share = 0.2,
-        half_life: Count = 3000,
+        half_life: Count = 30_000,
         seed: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         shape = (input_width(dim), _OUTCOMES, state_width(dim, groups))
@@ -176,12 +174,14 @@ class LosseFtl(Reranker):
         self.groups = Groups(groups, dim)
         self.states = UserStates(users, dim, groups, interest_share, satiation_keep, recovery, session)
         self.calibration = Calibration()
-        self.learned = LearnedWeight(1, half_life, sample)
+        self.learned = LearnedBeta(half_life, sample) if beta == "learned" else None
+        self.sampled = LearnedWeight(1, half_life, sample)
         low = np.r_[np.zeros(dim + groups), -1.0].astype(np.float32)
         self.bounds = Arrays(low=low, high=low.copy())
         self.clock = Arrays(requests=np.zeros(1, np.int64), liked=np.zeros((1, 2)), private=["requests", "liked"])
         self.progress = Progress(_OUTCOMES, shape[2])
-        self._beta, self._min_evidence = beta, min_evidence
+        self._beta = 0.0 if beta == "learned" else beta
+        self._min_evidence = min_evidence
         self._search = Search(horizon, discount, beam)
         self._first, self._epoch = first, epoch
         self._capped = self._ungrouped = self._myopic = self._looked = 0
@@ -193,10 +193,7 @@ class LosseFtl(Reranker):
     @property
     def beta(self) -> float:
         """Current beta."""
-        if self._beta != "learned":
-            return self._beta
-        loss = self.learned.trust["loss"][0]
-        return float(self.learned.values[0]) if loss[0] - loss.min() >= _PROOF else 0.0
+        return self._beta if self.learned is None else self.learned.value
 
     def rerank(self, batch: Batch) -> Floats:
         """Scores with the value of each row's group added, calibrated, (N,) float32."""
@@ -204,9 +201,13 @@ class LosseFtl(Reranker):
         if not beta or not self.groups.epoch or not batch.rows:
             return batch.score.copy()
         group = self.groups.of(self.groups.vectors(batch.item))
-        score = batch.score + beta * self._advantage(batch, group)
+        advantage = self._advantage(batch, group)
+        if self.learned is None:
+            return self.calibration.apply(batch.score + beta * advantage)
         # A learned beta is chosen by the likelihood of the scores that it gives: a calibration would only add noise.
-        return np.clip(score, 0.0, 1.0).astype(np.float32) if self._beta == "learned" else self.calibration.apply(score)
+        score = np.clip(batch.score, 0.0, 1.0).astype(np.float64)
+        served: Floats = (score + beta * limited(score, advantage)).astype(np.float32)
+        return served
 
     def values(self, batch: Batch) -> Mapping[str, Floats]:
         """Q_1 to Q_H of each row's group, ``q_1`` and so on, and beta, each (N,) float32; NaN without a group."""
@@ -268,11 +269,7 @@ class LosseFtl(Reranker):
         if not self.groups.epoch:
             return
         group = self.groups.of(vectors)
-        rows, times = self.learned.sample(base, label)
-        if rows.size:
-            self._weigh(
-                user, now, group[rows], base[rows], label[rows], times * self.learned.relative(weight[rows]), label.size
-            )
+        self._weigh(user, now, group, base, label, weight)
         row = _drawn(user, now, label.size)
         self._ungrouped += int(group[row] < 0)
         step = self.states.advance(user, now, self.groups, group, vectors, above, row, float(label[row]), float(weight[row]))
@@ -292,14 +289,22 @@ class LosseFtl(Reranker):
         self.progress.note(predicted[0], outcome, None if change is None else change[0], step.change)
         self.model.learn(step.x, outcome, step.change, step.weight)
 
-    def _weigh(self, user: int, now: float, group: Ids, base: Floats, label: Floats, times: Values, rows: int) -> None:
-        """Learn beta and the calibration from rows that are not learned yet."""
+    def _weigh(self, user: int, now: float, group: Ids, base: Floats, label: Floats, weight: Floats) -> None:
+        """Learn beta or the calibration from a sample of rows that are not learned yet."""
+        if self.learned is not None:
+            rows = self.learned.sample(label.size)
+        else:
+            # Steep rows teach the calibration most. What decides for a beta must not depend on the labels.
+            rows, times = self.sampled.sample(base, label)
+        if not rows.size:
+            return
         state = self.states.current(np.array([user]), np.array([now]), self.groups)[0]
-        advantage = self._of_groups(state, group)
-        if self._beta == "learned":
-            self.learned.charge(base, advantage[None], label, times, rows)
+        advantage = self._of_groups(state, group[rows])
+        if self.learned is not None:
+            self.learned.learn(base[rows], limited(base[rows], advantage), label[rows], weight[rows])
         elif self._beta:
-            self.calibration.learn(base + self._beta * advantage, label, times)
+            times *= self.sampled.relative(weight[rows])
+            self.calibration.learn(base[rows] + self._beta * advantage, label[rows], times)
 
     def _advantage(self, batch: Batch, group: Ids) -> Values:
         advantage = np.zeros(batch.rows)
