@@ -35,7 +35,7 @@ _FOUND = 10
 _NEIGHBOURS = 100
 """Recall is estimated for this many items."""
 
-_RENEWALS = 16
+_RENEWALS = 32
 """Items that are computed in turn for each row learned, at most. Each takes a quarter of a microsecond, and three to store."""
 
 _DRIFT = 0.1
@@ -59,7 +59,7 @@ class TwoTower(Retriever):
     stored in lists, by nearness to centroids, and a request is compared with the `probes` lists nearest to it. Ten times as
     many items as asked for are taken from these and ordered by their current vectors. The stored vector of an item is renewed
     when the item is learned or changed. Each step of the towers moves all other items a little. So for each row learned, some
-    of these are computed, in turn, and stored if they have moved: one item where hardly any moves, and 16 where all do.
+    of these are computed, in turn, and stored if they have moved: one item where hardly any moves, and 32 where all do.
 
     Parameters
     ----------
