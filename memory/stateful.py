@@ -69,14 +69,9 @@ class Stateful:
             If names, shapes or types do not fit, because the state was written under another configuration. Nothing is changed.
         """
         self.check_state_dict(state)
-        self._load(state)
-
-    def _load(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Load a state that has been checked. Composites below this one do not check it again: large arrays take seconds."""
         parts = _split(state)
         for name, child in self.children():
-            composite = type(child).load_state_dict is Stateful.load_state_dict
-            (child._load if composite else child.load_state_dict)(parts.get(name, {}))
+            child.load_state_dict(parts.get(name, {}))
 
     def check_state_dict(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Raise the error that `load_state_dict` would raise, without changing anything."""

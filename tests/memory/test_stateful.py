@@ -40,21 +40,6 @@ def test_an_attribute_without_state_is_ignored() -> None:
         whole.load_state_dict({"surplus.x": np.zeros(1)})
 
 
-def test_a_loaded_state_is_checked_as_a_whole_and_by_its_stores_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    checks = []
-    monkeypatch.setattr(Arrays, "check_state_dict", lambda self, state: checks.append(sorted(state)))
-    whole = Stateful()
-    whole.weights = Arrays(w=np.zeros(2))  # type: ignore[attr-defined]
-    state = {"weights.w": np.ones(2)}
-    for _ in range(4):
-        outer = Stateful()
-        outer.inner = whole  # type: ignore[attr-defined]
-        whole, state = outer, {f"inner.{name}": array for name, array in state.items()}
-    whole.load_state_dict(state)
-    assert checks == [["w"], ["w"]]
-    assert whole.state_dict().keys() == state.keys() and all(array.tolist() == [1, 1] for array in whole.state_dict().values())
-
-
 def test_a_store_owns_its_arrays_and_keeps_the_objects() -> None:
     given = np.zeros((3, 2))
     store = Arrays(w=given, view=np.arange(6).reshape(2, 3).T, fixed=np.broadcast_to(np.float32(1), 3))
