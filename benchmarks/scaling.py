@@ -193,7 +193,7 @@ def _change(runtime: Runtime, size: int, items: int) -> None:
     rng = np.random.default_rng(1)
     chosen = rng.choice(size, items, replace=False)
     learners = [one for one in runtime.pipeline.retrievers.named.values() if isinstance(one, TwoTower | NextItem)]
-    for block in large_world.blocks(chosen, chosen, size, 1024):
+    for block in large_world.blocks(chosen, chosen, size, large_world.MICRO_BATCH):
         assert isinstance(runtime.updater, Trainer)
         feedback = runtime.updater.builder.from_block(block)
         for learner in learners:

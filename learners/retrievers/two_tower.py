@@ -207,7 +207,8 @@ class TwoTower(Retriever):
         slots: Ids = (turn[0] + np.arange(min(int(rows * rate), capacity))) % capacity
         turn[0] = (turn[0] + slots.size) % capacity
         self.turn.mark()
-        return slots[self.items.keys[slots] != 0]
+        used: Ids = slots[self.items.keys[slots] != 0]
+        return used
 
     def _distances(self, slots: Ids, vectors: Floats) -> Floats:
         """Return how far the current vectors of some items are from the stored ones, (n,), and take note of the mean."""

@@ -266,11 +266,10 @@ def _affordable(values, count, threshold, budget):  # type: ignore[no-untyped-de
         if values[n] >= threshold:
             lists[rows] = n
             rows += 1
-    lists = lists[np.argsort(-values[lists])]
-    for n in lists:
-        budget -= count[n]
+    for at in np.argsort(-values[lists]):
+        budget -= count[lists[at]]
         if budget <= 0:
-            return values[n]
+            return values[lists[at]]
     return threshold
 
 
