@@ -18,7 +18,7 @@ from streams.block import Block, Column
 from streams.codec import encode, partition_key
 from streams.events import Interaction
 
-__all__ = ["CONFIG", "RETRIEVERS", "WEIGHTS", "blocks", "liked", "make", "write_config"]
+__all__ = ["CONFIG", "MICRO_BATCH", "RETRIEVERS", "WEIGHTS", "blocks", "liked", "make", "write_config"]
 
 CONFIG = """
 [stream]

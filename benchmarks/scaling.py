@@ -40,6 +40,8 @@ PARTS = ("state", "serve", "replica")
 NEAREST = 100
 ASKED = 32
 """Requests that recall is measured with."""
+LEARNED = 4096
+"""Likes of which the time is taken."""
 PATIENCE = 900.0
 POSTED = 10
 """Events of a post."""
@@ -102,6 +104,7 @@ def _state(folder: Path, size: int, options: Namespace) -> dict[str, Any]:
         }
         found["request_ms"] = _milliseconds(lambda n: pipeline.rank([RecommendRequest(user=f"u{n * 41 % size}")]))
         found["recall"] = _recalls(runtime, size)
+        found["learn_1000_ms"] = _learned(runtime, size)
         _change(runtime, size, size // 5)
         found["recall_after_a_fifth_changed"] = _recalls(runtime, size)
         # The runtime is not saved: the folder stays as it was made.
@@ -170,12 +173,27 @@ def _exact(retriever: Retriever, requests: Requests) -> tuple[Ids, Floats]:
     return keys, np.concatenate(parts, axis=1)
 
 
+def _learned(runtime: Runtime, size: int) -> dict[str, float]:
+    """CPU milliseconds in which each learner learns a thousand likes of random users and items, in ordinary micro-batches."""
+    user, item = np.random.default_rng(3).integers(size, size=(2, LEARNED))
+    assert isinstance(runtime.updater, Trainer)
+    spent = {name: 0.0 for name, _ in runtime.pipeline.learners()}
+    for block in large_world.blocks(user, item, size, large_world.MICRO_BATCH):
+        feedback = runtime.updater.builder.from_block(block)
+        runtime.pipeline.prepare(feedback)
+        for name, learner in runtime.pipeline.learners():
+            start = time.thread_time()
+            learner.learn(feedback)
+            spent[name] += time.thread_time() - start
+    return {name: 1e6 * seconds / LEARNED for name, seconds in spent.items()}
+
+
 def _change(runtime: Runtime, size: int, items: int) -> None:
     """Let the towers and the model of the next item learn a like of each of so many items."""
     rng = np.random.default_rng(1)
     chosen = rng.choice(size, items, replace=False)
     learners = [one for one in runtime.pipeline.retrievers.named.values() if isinstance(one, TwoTower | NextItem)]
-    for block in large_world.blocks(chosen, chosen, size, 1024):
+    for block in large_world.blocks(chosen, chosen, size, large_world.MICRO_BATCH):
         assert isinstance(runtime.updater, Trainer)
         feedback = runtime.updater.builder.from_block(block)
         for learner in learners:

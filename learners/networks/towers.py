@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.optim import Adagrad
 
 from learners.bounds import bounded
+from learners.kernels.bags import bag_sums
 from learners.networks.columns import TowerColumns
 from memory.arrays import Arrays, Bools, Floats, Ids
 from memory.parameters import Parameters
@@ -32,6 +33,8 @@ USER, ITEM = 0, 1
 
 _GAP_LEARNING_RATE = 0.05
 _INITIAL_ACCUMULATOR = 0.1
+_SHORTEST = np.float32(1e-12)
+"""Vectors are divided by their length, or by this if they are shorter; as torch does."""
 
 
 class TowerShape(NamedTuple):
@@ -87,8 +90,8 @@ class _Module(torch.nn.Module):
 class _Network(Stateful):
     """A module and its inference."""
 
-    state_version: ClassVar[int | str] = 2
-    """Version 1 had its own optimizer."""
+    state_version: ClassVar[int | str] = 3
+    """1 had its own optimizer; 2 computed vectors in torch, with other last digits."""
 
     def __init__(self, shape: TowerShape, learning_rate: float | None = None) -> None:
         def optimize(module: _Module) -> Adagrad:
@@ -96,6 +99,11 @@ class _Network(Stateful):
 
         self._mask = (1 << shape.bits) - 1
         self.weights = Parameters(lambda: _Module(shape), None if learning_rate is None else optimize, tables=["table"])
+        module = self.weights.module
+        # The live weights as numpy sees them.
+        self._table, self._into, self._bias, self._out = (
+            weight.detach().numpy() for weight in (module.table, module.into, module.bias, module.out)
+        )
 
     def users(self, columns: tuple[Ids, Floats]) -> Floats:
         """Compute vectors of users (B, dim) from their columns."""
@@ -106,9 +114,12 @@ class _Network(Stateful):
         return self._vectors(ITEM, columns)
 
     def _vectors(self, side: int, columns: tuple[Ids, Floats]) -> Floats:
-        with torch.no_grad():
-            vectors: Floats = self.weights.module(side, columns).numpy()
-        return vectors
+        # As `_Module` does. torch takes a tenth of a millisecond for a request of one row, most of it before it computes.
+        x = bag_sums(*columns, self._mask, self._table)
+        hidden = np.maximum(x @ self._into[side].T + self._bias[side], 0.0)
+        x += hidden @ self._out[side]
+        x /= np.maximum(np.sqrt(np.einsum("nd,nd->n", x, x)), _SHORTEST)[:, None]
+        return x
 
 
 class FrozenTowers(_Network):

@@ -174,8 +174,7 @@ class Catalog(KeyedStore):
 
     def newest(self, count: int, *, listed: bool = False) -> Ids:
         """Hashed ids of up to `count` most recently touched alive items, newest first. `listed`: only of those `put`."""
-        skip = self.rows["dead"] | ~self.rows["listed"] if listed else self.rows["dead"]
-        return self.index.newest(count, skip)
+        return self.index.newest(count, self.rows["dead"], self.rows["listed"] if listed else None)
 
     @property
     def encoded(self) -> tuple[Ids, Floats]:

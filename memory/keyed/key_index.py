@@ -25,6 +25,8 @@ Int = int | np.integer[Any]
 LINKS_PER_STEP = 20_000
 """Links followed in one step of a copy: one to three milliseconds where none of them is in the cache."""
 
+NO_FLAGS: Bools = np.zeros(0, np.bool_)
+
 OLDER, NEWER = 0, 1
 USED, EVICTIONS = 0, 1
 
@@ -113,9 +115,18 @@ class KeyIndex(Stateful):
         _follow(self._links, self.capacity, order)
         return order[self.capacity - len(self) :].astype(np.int64)
 
-    def newest(self, count: int, skip: Bools) -> Ids:
-        """Keys of up to `count` most recently touched slots, newest first. Slots marked in `skip` (capacity,) are left out."""
-        return _newest(self._keys, self._links, skip, max(count, 0))
+    def newest(self, count: int, skip: Bools, only: Bools | None = None) -> Ids:
+        """Keys of up to `count` most recently touched slots, newest first. It costs what it passes, not the capacity.
+
+        Parameters
+        ----------
+        count : int
+        skip : (capacity,) bool
+            Slots that are left out.
+        only : (capacity,) bool, optional
+            Slots that are not left out.
+        """
+        return _newest(self._keys, self._links, skip, NO_FLAGS if only is None else only, max(count, 0))
 
     def stores(self, prefix: str = "") -> Iterator[tuple[str, Stateful]]:
         """Yield this store under its own name."""
@@ -269,11 +280,12 @@ def _follow(links: Slots, slot: Int, order: Slots) -> Int:
 
 
 @njit(cache=True, nogil=True)
-def _newest(keys: Ids, links: Slots, skip: Bools, count: int) -> Ids:
+def _newest(keys: Ids, links: Slots, skip: Bools, only: Bools, count: int) -> Ids:
+    """Walk back from the newest. Without elements, `only` leaves nothing out."""
     found = np.empty(min(count, keys.size), np.int64)
     rows, slot = 0, np.int64(links[keys.size, OLDER])
     while rows < found.size and slot < keys.size and keys[slot] != 0:
-        if not skip[slot]:
+        if not skip[slot] and (only.size == 0 or only[slot]):
             found[rows] = keys[slot]
             rows += 1
         slot = np.int64(links[slot, OLDER])

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from memory.arrays import Floats
 from memory.jit import njit
-from memory.simd import LANES, QUERIES_AT_ONCE, inner_products, negative_distances
+from memory.simd import LANES, QUERIES_AT_ONCE, inner_products, mask_at_least, negative_distances
 
 __all__ = ["MAX_INT16", "compare", "compare_all", "empty_blocks", "nearest", "similarities", "to_blocks", "write_lane"]
 
@@ -49,8 +49,7 @@ def similarities(queries: Floats, blocks: Floats, angular: bool) -> Floats:
 def nearest(queries: Floats, blocks: Floats, count: int, angular: bool) -> npt.NDArray[np.int32]:
     """Index of the most similar of the first `count` vectors for each of `queries` (q, width). Ties go to the lower index."""
     found = np.empty(len(queries), np.int32)
-    similarity = empty_blocks(QUERIES_AT_ONCE, len(blocks)).reshape(QUERIES_AT_ONCE, -1)
-    _nearest(queries, blocks, count, angular, empty_blocks(1, 2 * QUERIES_AT_ONCE)[0], similarity, found)
+    _nearest(queries, blocks, count, angular, empty_blocks(1, QUERIES_AT_ONCE)[0], found)
     return found
 
 
@@ -81,15 +80,22 @@ def compare_all(queries, blocks, angular, scratch, similarity):  # type: ignore[
 
 
 @njit(cache=True, nogil=True)
-def _nearest(queries, blocks, count, angular, scratch, similarity, found):  # type: ignore[no-untyped-def]
+def _nearest(queries, blocks, count, angular, scratch, found):  # type: ignore[no-untyped-def]
+    """Keep the best of each query while going through the blocks: most have no lane that reaches it."""
+    rows, best = np.empty(queries.shape[0] + QUERIES_AT_ONCE, np.int64), np.empty(QUERIES_AT_ONCE, np.float32)
+    for row in range(rows.size):
+        rows[row] = min(row, queries.shape[0] - 1)
     for first in range(0, queries.shape[0], QUERIES_AT_ONCE):
-        compare_all(queries[first : first + QUERIES_AT_ONCE], blocks, angular, scratch, similarity)
-        for row in range(first, min(first + QUERIES_AT_ONCE, queries.shape[0])):
-            best = 0
-            for n in range(count):
-                if similarity[row - first, n] > similarity[row - first, best]:
-                    best = n
-            found[row] = best
+        best[:] = -np.inf
+        group = min(QUERIES_AT_ONCE, queries.shape[0] - first)
+        found[first : first + group] = 0
+        for block in range(blocks.shape[0]):
+            compare(queries, rows[first:], 0, blocks, block, angular, scratch)
+            for row in range(group):
+                if mask_at_least(scratch, row, best[row]) != 0:
+                    for n in range(min(LANES, count - block * LANES)):
+                        if scratch[row, n] > best[row]:
+                            best[row], found[first + row] = scratch[row, n], block * LANES + n
 
 
 @njit(cache=True, nogil=True)

@@ -23,6 +23,7 @@ from memory.arrays import Arrays, Bools, Ids
 from memory.jit import njit
 from memory.stateful import Stateful
 from memory.vectors.blocks import nearest, similarities, to_blocks
+from memory.vectors.inverted_lists import BUDGET
 
 __all__ = ["InvertedFile", "similarity_of"]
 
@@ -173,9 +174,12 @@ class InvertedFile(Stateful):
         q = _vectors_of(vectors, queries)
         centroid_similarity = similarities(q, to_blocks(self.centroids["now"]), self._angular)[:, : self._lists]
         places = self.places["now"]
-        centroid_similarity[:, np.bincount(places[places >= 0], minlength=self._lists) == 0] = -np.inf
-        last = max(self._lists - probes, 0)
-        probed = centroid_similarity >= np.partition(centroid_similarity, last, axis=1)[:, last, None]
+        sizes = np.bincount(places[places >= 0], minlength=self._lists)
+        centroid_similarity[:, sizes == 0] = -np.inf
+        order = np.argsort(-centroid_similarity, axis=1)[:, :probes]
+        nearer = np.cumsum(sizes[order], axis=1) - sizes[order]  # vectors in lists that are nearer
+        probed = np.zeros(centroid_similarity.shape, np.bool_)
+        np.put_along_axis(probed, order, nearer < max(BUDGET * probes * slots.size // self._lists, k), axis=1)
         similarity = similarities(q, to_blocks(_vectors_of(vectors, sample)), self._angular)[:, : sample.size]
         similarity[sample == queries[:, None]] = -np.inf
         best = similarity >= np.partition(similarity, -depth, axis=1)[:, -depth, None]

@@ -27,6 +27,10 @@ NEAR_FRACTION = 0.6
 """How far a list must be on the way from the last probed list to the nearest one to count as near. Near lists are searched
 first: their best vectors give a threshold that rejects most vectors of the other lists."""
 
+BUDGET = 2
+"""Lists of average size, for each list probed, with whose vectors a query is compared at most, or with as many vectors as asked
+for. Where many vectors are alike, few lists have most of them, and the nearest of these are enough."""
+
 BUFFER_SIZE = 160
 """Candidates that a query collects before all but the best are dropped."""
 
@@ -91,7 +95,7 @@ class InvertedLists:
         )
 
     def search(self, queries: Floats, k: int, probes: int) -> tuple[Floats, Ids]:
-        """Find the `k` most similar vectors to each of `queries` (q, width) in its `probes` nearest lists.
+        """Find the `k` most similar vectors to each of `queries` (q, width) in its `probes` nearest lists; see also `BUDGET`.
 
         Returns
         -------
@@ -174,7 +178,7 @@ def _search(  # type: ignore[no-untyped-def]
 ):
     """Write the best of each query, in order, to `similarity` and `slots`. Return False if the buffer was too small."""
     size = np.zeros(queries.shape[0], np.int64)
-    start, probing = _probes(queries, centroids, count, angular, probes, scratch, list_similarity)
+    start, probing = _probes(queries, centroids, count, angular, probes, similarity.shape[1], scratch, list_similarity)
     if not _scan(
         queries,
         start,
@@ -201,7 +205,7 @@ def _search(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _probes(queries, centroids, count, angular, probes, scratch, list_similarity):  # type: ignore[no-untyped-def]
+def _probes(queries, centroids, count, angular, probes, k, scratch, list_similarity):  # type: ignore[no-untyped-def]
     """Find the queries that probe each list. Empty lists are the last to be probed: where vectors are alike, many are empty.
 
     Returns
@@ -214,6 +218,7 @@ def _probes(queries, centroids, count, angular, probes, scratch, list_similarity
     rows, blocks, lists = queries.shape[0], centroids.shape[0], count.size
     row_of, group_of = np.empty(rows * lists, np.int32), np.empty(rows * lists, np.int32)
     start, pairs = np.zeros(2 * lists + 1, np.int64), 0
+    budget = max(BUDGET * probes * count.sum() // lists, k)
     for row in range(rows):
         if row % QUERIES_AT_ONCE == 0:
             compare_all(queries[row : row + QUERIES_AT_ONCE], centroids, angular, scratch, list_similarity)
@@ -224,7 +229,7 @@ def _probes(queries, centroids, count, angular, probes, scratch, list_similarity
         for n in range(lists):
             if count[n] == 0:
                 values[n] = lowest
-        threshold = find_threshold(values, lists, probes, 0, EXACT)
+        threshold = _affordable(values, count, find_threshold(values, lists, probes, 0, EXACT), budget)
         near = threshold + (maximum(values, lists) - threshold) * np.float32(NEAR_FRACTION)
         for block in range(blocks):
             bits = mask_at_least(values, block, threshold) & lane_mask(lists - block * LANES)
@@ -244,6 +249,28 @@ def _probes(queries, centroids, count, angular, probes, scratch, list_similarity
         probing[end[group_of[pair]]] = row_of[pair]
         end[group_of[pair]] += 1
     return start, probing
+
+
+@njit(cache=True, nogil=True)
+def _affordable(values, count, threshold, budget):  # type: ignore[no-untyped-def]
+    """Raise a threshold where the lists that reach it hold more vectors than `budget`: the nearest that hold it are left."""
+    held, reached = 0, 0
+    for n in range(count.size):
+        if values[n] >= threshold:
+            held += count[n]
+            reached += 1
+    if held <= budget:
+        return threshold
+    lists, rows = np.empty(reached, np.int64), 0
+    for n in range(count.size):
+        if values[n] >= threshold:
+            lists[rows] = n
+            rows += 1
+    for at in np.argsort(-values[lists]):
+        budget -= count[lists[at]]
+        if budget <= 0:
+            return values[lists[at]]
+    return threshold
 
 
 @njit(cache=True, nogil=True)

@@ -26,6 +26,7 @@ from benchmarks import (
     memory_read,
     networks,
     replay_speed,
+    scaling,
     serve_open_loop,
     served_list,
     shipped_bytes,
@@ -315,3 +316,13 @@ def test_sparse_layers(capsys: pytest.CaptureFixture[str]) -> None:
     (found,) = metrics.values()
     assert found["forward, dense / sparse"] == pytest.approx(found["forward, dense"] / found["forward, sparse"])
     assert found["both, dense"] > found["forward, dense"] > 0
+
+
+def test_scaling(capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--sizes 200 --taught 400 --parts state --retrievers popularity two_tower"
+    state = metrics_of(scaling.main, options, capsys)["200"]["state"]
+    assert state["recall"] == {"two_tower": 1.0}, "with few items, a request is compared with all"
+    assert state["recall_after_a_fifth_changed"] == {"two_tower": 1.0}
+    assert state["retrieve_ms"].keys() == {"popularity", "two_tower"}
+    assert all(spent > 0 for spent in state["learn_1000_ms"].values())
+    assert state["copy"]["longest_cpu_ms"] <= 1000 * state["copy"]["cpu_s"]

@@ -129,6 +129,22 @@ def test_a_frozen_copy_does_not_change() -> None:
     assert 0 < moved < 1 << SHAPE.bits, "only changed rows are shipped"
 
 
+def test_vectors_are_those_of_the_module_that_learns() -> None:
+    towers, loaded, columns = Towers(SHAPE, 0.1, 0.1), Towers(SHAPE, 0.1, 0.1), TowerColumns()
+    users, items = hash_ids([f"u{n}" for n in range(20)]), hash_ids([f"i{n}" for n in range(12)])
+    untrained = towers.items(columns.items(items))
+    train(towers, columns, users, items, 20)
+    loaded.load_state_dict(towers.state_dict())
+    for each in (towers, loaded):
+        by_side = each.users(columns.users(requests_of(users))), each.items(columns.items(items))
+        for side, given in enumerate((columns.users(requests_of(users)), columns.items(items))):
+            expected = each.weights.module(side, given).detach().numpy()
+            np.testing.assert_allclose(by_side[side], expected, rtol=0, atol=1e-6)
+    assert not np.allclose(by_side[1], untrained)
+    nobody = np.zeros((1, 1), np.int64), np.zeros((1, 1), np.float32)
+    assert np.isfinite(towers.items(nobody)).all()
+
+
 def test_a_forgotten_user_is_unknown() -> None:
     users, items = hash_ids([f"u{n}" for n in range(20)]), hash_ids([f"i{n}" for n in range(12)])
     retriever = TwoTower(dim=8, hidden=8, bits=12)

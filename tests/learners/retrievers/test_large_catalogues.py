@@ -96,6 +96,35 @@ def test_vectors_that_nobody_learns_are_computed_in_turn():
     assert not np.array_equal(learner.index.rows["vector"][slot], before)
 
 
+def test_stored_vectors_follow_towers_that_learn_fast():
+    size, rows = 6000, 1000
+    rng = np.random.default_rng(1)
+    user = rng.integers(0, 40, rows)
+    item = rng.integers(0, size // GROUPS, rows) * GROUPS + user % GROUPS
+    feedback = feedback_of(user=user + 1, item=item + 1001, reward=np.ones(rows))
+    exact = make("two_tower", items=size, learning_rate=1.0)
+    lists = make("two_tower", items=size, learning_rate=1.0, exhaustive=0, probes=EVERY_LIST)
+    for learner in (exact, lists):
+        learner.add(np.arange(size) + 1001)
+        for start in range(0, rows, 50):
+            learner.learn(cut(feedback, start, start + 50))
+    assert shared(answers(exact), answers(lists)) > 0.95
+    assert lists.metrics()["drift"] > 0.02
+
+
+def test_stored_vectors_that_have_not_moved_are_not_shipped():
+    learner = taught(make("two_tower", exhaustive=0))
+    one = feedback_of(user=np.ones(100), item=np.full(100, 1001), reward=np.ones(100))
+    for _ in range(20):  # a single item teaches the towers nothing: every stored vector becomes current
+        learner.learn(one)
+    assert learner.metrics()["drift"] < 1e-3
+    learner.take_changes()
+    before = int(learner.turn["slot"][0])
+    learner.learn(one)
+    assert learner.take_changes()["index.rows.rows"].tolist() == learner.items.find(np.array([1001])).tolist()
+    assert int(learner.turn["slot"][0]) == (before + 100) % ITEMS, "one item is looked at for each row"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_removed_and_evicted_items_are_not_found(name):
     learner = taught(make(name, exhaustive=0, probes=EVERY_LIST))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -179,3 +181,20 @@ def test_a_follower_evicts_what_its_leader_evicted() -> None:
     follower.apply_changes(leader.take_changes())
     assert leader.evictions > 30
     assert digest(follower.state_dict()) == digest(leader.state_dict())
+
+
+def test_the_newest_that_were_put_cost_what_they_are_and_not_the_catalogue() -> None:
+    catalog = Catalog(1_000_000, 0)
+    catalog.newest(1, listed=True)  # compiled now
+    for key in range(1, 8):
+        catalog.put(key, f"n{key}", {}, np.empty(0, np.int64), np.empty(0, np.float32))
+    ensure(catalog, 8, 9, 3)
+    catalog.delete(6)
+    tracemalloc.start()
+    try:
+        assert catalog.newest(3, listed=True).tolist() == [3, 7, 5]
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert catalog.newest(3).tolist() == [3, 9, 8]
+    assert catalog.newest(99, listed=True).tolist() == [3, 7, 5, 4, 2, 1]

@@ -7,7 +7,7 @@ import pytest
 
 from memory.simd import LANES
 from memory.vectors.blocks import MAX_INT16
-from memory.vectors.inverted_lists import BUFFER_SIZE, MAX_QUERIES, InvertedLists
+from memory.vectors.inverted_lists import BUDGET, BUFFER_SIZE, MAX_QUERIES, InvertedLists
 
 LISTS = 7
 
@@ -42,8 +42,11 @@ class World:
         nearness = self.similarity(queries, self.centroids)
         nearness[:, ~np.isin(np.arange(LISTS), self.list_numbers)] = -np.inf  # empty lists are probed last
         probed = np.argsort(-nearness, axis=1)[:, :probes]
+        sizes = np.bincount(self.list_numbers[self.list_numbers >= 0], minlength=LISTS)
+        nearer = np.cumsum(sizes[probed], axis=1) - sizes[probed]
+        enough = nearer >= max(BUDGET * probes * int(sizes.sum()) // LISTS, k)
         for row, slots in enumerate(found):
-            within = np.flatnonzero(np.isin(self.list_numbers, probed[row]))
+            within = np.flatnonzero(np.isin(self.list_numbers, probed[row][~enough[row]]))
             expected = self.similarity(queries[row : row + 1], self.held(within))[0]
             best = np.argsort(-expected, kind="stable")[:k]
             assert slots[: best.size].tolist() == within[best].tolist()
@@ -120,3 +123,15 @@ def test_fewer_than_wanted() -> None:
     world.put(np.array([5, 9]), np.array([0, 1]))
     _, found = world.lists.search(world.vectors[:3], 4, LISTS)
     assert [sorted(row[row >= 0]) for row in found] == [[5, 9]] * 3
+
+
+def test_a_search_looks_at_a_bounded_number_of_vectors_where_few_lists_have_most_of_them() -> None:
+    world, capacity = World(8, True), 24 * LANES
+    world.centroids[:] = np.eye(LISTS, 8)
+    world.lists = InvertedLists(world.centroids, capacity, True, False)
+    numbers = np.concatenate([np.zeros(capacity // 2), np.ones(capacity // 2 - 5), np.full(5, 2)]).astype(np.int32)
+    query = np.linspace(1, 0.3, 8, dtype=np.float32)[None]  # near list 0, then 1, then 2
+    world.vectors[numbers == 2] = query
+    world.put(np.arange(capacity), numbers)
+    assert set(numbers[world.lists.search(query, 9, 3)[1][0]]) <= {0, 1}, "lists 0 and 1 have all but five vectors"
+    assert set(numbers[world.lists.search(query, capacity, 3)[1][0]]) == {0, 1, 2}, "as many as asked for, where there are"
