@@ -254,12 +254,15 @@ class Ranker(Learner):
     ----------
     hidden_width : int
         Width H of the ``hidden`` vectors that it fills; 0 if it has none.
+    learns_hidden : bool
+        Whether `learn` reads them. If not, rows may come without: they need not be sent from one process to another.
     needs_retriever : str
         Name of the retriever whose model it ranks with; empty: none. If not empty, its constructor receives the bound retriever
         as the keyword ``retriever``. The retriever saves the model, and has learned from a batch before the ranker does.
     """
 
     hidden_width: int = 0
+    learns_hidden: ClassVar[bool] = True
     needs_retriever: ClassVar[str] = ""
 
     @abstractmethod
