@@ -59,7 +59,7 @@ class Ranks:
         """See `service.sharding.world.Peers`."""
         if self.size == 1:
             return [message]
-        # Their sizes differ, and a collective call needs equal ones. Most fit into the room that the last ones of the kind needed.
+        # Their sizes differ, and a collective call needs equal ones. Most fit into what the last of the kind needed.
         room = self._rooms.get(kind, _FIRST_ROOM)
         heads = self._all(len(message), message, room)
         lengths = [int.from_bytes(one[:_SIZE], "little") for one in heads]
@@ -78,7 +78,7 @@ class Ranks:
         if self.rank == 0:
             sent.numpy()[:] = np.frombuffer(message, np.uint8)
         self._call(lambda: torch_distributed.broadcast(sent, 0))
-        return memoryview(sent.numpy())
+        return sent.numpy().data
 
     def _all(self, length: int, message: bytes, room: int) -> list[memoryview]:
         """Exchange a length and as much of each message as there is room for."""
@@ -89,7 +89,7 @@ class Ranks:
         filled[_SIZE : _SIZE + part.size] = part
         received = [torch.empty_like(sent) for _ in range(self.size)]
         self._call(lambda: torch_distributed.all_gather(received, sent))
-        return [memoryview(one.numpy()) for one in received]
+        return [one.numpy().data for one in received]
 
     def _call(self, call: Callable[[], object]) -> None:
         try:

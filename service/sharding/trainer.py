@@ -40,7 +40,7 @@ __all__ = ["ShardedTrainer"]
 _log = logging.getLogger(__name__)
 
 ROUND = 4096
-"""Most records of a round, divided evenly among all partitions. More make the exchange and each step cheaper per record, and the
+"""Most records of a round, divided evenly among all partitions. More make the exchange cheaper per record, and the
 rows of a round do not know of each other: they are scored with the state before it."""
 
 GRADIENT_ROUND = 2048

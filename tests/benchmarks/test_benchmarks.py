@@ -28,6 +28,7 @@ from benchmarks import (
     replay_speed,
     serve_open_loop,
     served_list,
+    sharded_training,
     shipped_bytes,
     sparse_layers,
     sparse_tables,
@@ -315,3 +316,13 @@ def test_sparse_layers(capsys: pytest.CaptureFixture[str]) -> None:
     (found,) = metrics.values()
     assert found["forward, dense / sparse"] == pytest.approx(found["forward, dense"] / found["forward, sparse"])
     assert found["both, dense"] > found["forward, dense"] > 0
+
+
+def test_sharded_training(capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--rounds 1 --rows 6000 --auc-rows 1500 --seeds 1 --ranks 1 2 --learners fm"
+    metrics = metrics_of(sharded_training.main, options, capsys, minimum=-1.0)
+    (rates,), (of_ranks,) = metrics["rates"].values(), metrics["quality"].values()
+    assert rates.keys() == {"trainer", "1 process", "2 processes"}
+    (one,), (two,) = rates["1 process"], rates["2 processes"]
+    assert one["rows"] == two["rows"] > 0 and one["wall"] > 0 and two["cpu"] > 0
+    assert of_ranks["2"]["equal_states"] and 0.4 < of_ranks["1"]["auc"] == of_ranks["2"]["auc"] < 1
