@@ -11,6 +11,7 @@ all rows have exactly the state of one; the digests tell.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -241,6 +242,7 @@ def _work(path: Path, out: Path, ranks: str) -> None:
     warm = WARM * sum(trainer.log.end().values())
     while sum(trainer.next.values()) < warm:
         trainer.turn()
+    gc.freeze()  # as the engine of the service does
     before, wall, cpu = dict(trainer.next), time.perf_counter(), time.process_time()
     trainer.drain()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -256,6 +256,8 @@ class Ranker(Learner):
         Width H of the ``hidden`` vectors that it fills; 0 if it has none.
     fixed_columns : bool
         Whether a column must have the same feature in all rows, as `bind` was told.
+    learns_hidden : bool
+        Whether `learn` reads them. If not, rows may come without: they need not be sent from one process to another.
     needs_retriever : str
         Name of the retriever whose model it ranks with; empty: none. If not empty, its constructor receives the bound retriever
         as the keyword ``retriever``. The retriever saves the model, and has learned from a batch before the ranker does.
@@ -263,6 +265,7 @@ class Ranker(Learner):
 
     hidden_width: int = 0
     fixed_columns: bool = True
+    learns_hidden: ClassVar[bool] = True
     needs_retriever: ClassVar[str] = ""
 
     @abstractmethod

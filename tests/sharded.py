@@ -46,7 +46,7 @@ class Peer:
     def __init__(self, together: Together, rank: int) -> None:
         self._together, self.rank, self.size = together, rank, together.size
 
-    def gather(self, message: bytes) -> list[bytes]:
+    def gather(self, message: bytes, kind: str) -> list[bytes]:
         """See `Peers`."""
         together, computing = self._together, getattr(_own, "computing", False)
         if computing:
@@ -65,7 +65,7 @@ class Peer:
 
     def broadcast(self, message: bytes) -> bytes:
         """See `Peers`."""
-        return self.gather(message)[0]
+        return self.gather(message, "")[0]
 
     def close(self) -> None:
         """Let the others fail, as when a process has ended."""

@@ -62,6 +62,7 @@ class NetworkRanker(Ranker, SharesGradients):
     """
 
     tolerance: ClassVar[float] = 1e-3
+    learns_hidden: ClassVar[bool] = False
     private: ClassVar[frozenset[str]] = frozenset({"ahead"})
 
     def __init__(
@@ -149,15 +150,15 @@ class NetworkRanker(Ranker, SharesGradients):
         """Learn from rows in order, with the labels and weights of `learners.bounds.graded`. A weight multiplies the loss."""
         label, weight, capped = graded(feedback.reward, feedback.weight)
         self._capped += capped
-        given = feedback.gradients.get(self.name)
+        given, names = feedback.gradients.get(self.name), self._names()
         for n, start in enumerate(range(0, feedback.rows, self.piece)):
             rows = slice(start, start + self.piece)
             if given is None:
                 gradients = self._gradients_of_piece(feedback, rows, label[rows], weight[rows])
             else:
-                by_parameter = (given[name][n] for name in self._names())
+                by_parameter = (given[name][n] for name in names)
                 gradients = given[ODDS][rows], given[FIELDS][rows], [self._tensor(array) for array in by_parameter]
-            self._learn_piece(feedback, rows, label[rows], weight[rows], gradients)
+            self._learn_piece(feedback, rows, label[rows], weight[rows], gradients, names)
         if self._publish_every:
             self._publish_if_due(feedback.rows)
 
@@ -213,10 +214,12 @@ class NetworkRanker(Ranker, SharesGradients):
         gradient[shown[:, None], self.fields.users] = 0.0
         return others, gradient, of_parameters
 
-    def _learn_piece(self, feedback: Feedback, rows: slice, label: Floats, weight: Floats, gradients: _Gradients) -> None:
+    def _learn_piece(
+        self, feedback: Feedback, rows: slice, label: Floats, weight: Floats, gradients: _Gradients, names: list[str]
+    ) -> None:
         others, gradient, of_parameters = gradients
         embedding, network = self._learning
-        network.apply(dict(zip(self._names(), of_parameters, strict=True)))
+        network.apply(dict(zip(names, of_parameters, strict=True)))
         embedding.learn(feedback, self.fields, rows, label, weight, others, gradient)
 
     def _predict(self, fields: Tensor, numbers: Tensor) -> tuple[Tensor, ...]:

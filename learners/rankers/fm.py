@@ -109,6 +109,7 @@ class FactorizationMachine(Ranker):
     """
 
     checks_parameters: ClassVar[dict[str, object]] = {"bits": 12}
+    learns_hidden: ClassVar[bool] = False
     state_version: ClassVar[int | str] = 3
     """Version 1 had one sum of squares per weight, and no scales. Version 2 clipped rewards."""
     tunable: ClassVar[Tunable] = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from learners.networks.gradients import SharesGradients
 from service.learning.feedback import FeedbackBuilder
 from service.learning.fold import choices_of_lists, with_negatives
@@ -76,8 +78,8 @@ class Deferred:
         self._dense: list[tuple[Ids, Floats]] = []
 
     def meet(self, user: Ids, users: Sequence[str], item: Ids, items: Sequence[str]) -> None:
-        """See `Effects`."""
-        self._met.append(Met(user, list(users), item, list(items)))
+        """See `Effects`. Each user and item is kept once: who was met last counts as touched last."""
+        self._met.append(Met(*_once(user, users), *_once(item, items)))
 
     def follow(self, features: Ids, dense: Floats | None) -> None:
         """See `Effects`."""
@@ -105,6 +107,8 @@ class RowBuilder:
     def __init__(self, pipeline: Pipeline, builder: FeedbackBuilder, effects: Deferred) -> None:
         self._pipeline, self._builder, self._effects = pipeline, builder, effects
         self._negatives = NegativeSampler(pipeline, pipeline.negatives)
+        # Rows are sent without what nobody learns from.
+        self._with_hidden = pipeline.ranker.learns_hidden or any(one.needs_hidden for _, one in pipeline.rerankers)
 
     def build(self, entries: Sequence[Noted]) -> list[Entry]:
         """Make the batches among the entries into rows."""
@@ -123,6 +127,10 @@ class RowBuilder:
             pipeline.prepare(feedback)
             extended = with_negatives(pipeline, self._negatives, feedback)
             self._add_gradients(feedback if extended is None else extended)
+            if not self._with_hidden:
+                feedback.hidden = None
+                if extended is not None:
+                    extended.hidden = None
         return Rows(shown, *self._effects.take(), feedback, extended, listed)
 
     def _add_gradients(self, rows: Feedback) -> None:
@@ -130,6 +138,12 @@ class RowBuilder:
         for name, learner in self._pipeline.learners():
             if isinstance(learner, SharesGradients) and learner.shares_gradients and rows.base is not None:
                 self._pipeline.isolation.run(name, "compute the gradients of", _fill, rows, name, learner)
+
+
+def _once(keys: Ids, names: Sequence[str]) -> tuple[Ids, list[str]]:
+    """Distinct keys and their names, in the order in which they come last."""
+    last = np.sort(keys.size - 1 - np.unique(keys[::-1], return_index=True)[1])
+    return keys[last], [names[n] for n in last.tolist()]
 
 
 def _fill(rows: Feedback, name: str, learner: SharesGradients) -> None:

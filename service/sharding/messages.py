@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learners.base import Choices
+from service.sharding.world import Buffer
 from streams.batch import Batch, Feedback
 from streams.joined import Position, Snapshot
 
@@ -141,7 +142,7 @@ def encode(message: msgspec.Struct | dict[Any, Any]) -> bytes:
     return _ENCODER.encode(message)
 
 
-def decode(encoded: bytes, kind: Any) -> Any:
+def decode(encoded: Buffer, kind: Any) -> Any:
     """Decode a message of this type."""
     if kind not in _DECODERS:
         _DECODERS[kind] = msgspec.msgpack.Decoder(kind, ext_hook=_array, dec_hook=_as_it_is)
@@ -151,19 +152,35 @@ def decode(encoded: bytes, kind: Any) -> Any:
 def _packed(value: Any) -> msgspec.msgpack.Ext:
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{type(value).__name__} is no array")
-    head = msgspec.msgpack.encode((value.dtype.str, value.shape))
-    return msgspec.msgpack.Ext(len(head), head + np.ascontiguousarray(value).tobytes())
+    value = np.asarray(value, order="C")
+    given = None
+    if value.nbytes >= _WORTH_LEAVING_OUT and value.dtype.kind in "iuf":
+        # Histories are mostly padding. A number is left out if all its bits are 0, so that -0.0 is kept.
+        bits = value.reshape(-1).view(f"u{value.itemsize}")
+        given = bits != 0 if 2 * np.count_nonzero(bits) < bits.size else None
+    head = msgspec.msgpack.encode((value.dtype.str, value.shape, given is not None))
+    parts = (value,) if given is None else (np.packbits(given), bits[given])
+    return msgspec.msgpack.Ext(len(head), b"".join((head, *(part.tobytes() for part in parts))))
 
 
 def _array(size: int, data: memoryview) -> Array:
-    kind, shape = msgspec.msgpack.decode(data[:size])
-    # A copy is aligned and can be written to, like the arrays of the owner: numba compiles once for both.
-    return np.frombuffer(data, np.dtype(kind), offset=size).reshape(shape).copy()
+    kind, shape, sparse = msgspec.msgpack.decode(data[:size])
+    if not sparse:
+        # A copy is aligned and can be written to, like the arrays of the owner: numba compiles once for both.
+        return np.frombuffer(data, np.dtype(kind), offset=size).reshape(shape).copy()
+    value = np.zeros(shape, np.dtype(kind))
+    flags = -(-value.size // 8)
+    given = np.unpackbits(np.frombuffer(data, np.uint8, flags, size), count=value.size).view(np.bool_)
+    value.reshape(-1)[given] = np.frombuffer(data, value.dtype, offset=size + flags)
+    return value
 
 
 def _as_it_is(kind: type, value: Any) -> Any:
     return value
 
+
+_WORTH_LEAVING_OUT = 4096
+"""Bytes of an array from which on its zeros are left out, if they are more than half."""
 
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_packed)
 _DECODERS: dict[Any, msgspec.msgpack.Decoder[Any]] = {}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as torch_distributed
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from service.sharding.world import rank, world_size
+from service.sharding.world import Buffer, rank, world_size
 
 __all__ = ["Ranks"]
 
@@ -22,8 +23,11 @@ within seconds."""
 _SIZE = 8
 """Bytes of a message's length."""
 
+_FIRST_ROOM = 1 << 16
 _LARGEST_ROOM = 1 << 22
 """Bytes that every message may be filled up to. A larger one is sent a second time, in full."""
+
+_PAGE = 4096
 
 
 class Ranks:
@@ -40,7 +44,7 @@ class Ranks:
 
     def __init__(self) -> None:
         self.rank, self.size = rank(), world_size() or 1
-        self._room = 1 << 16
+        self._rooms: dict[str, int] = {}
         if self.size > 1:
             try:
                 torch_distributed.init_process_group(
@@ -51,33 +55,41 @@ class Ranks:
                     f"torchrun: the processes did not meet: {error}; start all with the same rendezvous"
                 ) from error
 
-    def gather(self, message: bytes) -> list[bytes]:
-        """Return the messages of all processes, in the order of their numbers."""
+    def gather(self, message: bytes, kind: str) -> Sequence[Buffer]:
+        """See `service.sharding.world.Peers`."""
         if self.size == 1:
             return [message]
-        # Their sizes differ, and a collective call needs equal ones. Most fit into the room that the last ones needed.
-        heads = self._all(len(message).to_bytes(_SIZE, "little") + message[: self._room], _SIZE + self._room)
+        # Their sizes differ, and a collective call needs equal ones. Most fit into what the last of the kind needed.
+        room = self._rooms.get(kind, _FIRST_ROOM)
+        heads = self._all(len(message), message, room)
         lengths = [int.from_bytes(one[:_SIZE], "little") for one in heads]
-        longest, room = max(lengths), self._room
-        self._room = min(1 << max(longest - 1, 1023).bit_length(), _LARGEST_ROOM)
+        longest = max(lengths)
+        self._rooms[kind] = min(-(-(longest + longest // 8) // _PAGE) * _PAGE, _LARGEST_ROOM)
         if longest > room:
-            heads = self._all(bytes(_SIZE) + message, _SIZE + longest)
+            heads = self._all(len(message), message, longest)
         return [one[_SIZE : _SIZE + length] for one, length in zip(heads, lengths, strict=True)]
 
-    def broadcast(self, message: bytes) -> bytes:
-        """Return the message of process 0; those of the others are ignored."""
+    def broadcast(self, message: bytes) -> Buffer:
+        """See `service.sharding.world.Peers`."""
         if self.size == 1:
             return message
-        length = int.from_bytes(self.gather(len(message).to_bytes(_SIZE, "little"))[0], "little")
-        sent = _tensor(message, length) if self.rank == 0 else torch.empty(length, dtype=torch.uint8)
+        length = int.from_bytes(self.gather(len(message).to_bytes(_SIZE, "little"), "length")[0], "little")
+        sent = torch.empty(length, dtype=torch.uint8)
+        if self.rank == 0:
+            sent.numpy()[:] = np.frombuffer(message, np.uint8)
         self._call(lambda: torch_distributed.broadcast(sent, 0))
-        return sent.numpy().tobytes()
+        return sent.numpy().data
 
-    def _all(self, message: bytes, size: int) -> list[bytes]:
-        sent = _tensor(message, size)
+    def _all(self, length: int, message: bytes, room: int) -> list[memoryview]:
+        """Exchange a length and as much of each message as there is room for."""
+        sent = torch.zeros(_SIZE + room, dtype=torch.uint8)
+        filled = sent.numpy()
+        filled[:_SIZE] = np.frombuffer(length.to_bytes(_SIZE, "little"), np.uint8)
+        part = np.frombuffer(message, np.uint8, min(length, room))
+        filled[_SIZE : _SIZE + part.size] = part
         received = [torch.empty_like(sent) for _ in range(self.size)]
         self._call(lambda: torch_distributed.all_gather(received, sent))
-        return [one.numpy().tobytes() for one in received]
+        return [one.numpy().data for one in received]
 
     def _call(self, call: Callable[[], object]) -> None:
         try:
@@ -91,14 +103,6 @@ class Ranks:
         """Leave the others."""
         if self.size > 1 and torch_distributed.is_initialized():
             torch_distributed.destroy_process_group()
-
-
-def _tensor(message: bytes, size: int) -> torch.Tensor:
-    """The bytes of a message and zeros, (size,) uint8."""
-    tensor = torch.zeros(size, dtype=torch.uint8)
-    if message:
-        tensor[: len(message)] = torch.frombuffer(bytearray(message), dtype=torch.uint8)
-    return tensor
 
 
 def _store() -> Any:

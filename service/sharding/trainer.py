@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from learners.networks.gradients import SharesGradients
 from memory.stateful import digest, run_to_end
 from service.learning.event_reader import EventReader
 from service.learning.feedback import FeedbackBuilder
@@ -38,9 +39,12 @@ __all__ = ["ShardedTrainer"]
 
 _log = logging.getLogger(__name__)
 
-ROUND = 1024
-"""Records of a round, divided evenly among all partitions. More make the exchange cheaper per record, and the rows of a round
-do not know of each other: they are scored with the state before it."""
+ROUND = 4096
+"""Most records of a round, divided evenly among all partitions. More make the exchange cheaper per record, and the
+rows of a round do not know of each other: they are scored with the state before it."""
+
+GRADIENT_ROUND = 2048
+"""Most records of a round where gradients are exchanged: they are late by up to a round. With 4096, `deep` predicts worse."""
 
 
 class ShardedTrainer:
@@ -116,6 +120,9 @@ class ShardedTrainer:
         self._rounds: deque[Offsets] = deque()
         self._end_at_start: Offsets = {}
         self._finished = False
+        self._shares_gradients = any(
+            isinstance(learner, SharesGradients) and learner.shares_gradients for _, learner in pipeline.learners()
+        )
 
     def restore(self) -> None:
         """Continue where process 0 says; see `service.sharding.keeping.Keeper.restore`."""
@@ -231,7 +238,7 @@ class ShardedTrainer:
         read = {} if stops else self._read()
         self._update()
         mine = {partition: self._rows.build(entries) for partition, entries in read.items()}
-        turns = [decode(message, Turn) for message in self._ranks.gather(encode(self._turn(mine, stops)))]
+        turns = [decode(message, Turn) for message in self._ranks.gather(encode(self._turn(mine, stops)), "rows")]
         entries = {partition: entry for one in turns for partition, entry in one.entries.items()}
         for partition in sorted(entries):
             for entry in entries[partition]:
@@ -262,7 +269,8 @@ class ShardedTrainer:
     def _read(self) -> dict[int, list[Noted]]:
         """Read this process's part of the round."""
         recorded = self._rounds.popleft() if self._rounds else None
-        end, most = self.log.end(), max(ROUND // len(self.next), 1)
+        longest = min(ROUND, GRADIENT_ROUND) if self._shares_gradients else ROUND
+        end, most = self.log.end(), max(longest // len(self.next), 1)
         found: dict[int, list[Noted]] = {}
         for partition, offset in sorted(self.reader.next.items()):
             stop = min(offset + most, end[partition]) if recorded is None else recorded[partition]
@@ -273,7 +281,7 @@ class ShardedTrainer:
     def _update(self) -> None:
         """Tell the others the attributes of users and items in this part of the round, and apply those of all."""
         mine, self._journal.attributes = self._journal.attributes, {}
-        of_all = [decode(message, dict[int, list[bytes]]) for message in self._ranks.gather(encode(mine))]
+        of_all = [decode(message, dict[int, list[bytes]]) for message in self._ranks.gather(encode(mine), "attributes")]
         for _, events in sorted((partition, events) for one in of_all for partition, events in one.items()):
             for event in events:
                 self.pipeline.apply(decode_event(event))
@@ -287,7 +295,7 @@ class ShardedTrainer:
         """Collect what only single processes know, check that the states are equal, and let process 0 save."""
         state = self.pipeline.state_dict()
         mine = Saved(self.reader.positions(), run_to_end(collect_snapshots(self.reader.joiners)), digest(state))
-        parts: list[Saved] = [decode(message, Saved) for message in self._ranks.gather(encode(mine))]
+        parts: list[Saved] = [decode(message, Saved) for message in self._ranks.gather(encode(mine), "saved")]
         differ = [rank for rank, part in enumerate(parts) if part.digest != parts[0].digest]
         if differ:
             # Machines that compute differently, or a fault of memory. Process 0 counts, and publishes.

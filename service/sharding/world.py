@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
-__all__ = ["Peers", "rank", "world_size"]
+__all__ = ["Buffer", "Peers", "rank", "world_size"]
+
+Buffer = bytes | memoryview
+"""A message as it was received."""
 
 
 class Peers(Protocol):
@@ -27,10 +31,10 @@ class Peers(Protocol):
     rank: int
     size: int
 
-    def gather(self, message: bytes) -> list[bytes]:
-        """Return the messages of all processes, in the order of their numbers."""
+    def gather(self, message: bytes, kind: str) -> Sequence[Buffer]:
+        """Return the messages of all processes, in the order of their numbers. Those of a kind have about the same size."""
 
-    def broadcast(self, message: bytes) -> bytes:
+    def broadcast(self, message: bytes) -> Buffer:
         """Return the message of process 0; those of the others are ignored."""
 
     def close(self) -> None:

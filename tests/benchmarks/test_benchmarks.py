@@ -29,6 +29,7 @@ from benchmarks import (
     scaling,
     serve_open_loop,
     served_list,
+    sharded_training,
     shipped_bytes,
     sparse_layers,
     sparse_tables,
@@ -326,3 +327,11 @@ def test_scaling(capsys: pytest.CaptureFixture[str]) -> None:
     assert state["retrieve_ms"].keys() == {"popularity", "two_tower"}
     assert all(spent > 0 for spent in state["learn_1000_ms"].values())
     assert state["copy"]["longest_cpu_ms"] <= 1000 * state["copy"]["cpu_s"]
+def test_sharded_training(capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--rounds 1 --rows 6000 --auc-rows 1500 --seeds 1 --ranks 1 2 --learners fm"
+    metrics = metrics_of(sharded_training.main, options, capsys, minimum=-1.0)
+    (rates,), (of_ranks,) = metrics["rates"].values(), metrics["quality"].values()
+    assert rates.keys() == {"trainer", "1 process", "2 processes"}
+    (one,), (two,) = rates["1 process"], rates["2 processes"]
+    assert one["rows"] == two["rows"] > 0 and one["wall"] > 0 and two["cpu"] > 0
+    assert of_ranks["2"]["equal_states"] and 0.4 < of_ranks["1"]["auc"] == of_ranks["2"]["auc"] < 1
