@@ -327,6 +327,8 @@ def test_scaling(capsys: pytest.CaptureFixture[str]) -> None:
     assert state["retrieve_ms"].keys() == {"popularity", "two_tower"}
     assert all(spent > 0 for spent in state["learn_1000_ms"].values())
     assert state["copy"]["longest_cpu_ms"] <= 1000 * state["copy"]["cpu_s"]
+
+
 def test_sharded_training(capsys: pytest.CaptureFixture[str]) -> None:
     options = "--rounds 1 --rows 6000 --auc-rows 1500 --seeds 1 --ranks 1 2 --learners fm"
     metrics = metrics_of(sharded_training.main, options, capsys, minimum=-1.0)

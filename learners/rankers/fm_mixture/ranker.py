@@ -93,6 +93,7 @@ class FactorizationMachineMixture(Ranker):
     """
 
     checks_parameters: ClassVar[dict[str, object]] = {"bits": 12}
+    learns_hidden: ClassVar[bool] = False
     tunable: ClassVar[Tunable] = {
         "factors": Scale(4, 64, log=True),
         "learning_rates": Scale(0.1, 3.5, log=True, times=True),
