@@ -259,8 +259,7 @@ class Ranker(Learner):
     learns_hidden : bool
         Whether `learn` reads them. If not, rows may come without: they need not be sent from one process to another.
     needs_retriever : str
-        Name of the retriever whose model it ranks with; empty: none. If not empty, its constructor receives the bound retriever
-        as the keyword ``retriever``. The retriever saves the model, and has learned from a batch before the ranker does.
+        Name of the retriever that has its model and learns first, or empty. The constructor gets it, bound, as ``retriever``.
     """
 
     hidden_width: int = 0

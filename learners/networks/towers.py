@@ -20,7 +20,7 @@ from torch.nn import functional
 from torch.optim import Adagrad
 
 from learners.bounds import bounded
-from learners.kernels.bags import bag_sums
+from learners.networks.bags import bag_sums
 from learners.networks.columns import TowerColumns
 from memory.arrays import Arrays, Bools, Floats, Ids
 from memory.parameters import Parameters

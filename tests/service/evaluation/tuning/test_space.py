@@ -26,12 +26,15 @@ def largest(key: Key) -> Param:
 
 def test_without_ranges_the_learners_say_what_is_tuned_widened_to_the_base() -> None:
     found = space()
+    crosses = found.keys.pop("ranker.fm.crosses")
+    assert [crosses.as_value(choice) for choice in crosses.choices] == [[], ["user * item"]]
     ranges = {path: (key.low, key.high, key.log) for path, key in found.keys.items()}
     assert ranges == {
         "ranker.fm.factors": (2, 64, True),
         "ranker.fm.learning_rate": (0.035, 5.0, True),
         "ranker.fm.factor_learning_rate": (0.02, 3.0, True),
         "ranker.fm.init": (0.01, 0.5, True),
+        "ranker.fm.cross_scale": (0.1, 2.0, True),
     }
     assert found.base()["ranker.fm.learning_rate"] == 0.035
     assert found.defaults()["ranker.fm.learning_rate"] == 0.7
