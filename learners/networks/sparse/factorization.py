@@ -103,9 +103,12 @@ class Beginning(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def _read(features, given, columns, sizes, pools, narrow, width):  # type: ignore[no-untyped-def]
-    """Vectors (n, pools, k) and linear weights (n, pools) of the ids; anything where a row has no id."""
+    """Of the ids: vectors, which of them each row has (n, pools), and linear weights (n, pools); anything for rows without id.
+
+    Vector m of pool p is ``vectors[m, p]``.
+    """
     at = rows_of(features, given, columns, sizes)
-    vectors = np.empty((features.shape[0], columns.size, width), np.float32)
+    vectors, which = np.empty((features.shape[0], columns.size, width), np.float32), np.empty(at.shape[::-1], np.int64)
     weights = np.zeros((features.shape[0], columns.size), np.float32)
     # Pools are outside: taking one out of the tuple counts references to each of its arrays.
     for p in range(columns.size):
@@ -118,10 +121,11 @@ def _read(features, given, columns, sizes, pools, narrow, width):  # type: ignor
             weights[n, p] = weight[row]
             # The candidates of a request follow each other, and have one user.
             if n > 0 and at[p, n - 1] == at[p, n]:
-                vectors[n, p] = vectors[n - 1, p]
+                which[n, p] = which[n - 1, p]
             else:
+                which[n, p] = n
                 read_vector(pool, beginning, row, vectors[n, p])
-    return vectors, weights
+    return vectors, which, weights
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -135,7 +139,7 @@ def forward(  # type: ignore[no-untyped-def]
     """
     width, mask, zero = rows.shape[1] - 1, rows.shape[0] - 1, np.float32(0.0)
     x, total = np.empty(features.shape[1], np.float32), np.empty(width, np.float32)
-    vectors, weights = _read(features, values, columns, sizes, pools, narrow, width)
+    vectors, which, weights = _read(features, values, columns, sizes, pools, narrow, width)
     # The log-odds as in `_log_odds`, and the fields in the same pass. Numbers are addressed one by one: a slice of an array
     # takes longer than what is done with it.
     for n in range(features.shape[0]):
@@ -148,9 +152,10 @@ def forward(  # type: ignore[no-untyped-def]
                 continue
             f, p, at = field[c], pooled[c], features[n, c] & mask
             if p >= 0:
+                m = which[n, p]
                 linear += weights[n, p] * x[c]
                 for k in range(width):
-                    vx = vectors[n, p, k] * x[c]
+                    vx = vectors[m, p, k] * x[c]
                     total[k] += vx
                     fields[n, f, k] += vx
                     pairs -= vx * vx

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from service.evaluation.reports.replay_report import finite
 from service.evaluation.tuning.samples import LOWER_IS_BETTER, Objective
+from service.evaluation.tuning.space import as_text
 from service.evaluation.tuning.study import Tried
 from service.evaluation.tuning.tune import Tuned
 from service.tables.ranges import parts
@@ -167,7 +168,7 @@ def _parallel(axis: Axes, tuned: Tuned, paths: Sequence[str]) -> None:
     for x, path in enumerate(paths):
         ends = _ordered([one.params[path] for one in trials if path in one.params])
         for value, y, side in zip(ends[:1] + ends[-1:], (-0.04, 1.04), ("top", "bottom"), strict=False):
-            axis.text(x, y, _number(value), ha="center", va=side, fontsize="x-small")
+            axis.text(x, y, as_text(value), ha="center", va=side, fontsize="x-small")
     columns = [_positions([one.params.get(path) for one in trials]) for path in paths]
     # Coloured by rank: by value, a few bad trials would leave the others with one colour.
     colours = colormaps["viridis_r"](np.linspace(0.0, 1.0, len(trials)))
@@ -206,7 +207,7 @@ def _slice(axis: Axes, tuned: Tuned, path: str, name: str) -> None:
     texts = any(isinstance(value, bool | str) for value in values)
     for state, marker, colour in (("stopped", "x", "0.7"), ("complete", "o", "C0")):
         of_state = [n for n, one in enumerate(drawn) if one.state == state]
-        x = [str(values[n]) if texts else values[n] for n in of_state]
+        x = [as_text(values[n]) if texts else values[n] for n in of_state]
         axis.plot(x, [drawn[n].value for n in of_state], marker, color=colour)
     if not texts and _spans_decades(values):
         axis.set_xscale("log")
@@ -223,11 +224,7 @@ def _best_first(tuned: Tuned) -> list[Tried]:
 
 
 def _values(one: Tried) -> str:
-    return ", ".join(f"{_short(path)} = {_number(value)}" for path, value in one.params.items())
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    return ", ".join(f"{_short(path)} = {as_text(value)}" for path, value in one.params.items())
 
 
 def _short(path: str) -> str:

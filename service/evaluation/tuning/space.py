@@ -10,7 +10,7 @@ from typing import Any
 from service.evaluation.tuning.documents import ROLES
 from service.tables.ranges import parts
 
-__all__ = ["Key", "Param", "Params", "Space"]
+__all__ = ["Key", "Param", "Params", "Space", "as_text"]
 
 Param = bool | int | float | str
 """A drawn value."""
@@ -160,6 +160,13 @@ _JSON = "json:"
 def encoded(value: Any) -> Param:
     """Return a value that Optuna stores as it is; lists and tables become text."""
     return value if isinstance(value, bool | int | float | str) else _JSON + json.dumps(value)
+
+
+def as_text(drawn: Any) -> str:
+    """Return what was drawn as a reader expects it: a list as in a config, without what marks it for Optuna."""
+    if isinstance(drawn, float):
+        return f"{drawn:.4g}"
+    return str(drawn).lower() if isinstance(drawn, bool) else str(drawn).removeprefix(_JSON)
 
 
 def _holds(key: Key, params: Mapping[str, Any]) -> bool:

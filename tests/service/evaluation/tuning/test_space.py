@@ -10,7 +10,7 @@ import pytest
 from service import config as configs
 from service.config import ConfigError
 from service.evaluation.tuning.declared import space_of
-from service.evaluation.tuning.space import Key, Param, Space
+from service.evaluation.tuning.space import Key, Param, Space, as_text
 
 BASE = "[ranker.fm]\nfactors = 2\nlearning_rate = 0.035\n[rerankers.mixture]\n"
 
@@ -147,3 +147,9 @@ def test_the_ranges_do_not_change_the_fingerprint() -> None:
         return configs.parse({"tune": tune}).fingerprint
 
     assert fingerprint({"ranker.fm.factors": {"low": 1, "high": 2}}) == fingerprint({})
+
+
+def test_what_was_drawn_is_shown_as_in_a_config() -> None:
+    crosses = space().keys["ranker.fm.crosses"]
+    assert [as_text(choice) for choice in crosses.choices] == ["[]", '["user * item"]']
+    assert [as_text(drawn) for drawn in (0.123456, 32, True, "adam")] == ["0.1235", "32", "true", "adam"]
