@@ -85,5 +85,6 @@ class Segments(Stateful):
         if self._column < 0:
             return np.full(user.size, _EVERYBODY)
         catalogue = self._users[0].users
-        keys = catalogue.encoded[0][catalogue.find(user), self._column]
-        return np.where((catalogue.find(user) >= 0) & (keys != 0), keys, _EVERYBODY)
+        slots = catalogue.find(user)
+        keys = catalogue.encoded[0][slots, self._column]
+        return np.where((slots >= 0) & (keys != 0), keys, _EVERYBODY)
